@@ -1,0 +1,65 @@
+"""Binarizers by name, for configs and backbones."""
+
+import difflib
+import inspect
+from typing import Any
+
+from bnn_lightning.binarizers import annealed, sign, weight
+from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
+
+_BINARIZERS: dict[str, type[Binarizer]] = {
+    cls.__name__: cls
+    for cls in (
+        sign.ApproxSign,
+        sign.SignIdentity,
+        sign.SignSTE,
+        sign.SwishSign,
+        annealed.ReSTE,
+        annealed.SignEDE,
+        weight.Libra,
+        weight.WeightSign,
+        weight.XNORScale,
+    )
+}
+
+
+def list_binarizers(kind: type[Binarizer] = Binarizer) -> list[str]:
+    """Return the names of the binarizers of a kind (`InputBinarizer`, `WeightBinarizer` or all), sorted.
+
+    Example:
+        >>> from bnn_lightning.binarizers import WeightBinarizer
+        >>> list_binarizers(WeightBinarizer)
+        ['Libra', 'WeightSign', 'XNORScale']
+    """
+    return sorted(name for name, cls in _BINARIZERS.items() if issubclass(cls, kind))
+
+
+def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
+    """Return a callable that makes a new binarizer for a number of channels.
+
+    Args:
+        name: Name of the class, one of `list_binarizers()`.
+        **options: Its keyword arguments; `num_channels` is given by the caller of the factory where a class takes it.
+
+    Raises:
+        ValueError: Unknown name or option, or a value that the class refuses.
+
+    Example:
+        >>> binarizer_factory("SignSTE", clip=1.5)(64)
+        SignSTE(clip=1.5)
+    """
+    if name not in _BINARIZERS:
+        near = difflib.get_close_matches(name, _BINARIZERS, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
+    cls = _BINARIZERS[name]
+    parameters = inspect.signature(cls).parameters
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        raise ValueError(f"`{name}` has no option `{unknown[0]}`. It has: {', '.join(parameters) or 'none'}.")
+
+    def make(num_channels: int) -> Binarizer:
+        return cls(**options, **({"num_channels": num_channels} if "num_channels" in parameters else {}))
+
+    make(1)  # refuse wrong values now, not when the network is built
+    return make

@@ -1,0 +1,101 @@
+"""Weight binarizers: what is signed, with which gradient, and the scale that follows the dot product."""
+
+from torch import Tensor
+
+from bnn_lightning.binarizers.annealed import EDE
+from bnn_lightning.binarizers.base import WeightBinarizer
+from bnn_lightning.functional.scale import libra_standardise, power_of_two_scale, xnor_scale
+from bnn_lightning.functional.sign import sign_ede, sign_ste
+
+
+class WeightSign(WeightBinarizer):
+    """Binarize with the plain sign of the latent weights, without a scale.
+
+    Args:
+        clip: Gradients where `|w| > clip` are zero; `inf` is the plain identity of BinaryNet and of SKD-BNN's MLP.
+
+    Example:
+        >>> import torch
+        >>> WeightSign()(torch.tensor([[0.3, -2.0, 0.0]]))
+        tensor([[ 1., -1.,  1.]])
+    """
+
+    def __init__(self, clip: float = float("inf")) -> None:
+        super().__init__()
+        if clip <= 0:
+            raise ValueError(f"`clip` must be positive, got {clip}.")
+        self.clip = clip
+
+    def sign(self, latent: Tensor) -> Tensor:
+        return sign_ste(latent, self.clip)
+
+    def extra_repr(self) -> str:
+        return f"clip={self.clip}"
+
+
+class XNORScale(WeightSign):
+    """Binarize with the plain sign; the scale is the mean magnitude of each output channel, trained with it.
+
+    Args:
+        clip: Gradients of the sign where `|w| > clip` are zero.
+
+    Example:
+        >>> import torch
+        >>> signs, scale = XNORScale().binarize(torch.tensor([[0.5, -1.5]]))
+        >>> signs, scale
+        (tensor([[ 1., -1.]]), tensor([1.]))
+
+    References:
+        Rastegari et al., XNOR-Net, ECCV 2016, section 3.1.
+    """
+
+    def __init__(self, clip: float = 1.0) -> None:
+        super().__init__(clip)
+
+    def scale(self, weight: Tensor) -> Tensor:
+        return xnor_scale(weight)
+
+
+class Libra(EDE, WeightBinarizer):
+    """Libra parameter binarization: centre and standardise each output channel, sign with EDE, power-of-two scale.
+
+    Args:
+        t_min: EDE's sharpness at progress 0.
+        t_max: EDE's sharpness at progress 1.
+        eps: Added to the variance of a channel.
+
+    Example:
+        >>> import torch
+        >>> signs, scale = Libra().binarize(torch.tensor([[1.0, 2.0, 6.0]]))
+        >>> signs, scale
+        (tensor([[-1., -1.,  1.]]), tensor([1.]))
+
+    References:
+        Qin et al., IR-Net, CVPR 2020, section 3.2.
+    """
+
+    def __init__(self, t_min: float = 1e-3, t_max: float = 10.0, eps: float = 1e-8) -> None:
+        super().__init__(t_min, t_max)
+        if eps <= 0:
+            raise ValueError(f"`eps` must be positive, got {eps}.")
+        self.eps = eps
+
+    @property
+    def scale_is_power_of_two(self) -> bool:
+        return True
+
+    def latent(self, weight: Tensor) -> Tensor:
+        return libra_standardise(weight, self.eps)
+
+    def sign(self, latent: Tensor) -> Tensor:
+        return sign_ede(latent, self.t)
+
+    def scale(self, weight: Tensor) -> Tensor:
+        return power_of_two_scale(self.latent(weight.detach()))
+
+    def binarize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        latent = self.latent(weight)
+        return self.sign(latent), power_of_two_scale(latent)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, eps={self.eps}"

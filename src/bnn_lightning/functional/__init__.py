@@ -1,0 +1,20 @@
+"""Pure functions of tensors."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "scale": ["libra_standardise", "power_of_two_scale", "xnor_scale"],
+        "sign": [
+            "approx_sign",
+            "ede_sharpness",
+            "reste",
+            "sign_ede",
+            "sign_identity",
+            "sign_ste",
+            "swish_sign",
+        ],
+        "stats": ["count_flips", "sign_entropy"],
+    },
+)

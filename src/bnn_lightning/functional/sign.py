@@ -1,0 +1,276 @@
+r"""The sign function and its surrogate gradients.
+
+Every function here returns exactly -1 or +1 (sign(0) = sign(-0.0) = +1) and differs from the others only in its
+gradient. NaN propagates: a network that has diverged shows it in its loss instead of hiding it behind a +-1.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+
+def sign(x: Tensor) -> Tensor:
+    r"""Return -1 where `x < 0`, +1 where `x >= 0` (so for -0.0 as well) and NaN where `x` is NaN. No gradient.
+
+    Args:
+        x: Any shape, any floating dtype.
+
+    Returns:
+        Tensor of the shape, dtype and memory format of `x`.
+
+    Example:
+        >>> sign(torch.tensor([-2.0, -0.0, 0.0, 1e-45, -1e-45, float("nan")]))
+        tensor([-1.,  1.,  1.,  1., -1., nan])
+    """
+    # floor, then three passes in place: measured at a sixth of the time of torch.where(x >= 0, 1.0, -1.0) on a CPU,
+    # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
+    return x.detach().floor().clamp_(-1, 0).mul_(2).add_(1)
+
+
+class _SignSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+        # One byte an element is kept for backward instead of the four of `x`.
+        return sign(x), x.abs() > clip
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        (outside,) = ctx.saved_tensors
+        return grad.masked_fill(outside, 0.0), None
+
+
+class _SignIdentity(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _ApproxSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (2 - 2 * x.abs()).clamp(min=0)
+
+
+class _SwishSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, beta: float) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.beta = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # beta (2 - bx tanh(bx/2)) / (1 + cosh(bx)), written with sech^2(bx/2) = 2 / (1 + cosh(bx)): no overflow.
+        half = (ctx.beta / 2) * x
+        tanh = torch.tanh(half)
+        return grad * (ctx.beta * (1 - half * tanh) * (1 - tanh * tanh)), None
+
+
+class _ReSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, power: Tensor, clip: float, limit: float) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+        ctx.clip, ctx.limit = inputs[2], inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        x, power = ctx.saved_tensors
+        magnitude = x.abs()
+        slope = magnitude.clamp(min=ctx.limit) ** ((1 - power) / power) / power
+        return grad * torch.where(magnitude > ctx.clip, 0.0, slope), None, None, None
+
+
+class _SignEDE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, t: Tensor) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, t = ctx.saved_tensors
+        t = t.to(x.dtype)
+        # k t = max(1/t, 1) t = max(1, t); tanh_backward(g, y) = g (1 - y^2) in one pass.
+        return _aten.tanh_backward(grad, torch.tanh(x * t)) * t.clamp(min=1.0), None
+
+
+def sign_ste(x: Tensor, clip: float = 1.0) -> Tensor:
+    r"""Binarize with the clipped straight-through estimator.
+
+    Value `sign(x)`; gradient 1 where `|x| <= clip`, else 0. `clip=inf` is the plain identity.
+
+    Args:
+        x: Any shape.
+        clip: Half-width of the support of the gradient (BNext takes 1.5).
+
+    Returns:
+        Tensor like `x`, exactly -1 or +1.
+
+    Example:
+        >>> x = torch.tensor([-2.0, -0.5, 0.0, 1.0], requires_grad=True)
+        >>> sign_ste(x).sum().backward()
+        >>> x.grad
+        tensor([0., 1., 1., 1.])
+
+    References:
+        Hubara et al., Binarized Neural Networks, NeurIPS 2016, equation 4.
+    """
+    return sign_identity(x) if math.isinf(clip) else cast(Tensor, _SignSTE.apply(x, clip)[0])
+
+
+def sign_identity(x: Tensor) -> Tensor:
+    r"""Binarize with the identity as gradient.
+
+    Value `sign(x)`; gradient 1 everywhere.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 3.0], requires_grad=True)
+        >>> sign_identity(x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    return cast(Tensor, _SignIdentity.apply(x))
+
+
+def approx_sign(x: Tensor) -> Tensor:
+    r"""Binarize with the derivative of a piecewise quadratic (Bi-Real Net).
+
+    Value `sign(x)`; gradient `max(2 - 2|x|, 0)`.
+
+    Example:
+        >>> x = torch.tensor([-2.0, -0.5, 0.0, 0.75], requires_grad=True)
+        >>> approx_sign(x).sum().backward()
+        >>> x.grad
+        tensor([0.0000, 1.0000, 2.0000, 0.5000])
+
+    References:
+        Liu et al., Bi-Real Net, ECCV 2018, equation 6.
+    """
+    return cast(Tensor, _ApproxSign.apply(x))
+
+
+def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
+    r"""Binarize with the derivative of SignSwish.
+
+    Value `sign(x)`; gradient `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`.
+
+    Args:
+        x: Any shape.
+        beta: Sharpness; the gradient at 0 is `beta`.
+
+    Example:
+        >>> x = torch.tensor([0.0, 1.0], requires_grad=True)
+        >>> swish_sign(x).sum().backward()
+        >>> x.grad
+        tensor([ 5.0000, -0.1950])
+
+    References:
+        Darabi et al., BNN+, 2018, equation 4.
+    """
+    return cast(Tensor, _SwishSign.apply(x, beta))
+
+
+def reste(x: Tensor, power: Tensor | float = 3.0, clip: float = 1.5, limit: float = 0.1) -> Tensor:
+    r"""Binarize with the derivative of a power function, the rectified straight-through estimator (ReSTE).
+
+    Value `sign(x)`; gradient `|x|^((1 - o) / o) / o` with `o = power`, where `|x|` is taken as `limit` below it (the
+    power function is infinitely steep at 0) and the gradient is 0 where `|x| > clip`. `power=1` is the clipped identity.
+
+    Args:
+        x: Any shape.
+        power: `o >= 1`, a number or a 0-dimensional tensor; the paper raises it from 1 to 3 in the course of training.
+        clip: Half-width of the support of the gradient.
+        limit: Magnitude below which the gradient is constant.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 0.0, 1.0], requires_grad=True)
+        >>> reste(x, power=2.0).sum().backward()
+        >>> x.grad
+        tensor([0.0000, 1.5811, 0.5000])
+
+    References:
+        Wu et al., Estimator Meets Equilibrium Perspective, ICCV 2023, equations 8 and 9.
+    """
+    power = torch.as_tensor(power, dtype=x.dtype, device=x.device)
+    return cast(Tensor, _ReSTE.apply(x, power, clip, limit))
+
+
+def sign_ede(x: Tensor, t: Tensor | float) -> Tensor:
+    r"""Binarize with the error decay estimator (EDE) of IR-Net.
+
+    Value `sign(x)`; gradient `k t (1 - tanh^2(t x))` with `k = max(1 / t, 1)`: close to the identity while t is small,
+    a peak of height t and width 1/t at the end.
+
+    Args:
+        x: Any shape.
+        t: Sharpness, a number or a 0-dimensional tensor (which costs no host synchronisation).
+
+    Example:
+        >>> x = torch.tensor([0.0, 1.0], requires_grad=True)
+        >>> sign_ede(x, 2.0).sum().backward()
+        >>> x.grad
+        tensor([2.0000, 0.1413])
+
+    References:
+        Qin et al., IR-Net, CVPR 2020, equations 8 and 9.
+    """
+    return cast(Tensor, _SignEDE.apply(x, torch.as_tensor(t, device=x.device)))
+
+
+def ede_sharpness(progress: float, t_min: float = 1e-3, t_max: float = 10.0) -> float:
+    r"""Return EDE's t at a progress between 0 and 1: `t_min (t_max / t_min)^progress`.
+
+    Example:
+        >>> [round(ede_sharpness(p), 4) for p in (0.0, 0.5, 1.0)]
+        [0.001, 0.1, 10.0]
+    """
+    return float(t_min * (t_max / t_min) ** progress)
