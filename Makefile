@@ -1,0 +1,56 @@
+# `make train` and `make test` do all the set-up on a fresh machine: a virtual environment, the install, the run.
+#   make PYTHON=python3.12 VENV=/somewhere/venv train      another interpreter, another place
+
+PYTHON ?=
+VENV ?= .venv
+WORKERS ?= 2
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.bnn-lightning-installed
+# One compute thread for each test worker: with more, the workers wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-slow lint format bench-train bench-data clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## Create the environment and install the project with its development tools
+
+# The stamp holds what was installed from; setup.cfg, setup.py and pyproject.toml renew it.
+$(STAMP): setup.cfg setup.py pyproject.toml
+	@test -x $(BIN)/python || sh tools/create_venv.sh "$(VENV)" $(PYTHON)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[dev]"
+	@touch $@
+
+train: $(STAMP)  ## Train on the embedded data: about a minute on two cores (ARGS="model=mlp ..." are overrides)
+	$(BIN)/python train.py $(ARGS)
+
+test: lint  ## Lint, types, import contracts, doctests and tests
+	$(PYTEST) -n $(WORKERS) $(ARGS)
+
+test-slow: $(STAMP)  ## The tests that `make test` leaves out
+	$(PYTEST) -n $(WORKERS) -m slow $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## Apply ruff's fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseline, SKD
+	$(BIN)/python -m benchmarks.train $(ARGS)
+
+bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision + DataLoader
+	$(BIN)/python -m benchmarks.data $(ARGS)
+
+clean:  ## Remove caches and build outputs (not the environment, data or runs)
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests conf benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
