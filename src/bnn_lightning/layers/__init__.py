@@ -1,0 +1,13 @@
+"""Drop-in torch layers with binary weights and activations."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "binary": ["BinaryLayer"],
+        "conv": ["BinaryConv2d"],
+        "linear": ["BinaryLinear"],
+        "tree": ["annealed", "binary_layers", "clip_latent_", "is_binary", "latent_weights"],
+    },
+)

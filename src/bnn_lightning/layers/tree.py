@@ -1,0 +1,63 @@
+"""Walk the binary layers of a network."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
+from bnn_lightning.layers.binary import BinaryLayer
+
+
+def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
+    """Return the layers with binary weights, by name, in module order; a shared layer once.
+
+    Example:
+        >>> from bnn_lightning.binarizers import WeightSign
+        >>> from bnn_lightning.layers import BinaryLinear
+        >>> net = nn.Sequential(nn.Linear(4, 4), BinaryLinear(4, 4, weight_binarizer=WeightSign()))
+        >>> list(binary_layers(net))
+        ['1']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BinaryLayer) and module.is_binary_layer
+    }
+
+
+def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the latent weights of a network's binary layers, by parameter name; a shared one once."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, layer in binary_layers(model).items():
+        found.setdefault(id(layer.weight), (f"{name}.weight" if name else "weight", layer.weight))
+    return dict(found.values())
+
+
+def annealed(model: nn.Module) -> Iterator[AnnealedBinarizer]:
+    """Yield the binarizers that follow the progress of training."""
+    return (module for module in model.modules() if isinstance(module, AnnealedBinarizer))
+
+
+def is_binary(model: nn.Module) -> bool:
+    """Whether every binarizer of the network gives exactly -1 and +1 now (no unfinished annealing)."""
+    return all(module.is_binary for module in model.modules() if isinstance(module, Binarizer))
+
+
+@torch.no_grad()
+def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
+    """Clip the latent weights of every binary layer to [-limit, limit], in place.
+
+    Args:
+        model: Any network.
+        limit: Positive bound.
+
+    Raises:
+        ValueError: `limit` is not positive.
+    """
+    if limit <= 0:
+        raise ValueError(f"`limit` must be positive, got {limit}.")
+    weights = list(latent_weights(model).values())
+    if weights:
+        torch._foreach_clamp_min_(weights, -limit)
+        torch._foreach_clamp_max_(weights, limit)
