@@ -1,0 +1,15 @@
+"""Backbones: the networks that are trained, one paper family a file, built by name through a registry."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "backbone": ["Backbone", "Normalize"],
+        "checkpoints": ["ImportReport", "load_published"],
+        "mlp": ["MLP"],
+        "registry": ["backbone_signature", "create_backbone", "list_backbones", "register_backbone"],
+        "resnet": ["ResNet"],
+        "vgg_small": ["VGGSmall"],
+    },
+)

@@ -1,0 +1,142 @@
+"""What every backbone offers, and the normalisation that is its first module."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Take images in [0, 1] to `(x - mean) / std`, channel by channel; without `mean` and `std`, to themselves.
+
+    The constants are buffers in the state dict: a checkpoint alone says what the network computes. (Published files
+    have no such tensors; `load_published` keeps the constants that the network was built with.)
+
+    Args:
+        mean: One value a channel, or None.
+        std: One value a channel, or None.
+        num_channels: Channels of the images.
+
+    Raises:
+        ValueError: Only one of the two is given, a wrong number of values, or a `std` that is not positive.
+
+    Example:
+        >>> Normalize([0.5], [0.25], num_channels=1)(torch.tensor([[[[0.0, 1.0]]]]))
+        tensor([[[[-2.,  2.]]]])
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, num_channels: int) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError(f"`mean` and `std` must be given together, got {mean} and {std}.")
+        self.num_channels = num_channels
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) != num_channels:
+                raise ValueError(
+                    f"`{name}` must have one value for each of {num_channels} channels, got {list(values)}."
+                )
+            if values is not None and name == "std" and min(values) <= 0:
+                raise ValueError(f"`std` must be positive, got {list(values)}.")
+            constant = None if values is None else torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            self.register_buffer(name, constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise images.
+
+        Args:
+            x: Shape (N, C, H, W), floating, in [0, 1].
+
+        Raises:
+            ValueError: Another number of channels (one channel would broadcast to all of them without a word).
+            TypeError: Integer images.
+        """
+        if x.dim() != 4 or x.shape[1] != self.num_channels:
+            raise ValueError(f"Images must have the shape (N, {self.num_channels}, H, W), got {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            raise TypeError(f"Images must be floating-point numbers in [0, 1], got {x.dtype}: divide by 255 first.")
+        return x if self.mean is None or self.std is None else (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        def show(values: Tensor | None) -> list[float] | None:
+            return None if values is None or values.is_meta else [round(v, 4) for v in values.flatten().tolist()]
+
+        return f"mean={show(self.mean)}, std={show(self.std)}"
+
+
+class Backbone(nn.Module, ABC):
+    """A network from images in [0, 1] to logits.
+
+    `forward` is one pass of `forward_features` and `forward_head`, without side effects. The submodules named by
+    `feature_taps` are where distillation listens, and the input of the one named by `classifier_name` is the
+    penultimate feature. Both are modules of their own, called once in a forward.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images that the network was built for.
+        num_features: Width of the penultimate feature.
+        mean: Normalisation of the images, one value a channel; None leaves them in [0, 1].
+        std: See `mean`.
+
+    Raises:
+        ValueError: A size below 1, or constants that do not fit `in_channels`.
+    """
+
+    classifier_name: str = "linear"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        num_features: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        for name, value in sizes.items():
+            check_size(name, value)
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        self.num_features = num_features
+        self.normalize = Normalize(mean, std, in_channels)
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the features before the head from images of shape (N, C, H, W)."""
+
+    @abstractmethod
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the penultimate features (N, num_features), from the features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        return self.forward_head(self.forward_features(x))
+
+    @abstractmethod
+    def feature_taps(self) -> list[str]:
+        """Return the names of the submodules whose outputs follow the binary layers, one for each, in order."""
+
+
+def check_size(name: str, value: int, minimum: int = 1, *, of: str = "") -> None:
+    """Refuse a size that is too small.
+
+    Args:
+        name: The option.
+        value: What was given.
+        minimum: The least that is possible.
+        of: What needs it, for the message.
+
+    Raises:
+        ValueError: `value` is below `minimum`, or not a whole number.
+    """
+    what = f" for `{of}`" if of else ""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"`{name}` must be a whole number{what}, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}{what}, got {value}.")

@@ -1,0 +1,192 @@
+"""Binary layers by the dozen, and the residual blocks and shortcuts that the ResNets share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory, InputBinarizer, WeightBinarizer
+from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.linear import BinaryLinear
+
+Shortcut = Callable[[int, int, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class LayerFactory:
+    """Makes the layers of a network that are binary, or, without factories, those of its float twin.
+
+    Args:
+        input_binarizer: Called with a layer's number of input channels.
+        weight_binarizer: Called with a layer's number of output channels.
+        pad_value: Padding of the convolutions after binarization: 0, -1 or +1. A float twin pads with 0.
+    """
+
+    input_binarizer: BinarizerFactory | None = None
+    weight_binarizer: BinarizerFactory | None = None
+    pad_value: float = 0.0
+
+    def conv3x3(self, in_channels: int, out_channels: int, stride: int = 1) -> BinaryConv2d:
+        """Make a 3x3 convolution with padding 1 and no bias."""
+        return BinaryConv2d(
+            in_channels,
+            out_channels,
+            3,
+            stride,
+            1,
+            bias=False,
+            input_binarizer=self._input(in_channels),
+            weight_binarizer=self._weight(out_channels),
+            pad_value=self.pad_value,
+        )
+
+    def linear(self, in_features: int, out_features: int, *, real_input: bool = False) -> BinaryLinear:
+        """Make a linear layer with a real bias; with `real_input` its weights alone are binary."""
+        return BinaryLinear(
+            in_features,
+            out_features,
+            input_binarizer=None if real_input else self._input(in_features),
+            weight_binarizer=self._weight(out_features),
+        )
+
+    def _input(self, channels: int) -> InputBinarizer | None:
+        made = None if self.input_binarizer is None else self.input_binarizer(channels)
+        if made is not None and not isinstance(made, InputBinarizer):
+            raise ValueError(f"`input_binarizer` must make an InputBinarizer, got {type(made).__name__}.")
+        return made
+
+    def _weight(self, channels: int) -> WeightBinarizer | None:
+        made = None if self.weight_binarizer is None else self.weight_binarizer(channels)
+        if made is not None and not isinstance(made, WeightBinarizer):
+            raise ValueError(f"`weight_binarizer` must make a WeightBinarizer, got {type(made).__name__}.")
+        return made
+
+
+def layer_factory(
+    binary: bool,
+    input_binarizer: BinarizerFactory | None,
+    weight_binarizer: BinarizerFactory | None,
+    *,
+    defaults: tuple[str, str] = ("SignEDE", "Libra"),
+    pad_value: float = 0.0,
+) -> LayerFactory:
+    """Choose the binarizers of a network.
+
+    Args:
+        binary: False makes the float twin, whatever the other arguments are.
+        input_binarizer: None takes the paper's own.
+        weight_binarizer: None takes the paper's own.
+        defaults: Names of the paper's own binarizers of inputs and weights.
+        pad_value: See `LayerFactory`.
+    """
+    if not binary:
+        return LayerFactory()
+    return LayerFactory(
+        binarizer_factory(defaults[0]) if input_binarizer is None else input_binarizer,
+        binarizer_factory(defaults[1]) if weight_binarizer is None else weight_binarizer,
+        pad_value,
+    )
+
+
+class PadShortcut(nn.Module):
+    """Parameter-free shortcut (option A): every `stride`-th pixel, and channels of zeros on both sides.
+
+    Args:
+        padding: Channels to add on each side.
+        stride: Distance of the pixels that are taken.
+
+    Example:
+        >>> import torch
+        >>> PadShortcut(padding=1, stride=2)(torch.arange(16.0).view(1, 1, 4, 4))[0, :, :, 0]
+        tensor([[0., 0.],
+                [0., 8.],
+                [0., 0.]])
+
+    References:
+        He et al., Deep Residual Learning, CVPR 2016, section 3.3.
+    """
+
+    def __init__(self, padding: int, stride: int) -> None:
+        super().__init__()
+        self.padding, self.stride = padding, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Pooling over windows of one pixel takes every second pixel in one pass each way; slicing takes two backward.
+        taken = F.avg_pool2d(x, kernel_size=1, stride=self.stride)
+        return F.pad(taken, (0, 0, 0, 0, self.padding, self.padding))
+
+    def extra_repr(self) -> str:
+        return f"padding={self.padding}, stride={self.stride}"
+
+
+def pad_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Make an option-A shortcut, the identity where shapes allow.
+
+    Raises:
+        ValueError: The channels that are added cannot be split evenly.
+    """
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    padding, rest = divmod(out_channels - in_channels, 2)
+    if rest or padding < 0:
+        raise ValueError(f"A padded shortcut must add an even number of channels, got {in_channels} to {out_channels}.")
+    return PadShortcut(padding, stride)
+
+
+def conv_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Make an option-B shortcut (1x1 convolution and batch norm, both real), the identity where shapes allow."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class DoubleSkipBlock(nn.Module):
+    """Two binary convolutions, each with its own skip (Bi-Real Net).
+
+    `u = Hardtanh(BN(conv1(x)) + shortcut(x))`, `v = Hardtanh(BN(conv2(u)) + u)`.
+
+    Args:
+        in_channels: Channels of x.
+        out_channels: Channels of u and v.
+        stride: Stride of the first convolution and of the shortcut.
+        layers: Makes the convolutions.
+        shortcut: Makes the first skip.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, layers: LayerFactory, shortcut: Shortcut
+    ) -> None:
+        super().__init__()
+        self.conv1 = layers.conv3x3(in_channels, out_channels, stride)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.act1 = nn.Hardtanh(inplace=True)
+        self.conv2 = layers.conv3x3(out_channels, out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.act2 = nn.Hardtanh(inplace=True)
+        self.shortcut = shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        # In place is right here: batch norm's and the addition's backward do not look at their outputs, Hardtanh's
+        # looks at its output only, and the next binarizer keeps that same tensor.
+        u: Tensor = self.act1(self.bn1(self.conv1(x)).add_(self.shortcut(x)))
+        v: Tensor = self.act2(self.bn2(self.conv2(u)).add_(u))
+        return v
+
+
+class SingleSkipBlock(DoubleSkipBlock):
+    """Two binary convolutions with one skip around both.
+
+    `u = Hardtanh(BN(conv1(x)))`, `v = Hardtanh(BN(conv2(u)) + shortcut(x))`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        u: Tensor = self.act1(self.bn1(self.conv1(x)))
+        v: Tensor = self.act2(self.bn2(self.conv2(u)).add_(self.shortcut(x)))
+        return v

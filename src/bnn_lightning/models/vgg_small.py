@@ -1,0 +1,134 @@
+"""VGG-Small for CIFAR: six convolutions, the first one real, and a linear classifier."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import LayerFactory, layer_factory
+from bnn_lightning.models.registry import register_backbone
+
+
+class VGGSmall(Backbone):
+    """VGG-Small: each layer is convolution, pooling where there is one, batch norm, Hardtanh; no skips.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        width: Channels of the first layers.
+        layers: Makes the five convolutions that are binary.
+    """
+
+    classifier_name = "fc"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        width: int,
+        layers: LayerFactory,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_features=4 * width * (image_size // 8) ** 2,
+            mean=mean,
+            std=std,
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.conv0 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn0 = nn.BatchNorm2d(width)
+        self.act0 = nn.Hardtanh(inplace=True)
+        channels = width
+        for index, out_channels in enumerate((width, 2 * width, 2 * width, 4 * width, 4 * width), start=1):
+            self.add_module(f"conv{index}", layers.conv3x3(channels, out_channels))
+            self.add_module(f"bn{index}", nn.BatchNorm2d(out_channels))
+            self.add_module(f"act{index}", nn.Hardtanh(inplace=True))
+            channels = out_channels
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, 4 width, H / 8, W / 8) from images (N, C, H, W)."""
+        x = self.act0(self.bn0(self.conv0(self.normalize(x))))
+        for index in range(1, 6):
+            x = getattr(self, f"conv{index}")(x)
+            if index % 2:
+                x = self.pool(x)
+            x = getattr(self, f"act{index}")(getattr(self, f"bn{index}")(x))
+        return x
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the flattened map (N, num_features), from the last feature map."""
+        x = x.flatten(1)
+        return x if pre_logits else self.fc(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the five Hardtanhs after binary convolutions."""
+        return [f"act{index}" for index in range(1, 6)]
+
+
+@register_backbone
+def vgg_small(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: bool = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int = 128,
+) -> VGGSmall:
+    """Build VGG-Small.
+
+    With 10 classes and 3x32x32 images: 4,660,106 parameters, 4,571,136 of them binary; 603,979,776 binary and 3,620,864
+    real multiply-accumulates. The classifier reads the whole last map, so a network fits one `image_size` only.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, at least 8.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's convolutions.
+        input_binarizer: None takes SignEDE.
+        weight_binarizer: None takes Libra.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the first two layers; then come two layers of twice and two of four times as many.
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Qin et al., IR-Net, CVPR 2020; Zeng et al., SKD-BNN, Applied Intelligence 54(6), 2024.
+    """
+    check_size("image_size", image_size, 8, of="vgg_small")
+    check_size("width", width, of="vgg_small")
+    network = VGGSmall(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        width=width,
+        layers=layer_factory(binary, input_binarizer, weight_binarizer, pad_value=pad_value),
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    nn.init.normal_(network.fc.weight, std=0.01)
+    nn.init.zeros_(network.fc.bias)
+    return network
