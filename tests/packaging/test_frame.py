@@ -1,0 +1,153 @@
+"""The files and settings at the top of the checkout agree with each other and with what is promised."""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+PROMISED = (
+    ".ci/run",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "docs/architecture.md",
+    "docs/results.md",
+    "pyproject.toml",
+    "setup.cfg",
+    "setup.py",
+    "train.py",
+)
+# Where a path names one person's or one machine's folder. Spelt in parts, so that this file does not find itself.
+MACHINE = re.compile("|".join((r"/ho" r"me/\w+", r"/Us" r"ers/\w+", r"/ro" r"ot/", r"/wo" r"rk/", r"C:\\\\Us" r"ers")))
+
+WITH_LIGHTNING = {"cli", "tasks", "callbacks", "data", "metrics"}
+
+
+@pytest.fixture(scope="module")
+def settings(root: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(root / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def listed(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def tracked(root: Path) -> list[Path]:
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
+    return [root / name for name in names.split("\0") if name and (root / name).is_file()]
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_promised_file_exists(root: Path, name: str) -> None:
+    assert (root / name).is_file()
+
+
+def test_gate_is_executable_and_calls_make_test(root: Path) -> None:
+    gate = root / ".ci" / "run"
+    assert gate.stat().st_mode & 0o111
+    assert "make test" in gate.read_text()
+
+
+def test_python_versions_agree(settings: configparser.ConfigParser, root: Path) -> None:
+    assert settings["options"]["python_requires"] == ">=3.11,<3.14"
+    prefix = "Programming Language :: Python :: 3."
+    named = [line for line in listed(settings["metadata"]["classifiers"]) if line.startswith(prefix)]
+    assert [line.removeprefix(prefix) for line in named] == ["11", "12", "13"]
+    assert settings["mypy"]["python_version"] == "3.11"
+    assert 'target-version = "py311"' in (root / "pyproject.toml").read_text()
+    assert "(3, 11) <= sys.version_info < (3, 14)" in (root / "tools" / "create_venv.sh").read_text()
+
+
+def test_every_requirement_has_a_floor(settings: configparser.ConfigParser) -> None:
+    extras = [line for extra in settings["options.extras_require"].values() for line in listed(extra)]
+    for requirement in listed(settings["options"]["install_requires"]) + extras:
+        assert ">=" in requirement or requirement.startswith("bnn-lightning["), requirement
+
+
+def test_version_agrees(settings: configparser.ConfigParser, root: Path) -> None:
+    import bnn_lightning
+
+    assert settings["metadata"]["version"] == "attr: bnn_lightning.__version__"
+    assert f"version: {bnn_lightning.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert version("bnn-lightning") == bnn_lightning.__version__
+
+
+def test_licence_is_apache(root: Path) -> None:
+    text = (root / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_no_machine_path_is_committed(root: Path) -> None:
+    found = []
+    for file in tracked(root):
+        if file.suffix in {".npz", ".png", ".gz"}:
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if MACHINE.search(line):
+                found.append(f"{file.relative_to(root)}:{number}: {line.strip()}")
+    assert not found, "\n".join(found)
+
+
+def test_no_committed_path_is_hard_to_type(root: Path) -> None:
+    assert not [file for file in tracked(root) if re.search(r"[=,( ]", str(file.relative_to(root)))]
+
+
+def rooms(root: Path) -> set[str]:
+    return {folder.name for folder in (root / "src" / "bnn_lightning").iterdir() if (folder / "__init__.py").exists()}
+
+
+def test_contracts_name_every_room(settings: configparser.ConfigParser, root: Path) -> None:
+    def sources(contract: str) -> set[str]:
+        names = listed(settings[f"importlinter:contract:{contract}"]["source_modules"])
+        return {name.removeprefix("bnn_lightning.") for name in names}
+
+    assert rooms(root) <= set(re.findall(r"\w+", settings["importlinter:contract:layers"]["layers"]))
+    assert rooms(root) - {"cli"} <= sources("hydra")
+    assert rooms(root) - WITH_LIGHTNING <= sources("core")
+
+
+def test_core_runs_without_lightning_and_hydra(root: Path, run: Callable[..., str]) -> None:
+    source = root / "src"
+    files = [file for room in rooms(root) - WITH_LIGHTNING for file in (source / "bnn_lightning" / room).glob("*.py")]
+    modules = sorted(".".join(file.relative_to(source).with_suffix("").parts) for file in files)
+    assert "bnn_lightning.distill.base" in modules
+    blocked = "sys.modules.update(dict.fromkeys(('pytorch_lightning', 'lightning', 'hydra', 'omegaconf')))"
+    code = f"import importlib, sys; {blocked}; [importlib.import_module(name) for name in {modules}]"
+    run([sys.executable, "-c", code], cwd=root.parent)
+
+
+def test_train_script_is_thin(root: Path) -> None:
+    module = ast.parse((root / "train.py").read_text())
+    assert len(module.body) == 2
+    assert "from bnn_lightning.cli.train import main" in (root / "train.py").read_text()
+
+
+def test_make_help_names_every_target(root: Path, run: Callable[..., str]) -> None:
+    output = run(["make", "help"], cwd=root)
+    for target in ("install", "train", "test", "test-slow", "lint", "bench-train", "bench-data", "clean"):
+        assert re.search(rf"make {target}\s+\S", output), target
+
+
+def test_make_names_the_fix_when_python_does_not_fit(root: Path, tmp_path: Path) -> None:
+    script = root / "tools" / "create_venv.sh"
+    done = subprocess.run(["sh", script, tmp_path / "venv", "no-such-python"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "3.11, 3.12 or 3.13" in done.stderr
+    assert "make PYTHON=" in done.stderr
+    assert not (tmp_path / "venv").exists()
