@@ -1,0 +1,14 @@
+"""Where soft knowledge comes from. Pure torch."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "bank": ["SoftLabelBank"],
+        "base": ["Batch", "Distiller", "HardLabels", "Outputs"],
+        "selfkd": ["SelfKD"],
+        "stream": ["self_teacher"],
+        "taps": ["Taps", "watch"],
+    },
+)

@@ -1,0 +1,100 @@
+"""What every distiller offers, and the one that distils nothing."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.distill.taps import Taps
+
+
+class Batch(NamedTuple):
+    """What the data module gives.
+
+    Attributes:
+        images: Shape (N, C, H, W).
+        labels: Shape (N,), integers.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class Outputs(NamedTuple):
+    """What the student gave for a batch.
+
+    Attributes:
+        logits: Shape (N, num_classes).
+        features: The classifier's input, where the distiller asked for it: `taps.features`.
+        taps: What `Distiller.watch` recorded.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+    taps: Taps | None = None
+
+
+class Distiller(nn.Module):
+    """Named losses and their weights; the loss of a step is `distiller.total(losses)`.
+
+    Example:
+        A step of training; nothing is recorded and only "hard" is computed once `distiller.eval()` was called.
+
+        >>> import torch
+        >>> backbone, distiller = nn.Linear(4, 3), HardLabels()
+        >>> batch = Batch(torch.rand(2, 4), torch.tensor([0, 2]))
+        >>> with distiller.watch(backbone) as taps:
+        ...     logits = backbone(batch.images)
+        >>> losses = distiller(batch, Outputs(logits, taps.features, taps))
+        >>> sorted(losses), distiller.total(losses).shape
+        (['hard'], torch.Size([]))
+    """
+
+    weights: dict[str, float]
+
+    def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
+        """Wrap one call of `backbone` and record what the losses need; nothing in evaluation."""
+        return nullcontext(Taps())
+
+    def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        """Return the unweighted losses by name, scalars."""
+        raise TypeError(f"{type(self).__name__} does not define `forward`; a distiller has to.")
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum of `losses`, a scalar."""
+        first, *rest = (self.weights[name] * loss for name, loss in losses.items())
+        return sum(rest, start=first)
+
+    def sync(self) -> None:
+        """Give all ranks the same state. To be called on all of them, before a checkpoint is taken in mid-epoch."""
+
+    def end_epoch(self) -> None:
+        """Take in what the epoch has gathered. To be called on all ranks after the last step of an epoch."""
+
+
+class HardLabels(Distiller):
+    """Cross-entropy with the labels, and nothing else.
+
+    Args:
+        label_smoothing: Share of the target that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = check_label_smoothing(label_smoothing)
+        self.weights = {"hard": 1.0}
+
+    def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        return {"hard": F.cross_entropy(outputs.logits, batch.labels, label_smoothing=self.label_smoothing)}
+
+
+def check_label_smoothing(label_smoothing: float) -> float:
+    """Return `label_smoothing` if it lies in [0, 1].
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"`label_smoothing` must lie between 0 and 1, got {label_smoothing}.")
+    return label_smoothing

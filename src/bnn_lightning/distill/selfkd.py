@@ -1,0 +1,159 @@
+"""Self-knowledge distillation of SKD-BNN."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.distill.bank import BankMode, SoftLabelBank
+from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
+from bnn_lightning.distill.stream import latent_dot, self_teacher
+from bnn_lightning.distill.taps import Taps, watch
+from bnn_lightning.losses.cluster import cluster_loss
+from bnn_lightning.losses.feature import Normalization, channel_spatial_loss, check_normalization, flat_feature_loss
+from bnn_lightning.losses.soft import soft_label_kl
+
+ClusterOn = Literal["penultimate", "logits"]
+FeaturePooling = Literal["channel_spatial", "none"]
+TeacherDtype = Literal["bfloat16", "float16", "float32"]
+
+
+class SelfKD(Distiller):
+    r"""A binary network as its own teacher.
+
+    The loss is "hard" + alpha * "feature" + beta * "label" + gamma * "cluster":
+
+    - hard: cross-entropy with the labels;
+    - feature: mean over the binary layers of the difference to the features of the self-teacher (`self_teacher`), which
+      multiplies with the latent weights (`channel_spatial_loss`; `flat_feature_loss` for features of shape (N, D));
+    - label: `soft_label_kl` with the soft label of the class from the last epoch (`SoftLabelBank`); 0 in the first
+      epoch, and for classes without a correct prediction so far;
+    - cluster: `cluster_loss` of the classifier's inputs.
+
+    A weight of 0 leaves the term out together with its work. In evaluation there is "hard" only.
+
+    Under data parallelism the feature loss's norms and the cluster loss's means are those of each rank's part of the
+    batch; the bank is that of all ranks (all-reduced once an epoch).
+
+    Args:
+        num_classes: Number of classes.
+        alpha: Weight of "feature".
+        beta: Weight of "label".
+        temperature: T of "label".
+        gamma: Weight of "cluster".
+        normalization: Of the feature loss: "reference" as published (almost inert), or "per_sample".
+        feature_pooling: "channel_spatial" compares means of features (N, C, H, W), "none" the features themselves;
+            features (N, D) are never pooled.
+        cluster_on: "penultimate", the classifier's inputs, or "logits", as published for the network on MNIST.
+        bank_mode: Which predictions enter the bank: "correct" ones, or "all".
+        teacher_dtype: Precision of the teacher's products, of which only the signs are used: "bfloat16", "float16" or
+            "float32"; None is that of the student. `sign_agreement` reports what it costs.
+        label_smoothing: Of "hard".
+
+    Raises:
+        ValueError: A value is out of its range.
+
+    Example:
+        >>> from bnn_lightning.models import create_backbone
+        >>> backbone = create_backbone("resnet20", num_classes=10, in_channels=1, image_size=8)
+        >>> distiller = SelfKD(num_classes=10)
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 1, 5]))
+        >>> with distiller.watch(backbone) as taps:
+        ...     logits = backbone(batch.images)
+        >>> losses = distiller(batch, Outputs(logits, taps.features, taps))
+        >>> list(losses), losses["label"].item()
+        (['hard', 'feature', 'label', 'cluster'], 0.0)
+        >>> distiller.total(losses).backward()
+
+    References:
+        Zeng, Wan, Gu, Shen, Self-knowledge distillation enhanced binary neural networks derived from underutilized
+        information, Applied Intelligence 54(6), 2024, doi 10.1007/s10489-024-05444-8.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.05,
+        temperature: float = 4.0,
+        gamma: float = 0.01,
+        normalization: Normalization = "reference",
+        feature_pooling: FeaturePooling = "channel_spatial",
+        cluster_on: ClusterOn = "penultimate",
+        bank_mode: BankMode = "correct",
+        teacher_dtype: TeacherDtype | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+            if weight < 0:
+                raise ValueError(f"`{name}` must not be negative, got {weight}.")
+        if temperature <= 0:
+            raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        check_normalization(normalization)
+        _check_choice("feature_pooling", feature_pooling, FeaturePooling)
+        _check_choice("cluster_on", cluster_on, ClusterOn)
+        if teacher_dtype is not None:
+            _check_choice("teacher_dtype", teacher_dtype, TeacherDtype)
+        self.temperature = temperature
+        self.normalization: Normalization = normalization
+        self.feature_pooling = feature_pooling
+        self.cluster_on = cluster_on
+        self.teacher_dtype = teacher_dtype
+        self.label_smoothing = check_label_smoothing(label_smoothing)
+        terms = {"feature": alpha, "label": beta, "cluster": gamma}
+        self.weights = {"hard": 1.0} | {name: weight for name, weight in terms.items() if weight > 0}
+        self.bank = SoftLabelBank(num_classes, bank_mode)
+
+    def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
+        penultimate = "cluster" in self.weights and self.cluster_on == "penultimate"
+        stream = "feature" in self.weights
+        if not self.training or not (penultimate or stream):
+            return nullcontext(Taps())
+        return watch(backbone, penultimate=penultimate, stream=stream)
+
+    def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        logits, labels = outputs.logits, batch.labels
+        losses = {"hard": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+        if not self.training:
+            return losses
+        if "feature" in self.weights:
+            losses["feature"] = self.feature_loss(outputs.taps)
+        if "label" in self.weights:
+            target, valid = self.bank.target(labels)
+            losses["label"] = soft_label_kl(logits, target, self.temperature, valid=valid)
+            self.bank.update(logits, labels)
+        if "cluster" in self.weights:
+            features = logits if self.cluster_on == "logits" else outputs.features
+            if features is None:
+                raise RuntimeError('"cluster" needs `Outputs.features`: pass `taps.features` of `distiller.watch`.')
+            losses["cluster"] = cluster_loss(features, labels, self.bank.num_classes)
+        return losses
+
+    def feature_loss(self, taps: Taps | None) -> Tensor:
+        """Run the self-teacher and compare: mean over the tapped features, a scalar."""
+        losses: list[Tensor] = []
+
+        def compare(student: Tensor, teacher: Tensor) -> None:
+            pooled = student.ndim == 4 and self.feature_pooling == "channel_spatial"
+            loss = channel_spatial_loss if pooled else flat_feature_loss
+            losses.append(loss(student, teacher, self.normalization))
+
+        dtype = None if self.teacher_dtype is None else getattr(torch, self.teacher_dtype)
+        self_teacher(Taps() if taps is None else taps, compare, dot=partial(latent_dot, dtype=dtype))
+        return torch.stack(losses).mean()
+
+    def sync(self) -> None:
+        self.bank.sync()
+
+    def end_epoch(self) -> None:
+        self.bank.commit()
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"`{name}` must be one of {list(get_args(choices))}, got {value!r}.")

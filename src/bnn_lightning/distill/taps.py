@@ -1,0 +1,166 @@
+"""How a student's forward is watched, for any backbone that is built from our binary layers."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.tree import binary_layers
+
+
+class Record(NamedTuple):
+    """An output of a module, and the version of its memory when it was recorded."""
+
+    module: Any
+    value: Tensor | None
+    version: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether the output is a tensor that nobody has changed in place since."""
+        return self.value is not None and self.value._version == self.version
+
+
+@dataclass(eq=False)
+class Taps:
+    """What was recorded during one forward of a backbone.
+
+    Attributes:
+        backbone: The network, or None if nothing was recorded for a second stream.
+        call: Its positional and keyword arguments.
+        features: The classifier's input, with its graph, or None if it was not asked for.
+        tapped: The outputs of the modules named by `feature_taps()`, with their graph, in order of execution.
+        products: The output before the bias of each binary layer, without graph, in order of execution.
+        stem: Outputs, without graph, of the outermost modules that had finished before the first binary layer began.
+    """
+
+    backbone: nn.Module | None = None
+    call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    features: Tensor | None = None
+    tapped: deque[Record] = field(default_factory=deque)
+    products: deque[Record] = field(default_factory=deque)
+    stem: deque[Record] = field(default_factory=deque)
+
+
+@contextmanager
+def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = False) -> Iterator[Taps]:
+    """Record what happens in one call of `backbone`; on leaving, the backbone is as it was.
+
+    Args:
+        backbone: Built from our binary layers; declares `classifier_name` (of the submodule whose input is the
+            penultimate feature) and `feature_taps()` (names of the submodules whose outputs follow the binary layers).
+        penultimate: Record the classifier's input.
+        stream: Record what `self_teacher` needs.
+
+    Raises:
+        ValueError: The backbone has no binary layer, or does not declare what is to be recorded.
+        RuntimeError: The backbone is called twice.
+    """
+    taps = Taps()
+    with ExitStack() as stack:
+        if penultimate:
+            _watch_classifier(backbone, taps, stack)
+        if stream:
+            _watch_stream(backbone, taps, stack)
+        yield taps
+
+
+def tapped_modules(backbone: nn.Module) -> list[nn.Module]:
+    """Return the modules named by `feature_taps()`, a shared one once."""
+    declared = _declaration(backbone, "feature_taps")
+    return list({id(m): m for m in (backbone.get_submodule(name) for name in declared())}.values())
+
+
+def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:
+    """Set an attribute of the instance, until `stack` is closed."""
+    own = vars(owner)
+    stack.callback(setattr, owner, name, own[name]) if name in own else stack.callback(delattr, owner, name)
+    setattr(owner, name, value)
+
+
+def record(module: object, value: Any) -> Record:
+    """Record `value`, an output of `module`, without its graph."""
+    if not isinstance(value, Tensor):
+        return Record(module, None, 0)
+    return Record(module, value.detach(), value._version)
+
+
+def _declaration(backbone: nn.Module, name: str) -> Any:
+    if not hasattr(backbone, name):
+        raise ValueError(
+            f"{type(backbone).__name__} must declare `{name}` to be distilled; `bnn_lightning.models.Backbone` says how."
+        )
+    return getattr(backbone, name)
+
+
+def _watch_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        taps.features = args[0]
+
+    classifier = backbone.get_submodule(_declaration(backbone, "classifier_name"))
+    stack.callback(classifier.register_forward_pre_hook(note).remove)
+
+
+def _watch_stream(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
+    layers = binary_layers(backbone)
+    if not layers:
+        raise ValueError(
+            f"{type(backbone).__name__} has no binary layer, so that it cannot be its own teacher: "
+            "set `alpha=0`, or build the network with `binary=True`."
+        )
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if taps.backbone is not None:
+            raise RuntimeError("The backbone was called twice within one `watch`; open another for the second call.")
+        taps.backbone, taps.call = backbone, (args, kwargs)
+
+    def tap(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if taps.products:  # before the first binary layer (a shared activation in the stem) there is nothing to match
+            taps.tapped.append(Record(module, output, output._version))
+
+    stop_recording_stem = _watch_stem(backbone, taps, stack)
+    stack.callback(backbone.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    for module in tapped_modules(backbone):
+        stack.callback(module.register_forward_hook(tap).remove)
+    for layer in layers.values():
+        replace_attribute(layer, "scaled_dot", _recording(layer, taps, stop_recording_stem), stack)
+
+
+def _recording(layer: BinaryLayer, taps: Taps, stop_recording_stem: Callable[[], None]) -> Callable[[Tensor], Tensor]:
+    scaled_dot = layer.scaled_dot
+
+    def recording(x: Tensor) -> Tensor:
+        if not taps.products:
+            stop_recording_stem()
+        y = scaled_dot(x)
+        taps.products.append(record(layer, y))
+        return y
+
+    return recording
+
+
+def _watch_stem(backbone: nn.Module, taps: Taps, stack: ExitStack) -> Callable[[], None]:
+    """Record the modules that finish within `backbone`, outermost ones only, until the returned function is called."""
+    started: list[int] = []  # for each module that runs: how many records there were when it began
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if started or module is backbone:
+            started.append(len(taps.stem))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if started:
+            first = started.pop()
+            while len(taps.stem) > first:
+                taps.stem.pop()
+            taps.stem.append(record(module, output))
+
+    # Hooks for all modules of the process at once: registering them one by one takes longer than a GPU's whole stem.
+    recording = stack.enter_context(ExitStack())
+    recording.callback(register_module_forward_pre_hook(enter).remove)
+    recording.callback(register_module_forward_hook(leave).remove)
+    return recording.close

@@ -1,0 +1,140 @@
+"""Matching intermediate features of a student and a teacher."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.losses.norm import inverse_norm
+from bnn_lightning.losses.soft import at_least_float32
+
+Normalization = Literal["reference", "per_sample"]
+
+
+def check_normalization(normalization: str) -> None:
+    """Refuse an unknown `normalization`.
+
+    Raises:
+        ValueError: It is neither "reference" nor "per_sample".
+    """
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"`normalization` must be one of {list(get_args(Normalization))}, got {normalization!r}.")
+
+
+class _ChannelSpatialMeans(torch.autograd.Function):
+    """Means over space and over channels; their two gradients reach `x` in one pass instead of three."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return x.mean((2, 3), dtype=dtype), x.mean(1, dtype=dtype).flatten(1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad_channel: Tensor, grad_spatial: Tensor) -> Tensor:
+        _, channels, height, width = ctx.shape
+        channel = (grad_channel / (height * width)).to(ctx.dtype)[:, :, None, None]
+        spatial = (grad_spatial / channels).to(ctx.dtype).unflatten(1, (1, height, width))
+        return channel + spatial
+
+
+def channel_spatial_loss(
+    student: Tensor, teacher: Tensor, normalization: Normalization = "reference", *, eps: float = 1e-12
+) -> Tensor:
+    r"""Difference of channel means and of spatial means, each scaled to unit length sample by sample.
+
+    With :math:`c_n \in R^C` the means over space and :math:`p_n \in R^{HW}` the means over channels, and a hat for
+    division by the length, "reference" is the loss as published,
+
+    .. math:: \frac1N \left( \frac{\|\hat C - \hat C^T\|_F}{C} + \frac{\|\hat P - \hat P^T\|_F}{HW} \right)
+
+    (Frobenius norms over the whole batch, of each rank under data parallelism; the student's lengths are constants in
+    backward), whose gradient is some 1e-4 of the cross-entropy's. "per_sample" is
+
+    .. math:: \frac1N \sum_n \left( \|\hat c_n - \hat c^T_n\| + \|\hat p_n - \hat p^T_n\| \right)
+
+    with the full gradient: about 0.1 of the cross-entropy's, whatever the batch and the layer.
+
+    Args:
+        student: Shape (N, C, H, W).
+        teacher: Same shape; no gradient flows to it.
+        normalization: "reference" or "per_sample".
+        eps: Vectors up to this length are taken as zero, without gradient.
+
+    Returns:
+        A scalar, in float32 or wider.
+
+    Example:
+        >>> x = torch.rand(2, 3, 4, 4)
+        >>> channel_spatial_loss(x, 5 * x).item() < 1e-6
+        True
+
+    References:
+        Zeng et al., SKD-BNN, Applied Intelligence 54, 2024.
+    """
+    check_normalization(normalization)
+    if student.ndim != 4 or student.shape != teacher.shape:
+        raise ValueError(
+            f"`student` and `teacher` must have one shape (N, C, H, W), got {list(student.shape)} and "
+            f"{list(teacher.shape)}; `flat_feature_loss` takes features without spatial dimensions."
+        )
+    means = _ChannelSpatialMeans.apply(student)
+    with torch.no_grad():
+        targets = [unit_length(mean, eps) for mean in _ChannelSpatialMeans.forward(teacher)]
+    if normalization == "per_sample":
+        return _distance(unit_length(means[0], eps), targets[0]) + _distance(unit_length(means[1], eps), targets[1])
+    units = [mean * inverse_norm(mean.detach(), eps) for mean in means]
+    channel, spatial = (
+        torch.linalg.vector_norm(unit - target) / unit.shape[1] for unit, target in zip(units, targets, strict=True)
+    )
+    return (channel + spatial) / student.shape[0]
+
+
+def flat_feature_loss(
+    student: Tensor, teacher: Tensor, normalization: Normalization = "reference", *, eps: float = 1e-12
+) -> Tensor:
+    r"""Difference of features without pooling, for fully connected layers.
+
+    "reference" is :math:`2 \|F - F^T\|_F / (D N)` with the Frobenius norm over the whole batch (of each rank under data
+    parallelism) and without scaling to unit length, as published; "per_sample" the mean over samples of
+    :math:`\|\hat f_n - \hat f^T_n\|`.
+
+    Args:
+        student: Shape (N, ...), flattened to (N, D).
+        teacher: Same shape; no gradient flows to it.
+        normalization: "reference" or "per_sample".
+        eps: With "per_sample", vectors up to this length are taken as zero, without gradient.
+
+    Returns:
+        A scalar, in float32 or wider.
+
+    Example:
+        >>> flat_feature_loss(torch.full((1, 4), 2.0), torch.zeros(1, 4)).item()  # 2 * 4 / (4 * 1)
+        2.0
+
+    References:
+        Zeng et al., SKD-BNN, Applied Intelligence 54, 2024 (its network for MNIST).
+    """
+    check_normalization(normalization)
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"`student` and `teacher` must have one shape, got {list(student.shape)} and {list(teacher.shape)}."
+        )
+    student, teacher = (at_least_float32(x.flatten(1)) for x in (student, teacher.detach()))
+    if normalization == "per_sample":
+        return _distance(unit_length(student, eps), unit_length(teacher, eps))
+    return 2 * torch.linalg.vector_norm(student - teacher) / student.numel()
+
+
+def unit_length(x: Tensor, eps: float) -> Tensor:
+    """Scale the rows of (N, D) `x` to length 1; rows up to length `eps` become zero, without gradient."""
+    return x * inverse_norm(x, eps)
+
+
+def _distance(student: Tensor, teacher: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(student - teacher, dim=1).mean()

@@ -1,0 +1,21 @@
+"""Scaling to unit length, safe for vectors of length zero."""
+
+import torch
+from torch import Tensor
+
+
+def inverse_norm(x: Tensor, eps: float) -> Tensor:
+    """Return 1 / |x| along the last dimension, and 0 where |x| <= eps: there neither value nor gradient exists.
+
+    (Dividing by max(|x|, eps) instead gives gradients of size 1 / eps.)
+
+    Args:
+        x: Shape (..., D).
+        eps: Length up to which a vector counts as zero.
+
+    Returns:
+        Shape (..., 1).
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    positive = norm > eps
+    return torch.where(positive, 1.0 / torch.where(positive, norm, 1.0), 0.0)
