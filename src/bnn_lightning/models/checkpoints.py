@@ -1,0 +1,260 @@
+"""Import of published checkpoints: the files of SKD-BNN and IR-Net.
+
+A file is a dict with `state_dict`, `epoch` and `best_prec1` (or a bare state dict), written by `torch.save` from a
+network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, which are public, is followed tensor by
+tensor; the names in files of the other networks are inferred from IR-Net, which SKD-BNN started from. No published file
+was at hand when this was written: the tests write files in exactly that format from an independent network.
+
+Every tensor is loaded or stands on the list of dead ones:
+
+| family | dead tensors | why |
+|---|---|---|
+| all | `...k`, `...t` | EDE's scalars, which forks register as buffers; they shape gradients only |
+| ResNet | `bn3.*` | batch norm of the logits that IR-Net's ImageNet network makes and never calls |
+"""
+
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.mlp import MLP
+from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
+from bnn_lightning.models.resnet import ResNet
+from bnn_lightning.models.vgg_small import VGGSmall
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        path: The file.
+        epoch: Index of the last epoch that was finished, from 0, or None.
+        accuracy: The file's `best_prec1`, in percent, or None. SKD-BNN measured it on 9,984 of CIFAR's 10,000 images.
+        loaded: Tensors of the network that came from the file.
+        kept: Tensors of the network that such files do not have: normalisation, the state of annealing, counters.
+        dead: Tensors of the file that no network uses, and why.
+        ignored: Other entries of the file (an optimizer's state ...).
+    """
+
+    path: Path
+    epoch: int | None
+    accuracy: float | None
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...]
+    dead: dict[str, str]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A published checkpoint as read: tensors without the prefix of `DataParallel`, and what stands beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    epoch: int | None
+    accuracy: float | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Names:
+    renames: tuple[tuple[str, str], ...] = ()
+    dead: tuple[tuple[str, str], ...] = ()
+
+
+_DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
+_NAMES: dict[type[Backbone], _Names] = {
+    MLP: _Names(),
+    VGGSmall: _Names(renames=((r"^(linear|classifier)\.", "fc."),)),
+    ResNet: _Names(
+        renames=((r"^(fc|classifier)\.", "linear."), (r"\.downsample\.", ".shortcut.")),
+        dead=((r"bn3\.", "batch norm of the logits, never called in IR-Net's ImageNet network"),),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Match:
+    tensors: dict[str, Tensor]
+    kept: tuple[str, ...]
+    dead: dict[str, str]
+    differences: tuple[str, ...]
+
+
+def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
+    """Load a published checkpoint into a backbone, which stays as it is if the file does not fit.
+
+    The normalisation is the network's own: build it with the constants of the paper. SKD-BNN on CIFAR-10 has
+    mean (0.4914, 0.4822, 0.4465) and std (0.2470, 0.2435, 0.2616); IR-Net has ImageNet's constants.
+
+    Args:
+        backbone: Built with the options of the file (`num_classes`, `width` ...).
+        path: The file, read with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint, or one of another network: the message says which tensors differ, and which
+            registered network fits.
+    """
+    published = read_published(path)
+    match = _match(backbone, published.tensors)
+    if match.differences:
+        raise ValueError(
+            f"`{published.path}` does not fit this {type(backbone).__name__}. {' '.join(match.differences)} "
+            f"{_fitting_network(published.tensors)}"
+        )
+    damaged = [name for name, tensor in match.tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        raise ValueError(f"`{published.path}` is damaged: {_some(damaged)} hold values that are not finite.")
+    backbone.load_state_dict(match.tensors, strict=False)
+    return ImportReport(
+        path=published.path,
+        epoch=published.epoch,
+        accuracy=published.accuracy,
+        loaded=tuple(match.tensors),
+        kept=match.kept,
+        dead=match.dead,
+        ignored=published.ignored,
+    )
+
+
+def read_published(path: str | Path) -> PublishedFile:
+    """Read a published checkpoint into CPU memory, without building a network.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint, a truncated one, or one of Lightning's.
+    """
+    path = Path(path)
+    content = _read(path)
+    if "pytorch-lightning_version" in content:
+        raise ValueError(
+            f"`{path}` is a checkpoint of Lightning, not a published one: `bnn_lightning.load_task` reads it."
+        )
+    nested = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), Mapping)), None)
+    state = content if nested is None else content[nested]
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"`{path}` is no checkpoint of a network: its entry `{key}` is {type(value).__name__}, no tensor."
+            )
+        tensors[re.sub(r"^((module|_orig_mod)\.)+", "", key)] = value
+    if not tensors or len(tensors) < len(state):
+        raise ValueError(
+            f"`{path}` is no checkpoint of a network: it has {len(state)} entries, {len(tensors)} tensor names."
+        )
+    beside = {} if nested is None else {key: value for key, value in content.items() if key != nested}
+    epoch, accuracy = beside.pop("epoch", None), beside.pop("best_prec1", None)
+    return PublishedFile(
+        path=path,
+        tensors=tensors,
+        epoch=None if epoch is None else int(epoch),
+        accuracy=None if accuracy is None else float(accuracy),
+        ignored=tuple(beside),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"`{path}` is not a file: give the path of a checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError) as error:
+        # What torch raises depends on where the bytes go wrong.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"`{path}` ({path.stat().st_size} bytes) is not a checkpoint, is truncated, or holds more than tensors "
+            f"and plain values: {reason}"
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise ValueError(
+            f"`{path}` is no checkpoint of a network: it holds {type(content).__name__}, not named tensors."
+        )
+    return dict(content)
+
+
+def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
+    names = next((names for family, names in _NAMES.items() if isinstance(backbone, family)), _Names())
+    wanted = backbone.state_dict()
+    found: dict[str, Tensor] = {}
+    dead: dict[str, str] = {}
+    unexpected: list[str] = []
+    for key, tensor in tensors.items():
+        name = key
+        for pattern, replacement in names.renames:
+            name = re.sub(pattern, replacement, name)
+        reason = next((why for pattern, why in (*names.dead, *_DEAD) if re.match(pattern, name)), None)
+        if name in wanted and name not in found:
+            found[name] = tensor
+        elif reason is not None and name not in wanted:
+            dead[key] = reason
+        else:
+            unexpected.append(key)
+    kept = tuple(name for name in _optional(backbone) if name not in found)
+    missing = [name for name in wanted if name not in found and name not in kept]
+    shapes = [
+        f"{name} (file {tuple(tensor.shape)}, network {tuple(wanted[name].shape)})"
+        for name, tensor in found.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    kinds = (("Missing in the file", missing), ("Unknown to the network", unexpected), ("Of another shape", shapes))
+    differences = tuple(f"{kind}: {_some(which)}." for kind, which in kinds if which)
+    return _Match(found, kept, dead, differences)
+
+
+def _optional(backbone: nn.Module) -> list[str]:
+    modules = backbone.named_modules()
+    ours = [f"{name}." for name, module in modules if isinstance(module, Binarizer) or name == "normalize"]
+    return [
+        name for name in backbone.state_dict() if name.startswith(tuple(ours)) or name.endswith(".num_batches_tracked")
+    ]
+
+
+def _fitting_network(tensors: Mapping[str, Tensor]) -> str:
+    matrices = [tensor for tensor in tensors.values() if tensor.dim() in (2, 4)]
+    if not matrices:
+        return "No registered network fits."
+    first, last = matrices[0], matrices[-1]
+    for name in list_backbones():
+        parameters = backbone_signature(name).parameters
+        for image_size in (32, 28, 224, 8, 64):
+            for in_channels in {first.shape[1], 1, 3} if first.dim() == 2 else {first.shape[1]}:
+                options = {
+                    "num_classes": last.shape[0],
+                    "image_size": image_size,
+                    "in_channels": in_channels,
+                    "width": first.shape[0],
+                }
+                options = {option: value for option, value in options.items() if option in parameters}
+                if _fits(name, options, tensors):
+                    given = ", ".join(f"{option}={value}" for option, value in options.items())
+                    return f"The file fits `{name}` with {given}."
+    return "No registered network fits."
+
+
+def _fits(name: str, options: Mapping[str, int], tensors: Mapping[str, Tensor]) -> bool:
+    try:
+        with torch.device("meta"):
+            candidate = create_backbone(name, **options)
+    except (ValueError, TypeError):  # a size that this network refuses
+        return False
+    return not _match(candidate, tensors).differences
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
