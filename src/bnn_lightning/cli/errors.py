@@ -1,0 +1,126 @@
+"""Errors that the user can mend: one message, exit code 2, no traceback."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+EXIT_CODE = 2
+SHOW_TRACE = "HYDRA_FULL_ERROR"
+
+
+class UserError(Exception):
+    """What the user can mend; its text says what is wrong and what to do."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean `...`?" for the nearest known name, or nothing.
+
+    Example:
+        >>> did_you_mean("resnt20", ["resnet20", "mlp"])
+        ' Did you mean `resnet20`?'
+        >>> did_you_mean("transformer", ["resnet20", "mlp"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one line, sorted.
+
+    Example:
+        >>> listed(["b", "a"])
+        'a, b'
+    """
+    return ", ".join(sorted(names)) or "nothing"
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """End with one message and exit code 2 on what the user can mend; `HYDRA_FULL_ERROR=1` keeps the traceback."""
+    if os.environ.get(SHOW_TRACE) == "1":
+        yield
+        return
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        fail(explain(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Print a message to stderr and exit with code 2."""
+    print(f"error: {message.strip()}\n({SHOW_TRACE}=1 shows the traceback)", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_CODE)
+
+
+def explain(error: BaseException) -> str:
+    """Return one message for an error of Hydra, OmegaConf or ours: what is wrong, and what exists instead."""
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error)
+    if isinstance(error, OverrideParseException):
+        quotes = "Values with `=`, `,`, `(`, `{` or a space need quotes inside quotes: 'ckpt_path=\"a=b.ckpt\"'."
+        return f"cannot read the override `{error.override}`: {error.message.splitlines()[0]}. {quotes}"
+    cause = _omegaconf_cause(error)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return _unknown_key(cause)
+    if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+        return f"`{cause.full_key}` has no value: give `{cause.full_key}=...`."
+    if cause is not None and cause.full_key:
+        return f"`{cause.full_key}`: {_first_line(cause)}"
+    return _clean(str(error))
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not group or error.options is None:
+        return _clean(str(error))
+    if group == "optimizer" and option.startswith("of/") or group == "optimizer/of":
+        model = option.removeprefix("of/")
+        return f"`model={model}` names no optimizer (conf/optimizer/of/{model}.yaml): choose one, optimizer=sgd."
+    options = [name for name in error.options if not name.startswith("_")]
+    return f"`{group}={option}`: no such option.{did_you_mean(option, options)} `{group}` has: {listed(options)}."
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    full_key = str(error.full_key)
+    section, _, key = full_key.rpartition(".")
+    parent = error.parent_node
+    known = [str(name) for name in parent] if isinstance(parent, DictConfig) and not parent._is_none() else []
+    where = f"`{section}` has" if section else "there are"
+    near = did_you_mean(key, known)
+    if not near and isinstance(parent, DictConfig):
+        near = did_you_mean(full_key, _keys(parent._get_root()))
+    return f"`{full_key}`: no such key.{near} {where.capitalize() if not section else where}: {listed(known)}."
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    # Of the configuration as it is written: nothing is resolved, `hydra` is left out.
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    for key in OmegaConf.to_container(node, resolve=False):  # type: ignore[union-attr]
+        if not prefix and key == "hydra":
+            continue
+        yield f"{prefix}{key}"
+        yield from _keys(node._get_node(key), f"{prefix}{key}.")
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None and not isinstance(error, OmegaConfBaseException):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _clean(text: str) -> str:
+    # The search path is of no help to somebody who mistyped a name.
+    return text.split("Config search path")[0].strip()

@@ -1,0 +1,196 @@
+"""From a command line to a job: Hydra's start, run folders, and distributed workers that run exactly one job."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly
+
+Job = Callable[[DictConfig], float | None]
+
+RUN_ID = "BNN_RUN_ID"
+# What Lightning's launcher of workers writes into the environment.
+_WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
+# Overrides of the sweep itself, which a worker's single job must not see.
+_SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+
+
+def config_path() -> str:
+    """Return where the configuration tree lies, in Hydra's words.
+
+    Installed (also editable) it is the package `bnn_lightning.conf`; in a checkout on the Python path, its `conf/`.
+    """
+    if find_spec("bnn_lightning.conf") is not None:
+        return "pkg://bnn_lightning.conf"
+    checkout = Path(__file__).resolve().parents[3] / "conf"
+    if not (checkout / "train.yaml").is_file():
+        raise UserError("the configuration tree is missing: install the package again (pip install bnn-lightning).")
+    return str(checkout)
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration tree."""
+    spec = find_spec("bnn_lightning.conf")
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(config_path())
+
+
+def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
+    """Compose the configuration from `sys.argv`, and run a job with it once, or once for each point of a sweep.
+
+    Args:
+        job: Takes the configuration; what it returns is a sweep's objective.
+        config_name: Name of the primary configuration.
+        prefix: The words of `sys.argv` after the program that are not Hydra's: the verb of `bnn train`.
+    """
+    argv, environment = sys.argv, dict(os.environ)
+    arguments = argv[1 + len(prefix) :]
+    program = [argv[0], *prefix]
+
+    def one(config: DictConfig) -> float | None:
+        # Hydra raises what a job raises only under this variable; the job and its workers see the user's own value.
+        _restore(environment, (SHOW_TRACE,))
+        try:
+            with one_job(program, arguments):
+                return job(config)
+        except UserError as error:
+            if environment.get(SHOW_TRACE) == "1":
+                raise
+            fail(explain(error))  # an exit passes Hydra without its "Error executing job with overrides"
+        finally:
+            os.environ[SHOW_TRACE] = "1"
+
+    try:
+        with friendly():
+            os.environ.setdefault(RUN_ID, run_id())
+            os.environ[SHOW_TRACE] = "1"
+            sys.argv = [argv[0], *arguments]
+            hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
+    finally:
+        sys.argv = argv
+        _restore(environment, (SHOW_TRACE, RUN_ID))
+
+
+def run_id() -> str:
+    """Return a name for a run's folder that all its processes share, without `=`, `,`, `(` or a space.
+
+    A job of SLURM keeps its number (after a requeue it finds its folder again), one of torchrun its run's id;
+    otherwise it is the time, to the millisecond. Interactive SLURM sessions start many runs: there it is the time.
+    """
+    environment = os.environ
+    if "SLURM_JOB_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return f"slurm-{environment['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" in environment:
+        run = environment["TORCHELASTIC_RUN_ID"]
+        if run != "none":
+            return f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
+        return f"torchrun-{os.getppid()}"  # no id was given: the ranks of a node share their parent
+    now = time.time()
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now)) + f"-{int(now * 1000) % 1000:03d}"
+
+
+@contextmanager
+def one_job(program: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
+    """Let distributed workers run this job, and nothing else, in the job's own folder.
+
+    Lightning starts workers with `sys.argv`. In a sweep that is the whole sweep, and with a sampler the ranks would
+    train with different values; so each worker gets the overrides of its one job. Afterwards `sys.argv`, the
+    environment and the process group are as before (hydra #2070, pytorch-lightning #11300).
+
+    Args:
+        program: `sys.argv[0]` and the verb, if there is one.
+        arguments: The rest of the command line, as the user gave it.
+
+    Raises:
+        UserError: A sweep in one process over several nodes.
+    """
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    argv, environment = sys.argv, dict(os.environ)
+    sys.argv = [*program, *(_job_arguments(arguments) if in_sweep else arguments)]
+    try:
+        with _job_folder() if in_sweep else _nothing():
+            yield
+    finally:
+        sys.argv = argv
+        _leave_process_group()
+        _restore(environment, _WORKER_ENVIRONMENT)
+
+
+def pass_to_workers(key: str, value: str) -> None:
+    """Add an override to the command line of workers that start later, such as a path that was looked up."""
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    sys.argv.append(f'{key}="{quoted}"')
+
+
+def refuse_multi_node_sweep(num_nodes: int) -> None:
+    """Refuse a sweep in one process over several nodes: the other nodes would each start a sweep of their own.
+
+    Raises:
+        UserError: `-m` with Hydra's basic launcher and more than one node.
+    """
+    if num_nodes <= 1 or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    if str(HydraConfig.get().launcher.get("_target_", "")).endswith(".BasicLauncher"):
+        raise UserError(
+            f"a sweep (-m) in one process cannot use trainer.num_nodes={num_nodes}: take hydra/launcher=submitit_slurm "
+            "(pip install hydra-submitit-launcher), or start each job by itself (one sbatch or torchrun a job)."
+        )
+
+
+def _job_arguments(arguments: Sequence[str]) -> list[str]:
+    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    overrides = HydraConfig.get().overrides
+    flags = [f"--{name}={value}" for name, value in _search_flags(parsed).items()]
+    kept = [o for o in overrides.hydra if not o.lstrip("+~").startswith(_SWEEP_OVERRIDES)]
+    return [*flags, *overrides.task, *kept, "hydra.mode=RUN"]
+
+
+def _search_flags(parsed: object) -> dict[str, str]:
+    given = {name: getattr(parsed, name.replace("-", "_")) for name in ("config-path", "config-dir", "config-name")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextmanager
+def _job_folder() -> Iterator[None]:
+    # Lightning hands `hydra.run.dir` to its workers; in a sweep that is not yet the job's folder.
+    settings = HydraConfig.instance().cfg
+    assert settings is not None
+    node = settings.hydra
+    with read_write(node), open_dict(node):
+        before = OmegaConf.to_container(node.run, resolve=False)
+        node.run.dir = node.runtime.output_dir
+    try:
+        yield
+    finally:
+        with read_write(node), open_dict(node):
+            node.run = before
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _leave_process_group() -> None:
+    distributed = sys.modules.get("torch.distributed")  # a job that failed early has not imported torch
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _restore(environment: dict[str, str], names: Sequence[str]) -> None:
+    for name in names:
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            os.environ.pop(name, None)
