@@ -120,7 +120,7 @@ class SoftLabelBank(nn.Module):
         return self.bank.index_select(0, labels), self.valid.index_select(0, labels)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # Sums of thousands of logits do not fit into half precision (`precision=bf16-true` converts all buffers).
         self.bank, self.sums = at_least_float32(self.bank), at_least_float32(self.sums)
         if self._own is not None:

@@ -93,7 +93,7 @@ def record(module: object, value: Any) -> Record:
 def _declaration(backbone: nn.Module, name: str) -> Any:
     if not hasattr(backbone, name):
         raise ValueError(
-            f"{type(backbone).__name__} must declare `{name}` to be distilled; `bnn_lightning.models.Backbone` says how."
+            f"{type(backbone).__name__} must declare `{name}` to be distilled: see `bnn_lightning.models.Backbone`."
         )
     return getattr(backbone, name)
 

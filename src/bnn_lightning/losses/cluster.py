@@ -1,6 +1,5 @@
 """Pulling features towards the centre of their class."""
 
-import torch
 from torch import Tensor
 
 from bnn_lightning.losses.norm import inverse_norm

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bnn_lightning.losses.norm import inverse_norm
+from bnn_lightning.losses.norm import inverse_norm, length, unit_length
 from bnn_lightning.losses.soft import at_least_float32
 
 Normalization = Literal["reference", "per_sample"]
@@ -21,6 +21,12 @@ def check_normalization(normalization: str) -> None:
         raise ValueError(f"`normalization` must be one of {list(get_args(Normalization))}, got {normalization!r}.")
 
 
+def channel_spatial_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of (N, C, H, W) over space, (N, C), and over channels, (N, H * W), in float32 or wider."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.mean((2, 3), dtype=dtype), x.mean(1, dtype=dtype).flatten(1)
+
+
 class _ChannelSpatialMeans(torch.autograd.Function):
     """Means over space and over channels; their two gradients reach `x` in one pass instead of three."""
 
@@ -28,8 +34,7 @@ class _ChannelSpatialMeans(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return x.mean((2, 3), dtype=dtype), x.mean(1, dtype=dtype).flatten(1)
+        return channel_spatial_means(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -38,7 +43,7 @@ class _ChannelSpatialMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_channel: Tensor, grad_spatial: Tensor) -> Tensor:
         _, channels, height, width = ctx.shape
-        channel = (grad_channel / (height * width)).to(ctx.dtype)[:, :, None, None]
+        channel: Tensor = (grad_channel / (height * width)).to(ctx.dtype)[:, :, None, None]
         spatial = (grad_spatial / channels).to(ctx.dtype).unflatten(1, (1, height, width))
         return channel + spatial
 
@@ -83,16 +88,15 @@ def channel_spatial_loss(
             f"`student` and `teacher` must have one shape (N, C, H, W), got {list(student.shape)} and "
             f"{list(teacher.shape)}; `flat_feature_loss` takes features without spatial dimensions."
         )
-    means = _ChannelSpatialMeans.apply(student)
-    with torch.no_grad():
-        targets = [unit_length(mean, eps) for mean in _ChannelSpatialMeans.forward(teacher)]
+    channel, spatial = _ChannelSpatialMeans.apply(student)
+    target_channel, target_spatial = (unit_length(x, eps) for x in channel_spatial_means(teacher.detach()))
     if normalization == "per_sample":
-        return _distance(unit_length(means[0], eps), targets[0]) + _distance(unit_length(means[1], eps), targets[1])
-    units = [mean * inverse_norm(mean.detach(), eps) for mean in means]
-    channel, spatial = (
-        torch.linalg.vector_norm(unit - target) / unit.shape[1] for unit, target in zip(units, targets, strict=True)
-    )
-    return (channel + spatial) / student.shape[0]
+        channel, spatial = unit_length(channel, eps), unit_length(spatial, eps)
+        return (length(channel - target_channel, dim=1) + length(spatial - target_spatial, dim=1)).mean()
+    channel, spatial = (x * inverse_norm(x.detach(), eps) for x in (channel, spatial))
+    channel_difference = length(channel - target_channel) / channel.shape[1]
+    spatial_difference = length(spatial - target_spatial) / spatial.shape[1]
+    return (channel_difference + spatial_difference) / student.shape[0]
 
 
 def flat_feature_loss(
@@ -127,14 +131,5 @@ def flat_feature_loss(
         )
     student, teacher = (at_least_float32(x.flatten(1)) for x in (student, teacher.detach()))
     if normalization == "per_sample":
-        return _distance(unit_length(student, eps), unit_length(teacher, eps))
-    return 2 * torch.linalg.vector_norm(student - teacher) / student.numel()
-
-
-def unit_length(x: Tensor, eps: float) -> Tensor:
-    """Scale the rows of (N, D) `x` to length 1; rows up to length `eps` become zero, without gradient."""
-    return x * inverse_norm(x, eps)
-
-
-def _distance(student: Tensor, teacher: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(student - teacher, dim=1).mean()
+        return length(unit_length(student, eps) - unit_length(teacher, eps), dim=1).mean()
+    return 2 * length(student - teacher) / student.numel()

@@ -36,7 +36,7 @@ def soft_label_kl(
         0.0
 
     References:
-        Hinton et al., Distilling the Knowledge in a Neural Network, 2015; the T^2 keeps gradients of one size for all T.
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (T^2 keeps gradients of one size for all T).
     """
     if temperature <= 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
