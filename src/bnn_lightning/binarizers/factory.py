@@ -34,6 +34,23 @@ def list_binarizers(kind: type[Binarizer] = Binarizer) -> list[str]:
     return sorted(name for name, cls in _BINARIZERS.items() if issubclass(cls, kind))
 
 
+def binarizer_signature(name: str) -> inspect.Signature:
+    """Return the signature of a binarizer: the options that `binarizer_factory(name, ...)` takes.
+
+    Raises:
+        ValueError: Unknown name.
+
+    Example:
+        >>> binarizer_signature("SignSTE")
+        <Signature (clip: float = 1.0)>
+    """
+    if name not in _BINARIZERS:
+        near = difflib.get_close_matches(name, _BINARIZERS, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
+    return inspect.signature(_BINARIZERS[name])
+
+
 def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
     """Return a callable that makes a new binarizer for a number of channels.
 
@@ -48,12 +65,8 @@ def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
         >>> binarizer_factory("SignSTE", clip=1.5)(64)
         SignSTE(clip=1.5)
     """
-    if name not in _BINARIZERS:
-        near = difflib.get_close_matches(name, _BINARIZERS, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
+    parameters = binarizer_signature(name).parameters
     cls = _BINARIZERS[name]
-    parameters = inspect.signature(cls).parameters
     unknown = sorted(set(options) - set(parameters))
     if unknown:
         raise ValueError(f"`{name}` has no option `{unknown[0]}`. It has: {', '.join(parameters) or 'none'}.")

@@ -62,6 +62,8 @@ def fail(message: str) -> NoReturn:
 
 def explain(error: BaseException) -> str:
     """Return one message for an error of Hydra, OmegaConf or ours: what is wrong, and what exists instead."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     if isinstance(error, OverrideParseException):

@@ -1,0 +1,163 @@
+"""From configuration nodes to objects: the only file that calls `instantiate`, against the list of allowed targets."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+
+from bnn_lightning.binarizers import factory
+from bnn_lightning.cli.errors import UserError, did_you_mean
+from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
+from bnn_lightning.models import registry
+
+Node = Mapping[str, Any]
+
+PACKAGE = "bnn_lightning"
+
+# Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.
+ALLOWED_CLASSES = {
+    "torch.optim": (
+        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam"),
+        *("RMSprop", "Rprop", "SGD"),
+    ),
+    "torchvision.transforms.v2": ("RandAugment", "RandomErasing", "TrivialAugmentWide"),
+    "pytorch_lightning": ("Trainer",),
+    "pytorch_lightning.callbacks": (
+        *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint"),
+        *("ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
+    ),
+    "pytorch_lightning.loggers": ("CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
+    "pytorch_lightning.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
+    "pytorch_lightning.strategies": ("DDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
+}
+ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
+
+
+def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
+    """Build the object of a node, and those of the nodes in it.
+
+    Args:
+        node: Plain containers without interpolations; `_target_` names what is called with the other keys.
+        at: Where the node stands in the configuration, for messages.
+        trust: Packages beside ours whose classes and functions may be called.
+
+    Raises:
+        UserError: A target that is not allowed, arguments that it does not take, or a value that it refuses.
+    """
+    check(node, at=at, trust=trust)
+    try:
+        return hydra.utils.instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        raise UserError(_reason(error, at)) from error
+
+
+def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
+    """Hold every target in a node against the list of allowed ones, and its arguments against its signature.
+
+    Raises:
+        UserError: See `build`.
+    """
+    for target_node, place in _target_nodes(node, at):
+        target = locate(target_node["_target_"], at=place, trust=trust)
+        arguments = {key: value for key, value in target_node.items() if key not in NODE_KEYS}
+        function, arguments = _builder(target, arguments, place)
+        check_arguments(function, arguments, place, partial=bool(target_node.get("_partial_", False)))
+
+
+def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return what a `_target_` names, if it is allowed.
+
+    Allowed are what `bnn_lightning` or a trusted package itself defines, and the classes of `ALLOWED`.
+
+    Raises:
+        UserError: It is not allowed, or does not exist.
+    """
+    package = target.partition(".")[0] if isinstance(target, str) else ""
+    own = package == PACKAGE or package in trust
+    if not own and target not in ALLOWED:
+        raise UserError(
+            f"`{at}._target_`: {target!r} is not on the list of what may be built. Ours are `{PACKAGE}.*`, and some "
+            f"classes of torch, torchvision and Lightning; your own package is added on the command line: "
+            f"trust=[{package or 'my_package'}]."
+        )
+    found = _import(target, at)
+    # A module reaches what it imports: `bnn_lightning.cli.launch.os.system` begins with our name, too.
+    if own and (getattr(found, "__module__", None) or "").partition(".")[0] != package:
+        raise UserError(f"`{at}._target_`: {target!r} is not defined in `{package}`, and so may not be built.")
+    if isinstance(found, ModuleType) or not callable(found):
+        raise UserError(f"`{at}._target_`: {target!r} is neither a class nor a function.")
+    return found  # type: ignore[no-any-return]
+
+
+def _target_nodes(node: Any, at: str) -> Iterator[tuple[Node, str]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node, at
+        for key, value in node.items():
+            yield from _target_nodes(value, f"{at}.{key}")
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _target_nodes(value, f"{at}[{index}]")
+
+
+def _builder(target: Callable[..., Any], arguments: Node, at: str) -> tuple[Callable[..., Any], Node]:
+    # Registries take any keyword: hold the arguments against what the name stands for.
+    looked_up = {
+        registry.create_backbone: lambda name: _Signature(name, registry.backbone_signature(name)),
+        factory.binarizer_factory: lambda name: _Signature(name, factory.binarizer_signature(name)),
+    }
+    if target not in looked_up or "name" not in arguments:
+        return target, arguments
+    try:
+        function = looked_up[target](arguments["name"])
+    except ValueError as error:
+        raise UserError(f"`{at}.name`: {error}") from error
+    return function, {key: value for key, value in arguments.items() if key != "name"}
+
+
+class _Signature:
+    """A name with a signature; never called."""
+
+    def __init__(self, name: str, signature: inspect.Signature) -> None:
+        self.__name__ = name
+        self.__signature__ = signature
+
+    def __call__(self) -> None:
+        raise TypeError("Only the signature is of use.")
+
+
+def _import(target: str, at: str) -> Any:
+    parts = target.split(".")
+    try:
+        found: Any = importlib.import_module(parts[0])
+    except ModuleNotFoundError as error:
+        raise UserError(f"`{at}._target_`: there is no package `{parts[0]}` ({error}).") from error
+    for index, part in enumerate(parts[1:], start=2):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            name = ".".join(parts[:index])
+            try:
+                found = importlib.import_module(name)
+            except ModuleNotFoundError as missing:
+                if missing.name != name and not name.startswith(f"{missing.name}."):
+                    raise UserError(f"`{at}._target_`: {target!r} needs `{missing.name}`: {missing}") from error
+                near = did_you_mean(part, dir(found))
+                raise UserError(f"`{at}._target_`: `{name}` does not exist.{near}") from error
+    return found
+
+
+def _reason(error: InstantiationException, at: str) -> str:
+    """Return the message of what was called, without Hydra's frame, and where in the configuration it stands."""
+    cause = error.__cause__
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    _, _, full_key = str(error).rpartition("full_key: ")
+    place = f"{at}.{full_key.strip()}" if "full_key: " in str(error) else at
+    if cause is None:
+        return f"`{place}`: {error}"
+    return f"`{place}`: {str(cause) or type(cause).__name__}"

@@ -1,0 +1,176 @@
+"""Types of configuration values: of the keys that our own code reads, and of the arguments of whatever is built."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+
+# Hydra's own keys of a node that is built.
+NODE_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
+
+
+@dataclass
+class RunSettings:
+    """The keys of `train.yaml` that `bnn train` itself reads."""
+
+    name: str
+    seed: int
+    epochs: int
+    ckpt_path: str | None = None
+    init_from: str | None = None
+    test: bool = True
+    objective: str | None = None
+    matmul_precision: str = "highest"
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluateSettings:
+    """The keys of `evaluate.yaml` that `bnn evaluate` itself reads."""
+
+    ckpt: str
+    seed: int = 1
+    matmul_precision: str = "highest"
+    trust: list[str] = field(default_factory=list)
+
+
+Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings)
+
+
+def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
+    """Return the keys of `kind` from a configuration, with their types checked.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: A value of another type, or none where one is needed.
+        UserError: A value out of its range.
+    """
+    given = OmegaConf.masked_copy(config, [f.name for f in fields(kind)])
+    OmegaConf.resolve(given)
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
+    assert isinstance(settings, kind)
+    if isinstance(settings, RunSettings) and settings.epochs < 1:
+        raise UserError(f"`epochs` must be 1 or more, got {settings.epochs}.")
+    if settings.matmul_precision not in ("highest", "high", "medium"):
+        raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
+    return settings
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], at: str, *, partial: bool) -> None:
+    """Hold arguments against a signature: names, types of plain values, and what is missing.
+
+    Args:
+        function: What will be called.
+        arguments: Keyword arguments, nested nodes still as dictionaries.
+        at: Where they stand in the configuration.
+        partial: More arguments will be given later.
+
+    Raises:
+        UserError: An argument that does not exist, has another type, or is missing.
+
+    Example:
+        >>> def sgd(lr: float, nesterov: bool = False) -> None: ...
+        >>> check_arguments(sgd, {"lr": 0.1, "nesterov": "yes"}, "optimizer", partial=False)
+        Traceback (most recent call last):
+        ...
+        bnn_lightning.cli.errors.UserError: `optimizer.nesterov` must be true or false, got 'yes'.
+    """
+    parameters = _signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    what = getattr(function, "__name__", str(function))
+    for name, value in arguments.items():
+        if name not in named:
+            if takes_any:
+                continue
+            near = did_you_mean(name, named)
+            raise UserError(f"`{at}.{name}`: {what} has no argument `{name}`.{near} It takes: {listed(named)}.")
+        check_value(value, named[name].annotation, f"{at}.{name}")
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
+    if missing and not partial:
+        raise UserError(f"`{at}`: {what} needs {', '.join(f'`{at}.{name}`' for name in missing)}.")
+
+
+def check_value(value: Any, annotation: Any, at: str) -> None:
+    """Raise `UserError` where a plain value is not of the annotated type, or is an empty string."""
+    if value == "" and isinstance(value, str):
+        raise UserError(f"`{at}` is empty: give a value (`{at}=...`), or null.")
+    if not _accepts(annotation, value):
+        shown = value if isinstance(value, bool | None) else repr(value)
+        shown = {True: "true", False: "false", None: "null"}.get(shown, shown) if not isinstance(shown, str) else shown
+        raise UserError(f"`{at}` must be {_describe(annotation)}, got {shown}.")
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, TypeError, AttributeError):  # annotations that exist for type checkers only
+        return inspect.signature(function)
+
+
+def _accepts(annotation: Any, value: Any) -> bool:
+    # Lenient: False only where the annotation is made of plain types and the value is of none of them.
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(a, value) for a in arguments)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if annotation in (None, type(None)):
+        return value is None
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str)
+    container = origin or annotation
+    if inspect.isclass(container):
+        if issubclass(container, Collection) and not issubclass(container, str | bytes):
+            return _accepts_collection(container, arguments, value)
+        # A class or a callable comes from a node; a path from a string.
+        return not isinstance(value, bool | int | float | None)
+    return True
+
+
+def _accepts_collection(container: type, arguments: tuple[Any, ...], value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return issubclass(container, Mapping) or "_target_" in value
+    if issubclass(container, Mapping) or not isinstance(value, list | tuple):
+        return False
+    kinds = [a for a in arguments if a is not Ellipsis]
+    if len(kinds) > 1:
+        return len(kinds) == len(value) and all(map(_accepts, kinds, value))
+    return not kinds or all(_accepts(kinds[0], item) for item in value)
+
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+    None: "null",
+}
+
+
+def _describe(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_describe(a) for a in arguments))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+    container = origin or annotation
+    if inspect.isclass(container) and issubclass(container, Mapping):
+        return "a mapping"
+    if inspect.isclass(container) and issubclass(container, Collection):
+        return "a list" + (f" ({_describe(arguments[0])} each)" if arguments else "")
+    return f"a node with a `_target_` ({getattr(container, '__name__', container)})"
