@@ -38,14 +38,19 @@ class _ChannelSpatialMeans(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
+        (x,) = inputs
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad_channel: Tensor, grad_spatial: Tensor) -> Tensor:
         _, channels, height, width = ctx.shape
-        channel: Tensor = (grad_channel / (height * width)).to(ctx.dtype)[:, :, None, None]
-        spatial = (grad_spatial / channels).to(ctx.dtype).unflatten(1, (1, height, width))
-        return channel + spatial
+        channel: Tensor = (grad_channel / (height * width)).to(ctx.dtype)
+        spatial: Tensor = (grad_spatial / channels).to(ctx.dtype).unflatten(1, (height, width))
+        # Broadcast in the order of the memory of `x`: the sum then has its memory format.
+        if ctx.channels_last:
+            return (channel[:, None, None, :] + spatial[:, :, :, None]).permute(0, 3, 1, 2)
+        return channel[:, :, None, None] + spatial[:, None]
 
 
 def channel_spatial_loss(
@@ -88,7 +93,8 @@ def channel_spatial_loss(
             f"`student` and `teacher` must have one shape (N, C, H, W), got {list(student.shape)} and "
             f"{list(teacher.shape)}; `flat_feature_loss` takes features without spatial dimensions."
         )
-    channel, spatial = _ChannelSpatialMeans.apply(student)
+    means: tuple[Tensor, Tensor] = _ChannelSpatialMeans.apply(student)
+    channel, spatial = means
     target_channel, target_spatial = (unit_length(x, eps) for x in channel_spatial_means(teacher.detach()))
     if normalization == "per_sample":
         channel, spatial = unit_length(channel, eps), unit_length(spatial, eps)
