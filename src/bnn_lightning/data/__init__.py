@@ -1,0 +1,19 @@
+"""Data modules: images in [0, 1] as float32, batch size global, order and augmentation fixed by seed, epoch and image."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "base": ["DataSpec", "ImageDataModule"],
+        "cifar": ["CIFAR10DataModule", "CIFAR100DataModule"],
+        "digits": ["DigitsDataModule"],
+        "imagenet": ["ImageNetDataModule"],
+        "loader": ["ResumableLoader"],
+        "mnist": ["MNISTDataModule"],
+        "resident": ["ResidentDataModule"],
+        "sampler": ["EpochSampler", "Indices"],
+        "synthetic": ["SyntheticDataModule"],
+        "transforms": ["Augmentation"],
+    },
+)

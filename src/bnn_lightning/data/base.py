@@ -1,0 +1,193 @@
+"""What all data modules share: facts of the set, the global batch size, splits and loaders."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.sampler import EpochSampler, evaluation_slices, training_slices
+from bnn_lightning.data.split import stratified_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Facts of a data set that hold before a file is read.
+
+    Args:
+        name: As people write it.
+        num_classes: Number of classes.
+        in_channels: Channels of an image.
+        image_sizes: The sizes at which the set can be shown; the first is the default. Empty allows any.
+        mean: By channel, of images in [0, 1]; what the network's normalisation subtracts.
+        std: By channel.
+        class_names: In the order of the labels.
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_sizes: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+
+def check_number(name: str, value: float, rule: str, valid: bool) -> None:
+    """Raise `ValueError` in the words of the house unless `valid`."""
+    if not valid:
+        raise ValueError(f"`{name}` must be {rule}, got {value}.")
+
+
+class ImageDataModule(LightningDataModule):
+    """Images in [0, 1] with labels, in batches of one global size.
+
+    Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalisation is the network's.
+
+    Args:
+        spec: Facts of the set.
+        root: Folder of the data files.
+        batch_size: Images an optimizer step, over all devices and accumulated batches.
+        val_fraction: Share of the training images held out, stratified by class and drawn with `seed`. With 0, the papers' protocol,
+            the test set stands in for curves, and nothing may be chosen on it.
+        seed: Of order, augmentation and held-out images.
+        eval_batch_size: Images an evaluation batch, over all devices; None is `batch_size`. Scores do not depend on it.
+        num_workers: Processes that decode files, for each device; sets that are held in memory need none.
+        drop_last: Leave out the incomplete last training batch, as the papers do. Evaluation scores every image.
+        image_size: Height and width of the images; None is the set's own.
+        num_classes: None is the set's own. It may be given, so that a config states it, and is then checked.
+        in_channels: As `num_classes`.
+        mean: By channel; None is the set's own.
+        std: By channel; None is the set's own.
+
+    Attributes:
+        has_val: Whether `val_dataloader` shows held-out images rather than the test set.
+        class_names: In the order of the labels.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        root: str | Path,
+        *,
+        batch_size: int,
+        val_fraction: float,
+        seed: int,
+        eval_batch_size: int | None,
+        num_workers: int,
+        drop_last: bool,
+        image_size: int | None,
+        num_classes: int | None,
+        in_channels: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        # A rank may have no image to evaluate where there are more devices than images.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        check_number("batch_size", batch_size, "1 or more", batch_size >= 1)
+        check_number("val_fraction", val_fraction, "in [0, 1)", 0.0 <= val_fraction < 1.0)
+        if eval_batch_size is not None:
+            check_number("eval_batch_size", eval_batch_size, "1 or more", eval_batch_size >= 1)
+        check_number("num_workers", num_workers, "0 or more", num_workers >= 0)
+        self.spec = spec
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.num_classes = self._fact("num_classes", num_classes, (spec.num_classes,))
+        self.in_channels = self._fact("in_channels", in_channels, (spec.in_channels,))
+        self.image_size = self._fact("image_size", image_size, spec.image_sizes)
+        self.mean = self._statistic("mean", mean, spec.mean)
+        self.std = self._statistic("std", std, spec.std)
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive in every channel, got {self.std}.")
+        self.class_names = spec.class_names
+
+    @property
+    def has_val(self) -> bool:
+        return self.val_fraction > 0
+
+    def _fact(self, name: str, value: int | None, valid: tuple[int, ...]) -> int:
+        if value is not None and value not in valid:
+            known = valid[0] if len(valid) == 1 else f"one of {list(valid)}"
+            raise ValueError(f"`{name}` of {self.spec.name} must be {known}, got {value}.")
+        return valid[0] if value is None else value
+
+    def _statistic(self, name: str, value: Sequence[float] | None, default: tuple[float, ...]) -> tuple[float, ...]:
+        values = default if value is None else tuple(float(v) for v in value)
+        if len(values) != self.spec.in_channels:
+            raise ValueError(f"`{name}` must have a number for each of {self.spec.in_channels} channels, got {list(values)}.")
+        return values
+
+    def _devices(self) -> tuple[int, int]:
+        """Return this rank and the number of ranks that share the images."""
+        if self.trainer is None:
+            return 0, 1
+        shares = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return shares["rank"], shares["num_replicas"]
+
+    def _accumulation(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    def local_batch_size(self) -> int:
+        """Return the images of a batch on one device.
+
+        Raises:
+            ValueError: `batch_size` cannot be shared equally.
+        """
+        _, devices = self._devices()
+        accumulation = self._accumulation()
+        parts = devices * accumulation
+        if self.batch_size % parts:
+            lower = self.batch_size // parts * parts
+            valid = f"{lower} and {lower + parts}" if lower else f"{parts} and {2 * parts}"
+            raise ValueError(
+                f"`batch_size` counts the images of an optimizer step and must be divisible by devices x accumulation = "
+                f"{devices} x {accumulation} = {parts}, got {self.batch_size}; the nearest valid sizes are {valid}."
+            )
+        return self.batch_size // parts
+
+    def _split_training(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the indices to train on and those held out."""
+        if not self.has_val:
+            return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
+        return stratified_split(labels, self.val_fraction, seed=self.seed)
+
+    def _training_loader(self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None) -> ResumableLoader:
+        local = self.local_batch_size()
+        rank, devices = self._devices()
+        accumulation = self._accumulation()
+        slices = training_slices(
+            len(indices), self.batch_size, rank=rank, parts=devices, accumulate=accumulation, drop_last=self.drop_last
+        )
+        if not slices:
+            raise ValueError(
+                f"`batch_size` must be at most the {len(indices)} training images of {self.spec.name}, got {self.batch_size}."
+            )
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        sampler = EpochSampler(indices, slices, split="train", seed=None if overfit else self.seed)
+        identity = {
+            "batch_size": self.batch_size,
+            "local_batch_size": local,
+            "drop_last": self.drop_last,
+            "training_images": len(indices),
+            "seed": self.seed,
+        }
+        return ResumableLoader(sampler, batches and batches(sampler), identity=identity)
+
+    def _evaluation_loader(
+        self, indices: Tensor, split: str, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
+    ) -> ResumableLoader:
+        rank, devices = self._devices()
+        local = -(-(self.eval_batch_size or self.batch_size) // devices)
+        slices = evaluation_slices(len(indices), local, rank=rank, parts=devices)
+        sampler = EpochSampler(indices, slices, split=split)
+        return ResumableLoader(sampler, batches and batches(sampler))

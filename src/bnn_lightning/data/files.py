@@ -1,0 +1,89 @@
+"""Sets that come as published files: there, whole, and if not, what to put where."""
+
+import gzip
+import hashlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from bnn_lightning.data.resident import ResidentDataModule
+
+
+class FileDataModule(ResidentDataModule):
+    """A set in memory that is read from torchvision's files below `root`.
+
+    Attributes:
+        subfolder: Of `root`, where the files lie.
+        checksums: md5 of each file by its name.
+        source: Where a person gets the files.
+    """
+
+    subfolder: ClassVar[str]
+    checksums: ClassVar[dict[str, str]]
+    source: ClassVar[str]
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.subfolder
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Download the files into `root`."""
+
+    def prepare_data(self) -> None:
+        """Fetch missing files, where `download` allows it.
+
+        Raises:
+            FileNotFoundError: Files are missing; says which, and what to put where.
+        """
+        if not self._missing():
+            return
+        reason = "`data.download` is false"
+        if self.download:
+            reason = "the download did not bring them"
+            try:
+                self.fetch()
+            # torchvision turns a failed download into a RuntimeError; a missing or refused connection is an OSError.
+            except (OSError, RuntimeError) as error:
+                reason = f"downloading them failed ({' '.join(str(error).split())})"
+        self._require_files(reason)
+
+    def contents(self, name: str) -> bytes:
+        """Read a file, or gunzip `name`.gz where only that exists.
+
+        Raises:
+            FileNotFoundError: It is missing.
+            ValueError: It is not the published one.
+        """
+        self._require_files("they were not fetched")
+        path = self._path(name)
+        try:
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise self.damaged(name, f"it cannot be unpacked ({error})") from error
+        found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if self.verify and found != self.checksums[name]:
+            raise self.damaged(name, f"its md5 is {found} and must be {self.checksums[name]}")
+        return data
+
+    def damaged(self, name: str, reason: str) -> ValueError:
+        """Return the error that names a damaged file."""
+        return ValueError(
+            f"`{self._path(name)}` is damaged: {reason}. Delete it and fetch it again ({self.source}), "
+            "or, if it holds your own data in the same format, pass `data.verify=false`."
+        )
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        return path if path.is_file() else path.with_name(f"{name}.gz")
+
+    def _missing(self) -> list[str]:
+        return [name for name in self.checksums if not self._path(name).is_file()]
+
+    def _require_files(self, reason: str) -> None:
+        if missing := self._missing():
+            raise FileNotFoundError(
+                f"{self.spec.name} is not complete: `{self.folder}` lacks {', '.join(missing)}, and {reason}. Get {self.source} on a "
+                f"machine with a network and unpack it so that these files lie in `{self.folder}`, or let `data.root` "
+                f"(now `{self.root}`) name the folder that holds `{self.subfolder}`."
+            )

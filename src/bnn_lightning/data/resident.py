@@ -1,0 +1,133 @@
+"""Sets that live on the training device as uint8: a batch is an index select, and augmentation runs there too."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.data.base import DataSpec, ImageDataModule
+from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.sampler import Indices
+from bnn_lightning.data.transforms import Augmentation, to_float
+
+
+class ResidentDataModule(ImageDataModule):
+    """A set that is held whole, as uint8, on the device that trains.
+
+    The loaders yield `Indices`; `on_after_batch_transfer` makes images of them. Arguments not named here are those of `ImageDataModule`.
+
+    Args:
+        augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
+        download: Fetch missing files.
+        verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
+    """
+
+    spec: DataSpec
+    default_augmentation: ClassVar[Augmentation | None] = None
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        *,
+        batch_size: int = 128,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augmentation | Literal["default"] | None = "default",
+        download: bool = True,
+        verify: bool = True,
+    ) -> None:
+        super().__init__(
+            self.spec,
+            root,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            image_size=image_size,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+        )
+        if isinstance(augment, str) and augment != "default":
+            raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
+        self.augment = self.default_augmentation if isinstance(augment, str) else augment
+        self.download = download
+        self.verify = verify
+        self._images: dict[str, Tensor] = {}
+        self._labels: dict[str, Tensor] = {}
+        self._indices: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return the training or test set: images, (N, C, H, W), uint8, and labels, (N,), int64."""
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.local_batch_size()
+        if (stage == "fit" or (stage == "validate" and self.has_val)) and "train" not in self._images:
+            images, labels = self.read(train=True)
+            self._indices["train"], self._indices["val"] = self._split_training(labels)
+            self._images["train"] = self.augment.pad(images).contiguous() if self.augment else images.contiguous()
+            self._labels["train"] = labels
+        if (stage == "test" or not self.has_val) and "test" not in self._images:
+            images, labels = self.read(train=False)
+            self._images["test"], self._labels["test"] = images.contiguous(), labels
+            self._indices["test"] = torch.arange(len(labels))
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._training_loader(self._indices["train"])
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._evaluation_loader(self._indices["val"], "val") if self.has_val else self.test_dataloader()
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._evaluation_loader(self._indices["test"], "test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, Indices):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # `non_blocking`: a plain copy would make the host wait for the device.
+        return batch._replace(index=batch.index.to(device, non_blocking=True))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(batch, Indices):
+            return batch
+        images, labels = self.materialise(batch)
+        # Lightning converted the batch to the precision of the run while it was still indices.
+        return (images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)), labels
+
+    def materialise(self, batch: Indices) -> tuple[Tensor, Tensor]:
+        """Return the images of a batch in [0, 1], (N, C, H, W), float32, and its labels, (N,), on the device of `batch.index`."""
+        index, source = batch.index, "test" if batch.split == "test" else "train"
+        images, labels = self._on(index.device, source)
+        if batch.split == "train" and self.augment is not None:
+            return self.augment(images, index, seed=self.seed, epoch=batch.epoch), labels.index_select(0, index)
+        border = self.augment.padding if source == "train" and self.augment else 0
+        centre = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
+        return to_float(centre.index_select(0, index)), labels.index_select(0, index)
+
+    def batches(self, loader: Iterable[Indices], device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over a loader of this module without a Trainer: yield images and labels on `device`."""
+        for batch in loader:
+            yield self.materialise(batch._replace(index=batch.index.to(device)))
+
+    def _on(self, device: torch.device, source: str) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a file set on `device`; they move there once."""
+        if self._images[source].device != device:
+            self._images[source] = self._images[source].to(device)
+            self._labels[source] = self._labels[source].to(device)
+        return self._images[source], self._labels[source]

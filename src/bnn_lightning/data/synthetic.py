@@ -1,0 +1,91 @@
+"""Synthetic images of any shape, for tests and debugging."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnn_lightning.data.base import DataSpec, check_number
+from bnn_lightning.data.resident import ResidentDataModule
+from bnn_lightning.data.transforms import Augmentation
+
+
+class SyntheticDataModule(ResidentDataModule):
+    """Images made from numbers: the same for the same shape and counts, whatever the seed of the run.
+
+    Arguments not named here are those of `ResidentDataModule`.
+
+    Args:
+        num_train: Training images.
+        num_test: Test images.
+        learnable: Each class is a smooth pattern under noise, which a small network learns. False is noise with random labels.
+
+    Example:
+        >>> data = SyntheticDataModule(image_size=16, num_classes=4, num_train=8, num_test=4, batch_size=4)
+        >>> data.setup("fit")
+        >>> [tuple(images.shape) for images, _ in data.batches(data.train_dataloader())]
+        [(4, 3, 16, 16), (4, 3, 16, 16)]
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        *,
+        num_train: int = 512,
+        num_test: int = 128,
+        learnable: bool = True,
+        batch_size: int = 32,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        image_size: int = 32,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augmentation | Literal["default"] | None = "default",
+    ) -> None:
+        counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
+        for name, value in {**counts, "num_classes": num_classes, "in_channels": in_channels}.items():
+            check_number(name, value, "1 or more", value >= 1)
+        self.num_train = num_train
+        self.num_test = num_test
+        self.learnable = learnable
+        self.spec = DataSpec(
+            name="synthetic",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_sizes=(image_size,),
+            mean=(0.5,) * in_channels,
+            std=(0.25,) * in_channels,
+            class_names=tuple(str(label) for label in range(num_classes)),
+        )
+        super().__init__(
+            root,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            mean=mean,
+            std=std,
+            augment=augment,
+        )
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        count, size = (self.num_train if train else self.num_test), self.image_size
+        patterns = torch.rand(self.num_classes, self.in_channels, 4, 4, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(1 + train)
+        labels = torch.arange(count) % self.num_classes
+        if not self.learnable:
+            labels = torch.randint(self.num_classes, (count,), generator=generator)
+            return torch.randint(256, (count, self.in_channels, size, size), generator=generator, dtype=torch.uint8), labels
+        classes = F.interpolate(patterns, size=(size, size), mode="bilinear", align_corners=False)
+        noise = torch.rand(count, self.in_channels, size, size, generator=generator)
+        return (255 * (0.5 * classes[labels] + 0.5 * noise)).to(torch.uint8), labels
