@@ -30,7 +30,7 @@ def resnet18_double_skip(
     """Build SKD-BNN's ResNet-18 for ImageNet: four stages of two double-skip blocks, real 1x1 shortcuts.
 
     With 1000 classes and 3x224x224 images: 11,690,536 parameters, 10,985,472 of them binary; 1,676,279,808 binary and
-    157,057,024 real multiply-accumulates.
+    137,793,536 real multiply-accumulates.
 
     Args:
         num_classes: Width of the logits.
