@@ -41,8 +41,8 @@ def binarizer_signature(name: str) -> inspect.Signature:
         ValueError: Unknown name.
 
     Example:
-        >>> binarizer_signature("SignSTE")
-        <Signature (clip: float = 1.0)>
+        >>> list(binarizer_signature("SignSTE").parameters)
+        ['clip']
     """
     if name not in _BINARIZERS:
         near = difflib.get_close_matches(name, _BINARIZERS, n=1)

@@ -8,11 +8,15 @@ from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from bnn_lightning.binarizers import factory
 from bnn_lightning.cli.errors import UserError, did_you_mean
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.models import registry
+from bnn_lightning.tasks.classification import ClassificationTask
 
 Node = Mapping[str, Any]
 
@@ -91,6 +95,59 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     if isinstance(found, ModuleType) or not callable(found):
         raise UserError(f"`{at}._target_`: {target!r} is neither a class nor a function.")
     return found  # type: ignore[no-any-return]
+
+
+def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDataModule:
+    """Build `data`; the name that the run's folder is called by is not the data module's.
+
+    Raises:
+        UserError: See `build`.
+    """
+    node = {key: value for key, value in config.items() if key != "name"}
+    return build(node, at="data", trust=trust)  # type: ignore[no-any-return]
+
+
+def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask:
+    """Build the task with its network, optimizer, parameter groups, schedule and distiller.
+
+    Args:
+        config: The whole configuration, as plain containers.
+        trust: See `build`.
+
+    Raises:
+        UserError: See `build`.
+    """
+    sections = {"backbone": "model", "distiller": "distill"} | {k: k for k in ("optimizer", "param_groups", "schedule")}
+    parts = {
+        argument: build(config[section], at=section, trust=trust)
+        for argument, section in sections.items()
+        if config.get(section)
+    }
+    return _call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
+
+
+def build_all(nodes: Node | None, *, at: str, trust: Sequence[str] = ()) -> list[Any]:
+    """Build the objects of a section that holds one node a key, such as `callbacks`; null leaves one out."""
+    return [build(node, at=f"{at}.{key}", trust=trust) for key, node in (nodes or {}).items() if node is not None]
+
+
+def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
+    """Build `trainer`.
+
+    Raises:
+        UserError: What Lightning refuses, in its words.
+    """
+    parts = {"callbacks": list(callbacks), "logger": list(loggers) or False}
+    return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
+
+
+def _call(node: Node, parts: Mapping[str, Any], *, at: str, trust: Sequence[str] = ()) -> Any:
+    # Objects go past Hydra, which would copy them.
+    function = build({**node, "_partial_": True}, at=at, trust=trust)
+    try:
+        return function(**parts)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        raise UserError(f"`{at}`: {error}") from error
 
 
 def _target_nodes(node: Any, at: str) -> Iterator[tuple[Node, str]]:

@@ -15,7 +15,7 @@ EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """What the user can mend; its text says what is wrong and what to do."""
 
 

@@ -1,0 +1,130 @@
+"""From a checkpoint file back to a task, with the configuration that lies in it."""
+
+import pickle
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.cli.build import build_task
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.tasks.classification import ClassificationTask
+
+CONFIG_KEY = "bnn_lightning_config"
+
+State = Mapping[str, Tensor]
+
+
+def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationTask:
+    """Rebuild a task from a checkpoint alone: its network, its distiller and their weights, on the CPU.
+
+    Args:
+        path: A checkpoint that `bnn train` wrote.
+        trust: Packages of your own whose classes the checkpoint may name. Its configuration says what is called, so
+            that a checkpoint from elsewhere can call only `bnn_lightning` and some classes of torch and Lightning.
+
+    Returns:
+        The task, in evaluation mode.
+
+    Raises:
+        UserError: No such file, a truncated one, one that is not ours, or one whose tensors or targets do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    task = build_task(embedded_config(checkpoint, path), trust=trust)
+    check_fits(task, checkpoint["state_dict"], path)
+    task.load_state_dict(checkpoint["state_dict"])
+    return task.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a file into CPU memory, tensors and plain values only.
+
+    Raises:
+        UserError: It cannot be read as a checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"`{path}` is a folder: give the checkpoint file itself.")
+    if not path.is_file():
+        near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
+        raise UserError(f"`{path}`: no such file.{near}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError) as error:
+        # What torch raises depends on where the bytes go wrong.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"`{path}` ({path.stat().st_size} bytes) is not a checkpoint, is truncated, or holds more than tensors "
+            f"and plain values: {reason}"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"`{path}` is no checkpoint: it holds {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def is_ours(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether `bnn train` wrote the checkpoint."""
+    return CONFIG_KEY in checkpoint and isinstance(checkpoint.get("state_dict"), Mapping)
+
+
+def embedded_config(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the configuration that lies in a checkpoint of ours.
+
+    Raises:
+        UserError: There is none, or it is not in the form that we write.
+    """
+    if not is_ours(checkpoint):
+        kind = "of Lightning, without our configuration" if "pytorch-lightning_version" in checkpoint else "not ours"
+        raise UserError(
+            f"`{path}` is a checkpoint {kind}. For a published file say what it is: "
+            f"bnn evaluate ckpt={path} model=resnet20 data=cifar10"
+        )
+    config = checkpoint[CONFIG_KEY]
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "task", "data")):
+        raise UserError(f"`{path}`: its configuration (`{CONFIG_KEY}`) is damaged.")
+    _refuse_interpolations(config, str(path))
+    return config
+
+
+def check_fits(module: nn.Module, state: State, path: str | Path) -> None:
+    """Compare names and shapes of a state dict with those of a module.
+
+    Raises:
+        UserError: They differ; the message says which tensors.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    unknown = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} (file {tuple(state[name].shape)}, network {tuple(tensor.shape)})"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), ("Of another shape", shapes))
+    differences = [f"{kind}: {_some(names)}." for kind, names in kinds if names]
+    if differences:
+        raise UserError(f"`{path}` is a checkpoint of another network. {' '.join(differences)}")
+
+
+def _refuse_interpolations(node: Any, path: str) -> None:
+    # We write resolved values. `${oc.env:...}` in a file from elsewhere would read this machine's environment.
+    if isinstance(node, Mapping):
+        for value in node.values():
+            _refuse_interpolations(value, path)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _refuse_interpolations(value, path)
+    elif isinstance(node, str) and "${" in node:
+        raise UserError(f"`{path}`: its configuration holds an interpolation ({node!r}), which we never write.")
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _names(folder: Path, most: int = 8) -> str:
+    return _some(sorted(p.name for p in folder.iterdir()), most) or "nothing"

@@ -1,0 +1,56 @@
+"""The `bnn` command: the first word is the verb, what follows is the verb's own."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import bnn_lightning
+from bnn_lightning.cli.errors import EXIT_CODE, did_you_mean
+
+VERBS = {
+    "train": "train a network (python train.py is the same)",
+    "evaluate": "score every test image with a checkpoint",
+    "conf": "list, show and copy the options of the configuration",
+}
+
+HELP = """bnn: binary neural networks.
+
+    bnn <verb> [options and keys]
+    bnn <verb> --help
+
+{verbs}
+
+    bnn train                                           the embedded digits, in about a minute
+    bnn train model=vgg_small data=cifar10 distill=skd
+    bnn evaluate ckpt=runs/.../last.ckpt
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the command line names.
+
+    Args:
+        argv: The words after `bnn`; None takes those of the process.
+    """
+    if argv is not None:
+        sys.argv = [sys.argv[0], *argv]
+    words = sys.argv[1:]
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(HELP.format(verbs="\n".join(f"    {verb:<10}{what}" for verb, what in VERBS.items())), end="")
+        return
+    verb = words[0]
+    if verb in ("--version", "-V"):
+        print(f"bnn-lightning {bnn_lightning.__version__}")
+        return
+    if verb not in VERBS:
+        near = did_you_mean(verb, VERBS)
+        if not near and ("=" in verb or verb.startswith("-")):
+            near = f" The verb comes first: bnn train {verb}"
+        print(f"error: `{verb}` is no verb of bnn.{near} There are: {', '.join(VERBS)}.", file=sys.stderr)
+        raise SystemExit(EXIT_CODE)
+    # Imported late, so that one verb does not wait for the libraries of the others.
+    importlib.import_module(f"bnn_lightning.cli.{verb}").main(prefix=(verb,))
+
+
+if __name__ == "__main__":
+    main()
