@@ -78,6 +78,22 @@ def test_every_requirement_has_a_floor(settings: configparser.ConfigParser) -> N
         assert ">=" in requirement or requirement.startswith("bnn-lightning["), requirement
 
 
+def test_every_import_is_declared(settings: configparser.ConfigParser, root: Path) -> None:
+    extras = [line for extra in settings["options.extras_require"].values() for line in listed(extra)]
+    requirements = listed(settings["options"]["install_requires"]) + extras
+    declared = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
+    imported = set()
+    for file in (root / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+    distributions = {"PIL": "pillow", "hydra": "hydra-core"}
+    needed = {distributions.get(name, name.replace("_", "-")) for name in imported - sys.stdlib_module_names}
+    assert needed - {"bnn-lightning"} <= declared
+
+
 def test_version_agrees(settings: configparser.ConfigParser, root: Path) -> None:
     import bnn_lightning
 

@@ -65,7 +65,9 @@ def test_wheel_holds_the_embedded_data_and_no_tests(wheel: Path, root: Path) -> 
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     data = root / "src" / "bnn_lightning" / "data"
-    embedded = {f"bnn_lightning/data/{file.relative_to(data)}" for file in data.rglob("*.npz")}
+    embedded = {
+        f"bnn_lightning/data/{file.relative_to(data)}" for pattern in ("*.npz", "*.txt") for file in data.glob(pattern)
+    }
     assert embedded
     assert embedded <= held
     assert all(name.startswith(("bnn_lightning/", "bnn_lightning-")) for name in held)
