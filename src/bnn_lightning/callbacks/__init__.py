@@ -1,0 +1,19 @@
+"""Lightning callbacks: one hook, one job."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "anneal": ["AnnealProgress"],
+        "bn_reestimate": ["BNReestimate"],
+        "checkpoint": ["FinalCheckpoint", "LastCheckpoint"],
+        "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
+        "clip": ["BiasClip", "LatentClip"],
+        "embed_config": ["EmbedConfig"],
+        "flip_rate": ["FlipRateLogger"],
+        "gradient_share": ["GradientShare"],
+        "interrupt": ["StopRequest"],
+        "rng_state": ["RNGState"],
+    },
+)

@@ -1,0 +1,99 @@
+"""Clean statistics of batch normalisation, at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BNReestimate(Callback):
+    """Estimate all running statistics of batch normalisation anew when the training ends, and change nothing else.
+
+    They become the plain mean over `num_batches` batches of training images, with the training's augmentation, instead
+    of a moving average over the last ten or so; over all ranks. Dropout is off, as in evaluation. What is scored or
+    saved after the training (`FinalCheckpoint`, `trainer.test`) has the new statistics. In the list of callbacks it
+    stands after one that averages weights, whose network has no statistics of its own otherwise.
+
+    Args:
+        num_batches: Batches of the global batch size; 0 does nothing.
+
+    Raises:
+        ValueError: A negative number, or an averaging callback stands after this one.
+
+    References:
+        IR-Net / SKD-BNN's best checkpoint and its last epoch differ by 0.6 points as stored, and by 0.01 with the
+        statistics of 100 batches of 128.
+    """
+
+    def __init__(self, num_batches: int = 100) -> None:
+        super().__init__()
+        if num_batches < 0:
+            raise ValueError(f"`num_batches` must not be negative, got {num_batches}.")
+        self.num_batches = num_batches
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        behind = callbacks[callbacks.index(self) :]
+        if averaging := [callback for callback in behind if isinstance(callback, WeightAveraging)]:
+            raise ValueError(
+                f"`BNReestimate` must stand after `{type(averaging[0]).__name__}` in the list of callbacks: statistics "
+                "belong to the averaged weights."
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        norms = [m for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        if not norms or not self.num_batches:
+            return
+        with cumulative(pl_module, norms), torch.no_grad(), trainer.precision_plugin.forward_context():
+            for images in islice(training_images(trainer, pl_module), self.num_batches):
+                pl_module(images)
+        if trainer.world_size > 1:
+            for norm in norms:
+                average_over_ranks(norm)
+
+
+@contextmanager
+def cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Let `norms` gather plain means from zero, and the rest of the model evaluate; then put all modes back."""
+    modes = {module: module.training for module in model.modules()}
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = None
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+        norm.reset_running_stats()
+    try:
+        yield
+    finally:
+        for norm, momentum, num_batches_tracked in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def training_images(trainer: Trainer, pl_module: LightningModule) -> Iterator[Tensor]:
+    """Yield batches of an epoch that was not trained on, shuffled and augmented as in training."""
+    loader: Any = trainer.train_dataloader
+    sampler = getattr(loader, "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(trainer.current_epoch)
+    for batch in loader:
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)[0]
+
+
+def average_over_ranks(norm: _BatchNorm) -> None:
+    """Replace the running statistics by their means over all ranks."""
+    for statistic in (norm.running_mean, norm.running_var):
+        if statistic is not None:
+            dist.all_reduce(statistic)
+            statistic.div_(dist.get_world_size())

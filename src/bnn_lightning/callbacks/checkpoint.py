@@ -1,0 +1,179 @@
+"""The two files of a run: the one to resume from, and the network that came out."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from bnn_lightning.callbacks.interrupt import StopRequest
+
+# Batches between two questions to all ranks whether to save or stop, where there is more than one.
+RANKS_AGREE_EVERY = 16
+
+
+class OneFile(ModelCheckpoint):
+    """A checkpoint callback that writes one file, in the folder that `ModelCheckpoint` would choose.
+
+    Args:
+        dirpath: Folder; None takes Lightning's choice.
+        filename: Without ".ckpt".
+        weights_only: Leave out optimizer, schedule and callbacks.
+    """
+
+    def __init__(self, dirpath: str | Path | None, *, filename: str, weights_only: bool) -> None:
+        super().__init__(dirpath=dirpath, filename=filename, save_top_k=0, save_weights_only=weights_only)
+
+    @property
+    def path(self) -> str:
+        """Where the file lies (or will)."""
+        return os.path.join(self.dirpath or "", f"{self.filename}{self.FILE_EXTENSION}")
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the file; on all ranks. Loggers are flushed first, so that a resumed run's curves have no gap."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        self._save_checkpoint(trainer, self.path)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Do nothing; nor do the other hooks that `ModelCheckpoint` saves in."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+class LastCheckpoint(OneFile):
+    """Keep one file to resume from, `last.ckpt`: written after an epoch, every so often within it, and on Ctrl-C.
+
+    What is saved is always the state between two optimizer steps, so that the resumed run is the uninterrupted one to
+    the bit. (Lightning's `ModelCheckpoint` may save after the last step of an epoch, and then goes on with the next one
+    without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
+    training after the running step; pressed again, at once, and the file of the last regular save stays.
+
+    Args:
+        dirpath: Folder; None takes Lightning's choice.
+        every_n_epochs: Epochs between two saves; the last epoch is always saved.
+        every_n_steps: Optimizer steps between two saves within an epoch; None saves at its end only.
+        every_n_minutes: As `every_n_steps`, by the clock.
+
+    Raises:
+        ValueError: An interval that is not positive.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        *,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+    ) -> None:
+        intervals = {
+            "every_n_epochs": every_n_epochs,
+            "every_n_steps": every_n_steps,
+            "every_n_minutes": every_n_minutes,
+        }
+        for name, value in intervals.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        super().__init__(dirpath, filename=self.CHECKPOINT_NAME_LAST, weights_only=False)
+        self.epochs, self.steps, self.minutes = every_n_epochs, every_n_steps, every_n_minutes
+        self.stop = StopRequest()
+        self._due = False
+        self._saved_at = 0.0
+
+    def save(self, trainer: Trainer) -> None:
+        super().save(trainer)
+        self._due, self._saved_at = False, time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._due, self._saved_at = False, time.monotonic()
+        requeues = isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
+        self.stop.listen(signal.SIGINT, *([] if requeues else [signal.SIGTERM]))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:  # the metrics of an epoch are logged after its checkpoint
+            logger.save()
+        if self.stop.signum:  # agreed on and saved at the end of the last epoch
+            raise self.stop.exception()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients that are accumulated so far are not in a checkpoint
+        stepped = trainer.global_step % self.steps == 0 if self.steps else False
+        self._due = self._due or stepped or self._is_late(trainer, batch_idx)
+        if self._due and not trainer.is_last_batch and not self._is_validation_next(trainer, batch_idx):
+            self.save(trainer)
+            if self.stop.signum:
+                raise self.stop.exception()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopping = self.stop.agreed(pl_module.device)
+        epoch = trainer.current_epoch + 1
+        is_last = epoch == trainer.max_epochs or trainer.should_stop
+        if stopping or self._due or is_last or epoch % self.epochs == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.stop.ignore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.stop.ignore()
+
+    def _is_late(self, trainer: Trainer, batch_idx: int) -> bool:
+        """Whether the clock or a signal asks for a save, on any rank."""
+        late = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
+        if trainer.world_size == 1:
+            return late or self.stop.signum != 0
+        if (batch_idx + 1) // trainer.accumulate_grad_batches % RANKS_AGREE_EVERY:
+            return False
+        stopping = self.stop.agreed(trainer.strategy.root_device)
+        return stopping or trainer.strategy.reduce_boolean_decision(late, all=False)
+
+    @staticmethod
+    def _is_validation_next(trainer: Trainer, batch_idx: int) -> bool:
+        """Whether a validation within the epoch follows this batch: Lightning leaves it out when it resumes here."""
+        every = trainer.val_check_batch  # type: ignore[attr-defined]
+        if not isinstance(every, int):
+            return False
+        time = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+        return (time + 1) % every == 0
+
+
+class FinalCheckpoint(OneFile):
+    """Write `final.ckpt` when the training ends: the network as it is then, with its config and without the optimizer.
+
+    It comes after averaging and `BNReestimate`, and is what to evaluate; `last.ckpt` is what to resume from.
+
+    Args:
+        dirpath: Folder; None takes Lightning's choice.
+    """
+
+    def __init__(self, dirpath: str | Path | None = None) -> None:
+        super().__init__(dirpath, filename="final", weights_only=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)

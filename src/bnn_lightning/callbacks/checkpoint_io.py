@@ -1,0 +1,113 @@
+"""Checkpoint files that are whole or not there."""
+
+import errno
+import os
+import pickle
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from lightning_fabric.utilities.cloud_io import get_filesystem
+from fsspec.implementations.local import LocalFileSystem
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; the previous file of that name is untouched."""
+
+
+class CheckpointReadError(ValueError):
+    """A file is not a checkpoint, or not a whole one."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place, to the disk, and only then put it there.
+
+    A full disk, a kill or a power cut leaves the previous file as it was. Goes to the trainer's `plugins`. Remote paths
+    (s3:// and the like) are left to Lightning.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save_atomically(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointReadError(
+                f"{path} is not a readable checkpoint: {first_line(error)} A file that was cut off, or holds objects "
+                "instead of plain containers and tensors, is refused; take another one, such as `last.ckpt`."
+            ) from error
+
+
+def save_atomically(checkpoint: Any, path: Path) -> None:
+    """Save with `torch.save`, so that `path` is either the old file or the whole new one.
+
+    Raises:
+        CheckpointWriteError: The file could not be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        cause = os_error(error)
+        if cause is None:
+            raise
+        raise CheckpointWriteError(
+            f"The checkpoint {path} could not be written: {cause.strerror or cause}.{space(path.parent)} "
+            f"{'The previous file is unchanged. ' if path.exists() else ''}"
+            "Make room or choose another folder, then resume from the last checkpoint."
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def os_error(error: BaseException | None) -> OSError | None:
+    """Return the error of the operating system behind one of torch's writer, which hides it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def space(folder: Path) -> str:
+    """Say how much room there is, for a message."""
+    with suppress(OSError):
+        return f" {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there."
+    return ""
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where the system allows it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, with a full stop."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if line.endswith(".") else f"{line}."

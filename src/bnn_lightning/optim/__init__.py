@@ -1,0 +1,11 @@
+"""Parameter groups and learning-rate schedules: small callables, each an option of its own."""
+
+from bnn_lightning.utils.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "groups": ["default_groups"],
+        "schedules": ["constant", "cosine", "linear", "warmup_cosine"],
+    },
+)

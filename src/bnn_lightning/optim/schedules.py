@@ -1,0 +1,200 @@
+"""Learning-rate schedules, as what Lightning's `configure_optimizers` takes.
+
+Each is a function `(optimizer, *, steps_per_epoch, ...)`; a config binds its options with `_partial_`. The length of a
+schedule is its own `epochs`, not the trainer's: past it, the rate stays at its last value, with a warning.
+`interval="epoch"` changes the rate once an epoch, `"step"` at every optimizer step (accumulated batches are one step).
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, get_args
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Interval = Literal["epoch", "step"]
+
+
+class ScheduleConfig(TypedDict):
+    """What Lightning takes as `lr_scheduler`."""
+
+    scheduler: LambdaLR
+    interval: Interval
+    frequency: int
+    name: str
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int = 0,
+    interval: Interval = "epoch",
+    min_factor: float = 0.0,
+) -> ScheduleConfig:
+    """Warm up linearly, then follow half a cosine.
+
+    With time t in epochs or steps, W = `warmup_epochs` and E = `epochs` in the same unit, and m = `min_factor`, the
+    rate is multiplied by (t + 1) / (W + 1) while t <= W, and by m + (1 - m) (1 + cos(pi (t - W) / (E - W))) / 2 after.
+    The last value in use, at t = E - 1, is slightly above m.
+
+    Args:
+        optimizer: Its rates are the peak.
+        steps_per_epoch: Optimizer steps in an epoch.
+        epochs: Length of the schedule.
+        warmup_epochs: Length of the warm-up, within `epochs`.
+        interval: "epoch" or "step".
+        min_factor: Share of the peak at the end: Adam from 0.01 to 1e-5 has 1e-3.
+
+    Raises:
+        ValueError: A length, an interval or a factor that is out of range.
+
+    Example:
+        >>> import torch
+        >>> sgd = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> warmup_cosine(sgd, steps_per_epoch=390, epochs=700, warmup_epochs=8)["scheduler"].get_last_lr()
+        [0.011111111111111112]
+
+    References:
+        Zeng et al., SKD-BNN, Applied Intelligence 54, 2024: per epoch, with 8 or 16 epochs of warm-up.
+    """
+    check_factor("min_factor", min_factor)
+
+    def decay(share: float) -> float:
+        return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * share))
+
+    return scheduled(
+        optimizer, decay, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup_epochs, interval=interval
+    )
+
+
+def cosine(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    interval: Interval = "epoch",
+    min_factor: float = 0.0,
+) -> ScheduleConfig:
+    """Follow half a cosine from the start: `warmup_cosine` without a warm-up.
+
+    Example:
+        >>> import torch
+        >>> adam = torch.optim.Adam([torch.zeros(1)], lr=0.01)
+        >>> scheduler = cosine(adam, steps_per_epoch=235, epochs=100, min_factor=1e-3)["scheduler"]
+        >>> f"{scheduler.lr_lambdas[0](50):.6f}"
+        '0.500500'
+    """
+    return warmup_cosine(
+        optimizer, steps_per_epoch=steps_per_epoch, epochs=epochs, interval=interval, min_factor=min_factor
+    )
+
+
+def linear(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int = 0,
+    interval: Interval = "epoch",
+    min_factor: float = 0.0,
+) -> ScheduleConfig:
+    """Warm up linearly, then fall linearly to `min_factor` times the peak at time E.
+
+    Example:
+        >>> import torch
+        >>> adam = torch.optim.Adam([torch.zeros(1)], lr=1.0)
+        >>> scheduler = linear(adam, steps_per_epoch=1, epochs=4)["scheduler"]
+        >>> [scheduler.lr_lambdas[0](epoch) for epoch in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
+    """
+    check_factor("min_factor", min_factor)
+
+    def decay(share: float) -> float:
+        return 1 - (1 - min_factor) * share
+
+    return scheduled(
+        optimizer, decay, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup_epochs, interval=interval
+    )
+
+
+def constant(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    warmup_epochs: int = 0,
+    interval: Interval = "epoch",
+) -> ScheduleConfig:
+    """Warm up linearly, then keep the peak; a constant rate has no end.
+
+    Example:
+        >>> import torch
+        >>> sgd = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = constant(sgd, steps_per_epoch=1, warmup_epochs=1)["scheduler"]
+        >>> [scheduler.lr_lambdas[0](epoch) for epoch in range(3)]
+        [0.5, 1.0, 1.0]
+    """
+    unit = units(interval, steps_per_epoch)
+    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
+
+    def factor(time: int) -> float:
+        return min(time + 1, warmup + 1) / (warmup + 1)
+
+    return wrap(optimizer, factor, interval)
+
+
+def scheduled(
+    optimizer: Optimizer,
+    decay: Callable[[float], float],
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int,
+    interval: Interval,
+) -> ScheduleConfig:
+    """Warm up linearly, then multiply the rate by `decay(share)`, where `share` goes from 0 to 1 between W and E."""
+    unit = units(interval, steps_per_epoch)
+    end = check_length("epochs", epochs, 1) * unit
+    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
+    if warmup >= end:
+        raise ValueError(f"`warmup_epochs` must be less than `epochs` = {epochs}, got {warmup_epochs}.")
+
+    def factor(time: int) -> float:
+        if time > end:  # at `end` itself the last step or epoch has just been made, and no other need follow
+            warnings.warn(
+                f"The learning-rate schedule of {epochs} epochs is over; the rate stays at its last value. "
+                "Set the schedule's `epochs` to the length of the training.",
+                stacklevel=2,
+            )
+        time = min(time, end - 1)
+        return (time + 1) / (warmup + 1) if time <= warmup else decay((time - warmup) / (end - warmup))
+
+    return wrap(optimizer, factor, interval)
+
+
+def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interval) -> ScheduleConfig:
+    """Return Lightning's dictionary; `factor` maps a time to what the rates are multiplied with."""
+    # A plain function and not an object: `LambdaLR` stores the attributes of objects in the checkpoint.
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": interval, "frequency": 1, "name": "lr"}
+
+
+def units(interval: Interval, steps_per_epoch: int) -> int:
+    """Return how many units of the schedule an epoch has."""
+    if interval not in get_args(Interval):
+        raise ValueError(f"`interval` must be one of {list(get_args(Interval))}, got {interval!r}.")
+    return check_length("steps_per_epoch", steps_per_epoch, 1) if interval == "step" else 1
+
+
+def check_length(name: str, value: Any, minimum: int) -> int:
+    """Return `value` if it is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
+    return value
+
+
+def check_factor(name: str, value: float) -> None:
+    """Refuse a factor outside of [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")

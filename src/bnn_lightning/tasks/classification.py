@@ -1,0 +1,213 @@
+"""Image classification."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
+from bnn_lightning.metrics.accuracy import count_correct
+from bnn_lightning.metrics.means import EpochMeans
+from bnn_lightning.tasks.ranks import add_up_over_ranks, begin_evaluation, end_evaluation, keep_on_one_rank
+from bnn_lightning.tasks.steps import steps_per_epoch
+
+ParamGroups = Callable[[nn.Module], list[dict[str, Any]]]
+
+
+class ClassificationTask(LightningModule):
+    """Train and score a backbone.
+
+    Logged once an epoch, as means over all of its samples and all ranks: `train/loss`, the weighted terms
+    `train/loss_<name>` that it is the sum of, `train/acc`, `lr` (of the epoch's last step, first group), `s_per_epoch`
+    (training without validation), and `val/loss`, `val/acc`, `val/acc_top5`. A data module without a held-out split
+    (`has_val` is False) validates on the test set: then these are `test/*`, curves on which nothing may be chosen.
+    `train/loss_step` is the loss of a batch, of this rank.
+
+    The epoch's sums are in the state dict: an epoch that was interrupted ends with the numbers of one that was not.
+
+    Args:
+        backbone: Network from images in [0, 1], (N, C, H, W), to logits, (N, num_classes).
+        num_classes: Width of the logits.
+        optimizer: Called with the parameter groups.
+        param_groups: Called with the task; returns parameter groups. None means one group of everything trainable.
+        schedule: Called with the optimizer and `steps_per_epoch`; returns what Lightning takes as `lr_scheduler`.
+        distiller: Named losses and their weights; None means cross-entropy with the labels.
+        label_smoothing: Of that cross-entropy; a distiller that is given has its own.
+        compile: Compile the backbone, in place: the names in checkpoints stay.
+        channels_last: Keep images and filters in the memory format that convolutions on GPUs prefer.
+
+    Raises:
+        ValueError: `label_smoothing` is given beside a distiller.
+
+    Example:
+        >>> from functools import partial
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        >>> task = ClassificationTask(net, num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1))
+        >>> task(torch.rand(2, 1, 4, 4)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        num_classes: int,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        param_groups: ParamGroups | None = None,
+        schedule: Callable[..., Any] | None = None,
+        distiller: Distiller | None = None,
+        label_smoothing: float = 0.0,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if distiller is not None and label_smoothing:
+            raise ValueError(
+                f"`label_smoothing` is an option of the distiller where there is one, got {label_smoothing} beside "
+                f"{type(distiller).__name__}: set the distiller's own, and 0 here."
+            )
+        self.backbone = backbone
+        self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
+        self.num_classes = num_classes
+        self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
+        self.channels_last = channels_last
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.backbone.compile()
+        self.term_names = tuple(self.distiller.weights)
+        self.train_means = EpochMeans(["loss", *[f"loss_{name}" for name in self.term_names], "acc"], persistent=True)
+        self.eval_means = EpochMeans(["loss", "acc", "acc_top5"])
+        self.terms: dict[str, Tensor] = {}  # of the running step, weighted, with their graph
+        self.checkpoint_extras: dict[str, Any] = {}  # plain containers that every checkpoint carries
+        self.broadcast_buffers = True  # what DDP does in training, while it evaluates
+        self._lr: float | None = None
+        self._seconds: float | None = None
+        self._clock = 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.param_groups(self))
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule(optimizer, steps_per_epoch=steps_per_epoch(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    # Training
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        with self.distiller.watch(self.backbone) as taps:
+            logits = self(images)
+        losses = self.distiller(Batch(images, labels), Outputs(logits, taps.features, taps))
+        self.terms = {name: self.distiller.weights[name] * loss for name, loss in losses.items()}
+        first, *rest = self.terms.values()
+        loss: Tensor = sum(rest, start=first)
+        self._count(loss, logits.detach(), labels)
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        return loss
+
+    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a training step to the epoch's sums, without a host synchronisation."""
+        number, absent = labels.shape[0], loss.new_zeros(())
+        sums = [loss * number, *[self.terms.get(name, absent) * number for name in self.term_names]]
+        self.train_means.update([*sums, count_correct(logits, labels)], number)
+
+    def on_after_backward(self) -> None:
+        self.terms = {}  # lets go of the graph
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Read before the step: when the epoch's metrics are logged, the schedule has moved on to the next one.
+        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_start(self) -> None:
+        self._seconds, self._clock = 0.0, time.perf_counter()
+        if self._num_seen():
+            # A checkpoint taken after the last step of an epoch and before its end; Lightning goes on with the next.
+            self.distiller.end_epoch()
+            self.train_means.reset()
+
+    def on_train_epoch_end(self) -> None:
+        if self._num_seen():  # 0 when Lightning repeats the end of an epoch (resumed with `max_steps`)
+            means = {f"train/{name}": value for name, value in self.train_means.compute().items()}
+            self.log_dict(means | self._epoch_facts(), sync_dist=True)
+            self.train_means.reset()
+            self.distiller.end_epoch()
+
+    def _num_seen(self) -> int:
+        """Number of samples that all ranks have taken into the epoch's sums."""
+        return int(self.trainer.strategy.reduce(self.train_means.count.clone(), reduce_op="sum"))
+
+    def _epoch_facts(self) -> dict[str, float]:
+        facts = {} if self._lr is None else {"lr": float(self._lr)}
+        if self._seconds is not None:  # an epoch that this process has seen from its start
+            facts["s_per_epoch"] = self._seconds + time.perf_counter() - self._clock
+        return facts
+
+    # Evaluation
+
+    @property
+    def eval_prefix(self) -> str:
+        """What the metrics of the validation loop are called: "val", or "test" where that is the test set."""
+        has_val = getattr(getattr(self.trainer, "datamodule", None), "has_val", True)
+        return "val" if has_val else "test"
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        self.eval_means.update([loss, count_correct(logits, labels), count_correct(logits, labels, 5)], labels.shape[0])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_start(self) -> None:
+        if self._seconds is not None:
+            self._seconds += time.perf_counter() - self._clock
+
+    def on_validation_end(self) -> None:
+        self._clock = time.perf_counter()
+        end_evaluation(self)
+
+    def on_validation_epoch_start(self) -> None:
+        begin_evaluation(self)
+        self.eval_means.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation(self.eval_prefix)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, prefix: str) -> None:
+        for name, value in self.eval_means.compute().items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc", sync_dist=True)
+        self.eval_means.reset()
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.distiller.sync()
+        add_up_over_ranks(self, checkpoint)
+        checkpoint.update(self.checkpoint_extras)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        keep_on_one_rank(self, checkpoint)
+
+
+def one_group(model: nn.Module) -> list[dict[str, Any]]:
+    """Return one group of all parameters that require a gradient."""
+    return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]

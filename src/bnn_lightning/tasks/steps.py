@@ -1,0 +1,35 @@
+"""How many optimizer steps an epoch has."""
+
+import math
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Return the number of optimizer steps in an epoch; accumulated batches are one step, a remainder is one more.
+
+    `trainer.estimated_stepping_batches` is not asked: it sets up the loader before the loops are restored, and a
+    loader that is resumed in mid-epoch then starts the epoch again (Lightning 2.6).
+
+    Raises:
+        ValueError: The training loader has no length.
+    """
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    try:
+        num_batches = len(loader)
+    except TypeError as error:
+        raise ValueError("A schedule needs a training loader that has a length.") from error
+    return math.ceil(limited(num_batches, trainer.limit_train_batches) / trainer.accumulate_grad_batches)
+
+
+def limited(num_batches: int, limit: int | float | None) -> int:
+    """Return what `limit_train_batches` leaves of an epoch, at least 1.
+
+    Example:
+        >>> limited(10, 0.25), limited(10, 4), limited(10, 1.0), limited(10, None)
+        (2, 4, 10, 10)
+    """
+    if limit is None:
+        return num_batches
+    return max(1, min(num_batches, limit if isinstance(limit, int) else int(num_batches * limit)))
