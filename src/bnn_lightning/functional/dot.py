@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -33,6 +32,7 @@ def compact_signs(shape: torch.Size) -> AbstractContextManager[object]:
         shape: Shape of the sign tensor that is saved.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> signs = torch.tensor([1.0, -1.0])
         >>> weight = torch.ones(3, 2, requires_grad=True)
         >>> with compact_signs(signs.shape):

@@ -1,5 +1,7 @@
 """Standardised latent weights and the channel scales that follow a binary dot product."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +31,7 @@ def libra_standardise(weight: Tensor, eps: float = 1e-8) -> Tensor:
     count = shape.numel()
     # torch's layer norm is this formula with the biased deviation, in one fused kernel each way.
     biased = F.layer_norm(weight, shape, eps=eps * (count - 1) / count)
-    return biased * ((count - 1) / count) ** 0.5
+    return biased * math.sqrt((count - 1) / count)
 
 
 def power_of_two_scale(latent: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _aten = torch.ops.aten
@@ -28,7 +29,7 @@ def sign(x: Tensor) -> Tensor:
     """
     # floor, then three passes in place: measured at a sixth of the time of torch.where(x >= 0, 1.0, -1.0) on a CPU,
     # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
-    return x.detach().floor().clamp_(-1, 0).mul_(2).add_(1)
+    return F.hardtanh_(x.detach().floor(), -1.0, 0.0).mul_(2).add_(1)
 
 
 class _SignSTE(torch.autograd.Function):
@@ -80,7 +81,8 @@ class _ApproxSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp(min=0)
+        slope: Tensor = (2 - 2 * x.abs()).clamp(min=0)
+        return grad * slope
 
 
 class _SwishSign(torch.autograd.Function):
@@ -223,7 +225,8 @@ def reste(x: Tensor, power: Tensor | float = 3.0, clip: float = 1.5, limit: floa
     r"""Binarize with the derivative of a power function, the rectified straight-through estimator (ReSTE).
 
     Value `sign(x)`; gradient `|x|^((1 - o) / o) / o` with `o = power`, where `|x|` is taken as `limit` below it (the
-    power function is infinitely steep at 0) and the gradient is 0 where `|x| > clip`. `power=1` is the clipped identity.
+    power function is infinitely steep at 0) and the gradient is 0 where `|x| > clip`. With `power=1` it is the
+    clipped identity.
 
     Args:
         x: Any shape.
@@ -240,7 +243,8 @@ def reste(x: Tensor, power: Tensor | float = 3.0, clip: float = 1.5, limit: floa
     References:
         Wu et al., Estimator Meets Equilibrium Perspective, ICCV 2023, equations 8 and 9.
     """
-    power = torch.as_tensor(power, dtype=x.dtype, device=x.device)
+    if not isinstance(power, Tensor):
+        power = torch.tensor(power, dtype=x.dtype, device=x.device)
     return cast(Tensor, _ReSTE.apply(x, power, clip, limit))
 
 
@@ -263,7 +267,9 @@ def sign_ede(x: Tensor, t: Tensor | float) -> Tensor:
     References:
         Qin et al., IR-Net, CVPR 2020, equations 8 and 9.
     """
-    return cast(Tensor, _SignEDE.apply(x, torch.as_tensor(t, device=x.device)))
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, dtype=x.dtype, device=x.device)
+    return cast(Tensor, _SignEDE.apply(x, t))
 
 
 def ede_sharpness(progress: float, t_min: float = 1e-3, t_max: float = 10.0) -> float:

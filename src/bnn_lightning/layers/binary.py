@@ -1,12 +1,10 @@
 """What binary layers have in common: signs, exact dot product, scale, bias."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
-
-_Base = nn.Module if TYPE_CHECKING else object
 
 
 def check_pad_value(pad_value: float) -> float:
@@ -20,14 +18,14 @@ def check_pad_value(pad_value: float) -> float:
     return float(pad_value)
 
 
-class BinaryLayer(_Base):
+class BinaryLayer(nn.Module):
     """The arithmetic of a layer with binary weights; mixed into torch's own layers.
 
     `forward` is `scaled_dot` and then the bias. Self-knowledge distillation watches and replaces `scaled_dot`.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Any  # Parameter or None: torch's own layers annotate it each in their way
     input_binarizer: InputBinarizer | None
     weight_binarizer: WeightBinarizer | None
 
@@ -60,7 +58,10 @@ class BinaryLayer(_Base):
         Args:
             x: The real-valued input of the layer.
         """
-        signs, scale = (self.weight, None) if self.weight_binarizer is None else self.weight_binarizer.binarize(self.weight)
+        signs: Tensor = self.weight
+        scale: Tensor | None = None
+        if self.weight_binarizer is not None:
+            signs, scale = self.weight_binarizer.binarize(self.weight)
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
         binary = self.input_binarizer is not None and self.input_binarizer.is_binary

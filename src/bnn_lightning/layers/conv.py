@@ -57,10 +57,10 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         super().__init__(
             in_channels,
             out_channels,
-            kernel_size,  # type: ignore[arg-type]  # torch's own annotation is narrower than what it accepts
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
+            kernel_size,
+            stride,
+            padding,
+            dilation,
             groups,
             bias,
             padding_mode,  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
             device="meta",
             **binarizers,
         )
-        new.weight, new.bias = conv.weight, conv.bias
+        new._parameters.update(conv._parameters)
         return new.train(conv.training)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, Any]:

@@ -54,7 +54,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
             **binarizers: `input_binarizer`, `weight_binarizer`.
         """
         new = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", **binarizers)
-        new.weight, new.bias = linear.weight, linear.bias
+        new._parameters.update(linear._parameters)
         return new.train(linear.training)
 
     def dot(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x_is_binary: bool = False) -> Tensor:

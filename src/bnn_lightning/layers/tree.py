@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
 from bnn_lightning.layers.binary import BinaryLayer
@@ -28,10 +28,8 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
 
 def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the latent weights of a network's binary layers, by parameter name; a shared one once."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for name, layer in binary_layers(model).items():
-        found.setdefault(id(layer.weight), (f"{name}.weight" if name else "weight", layer.weight))
-    return dict(found.values())
+    owned = {id(layer.weight) for layer in binary_layers(model).values()}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in owned}
 
 
 def annealed(model: nn.Module) -> Iterator[AnnealedBinarizer]:
@@ -57,7 +55,7 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
     """
     if limit <= 0:
         raise ValueError(f"`limit` must be positive, got {limit}.")
-    weights = list(latent_weights(model).values())
+    weights: list[Tensor] = list(latent_weights(model).values())
     if weights:
         torch._foreach_clamp_min_(weights, -limit)
         torch._foreach_clamp_max_(weights, limit)
