@@ -1,4 +1,4 @@
-"""Data modules: images in [0, 1] as float32, batch size global, order and augmentation fixed by seed, epoch and image."""
+"""Data modules: images in [0, 1], a global batch size, order and augmentation fixed by (seed, epoch, image)."""
 
 from bnn_lightning.utils.lazy import attach
 

@@ -46,14 +46,15 @@ def check_number(name: str, value: float, rule: str, valid: bool) -> None:
 class ImageDataModule(LightningDataModule):
     """Images in [0, 1] with labels, in batches of one global size.
 
-    Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalisation is the network's.
+    Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalisation is the
+    network's.
 
     Args:
         spec: Facts of the set.
         root: Folder of the data files.
         batch_size: Images an optimizer step, over all devices and accumulated batches.
-        val_fraction: Share of the training images held out, stratified by class and drawn with `seed`. With 0, the papers' protocol,
-            the test set stands in for curves, and nothing may be chosen on it.
+        val_fraction: Share of the training images held out, stratified by class and drawn with `seed`. With 0, the
+            papers' protocol, the test set stands in for curves, and nothing may be chosen on it.
         seed: Of order, augmentation and held-out images.
         eval_batch_size: Images an evaluation batch, over all devices; None is `batch_size`. Scores do not depend on it.
         num_workers: Processes that decode files, for each device; sets that are held in memory need none.
@@ -89,10 +90,10 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         # A rank may have no image to evaluate where there are more devices than images.
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         check_number("batch_size", batch_size, "1 or more", batch_size >= 1)
+        check_number("eval_batch_size", eval_batch_size, "1 or more", eval_batch_size >= 1)
         check_number("val_fraction", val_fraction, "in [0, 1)", 0.0 <= val_fraction < 1.0)
-        if eval_batch_size is not None:
-            check_number("eval_batch_size", eval_batch_size, "1 or more", eval_batch_size >= 1)
         check_number("num_workers", num_workers, "0 or more", num_workers >= 0)
         self.spec = spec
         self.root = Path(root)
@@ -124,7 +125,9 @@ class ImageDataModule(LightningDataModule):
     def _statistic(self, name: str, value: Sequence[float] | None, default: tuple[float, ...]) -> tuple[float, ...]:
         values = default if value is None else tuple(float(v) for v in value)
         if len(values) != self.spec.in_channels:
-            raise ValueError(f"`{name}` must have a number for each of {self.spec.in_channels} channels, got {list(values)}.")
+            raise ValueError(
+                f"`{name}` must have a number for each of {self.spec.in_channels} channels, got {list(values)}."
+            )
         return values
 
     def _devices(self) -> tuple[int, int]:
@@ -150,8 +153,8 @@ class ImageDataModule(LightningDataModule):
             lower = self.batch_size // parts * parts
             valid = f"{lower} and {lower + parts}" if lower else f"{parts} and {2 * parts}"
             raise ValueError(
-                f"`batch_size` counts the images of an optimizer step and must be divisible by devices x accumulation = "
-                f"{devices} x {accumulation} = {parts}, got {self.batch_size}; the nearest valid sizes are {valid}."
+                "`batch_size` counts the images of an optimizer step and must be divisible by devices x accumulation "
+                f"= {devices} x {accumulation} = {parts}, got {self.batch_size}; the nearest valid sizes are {valid}."
             )
         return self.batch_size // parts
 
@@ -161,7 +164,9 @@ class ImageDataModule(LightningDataModule):
             return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
         return stratified_split(labels, self.val_fraction, seed=self.seed)
 
-    def _training_loader(self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None) -> ResumableLoader:
+    def _training_loader(
+        self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
+    ) -> ResumableLoader:
         local = self.local_batch_size()
         rank, devices = self._devices()
         accumulation = self._accumulation()
@@ -170,9 +175,10 @@ class ImageDataModule(LightningDataModule):
         )
         if not slices:
             raise ValueError(
-                f"`batch_size` must be at most the {len(indices)} training images of {self.spec.name}, got {self.batch_size}."
+                f"`batch_size` must be at most the {len(indices)} training images of {self.spec.name}, "
+                f"got {self.batch_size}."
             )
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         sampler = EpochSampler(indices, slices, split="train", seed=None if overfit else self.seed)
         identity = {
             "batch_size": self.batch_size,
@@ -187,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         self, indices: Tensor, split: str, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
     ) -> ResumableLoader:
         rank, devices = self._devices()
-        local = -(-(self.eval_batch_size or self.batch_size) // devices)
+        local = -(-self.eval_batch_size // devices)
         slices = evaluation_slices(len(indices), local, rank=rank, parts=devices)
         sampler = EpochSampler(indices, slices, split=split)
         return ResumableLoader(sampler, batches and batches(sampler))

@@ -15,12 +15,13 @@ from bnn_lightning.data.transforms import Augmentation
 
 _PIXELS = 3 * 32 * 32
 _CIFAR100_CLASSES = """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar cattle
-    chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
-    kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange
-    orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
-    shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
+    maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
+    snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
+    tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 
 
@@ -69,7 +70,8 @@ class _CIFARDataModule(FileDataModule):
 class CIFAR10DataModule(_CIFARDataModule):
     """CIFAR-10, from torchvision's files (`<root>/cifar-10-batches-py`).
 
-    Mean and std are those of the SKD-BNN recipe; so is the default augmentation: flip, and crop from 4 pixels of repeated edge.
+    Mean and std are those of the SKD-BNN recipe; so is the default augmentation: flip, and crop from 4 pixels of
+    repeated edge.
     """
 
     spec = DataSpec(

@@ -18,9 +18,10 @@ _BORDER = {28: 2, 32: 4}
 class DigitsDataModule(ResidentDataModule):
     """Handwritten digits, 8 x 8 with 17 grey values: 1,437 training and 360 test scans, nothing to download.
 
-    They are scikit-learn's digits, which are the test set of UCI's "Optical recognition of handwritten digits" (see digits.LICENSE.txt).
-    In each class, test scans are taken at even distances in the order of the file; the class sizes of the test set follow the whole's.
-    At 28 and 32 the scans are enlarged three times (bilinear) and stand in a black border, as MNIST's do.
+    They are scikit-learn's digits, which are the test set of UCI's "Optical recognition of handwritten digits" (see
+    digits.LICENSE.txt). In each class, test scans are taken at even distances in the order of the file; the class
+    sizes of the test set follow the whole's. At 28 and 32 the scans are enlarged three times (bilinear) and stand in
+    a black border, as MNIST's do.
 
     Example:
         >>> data = DigitsDataModule(image_size=8, batch_size=64)

@@ -83,7 +83,7 @@ class FileDataModule(ResidentDataModule):
     def _require_files(self, reason: str) -> None:
         if missing := self._missing():
             raise FileNotFoundError(
-                f"{self.spec.name} is not complete: `{self.folder}` lacks {', '.join(missing)}, and {reason}. Get {self.source} on a "
-                f"machine with a network and unpack it so that these files lie in `{self.folder}`, or let `data.root` "
-                f"(now `{self.root}`) name the folder that holds `{self.subfolder}`."
+                f"{self.spec.name} is not complete: `{self.folder}` lacks {', '.join(missing)}, and {reason}. "
+                f"Get {self.source} on a machine with a network and unpack it so that they lie in `{self.folder}`, "
+                f"or let `data.root` (now `{self.root}`) name the folder that holds `{self.subfolder}`."
             )

@@ -1,11 +1,13 @@
 """ImageNet: a folder of JPEG files a class, decoded by host workers and finished on the device."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -30,7 +32,7 @@ class DecodedImages(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    index: Tensor
+    indices: Tensor
     epoch: int
     split: str
 
@@ -38,10 +40,10 @@ class DecodedImages(NamedTuple):
 class ImageNetDataModule(ImageDataModule):
     """ImageNet, or any set in its folder layout: `train/<class>/*.JPEG` and `val/<class>/*.JPEG`.
 
-    The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training images are cut out
-    at random (area from `min_area` to 1, sides 3:4 to 4:3), resized and flipped; test images are resized and cropped at the centre.
-    Workers decode to bytes; scaling to [0, 1] and `lighting` happen on the device. Arguments not named here are those of
-    `ImageDataModule`; the labelled folder `val` is the test set.
+    The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training
+    images are cut out at random (area from `min_area` to 1, sides 3:4 to 4:3), resized and flipped; test images are
+    resized and cropped at the centre. Workers decode to bytes; scaling to [0, 1] and `lighting` happen on the device.
+    Arguments not named here are those of `ImageDataModule`; the labelled folder `val` is the test set.
 
     Args:
         image_size: Of the images shown.
@@ -78,19 +80,8 @@ class ImageNetDataModule(ImageDataModule):
         check_number("flip", flip, "a probability in [0, 1]", 0.0 <= flip <= 1.0)
         check_number("lighting", lighting, "0 or more", lighting >= 0.0)
         self.folder = Path(root) / "imagenet" if (Path(root) / "imagenet").is_dir() else Path(root)
-        found = _class_folders(self.folder / "train")
-        names = found if found and num_classes in (None, len(found)) else tuple(str(i) for i in range(num_classes or 1000))
-        spec = DataSpec(
-            name="ImageNet",
-            num_classes=len(names),
-            in_channels=3,
-            image_sizes=(image_size,),
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            class_names=names,
-        )
         super().__init__(
-            spec,
+            _spec(self.folder / "train", num_classes, image_size),
             root,
             batch_size=batch_size,
             val_fraction=val_fraction,
@@ -105,7 +96,8 @@ class ImageNetDataModule(ImageDataModule):
             std=std,
         )
         self.resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
-        check_number("resize_size", self.resize_size, f"at least `image_size` = {image_size}", self.resize_size >= image_size)
+        rule = f"at least `image_size` = {image_size}"
+        check_number("resize_size", self.resize_size, rule, self.resize_size >= image_size)
         self.min_area, self.flip, self.lighting = min_area, flip, lighting
         self._files: dict[str, FolderImages] = {}
         self._indices: dict[str, Tensor] = {}
@@ -121,14 +113,14 @@ class ImageNetDataModule(ImageDataModule):
             found = _class_folders(self.folder / part)
             if not found:
                 raise FileNotFoundError(
-                    f"ImageNet is not complete: `{self.folder / part}` has no folders of classes. Unpack the images of ILSVRC2012 "
-                    f"(https://image-net.org, needs an account) as `{self.folder / part}/<wnid>/*.JPEG`, "
+                    f"ImageNet is not complete: `{self.folder / part}` has no folders of classes. Unpack the images of "
+                    f"ILSVRC2012 (https://image-net.org, needs an account) as `{self.folder / part}/<wnid>/*.JPEG`, "
                     f"or let `data.root` (now `{self.root}`) name the folder that holds `train` and `val`."
                 )
             if len(found) != self.num_classes:
                 raise ValueError(
-                    f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)}, got {self.num_classes}; "
-                    "null takes it from the folder `train`."
+                    f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)}, "
+                    f"got {self.num_classes}; null takes it from the folder `train`."
                 )
 
     def setup(self, stage: str) -> None:
@@ -163,7 +155,7 @@ class ImageNetDataModule(ImageDataModule):
         def decode(sampler: EpochSampler) -> Iterable[Any]:
             return DataLoader(
                 self._files[source],
-                sampler=sampler,  # type: ignore[arg-type]
+                sampler=sampler,
                 batch_size=None,
                 num_workers=self.num_workers,
                 pin_memory=torch.cuda.is_available(),
@@ -177,7 +169,7 @@ class ImageNetDataModule(ImageDataModule):
             return batch
         images = to_float(batch.images)
         if batch.split == "train" and self.lighting:
-            images = lighting(images, batch.index, self.lighting, seed=self.seed, epoch=batch.epoch)
+            images = lighting(images, batch.indices, self.lighting, seed=self.seed, epoch=batch.epoch)
         return (images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)), batch.labels
 
 
@@ -202,10 +194,11 @@ class FolderImages(Dataset[DecodedImages]):
         self.paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(class_names):
-            files = sorted(str(p) for p in (folder / name).iterdir() if p.suffix.lower() in _EXTENSIONS)
+            here = folder / name
+            files = sorted(f for f in os.listdir(here) if f.lower().endswith(_EXTENSIONS)) if here.is_dir() else []
             if not files:
-                raise FileNotFoundError(f"`{folder / name}` holds no {', '.join(_EXTENSIONS)} file; every class needs one.")
-            self.paths += files
+                raise FileNotFoundError(f"`{here}` holds no {', '.join(_EXTENSIONS)} file; every class needs one.")
+            self.paths += [os.path.join(here, file) for file in files]
             labels += [label] * len(files)
         self.labels = torch.tensor(labels)
 
@@ -214,15 +207,15 @@ class FolderImages(Dataset[DecodedImages]):
 
     def __getitem__(self, batch: Indices) -> DecodedImages:
         images = []
-        for index in batch.index.tolist():
+        for index in batch.indices.tolist():
             image = decode_image(self.paths[index])
             is_train = batch.split == "train"
             images.append(self.train_transform(image, index, batch.epoch) if is_train else self.eval_transform(image))
-        return DecodedImages(torch.stack(images), self.labels[batch.index], *batch)
+        return DecodedImages(torch.stack(images), self.labels[batch.indices], *batch)
 
 
 class RandomCrop:
-    """Cut a random part out of an image, resize it to a square, perhaps mirror it: torchvision's `RandomResizedCrop`, drawn by image.
+    """Cut out a random part, resize it, perhaps mirror it: torchvision's `RandomResizedCrop`, drawn by image.
 
     Args:
         size: Height and width of the result.
@@ -239,7 +232,7 @@ class RandomCrop:
         draws = uniform(random_bits(torch.tensor([index]), RESIZED_CROP, seed=self.seed, epoch=epoch))[:, 0].tolist()
         top, left, height, width = self.box(image.shape[-2], image.shape[-1], draws[1:])
         result = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        return tv.horizontal_flip(result) if draws[0] < self.flip else result
+        return cast(Tensor, tv.horizontal_flip(result) if draws[0] < self.flip else result)
 
     def box(self, height: int, width: int, draws: Sequence[float]) -> _Box:
         """Choose top, left, height and width by four draws in [0, 1) for each of ten tries."""
@@ -269,16 +262,17 @@ class CentreCrop:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Transform (3, H, W) to (3, size, size), both uint8."""
-        return tv.center_crop(tv.resize(image, [self.resize_size], antialias=True), [self.size, self.size])
+        resized = tv.resize(image, [self.resize_size], antialias=True)
+        return cast(Tensor, tv.center_crop(resized, [self.size, self.size]))
 
 
 @cache
-def _fast_decoder() -> Callable[..., Tensor] | None:
-    """Return torchcodec's JPEG decoder where it is installed and loads: a third faster than Pillow, with equal pixels."""
+def _torchcodec() -> Callable[[str], Tensor] | None:
+    """Return torchcodec's JPEG decoder where it is there: a third faster than Pillow, with equal pixels."""
     try:
         # Optional, and slow to import.
         from torchcodec.decoders import decode_jpeg
-    # A wheel of torchcodec that finds no CUDA runtime raises OSError or RuntimeError.
+    # A wheel of torchcodec that misses a shared library raises OSError or RuntimeError.
     except (ImportError, OSError, RuntimeError):
         return None
     return decode_jpeg  # type: ignore[no-any-return]
@@ -290,15 +284,41 @@ def decode_image(path: str) -> Tensor:
     Raises:
         ValueError: The file is damaged.
     """
+    decode_jpeg = _torchcodec()
+    if decode_jpeg is not None and not path.lower().endswith(".png"):
+        # ImageNet has a PNG and CMYK files that are named .JPEG; they, and damaged files, are Pillow's.
+        with suppress(RuntimeError):
+            return decode_jpeg(path)
     try:
         with warnings.catch_warnings():
             # A few files of ImageNet carry broken EXIF data, which Pillow warns of for each.
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(path) as image:
-                return tv.pil_to_tensor(image.convert("RGB"))
+                return cast(Tensor, tv.pil_to_tensor(image.convert("RGB")))
     except OSError as error:
-        raise ValueError(f"`{path}` is damaged: it cannot be decoded ({error}).") from error
+        raise ValueError(
+            f"`{path}` is damaged: it cannot be decoded ({error}). Fetch it again or remove it."
+        ) from error
+
+
+def _spec(folder: Path, num_classes: int | None, image_size: int) -> DataSpec:
+    """Return the facts of the set; the names of the classes are those of the folders, where these are there."""
+    names = _class_folders(folder)
+    if not names or num_classes not in (None, len(names)):
+        names = tuple(str(label) for label in range(1000 if num_classes is None else num_classes))
+    return DataSpec(
+        name="ImageNet",
+        num_classes=len(names),
+        in_channels=3,
+        image_sizes=(image_size,),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        class_names=names,
+    )
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir())) if folder.is_dir() else ()
+    if not folder.is_dir():
+        return ()
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir()))

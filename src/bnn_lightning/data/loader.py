@@ -9,9 +9,10 @@ from bnn_lightning.data.sampler import EpochSampler
 class ResumableLoader:
     """Iterate over batches, and remember how many of this epoch were handed out.
 
-    It is no `torch.utils.data.DataLoader`, so that Lightning neither replaces its sampler nor rebuilds it, and it follows Lightning's
-    protocol for stateful loaders. The state is the same on all ranks. The order is computed at the first batch rather than when the
-    iterator is made: Lightning makes the iterator of a resumed epoch before it says which epoch that is.
+    It is no `torch.utils.data.DataLoader`, so that Lightning neither replaces its sampler nor rebuilds it, and it
+    follows Lightning's protocol for stateful loaders. The state is the same on all ranks. The order is computed at
+    the first batch rather than when the iterator is made: Lightning makes the iterator of a resumed epoch before it
+    says which epoch that is.
 
     Args:
         sampler: Decides the images of each batch.
@@ -20,7 +21,11 @@ class ResumableLoader:
     """
 
     def __init__(
-        self, sampler: EpochSampler, batches: Iterable[Any] | None = None, *, identity: Mapping[str, int | bool] | None = None
+        self,
+        sampler: EpochSampler,
+        batches: Iterable[Any] | None = None,
+        *,
+        identity: Mapping[str, int | bool] | None = None,
     ) -> None:
         self.sampler = sampler
         self._batches = sampler if batches is None else batches
@@ -59,7 +64,7 @@ class ResumableLoader:
             names = sorted(k for k in {*identity, *self._identity} if identity.get(k) != self._identity.get(k))
             changed = ", ".join(f"`{k}` was {identity.get(k)} and is {self._identity.get(k)}" for k in names)
             raise ValueError(
-                f"The checkpoint was saved inside epoch {epoch}, after {position} of {state['length']} batches, and cannot be "
-                f"continued there: {changed}. Restore these values, or resume from a checkpoint of the end of an epoch."
+                f"The checkpoint was saved inside epoch {epoch}, after {position} of {state['length']} batches, and "
+                f"cannot be continued there: {changed}. Restore these values, or resume from a checkpoint of an epoch's end."
             )
         self._resume = (epoch, position)

@@ -17,8 +17,8 @@ _IMAGES, _LABELS = 0x803, 0x801
 class MNISTDataModule(FileDataModule):
     """MNIST, from torchvision's files (`<root>/MNIST/raw`), unpacked or as .gz.
 
-    The SKD-BNN recipe feeds values in [0, 1] as they are, so mean is 0 and std is 1. With `image_size=32` the scans stand in a border
-    of two black pixels.
+    The SKD-BNN recipe feeds values in [0, 1] as they are, so mean is 0 and std is 1. With `image_size=32` the scans
+    stand in a border of two black pixels.
     """
 
     spec = DataSpec(

@@ -11,7 +11,7 @@ _MIX_2 = 0x94D049BB133111EB
 _STREAMS = 64
 
 # Who draws from which of an image's 64 streams: where two shared one, flips would follow the order of the epoch.
-AUGMENTATION = range(0, 6)
+AUGMENTATION = range(6)
 LIGHTING = range(8, 14)
 RESIZED_CROP = range(16, 57)
 SPLIT = range(61, 62)

@@ -17,7 +17,8 @@ from bnn_lightning.data.transforms import Augmentation, to_float
 class ResidentDataModule(ImageDataModule):
     """A set that is held whole, as uint8, on the device that trains.
 
-    The loaders yield `Indices`; `on_after_batch_transfer` makes images of them. Arguments not named here are those of `ImageDataModule`.
+    The loaders yield `Indices`; `on_after_batch_transfer` makes images of them. Arguments not named here are those of
+    `ImageDataModule`.
 
     Args:
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
@@ -101,7 +102,7 @@ class ResidentDataModule(ImageDataModule):
         if not isinstance(batch, Indices):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         # `non_blocking`: a plain copy would make the host wait for the device.
-        return batch._replace(index=batch.index.to(device, non_blocking=True))
+        return batch._replace(indices=batch.indices.to(device, non_blocking=True))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, Indices):
@@ -111,8 +112,8 @@ class ResidentDataModule(ImageDataModule):
         return (images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)), labels
 
     def materialise(self, batch: Indices) -> tuple[Tensor, Tensor]:
-        """Return the images of a batch in [0, 1], (N, C, H, W), float32, and its labels, (N,), on the device of `batch.index`."""
-        index, source = batch.index, "test" if batch.split == "test" else "train"
+        """Return a batch on the device of its indices: images in [0, 1], (N, C, H, W), float32, and labels, (N,)."""
+        index, source = batch.indices, "test" if batch.split == "test" else "train"
         images, labels = self._on(index.device, source)
         if batch.split == "train" and self.augment is not None:
             return self.augment(images, index, seed=self.seed, epoch=batch.epoch), labels.index_select(0, index)
@@ -123,7 +124,7 @@ class ResidentDataModule(ImageDataModule):
     def batches(self, loader: Iterable[Indices], device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over a loader of this module without a Trainer: yield images and labels on `device`."""
         for batch in loader:
-            yield self.materialise(batch._replace(index=batch.index.to(device)))
+            yield self.materialise(batch._replace(indices=batch.indices.to(device)))
 
     def _on(self, device: torch.device, source: str) -> tuple[Tensor, Tensor]:
         """Return images and labels of a file set on `device`; they move there once."""

@@ -12,15 +12,18 @@ from bnn_lightning.data.random import ORDER, random_bits
 class Indices(NamedTuple):
     """What a loader over images in memory yields; the data module turns it into images on the device."""
 
-    index: Tensor
+    indices: Tensor
     epoch: int
     split: str
 
 
-def training_slices(num_images: int, batch_size: int, *, rank: int, parts: int, accumulate: int, drop_last: bool) -> list[slice]:
+def training_slices(
+    num_images: int, batch_size: int, *, rank: int, parts: int, accumulate: int, drop_last: bool
+) -> list[slice]:
     """Cut an epoch's order into the micro-batches of one rank.
 
-    The images of an optimizer step are `batch_size` neighbours of the order, however many ranks and micro-batches share them.
+    The images of an optimizer step are `batch_size` neighbours of the order, however many ranks and micro-batches
+    share them.
 
     Args:
         num_images: Length of the order.

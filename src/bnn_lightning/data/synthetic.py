@@ -21,7 +21,8 @@ class SyntheticDataModule(ResidentDataModule):
     Args:
         num_train: Training images.
         num_test: Test images.
-        learnable: Each class is a smooth pattern under noise, which a small network learns. False is noise with random labels.
+        learnable: Each class is a smooth pattern under noise, which a small network learns. False is noise with
+            random labels.
 
     Example:
         >>> data = SyntheticDataModule(image_size=16, num_classes=4, num_train=8, num_test=4, batch_size=4)
@@ -85,7 +86,9 @@ class SyntheticDataModule(ResidentDataModule):
         labels = torch.arange(count) % self.num_classes
         if not self.learnable:
             labels = torch.randint(self.num_classes, (count,), generator=generator)
-            return torch.randint(256, (count, self.in_channels, size, size), generator=generator, dtype=torch.uint8), labels
+            return torch.randint(
+                256, (count, self.in_channels, size, size), generator=generator, dtype=torch.uint8
+            ), labels
         classes = F.interpolate(patterns, size=(size, size), mode="bilinear", align_corners=False)
         noise = torch.rand(count, self.in_channels, size, size, generator=generator)
         return (255 * (0.5 * classes[labels] + 0.5 * noise)).to(torch.uint8), labels

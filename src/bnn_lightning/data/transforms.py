@@ -1,4 +1,4 @@
-"""Batched augmentation, drawn for each image by (seed, epoch, image): the same on any device, in any batch, on any number of ranks."""
+"""Batched augmentation, drawn for each image by (seed, epoch, image): alike on any device, rank and batch."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bnn_lightning.data.random import AUGMENTATION, LIGHTING, integers, random_b
 
 PaddingMode = Literal["edge", "zero", "reflect"]
 
-# AlexNet's principal components of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012; numbers of fb.resnet.torch).
+# Principal components of ImageNet's RGB values in [0, 1]: AlexNet's idea, the numbers of fb.resnet.torch.
 _PCA_VALUES = (0.2175, 0.0188, 0.0045)
 _PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
@@ -81,7 +81,9 @@ class Augmentation:
             return to_float(padded.index_select(0, index))
         bits = random_bits(index, AUGMENTATION, seed=seed, epoch=epoch)
         flip = bits[0] < int(self.flip * 2**32) if self.flip else None
-        images = to_float(crop_and_flip(padded, index, integers(bits[1], moves), integers(bits[2], moves), flip, self.padding))
+        images = to_float(
+            crop_and_flip(padded, index, integers(bits[1], moves), integers(bits[2], moves), flip, self.padding)
+        )
         return self._affine(images, 2 * uniform(bits[3:]) - 1) if self._is_affine else images
 
     @property
@@ -118,11 +120,13 @@ def pad_images(images: Tensor, padding: int, mode: PaddingMode) -> Tensor:
     return images
 
 
-def crop_and_flip(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor | None, padding: int) -> Tensor:
+def crop_and_flip(
+    padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor | None, padding: int
+) -> Tensor:
     """Cut a window out of each chosen image, and mirror some: bytes are moved, nothing is computed in floating point.
 
-    A row of a window is W consecutive bytes, so that one `index_select` over all the rows that start at any byte of the set
-    (an overlapping view of it) cuts the whole batch.
+    A row of a window is W consecutive bytes, so that one `index_select` over all the rows that start at any byte of
+    the set (an overlapping view of it) cuts the whole batch.
 
     Args:
         padded: (N, C, H + 2 padding, W + 2 padding), uint8, contiguous.
@@ -161,7 +165,8 @@ def to_float(images: Tensor) -> Tensor:
 def lighting(images: Tensor, index: Tensor, std: float, *, seed: int, epoch: int) -> Tensor:
     """Add AlexNet's colour noise along the principal components of ImageNet's RGB values.
 
-    The components are those of values in [0, 1], so this runs after the scaling; the noise may leave [0, 1] by a few hundredths.
+    The components are those of values in [0, 1], so this runs after the scaling; the noise may leave [0, 1] by a few
+    hundredths.
 
     Args:
         images: (N, 3, H, W), float32 in [0, 1].
@@ -174,7 +179,8 @@ def lighting(images: Tensor, index: Tensor, std: float, *, seed: int, epoch: int
         (N, 3, H, W).
 
     References:
-        Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks", 2012, section 4.1.
+        Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
+        section 4.1.
     """
     draws = uniform(random_bits(index, LIGHTING, seed=seed, epoch=epoch))
     normal = torch.sqrt(-2 * torch.log1p(-draws[:3])) * torch.cos(2 * math.pi * draws[3:])
