@@ -28,6 +28,8 @@ class ResumableLoader:
         identity: Mapping[str, int | bool] | None = None,
     ) -> None:
         self.sampler = sampler
+        # Lightning asks whatever has a `sampler` for this too.
+        self.batch_sampler = None
         self._batches = sampler if batches is None else batches
         self._identity = dict(identity or {})
         self._epoch = 0
@@ -65,6 +67,6 @@ class ResumableLoader:
             changed = ", ".join(f"`{k}` was {identity.get(k)} and is {self._identity.get(k)}" for k in names)
             raise ValueError(
                 f"The checkpoint was saved inside epoch {epoch}, after {position} of {state['length']} batches, and "
-                f"cannot be continued there: {changed}. Restore these values, or resume from a checkpoint of an epoch's end."
+                f"cannot be continued there: {changed}. Restore these values, or resume from an epoch's end."
             )
         self._resume = (epoch, position)
