@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
@@ -82,9 +83,7 @@ def cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
 def training_images(trainer: Trainer, pl_module: LightningModule) -> Iterator[Tensor]:
     """Yield batches of an epoch that was not trained on, shuffled and augmented as in training."""
     loader: Any = trainer.train_dataloader
-    sampler = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(trainer.current_epoch)
+    _set_sampler_epoch(loader, trainer.current_epoch)
     for batch in loader:
         batch = trainer.precision_plugin.convert_input(batch)
         batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
 from bnn_lightning.metrics.accuracy import count_correct
-from bnn_lightning.metrics.means import EpochMeans
+from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.ranks import add_up_over_ranks, begin_evaluation, end_evaluation, keep_on_one_rank
 from bnn_lightning.tasks.steps import steps_per_epoch
 
@@ -148,11 +148,12 @@ class ClassificationTask(LightningModule):
         """Number of samples that all ranks have taken into the epoch's sums."""
         return int(self.trainer.strategy.reduce(self.train_means.count.clone(), reduce_op="sum"))
 
-    def _epoch_facts(self) -> dict[str, float]:
+    def _epoch_facts(self) -> dict[str, Tensor]:
         facts = {} if self._lr is None else {"lr": float(self._lr)}
         if self._seconds is not None:  # an epoch that this process has seen from its start
             facts["s_per_epoch"] = self._seconds + time.perf_counter() - self._clock
-        return facts
+        dtype = precise(self.train_means.count)
+        return {name: torch.tensor(fact, dtype=dtype, device=self.device) for name, fact in facts.items()}
 
     # Evaluation
 

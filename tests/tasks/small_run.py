@@ -1,0 +1,169 @@
+"""A small training run, in this process or (as a script) in one of its own."""
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.loggers.logger import Logger
+
+from bnn_lightning.callbacks import (
+    AnnealProgress,
+    AtomicCheckpointIO,
+    BiasClip,
+    EmbedConfig,
+    FinalCheckpoint,
+    FlipRateLogger,
+    GradientShare,
+    LastCheckpoint,
+    RNGState,
+)
+from bnn_lightning.data import DigitsDataModule
+from bnn_lightning.distill import SelfKD
+from bnn_lightning.models import create_backbone
+from bnn_lightning.optim import default_groups, warmup_cosine
+from bnn_lightning.tasks import ClassificationTask
+
+
+class JsonLogger(Logger):
+    """Appends what is logged to a file, at once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    name = property(lambda self: "json")
+    version = property(lambda self: 0)
+    save_dir = property(lambda self: str(self.path.parent))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step} | {name: float(value) for name, value in metrics.items()}) + "\n")
+
+
+class Kill(Callback):
+    """Ends the process, or raises, in the middle of an optimizer step."""
+
+    def __init__(self, step: int, exception: type[BaseException] | None = None) -> None:
+        self.step, self.exception = step, exception
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            if self.exception is not None:
+                raise self.exception
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EvalNorm(Callback):
+    """Keeps batch normalisation in evaluation, so that a batch may be cut into parts."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def build_task(data: DigitsDataModule, *, model: str, epochs: int, interval: str, distill: bool) -> ClassificationTask:
+    options: dict[str, Any] = {"width": 32} if model == "mlp" else {}
+    shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
+    distiller = SelfKD(data.num_classes, feature_pooling="none" if model == "mlp" else "channel_spatial")
+    return ClassificationTask(
+        create_backbone(model, **shape, **options),
+        num_classes=data.num_classes,
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        param_groups=partial(default_groups, weight_decay=1e-4),
+        schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=1, interval=interval),
+        distiller=distiller if distill else None,
+    )
+
+
+def small_run(
+    folder: str | Path,
+    *,
+    model: str = "mlp",
+    epochs: int = 3,
+    interval: str = "epoch",
+    distill: bool = True,
+    batch_size: int = 256,
+    every_n_steps: int | None = 2,
+    ckpt_path: str | Path | None = None,
+    callbacks: list[Callback] | tuple[Callback, ...] = (),
+    kill_at: int | None = None,
+    **trainer_options: Any,
+) -> Trainer:
+    """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it."""
+    torch.set_num_threads(1)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seed_everything(0, verbose=False)
+    data = DigitsDataModule(batch_size=batch_size, image_size=8)
+    task = build_task(data, model=model, epochs=epochs, interval=interval, distill=distill)
+    trainer = Trainer(
+        **{
+            "max_epochs": epochs,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": JsonLogger(folder / "metrics.jsonl"),
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "plugins": [AtomicCheckpointIO()],
+            "callbacks": [
+                AnnealProgress(epochs, interval=interval),
+                BiasClip(),
+                FlipRateLogger(),
+                GradientShare(3),
+                RNGState(),
+                EmbedConfig({"model": model}),
+                *([] if kill_at is None else [Kill(kill_at)]),
+                *callbacks,
+                LastCheckpoint(folder, every_n_steps=every_n_steps),
+                FinalCheckpoint(folder),
+            ],
+        }
+        | trainer_options
+    )
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def curves(*folders: Path) -> dict[int, dict[str, float]]:
+    """Return what was logged at each step, without times; runs that overlap must agree."""
+    merged: dict[int, dict[str, float]] = {}
+    for folder in folders:
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            row.pop("s_per_epoch", None)
+            step = merged.setdefault(row.pop("step"), {})
+            for name, value in row.items():
+                assert step.setdefault(name, value) == value, f"{name} is {value}, and was {step[name]}"
+    return merged
+
+
+def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
+    """Assert that two checkpoints are the same to the bit."""
+    assert type(left) is type(right), where
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_equal(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            assert_equal(one, other, f"{where}[{index}]")
+    elif isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right), where
+    else:
+        assert left == right, where
+
+
+if __name__ == "__main__":
+    small_run(**json.loads(sys.argv[1]))
