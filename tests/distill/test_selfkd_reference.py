@@ -171,7 +171,7 @@ def test_two_epochs_of_one_step(name: str, transcription, cluster_on: str) -> No
             torch.testing.assert_close(losses[key], value, rtol=1e-9, atol=1e-12, msg=lambda m, key=key: f"{key}: {m}")
 
         for key in expected:  # each term by itself: the sum would hide the small ones
-            if not losses[key].requires_grad or key == "label" and not bank:
+            if not losses[key].requires_grad or (key == "label" and not bank):
                 continue
             ours = torch.autograd.grad(losses[key], list(backbone.parameters()), retain_graph=True, allow_unused=True)
             plain = torch.autograd.grad(expected[key], list(p.values()), retain_graph=True, allow_unused=True)

@@ -1,6 +1,6 @@
 """Self-knowledge distillation of SKD-BNN."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Literal, get_args
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.stream import latent_dot, self_teacher
+from bnn_lightning.distill.stream import latent_dot, leave_statistics_alone, self_teacher
 from bnn_lightning.distill.taps import Taps, watch
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.losses.cluster import cluster_loss
 from bnn_lightning.losses.feature import Normalization, channel_spatial_loss, check_normalization, flat_feature_loss
 from bnn_lightning.losses.soft import soft_label_kl
@@ -125,8 +127,8 @@ class SelfKD(Distiller):
             losses["feature"] = self.feature_loss(outputs.taps)
         if "label" in self.weights:
             target, valid = self.bank.target(labels)
-            losses["label"] = soft_label_kl(logits, target, self.temperature, valid=valid)
             self.bank.update(logits, labels)
+            losses["label"] = soft_label_kl(logits, target, self.temperature, valid=valid)
         if "cluster" in self.weights:
             features = logits if self.cluster_on == "logits" else outputs.features
             if features is None:
@@ -143,9 +145,40 @@ class SelfKD(Distiller):
             loss = channel_spatial_loss if pooled else flat_feature_loss
             losses.append(loss(student, teacher, self.normalization))
 
-        dtype = None if self.teacher_dtype is None else getattr(torch, self.teacher_dtype)
-        self_teacher(Taps() if taps is None else taps, compare, dot=partial(latent_dot, dtype=dtype))
+        self_teacher(Taps() if taps is None else taps, compare, dot=partial(latent_dot, dtype=self._dtype))
         return torch.stack(losses).mean()
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        return None if self.teacher_dtype is None else getattr(torch, self.teacher_dtype)
+
+    @torch.no_grad()
+    def sign_agreement(self, backbone: nn.Module, images: Tensor) -> dict[str, float]:
+        """Compare the teacher's signs in `teacher_dtype` with those of the precision of the images, for information.
+
+        The backbone runs as it is, in training or evaluation; its statistics stay as they are.
+
+        Args:
+            backbone: A network that is or will be distilled.
+            images: Shape (N, C, H, W).
+
+        Returns:
+            Share of equal signs by layer name; the stream goes on with those of `teacher_dtype`.
+        """
+        counts: dict[int, list[Tensor]] = {}
+
+        def compare(layer: BinaryLayer, x: Tensor) -> Tensor:
+            low, full = latent_dot(layer, x, self._dtype), latent_dot(layer, x, images.dtype)
+            counts.setdefault(id(layer), []).append(((low < 0) == (full < 0)).double().mean())
+            return low
+
+        with ExitStack() as stack:
+            leave_statistics_alone(backbone, stack)
+            with watch(backbone, stream=True) as taps:
+                backbone(images)
+        self_teacher(taps, lambda student, teacher: None, dot=compare)
+        layers = binary_layers(backbone)
+        return {name: torch.stack(counts[id(layer)]).mean().item() for name, layer in layers.items()}
 
     def sync(self) -> None:
         self.bank.sync()

@@ -68,10 +68,7 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
             stack.callback(module.register_forward_hook(tap).remove)
         for layer in binary_layers(backbone).values():
             replace_attribute(layer, "scaled_dot", _swapping(layer, taps.products, dot or latent_dot), stack)
-        for module in backbone.modules():
-            # Without tracking, a normalisation layer in training takes the statistics of the batch and notes nothing.
-            if isinstance(module, _NormBase) and module.training and module.track_running_stats:
-                replace_attribute(module, "track_running_stats", False, stack)
+        leave_statistics_alone(backbone, stack)
         _replay_stem(taps.stem, stack)
         args, kwargs = taps.call
         try:
@@ -79,6 +76,13 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
         except _StreamEnded:
             return
     raise RuntimeError(f"The second run of {type(backbone).__name__} ended with {len(taps.tapped)} features missing.")
+
+
+def leave_statistics_alone(backbone: nn.Module, stack: ExitStack) -> None:
+    """Let batch norms in training take the statistics of the batch without noting them, until `stack` is closed."""
+    for module in backbone.modules():
+        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
+            replace_attribute(module, "track_running_stats", False, stack)
 
 
 def latent_dot(layer: BinaryLayer, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -1,0 +1,105 @@
+"""Watching a forward."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.distill import watch
+from bnn_lightning.layers import binary_layers
+from bnn_lightning.models import create_backbone, list_backbones
+
+
+def small(name: str) -> nn.Module:
+    options = {"mlp": {"width": 16}, "vgg_small": {"width": 4}, "resnet20": {"width": 4}}
+    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options.get(name, {}))
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_what_is_recorded(name: str) -> None:
+    backbone, x = small(name), torch.rand(2, 2, 32, 32)
+    products: list[Tensor] = []
+    for layer in binary_layers(backbone).values():
+        layer.register_forward_hook(
+            lambda m, args, y: products.append(y if m.bias is None else y - m.per_channel(m.bias))
+        )
+    with watch(backbone, penultimate=True, stream=True) as taps:
+        logits = backbone(x)
+    assert taps.backbone is backbone
+    assert taps.call == ((x,), {})
+    assert [r.module for r in taps.products] == list(binary_layers(backbone).values())
+    for recorded, y in zip(taps.products, products, strict=True):
+        assert not recorded.value.requires_grad
+        torch.testing.assert_close(recorded.value, y.detach(), rtol=0, atol=1e-5)
+    assert [r.module for r in taps.tapped] == [backbone.get_submodule(n) for n in backbone.feature_taps()]
+    assert all(r.value.requires_grad and r.intact for r in taps.tapped)
+    assert taps.features is not None
+    assert taps.features.requires_grad
+    assert taps.features.shape == (2, backbone.num_features)
+    assert torch.equal(backbone.get_submodule(backbone.classifier_name)(taps.features), logits)
+
+
+def test_only_what_was_asked_for(home_made: nn.Module) -> None:
+    x = torch.rand(2, 2, 8, 8)
+    with watch(home_made, penultimate=True) as taps:
+        home_made(x)
+    assert taps.features is not None
+    assert taps.backbone is None
+    assert not taps.products
+    with watch(home_made, stream=True) as taps:
+        home_made(x)
+    assert taps.features is None
+    assert len(taps.products) == 5
+    assert [r.module for r in taps.stem] == [home_made.stem, home_made.act]
+    with watch(home_made) as taps:
+        home_made(x)
+    assert taps.features is None
+    assert not taps.products
+
+
+def test_nothing_is_recorded_outside(home_made: nn.Module) -> None:
+    x = torch.rand(2, 2, 8, 8)
+    stranger = nn.Linear(2, 2)
+    with watch(home_made, penultimate=True, stream=True) as taps:
+        stranger(torch.rand(1, 2))
+        home_made(x)
+        stranger(torch.rand(1, 2))
+    first = taps.features
+    home_made(x)
+    assert taps.features is first
+    assert len(taps.products) == 5
+    assert all(r.module is not stranger for r in taps.stem)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_the_network_is_restored(home_made: nn.Module, fail: bool) -> None:
+    attributes = {path: dict(vars(m)) for path, m in home_made.named_modules()}
+    with pytest.raises(RuntimeError) if fail else torch.enable_grad():  # noqa: SIM117
+        with watch(home_made, penultimate=True, stream=True):
+            home_made(torch.rand(2, 2, 8, 8))
+            if fail:
+                raise RuntimeError("out of memory")
+    for path, module in home_made.named_modules():
+        assert vars(module).keys() == attributes[path].keys(), path
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
+def test_a_second_call_is_an_error(home_made: nn.Module) -> None:
+    x = torch.rand(2, 2, 8, 8)
+    with watch(home_made, stream=True):
+        home_made(x)
+        with pytest.raises(RuntimeError, match="called twice within one `watch`"):
+            home_made(x)
+
+
+def test_a_backbone_that_cannot_be_watched_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no binary layer"), watch(nn.Linear(2, 2), stream=True):
+        pass
+    undeclared = pytest.raises(ValueError, match="Linear must declare `classifier_name`")
+    with undeclared, watch(nn.Linear(2, 2), penultimate=True):
+        pass
+    twin = create_backbone("resnet20", num_classes=3, image_size=8, binary=False)
+    with pytest.raises(ValueError, match="`binary=True`"), watch(twin, stream=True):
+        pass
