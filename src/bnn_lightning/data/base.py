@@ -88,8 +88,6 @@ class ImageDataModule(LightningDataModule):
         std: Sequence[float] | None,
     ) -> None:
         super().__init__()
-        # A rank may have no image to evaluate where there are more devices than images.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         check_number("batch_size", batch_size, "1 or more", batch_size >= 1)
         check_number("eval_batch_size", eval_batch_size, "1 or more", eval_batch_size >= 1)
@@ -164,25 +162,34 @@ class ImageDataModule(LightningDataModule):
             return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
         return stratified_split(labels, self.val_fraction, seed=self.seed)
 
-    def _training_loader(
-        self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
-    ) -> ResumableLoader:
-        local = self.local_batch_size()
+    def _training_slices(self, num_images: int) -> list[slice]:
+        """Cut an epoch for this rank.
+
+        Raises:
+            ValueError: `batch_size` cannot be shared equally, or the images do not make one batch.
+        """
+        self.local_batch_size()
         rank, devices = self._devices()
-        accumulation = self._accumulation()
+        accumulate = self._accumulation()
         slices = training_slices(
-            len(indices), self.batch_size, rank=rank, parts=devices, accumulate=accumulation, drop_last=self.drop_last
+            num_images, self.batch_size, rank=rank, parts=devices, accumulate=accumulate, drop_last=self.drop_last
         )
         if not slices:
             raise ValueError(
-                f"`batch_size` must be at most the {len(indices)} training images of {self.spec.name}, "
+                f"`batch_size` must be at most the {num_images} training images of {self.spec.name}, "
                 f"got {self.batch_size}."
             )
+        return slices
+
+    def _training_loader(
+        self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
+    ) -> ResumableLoader:
+        slices = self._training_slices(len(indices))
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         sampler = EpochSampler(indices, slices, split="train", seed=None if overfit else self.seed)
         identity = {
             "batch_size": self.batch_size,
-            "local_batch_size": local,
+            "local_batch_size": self.local_batch_size(),
             "drop_last": self.drop_last,
             "training_images": len(indices),
             "seed": self.seed,
@@ -193,6 +200,8 @@ class ImageDataModule(LightningDataModule):
         self, indices: Tensor, split: str, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
     ) -> ResumableLoader:
         rank, devices = self._devices()
+        if len(indices) < devices:
+            raise ValueError(f"`devices` must be at most the {len(indices)} images of the {split} set, got {devices}.")
         local = -(-self.eval_batch_size // devices)
         slices = evaluation_slices(len(indices), local, rank=rank, parts=devices)
         sampler = EpochSampler(indices, slices, split=split)

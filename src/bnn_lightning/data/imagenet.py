@@ -133,6 +133,8 @@ class ImageNetDataModule(ImageDataModule):
         if (stage == "test" or not self.has_val) and "test" not in self._files:
             self._files["test"] = self._folder("val")
             self._indices["test"] = torch.arange(len(self._files["test"]))
+        if stage == "fit":
+            self._training_slices(len(self._indices["train"]))
 
     def _folder(self, part: str) -> "FolderImages":
         crop = RandomCrop(self.image_size, self.min_area, self.flip, self.seed)

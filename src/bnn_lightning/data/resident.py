@@ -88,6 +88,8 @@ class ResidentDataModule(ImageDataModule):
             images, labels = self.read(train=False)
             self._images["test"], self._labels["test"] = images.contiguous(), labels
             self._indices["test"] = torch.arange(len(labels))
+        if stage == "fit":
+            self._training_slices(len(self._indices["train"]))
 
     def train_dataloader(self) -> ResumableLoader:
         return self._training_loader(self._indices["train"])

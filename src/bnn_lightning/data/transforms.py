@@ -95,7 +95,7 @@ class Augmentation:
         angle, shear = draws[0] * math.radians(self.degrees), torch.tan(draws[2] * math.radians(self.shear))
         zoom = 1 / (1 + draws[1] * self.scale)
         cos, sin, zero = torch.cos(angle) * zoom, torch.sin(angle) * zoom, torch.zeros_like(angle)
-        theta = torch.stack([cos, cos * shear - sin, zero, sin, sin * shear + cos, zero], dim=1).view(-1, 2, 3)
+        theta = torch.stack([cos, cos * shear + sin, zero, -sin, cos - sin * shear, zero], dim=1).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 

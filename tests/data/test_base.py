@@ -1,0 +1,173 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pytorch_lightning.plugins.precision import DoublePrecision, Precision
+
+from bnn_lightning.data import Augmentation, SyntheticDataModule
+
+
+def data(**options: object) -> SyntheticDataModule:
+    defaults = {"image_size": 8, "num_classes": 4, "num_train": 50, "num_test": 13, "batch_size": 12}
+    return SyntheticDataModule(**{**defaults, **options})
+
+
+def with_trainer(
+    module: SyntheticDataModule,
+    *,
+    rank: int = 0,
+    devices: int = 1,
+    accumulate: int = 1,
+    precision: object = None,
+    stage: str = "fit",
+) -> SyntheticDataModule:
+    module.trainer = SimpleNamespace(
+        distributed_sampler_kwargs={"rank": rank, "num_replicas": devices} if devices > 1 else None,
+        accumulate_grad_batches=accumulate,
+        overfit_batches=0.0,
+        precision_plugin=precision or Precision(),
+    )
+    module.setup(stage)
+    return module
+
+
+def test_images_are_float32_in_unit_range_on_after_transfer() -> None:
+    module = with_trainer(data(augment=Augmentation(flip=0.5, padding=1)))
+    batch = next(iter(module.train_dataloader()))
+    moved = module.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    images, labels = module.on_after_batch_transfer(moved, 0)
+    assert (images.dtype, images.shape) == (torch.float32, (12, 3, 8, 8))
+    assert 0 <= images.min() < images.max() <= 1
+    assert (labels.dtype, labels.shape) == (torch.int64, (12,))
+
+
+def test_images_take_the_precision_of_the_run() -> None:
+    module = with_trainer(data(), precision=DoublePrecision())
+    images, _ = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
+    assert images.dtype == torch.float64
+
+
+@pytest.mark.parametrize("devices, accumulate", [(2, 1), (1, 3), (2, 2), (4, 3)])
+def test_images_of_a_step_do_not_depend_on_the_layout(devices: int, accumulate: int) -> None:
+    augment = Augmentation(flip=0.5, padding=2, degrees=10)
+
+    def steps(devices: int, accumulate: int) -> list[torch.Tensor]:
+        ranks = []
+        for rank in range(devices):
+            module = with_trainer(data(augment=augment), rank=rank, devices=devices, accumulate=accumulate)
+            module.train_dataloader().sampler.set_epoch(2)
+            loader = module.train_dataloader()
+            loader.sampler.set_epoch(2)
+            ranks.append([images for images, _ in module.batches(loader)])
+        micro = [images for batches in zip(*ranks, strict=True) for images in batches]
+        size = devices * accumulate
+        return [torch.cat(micro[i : i + size]) for i in range(0, len(micro), size)]
+
+    reference = steps(1, 1)
+    found = steps(devices, accumulate)
+    assert len(found) == len(reference) == 4
+    for ours, theirs in zip(found, reference, strict=True):
+        assert sorted(map(str, ours.flatten(1).tolist())) == sorted(map(str, theirs.flatten(1).tolist()))
+
+
+@pytest.mark.parametrize("devices, accumulate, message", [
+    (5, 1, r"5 x 1 = 5, got 12; the nearest valid sizes are 10 and 15"),
+    (4, 2, r"4 x 2 = 8, got 12; the nearest valid sizes are 8 and 16"),
+    (16, 1, r"16 x 1 = 16, got 12; the nearest valid sizes are 16 and 32"),
+])  # fmt: skip
+def test_a_batch_that_cannot_be_shared_is_an_error_in_setup(devices: int, accumulate: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_trainer(data(), devices=devices, accumulate=accumulate)
+
+
+def test_evaluation_scores_every_image_on_any_number_of_devices() -> None:
+    for devices in (1, 2, 3, 13):
+        modules = [with_trainer(data(), rank=rank, devices=devices, stage="test") for rank in range(devices)]
+        seen = [batch.indices for module in modules for batch in module.test_dataloader()]
+        assert sorted(torch.cat(seen).tolist()) == list(range(13))
+
+
+def test_more_devices_than_images_is_an_error() -> None:
+    module = with_trainer(data(), devices=14, stage="test")
+    with pytest.raises(ValueError, match="`devices` must be at most the 13 images of the test set, got 14"):
+        module.test_dataloader()
+
+
+def test_held_out_images_are_not_trained_on_and_not_augmented() -> None:
+    module = data(val_fraction=0.2, drop_last=False, augment=Augmentation(flip=1.0, padding=2, padding_mode="zero"))
+    module.setup("fit")
+    assert module.has_val
+    held = torch.cat([batch.indices for batch in module.val_dataloader()])
+    trained = torch.cat([batch.indices for batch in module.train_dataloader()])
+    assert sorted(held.tolist() + trained.tolist()) == list(range(50))
+    assert len(held) == 10
+    images, labels = next(module.batches(module.val_dataloader()))
+    raw, raw_labels = module.read(train=True)
+    assert torch.equal(images, raw[held] / 255)
+    assert torch.equal(labels, raw_labels[held])
+
+
+def test_without_held_out_images_the_test_set_gives_curves() -> None:
+    module = data()
+    module.setup("fit")
+    assert not module.has_val
+    assert [b.split for b in module.val_dataloader()] == ["test", "test"]
+
+
+@pytest.mark.parametrize("stage, loaders", [("validate", ["val"]), ("test", ["test"]), ("fit", ["train", "val"])])
+@pytest.mark.parametrize("val_fraction", [0.0, 0.5])
+def test_each_stage_sets_up_what_it_needs(stage: str, loaders: list[str], val_fraction: float) -> None:
+    module = data(val_fraction=val_fraction)
+    module.setup(stage)
+    module.setup(stage)
+    for name in loaders:
+        assert len(getattr(module, f"{name}_dataloader")()) > 0
+
+
+def test_drop_last() -> None:
+    for drop_last, steps in ((True, 4), (False, 5)):
+        module = data(drop_last=drop_last)
+        module.setup("fit")
+        assert len(module.train_dataloader()) == steps
+
+
+def test_overfitting_repeats_the_same_batches() -> None:
+    module = with_trainer(data())
+    module.trainer.overfit_batches = 1
+    loaders = [module.train_dataloader(), module.train_dataloader()]
+    loaders[1].sampler.set_epoch(1)
+    first, second = (next(iter(loader)).indices for loader in loaders)
+    assert torch.equal(first, second)
+
+
+def test_statistics_can_be_replaced() -> None:
+    module = data(mean=[0.1, 0.2, 0.3], std=(1, 2, 3))
+    assert (module.mean, module.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "`batch_size` must be 1 or more, got 0"),
+        ({"eval_batch_size": 0}, "`eval_batch_size` must be 1 or more, got 0"),
+        ({"num_workers": -1}, "`num_workers` must be 0 or more, got -1"),
+        ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0"),
+        ({"mean": [0.5]}, r"`mean` must have a number for each of 3 channels, got \[0.5\]"),
+        ({"std": [0.0, 1, 1]}, r"`std` must be positive in every channel"),
+        ({"augment": "none"}, "`augment` must be an Augmentation, None or 'default', got 'none'"),
+        ({"num_classes": 0}, "`num_classes` must be 1 or more, got 0"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data(**options)
+
+
+def test_a_batch_larger_than_the_set_is_an_error_before_training() -> None:
+    with pytest.raises(ValueError, match="`batch_size` must be at most the 50 training images of synthetic, got 51"):
+        data(batch_size=51).setup("fit")
+
+
+def test_too_small_a_split_is_an_error_before_training() -> None:
+    with pytest.raises(ValueError, match=r"`val_fraction` must leave images in both parts of 50, got 0\.001"):
+        data(val_fraction=0.001).setup("fit")
