@@ -1,0 +1,50 @@
+"""Every network compiles into one graph and exports."""
+
+import pytest
+import torch
+
+from bnn_lightning.models import create_backbone, list_backbones
+
+
+def build(name):
+    torch.manual_seed(0)
+    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    return create_backbone(name, num_classes=10, image_size=32, width=4, **normalisation)
+
+
+def step(network, images):
+    torch.manual_seed(1)  # the MLP's dropout
+    loss = network(images).logsumexp(1).sum()
+    return loss, torch.autograd.grad(loss, list(network.parameters()))
+
+
+def compare_compiled(name, backend):
+    network, images = build(name).double(), torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    if name == "mlp":
+        network.drop.p = 0.0  # a compiler draws other random numbers
+    expected = step(network, images)
+    torch._dynamo.reset()
+    network.compile(backend=backend, fullgraph=True)
+    torch.testing.assert_close(step(network, images), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_training_step_is_one_graph(name):
+    # Tracing the backward pass as well takes a ResNet half a minute: among the slow ones.
+    compare_compiled(name, "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", list_backbones())
+def test_training_step_compiles(name, backend):
+    compare_compiled(name, backend)
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_exports_with_any_batch_size(name):
+    network = build(name).eval()
+    batch = torch.export.Dim("batch", min=1)
+    images = torch.rand(3, 3, 32, 32)
+    program = torch.export.export(network, (images[:2],), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(images), network(images), rtol=0, atol=1e-5)
