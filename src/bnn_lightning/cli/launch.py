@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly
 
@@ -64,7 +65,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
         try:
             with one_job(program, arguments):
                 return job(config)
-        except UserError as error:
+        except (UserError, OmegaConfBaseException) as error:
             if environment.get(SHOW_TRACE) == "1":
                 raise
             fail(explain(error))  # an exit passes Hydra without its "Error executing job with overrides"

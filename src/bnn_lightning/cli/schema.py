@@ -50,8 +50,7 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
         omegaconf.errors.OmegaConfBaseException: A value of another type, or none where one is needed.
         UserError: A value out of its range.
     """
-    given = OmegaConf.masked_copy(config, [f.name for f in fields(kind)])
-    OmegaConf.resolve(given)
+    given = {f.name: config[f.name] for f in fields(kind) if f.name in config}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     assert isinstance(settings, kind)
     if isinstance(settings, RunSettings) and settings.epochs < 1:

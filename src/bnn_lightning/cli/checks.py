@@ -1,0 +1,114 @@
+"""What can be known to fail before training starts."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+
+from bnn_lightning.cli.errors import UserError
+
+Node = Mapping[str, Any]
+
+
+def check_devices(trainer: Node) -> None:
+    """Refuse more devices than the machine has.
+
+    With `trainer.accelerator=cpu` the devices are processes, of which there may be any number.
+
+    Raises:
+        UserError: Too many devices, or a GPU where there is none.
+    """
+    accelerator, wanted = str(trainer.get("accelerator", "auto")), trainer.get("devices", "auto")
+    if accelerator == "cpu":
+        return
+    available = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if accelerator != "auto" and not available:
+        raise UserError(f"trainer.accelerator={accelerator}: this machine has no GPU; on the CPU: trainer.accelerator=cpu.")
+    number = _highest(wanted)
+    if number <= max(available, 1):
+        return
+    have = f"{available} GPU{'s' if available != 1 else ''}"
+    cpu = "" if available else f"; {number} processes on the CPU are trainer.accelerator=cpu trainer.devices={number}"
+    raise UserError(f"trainer.devices={wanted}: this machine has {have}{cpu}.")
+
+
+def check_precision(trainer: Node, matmul_precision: str) -> None:
+    """Refuse a precision that the device lacks.
+
+    Raises:
+        UserError: The message names what the device has.
+    """
+    precision = str(trainer.get("precision", "32-true"))
+    on_gpu = str(trainer.get("accelerator", "auto")) != "cpu" and torch.cuda.is_available()
+    on_mps = not on_gpu and str(trainer.get("accelerator", "auto")) != "cpu" and torch.backends.mps.is_available()
+    if precision.startswith("16") and not (on_gpu or on_mps):
+        raise UserError(f"trainer.precision={precision} needs a GPU; on the CPU take precision=fp32 or precision=bf16.")
+    if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"trainer.precision={precision}: this GPU has no bfloat16; take precision=fp16 or precision=fp32.")
+    if precision.startswith("64") and on_mps:
+        raise UserError(f"trainer.precision={precision}: Apple's GPUs have no float64; take trainer.accelerator=cpu.")
+    if matmul_precision != "highest" and not (on_gpu and torch.cuda.get_device_capability() >= (8, 0)):
+        raise UserError(
+            f"matmul_precision={matmul_precision} (precision=tf32) needs an NVIDIA GPU of the Ampere generation or later; "
+            "take precision=fp32."
+        )
+
+
+def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Literal["fit", "test"]) -> None:
+    """Fetch and read the data, and share the batch between the devices, in the words of the data module.
+
+    Args:
+        datamodule: Reads what `stage` needs; Lightning finds it read.
+        trainer: Says how many devices there are.
+        stage: "fit" or "test".
+
+    Raises:
+        UserError: Missing or damaged files, or a batch that cannot be shared equally.
+    """
+    datamodule.trainer = trainer
+    try:
+        if stage == "fit" and hasattr(datamodule, "local_batch_size"):
+            datamodule.local_batch_size()
+        if trainer.local_rank == 0:  # the others wait for it when Lightning prepares the data
+            datamodule.prepare_data()
+            datamodule.setup(stage)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        raise UserError(f"`data`: {error}") from error
+
+
+def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: str | None) -> None:
+    """Refuse to choose anything on the test set.
+
+    Raises:
+        UserError: A callback or a sweep looks at test scores, or at a validation split that there is not.
+    """
+    watched = {type(callback).__name__: getattr(callback, "monitor", None) for callback in callbacks}
+    watched["objective"] = objective
+    has_val = getattr(datamodule, "has_val", True)
+    for name, metric in watched.items():
+        if not isinstance(metric, str):
+            continue
+        if metric.startswith("test/"):
+            raise UserError(
+                f"{name} looks at `{metric}`: nothing is chosen on the test set. Hold training images out "
+                f"(data.val_fraction=0.1) and look at `val/{metric.removeprefix('test/')}`."
+            )
+        if metric.startswith("val/") and not has_val:
+            raise UserError(
+                f"{name} looks at `{metric}`, and there are no held-out images: the test set is scored for curves only. "
+                "Hold training images out: data.val_fraction=0.1."
+            )
+
+
+def _highest(devices: Any) -> int:
+    """Return how many devices a machine must have for `trainer.devices`; 0 where any number will do."""
+    if isinstance(devices, str):
+        parts = [part for part in devices.replace("[", "").replace("]", "").split(",") if part.strip()]
+        if not all(part.strip().lstrip("-").isdigit() for part in parts):
+            return 0
+        numbers = [int(part) for part in parts]
+        devices = numbers if "," in devices or "[" in devices else numbers[0]
+    if isinstance(devices, list | tuple):
+        return max((int(index) + 1 for index in devices), default=0)
+    return max(int(devices), 0)

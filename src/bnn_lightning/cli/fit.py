@@ -1,0 +1,140 @@
+"""One training run: from a composed configuration to checkpoints, scores and a summary."""
+
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
+from bnn_lightning.callbacks.embed_config import EmbedConfig
+from bnn_lightning.cli import resume
+from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer
+from bnn_lightning.cli.checks import check_data, check_devices, check_precision, check_selection
+from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.launch import config_dir, pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.schema import RunSettings, read_settings
+from bnn_lightning.cli.summary import print_interrupted, print_summary
+
+# Of the run and not of the network: it stays out of the checkpoint's configuration.
+_NOT_EMBEDDED = ("trust",)
+
+
+def fit(config: DictConfig) -> float | None:
+    """Train, score the test set, and say what came out.
+
+    Args:
+        config: As composed by Hydra from `train.yaml`.
+
+    Returns:
+        The value of `objective`, for a sweep.
+
+    Raises:
+        UserError: What is wrong with the configuration, before training starts.
+    """
+    started = time.monotonic()
+    run = _prepare(config)
+    settings, trainer, task, datamodule = run.settings, run.trainer, run.task, run.datamodule
+    try:
+        trainer.fit(task, datamodule=datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+    except (CheckpointReadError, CheckpointWriteError) as error:
+        raise UserError(str(error)) from error
+    finally:
+        if trainer.interrupted:
+            print_interrupted(trainer)
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if settings.test:
+        scores |= dict(trainer.test(task, datamodule=datamodule, verbose=False)[0])
+    print_summary(trainer, scores, seconds=time.monotonic() - started)
+    return _objective(settings, scores)
+
+
+class _Run:
+    """What `trainer.fit` takes."""
+
+    def __init__(self, settings: RunSettings, trainer: Trainer, task: Any, datamodule: Any) -> None:
+        self.settings, self.trainer, self.task, self.datamodule = settings, trainer, task, datamodule
+        self.ckpt_path: str | None = None
+
+
+def _prepare(config: DictConfig) -> _Run:
+    """Build everything and check what can be checked."""
+    settings = read_settings(RunSettings, config)
+    _check_trust(settings)
+    _check_recipe()
+    plain = _resolve(config)
+    refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
+    check_devices(plain["trainer"])
+    check_precision(plain["trainer"], settings.matmul_precision)
+    # Lightning 2.6 meets a class that torch >= 2.11 deprecates.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    datamodule = build_datamodule(plain["data"], trust=settings.trust)
+    task = build_task(plain, trust=settings.trust)
+    callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
+    callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
+    check_selection(datamodule, callbacks, settings.objective)
+    loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
+    trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
+    check_data(datamodule, trainer, stage="fit")
+    run = _Run(settings, trainer, task, datamodule)
+    if settings.init_from is not None:
+        rank_zero_info(resume.start_from(task, settings.init_from))
+    if settings.ckpt_path is not None:
+        path = resume.find_checkpoint(settings.ckpt_path, Path(plain["paths"]["run_dir"]))
+        rank_zero_info(resume.check(task, path, plain))
+        pass_to_workers("ckpt_path", str(path))
+        run.ckpt_path = str(path)
+    return run
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    """Return plain containers, with the run's own folder where Hydra runs the job."""
+    if HydraConfig.initialized():
+        OmegaConf.update(config, "paths.run_dir", _relative(HydraConfig.get().runtime.output_dir))
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _relative(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _check_trust(settings: RunSettings) -> None:
+    """See that `trust` comes from the command line: a file could come from elsewhere."""
+    if not settings.trust or not HydraConfig.initialized():
+        return
+    overrides = HydraConfig.get().overrides.task
+    if not any(override.lstrip("+").startswith("trust=") for override in overrides):
+        raise UserError(f"`trust` is taken from the command line only: give trust=[{','.join(settings.trust)}] there.")
+
+
+def _check_recipe() -> None:
+    """Say which recipe is used; a recipe that was asked for must exist (Hydra passes over optional options)."""
+    if not HydraConfig.initialized():
+        return
+    recipe = HydraConfig.get().runtime.choices.get("recipe")
+    sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    folders = [Path(folder) / "recipe" for folder in [*sources, str(config_dir())]]
+    known = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
+    if recipe in known:
+        rank_zero_info(f"Recipe: {recipe}")
+    elif any(override.startswith("recipe=") for override in HydraConfig.get().overrides.task) and recipe is not None:
+        raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
+
+
+def _objective(settings: RunSettings, scores: dict[str, float]) -> float | None:
+    if settings.objective is None:
+        return None
+    if settings.objective not in scores:
+        raise UserError(f"`objective={settings.objective}` was not logged. There are: {listed(scores)}.")
+    return scores[settings.objective]

@@ -1,0 +1,129 @@
+"""Score every test image with a checkpoint."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+
+from bnn_lightning.cli.build import build, build_datamodule, build_trainer
+from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
+from bnn_lightning.cli.checks import check_data, check_devices, check_precision
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.schema import EvaluateSettings, read_settings
+from bnn_lightning.models.checkpoints import load_published
+from bnn_lightning.tasks.classification import ClassificationTask
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation found.
+
+    Attributes:
+        images: How many were scored.
+        top1: Share of the images whose label has the largest logit.
+        top5: Share of the images whose label is among the five largest logits.
+        loss: Mean cross-entropy.
+    """
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"images: {self.images}\ntop-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
+            f"loss:   {self.loss:.4f}"
+        )
+
+
+class CountImages(Callback):
+    """Count the test images that went through the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        self.count += len(batch[1])
+
+
+def score(config: DictConfig) -> Score:
+    """Score the test set, and print what was found.
+
+    Args:
+        config: As composed by Hydra from `evaluate.yaml`.
+
+    Raises:
+        UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
+    """
+    settings = read_settings(EvaluateSettings, config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    check_devices(plain["trainer"])
+    check_precision(plain["trainer"], settings.matmul_precision)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    checkpoint = read_checkpoint(settings.ckpt)
+    if is_ours(checkpoint):
+        task, data = _ours(settings, plain, embedded_config(checkpoint, settings.ckpt))
+    else:
+        task, data = _published(settings, plain)
+    datamodule = build_datamodule(data, trust=settings.trust)
+    _check_classes(task, datamodule, settings.ckpt)
+    counter = CountImages()
+    trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
+    check_data(datamodule, trainer, stage="test")
+    found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
+    result = Score(counter.count, *(float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss")))
+    print(f"\n{result}", flush=True)
+    return result
+
+
+def _ours(settings: EvaluateSettings, plain: Plain, embedded: Plain) -> tuple[ClassificationTask, Plain]:
+    if "_target_" in plain["model"]:
+        raise UserError(f"`{settings.ckpt}` says itself which network it is: leave `model=` out.")
+    task = load_task(settings.ckpt, trust=settings.trust)
+    name = embedded["model"].get("name", embedded["model"].get("_target_"))
+    if "_target_" in plain["data"]:
+        data = plain["data"]
+    else:
+        data = embedded["data"] | {key: value for key, value in plain["data"].items() if value is not None}
+        if plain["data"].get("root") is None and not Path(str(data.get("root"))).exists():
+            data["root"] = plain["paths"]["data_dir"]
+    print(f"{settings.ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
+    return task, data
+
+
+def _published(settings: EvaluateSettings, plain: Plain) -> tuple[ClassificationTask, Plain]:
+    if "_target_" not in plain["model"] or "_target_" not in plain["data"]:
+        raise UserError(
+            f"`{settings.ckpt}` is not a checkpoint of ours, and does not say what it is: name the network and the data, "
+            f"as in `bnn evaluate ckpt={settings.ckpt} model=resnet20 data=cifar10`."
+        )
+    backbone = build(plain["model"], at="model", trust=settings.trust)
+    try:
+        report = load_published(backbone, settings.ckpt)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} % (SKD-BNN: of 9,984 images)"
+    dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
+    print(f"{settings.ckpt}: {len(report.loaded)} tensors for {plain['model'].get('name')}{says}{dead}")
+    # Nothing is trained: the optimizer is never made.
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    return ClassificationTask(backbone, num_classes=plain["data"]["num_classes"], optimizer=optimizer), plain["data"]
+
+
+def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:
+    for name in ("num_classes", "in_channels"):
+        wanted = getattr(task.backbone, name, None)
+        if wanted is not None and wanted != getattr(datamodule, name, wanted):
+            raise UserError(
+                f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}."
+            )

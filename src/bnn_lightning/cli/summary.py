@@ -1,0 +1,104 @@
+"""What a run prints when it is over."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+
+@rank_zero_only
+def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float) -> None:
+    """Print the accuracy, the time, the folder, and what to try next."""
+    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}" for split in ("val", "test") if _has(scores, split)]
+    lines += [f"{'time:':<15} {duration(seconds)}", f"{'run folder:':<15} {trainer.default_root_dir}"]
+    final = checkpoint_path(trainer, "final.ckpt")
+    if final is not None:
+        lines += ["next:", f"  {command('evaluate', f'ckpt={final}')}"]
+        lines += [f"  {command('train', *_other_distillation())}"]
+    print("\n" + "\n".join(lines), flush=True)
+
+
+@rank_zero_only
+def print_interrupted(trainer: Trainer) -> None:
+    """Print how to go on after Ctrl-C."""
+    last = checkpoint_path(trainer, "last.ckpt")
+    if last is None:
+        print("\nstopped before the first checkpoint.", flush=True)
+    else:
+        print(f"\nstopped; to resume:\n  {command('train', *_overrides(), f'ckpt_path={last}')}", flush=True)
+
+
+def accuracy(scores: Mapping[str, float], split: str) -> str:
+    """Return top-1 and top-5 in percent.
+
+    Example:
+        >>> accuracy({"test/acc": 0.9722, "test/acc_top5": 1.0, "test/loss": 0.1}, "test")
+        'top-1 97.22 %, top-5 100.00 % (loss 0.1000)'
+    """
+    top1, top5, loss = (scores[f"{split}/{name}"] for name in ("acc", "acc_top5", "loss"))
+    return f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} % (loss {loss:.4f})"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Example:
+        >>> duration(58.4), duration(3725)
+        ('58 s', '1 h 02 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def command(verb: str, *arguments: str) -> str:
+    """Return a command line that can be pasted, with the program as this user starts it."""
+    if verb == "train" and Path(sys.argv[0]).name == "train.py":
+        program = f"{_python()} {sys.argv[0]}"
+    elif shutil.which("bnn") is not None:
+        program = f"bnn {verb}"
+    else:
+        installed = Path(sys.executable).with_name("bnn")
+        program = f"{_short(installed)} {verb}" if installed.exists() else f"{_python()} -m bnn_lightning.cli.main {verb}"
+    return " ".join([program, *map(shlex.quote, arguments)])
+
+
+def checkpoint_path(trainer: Trainer, name: str) -> str | None:
+    """Return a file that this run has written, or None."""
+    path = Path(trainer.default_root_dir) / "checkpoints" / name
+    return str(path) if path.is_file() else None
+
+
+def _has(scores: Mapping[str, float], split: str) -> bool:
+    return all(f"{split}/{name}" in scores for name in ("acc", "acc_top5", "loss"))
+
+
+def _overrides() -> Sequence[str]:
+    if not HydraConfig.initialized():
+        return []
+    return [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt_path=")]
+
+
+def _other_distillation() -> list[str]:
+    """Return this run's overrides with SKD, or without where it had it: the comparison that one wants to see."""
+    choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
+    kept = [o for o in _overrides() if not o.startswith("distill=")]
+    return [*kept, "distill=skd" if choice == "none" else "distill=none"]
+
+
+def _python() -> str:
+    found = shutil.which("python")
+    same = found is not None and os.path.realpath(found) == os.path.realpath(sys.executable)
+    return "python" if same else _short(Path(sys.executable))
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
