@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bnn_lightning.distill.taps import Record, Taps, replace_attribute, tapped_modules
+from bnn_lightning.distill.taps import Record, Taps, replace_attribute, run_eagerly, tapped_modules
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.tree import binary_layers
 
@@ -64,6 +64,7 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     total = len(taps.products)
     with ExitStack() as stack, torch.no_grad():
         _no_autocast_cache(stack)
+        run_eagerly(backbone, stack)
         for module in tapped_modules(backbone):
             stack.callback(module.register_forward_hook(tap).remove)
         for layer in binary_layers(backbone).values():

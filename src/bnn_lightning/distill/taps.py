@@ -51,6 +51,9 @@ class Taps:
 def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = False) -> Iterator[Taps]:
     """Record what happens in one call of `backbone`; on leaving, the backbone is as it was.
 
+    While something is recorded, a compiled backbone runs as it was written: a compiled graph keeps the hooks that it
+    was traced with, and calls no others.
+
     Args:
         backbone: Built from our binary layers; declares `classifier_name` (of the submodule whose input is the
             penultimate feature) and `feature_taps()` (names of the submodules whose outputs follow the binary layers).
@@ -63,6 +66,8 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
     """
     taps = Taps()
     with ExitStack() as stack:
+        if penultimate or stream:
+            run_eagerly(backbone, stack)
         if penultimate:
             _watch_classifier(backbone, taps, stack)
         if stream:
@@ -81,6 +86,13 @@ def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitSta
     own = vars(owner)
     stack.callback(setattr, owner, name, own[name]) if name in own else stack.callback(delattr, owner, name)
     setattr(owner, name, value)
+
+
+def run_eagerly(backbone: nn.Module, stack: ExitStack) -> None:
+    """Put what `torch.compile` made of the modules aside, until `stack` is closed."""
+    for module in backbone.modules():
+        if module._compiled_call_impl is not None:
+            replace_attribute(module, "_compiled_call_impl", None, stack)
 
 
 def record(module: object, value: Any) -> Record:
