@@ -246,6 +246,24 @@ def test_dropout_in_the_stem_keeps_its_mask_and_further_on_draws_its_own(home_ma
     assert ((student == 0) != (teacher == 0)).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [1, 3, 16, 65])
+def test_products_of_zeros_are_positive_zeros(dtype: torch.dtype, size: int) -> None:
+    """What lets `copysign` stand for our sign."""
+    binarizer = WeightSign()
+    for layer in (
+        BinaryLinear(size, size, weight_binarizer=binarizer),
+        BinaryConv2d(size, size, 3, padding=1, weight_binarizer=binarizer),
+        BinaryConv2d(size, size, 1, groups=size, weight_binarizer=binarizer),
+        BinaryConv2d(size, size, 3, padding=1, groups=size, weight_binarizer=binarizer),
+    ):
+        shape = (2, size) if isinstance(layer, BinaryLinear) else (2, size, 5, 5)
+        for sign in (1.0, -1.0):
+            layer.weight.data.uniform_(0.5, 1.0).mul_(-sign)
+            product = latent_dot(layer, torch.zeros(shape) * sign, dtype)
+            assert not torch.signbit(product).any()
+
+
 def test_zero_counts_as_positive() -> None:
     linear = BinaryLinear(2, 2, bias=False, weight_binarizer=WeightSign())
     linear.weight.data = torch.tensor([[-1.0, -1.0], [1.0, -2.0]])
@@ -276,16 +294,18 @@ def test_precision_of_the_products(home_made: nn.Module, dtype: torch.dtype, aut
         assert torch.isfinite(t).all()
 
 
-def test_gradient_survives_autocast_after_the_stream(home_made: nn.Module) -> None:
+def test_gradient_survives_autocast_after_the_stream() -> None:
     """Weights that autocast keeps in half precision without gradient would cut the next forward's graph."""
+    conv = BinaryConv2d(2, 2, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+    backbone = Tapped(conv, nn.Conv2d(2, 2, 1), nn.Hardtanh(), taps=["2"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with watch(home_made, stream=True) as taps:
-            home_made(images(8))
+        with watch(backbone, stream=True) as taps:
+            backbone(images(8))
         torch.clear_autocast_cache()
         self_teacher(taps, lambda student, teacher: None)
-        loss = home_made(images(8)).sum()
+        loss = backbone(images(8)).sum()
     loss.backward()
-    assert all(p.grad is not None for p in home_made.parameters())
+    assert all(p.grad is not None for p in backbone.parameters())
 
 
 def test_keyword_arguments_travel(home_made: nn.Module) -> None:

@@ -95,13 +95,12 @@ def latent_dot(layer: BinaryLayer, x: Tensor, dtype: torch.dtype | None = None) 
         dtype: Compute in this precision, whatever autocast says; None leaves the choice to the network and autocast.
 
     Returns:
-        Shape of the layer's output; zeros are +0.0.
+        Shape of the layer's output.
     """
     weight = layer.latent_weight
     with _plain(x) if dtype is not None else nullcontext():
         x, weight = (x, weight) if dtype is None else (x.to(dtype), weight.to(dtype))
-        # -0.0 + 0.0 = +0.0: with this bias `copysign` is our `sign`.
-        return layer.dot(x, weight, weight.new_zeros(weight.shape[0]))
+        return layer.dot(x, weight)
 
 
 def _plain(x: Tensor) -> AbstractContextManager[object]:
@@ -112,6 +111,7 @@ def _plain(x: Tensor) -> AbstractContextManager[object]:
 def _swapping(layer: BinaryLayer, products: deque[Record], dot: Dot) -> Callable[[Tensor], Tensor]:
     def swapping(x: Tensor) -> Tensor:
         magnitude = _next(products, layer, "binary product")
+        # A sum that begins with +0.0 never ends as -0.0, so that `copysign` is our `sign`, in one pass.
         direction = dot(layer, x).to(magnitude.dtype)
         return torch.copysign(magnitude, direction, out=direction)
 
@@ -163,6 +163,7 @@ def _replay_stem(stem: deque[Record], stack: ExitStack) -> None:
 
 
 def _no_autocast_cache(stack: ExitStack) -> None:
-    # Weights cast to half precision without gradient must not be found by a later forward with gradient.
+    # Weights cast to half precision without gradient must not be found by a later forward with gradient (torch 2.10;
+    # mended by https://github.com/pytorch/pytorch/pull/165068).
     stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
     torch.set_autocast_cache_enabled(False)
