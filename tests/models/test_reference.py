@@ -58,7 +58,7 @@ def test_logits_are_those_of_the_plain_implementation(name, reference):
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_training_step_has_the_gradients_of_the_plain_implementation(name, reference):
-    # In-place Hardtanh and additions, shortcuts by pooling, layer norm in Libra: autograd must not notice.
+    # In-place Hardtanh and additions, layer norm in Libra: autograd must not notice.
     weight_binarizer = None if name == "mlp" else binarizer_factory("Libra", eps=1e-30)
     network = build(name, SMALL[name], weight_binarizer=weight_binarizer)
     shake(network)

@@ -113,8 +113,8 @@ class PadShortcut(nn.Module):
         self.padding, self.stride = padding, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pooling over windows of one pixel takes every second pixel in one pass each way; slicing takes two backward.
-        taken = F.avg_pool2d(x, kernel_size=1, stride=self.stride)
+        # Slicing: pooling with windows of one pixel is one operation less backward, and twice as slow on a CPU.
+        taken = x[:, :, :: self.stride, :: self.stride]
         return F.pad(taken, (0, 0, 0, 0, self.padding, self.padding))
 
     def extra_repr(self) -> str:

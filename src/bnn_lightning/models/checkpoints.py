@@ -13,6 +13,7 @@ Every tensor is loaded or stands on the list of dead ones:
 | ResNet | `bn3.*` | batch norm of the logits that IR-Net's ImageNet network makes and never calls |
 """
 
+import errno
 import pickle
 import re
 import struct
@@ -72,6 +73,19 @@ class _Names:
     dead: tuple[tuple[str, str], ...] = ()
 
 
+# What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
+_DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 _DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
 _NAMES: dict[type[Backbone], _Names] = {
     MLP: _Names(),
@@ -158,14 +172,20 @@ def read_published(path: str | Path) -> PublishedFile:
             f"`{path}` is no checkpoint of a network: it has {len(state)} entries, {len(tensors)} tensor names."
         )
     beside = {} if nested is None else {key: value for key, value in content.items() if key != nested}
-    epoch, accuracy = beside.pop("epoch", None), beside.pop("best_prec1", None)
+    epoch, accuracy = _number(beside.pop("epoch", None)), _number(beside.pop("best_prec1", None))
     return PublishedFile(
         path=path,
         tensors=tensors,
         epoch=None if epoch is None else int(epoch),
-        accuracy=None if accuracy is None else float(accuracy),
+        accuracy=accuracy,
         ignored=tuple(beside),
     )
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -173,12 +193,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"`{path}` is not a file: give the path of a checkpoint.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError) as error:
-        # What torch raises depends on where the bytes go wrong.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        # torch's first lines advise to switch `weights_only` off: keep what says why.
+        unsupported = re.search(r"Unsupported \w+: .*?(?=\. | was not|\n|$)", str(error))
+        reason = unsupported[0] if unsupported else f"{type(error).__name__} while reading it"
         raise ValueError(
-            f"`{path}` ({path.stat().st_size} bytes) is not a checkpoint, is truncated, or holds more than tensors "
-            f"and plain values: {reason}"
+            f"`{path}` ({path.stat().st_size:,} bytes) is not a checkpoint, is truncated, or holds more than tensors "
+            f"and plain values ({reason})."
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise ValueError(

@@ -86,8 +86,8 @@ def resnet18(
 ) -> ResNet:
     """Build ResNet-18 for CIFAR: four stages of two single-skip blocks, real 1x1 convolutions as shortcuts.
 
-    With 10 classes and 3x32x32 images: 11,174,986 parameters, 10,985,472 of them binary; 547,356,672 binary and 8,066,048
-    real multiply-accumulates.
+    With 10 classes and 3x32x32 images: 11,174,986 parameters, 10,985,472 of them binary; 547,356,672 binary and
+    8,066,048 real multiply-accumulates.
 
     Args:
         num_classes: Width of the logits.
