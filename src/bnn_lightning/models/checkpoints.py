@@ -5,11 +5,14 @@ network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, whi
 tensor; the names in files of the other networks are inferred from IR-Net, which SKD-BNN started from. No published file
 was at hand when this was written: the tests write files in exactly that format from an independent network.
 
+The networks are SKD-BNN's. IR-Net's own CIFAR ResNet-18 has no Hardtanh after its stem: its files fit, but that network
+gives other logits.
+
 Every tensor is loaded or stands on the list of dead ones:
 
 | family | dead tensors | why |
 |---|---|---|
-| all | `...k`, `...t` | EDE's scalars, which forks register as buffers; they shape gradients only |
+| all | `k` and `t` of a layer | EDE's scalars, which forks register as buffers; they shape gradients only |
 | ResNet | `bn3.*` | batch norm of the logits that IR-Net's ImageNet network makes and never calls |
 """
 
