@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100: 50,000 and 10,000 photographs of 32 x 32 pixels."""
 
+import codecs
 import io
 import pickle
 from typing import Any, ClassVar
@@ -33,6 +34,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
+        # How Python 3 writes bytes for Python 2.
+        ("_codecs", "encode"): codecs.encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -289,7 +289,7 @@ def decode_image(path: str) -> Tensor:
     decode_jpeg = _torchcodec()
     if decode_jpeg is not None and not path.lower().endswith(".png"):
         # ImageNet has a PNG and CMYK files that are named .JPEG; they, and damaged files, are Pillow's.
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, ValueError):
             return decode_jpeg(path)
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,48 @@
+"""Two processes (gloo) share training, resume inside an epoch, and score each test image once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("ddp_script.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ddp")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_ranks_share_each_epoch(ranks: list[dict[str, Any]]) -> None:
+    for epoch in range(2):
+        seen = [i for rank in ranks for number, batch in rank["whole"] if number == epoch for i in batch]
+        assert len(seen) == len(set(seen)) == 20
+    assert [len(batch) for _, batch in ranks[0]["whole"]] == [2] * 10
+
+
+def test_resume_inside_an_epoch_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["resumed"] == rank["whole"][3:]
+
+
+def test_each_test_image_is_scored_once(ranks: list[dict[str, Any]]) -> None:
+    seen = [i for rank in ranks for _, batch in rank["tested"] for i in batch]
+    assert sorted(seen) == list(range(13))
+    exact = sum(i % 4 for i in range(13)) / 13
+    assert [rank["mean_label"] for rank in ranks] == pytest.approx([exact, exact], abs=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared_is_one_error_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert "devices x accumulation = 2 x 1 = 2, got 5; the nearest valid sizes are 4 and 6" in rank["odd_batch"]

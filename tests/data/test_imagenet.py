@@ -1,0 +1,245 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.plugins.precision import DoublePrecision
+from torchvision.transforms import v2
+
+from bnn_lightning.data import ImageNetDataModule, imagenet
+from bnn_lightning.data.imagenet import DecodedImages, RandomCrop, decode_image
+
+WNIDS = ["n01440764", "n01443537", "n01484850"]
+
+
+def picture(height: int, width: int, seed: int) -> Image.Image:
+    """A smooth random image, which JPEG keeps."""
+    values = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    values = torch.nn.functional.interpolate(values, size=(height, width), mode="bicubic").clamp(0, 1)[0]
+    return v2.functional.to_pil_image((values * 255).to(torch.uint8))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("imagenet")
+    for label, wnid in enumerate(WNIDS):
+        for part, count in (("train", 8), ("val", 3)):
+            folder = root / part / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture(40 + 3 * i, 60 - 4 * i, 100 * label + i).save(folder / f"{wnid}_{i}.JPEG")
+    picture(30, 30, 7).convert("L").save(root / "train" / WNIDS[0] / "grey.jpg")
+    picture(30, 30, 8).convert("CMYK").save(root / "train" / WNIDS[1] / "cmyk.JPEG")
+    picture(30, 30, 9).save(root / "train" / WNIDS[2] / "png_inside.JPEG", format="PNG")
+    (root / "train" / WNIDS[2] / "notes.txt").write_text("not an image")
+    return root
+
+
+def module(root: Path, **options: object) -> ImageNetDataModule:
+    small = {"num_classes": 3, "image_size": 16, "batch_size": 9, "num_workers": 0}
+    return ImageNetDataModule(root, **{**small, **options})
+
+
+def finished(data: ImageNetDataModule, batch: DecodedImages) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    return images, labels
+
+
+def epoch(data: ImageNetDataModule, number: int = 0) -> list[DecodedImages]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def test_a_training_epoch(root: Path) -> None:
+    data = module(root)
+    data.setup("fit")
+    batches = epoch(data)
+    assert sorted(torch.cat([b.indices for b in batches]).tolist()) == list(range(27))
+    assert torch.bincount(torch.cat([b.labels for b in batches])).tolist() == [9, 9, 9]
+    images, labels = finished(data, batches[0])
+    assert (batches[0].images.dtype, images.dtype, labels.dtype) == (torch.uint8, torch.float32, torch.int64)
+    assert images.shape == (9, 3, 16, 16)
+    assert torch.equal(images, batches[0].images / 255)
+    assert data.class_names == tuple(WNIDS)
+
+
+def test_workers_and_layout_do_not_change_an_image(root: Path) -> None:
+    data = module(root)
+    data.setup("fit")
+    reference = {int(i): image for b in epoch(data, 3) for i, image in zip(b.indices, b.images, strict=True)}
+    other = module(root, num_workers=2, batch_size=5, drop_last=False)
+    other.setup("fit")
+    for batch in epoch(other, 3):
+        for i, image in zip(batch.indices, batch.images, strict=True):
+            assert torch.equal(image, reference[int(i)])
+    changed = {int(i): image for b in epoch(data, 4) for i, image in zip(b.indices, b.images, strict=True)}
+    assert not any(torch.equal(changed[i], reference[i]) for i in range(24))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resume_inside_an_epoch(root: Path, num_workers: int) -> None:
+    data = module(root, num_workers=num_workers)
+    data.setup("fit")
+    whole = epoch(data, 1)
+    loader, resumed = data.train_dataloader(), data.train_dataloader()
+    loader.sampler.set_epoch(1)
+    next(iter(loader))
+    resumed.load_state_dict(loader.state_dict())
+    resumed.sampler.set_epoch(1)
+    rest = list(resumed)
+    assert [b.indices.tolist() for b in rest] == [b.indices.tolist() for b in whole[1:]]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[1:], strict=True))
+    resumed.sampler.set_epoch(2)
+    assert len(list(resumed)) == 3
+
+
+def test_test_images_equal_torchvision(root: Path) -> None:
+    data = module(root, image_size=16)
+    data.setup("test")
+    reference = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])
+    (batch,) = data.test_dataloader()
+    paths = sorted((root / "val").rglob("*.JPEG"))
+    expected = torch.stack([reference(v2.functional.pil_to_tensor(Image.open(path))) for path in paths])
+    assert torch.equal(batch.images, expected)
+    assert batch.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_published_sizes() -> None:
+    data = ImageNetDataModule("nowhere")
+    assert (data.num_classes, data.image_size, data.resize_size) == (1000, 224, 256)
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert len(data.class_names) == 1000
+
+
+def test_random_crops_are_drawn_as_torchvision_draws_them() -> None:
+    crop = RandomCrop(224, 0.08, 0.5, seed=0)
+    draws = torch.rand(4000, 40, generator=torch.Generator().manual_seed(0)).tolist()
+    boxes = torch.tensor([crop.box(375, 500, d) for d in draws]).double()
+    image = torch.zeros(3, 375, 500)
+    torch.manual_seed(0)
+    get = v2.RandomResizedCrop(224).make_params
+    theirs = [get([image]) for _ in range(4000)]
+    reference = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in theirs]).double()
+    assert (boxes[:, 0] + boxes[:, 2] <= 375).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 500).all()
+    for ours, other in ((boxes, reference), (boxes[:, 2:].log(), reference[:, 2:].log())):
+        error = ours.std(dim=0) * math.sqrt(2 / 4000)
+        assert ((ours.mean(dim=0) - other.mean(dim=0)).abs() < 4 * error).all()
+        torch.testing.assert_close(ours.std(dim=0), other.std(dim=0), rtol=0.06, atol=0)
+    area = boxes[:, 2] * boxes[:, 3] / (375 * 500)
+    assert 0.079 < area.min() < 0.1
+    assert area.max() > 0.95
+
+
+@pytest.mark.parametrize("height, width, box", [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
+def test_an_extreme_image_falls_back_to_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
+    assert RandomCrop(8, 1.0, 0.0, seed=0).box(height, width, [0.5] * 40) == box
+
+
+def test_flips_are_a_probability() -> None:
+    image = torch.arange(48, dtype=torch.uint8).view(1, 1, 48).expand(3, 36, 48)
+    crop = RandomCrop(12, 1.0, 0.5, seed=0)
+    mirrored = [bool(out[0, 0, 0] > out[0, 0, -1]) for out in (crop(image, i, 0) for i in range(600))]
+    assert abs(sum(mirrored) / 600 - 0.5) < 0.07
+
+
+def test_lighting_is_for_training_images_only(root: Path) -> None:
+    data = module(root, lighting=0.1, val_fraction=0.3)
+    data.setup("fit")
+    batch = epoch(data)[0]
+    shift = finished(data, batch)[0] - batch.images / 255
+    assert shift.abs().amax(dim=(1, 2, 3)).min() > 0
+    torch.testing.assert_close(shift, shift[:, :, :1, :1].expand_as(shift), rtol=0, atol=1e-6)
+    held = next(iter(data.val_dataloader()))
+    assert torch.equal(finished(data, held)[0], held.images / 255)
+    assert sum(len(b.indices) for b in data.val_dataloader()) == 8
+
+
+def test_images_take_the_precision_of_the_run(root: Path) -> None:
+    data = module(root)
+    data.setup("fit")
+    batch = epoch(data)[0]
+
+    class FakeTrainer:
+        precision_plugin = DoublePrecision()
+
+    data.trainer = FakeTrainer()
+    assert finished(data, batch)[0].dtype == torch.float64
+
+
+def test_files_that_are_not_what_they_say_are_decoded(root: Path) -> None:
+    for name in ("n01440764/grey.jpg", "n01443537/cmyk.JPEG", "n01484850/png_inside.JPEG"):
+        image = decode_image(str(root / "train" / name))
+        assert (image.shape, image.dtype) == ((3, 30, 30), torch.uint8)
+
+
+def test_torchcodec_and_pillow_decode_alike(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if imagenet._torchcodec() is None:
+        pytest.skip("needs torchcodec")
+    paths = [str(path) for path in sorted(root.rglob("n*.JPEG"))]
+    fast = [decode_image(path) for path in paths]
+    monkeypatch.setattr(imagenet, "_torchcodec", lambda: None)
+    assert all(torch.equal(image, decode_image(path)) for image, path in zip(fast, paths, strict=True))
+
+
+def test_number_of_classes_comes_from_the_folders(root: Path) -> None:
+    assert module(root, num_classes=None).num_classes == 3
+    with pytest.raises(ValueError, match=r"`num_classes` must be the number of folders in .*train`, 3, got 1000"):
+        module(root, num_classes=1000).prepare_data()
+
+
+def test_missing_folders_say_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        module(tmp_path).prepare_data()
+    for part in (str(tmp_path / "train"), "<wnid>", "image-net.org", "`data.root`"):
+        assert part in str(caught.value)
+
+
+def test_the_subfolder_imagenet_comes_first(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "imagenet").symlink_to(root)
+    data = module(tmp_path, num_classes=None)
+    data.setup("test")
+    assert data.num_classes == 3
+
+
+def test_damaged_images_are_named(root: Path, tmp_path: Path) -> None:
+    source = (root / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG").read_bytes()
+    path = tmp_path / "broken.JPEG"
+    for content in (source[: len(source) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken.JPEG` is damaged: it cannot be decoded"):
+            decode_image(str(path))
+
+
+def test_an_empty_class_is_named(root: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for wnid in WNIDS:
+            (tmp_path / part / wnid).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=rf"train/{WNIDS[0]}` holds no .jpeg, .jpg, .png file"):
+        module(tmp_path).setup("fit")
+
+
+def test_classes_of_val_must_be_those_of_train(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(root / "train")
+    (tmp_path / "val").mkdir()
+    for wnid in (*WNIDS[:2], "n99999999"):
+        (tmp_path / "val" / wnid).symlink_to(root / "val" / WNIDS[0])
+    with pytest.raises(ValueError, match=r"must hold the classes of the folder `train` only, got \['n99999999'\]"):
+        module(tmp_path).setup("test")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"min_area": 0.0}, r"`min_area` must be in \(0, 1\], got 0\.0"),
+        ({"flip": 2.0}, r"`flip` must be a probability in \[0, 1\], got 2\.0"),
+        ({"lighting": -0.1}, r"`lighting` must be 0 or more, got -0\.1"),
+        ({"resize_size": 10}, "`resize_size` must be at least `image_size` = 16, got 10"),
+        ({"in_channels": 1}, "`in_channels` of ImageNet must be 3, got 1"),
+    ],
+)
+def test_bad_options(root: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(root, **options)
