@@ -34,8 +34,8 @@ class Recorder(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        # Not `self.log(..., sync_dist=True, batch_size=...)` of a number: Lightning 2.6 weights the ranks with their mean
-        # number of images rounded down, so that 7 and 6 images count as 6 and 6.
+        # Not `self.log(..., sync_dist=True, batch_size=...)` of a number: Lightning 2.6 weights the ranks with their
+        # mean number of images rounded down, so that 7 and 6 images count as 6 and 6.
         self.mean_label.update(labels.float().mean(), weight=len(images))
         self.log("mean_label", self.mean_label, on_epoch=True)
 
