@@ -1,4 +1,4 @@
-"""Every command block of the README runs, one after the other, in one copy of the checkout.
+"""Every block of the README runs, one after the other, in one copy of the checkout.
 
 A block after `<!-- test: cfg-job -->` needs a GPU, data or a network: its commands are composed with `--cfg job`.
 """
@@ -23,17 +23,18 @@ make() {{ command make VENV={prefix} --assume-old={prefix}/.bnn-lightning-instal
 
 class Block(NamedTuple):
     line: int
+    language: str
     composed: bool
     script: str
 
 
 def blocks() -> list[Block]:
-    """Return the ```bash blocks of the README."""
+    """Return the blocks of the README that run, in their order."""
     text = README.read_text(encoding="utf-8") if README.exists() else ""
     found = []
-    for match in re.finditer(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^```(bash|python)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
         before = text[: match.start()]
-        found.append(Block(before.count("\n") + 1, before.rstrip().endswith(COMPOSED), match[1]))
+        found.append(Block(before.count("\n") + 1, match[1], before.rstrip().endswith(COMPOSED), match[2]))
     return found
 
 
@@ -72,8 +73,25 @@ def test_readme_shows_what_the_project_does() -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = README.parent / document
+    links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if not link.startswith("https://") and not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_every_fence_is_run_or_names_its_language() -> None:
+    fences = re.findall(r"^```(\w*)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(fences[::2]) == {"bash", "python"}
+    assert len(fences) == 2 * len(blocks())
+
+
 @pytest.mark.parametrize("block", [pytest.param(block, id=f"line{block.line}") for block in blocks()])
 def test_readme_block_runs(block: Block, workplace: Path, run: Callable[..., str]) -> None:
+    if block.language == "python":
+        run([sys.executable, "-c", block.script], cwd=workplace)
+        return
     kept = [command for command in commands(block.script) if command != "make test"]
     script = composed("\n".join(kept)) if block.composed else "\n".join(kept)
     run(["bash", "-c", PREAMBLE.format(prefix=sys.prefix) + script], cwd=workplace)
