@@ -47,6 +47,7 @@ format: $(STAMP)  ## Apply ruff's fixes and format
 
 bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseline, SKD
 	$(BIN)/python -m benchmarks.train $(ARGS)
+	$(BIN)/python -m benchmarks.skd $(ARGS)
 
 bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision + DataLoader
 	$(BIN)/python -m benchmarks.data $(ARGS)

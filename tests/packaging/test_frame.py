@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,10 +57,18 @@ def test_promised_file_exists(root: Path, name: str) -> None:
     assert (root / name).is_file()
 
 
-def test_gate_is_executable_and_calls_make_test(root: Path) -> None:
-    gate = root / ".ci" / "run"
-    assert gate.stat().st_mode & 0o111
-    assert "make test" in gate.read_text()
+@pytest.mark.parametrize("status", [0, 1])
+def test_gate_runs_make_test_in_a_new_environment(status: int, root: Path, tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(root / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / ".ci-venv").mkdir()
+    (tmp_path / "Makefile").write_text(
+        f"test:\n\t@test ! -e $(VENV) && mkdir $(VENV) && echo tested && exit {status}\n"
+    )
+    done = subprocess.run([tmp_path / ".ci" / "run"], cwd=tmp_path.parent, capture_output=True, text=True)
+    assert "tested" in done.stdout
+    assert (done.returncode == 0) == (status == 0)
+    assert not (tmp_path / ".ci-venv").exists()
 
 
 def test_python_versions_agree(settings: configparser.ConfigParser, root: Path) -> None:
