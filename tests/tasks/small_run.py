@@ -4,18 +4,21 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint, EMAWeightAveraging
 from pytorch_lightning.loggers.logger import Logger
 
 from bnn_lightning.callbacks import (
     AnnealProgress,
     AtomicCheckpointIO,
     BiasClip,
+    BNReestimate,
     EmbedConfig,
     FinalCheckpoint,
     FlipRateLogger,
@@ -79,7 +82,7 @@ def build_task(data: DigitsDataModule, *, model: str, epochs: int, interval: str
         num_classes=data.num_classes,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         param_groups=partial(default_groups, weight_decay=1e-4),
-        schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=1, interval=interval),
+        schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
         distiller=distiller if distill else None,
     )
 
@@ -94,17 +97,34 @@ def small_run(
     batch_size: int = 256,
     every_n_steps: int | None = 2,
     ckpt_path: str | Path | None = None,
-    callbacks: list[Callback] | tuple[Callback, ...] = (),
+    callbacks: Sequence[Callback] = (),
+    standard: bool = True,
+    ema: bool = False,
     kill_at: int | None = None,
     **trainer_options: Any,
 ) -> Trainer:
-    """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it."""
+    """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it.
+
+    `callbacks` come before what writes checkpoints; without `standard` they are all there is.
+    """
     torch.set_num_threads(1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     seed_everything(0, verbose=False)
     data = DigitsDataModule(batch_size=batch_size, image_size=8)
     task = build_task(data, model=model, epochs=epochs, interval=interval, distill=distill)
+    before = [
+        AnnealProgress(epochs, interval=interval),
+        BiasClip(),
+        FlipRateLogger(),
+        GradientShare(3),
+        RNGState(),
+        EmbedConfig({"model": model}),
+        *([EMAWeightAveraging(decay=0.8, use_buffers=False), BNReestimate(2)] if ema else []),
+    ]
+    after = [LastCheckpoint(folder, every_n_steps=every_n_steps), FinalCheckpoint(folder)]
+    if not standard:
+        before, after = [], []
     trainer = Trainer(
         **{
             "max_epochs": epochs,
@@ -116,18 +136,8 @@ def small_run(
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             "plugins": [AtomicCheckpointIO()],
-            "callbacks": [
-                AnnealProgress(epochs, interval=interval),
-                BiasClip(),
-                FlipRateLogger(),
-                GradientShare(3),
-                RNGState(),
-                EmbedConfig({"model": model}),
-                *([] if kill_at is None else [Kill(kill_at)]),
-                *callbacks,
-                LastCheckpoint(folder, every_n_steps=every_n_steps),
-                FinalCheckpoint(folder),
-            ],
+            "callbacks": [*before, *([] if kill_at is None else [Kill(kill_at)]), *callbacks, *after],
+            "enable_checkpointing": bool(after) or any(isinstance(c, Checkpoint) for c in callbacks),
         }
         | trainer_options
     )
@@ -160,7 +170,8 @@ def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
             assert_equal(one, other, f"{where}[{index}]")
     elif isinstance(left, torch.Tensor):
-        assert left.dtype == right.dtype and torch.equal(left, right), where
+        assert left.dtype == right.dtype, where
+        assert torch.equal(left, right), where
     else:
         assert left == right, where
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from bnn_lightning.callbacks.interrupt import StopRequest
 
@@ -97,7 +97,7 @@ class LastCheckpoint(OneFile):
         super().__init__(dirpath, filename=self.CHECKPOINT_NAME_LAST, weights_only=False)
         self.epochs, self.steps, self.minutes = every_n_epochs, every_n_steps, every_n_minutes
         self.stop = StopRequest()
-        self._due = False
+        self._due = self._stopping = False
         self._saved_at = 0.0
 
     def save(self, trainer: Trainer) -> None:
@@ -105,14 +105,16 @@ class LastCheckpoint(OneFile):
         self._due, self._saved_at = False, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._due, self._saved_at = False, time.monotonic()
+        self._due, self._stopping, self._saved_at = False, False, time.monotonic()
         requeues = isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
         self.stop.listen(signal.SIGINT, *([] if requeues else [signal.SIGTERM]))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:  # the metrics of an epoch are logged after its checkpoint
             logger.save()
-        if self.stop.signum:  # agreed on and saved at the end of the last epoch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._stopping:  # only now, as the metrics of a step or an epoch are logged after its checkpoint
             raise self.stop.exception()
 
     def on_train_batch_end(
@@ -124,14 +126,13 @@ class LastCheckpoint(OneFile):
         self._due = self._due or stepped or self._is_late(trainer, batch_idx)
         if self._due and not trainer.is_last_batch and not self._is_validation_next(trainer, batch_idx):
             self.save(trainer)
-            if self.stop.signum:
-                raise self.stop.exception()
+            self._stopping = self.stop.signum != 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stopping = self.stop.agreed(pl_module.device)
+        self._stopping = self.stop.agreed(pl_module.device)
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
-        if stopping or self._due or is_last or epoch % self.epochs == 0:
+        if self._stopping or self._due or is_last or epoch % self.epochs == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,7 +157,7 @@ class LastCheckpoint(OneFile):
     @staticmethod
     def _is_validation_next(trainer: Trainer, batch_idx: int) -> bool:
         """Whether a validation within the epoch follows this batch: Lightning leaves it out when it resumes here."""
-        every = trainer.val_check_batch  # type: ignore[attr-defined]
+        every = trainer.val_check_batch
         if not isinstance(every, int):
             return False
         time = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from lightning_fabric.utilities.cloud_io import get_filesystem
-from fsspec.implementations.local import LocalFileSystem
+from lightning_fabric.utilities.cloud_io import _is_local_file_protocol
 
 
 class CheckpointWriteError(OSError):
@@ -29,10 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     (s3:// and the like) are left to Lightning.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        if storage_options is not None or not isinstance(get_filesystem(path), LocalFileSystem):
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if storage_options is not None or not _is_local_file_protocol(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             save_atomically(checkpoint, Path(path))

@@ -46,7 +46,7 @@ class GradientShare(Callback):
         if self.means is None or trainer.global_step % self.every_n_steps or not self.means.names:
             return
         terms: dict[str, Tensor] = pl_module.terms  # type: ignore[assignment]
-        hard = terms["hard"] if weights_of(pl_module).get("hard") else sum(terms.values())
+        hard = terms["hard"] if weights_of(pl_module).get("hard") else torch.stack(list(terms.values())).sum()
         parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         scale = loss_scale(trainer)
         reference = gradient_norm(hard * scale, parameters)
@@ -87,4 +87,5 @@ def gradient_norm(loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
         return loss.new_zeros(())
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

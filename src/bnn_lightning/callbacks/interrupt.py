@@ -1,14 +1,16 @@
 """Ctrl-C, at a moment of our choosing."""
 
+import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 
 class StopRequest:
@@ -52,4 +54,6 @@ class StopRequest:
             self.ignore()
             raise KeyboardInterrupt
         self.signum = signum
-        rank_zero_info("\nStopping after this step, or this validation; the checkpoint follows. Again: stop at once.")
+        if rank_zero_only.rank == 0:
+            with suppress(OSError):  # `print` may have been interrupted itself
+                os.write(2, b"\nStopping after this step or validation, with a checkpoint. Once more: stop at once.\n")

@@ -49,7 +49,7 @@ class RNGState(Callback):
 def collect() -> dict[str, Any]:
     """Return the states of this process's generators, of types that `weights_only=True` loads."""
     version, words, gauss = random.getstate()
-    numpy: Any = np.random.get_state()
+    numpy: Any = np.random.get_state()  # noqa: NPY002 - others may draw from it
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
@@ -65,7 +65,7 @@ def restore(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

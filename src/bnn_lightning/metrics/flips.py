@@ -60,7 +60,7 @@ class FlipRate(Metric):
                     "`update` must be given the same tensors every time."
                 )
             changed = popcount(packed ^ self.signs)
-            self.flipped = torch.stack([part.sum() for part in changed.split([len(part) for part in bits])])
+            self.flipped = torch.stack([part.sum() for part in torch.split(changed, [len(part) for part in bits])])
         else:
             self.flipped = torch.zeros(len(bits), dtype=torch.int64, device=packed.device)
         self.sizes = torch.tensor([weight.numel() for weight in weights], device=packed.device)

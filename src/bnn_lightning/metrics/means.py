@@ -52,6 +52,10 @@ class EpochMeans(Metric):
         """Return the means, scalars by name; NaN before the first update."""
         return dict(zip(self.names, (self.sums / self.count).unbind(), strict=True))
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._update_count = int(self.count > 0)  # torchmetrics does not save it, and warns before the first update
+
 
 def precise(value: Tensor) -> torch.dtype:
     """Return the widest floating-point type of the value's device; Apple's has no float64."""

@@ -77,7 +77,7 @@ class ClassificationTask(LightningModule):
         self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
         self.channels_last = channels_last
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
         self.term_names = tuple(self.distiller.weights)
@@ -129,13 +129,13 @@ class ClassificationTask(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Read before the step: when the epoch's metrics are logged, the schedule has moved on to the next one.
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        if batch_idx == 0 and self._num_seen():
+            # Resumed from a checkpoint of after an epoch's last step and before its end, which Lightning leaves out.
+            self.distiller.end_epoch()
+            self.train_means.reset()
 
     def on_train_epoch_start(self) -> None:
         self._seconds, self._clock = 0.0, time.perf_counter()
-        if self._num_seen():
-            # A checkpoint taken after the last step of an epoch and before its end; Lightning goes on with the next.
-            self.distiller.end_epoch()
-            self.train_means.reset()
 
     def on_train_epoch_end(self) -> None:
         if self._num_seen():  # 0 when Lightning repeats the end of an epoch (resumed with `max_steps`)

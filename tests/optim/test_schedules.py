@@ -1,0 +1,113 @@
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bnn_lightning.optim import constant, cosine, linear, warmup_cosine
+
+
+def rates(schedule: Callable[..., Any], peak: float, length: int, **options: Any) -> list[float]:
+    """The rates in use at times 0 ... length - 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    config = schedule(optimizer, **options)
+    used = []
+    for _ in range(length):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        config["scheduler"].step()
+    return used
+
+
+def test_published_rates() -> None:
+    """Vector A9 of SKD-BNN: peak 0.1, 8 warm-up epochs, 700 epochs."""
+    used = rates(warmup_cosine, 0.1, 700, steps_per_epoch=390, epochs=700, warmup_epochs=8)
+    expected = {0: 0.01111111, 1: 0.02222222, 8: 0.1, 9: 0.09999948, 350: 0.05090792, 699: 5.1526e-7}
+    for epoch, rate in expected.items():
+        assert used[epoch] == pytest.approx(rate, rel=1e-5), epoch
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_steps(warmup: int) -> None:
+    used = rates(warmup_cosine, 0.5, 50, steps_per_epoch=5, epochs=10, warmup_epochs=warmup, interval="step")
+    start, end = 5 * warmup, 50
+    for time, rate in enumerate(used):
+        share = (time - start) / (end - start)
+        factor = (time + 1) / (start + 1) if time <= start else 0.5 * (1 + math.cos(math.pi * share))
+        assert rate == pytest.approx(0.5 * factor, rel=1e-12)
+
+
+def test_cosine_is_torchs() -> None:
+    """The MLP's schedule: Adam from 0.01 to 1e-5 with T_max 100."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.01)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-5)
+    used = rates(cosine, 0.01, 100, steps_per_epoch=235, epochs=100, min_factor=1e-3)
+    for rate in used:
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+def test_linear_and_constant() -> None:
+    assert rates(linear, 1.0, 4, steps_per_epoch=1, epochs=4, min_factor=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    assert rates(linear, 1.0, 4, steps_per_epoch=1, epochs=4, warmup_epochs=1) == pytest.approx([0.5, 1, 2 / 3, 1 / 3])
+    assert rates(constant, 2.0, 4, steps_per_epoch=2, warmup_epochs=1, interval="step") == pytest.approx(
+        [2 / 3, 4 / 3, 2, 2]
+    )
+
+
+def test_groups_keep_their_ratio() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.3)]
+    scheduler = warmup_cosine(torch.optim.SGD(groups, lr=1.0), steps_per_epoch=1, epochs=9, warmup_epochs=1)[
+        "scheduler"
+    ]
+    assert scheduler.get_last_lr() == pytest.approx([0.05, 0.15])
+
+
+def test_past_the_end() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        used = rates(warmup_cosine, 1.0, 5, steps_per_epoch=1, epochs=5)
+    with pytest.warns(UserWarning, match="schedule of 5 epochs is over.*`epochs`"):
+        longer = rates(warmup_cosine, 1.0, 8, steps_per_epoch=1, epochs=5)
+    assert longer == [*used, used[-1], used[-1], used[-1]]
+
+
+def test_state_is_restored_to_the_bit() -> None:
+    def make() -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        return optimizer, warmup_cosine(optimizer, steps_per_epoch=3, epochs=4, warmup_epochs=1, interval="step")[
+            "scheduler"
+        ]
+
+    optimizer, scheduler = make()
+    for _ in range(5):
+        optimizer.step()
+        scheduler.step()
+    other, resumed = make()
+    other.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    for _ in range(6):
+        optimizer.step(), scheduler.step(), other.step(), resumed.step()
+        assert optimizer.param_groups[0]["lr"] == other.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"epochs": 2.5}, "`epochs` must be a whole number"),
+        ({"epochs": 8, "warmup_epochs": 8}, "`warmup_epochs` must be less than `epochs` = 8, got 8"),
+        ({"epochs": 8, "warmup_epochs": -1}, "`warmup_epochs` must be a whole number of at least 0"),
+        ({"epochs": 8, "interval": "batch"}, r"`interval` must be one of \['epoch', 'step'\], got 'batch'"),
+        ({"epochs": 8, "min_factor": 2.0}, "`min_factor` must lie between 0 and 1, got 2.0"),
+        ({"epochs": 8, "interval": "step", "steps_per_epoch": 0}, "`steps_per_epoch` must be"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        warmup_cosine(optimizer, **{"steps_per_epoch": 10} | options)
