@@ -98,7 +98,7 @@ def test_every_import_is_declared(settings: configparser.ConfigParser, root: Pat
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
-    distributions = {"PIL": "pillow", "hydra": "hydra-core"}
+    distributions = {"PIL": "pillow", "hydra": "hydra-core", "lightning_fabric": "pytorch-lightning"}
     needed = {distributions.get(name, name.replace("_", "-")) for name in imported - sys.stdlib_module_names}
     assert needed - {"bnn-lightning"} <= declared
 
@@ -152,7 +152,7 @@ def test_core_runs_without_lightning_and_hydra(root: Path, run: Callable[..., st
     files = [file for room in rooms(root) - WITH_LIGHTNING for file in (source / "bnn_lightning" / room).glob("*.py")]
     modules = sorted(".".join(file.relative_to(source).with_suffix("").parts) for file in files)
     assert "bnn_lightning.distill.base" in modules
-    blocked = "sys.modules.update(dict.fromkeys(('pytorch_lightning', 'lightning', 'hydra', 'omegaconf')))"
+    blocked = "sys.modules.update(dict.fromkeys(('pytorch_lightning', 'lightning_fabric', 'hydra', 'omegaconf')))"
     code = f"import importlib, sys; {blocked}; [importlib.import_module(name) for name in {modules}]"
     run([sys.executable, "-c", code], cwd=root.parent)
 
