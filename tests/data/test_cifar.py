@@ -80,10 +80,15 @@ def test_recipe_of_the_paper(module: Module) -> None:
         assert list(module.class_names) == sorted(module.class_names)
 
 
+def prepare(module: Module) -> None:
+    module.prepare_data()
+    module.setup("fit")
+
+
 def test_missing_files_say_what_to_put_where(module: Module) -> None:
     (module.folder / module.training_files[-1]).unlink()
     with pytest.raises(FileNotFoundError) as caught:
-        module.prepare_data()
+        prepare(module)
     message = str(caught.value)
     for part in (module.training_files[-1], str(module.folder), module.source, "`data.download` is false"):
         assert part in message

@@ -187,12 +187,12 @@ def test_torchcodec_and_pillow_decode_alike(root: Path, monkeypatch: pytest.Monk
 def test_number_of_classes_comes_from_the_folders(root: Path) -> None:
     assert module(root, num_classes=None).num_classes == 3
     with pytest.raises(ValueError, match=r"`num_classes` must be the number of folders in .*train`, 3, got 1000"):
-        module(root, num_classes=1000).prepare_data()
+        module(root, num_classes=1000).setup("fit")
 
 
 def test_missing_folders_say_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        module(tmp_path).prepare_data()
+        module(tmp_path).setup("fit")
     for part in (str(tmp_path / "train"), "<wnid>", "image-net.org", "`data.root`"):
         assert part in str(caught.value)
 

@@ -32,6 +32,11 @@ def module(root: Path, **options: object) -> MNISTDataModule:
     return MNISTDataModule(root, **{"verify": False, "download": False, "batch_size": 10, **options})
 
 
+def prepare(data: MNISTDataModule) -> None:
+    data.prepare_data()
+    data.setup("fit")
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_images_and_labels_equal_torchvision(root: Path, train: bool) -> None:
     images, labels = module(root).read(train)
@@ -68,7 +73,7 @@ def test_image_size_32_is_a_border(root: Path) -> None:
 
 def test_missing_files_say_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        module(tmp_path).prepare_data()
+        prepare(module(tmp_path))
     message = str(caught.value)
     for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", str(tmp_path / "MNIST/raw"), "`data.root`"):
         assert part in message
@@ -82,7 +87,7 @@ def test_a_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
     with pytest.raises(FileNotFoundError, match=r"downloading them failed .*no route to host"):
-        module(tmp_path, download=True).prepare_data()
+        prepare(module(tmp_path, download=True))
 
 
 def test_a_damaged_file_is_named(root: Path) -> None:

@@ -30,32 +30,34 @@ class FileDataModule(ResidentDataModule):
     def fetch(self) -> None:
         """Download the files into `root`."""
 
+    # Why files are missing; `prepare_data` says more where it ran, which is on one rank a node.
+    _reason = "they were not fetched"
+
     def prepare_data(self) -> None:
         """Fetch missing files, where `download` allows it.
 
-        Raises:
-            FileNotFoundError: Files are missing; says which, and what to put where.
+        Files that are missing still are an error of `setup`, which every rank runs: an error of one rank here would
+        reach the user below the others' complaints that it is gone.
         """
         if not self._missing():
             return
-        reason = "`data.download` is false"
+        self._reason = "`data.download` is false"
         if self.download:
-            reason = "the download did not bring them"
+            self._reason = "the download did not bring them"
             try:
                 self.fetch()
             # torchvision turns a failed download into a RuntimeError; a missing or refused connection is an OSError.
             except (OSError, RuntimeError) as error:
-                reason = f"downloading them failed ({' '.join(str(error).split())})"
-        self._require_files(reason)
+                self._reason = f"downloading them failed ({' '.join(str(error).split())})"
 
     def contents(self, name: str) -> bytes:
         """Read a file, or gunzip `name`.gz where only that exists.
 
         Raises:
-            FileNotFoundError: It is missing.
+            FileNotFoundError: It or others are missing; says which, and what to put where.
             ValueError: It is not the published one.
         """
-        self._require_files("they were not fetched")
+        self._require_files()
         path = self._path(name)
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -80,10 +82,10 @@ class FileDataModule(ResidentDataModule):
     def _missing(self) -> list[str]:
         return [name for name in self.checksums if not self._path(name).is_file()]
 
-    def _require_files(self, reason: str) -> None:
+    def _require_files(self) -> None:
         if missing := self._missing():
             raise FileNotFoundError(
-                f"{self.spec.name} is not complete: `{self.folder}` lacks {', '.join(missing)}, and {reason}. "
+                f"{self.spec.name} is not complete: `{self.folder}` lacks {', '.join(missing)}, and {self._reason}. "
                 f"Get {self.source} on a machine with a network and unpack it so that they lie in `{self.folder}`, "
                 f"or let `data.root` (now `{self.root}`) name the folder that holds `{self.subfolder}`."
             )

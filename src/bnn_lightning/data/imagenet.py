@@ -102,7 +102,7 @@ class ImageNetDataModule(ImageDataModule):
         self._files: dict[str, FolderImages] = {}
         self._indices: dict[str, Tensor] = {}
 
-    def prepare_data(self) -> None:
+    def _require_folders(self) -> None:
         """See that both folders are there.
 
         Raises:
@@ -124,7 +124,7 @@ class ImageNetDataModule(ImageDataModule):
                 )
 
     def setup(self, stage: str) -> None:
-        self.prepare_data()
+        self._require_folders()
         if stage == "fit":
             self.local_batch_size()
         if (stage == "fit" or (stage == "validate" and self.has_val)) and "train" not in self._files:
