@@ -8,9 +8,9 @@ from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from bnn_lightning.binarizers import factory
 from bnn_lightning.cli.errors import UserError, did_you_mean
@@ -37,6 +37,14 @@ ALLOWED_CLASSES = {
     "pytorch_lightning.loggers": ("CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
     "pytorch_lightning.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
     "pytorch_lightning.strategies": ("DDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
+}
+# Sections of the configuration, and what the task calls them.
+_TASK_SECTIONS = {
+    "model": "backbone",
+    "distill": "distiller",
+    "optimizer": "optimizer",
+    "param_groups": "param_groups",
+    "schedule": "schedule",
 }
 ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
 
@@ -67,8 +75,8 @@ def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
     """
     for target_node, place in _target_nodes(node, at):
         target = locate(target_node["_target_"], at=place, trust=trust)
-        arguments = {key: value for key, value in target_node.items() if key not in NODE_KEYS}
-        function, arguments = _builder(target, arguments, place)
+        given = {key: value for key, value in target_node.items() if key not in NODE_KEYS}
+        function, arguments = _builder(target, given, place)
         check_arguments(function, arguments, place, partial=bool(target_node.get("_partial_", False)))
 
 
@@ -97,14 +105,29 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     return found  # type: ignore[no-any-return]
 
 
-def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDataModule:
-    """Build `data`; the name that the run's folder is called by is not the data module's.
+def check_sections(config: Node, *, trust: Sequence[str] = ()) -> None:
+    """Check everything that a run builds, before the first part of it is built.
 
     Raises:
         UserError: See `build`.
     """
-    node = {key: value for key, value in config.items() if key != "name"}
-    return build(node, at="data", trust=trust)  # type: ignore[no-any-return]
+    check(datamodule_node(config["data"]), at="data", trust=trust)
+    for section in (*_TASK_SECTIONS, "task", "trainer", "callbacks", "logger"):
+        check(config.get(section), at=section, trust=trust)
+
+
+def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDataModule:
+    """Build `data`.
+
+    Raises:
+        UserError: See `build`.
+    """
+    return build(datamodule_node(config), at="data", trust=trust)  # type: ignore[no-any-return]
+
+
+def datamodule_node(config: Node) -> Node:
+    """Return `data` without the name that run folders are called by, which is not the data module's."""
+    return {key: value for key, value in config.items() if key != "name"}
 
 
 def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask:
@@ -117,10 +140,9 @@ def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask
     Raises:
         UserError: See `build`.
     """
-    sections = {"backbone": "model", "distiller": "distill"} | {k: k for k in ("optimizer", "param_groups", "schedule")}
     parts = {
         argument: build(config[section], at=section, trust=trust)
-        for argument, section in sections.items()
+        for section, argument in _TASK_SECTIONS.items()
         if config.get(section)
     }
     return _call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
@@ -163,17 +185,20 @@ def _target_nodes(node: Any, at: str) -> Iterator[tuple[Node, str]]:
 
 def _builder(target: Callable[..., Any], arguments: Node, at: str) -> tuple[Callable[..., Any], Node]:
     # Registries take any keyword: hold the arguments against what the name stands for.
-    looked_up = {
-        registry.create_backbone: lambda name: _Signature(name, registry.backbone_signature(name)),
-        factory.binarizer_factory: lambda name: _Signature(name, factory.binarizer_signature(name)),
-    }
-    if target not in looked_up or "name" not in arguments:
+    signature_of = _REGISTRIES.get(target)
+    if signature_of is None or "name" not in arguments:
         return target, arguments
     try:
-        function = looked_up[target](arguments["name"])
+        function = _Signature(arguments["name"], signature_of(arguments["name"]))
     except ValueError as error:
         raise UserError(f"`{at}.name`: {error}") from error
     return function, {key: value for key, value in arguments.items() if key != "name"}
+
+
+_REGISTRIES: dict[Callable[..., Any], Callable[[str], inspect.Signature]] = {
+    registry.create_backbone: registry.backbone_signature,
+    factory.binarizer_factory: factory.binarizer_signature,
+}
 
 
 class _Signature:

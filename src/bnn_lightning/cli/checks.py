@@ -24,7 +24,7 @@ def check_devices(trainer: Node) -> None:
         return
     available = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if accelerator != "auto" and not available:
-        raise UserError(f"trainer.accelerator={accelerator}: this machine has no GPU; on the CPU: trainer.accelerator=cpu.")
+        raise UserError(f"trainer.accelerator={accelerator}: no GPU here; on the CPU: trainer.accelerator=cpu.")
     number = _highest(wanted)
     if number <= max(available, 1):
         return
@@ -45,12 +45,12 @@ def check_precision(trainer: Node, matmul_precision: str) -> None:
     if precision.startswith("16") and not (on_gpu or on_mps):
         raise UserError(f"trainer.precision={precision} needs a GPU; on the CPU take precision=fp32 or precision=bf16.")
     if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"trainer.precision={precision}: this GPU has no bfloat16; take precision=fp16 or precision=fp32.")
+        raise UserError(f"trainer.precision={precision}: this GPU has no bfloat16; take precision=fp16 or fp32.")
     if precision.startswith("64") and on_mps:
         raise UserError(f"trainer.precision={precision}: Apple's GPUs have no float64; take trainer.accelerator=cpu.")
     if matmul_precision != "highest" and not (on_gpu and torch.cuda.get_device_capability() >= (8, 0)):
         raise UserError(
-            f"matmul_precision={matmul_precision} (precision=tf32) needs an NVIDIA GPU of the Ampere generation or later; "
+            f"matmul_precision={matmul_precision} (precision=tf32) needs an NVIDIA GPU, Ampere or later; "
             "take precision=fp32."
         )
 
@@ -96,7 +96,7 @@ def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: s
             )
         if metric.startswith("val/") and not has_val:
             raise UserError(
-                f"{name} looks at `{metric}`, and there are no held-out images: the test set is scored for curves only. "
+                f"{name} looks at `{metric}`, and there are no held-out images; the test set is for curves only. "
                 "Hold training images out: data.val_fraction=0.1."
             )
 

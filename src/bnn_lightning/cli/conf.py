@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnn_lightning.cli.errors import UserError, did_you_mean, friendly, listed
-from bnn_lightning.cli.launch import config_dir, launch
+from bnn_lightning.cli.launch import launch
+from bnn_lightning.cli.tree import config_dir
 
 
 def main(prefix: Sequence[str] = ()) -> None:
@@ -29,7 +30,7 @@ def main(prefix: Sequence[str] = ()) -> None:
     given = parser.parse_args(sys.argv[len(program) :])
     with friendly():
         if given.verb == "ls":
-            print(list_options(config_dir(), given.group), end="")
+            print(describe_options(config_dir(), given.group), end="")
         elif given.verb == "cp":
             print(copy_option(config_dir(), given.option, Path(given.folder)))
         elif len(given.words) == 1 and "=" not in given.words[0]:
@@ -39,7 +40,7 @@ def main(prefix: Sequence[str] = ()) -> None:
             launch(_never, config_name="train", prefix=(*prefix, "show"))
 
 
-def list_options(root: Path, group: str | None = None) -> str:
+def describe_options(root: Path, group: str | None = None) -> str:
     """Return the groups below `root` with their options, each with the first comment of its file.
 
     Args:
@@ -55,7 +56,8 @@ def list_options(root: Path, group: str | None = None) -> str:
         raise UserError(f"`{group}`: no such group.{did_you_mean(group, groups)} There are: {listed(groups)}.")
     lines = []
     for name in [group] if group else groups:
-        lines += [name, *(f"    {path.stem:<24}{_description(path)}".rstrip() for path in groups[name]), ""]
+        width = max(len(path.stem) for path in groups[name]) + 2
+        lines += [name, *(f"    {path.stem:<{width}}{_description(path)}".rstrip() for path in groups[name]), ""]
     return "\n".join(lines)
 
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from bnn_lightning.cli.tree import list_options
 
 EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
@@ -81,36 +83,44 @@ def explain(error: BaseException) -> str:
 
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    if not group or error.options is None:
+    if not group:
         return _clean(str(error))
-    if group == "optimizer" and option.startswith("of/") or group == "optimizer/of":
+    if group == "optimizer/of" or option.startswith("of/"):
         model = option.removeprefix("of/")
-        return f"`model={model}` names no optimizer (conf/optimizer/of/{model}.yaml): choose one, optimizer=sgd."
-    options = [name for name in error.options if not name.startswith("_")]
-    return f"`{group}={option}`: no such option.{did_you_mean(option, options)} `{group}` has: {listed(options)}."
+        return f"`model={model}` names no optimizer (optimizer/of/{model}.yaml): choose one, such as optimizer=sgd."
+    # Of several options at once, callbacks=[default,ema], Hydra does not say what there is.
+    options = [name for name in error.options or list_options(group) if not name.startswith("_")]
+    plugin = " Others are plugins, to be installed (optuna: `bnn-lightning[sweep]`)." if "hydra/" in group else ""
+    near = did_you_mean(option, options)
+    return f"`{group}={option}`: no such option.{near} `{group}` has: {listed(options)}.{plugin}"
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
     full_key = str(error.full_key)
     section, _, key = full_key.rpartition(".")
     parent = error.parent_node
-    known = [str(name) for name in parent] if isinstance(parent, DictConfig) and not parent._is_none() else []
-    where = f"`{section}` has" if section else "there are"
-    near = did_you_mean(key, known)
+    known: list[str] = []
+    if isinstance(parent, DictConfig) and not parent._is_none() and not parent._is_missing():
+        known = [str(name) for name in parent if name not in ("_target_", "_partial_", "hydra")]
+    near = did_you_mean(key, known).replace("`", f"`{section}.", 1) if section else did_you_mean(key, known)
     if not near and isinstance(parent, DictConfig):
-        near = did_you_mean(full_key, _keys(parent._get_root()))
-    return f"`{full_key}`: no such key.{near} {where.capitalize() if not section else where}: {listed(known)}."
+        root = parent._get_root()
+        near = did_you_mean(full_key, _keys(root) if isinstance(root, DictConfig) else [])
+    where = f"`{section}` has" if section else "There are"
+    return f"`{full_key}`: no such key.{near} {where}: {listed(known)}."
 
 
-def _keys(node: object, prefix: str = "") -> Iterator[str]:
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     # Of the configuration as it is written: nothing is resolved, `hydra` is left out.
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+    if node._is_none() or node._is_missing():
         return
-    for key in OmegaConf.to_container(node, resolve=False):  # type: ignore[union-attr]
+    for key in map(str, node.keys()):
         if not prefix and key == "hydra":
             continue
         yield f"{prefix}{key}"
-        yield from _keys(node._get_node(key), f"{prefix}{key}.")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            yield from _keys(child, f"{prefix}{key}.")
 
 
 def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:

@@ -1,29 +1,44 @@
 """One training run: from a composed configuration to checkpoints, scores and a summary."""
 
 import os
+import sys
 import time
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning import LightningDataModule, Trainer, seed_everything
+from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
 from bnn_lightning.callbacks.embed_config import EmbedConfig
 from bnn_lightning.cli import resume
-from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer
+from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, check_selection
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.launch import config_dir, pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.launch import pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
+from bnn_lightning.cli.tree import list_options
+from bnn_lightning.tasks.classification import ClassificationTask
 
 # Of the run and not of the network: it stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)
+
+
+@dataclass
+class Run:
+    """What `trainer.fit` takes."""
+
+    settings: RunSettings
+    trainer: Trainer
+    task: ClassificationTask
+    datamodule: LightningDataModule
+    ckpt_path: str | None = None
 
 
 def fit(config: DictConfig) -> float | None:
@@ -39,41 +54,52 @@ def fit(config: DictConfig) -> float | None:
         UserError: What is wrong with the configuration, before training starts.
     """
     started = time.monotonic()
-    run = _prepare(config)
-    settings, trainer, task, datamodule = run.settings, run.trainer, run.task, run.datamodule
+    run = prepare(config)
     try:
-        trainer.fit(task, datamodule=datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+        scores = _train(run)
     except (CheckpointReadError, CheckpointWriteError) as error:
         raise UserError(str(error)) from error
     finally:
-        if trainer.interrupted:
-            print_interrupted(trainer)
-    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if settings.test:
-        scores |= dict(trainer.test(task, datamodule=datamodule, verbose=False)[0])
-    print_summary(trainer, scores, seconds=time.monotonic() - started)
-    return _objective(settings, scores)
+        if run.trainer.interrupted:
+            print_interrupted(run.trainer)
+        _finish_wandb()
+    print_summary(run.trainer, scores, seconds=time.monotonic() - started)
+    return _objective(run.settings, scores)
 
 
-class _Run:
-    """What `trainer.fit` takes."""
+def _train(run: Run) -> dict[str, float]:
+    run.trainer.fit(run.task, datamodule=run.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+    scores = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+    if run.settings.test:
+        scores |= dict(run.trainer.test(run.task, datamodule=run.datamodule, verbose=False)[0])
+    return scores
 
-    def __init__(self, settings: RunSettings, trainer: Trainer, task: Any, datamodule: Any) -> None:
-        self.settings, self.trainer, self.task, self.datamodule = settings, trainer, task, datamodule
-        self.ckpt_path: str | None = None
+
+def _finish_wandb() -> None:
+    # The next job of a sweep is another run; wandb would go on with this one.
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
 
 
-def _prepare(config: DictConfig) -> _Run:
-    """Build everything and check what can be checked."""
+def prepare(config: DictConfig) -> Run:
+    """Build everything, and check what can be checked before training starts.
+
+    Args:
+        config: As composed by Hydra from `train.yaml`.
+
+    Raises:
+        UserError: What is wrong with the configuration.
+    """
     settings = read_settings(RunSettings, config)
     _check_trust(settings)
     _check_recipe()
     plain = _resolve(config)
+    check_sections(plain, trust=settings.trust)
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
     check_devices(plain["trainer"])
     check_precision(plain["trainer"], settings.matmul_precision)
-    # Lightning 2.6 meets a class that torch >= 2.11 deprecates.
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+    silence()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=settings.trust)
@@ -84,7 +110,7 @@ def _prepare(config: DictConfig) -> _Run:
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     check_data(datamodule, trainer, stage="fit")
-    run = _Run(settings, trainer, task, datamodule)
+    run = Run(settings, trainer, task, datamodule)
     if settings.init_from is not None:
         rank_zero_info(resume.start_from(task, settings.init_from))
     if settings.ckpt_path is not None:
@@ -123,9 +149,8 @@ def _check_recipe() -> None:
     if not HydraConfig.initialized():
         return
     recipe = HydraConfig.get().runtime.choices.get("recipe")
-    sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
-    folders = [Path(folder) / "recipe" for folder in [*sources, str(config_dir())]]
-    known = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
+    sources = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    known = list_options("recipe", sources)
     if recipe in known:
         rank_zero_info(f"Recipe: {recipe}")
     elif any(override.startswith("recipe=") for override in HydraConfig.get().overrides.task) and recipe is not None:

@@ -5,17 +5,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly
+from bnn_lightning.cli.tree import config_path
 
 Job = Callable[[DictConfig], float | None]
 
@@ -24,27 +23,6 @@ RUN_ID = "BNN_RUN_ID"
 _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
 # Overrides of the sweep itself, which a worker's single job must not see.
 _SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
-
-
-def config_path() -> str:
-    """Return where the configuration tree lies, in Hydra's words.
-
-    Installed (also editable) it is the package `bnn_lightning.conf`; in a checkout on the Python path, its `conf/`.
-    """
-    if find_spec("bnn_lightning.conf") is not None:
-        return "pkg://bnn_lightning.conf"
-    checkout = Path(__file__).resolve().parents[3] / "conf"
-    if not (checkout / "train.yaml").is_file():
-        raise UserError("the configuration tree is missing: install the package again (pip install bnn-lightning).")
-    return str(checkout)
-
-
-def config_dir() -> Path:
-    """Return the folder of the configuration tree."""
-    spec = find_spec("bnn_lightning.conf")
-    if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    return Path(config_path())
 
 
 def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
@@ -165,17 +143,15 @@ def _search_flags(parsed: object) -> dict[str, str]:
 @contextmanager
 def _job_folder() -> Iterator[None]:
     # Lightning hands `hydra.run.dir` to its workers; in a sweep that is not yet the job's folder.
-    settings = HydraConfig.instance().cfg
-    assert settings is not None
-    node = settings.hydra
+    node: DictConfig = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
+    before = node.run._get_node("dir")._value()
     with read_write(node), open_dict(node):
-        before = OmegaConf.to_container(node.run, resolve=False)
         node.run.dir = node.runtime.output_dir
     try:
         yield
     finally:
         with read_write(node), open_dict(node):
-            node.run = before
+            node.run.dir = before
 
 
 @contextmanager

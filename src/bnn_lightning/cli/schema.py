@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 
 # Hydra's own keys of a node that is built.
 NODE_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
+# What an experiment writes where a path must be given. (OmegaConf's `???` does not replace a value that is there.)
+REQUIRED = "required"
 
 
 @dataclass
@@ -55,6 +57,8 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     assert isinstance(settings, kind)
     if isinstance(settings, RunSettings) and settings.epochs < 1:
         raise UserError(f"`epochs` must be 1 or more, got {settings.epochs}.")
+    if isinstance(settings, RunSettings) and settings.init_from == REQUIRED:
+        raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
     if settings.matmul_precision not in ("highest", "high", "medium"):
         raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
     return settings
@@ -164,12 +168,19 @@ def _describe(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_describe(a) for a in arguments))
+        choices = [choice for a in arguments if typing.get_origin(a) is Literal for choice in typing.get_args(a)]
+        others = [_describe(a) for a in arguments if typing.get_origin(a) is not Literal]
+        return " or ".join(dict.fromkeys([*others, *([_one_of(choices)] if choices else [])]))
     if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+        return _one_of(arguments)
     container = origin or annotation
     if inspect.isclass(container) and issubclass(container, Mapping):
         return "a mapping"
     if inspect.isclass(container) and issubclass(container, Collection):
         return "a list" + (f" ({_describe(arguments[0])} each)" if arguments else "")
     return f"a node with a `_target_` ({getattr(container, '__name__', container)})"
+
+
+def _one_of(choices: Sequence[Any]) -> str:
+    names = list(dict.fromkeys(map(str, choices)))
+    return f"one of {', '.join(names)}" if len(names) > 1 else names[0]

@@ -13,6 +13,7 @@ from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import EvaluateSettings, read_settings
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -50,7 +51,9 @@ class CountImages(Callback):
         super().__init__()
         self.count = 0
 
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
         self.count += len(batch[1])
 
 
@@ -64,17 +67,17 @@ def score(config: DictConfig) -> Score:
         UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
     """
     settings = read_settings(EvaluateSettings, config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    silence()
+    plain = {key: _plain(config[key]) for key in ("trainer", "paths")}
     check_devices(plain["trainer"])
     check_precision(plain["trainer"], settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(settings.ckpt)
     if is_ours(checkpoint):
-        task, data = _ours(settings, plain, embedded_config(checkpoint, settings.ckpt))
+        task, data = _ours(settings, config, embedded_config(checkpoint, settings.ckpt))
     else:
-        task, data = _published(settings, plain)
+        task, data = _published(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
     _check_classes(task, datamodule, settings.ckpt)
     counter = CountImages()
@@ -86,38 +89,46 @@ def score(config: DictConfig) -> Score:
     return result
 
 
-def _ours(settings: EvaluateSettings, plain: Plain, embedded: Plain) -> tuple[ClassificationTask, Plain]:
-    if "_target_" in plain["model"]:
+def _ours(settings: EvaluateSettings, config: DictConfig, embedded: Plain) -> tuple[ClassificationTask, Plain]:
+    if "_target_" in config.model:
         raise UserError(f"`{settings.ckpt}` says itself which network it is: leave `model=` out.")
     task = load_task(settings.ckpt, trust=settings.trust)
-    name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    if "_target_" in plain["data"]:
-        data = plain["data"]
+    given = _plain(config.data)
+    if "_target_" in given:
+        data = given
     else:
-        data = embedded["data"] | {key: value for key, value in plain["data"].items() if value is not None}
-        if plain["data"].get("root") is None and not Path(str(data.get("root"))).exists():
-            data["root"] = plain["paths"]["data_dir"]
+        data = embedded["data"] | {key: value for key, value in given.items() if value is not None}
+        if given.get("root") is None and not Path(str(data.get("root"))).exists():
+            data["root"] = config.paths.data_dir
+    name = embedded["model"].get("name", embedded["model"].get("_target_"))
     print(f"{settings.ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
 
 
-def _published(settings: EvaluateSettings, plain: Plain) -> tuple[ClassificationTask, Plain]:
-    if "_target_" not in plain["model"] or "_target_" not in plain["data"]:
+def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain]:
+    if "_target_" not in config.model or "_target_" not in config.data:
         raise UserError(
-            f"`{settings.ckpt}` is not a checkpoint of ours, and does not say what it is: name the network and the data, "
-            f"as in `bnn evaluate ckpt={settings.ckpt} model=resnet20 data=cifar10`."
+            f"`{settings.ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
+            f"data, as in `bnn evaluate ckpt={settings.ckpt} model=resnet20 data=cifar10`."
         )
-    backbone = build(plain["model"], at="model", trust=settings.trust)
+    model, data = _plain(config.model), _plain(config.data)
+    backbone = build(model, at="model", trust=settings.trust)
     try:
         report = load_published(backbone, settings.ckpt)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} % (SKD-BNN: of 9,984 images)"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
-    print(f"{settings.ckpt}: {len(report.loaded)} tensors for {plain['model'].get('name')}{says}{dead}")
+    print(f"{settings.ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
     # Nothing is trained: the optimizer is never made.
     optimizer = partial(torch.optim.SGD, lr=0.1)
-    return ClassificationTask(backbone, num_classes=plain["data"]["num_classes"], optimizer=optimizer), plain["data"]
+    return ClassificationTask(backbone, num_classes=data["num_classes"], optimizer=optimizer), data
+
+
+def _plain(node: DictConfig) -> Plain:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 
 @rank_zero_only
 def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float) -> None:
     """Print the accuracy, the time, the folder, and what to try next."""
-    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}" for split in ("val", "test") if _has(scores, split)]
+    splits = [split for split in ("val", "test") if _has(scores, split)]
+    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}" for split in splits]
     lines += [f"{'time:':<15} {duration(seconds)}", f"{'run folder:':<15} {trainer.default_root_dir}"]
     final = checkpoint_path(trainer, "final.ckpt")
     if final is not None:
@@ -64,9 +65,10 @@ def command(verb: str, *arguments: str) -> str:
         program = f"{_python()} {sys.argv[0]}"
     elif shutil.which("bnn") is not None:
         program = f"bnn {verb}"
+    elif (installed := Path(sys.executable).with_name("bnn")).exists():
+        program = f"{_short(installed)} {verb}"
     else:
-        installed = Path(sys.executable).with_name("bnn")
-        program = f"{_short(installed)} {verb}" if installed.exists() else f"{_python()} -m bnn_lightning.cli.main {verb}"
+        program = f"{_python()} -m bnn_lightning.cli.main {verb}"
     return " ".join([program, *map(shlex.quote, arguments)])
 
 

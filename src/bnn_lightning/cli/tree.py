@@ -1,0 +1,38 @@
+"""Where the configuration tree lies."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGE = "bnn_lightning.conf"
+
+
+def config_path() -> str:
+    """Return the place of the configuration tree in Hydra's words.
+
+    Installed (also editable) it is the package `bnn_lightning.conf`; in a checkout on the Python path, its `conf/`.
+    """
+    return f"pkg://{PACKAGE}" if find_spec(PACKAGE) is not None else str(_checkout())
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration tree."""
+    spec = find_spec(PACKAGE)
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return _checkout()
+
+
+def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """Return the options of a group, in the tree and in folders beside it; names with `_` in front are not options.
+
+    Example:
+        >>> list_options("distill")
+        ['none', 'skd']
+    """
+    found = {path.stem for folder in [config_dir(), *folders] for path in (folder / group).glob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[3] / "conf"
