@@ -1,5 +1,6 @@
 """Self-knowledge distillation of SKD-BNN."""
 
+from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Literal, get_args
@@ -11,11 +12,17 @@ from torch import Tensor, nn
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
 from bnn_lightning.distill.stream import latent_dot, leave_statistics_alone, self_teacher
-from bnn_lightning.distill.taps import Taps, watch
+from bnn_lightning.distill.taps import Taps, parts_of, watch
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.losses.cluster import cluster_loss
-from bnn_lightning.losses.feature import Normalization, channel_spatial_loss, check_normalization, flat_feature_loss
+from bnn_lightning.losses.feature import (
+    Normalization,
+    channel_spatial_means,
+    check_normalization,
+    flat_feature_loss,
+    unit_difference,
+)
 from bnn_lightning.losses.soft import soft_label_kl
 
 ClusterOn = Literal["penultimate", "logits"]
@@ -137,16 +144,24 @@ class SelfKD(Distiller):
         return losses
 
     def feature_loss(self, taps: Taps | None) -> Tensor:
-        """Run the self-teacher and compare: mean over the tapped features, a scalar."""
+        """Run the self-teacher and compare: mean over the tapped features of their losses, a scalar."""
         losses: list[Tensor] = []
+        # Means of equal shape are compared at once: a few kernels instead of some forty for each feature.
+        means: defaultdict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
-        def compare(student: Tensor, teacher: Tensor) -> None:
-            pooled = student.ndim == 4 and self.feature_pooling == "channel_spatial"
-            loss = channel_spatial_loss if pooled else flat_feature_loss
-            losses.append(loss(student, teacher, self.normalization))
+        def take(student: Tensor, teacher: Tensor) -> None:
+            if student.ndim != 4 or self.feature_pooling == "none":
+                losses.append(flat_feature_loss(student, teacher, self.normalization))
+                return
+            for pair in zip(channel_spatial_means(student), channel_spatial_means(teacher), strict=True):
+                means[pair[0].shape].append(pair)
 
-        self_teacher(Taps() if taps is None else taps, compare, dot=partial(latent_dot, dtype=self._dtype))
-        return torch.stack(losses).mean()
+        number = 0 if taps is None else len(taps.tapped)
+        self_teacher(Taps() if taps is None else taps, take, dot=partial(latent_dot, dtype=self._dtype))
+        for pairs in means.values():
+            student, teacher = (torch.stack(part) for part in zip(*pairs, strict=True))
+            losses.append(unit_difference(student, teacher, self.normalization).sum())
+        return torch.stack(losses).sum() / number
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -172,10 +187,9 @@ class SelfKD(Distiller):
             counts.setdefault(id(layer), []).append(((low < 0) == (full < 0)).double().mean())
             return low
 
-        with ExitStack() as stack:
-            leave_statistics_alone(backbone, stack)
-            with watch(backbone, stream=True) as taps:
-                backbone(images)
+        with watch(backbone, stream=True) as taps, ExitStack() as stack:
+            leave_statistics_alone(parts_of(backbone).norms, stack)
+            backbone(images)
         self_teacher(taps, lambda student, teacher: None, dot=compare)
         layers = binary_layers(backbone)
         return {name: torch.stack(counts[id(layer)]).mean().item() for name, layer in layers.items()}

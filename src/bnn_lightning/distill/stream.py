@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from bnn_lightning.distill.taps import Record, Taps, replace_attribute, run_eagerly, tapped_modules
+from bnn_lightning.distill.taps import Record, Taps, replace_attribute, run_eagerly
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import binary_layers
 
 Dot = Callable[[BinaryLayer, Tensor], Tensor]
 
@@ -46,8 +44,8 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     References:
         Zeng et al., SKD-BNN, Applied Intelligence 54, 2024.
     """
-    backbone = taps.backbone
-    if backbone is None or not taps.products:
+    backbone, parts = taps.backbone, taps.parts
+    if backbone is None or parts is None or not taps.products:
         raise RuntimeError("Nothing was recorded for the self-teacher: call the backbone within `distiller.watch`.")
     if not taps.tapped:
         raise RuntimeError(f"`{type(backbone).__name__}.feature_taps()` names no module that follows a binary layer.")
@@ -64,12 +62,12 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     total = len(taps.products)
     with ExitStack() as stack, torch.no_grad():
         _no_autocast_cache(stack)
-        run_eagerly(backbone, stack)
-        for module in tapped_modules(backbone):
+        run_eagerly(parts.compiled, stack)
+        leave_statistics_alone(parts.norms, stack)
+        for module in parts.tapped:
             stack.callback(module.register_forward_hook(tap).remove)
-        for layer in binary_layers(backbone).values():
+        for layer in parts.layers:
             replace_attribute(layer, "scaled_dot", _swapping(layer, taps.products, dot or latent_dot), stack)
-        leave_statistics_alone(backbone, stack)
         _replay_stem(taps.stem, stack)
         args, kwargs = taps.call
         try:
@@ -79,11 +77,10 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     raise RuntimeError(f"The second run of {type(backbone).__name__} ended with {len(taps.tapped)} features missing.")
 
 
-def leave_statistics_alone(backbone: nn.Module, stack: ExitStack) -> None:
-    """Let batch norms in training take the statistics of the batch without noting them, until `stack` is closed."""
-    for module in backbone.modules():
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
-            replace_attribute(module, "track_running_stats", False, stack)
+def leave_statistics_alone(norms: list[nn.Module], stack: ExitStack) -> None:
+    """Let normalisation layers in training take the batch's statistics without noting them, until `stack` is closed."""
+    for module in norms:
+        replace_attribute(module, "track_running_stats", False, stack)
 
 
 def latent_dot(layer: BinaryLayer, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

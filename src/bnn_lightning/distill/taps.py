@@ -1,16 +1,16 @@
 """How a student's forward is watched, for any backbone that is built from our binary layers."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import binary_layers
 
 
 class Record(NamedTuple):
@@ -26,12 +26,53 @@ class Record(NamedTuple):
         return self.value is not None and self.value._version == self.version
 
 
+class Parts(NamedTuple):
+    """The modules of a backbone that are watched or changed, found in one walk; shared ones once.
+
+    Attributes:
+        layers: The binary layers.
+        tapped: The modules named by `feature_taps()`.
+        norms: torch's normalisation layers that note running statistics now.
+        compiled: Modules that `torch.compile` has replaced.
+    """
+
+    layers: list[BinaryLayer]
+    tapped: list[nn.Module]
+    norms: list[nn.Module]
+    compiled: list[nn.Module]
+
+
+def parts_of(backbone: nn.Module) -> Parts:
+    """Find the parts of a backbone.
+
+    Raises:
+        ValueError: It has no binary layer, or does not declare `feature_taps`.
+    """
+    modules = list(backbone.modules())
+    layers = [m for m in modules if isinstance(m, BinaryLayer) and m.is_binary_layer]
+    if not layers:
+        raise ValueError(
+            f"{type(backbone).__name__} has no binary layer, so that it cannot be its own teacher: "
+            "set `alpha=0`, or build the network with `binary=True`."
+        )
+    names = _declaration(backbone, "feature_taps")()
+    tapped = {id(m): m for m in map(backbone.get_submodule, names)}
+    norms: list[nn.Module] = [m for m in modules if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    return Parts(layers, list(tapped.values()), norms, compiled_modules(modules))
+
+
+def compiled_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return those of `modules` that `torch.compile` has replaced."""
+    return [m for m in modules if m._compiled_call_impl is not None]
+
+
 @dataclass(eq=False)
 class Taps:
     """What was recorded during one forward of a backbone.
 
     Attributes:
         backbone: The network, or None if nothing was recorded for a second stream.
+        parts: Its parts, if they were asked for.
         call: Its positional and keyword arguments.
         features: The classifier's input, with its graph, or None if it was not asked for.
         tapped: The outputs of the modules named by `feature_taps()`, with their graph, in order of execution.
@@ -40,6 +81,7 @@ class Taps:
     """
 
     backbone: nn.Module | None = None
+    parts: Parts | None = None
     call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     features: Tensor | None = None
     tapped: deque[Record] = field(default_factory=deque)
@@ -66,19 +108,15 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
     """
     taps = Taps()
     with ExitStack() as stack:
-        if penultimate or stream:
-            run_eagerly(backbone, stack)
+        if stream:
+            taps.parts = parts_of(backbone)
+            run_eagerly(taps.parts.compiled, stack)
+            _watch_stream(backbone, taps.parts, taps, stack)
+        elif penultimate:
+            run_eagerly(compiled_modules(backbone.modules()), stack)
         if penultimate:
             _watch_classifier(backbone, taps, stack)
-        if stream:
-            _watch_stream(backbone, taps, stack)
         yield taps
-
-
-def tapped_modules(backbone: nn.Module) -> list[nn.Module]:
-    """Return the modules named by `feature_taps()`, a shared one once."""
-    declared = _declaration(backbone, "feature_taps")
-    return list({id(m): m for m in (backbone.get_submodule(name) for name in declared())}.values())
 
 
 def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:
@@ -88,11 +126,10 @@ def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitSta
     setattr(owner, name, value)
 
 
-def run_eagerly(backbone: nn.Module, stack: ExitStack) -> None:
+def run_eagerly(compiled: list[nn.Module], stack: ExitStack) -> None:
     """Put what `torch.compile` made of the modules aside, until `stack` is closed."""
-    for module in backbone.modules():
-        if module._compiled_call_impl is not None:
-            replace_attribute(module, "_compiled_call_impl", None, stack)
+    for module in compiled:
+        replace_attribute(module, "_compiled_call_impl", None, stack)
 
 
 def record(module: object, value: Any) -> Record:
@@ -118,14 +155,7 @@ def _watch_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None
     stack.callback(classifier.register_forward_pre_hook(note).remove)
 
 
-def _watch_stream(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
-    layers = binary_layers(backbone)
-    if not layers:
-        raise ValueError(
-            f"{type(backbone).__name__} has no binary layer, so that it cannot be its own teacher: "
-            "set `alpha=0`, or build the network with `binary=True`."
-        )
-
+def _watch_stream(backbone: nn.Module, parts: Parts, taps: Taps, stack: ExitStack) -> None:
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if taps.backbone is not None:
             raise RuntimeError("The backbone was called twice within one `watch`; open another for the second call.")
@@ -137,9 +167,9 @@ def _watch_stream(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
 
     stop_recording_stem = _watch_stem(backbone, taps, stack)
     stack.callback(backbone.register_forward_pre_hook(begin, with_kwargs=True).remove)
-    for module in tapped_modules(backbone):
+    for module in parts.tapped:
         stack.callback(module.register_forward_hook(tap).remove)
-    for layer in layers.values():
+    for layer in parts.layers:
         replace_attribute(layer, "scaled_dot", _recording(layer, taps, stop_recording_stem), stack)
 
 

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "cluster": ["cluster_loss"],
-        "feature": ["channel_spatial_loss", "flat_feature_loss"],
+        "feature": ["channel_spatial_loss", "channel_spatial_means", "flat_feature_loss", "unit_difference"],
         "soft": ["soft_cross_entropy", "soft_label_kl"],
     },
 )

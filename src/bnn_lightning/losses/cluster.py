@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bnn_lightning.losses.norm import inverse_norm
+from bnn_lightning.losses.norm import unit_length
 from bnn_lightning.losses.soft import at_least_float32
 
 
@@ -24,6 +24,7 @@ def cluster_loss(features: Tensor, labels: Tensor, num_classes: int, *, eps: flo
         A scalar in [0, 1], in float32 or wider.
 
     Example:
+        >>> import torch
         >>> f = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
         >>> cluster_loss(f, torch.tensor([0, 1, 0]), 2).item()
         0.0
@@ -35,6 +36,6 @@ def cluster_loss(features: Tensor, labels: Tensor, num_classes: int, *, eps: flo
     constant = features.detach()
     # The cosine does not see the length of the mean, so that the sum does as well, without a division by counts.
     sums = constant.new_zeros(num_classes, constant.shape[1]).index_add_(0, labels, constant)
-    centre = (sums * inverse_norm(sums, eps)).index_select(0, labels)
-    cosine = (features * centre).sum(1, keepdim=True) * inverse_norm(features, eps)
+    centres = unit_length(sums, eps).index_select(0, labels)
+    cosine = (unit_length(features, eps) * centres).sum(1)
     return (0.5 - 0.5 * cosine).mean()

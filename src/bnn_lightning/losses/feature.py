@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bnn_lightning.losses.norm import inverse_norm, length, unit_length
+from bnn_lightning.losses.norm import length, unit_length
 from bnn_lightning.losses.soft import at_least_float32
 
 Normalization = Literal["reference", "per_sample"]
@@ -21,12 +21,6 @@ def check_normalization(normalization: str) -> None:
         raise ValueError(f"`normalization` must be one of {list(get_args(Normalization))}, got {normalization!r}.")
 
 
-def channel_spatial_means(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means of (N, C, H, W) over space, (N, C), and over channels, (N, H * W), in float32 or wider."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.mean((2, 3), dtype=dtype), x.mean(1, dtype=dtype).flatten(1)
-
-
 class _ChannelSpatialMeans(torch.autograd.Function):
     """Means over space and over channels; their two gradients reach `x` in one pass instead of three."""
 
@@ -34,7 +28,8 @@ class _ChannelSpatialMeans(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return channel_spatial_means(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return x.mean((2, 3), dtype=dtype), x.mean(1, dtype=dtype).flatten(1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -51,6 +46,41 @@ class _ChannelSpatialMeans(torch.autograd.Function):
         if ctx.channels_last:
             return (channel[:, None, None, :] + spatial[:, :, :, None]).permute(0, 3, 1, 2)
         return channel[:, :, None, None] + spatial[:, None]
+
+
+def channel_spatial_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of a feature map over space and over channels, in float32 or wider.
+
+    Args:
+        x: Shape (N, C, H, W).
+
+    Returns:
+        Shapes (N, C) and (N, H * W).
+    """
+    means: tuple[Tensor, Tensor] = _ChannelSpatialMeans.apply(x)
+    return means
+
+
+def unit_difference(
+    student: Tensor, teacher: Tensor, normalization: Normalization = "reference", *, eps: float = 1e-12
+) -> Tensor:
+    r"""Difference of vectors that are scaled to unit length; one of the two terms of `channel_spatial_loss`.
+
+    Args:
+        student: Shape (..., N, D).
+        teacher: Same shape; no gradient flows to it.
+        normalization: "reference" is :math:`\|\hat S - \hat T\|_F / (D N)`, "per_sample" the mean over N of
+            :math:`\|\hat s_n - \hat t_n\|`.
+        eps: Vectors up to this length are taken as zero, without gradient.
+
+    Returns:
+        Shape (...).
+    """
+    reference = normalization == "reference"
+    difference = unit_length(student, eps, constant=reference) - unit_length(teacher.detach(), eps)
+    if reference:
+        return length(difference, (-2, -1)) / (student.shape[-1] * student.shape[-2])
+    return length(difference, -1).mean(-1)
 
 
 def channel_spatial_loss(
@@ -93,16 +123,9 @@ def channel_spatial_loss(
             f"`student` and `teacher` must have one shape (N, C, H, W), got {list(student.shape)} and "
             f"{list(teacher.shape)}; `flat_feature_loss` takes features without spatial dimensions."
         )
-    means: tuple[Tensor, Tensor] = _ChannelSpatialMeans.apply(student)
-    channel, spatial = means
-    target_channel, target_spatial = (unit_length(x, eps) for x in channel_spatial_means(teacher.detach()))
-    if normalization == "per_sample":
-        channel, spatial = unit_length(channel, eps), unit_length(spatial, eps)
-        return (length(channel - target_channel, dim=1) + length(spatial - target_spatial, dim=1)).mean()
-    channel, spatial = (x * inverse_norm(x.detach(), eps) for x in (channel, spatial))
-    channel_difference = length(channel - target_channel) / channel.shape[1]
-    spatial_difference = length(spatial - target_spatial) / spatial.shape[1]
-    return (channel_difference + spatial_difference) / student.shape[0]
+    pairs = zip(channel_spatial_means(student), channel_spatial_means(teacher.detach()), strict=True)
+    channel, spatial = (unit_difference(a, b, normalization, eps=eps) for a, b in pairs)
+    return channel + spatial
 
 
 def flat_feature_loss(
@@ -137,5 +160,5 @@ def flat_feature_loss(
         )
     student, teacher = (at_least_float32(x.flatten(1)) for x in (student, teacher.detach()))
     if normalization == "per_sample":
-        return length(unit_length(student, eps) - unit_length(teacher, eps), dim=1).mean()
+        return unit_difference(student, teacher, normalization, eps=eps)
     return 2 * length(student - teacher) / student.numel()
