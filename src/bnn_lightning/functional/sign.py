@@ -141,8 +141,9 @@ class _SignEDE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, t = ctx.saved_tensors
         t = t.to(x.dtype)
-        # k t = max(1/t, 1) t = max(1, t); tanh_backward(g, y) = g (1 - y^2) in one pass.
-        return _aten.tanh_backward(grad, torch.tanh(x * t)) * t.clamp(min=1.0), None
+        # k t = max(1/t, 1) t = max(1, t); tanh_backward(g, y) = g (1 - y^2) in one pass. In place where that is
+        # possible: on a CPU a new large tensor costs more than the arithmetic that fills it.
+        return _aten.tanh_backward(grad, (x * t).tanh_()).mul_(t.clamp(min=1.0)), None
 
 
 def sign_ste(x: Tensor, clip: float = 1.0) -> Tensor:
