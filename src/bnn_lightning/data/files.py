@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,8 @@ class FileDataModule(ResidentDataModule):
     subfolder: ClassVar[str]
     checksums: ClassVar[dict[str, str]]
     source: ClassVar[str]
+    # Why files are missing; `prepare_data` knows more where it ran, which is on one rank a node.
+    _reason = "they were not fetched"
 
     @property
     def folder(self) -> Path:
@@ -29,9 +32,6 @@ class FileDataModule(ResidentDataModule):
     @abstractmethod
     def fetch(self) -> None:
         """Download the files into `root`."""
-
-    # Why files are missing; `prepare_data` says more where it ran, which is on one rank a node.
-    _reason = "they were not fetched"
 
     def prepare_data(self) -> None:
         """Fetch missing files, where `download` allows it.
@@ -61,7 +61,7 @@ class FileDataModule(ResidentDataModule):
         path = self._path(name)
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self.damaged(name, f"it cannot be unpacked ({error})") from error
         found = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if self.verify and found != self.checksums[name]:

@@ -131,6 +131,8 @@ class ResidentDataModule(ImageDataModule):
     def _on(self, device: torch.device, source: str) -> tuple[Tensor, Tensor]:
         """Return images and labels of a file set on `device`; they move there once."""
         if self._images[source].device != device:
-            self._images[source] = self._images[source].to(device)
-            self._labels[source] = self._labels[source].to(device)
+            # A validation run comes in inference mode; what it moved would then be unfit for training.
+            with torch.inference_mode(False):
+                self._images[source] = self._images[source].to(device)
+                self._labels[source] = self._labels[source].to(device)
         return self._images[source], self._labels[source]
