@@ -1,4 +1,6 @@
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -148,14 +150,18 @@ def test_statistics_can_be_replaced() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_size": 0}, "`batch_size` must be 1 or more, got 0"),
-        ({"eval_batch_size": 0}, "`eval_batch_size` must be 1 or more, got 0"),
-        ({"num_workers": -1}, "`num_workers` must be 0 or more, got -1"),
+        ({"batch_size": 0}, "`batch_size` must be an integer, 1 or more, got 0"),
+        ({"eval_batch_size": 0}, "`eval_batch_size` must be an integer, 1 or more, got 0"),
+        ({"num_workers": -1}, "`num_workers` must be an integer, 0 or more, got -1"),
         ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0"),
         ({"mean": [0.5]}, r"`mean` must have a number for each of 3 channels, got \[0.5\]"),
         ({"std": [0.0, 1, 1]}, r"`std` must be positive in every channel"),
         ({"augment": "none"}, "`augment` must be an Augmentation, None or 'default', got 'none'"),
-        ({"num_classes": 0}, "`num_classes` must be 1 or more, got 0"),
+        ({"num_classes": 0}, "`num_classes` must be an integer, 1 or more, got 0"),
+        ({"batch_size": "many"}, "`batch_size` must be an integer, 1 or more, got 'many'"),
+        ({"batch_size": 12.5}, r"`batch_size` must be an integer, 1 or more, got 12\.5"),
+        ({"val_fraction": "x"}, r"`val_fraction` must be in \[0, 1\), got 'x'"),
+        ({"seed": None}, "`seed` must be an integer, 0 or more, got None"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
@@ -171,3 +177,15 @@ def test_a_batch_larger_than_the_set_is_an_error_before_training() -> None:
 def test_too_small_a_split_is_an_error_before_training() -> None:
     with pytest.raises(ValueError, match=r"`val_fraction` must leave images in both parts of 50, got 0\.001"):
         data(val_fraction=0.001).setup("fit")
+
+
+def test_the_set_of_your_own_in_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    module = names["Blobs"](batch_size=20, val_fraction=0.1)
+    module.setup("fit")
+    images, labels = next(module.batches(module.train_dataloader()))
+    assert images.shape == (20, 1, 8, 8)
+    assert torch.equal(images[:, 0, 0, 0] > 0.25, labels == 1)

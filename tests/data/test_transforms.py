@@ -130,11 +130,11 @@ def test_lighting_is_gaussian_along_the_components() -> None:
     "options, message",
     [
         ({"flip": 1.5}, r"`flip` must be a probability in \[0, 1\], got 1.5"),
-        ({"padding": -1}, "`padding` must be a number of pixels, 0 or more, got -1"),
+        ({"padding": -1}, "`padding` must be an integer, 0 or more, got -1"),
         ({"padding_mode": "mirror"}, r"`padding_mode` must be one of \['edge', 'zero', 'reflect'\], got 'mirror'"),
-        ({"degrees": 181}, r"`degrees` must lie in \[0, 180\], got 181"),
-        ({"shear": -1}, r"`shear` must lie in \[0, 90\], got -1"),
-        ({"scale": 1.0}, r"`scale` must lie in \[0, 1\), got 1.0"),
+        ({"degrees": 181}, r"`degrees` must be in \[0, 180\], got 181"),
+        ({"shear": -1}, r"`shear` must be in \[0, 90\), got -1"),
+        ({"scale": 1.0}, r"`scale` must be in \[0, 1\), got 1\.0"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

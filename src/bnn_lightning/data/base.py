@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.sampler import EpochSampler, evaluation_slices, training_slices
 from bnn_lightning.data.split import stratified_split
@@ -35,12 +36,6 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-
-
-def check_number(name: str, value: float, rule: str, valid: bool) -> None:
-    """Raise `ValueError` in the words of the house unless `valid`."""
-    if not valid:
-        raise ValueError(f"`{name}` must be {rule}, got {value}.")
 
 
 class ImageDataModule(LightningDataModule):
@@ -89,10 +84,14 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        check_number("batch_size", batch_size, "1 or more", batch_size >= 1)
-        check_number("eval_batch_size", eval_batch_size, "1 or more", eval_batch_size >= 1)
-        check_number("val_fraction", val_fraction, "in [0, 1)", 0.0 <= val_fraction < 1.0)
-        check_number("num_workers", num_workers, "0 or more", num_workers >= 0)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            check_integer(name, value, least)
+        check_number("val_fraction", val_fraction, "in [0, 1)", lambda share: 0 <= share < 1)
         self.spec = spec
         self.root = Path(root)
         self.batch_size = batch_size

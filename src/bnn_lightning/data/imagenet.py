@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from bnn_lightning.data.base import DataSpec, ImageDataModule, check_number
+from bnn_lightning.data.base import DataSpec, ImageDataModule
+from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.random import RESIZED_CROP, random_bits, uniform
 from bnn_lightning.data.sampler import EpochSampler, Indices
@@ -75,10 +76,10 @@ class ImageNetDataModule(ImageDataModule):
         flip: float = 0.5,
         lighting: float = 0.0,
     ) -> None:
-        check_number("image_size", image_size, "1 or more", image_size >= 1)
-        check_number("min_area", min_area, "in (0, 1]", 0.0 < min_area <= 1.0)
-        check_number("flip", flip, "a probability in [0, 1]", 0.0 <= flip <= 1.0)
-        check_number("lighting", lighting, "0 or more", lighting >= 0.0)
+        check_integer("image_size", image_size, 1)
+        check_number("min_area", min_area, "in (0, 1]", lambda share: 0 < share <= 1)
+        check_number("flip", flip, "a probability in [0, 1]", lambda p: 0 <= p <= 1)
+        check_number("lighting", lighting, "0 or more", lambda std: std >= 0)
         self.folder = Path(root) / "imagenet" if (Path(root) / "imagenet").is_dir() else Path(root)
         super().__init__(
             _spec(self.folder / "train", num_classes, image_size),
@@ -97,7 +98,7 @@ class ImageNetDataModule(ImageDataModule):
         )
         self.resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
         rule = f"at least `image_size` = {image_size}"
-        check_number("resize_size", self.resize_size, rule, self.resize_size >= image_size)
+        check_number("resize_size", self.resize_size, rule, lambda size: size >= image_size)
         self.min_area, self.flip, self.lighting = min_area, flip, lighting
         self._files: dict[str, FolderImages] = {}
         self._indices: dict[str, Tensor] = {}

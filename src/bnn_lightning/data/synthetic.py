@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.data.base import DataSpec, check_number
+from bnn_lightning.data.base import DataSpec
+from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.resident import ResidentDataModule
 from bnn_lightning.data.transforms import Augmentation
 
@@ -53,7 +54,7 @@ class SyntheticDataModule(ResidentDataModule):
     ) -> None:
         counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
         for name, value in {**counts, "num_classes": num_classes, "in_channels": in_channels}.items():
-            check_number(name, value, "1 or more", value >= 1)
+            check_integer(name, value, 1)
         self.num_train = num_train
         self.num_test = num_test
         self.learnable = learnable

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.random import AUGMENTATION, LIGHTING, integers, random_bits, uniform
 
 PaddingMode = Literal["edge", "zero", "reflect"]
@@ -48,17 +49,13 @@ class Augmentation:
     shear: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.flip <= 1.0:
-            raise ValueError(f"`flip` must be a probability in [0, 1], got {self.flip}.")
-        if self.padding < 0:
-            raise ValueError(f"`padding` must be a number of pixels, 0 or more, got {self.padding}.")
+        check_number("flip", self.flip, "a probability in [0, 1]", lambda p: 0 <= p <= 1)
+        check_integer("padding", self.padding, 0)
+        check_number("degrees", self.degrees, "in [0, 180]", lambda angle: 0 <= angle <= 180)
+        check_number("scale", self.scale, "in [0, 1)", lambda share: 0 <= share < 1)
+        check_number("shear", self.shear, "in [0, 90)", lambda angle: 0 <= angle < 90)
         if self.padding_mode not in get_args(PaddingMode):
             raise ValueError(f"`padding_mode` must be one of {list(get_args(PaddingMode))}, got {self.padding_mode!r}.")
-        if not 0.0 <= self.scale < 1.0:
-            raise ValueError(f"`scale` must lie in [0, 1), got {self.scale}.")
-        for name, limit in (("degrees", 180.0), ("shear", 90.0)):
-            if not 0.0 <= getattr(self, name) <= limit:
-                raise ValueError(f"`{name}` must lie in [0, {limit:g}], got {getattr(self, name)}.")
 
     def pad(self, images: Tensor) -> Tensor:
         """Return the padded images that crops are cut from, (N, C, H, W) to (N, C, H + 2 padding, W + 2 padding)."""
