@@ -43,10 +43,10 @@ class PlainSKD(nn.Module):
     def conv(self, layer: BinaryConv2d, pair: Pair) -> Pair:
         x, teacher = pair
         weight = layer.weight
-        flat = weight.view(weight.shape[0], -1)
+        flat = weight.flatten(1)
         centred = weight - flat.mean(-1).view(-1, 1, 1, 1)
-        latent = centred / centred.view(weight.shape[0], -1).std(-1).view(-1, 1, 1, 1)
-        mean = latent.abs().view(weight.shape[0], -1).mean(-1)
+        latent = centred / centred.flatten(1).std(-1).view(-1, 1, 1, 1)
+        mean = latent.abs().flatten(1).mean(-1)
         scale = torch.pow(2, (torch.log(mean) / torch.log(torch.tensor(2.0))).round()).view(-1, 1, 1, 1).detach()
         binary = PlainSign.apply(latent, self.k, self.t) * scale
         y = F.conv2d(PlainSign.apply(x, self.k, self.t), binary, None, layer.stride, layer.padding)
@@ -87,7 +87,7 @@ def plain_feature_loss(features: list[Pair]) -> Tensor:
     for student, teacher in features:
         size, channels, side = student.shape[:3]
         c, ct = (f.mean((2, 3)) for f in (student, teacher))
-        p, pt = (f.mean(1).view(size, -1) for f in (student, teacher))
+        p, pt = (f.mean(1).flatten(1) for f in (student, teacher))
         c, p = (v / torch.norm(v.detach(), dim=1, keepdim=True) for v in (c, p))
         ct, pt = (v / torch.norm(v, dim=1, keepdim=True) for v in (ct, pt))
         losses.append((torch.norm(c - ct) / channels + torch.norm(p - pt) / side**2) / size)
