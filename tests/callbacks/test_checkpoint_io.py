@@ -51,9 +51,7 @@ def test_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Path, "open", lambda self, *a: plain_open(Path("/dev/full") if self.name.endswith("partial") else self, *a)
     )
-    with pytest.raises(
-        CheckpointWriteError, match=r"No space left on device.*MiB are free.*previous file is unchanged"
-    ):
+    with pytest.raises(CheckpointWriteError, match=r"No space left on device.*MiB are free.*file is unchanged"):
         AtomicCheckpointIO().save_checkpoint({"weights": torch.rand(1000)}, path)
     monkeypatch.undo()
     assert is_old(path)
@@ -81,7 +79,7 @@ def test_other_errors_are_not_renamed(path: Path) -> None:
 def test_truncated_file(path: Path, keep: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
-    with pytest.raises(CheckpointReadError, match="last.ckpt is not a readable checkpoint"):
+    with pytest.raises(CheckpointReadError, match=r"last\.ckpt is not a readable checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path)
 
 
@@ -92,5 +90,5 @@ def test_code_in_a_file_is_refused(path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "nothing.ckpt")

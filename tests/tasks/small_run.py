@@ -4,15 +4,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, EMAWeightAveraging
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.callbacks import (
     AnnealProgress,
@@ -46,6 +48,7 @@ class JsonLogger(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step} | {name: float(value) for name, value in metrics.items()}) + "\n")
@@ -73,17 +76,41 @@ class EvalNorm(Callback):
                 module.eval()
 
 
-def build_task(data: DigitsDataModule, *, model: str, epochs: int, interval: str, distill: bool) -> ClassificationTask:
-    options: dict[str, Any] = {"width": 32} if model == "mlp" else {}
+class RankLosses(Callback):
+    """Writes the losses of this rank, and its final state, to files of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.losses: list[float] = []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        self.losses.append(float(loss.detach()))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        result = {"losses": self.losses, "state": pl_module.state_dict()}
+        torch.save(result, self.folder / f"rank{trainer.global_rank}of{trainer.world_size}.pt")
+
+
+def build_task(
+    data: DigitsDataModule,
+    *,
+    model: str,
+    epochs: int,
+    interval: str,
+    distill: Mapping[str, Any] | None,
+    backbone: dict[str, Any] | None,
+) -> ClassificationTask:
+    options: dict[str, Any] = {"width": 32} | (backbone or {}) if model == "mlp" else {}
     shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
-    distiller = SelfKD(data.num_classes, feature_pooling="none" if model == "mlp" else "channel_spatial")
+    pooling = "none" if model == "mlp" else "channel_spatial"
+    distiller = None if distill is None else SelfKD(data.num_classes, **{"feature_pooling": pooling, **distill})
     return ClassificationTask(
         create_backbone(model, **shape, **options),
         num_classes=data.num_classes,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         param_groups=partial(default_groups, weight_decay=1e-4),
         schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
-        distiller=distiller if distill else None,
+        distiller=distiller,
     )
 
 
@@ -93,26 +120,29 @@ def small_run(
     model: str = "mlp",
     epochs: int = 3,
     interval: str = "epoch",
-    distill: bool = True,
+    distill: Mapping[str, Any] | None = MappingProxyType({}),
+    backbone: dict[str, Any] | None = None,
     batch_size: int = 256,
     every_n_steps: int | None = 2,
     ckpt_path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     standard: bool = True,
     ema: bool = False,
+    comparable: bool = False,
     kill_at: int | None = None,
     **trainer_options: Any,
 ) -> Trainer:
     """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it.
 
-    `callbacks` come before what writes checkpoints; without `standard` they are all there is.
+    `callbacks` come before what writes checkpoints; without `standard` they are all there is. `comparable` keeps batch
+    normalisation in evaluation and writes the losses of each rank.
     """
     torch.set_num_threads(1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     seed_everything(0, verbose=False)
     data = DigitsDataModule(batch_size=batch_size, image_size=8)
-    task = build_task(data, model=model, epochs=epochs, interval=interval, distill=distill)
+    task = build_task(data, model=model, epochs=epochs, interval=interval, distill=distill, backbone=backbone)
     before = [
         AnnealProgress(epochs, interval=interval),
         BiasClip(),
@@ -125,6 +155,8 @@ def small_run(
     after = [LastCheckpoint(folder, every_n_steps=every_n_steps), FinalCheckpoint(folder)]
     if not standard:
         before, after = [], []
+    if comparable:
+        before += [EvalNorm(), RankLosses(folder)]
     trainer = Trainer(
         **{
             "max_epochs": epochs,

@@ -39,7 +39,7 @@ class GradientShare(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = [name for name, weight in weights_of(pl_module).items() if name != "hard" and weight]
         self.means = EpochMeans(names, persistent=True).to(pl_module.device)
-        if self._loaded is not None:
+        if self._loaded is not None and trainer.is_global_zero:
             self.means.load_state_dict(self._loaded)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -64,7 +64,7 @@ class GradientShare(Callback):
         self.means.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.means is None else self.means.state_dict()
+        return {} if self.means is None else self.means.total_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict or None

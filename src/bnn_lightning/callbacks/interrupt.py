@@ -54,6 +54,6 @@ class StopRequest:
             self.ignore()
             raise KeyboardInterrupt
         self.signum = signum
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             with suppress(OSError):  # `print` may have been interrupted itself
                 os.write(2, b"\nStopping after this step or validation, with a checkpoint. Once more: stop at once.\n")

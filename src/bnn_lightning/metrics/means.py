@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -51,6 +52,11 @@ class EpochMeans(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the means, scalars by name; NaN before the first update."""
         return dict(zip(self.names, (self.sums / self.count).unbind(), strict=True))
+
+    def total_state(self, prefix: str = "") -> dict[str, Any]:
+        """Return the state dict of all ranks' sums; to be called on all of them. One rank alone is to load it."""
+        with self.sync_context(should_sync=dist.is_available() and dist.is_initialized()):
+            return self.state_dict(prefix=prefix)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

@@ -20,9 +20,7 @@ def is_distributed() -> bool:
 
 def add_up_over_ranks(task: "ClassificationTask", checkpoint: dict[str, Any]) -> None:
     """Write what the ranks have gathered together, into a checkpoint that rank 0 alone writes; on all ranks."""
-    with task.train_means.sync_context(should_sync=is_distributed()):
-        gathered = task.train_means.state_dict(prefix="train_means.")
-    gathered |= task.distiller.state_dict(prefix="distiller.")
+    gathered = task.train_means.total_state("train_means.") | task.distiller.state_dict(prefix="distiller.")
     for state in states(checkpoint):
         state.update(gathered)
 

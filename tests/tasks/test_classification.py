@@ -1,0 +1,194 @@
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnn_lightning.data import DigitsDataModule
+from bnn_lightning.distill import HardLabels, SelfKD
+from bnn_lightning.models import create_backbone
+from bnn_lightning.tasks import ClassificationTask
+from bnn_lightning.tasks.classification import one_group
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_run import curves, small_run
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def tiny_task(**options: Any) -> ClassificationTask:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return ClassificationTask(net, **{"num_classes": 10, "optimizer": SGD} | options)
+
+
+def fit(task: ClassificationTask, data: DigitsDataModule | None = None, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    defaults |= {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
+    trainer = Trainer(**defaults | options)
+    trainer.fit(task, datamodule=data or DigitsDataModule(batch_size=256, image_size=8))
+    return trainer
+
+
+class Recorder(Callback):
+    """Keeps every training batch's terms, and its accuracy."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.rates: list[float] = []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        terms = {f"train/loss_{name}": float(term.detach()) for name, term in pl_module.terms.items()}  # type: ignore[union-attr]
+        self.rows.append({"train/loss": float(loss.detach())} | terms)
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_epoch_metrics(tmp_path: Path) -> None:
+    """Means over samples, in which the weighted terms add up to the loss; the learning rate is the one in use."""
+    recorder = Recorder()
+    small_run(tmp_path, epochs=2, standard=False, callbacks=[recorder], interval="step")
+    rows = [row for row in curves(tmp_path).values() if "train/loss" in row]
+    assert len(rows) == 2
+    for epoch, row in enumerate(rows):
+        steps = recorder.rows[5 * epoch : 5 * epoch + 5]
+        for name in steps[0]:
+            assert row[name] == pytest.approx(sum(step[name] for step in steps) / 5, rel=1e-6), name
+        terms = [row[f"train/loss_{name}"] for name in ("hard", "feature", "label", "cluster")]
+        assert row["train/loss"] == pytest.approx(sum(terms), rel=1e-6)
+        assert row["lr"] == pytest.approx(recorder.rates[5 * epoch + 4])
+        assert 0 < row["train/acc"] < 1
+    assert rows[0]["train/loss_label"] == 0 < rows[1]["train/loss_label"]
+
+
+@pytest.mark.parametrize(("val_fraction", "prefix", "number"), [(0.0, "test", 360), (0.1, "val", 144)])
+def test_evaluation_scores_every_image(val_fraction: float, prefix: str, number: int) -> None:
+    task = tiny_task()
+    data = DigitsDataModule(batch_size=100, image_size=8, val_fraction=val_fraction, eval_batch_size=97)
+    trainer = fit(task, data, limit_train_batches=2)
+    scored = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+    images, labels = (torch.cat(part) for part in zip(*batches(trainer, task, data.val_dataloader()), strict=True))
+    assert len(labels) == number
+    logits = task(images)
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert scored == {
+        f"{prefix}/loss": pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5),
+        f"{prefix}/acc": pytest.approx(float((ranks < 1).double().mean())),
+        f"{prefix}/acc_top5": pytest.approx(float((ranks < 5).double().mean())),
+    }
+
+
+def batches(trainer: Trainer, task: ClassificationTask, loader: Any) -> list[Any]:
+    task.eval()
+    return [trainer.datamodule.on_after_batch_transfer(batch, 0) for batch in loader]  # type: ignore[attr-defined]
+
+
+def test_few_classes() -> None:
+    """With three classes every label is among the best five."""
+    task = ClassificationTask(nn.Flatten(), num_classes=3, optimizer=SGD)
+    task.validation_step((torch.rand(4, 3, 1, 1), torch.tensor([0, 1, 2, 0])), 0)
+    assert float(task.eval_means.compute()["acc_top5"]) == 1
+
+
+class NoHostSync(TorchDispatchMode):
+    """Refuses what makes a GPU wait: a value that the host asks for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor's value was asked for"
+        assert func not in (torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_training_step_does_not_ask_for_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = create_backbone(name, num_classes=10, in_channels=1, image_size=8, **({"width": 16} if name == "mlp" else {}))
+    task = ClassificationTask(net, num_classes=10, optimizer=SGD, distiller=SelfKD(10, feature_pooling="none"))
+    monkeypatch.setattr(task, "log", lambda *args, **kwargs: None)
+    with NoHostSync():
+        task.training_step((torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])), 0).backward()
+
+
+def test_state_dict_holds_network_distiller_and_sums() -> None:
+    net = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=8)
+    task = ClassificationTask(net, num_classes=10, optimizer=SGD, distiller=SelfKD(10))
+    names = {f"backbone.{name}" for name in net.state_dict()} | {"train_means.sums", "train_means.count"}
+    names |= {f"distiller.bank.{name}" for name in ("bank", "valid", "sums", "counts")}
+    assert set(task.state_dict()) == names
+    assert set(tiny_task().state_dict()) == {
+        "backbone.1.weight",
+        "backbone.1.bias",
+        "train_means.sums",
+        "train_means.count",
+    }
+
+
+def test_compile_in_place() -> None:
+    """Names stay, and so does every value, with hooks for distillation around the compiled network."""
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    losses, states = [], []
+    for compile_ in (False, True):
+        torch.manual_seed(0)
+        net = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=8, dropout=0.0)
+        task = ClassificationTask(net, num_classes=10, optimizer=SGD, distiller=SelfKD(10), compile=compile_)
+        task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        if compile_:
+            assert task.backbone._compiled_call_impl is not None
+        losses.append(task.training_step((images, labels), 0))
+        losses[-1].backward()
+        states.append({name: p.grad for name, p in task.named_parameters()} | task.state_dict())
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(states[0], states[1])
+
+
+def test_channels_last() -> None:
+    net = create_backbone("resnet20", num_classes=10, in_channels=3, image_size=8)
+    images = torch.rand(2, 3, 8, 8)
+    expected = net.eval()(images)
+    task = ClassificationTask(net, num_classes=10, optimizer=SGD, channels_last=True).eval()
+    seen: list[Tensor] = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    torch.testing.assert_close(task(images), expected)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert net.get_submodule("layer1.0.conv1").weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator]
+
+
+def test_optimizer_gets_the_groups() -> None:
+    task = tiny_task(param_groups=lambda model: [{"params": list(model.parameters()), "weight_decay": 0.5}])
+    fit(task, limit_train_batches=1)
+    assert task.trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.5
+    task.backbone[1].bias.requires_grad_(False)
+    assert one_group(task) == [{"params": [task.backbone[1].weight]}]
+
+
+@pytest.mark.parametrize(("accumulation", "limit", "steps"), [(1, 1.0, 5), (2, 1.0, 5), (1, 3, 3), (1, 0.5, 2)])
+def test_schedule_is_told_the_steps_of_an_epoch(accumulation: int, limit: float, steps: int) -> None:
+    told: list[int] = []
+
+    def schedule(optimizer: torch.optim.Optimizer, *, steps_per_epoch: int) -> Any:
+        told.append(steps_per_epoch)
+        return {"scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer), "interval": "step"}
+
+    task = tiny_task(schedule=schedule)
+    trainer = fit(task, accumulate_grad_batches=accumulation, limit_train_batches=limit)
+    assert told == [steps] == [trainer.global_step]
+
+
+def test_label_smoothing() -> None:
+    task = tiny_task(label_smoothing=0.1)
+    assert isinstance(task.distiller, HardLabels)
+    assert task.distiller.label_smoothing == 0.1
+    with pytest.raises(ValueError, match=r"`label_smoothing` is an option of the distiller.*got 0\.1 beside SelfKD"):
+        tiny_task(label_smoothing=0.1, distiller=SelfKD(10))
+
+
+def test_no_teacher_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_task(distiller=SelfKD(10))
+    for name in ("watch", "forward"):
+        monkeypatch.setattr(task.distiller, name, lambda *args: pytest.fail("the distiller was asked"))
+    fit(task, limit_train_batches=0)
+    task.trainer.validate(task, datamodule=DigitsDataModule(batch_size=256, image_size=8), verbose=False)
