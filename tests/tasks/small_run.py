@@ -70,7 +70,7 @@ class Kill(Callback):
 class EvalNorm(Callback):
     """Keeps batch normalisation in evaluation, so that a batch may be cut into parts."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         for module in pl_module.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()

@@ -60,11 +60,14 @@ def test_two_processes_are_one(tmp_path: Path, model: str) -> None:
 
 @pytest.mark.slow
 def test_resume_of_two_processes(tmp_path: Path) -> None:
-    """Killed in mid-epoch with dropout on: random states, sums and bank of both ranks go on."""
-    assert run_script(tmp_path / "whole").returncode == 0
-    assert run_script(tmp_path / "killed", kill_at=8).returncode != 0
-    resumed = run_script(tmp_path / "resumed", ckpt_path=str(tmp_path / "killed" / "last.ckpt"))
+    """Killed in mid-epoch with dropout on: random states, sums and bank of both ranks go on; averages too."""
+    options = {"ema": True, "comparable": True}
+    assert run_script(tmp_path / "whole", **options).returncode == 0
+    assert run_script(tmp_path / "killed", kill_at=8, **options).returncode != 0
+    resumed = run_script(tmp_path / "resumed", ckpt_path=str(tmp_path / "killed" / "last.ckpt"), **options)
     assert resumed.returncode == 0, resumed.stderr
-    whole, again = (torch.load(tmp_path / name / "last.ckpt") for name in ("whole", "resumed"))
-    assert_equal(whole, again)
+    for name in ("last", "final"):
+        assert_equal(*(torch.load(tmp_path / run / f"{name}.ckpt") for run in ("whole", "resumed")))
+    states = [torch.load(tmp_path / "whole" / f"rank{rank}of2.pt")["state"] for rank in (0, 1)]
+    assert_equal(*({k: v for k, v in state.items() if k.startswith("backbone")} for state in states))
     assert curves(tmp_path / "whole") == curves(tmp_path / "killed", tmp_path / "resumed")
