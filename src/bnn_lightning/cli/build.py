@@ -90,7 +90,7 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     """
     package = target.partition(".")[0] if isinstance(target, str) else ""
     own = package == PACKAGE or package in trust
-    if not own and target not in ALLOWED:
+    if not own and not (isinstance(target, str) and target in ALLOWED):
         raise UserError(
             f"`{at}._target_`: {target!r} is not on the list of what may be built. Ours are `{PACKAGE}.*`, and some "
             f"classes of torch, torchvision and Lightning; your own package is added on the command line: "

@@ -79,18 +79,30 @@ def find_option(root: Path, option: str) -> Path:
 def copy_option(root: Path, option: str, folder: Path) -> str:
     """Copy the file of an option into a configuration tree of one's own; return what to do with it.
 
+    The copy is called `my_...`: where two trees have an option of one name, Hydra takes ours. A model is copied with
+    the choice of its optimizer.
+
     Raises:
         UserError: No such option, or the copy exists already.
     """
-    source = find_option(root, option)
-    target = folder / source.relative_to(root)
-    if target.exists():
-        raise UserError(f"`{target}` exists already: remove it, or name another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    group, _, name = option.removesuffix(".yaml").rpartition("/")
-    choose = f" {group}={name}" if group else ""
-    return f"{target}\nChange it and its name, then: bnn train -cd {folder}{choose}"
+    source = find_option(root, option).relative_to(root)
+    copies = {source: _mine(source)}
+    optimizer = Path("optimizer", "of", source.name)
+    if source.parts[0] == "model" and (root / optimizer).is_file():
+        copies[optimizer] = _mine(optimizer)
+    for target in copies.values():
+        if (folder / target).exists():
+            raise UserError(f"`{folder / target}` exists already: remove it, or name another folder.")
+    for original, target in copies.items():
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / original, folder / target)
+    files = "\n".join(str(folder / target) for target in copies.values())
+    choose = f" {source.parent.as_posix()}={_mine(source).stem}" if source.parent.name else ""
+    return f"{files}\nChange it, then: bnn train -cd {folder}{choose}"
+
+
+def _mine(path: Path) -> Path:
+    return path.with_name(f"my_{path.name}")
 
 
 def _options(folder: Path) -> list[Path]:

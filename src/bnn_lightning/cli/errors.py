@@ -54,6 +54,8 @@ def friendly() -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(explain(error))
+    except BrokenPipeError:  # `bnn conf ls | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str) -> NoReturn:

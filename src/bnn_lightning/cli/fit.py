@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bnn_lightning.cli.launch import pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
-from bnn_lightning.cli.tree import list_options
+from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.tasks.classification import ClassificationTask
 
 # Of the run and not of the network: it stays out of the checkpoint's configuration.
@@ -148,13 +149,25 @@ def _check_recipe() -> None:
     """Say which recipe is used; a recipe that was asked for must exist (Hydra passes over optional options)."""
     if not HydraConfig.initialized():
         return
-    recipe = HydraConfig.get().runtime.choices.get("recipe")
-    sources = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
-    known = list_options("recipe", sources)
+    hydra = HydraConfig.get()
+    recipe = hydra.runtime.choices.get("recipe")
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    known = list_options("recipe", folders)
     if recipe in known:
-        rank_zero_info(f"Recipe: {recipe}")
-    elif any(override.startswith("recipe=") for override in HydraConfig.get().overrides.task) and recipe is not None:
+        file = next(
+            path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
+        )
+        rank_zero_info(f"Recipe {recipe}: {' '.join(_flat(OmegaConf.load(file)))}".rstrip(": "))
+    elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
         raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
+
+
+def _flat(node: Any, at: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key, value in node.items():
+            yield from _flat(value, f"{at}.{key}".lstrip("."))
+    else:
+        yield f"{at}={node}"
 
 
 def _objective(settings: RunSettings, scores: dict[str, float]) -> float | None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly
-from bnn_lightning.cli.tree import config_path
+from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
 
@@ -52,6 +52,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
 
     try:
         with friendly():
+            _refuse_null_options(arguments)
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
@@ -125,6 +126,16 @@ def refuse_multi_node_sweep(num_nodes: int) -> None:
             f"a sweep (-m) in one process cannot use trainer.num_nodes={num_nodes}: take hydra/launcher=submitit_slurm "
             "(pip install hydra-submitit-launcher), or start each job by itself (one sbatch or torchrun a job)."
         )
+
+
+def _refuse_null_options(arguments: Sequence[str]) -> None:
+    # Hydra's own answer is a traceback.
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        group = key.partition("@")[0]
+        if value == "null" and list_options(group):
+            none = f" or {key}=none" if "none" in list_options(group) else ""
+            raise UserError(f"`{argument}`: leave the option out, take it away ('~{key}'){none}.")
 
 
 def _job_arguments(arguments: Sequence[str]) -> list[str]:

@@ -24,6 +24,8 @@ class RunSettings:
     name: str
     seed: int
     epochs: int
+    warmup_epochs: int = 0
+    min_lr_factor: float = 0.0
     ckpt_path: str | None = None
     init_from: str | None = None
     test: bool = True
@@ -104,9 +106,8 @@ def check_value(value: Any, annotation: Any, at: str) -> None:
     if value == "" and isinstance(value, str):
         raise UserError(f"`{at}` is empty: give a value (`{at}=...`), or null.")
     if not _accepts(annotation, value):
-        shown = value if isinstance(value, bool | None) else repr(value)
-        shown = {True: "true", False: "false", None: "null"}.get(shown, shown) if not isinstance(shown, str) else shown
-        raise UserError(f"`{at}` must be {_describe(annotation)}, got {shown}.")
+        written = {"True": "true", "False": "false", "None": "null"}
+        raise UserError(f"`{at}` must be {_describe(annotation)}, got {written.get(repr(value), repr(value))}.")
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -118,6 +119,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 def _accepts(annotation: Any, value: Any) -> bool:
     # Lenient: False only where the annotation is made of plain types and the value is of none of them.
+    if annotation in (Any, inspect.Parameter.empty):
+        return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_accepts(a, value) for a in arguments)

@@ -27,8 +27,8 @@ def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Return the options of a group, in the tree and in folders beside it; names with `_` in front are not options.
 
     Example:
-        >>> list_options("distill")
-        ['none', 'skd']
+        >>> list_options("strategy")
+        ['auto', 'ddp']
     """
     found = {path.stem for folder in [config_dir(), *folders] for path in (folder / group).glob("*.yaml")}
     return sorted(name for name in found if not name.startswith("_"))

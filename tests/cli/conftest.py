@@ -1,0 +1,86 @@
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from bnn_lightning.cli import main
+
+# A run of seconds: a small network on a few made-up images.
+SMALL = (
+    *("data=synthetic", "data.image_size=8", "data.num_train=64", "data.num_test=24", "data.batch_size=16"),
+    *("model=mlp", "model.width=16", "epochs=2"),
+    *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"),
+)
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Bnn = Callable[..., Done]
+
+
+@pytest.fixture
+def small() -> tuple[str, ...]:
+    return SMALL
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to stand in; what a run changes in this process is put back."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("BNN_DATA", "BNN_RUNS", "BNN_RUN_ID", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED"):
+        monkeypatch.delenv(name, raising=False)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    precision = torch.get_float32_matmul_precision()
+    yield tmp_path
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    torch.set_float32_matmul_precision(precision)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+
+
+@pytest.fixture
+def bnn(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bnn:
+    """Run `bnn <words>` in this process."""
+
+    def bnn(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bnn", *words])
+        capsys.readouterr()
+        code = 0
+        try:
+            main.main()
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return bnn
+
+
+@pytest.fixture
+def process(workplace: Path) -> Callable[..., Done]:
+    """Run `python <words>` in a process of its own, without what an outer run left in the environment."""
+
+    def process(*words: str, **environment: str) -> Done:
+        dropped = ("PYTEST", "HYDRA", "LOCAL_RANK", "MASTER", "NODE_RANK", "WORLD_SIZE", "PL_", "BNN_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=workplace,
+            env={**kept, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return process

@@ -1,0 +1,112 @@
+"""Bad input: one clear message, exit code 2, no traceback, before training starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bnn_lightning.cli.errors import did_you_mean, explain
+
+Bnn = Callable[..., Any]
+
+# words of the command line: parts of the message
+ERRORS: dict[str, tuple[str, ...]] = {
+    "model=resnt20": ("`model=resnt20`: no such option", "Did you mean `resnet20`?", "mlp, resnet18"),
+    "modle=resnet20": ("`modle`: no such key", "Did you mean `model`?"),
+    "experiment=cifar10_resnet20": ("no such option", "cifar10_resnet20_skd"),
+    "callbacks=[default,erly_stopping]": ("no such option", "Did you mean `early_stopping`?"),
+    "recipe=resnet20_cifar": ("no such option", "resnet20_cifar10"),
+    "recipe=null": ("`recipe=null`", "recipe=none"),
+    "optimizer=adm": ("no such option", "Did you mean `adam`?"),
+    "hydra/sweeper=optna": ("no such option", "bnn-lightning[sweep]"),
+    "trainer.devcies=2": ("`trainer.devcies`: no such key", "Did you mean `trainer.devices`?", "max_epochs"),
+    "devices=2": ("`devices`: no such key", "trainer.devices"),
+    "+model.depth=3": ("`model.depth`: mlp has no argument `depth`", "It takes:", "width"),
+    "model.width=abc": ("`model.width` must be a whole number, got 'abc'",),
+    "model.width=2.5": ("`model.width` must be a whole number, got 2.5",),
+    "model.binary=1": ("`model.binary` must be true or false, got 1",),
+    "model.width=": ("`model.width` is empty",),
+    "trainer.devices=": ("`trainer.devices` is empty",),
+    "optimizer.lr=fast": ("`optimizer.lr` must be", "got 'fast'"),
+    "data.mean=0.5": ("`data.mean` must be", "a list", "got 0.5"),
+    "seed=abc": ("`seed`", "'abc'", "Integer"),
+    "epochs=0": ("`epochs` must be 1 or more, got 0",),
+    "matmul_precision=low": ("`matmul_precision` must be", "got low"),
+    "model.dropout=2.0": ("`dropout`", "got 2.0"),
+    "model.image_size=-3": ("`image_size` must be at least", "got -3"),
+    "callbacks.anneal.interval=week": ("must be one of epoch, step", "'week'"),
+    "trainer.precision=17": ("`trainer.precision` must be", "bf16-mixed", "got 17"),
+    "data.batch_size=15 trainer.devices=2": ("divisible", "2 x 1", "14 and 16"),
+    "data.batch_size=2 trainer.accumulate_grad_batches=4": ("divisible", "1 x 4"),
+    "trainer.accelerator=auto trainer.devices=64": ("trainer.devices=64: this machine has",),
+    "precision=fp16": ("16-mixed needs a GPU", "precision=bf16"),
+    "precision=tf32": ("precision=tf32", "NVIDIA"),
+    "data=mnist data.download=false recipe=none": ("MNIST", "data"),
+    "data=imagenet recipe=none": ("ImageNet", "train"),
+    "ckpt_path=last": ("ckpt_path=last: no run in", "has a checkpoint"),
+    "ckpt_path=nowhere.ckpt": ("`nowhere.ckpt`: no such file",),
+    "init_from=nowhere.ckpt": ("`nowhere.ckpt`: no such file",),
+    "experiment=imagenet_resnet18_skd_stage2": ("`init_from` has no value", "init_from=<checkpoint>"),
+    "objective=val/acc": ("objective looks at `val/acc`", "data.val_fraction"),
+    "objective=test/acc": ("nothing is chosen on the test set", "data.val_fraction"),
+    "callbacks=[default,best]": ("ModelCheckpoint looks at `val/acc`", "data.val_fraction"),
+    "callbacks=[default,early_stopping]": ("EarlyStopping looks at `val/acc`", "data.val_fraction"),
+    "callbacks=[default,best] callbacks.best.monitor=test/acc data.val_fraction=0.5": ("test set", "`val/acc`"),
+    "optimizer._target_=os.system": ("'os.system' is not on the list", "trust=[os]"),
+    "optimizer._target_=torch.hub.load": ("'torch.hub.load' is not on the list",),
+    "optimizer._target_=torch.optim.Adm": ("not on the list",),
+    "distill._target_=bnn_lightning.distill.SelfKnowledge": ("does not exist",),
+    "x=(": ("cannot read the override `x=(`", "quotes"),
+    "-cd nowhere": ("nowhere", "not found"),
+    "hydra.mode=MULTIRUN trainer.num_nodes=2 seed=1,2": ("trainer.num_nodes=2", "submitit", "each job by itself"),
+}
+
+
+@pytest.mark.parametrize("words", ERRORS)
+def test_one_clear_message_and_exit_code_2(words: str, bnn: Bnn, small: tuple[str, ...]) -> None:
+    if torch.cuda.is_available() and words.startswith(("precision", "trainer.accelerator")):
+        pytest.skip("the device has it")
+    fixed = [word for word in small if not (words.startswith("data=") and word.startswith("data."))]
+    done = bnn("train", *fixed, *words.split())
+    assert done.code == 2
+    for part in ERRORS[words]:
+        assert part in done.err
+    assert "Traceback" not in done.out + done.err
+    assert done.err.count("error: ") == 1
+    assert len(done.err.strip().splitlines()) == 2
+
+
+def test_the_variable_keeps_the_traceback(bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        bnn("train", *small, "epochs=0")
+
+
+def test_a_bug_is_not_dressed_up(bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: object) -> float:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("bnn_lightning.cli.fit.fit", broken)
+    with pytest.raises(ZeroDivisionError):
+        bnn("train", *small)
+
+
+def test_a_model_of_ones_own_without_an_optimizer(bnn: Bnn, workplace: Path, small: tuple[str, ...]) -> None:
+    (workplace / "mine" / "model").mkdir(parents=True)
+    (workplace / "mine" / "model" / "tiny.yaml").write_text("defaults: [mlp, _self_]\nwidth: 8\n")
+    done = bnn("train", "-cd", "mine", *small, "model=tiny")
+    assert done.code == 2
+    assert "`model=tiny` names no optimizer" in done.err
+    assert "optimizer=sgd" in done.err
+    assert bnn("train", "-cd", "mine", *small, "model=tiny", "optimizer=sgd", "debug=fast").code == 0
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("trian", ["train"]) == " Did you mean `train`?"
+    assert did_you_mean("bake", ["train"]) == ""
+
+
+def test_explain_passes_messages_on() -> None:
+    assert explain(ValueError("as it is")) == "as it is"

@@ -1,0 +1,85 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import bnn_lightning
+
+Bnn = Callable[..., Any]
+Process = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+
+WITHOUT_TORCH = """
+import sys
+from bnn_lightning.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as exit:
+    assert not exit.code, exit.code
+finally:
+    heavy = {"torch", "pytorch_lightning", "torchvision", "wandb"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_names_every_verb(words: tuple[str, ...], bnn: Bnn) -> None:
+    done = bnn(*words)
+    assert done.code == 0
+    for verb in ("train", "evaluate", "conf"):
+        assert f"    {verb} " in done.out
+
+
+def test_version(bnn: Bnn) -> None:
+    assert bnn("--version").out == f"bnn-lightning {bnn_lightning.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "word, hint", [("trian", "Did you mean `train`?"), ("model=mlp", "bnn train model=mlp"), ("-m", "bnn train -m")]
+)
+def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
+    done = bnn(word)
+    assert done.code == 2
+    assert hint in done.err
+    assert "There are: train, evaluate, conf." in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --help",
+        "train model=mlp --cfg job",
+        "evaluate --help",
+        "conf ls",
+        "conf show distill=skd",
+        "--help",
+    ],
+)
+def test_help_and_configurations_come_without_torch(words: str, process: Process) -> None:
+    done = process("-c", WITHOUT_TORCH, *words.split())
+    assert done.code == 0, done.err
+    assert done.out.strip()
+
+
+def test_train_and_train_py_compose_the_same(bnn: Bnn, process: Process) -> None:
+    ours = bnn("train", "model=mlp", "seed=3", "--cfg", "job")
+    script = process(str(ROOT / "train.py"), "model=mlp", "seed=3", "--cfg", "job")
+    assert ours.code == script.code == 0
+    assert yaml.safe_load(ours.out) == yaml.safe_load(script.out)
+    assert yaml.safe_load(ours.out)["seed"] == 3
+
+
+def test_help_shows_groups_and_examples(bnn: Bnn) -> None:
+    done = bnn("train", "--help")
+    assert done.code == 0
+    assert "model: _backbone, mlp, resnet18, resnet18_double_skip, resnet20, vgg_small" in done.out
+    assert "bnn train ckpt_path=last" in done.out
+
+
+def test_module_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "bnn_lightning.cli.main", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("bnn-lightning ")

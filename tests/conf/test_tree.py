@@ -1,0 +1,169 @@
+"""Every file of the tree composes, and fits what it names."""
+
+import re
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binarizers
+from bnn_lightning.cli.build import _builder, check, check_sections, datamodule_node, locate
+from bnn_lightning.cli.schema import NODE_KEYS, _signature
+from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.models import list_backbones
+
+Composed = Callable[..., dict[str, Any]]
+
+ROOT = config_dir()
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.yaml"))
+# Arguments that stand in no file: given by the code, or of no use.
+NOT_LISTED = {
+    "DigitsDataModule": {"download", "verify"},
+    "warmup_cosine": {"steps_per_epoch", "optimizer"},
+    "cosine": {"steps_per_epoch", "optimizer"},
+    "linear": {"steps_per_epoch", "optimizer"},
+    "constant": {"steps_per_epoch", "optimizer"},
+    "default_groups": {"model"},
+    "ClassificationTask": {
+        *("backbone", "optimizer", "param_groups", "schedule", "distiller"),
+        "label_smoothing",  # the distiller's
+    },
+}
+
+
+def text(path: Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def options(group: str) -> list[str]:
+    found = (path for path in FILES if path.parent == Path(group))
+    return [path.stem for path in found if not path.name.startswith("_")]
+
+
+def binarizers(kind: type) -> list[str]:
+    known = list_binarizers(kind)
+    return [
+        name for name in options("binarizer") if yaml.safe_load(text(Path(f"binarizer/{name}.yaml")))["name"] in known
+    ]
+
+
+def rows() -> list[list[str]]:
+    """Return overrides that take every option of every group at least once: composing takes its time."""
+    plain = [
+        "model",
+        "data",
+        "distill",
+        "optimizer",
+        "param_groups",
+        "schedule",
+        "precision",
+        "strategy",
+        "debug",
+        "paths",
+    ]
+    columns = [[f"{group}={name}" for name in options(group)] for group in plain]
+    columns += [
+        [f"binarizer@model.{where}_binarizer={name}" for name in binarizers(kind)]
+        for where, kind in (("input", InputBinarizer), ("weight", WeightBinarizer))
+    ]
+    columns += [[f"callbacks=[default,{name}]" for name in options("callbacks") if name != "default"]]
+    columns += [[f"logger=[{name}]" for name in options("logger")], ["trainer=default"]]
+    return [[choice for choice in row if choice] for row in zip_longest(*columns)]
+
+
+ROWS = rows() + [["data=mnist", f"augment@data.augment={name}"] for name in options("augment")]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_every_option_composes_and_fits_its_constructors(row: list[str], composed: Composed) -> None:
+    config = composed(*row)
+    check_sections(config)
+    for node in nodes(config | {"data": datamodule_node(config["data"])}):
+        if node["_target_"].startswith("bnn_lightning."):
+            assert_all_arguments_are_listed(node)  # so that no `+` is needed
+
+
+def nodes(node: Any) -> list[dict[str, Any]]:
+    if isinstance(node, dict):
+        own = [node] if "_target_" in node else []
+        return own + [found for value in node.values() for found in nodes(value)]
+    return [found for item in node for found in nodes(item)] if isinstance(node, list) else []
+
+
+def assert_all_arguments_are_listed(node: dict[str, Any]) -> None:
+    target = locate(node["_target_"], at="")
+    function, given = _builder(target, {k: v for k, v in node.items() if k not in NODE_KEYS}, "")
+    named = {
+        p.name for p in _signature(function).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    assert set(given) == named - NOT_LISTED.get(target.__name__, set()), node["_target_"]
+
+
+@pytest.mark.parametrize("name", options("sweep"))
+def test_every_sweep_composes(name: str, composed: Composed) -> None:
+    if name == "optuna":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `sweep`")
+    check_sections(composed(f"sweep={name}"))
+
+
+@pytest.mark.parametrize("name", options("recipe"))
+def test_every_recipe_is_that_of_a_pair(name: str, composed: Composed) -> None:
+    pairs = {f"{model}_{data}": (model, data) for model in options("model") for data in options("data")}
+    model, data = pairs.get(name, ("mlp", "digits"))
+    assert name in {*pairs, "none"}
+    config = composed(f"model={model}", f"data={data}", *(["recipe=none"] if name == "none" else []))
+    check_sections(config)
+
+
+def test_no_option_was_left_out() -> None:
+    taken = {choice.strip("]").replace("[default,", "").replace("[", "") for row in ROWS for choice in row}
+    taken = {re.sub(r"^(\w+)@[^=]*=", r"\1=", choice) for choice in taken}
+    elsewhere = ("hydra", "recipe", "experiment", "sweep", "optimizer/of")
+    for path in FILES:
+        group = path.parent.as_posix()
+        if group == "." or group in elsewhere or path.name.startswith("_") or path.stem in ("default", "evaluate"):
+            continue
+        assert f"{group}={path.stem}" in taken
+
+
+def test_evaluate_composes(composed: Composed) -> None:
+    check(composed("ckpt=x", primary="evaluate")["trainer"], at="trainer")
+    for data in options("data"):
+        config = composed("ckpt=x", "model=resnet20", f"data={data}", primary="evaluate")
+        check(config["model"], at="model")
+        check(datamodule_node(config["data"]), at="data")
+        assert config["model"]["num_classes"] == config["data"]["num_classes"]
+
+
+def test_every_backbone_and_binarizer_has_an_option() -> None:
+    assert options("model") == options("optimizer/of") == list_backbones()
+    names = {yaml.safe_load(text(Path(f"binarizer/{name}.yaml")))["name"] for name in options("binarizer")}
+    assert names == set(list_binarizers(InputBinarizer)) | set(list_binarizers(WeightBinarizer))
+
+
+def test_no_resolver_of_hydra_stands_in_the_tree() -> None:
+    for path in FILES:
+        assert "${hydra:" not in text(path), path
+        assert path.parent.name == "hydra" or "${hydra" not in text(path), path
+
+
+def test_self_stands_first_in_primary_configs_and_last_in_extensions() -> None:
+    for path in FILES:
+        content = yaml.safe_load(text(path)) or {}
+        if content.get("defaults") and set(content) - {"defaults"}:
+            assert content["defaults"][0 if path.parent == Path() else -1] == "_self_", path
+
+
+def test_every_option_says_what_it_is() -> None:
+    for path in FILES:
+        if path.name.startswith("_") or path.parent.as_posix() in (".", "optimizer/of"):
+            continue
+        first = next(line for line in text(path).splitlines() if not line.startswith("# @package"))
+        assert re.match(r"# \S.{3,150}$", first), path
+
+
+def test_experiments_are_flat() -> None:
+    assert all(len(path.parts) == 2 for path in FILES if path.parts[0] == "experiment")
