@@ -23,7 +23,7 @@ class BNReestimate(Callback):
     stands after one that averages weights, whose network has no statistics of its own otherwise.
 
     Args:
-        num_batches: Batches of the global batch size; 0 does nothing.
+        num_batches: Batches of the training loader, one epoch of it at most; 0 does nothing.
 
     Raises:
         ValueError: A negative number, or an averaging callback stands after this one.

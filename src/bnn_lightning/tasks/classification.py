@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
+from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
-from bnn_lightning.tasks.ranks import add_up_over_ranks, begin_evaluation, end_evaluation, keep_on_one_rank
+from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
 from bnn_lightning.tasks.steps import steps_per_epoch
 
 ParamGroups = Callable[[nn.Module], list[dict[str, Any]]]
@@ -85,7 +86,6 @@ class ClassificationTask(LightningModule):
         self.eval_means = EpochMeans(["loss", "acc", "acc_top5"])
         self.terms: dict[str, Tensor] = {}  # of the running step, weighted, with their graph
         self.checkpoint_extras: dict[str, Any] = {}  # plain containers that every checkpoint carries
-        self.broadcast_buffers = True  # what DDP does in training, while it evaluates
         self._lr: float | None = None
         self._seconds: float | None = None
         self._clock = 0.0
@@ -166,7 +166,7 @@ class ClassificationTask(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        loss = nn.functional.cross_entropy(at_least_float32(logits), labels, reduction="sum")
         self.eval_means.update([loss, count_correct(logits, labels), count_correct(logits, labels, 5)], labels.shape[0])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -178,10 +178,9 @@ class ClassificationTask(LightningModule):
 
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()
-        end_evaluation(self)
 
     def on_validation_epoch_start(self) -> None:
-        begin_evaluation(self)
+        share_buffers(self)
         self.eval_means.reset()
 
     def on_test_epoch_start(self) -> None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from bnn_lightning.tasks.classification import ClassificationTask
@@ -39,24 +38,12 @@ def states(checkpoint: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (checkpoint[key] for key in STATES if key in checkpoint)
 
 
-def begin_evaluation(task: "ClassificationTask") -> None:
-    """Give all ranks the buffers of rank 0, which checkpoints carry; then let each evaluate on its own.
+def share_buffers(task: "ClassificationTask") -> None:
+    """Give all ranks the network's buffers of rank 0, which are those that checkpoints carry; on all ranks.
 
-    DDP hands the buffers out before every forward, in evaluation too: ranks with different numbers of batches would
-    wait for each other for ever.
+    Batch statistics part in every training step. DDP hands them out before the next one, and knows no evaluation on
+    its own after the training.
     """
-    if not is_distributed():
-        return
-    for buffer in task.backbone.buffers():
-        dist.broadcast(buffer, src=0)
-    model = task.trainer.strategy.model
-    if isinstance(model, DistributedDataParallel):
-        task.broadcast_buffers = model.broadcast_buffers
-        model.broadcast_buffers = False
-
-
-def end_evaluation(task: "ClassificationTask") -> None:
-    """Go back to what training does with buffers."""
-    model = task.trainer.strategy.model
-    if isinstance(model, DistributedDataParallel):
-        model.broadcast_buffers = task.broadcast_buffers
+    if is_distributed():
+        for buffer in task.backbone.buffers():
+            dist.broadcast(buffer, src=0)
