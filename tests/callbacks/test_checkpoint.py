@@ -1,0 +1,83 @@
+"""What is written when; that it resumes to the bit is in tests/tasks/test_resume.py."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from bnn_lightning.callbacks import FinalCheckpoint, LastCheckpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
+from small_run import small_run
+
+
+class Saves(Callback):
+    """Notes the optimizer steps at which something is saved."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [5, 10, 15]),
+        ({"every_n_epochs": 2}, [10, 15]),
+        ({"every_n_steps": 2}, [2, 4, 5, 6, 8, 10, 12, 14, 15]),
+        ({"every_n_steps": 3, "every_n_epochs": 3}, [3, 6, 9, 12, 15]),
+        ({"every_n_steps": 5, "every_n_epochs": 9}, [5, 10, 15]),
+        ({"every_n_minutes": 1e-9}, list(range(1, 16))),
+    ],
+)
+def test_when(tmp_path: Path, options: dict[str, Any], steps: list[int]) -> None:
+    saves, last = Saves(), LastCheckpoint(tmp_path, **options)
+    small_run(tmp_path, standard=False, callbacks=[saves, last], limit_val_batches=1)
+    assert saves.steps == steps
+    assert last.path == str(tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    assert torch.load(last.path, weights_only=True)["global_step"] == 15
+
+
+@pytest.mark.parametrize(("every_n_steps", "steps"), [(1, [1, 2, 4, 5]), (3, [4, 5])])
+def test_not_before_a_validation_within_the_epoch(tmp_path: Path, every_n_steps: int, steps: list[int]) -> None:
+    """Lightning would leave that validation out on resuming: what is due before it waits for the next step."""
+    saves = Saves()
+    callbacks = [saves, LastCheckpoint(tmp_path, every_n_steps=every_n_steps)]
+    small_run(tmp_path, standard=False, epochs=1, callbacks=callbacks, val_check_interval=3)
+    assert saves.steps == steps
+
+
+def test_nothing_in_a_fast_dev_run(tmp_path: Path) -> None:
+    small_run(tmp_path, standard=False, callbacks=[LastCheckpoint(tmp_path), FinalCheckpoint(tmp_path)], fast_dev_run=1)
+    assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+def test_lightnings_folder_by_default(tmp_path: Path) -> None:
+    last, final = LastCheckpoint(), FinalCheckpoint()
+    small_run(tmp_path, standard=False, epochs=1, callbacks=[last, final])
+    assert Path(last.path).is_file()
+    assert Path(final.path).parent == Path(last.path).parent
+    assert "optimizer_states" not in torch.load(final.path, weights_only=True)
+
+
+def test_best_of_averaged_weights(tmp_path: Path) -> None:
+    """Lightning's best checkpoint holds the averaged weights that were scored, if it does not hold weights alone."""
+    best = ModelCheckpoint(tmp_path, filename="best", monitor="test/acc", mode="max")
+    trainer = small_run(tmp_path, ema=True, callbacks=[best])
+    task = trainer.lightning_module
+    task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    scored = trainer.test(task, datamodule=trainer.datamodule, verbose=False)[0]  # type: ignore[attr-defined]
+    assert scored["test/acc"] == pytest.approx(float(best.best_model_score))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["every_n_epochs", "every_n_steps", "every_n_minutes"])
+def test_errors(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be positive, got 0"):
+        LastCheckpoint(**{name: 0})
