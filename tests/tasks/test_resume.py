@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,6 @@ def test_killed_process(tmp_path: Path) -> None:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
     "steps": {"interval": "step"},
     "accumulation": {"accumulate_grad_batches": 2, "interval": "step"},
     "averaging": {"ema": True},
@@ -118,3 +118,29 @@ def test_lightnings_checkpoints(tmp_path: Path) -> None:
         small_run(tmp_path / "crashed", callbacks=[Kill(6, Crash), ModelCheckpoint(**options)])
     small_run(tmp_path / "resumed", ckpt_path=tmp_path / "step.ckpt")
     assert_equal(load(tmp_path / "whole")["state_dict"], load(tmp_path / "resumed")["state_dict"])
+
+
+@pytest.mark.slow
+def test_killed_command(tmp_path: Path) -> None:
+    """`train.py`, killed from outside at a moment that nobody chose, and resumed with `ckpt_path=last`."""
+    train = [sys.executable, str(Path(__file__).parents[2] / "train.py"), "model=mlp", "model.width=64", "distill=skd"]
+    train += ["epochs=12", "callbacks.last_checkpoint.every_n_steps=3", "trainer.enable_progress_bar=false"]
+    train += ["trainer.accelerator=cpu", "test=false"]
+    silent = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*train, "name=whole"], check=True, **silent)
+    process = subprocess.Popen([*train, "name=killed"], **silent)
+    while not list(tmp_path.glob("runs/killed/*/checkpoints/last.ckpt")) and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.Random().random())
+    process.kill()
+    assert process.wait() == -9
+    (killed,) = tmp_path.glob("runs/killed/*/checkpoints/last.ckpt")
+    step = torch.load(killed, weights_only=True)["global_step"]
+    subprocess.run([*train, "name=killed", "ckpt_path=last"], check=True, **silent)
+    (whole,) = tmp_path.glob("runs/whole/*/checkpoints")
+    (resumed,) = tmp_path.glob("runs/killed/*/checkpoints/final.ckpt")
+    for name in ("last", "final"):
+        left, right = load(whole, name), load(resumed.parent, name)
+        for config in (left.pop("bnn_lightning_config"), right.pop("bnn_lightning_config")):
+            assert config["model"]["width"] == 64
+        assert_equal(left, right, f"killed after {step} saved steps: {name}")
