@@ -176,3 +176,18 @@ def test_make_names_the_fix_when_python_does_not_fit(root: Path, tmp_path: Path)
     assert "3.11, 3.12 or 3.13" in done.stderr
     assert "make PYTHON=" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_files_and_functions_are_short(root: Path) -> None:
+    long = []
+    for file in sorted((root / "src").rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if len(text.splitlines()) >= 400:
+            long.append(f"{file.relative_to(root)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                documented = ast.get_docstring(node) is not None and len(node.body) > 1
+                lines = (node.end_lineno or 0) - node.body[1 if documented else 0].lineno + 1
+                if lines >= 40:
+                    long.append(f"{file.relative_to(root)}: {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
