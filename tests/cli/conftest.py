@@ -1,3 +1,5 @@
+import contextlib
+import io
 import logging
 import os
 import subprocess
@@ -19,6 +21,21 @@ SMALL = (
 )
 
 
+class Trained(NamedTuple):
+    """A run that is over, for tests that only read it."""
+
+    folder: Path
+    out: str
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def final(self) -> Path:
+        return self.folder / "checkpoints" / "final.ckpt"
+
+
 class Done(NamedTuple):
     code: int
     out: str
@@ -31,6 +48,29 @@ Bnn = Callable[..., Done]
 @pytest.fixture
 def small() -> tuple[str, ...]:
     return SMALL
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets; a test that needs it carries the marker `data`."""
+    root = Path(os.environ.get("BNN_DATA", "data")).resolve()
+    if not root.is_dir():
+        pytest.skip("needs the real data sets: set BNN_DATA to their folder")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder, out = tmp_path_factory.mktemp("trained"), io.StringIO()
+    argv, handlers = sys.argv, list(logging.root.handlers)
+    sys.argv = ["bnn", "train", *SMALL]
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out):
+            main.main()
+    finally:
+        sys.argv, logging.root.handlers[:] = argv, handlers
+    (run,) = folder.glob("runs/*/*")
+    return Trained(run, out.getvalue())
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ CONFIG_KEY = "bnn_lightning_config"
 
 State = Mapping[str, Tensor]
 
+_UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError),
+    *(pickle.UnpicklingError, struct.error),
+)
+
 
 def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationTask:
     """Rebuild a task from a checkpoint alone: its network, its distiller and their weights, on the CPU.
@@ -53,7 +58,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"`{path}`: no such file.{near}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError) as error:
+    except _UNREADABLE as error:
         # What torch raises depends on where the bytes go wrong.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(

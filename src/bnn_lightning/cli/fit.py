@@ -60,9 +60,10 @@ def fit(config: DictConfig) -> float | None:
         scores = _train(run)
     except (CheckpointReadError, CheckpointWriteError) as error:
         raise UserError(str(error)) from error
+    except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
+        print_interrupted(run.trainer)
+        raise
     finally:
-        if run.trainer.interrupted:
-            print_interrupted(run.trainer)
         _finish_wandb()
     print_summary(run.trainer, scores, seconds=time.monotonic() - started)
     return _objective(run.settings, scores)

@@ -45,7 +45,7 @@ def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
         UserError: It cannot be read, or is that of another network.
     """
     checkpoint = read_checkpoint(path)
-    if not is_ours(checkpoint) or "loops" not in checkpoint:
+    if not is_ours(checkpoint) or "optimizer_states" not in checkpoint:
         raise UserError(
             f"`{path}` cannot be resumed: it holds no state of a training run. Take the run's `{LAST.name}`, or start "
             f"from its weights: init_from={path}."

@@ -1,0 +1,103 @@
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bnn_lightning.cli import launch
+
+Bnn = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}, "slurm-77"),
+        ({"SLURM_JOB_ID": "77"}, "slurm-77"),
+        ({"TORCHELASTIC_RUN_ID": "a=b,c d"}, "torchrun-a-b-c-d"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, f"torchrun-{os.getppid()}"),
+    ],
+)
+def test_ranks_of_a_cluster_job_share_a_folder(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.run_id() == expected == launch.run_id()
+
+
+@pytest.mark.parametrize("session", ["bash", "interactive"])
+def test_runs_of_an_interactive_session_are_told_apart(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_JOB_NAME", session)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{3}", launch.run_id())
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str, int]]:
+    """Replace the training by a note of what a worker would be started with, and where."""
+    from hydra.core.hydra_config import HydraConfig
+
+    seen: list[tuple[list[str], str, int]] = []
+
+    def job(config: Any) -> float:
+        launch.pass_to_workers("ckpt_path", 'a "b" c')
+        os.environ["MASTER_PORT"] = "1"
+        seen.append((list(sys.argv), HydraConfig.get().run.dir, config.seed))
+        return 0.0
+
+    monkeypatch.setattr("bnn_lightning.cli.fit.fit", job)
+    return seen
+
+
+def test_a_worker_of_a_single_run_gets_the_same_words(bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = record(monkeypatch)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    assert bnn("train", "seed=3", "hydra.run.dir=here").code == 0
+    ((argv, folder, seed),) = seen
+    assert argv == ["bnn", "train", "seed=3", "hydra.run.dir=here", 'ckpt_path="a \\"b\\" c"']
+    assert (folder, seed) == ("here", 3)
+    assert sys.argv == ["bnn", "train", "seed=3", "hydra.run.dir=here"]
+    assert "MASTER_PORT" not in os.environ
+
+
+def test_a_worker_of_a_sweep_gets_one_job(bnn: Bnn, workplace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = record(monkeypatch)
+    (workplace / "mine").mkdir()
+    words = ("-m", "-cd", "mine", "seed=1,2", "epochs=3", "hydra.sweep.dir=there", "hydra.verbose=true")
+    assert bnn("train", *words).code == 0
+    assert [seed for *_, seed in seen] == [1, 2]
+    for number, (argv, folder, seed) in enumerate(seen):
+        assert argv[:3] == ["bnn", "train", "--config-dir=mine"]
+        assert argv[3:5] == [f"seed={seed}", "epochs=3"]
+        assert sorted(argv[5:-1]) == ["hydra.mode=RUN", "hydra.verbose=true"]
+        assert folder == str(workplace / "there" / str(number))
+    assert sys.argv == ["bnn", "train", *words]
+
+
+def test_train_py_has_no_verb(bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnn_lightning.cli import train
+
+    seen = record(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=4"])
+    train.main()
+    assert seen[0][0][:2] == ["train.py", "seed=4"]
+
+
+def test_a_sweep_over_nodes_is_refused_in_one_process(bnn: Bnn) -> None:
+    assert "submitit" in bnn("train", "-m", "seed=1,2", "trainer.num_nodes=2").err
+    assert "submitit" not in bnn("train", "trainer.num_nodes=2", "trainer.devices=64").err
+
+
+def test_the_environment_is_left_as_it_was(bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(monkeypatch)
+    before = dict(os.environ)
+    bnn("train", "seed=1")
+    assert dict(os.environ) == before

@@ -1,0 +1,245 @@
+"""Whole runs of seconds: what they write, say, resume from and embed."""
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bnn_lightning
+from bnn_lightning.cli.checkpoint import CONFIG_KEY
+from bnn_lightning.cli.errors import UserError
+
+Bnn = Callable[..., Any]
+
+
+def folder(out: str) -> Path:
+    found = re.search(r"^run folder: +(\S+)$", out, flags=re.MULTILINE)
+    assert found, out
+    return Path(found[1])
+
+
+def curves(run: Path) -> list[dict[str, str]]:
+    (file,) = run.glob("csv/*/metrics.csv")
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_summary_files_and_next_commands(trained: Any) -> None:
+    assert re.search(
+        r"^test accuracy: +top-1 [\d.]+ %, top-5 [\d.]+ % \(loss [\d.]+\)$", trained.out, flags=re.MULTILINE
+    )
+    assert re.search(r"^time: +\d+ s$", trained.out, flags=re.MULTILINE)
+    run = folder(trained.out)
+    assert run.parent == Path("runs/mlp_synthetic")
+    assert run.name == trained.folder.name
+    assert not set("=,( ") & set(str(run))
+    assert {p.name for p in (trained.folder / "checkpoints").iterdir()} == {"last.ckpt", "final.ckpt"}
+    assert (trained.folder / ".hydra" / "config.yaml").is_file()
+    first, second = trained.out.split("next:\n")[1].strip().splitlines()
+    assert f"evaluate ckpt={run}/checkpoints/final.ckpt" in first
+    assert second.endswith("distill=skd")
+    names = set().union(*curves(trained.folder))
+    assert {"train/loss", "train/acc", "test/acc", "test/acc_top5", "lr", "binary/flip_rate"} <= names
+    assert not any(name.startswith("val/") for name in names)  # there is no held-out split
+
+
+def test_the_next_commands_run(trained: Any, bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.folder.parents[2])
+    for command in trained.out.split("next:\n")[1].strip().splitlines():
+        words = command.split()
+        verb = next(i for i, word in enumerate(words) if word in ("train", "evaluate"))
+        assert bnn(*words[verb:], *(["name=next"] if words[verb] == "train" else [])).code == 0
+
+
+def test_held_out_images_are_val(bnn: Bnn, small: tuple[str, ...]) -> None:
+    done = bnn("train", *small, "data.val_fraction=0.25", "callbacks=[default,best,early_stopping]")
+    assert done.code == 0, done.err
+    assert re.search(r"^val accuracy: +top-1", done.out, flags=re.MULTILINE)
+    assert (folder(done.out) / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_same_seed_same_network_other_seed_another(bnn: Bnn, small: tuple[str, ...]) -> None:
+    def weights(*words: str) -> torch.Tensor:
+        task = bnn_lightning.load_task(folder(bnn("train", *small, *words).out) / "checkpoints" / "final.ckpt")
+        return torch.cat([p.flatten() for p in task.parameters()])
+
+    first = weights("seed=5")
+    assert torch.equal(first, weights("seed=5"))
+    assert not torch.equal(first, weights("seed=6"))
+
+
+def test_embedded_config_is_resolved_and_plain(trained: Any) -> None:
+    for path in (trained.last, trained.final):
+        config = torch.load(path, weights_only=True)[CONFIG_KEY]
+        assert config["model"]["width"] == 16
+        assert config["model"]["num_classes"] == 10
+        assert "trust" not in config
+        assert "${" not in str(config)
+
+
+@pytest.mark.parametrize("distill", ["none", "skd"])
+def test_load_task_rebuilds_from_the_checkpoint_alone(distill: str, bnn: Bnn, small: tuple[str, ...]) -> None:
+    run = folder(bnn("train", *small, f"distill={distill}").out)
+    for name in ("last.ckpt", "final.ckpt"):
+        path = run / "checkpoints" / name
+        task = bnn_lightning.load_task(path)
+        assert not task.training
+        saved = torch.load(path, weights_only=True)["state_dict"]
+        state = task.state_dict()
+        assert set(saved) == set(state)
+        assert all(torch.equal(saved[key], state[key]) for key in saved)
+        assert task(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    assert any(key.startswith("distiller.bank") for key in saved) == (distill == "skd")
+
+
+def test_resumed_run_ends_like_the_uninterrupted_one(bnn: Bnn, small: tuple[str, ...]) -> None:
+    words = [*small, "epochs=4", "distill=skd"]
+    whole = folder(bnn("train", *words, "name=whole").out)
+    half = folder(bnn("train", *words, "name=half", "trainer.max_epochs=2").out)
+    done = bnn("train", *words, "name=half", "ckpt_path=last")
+    assert done.code == 0, done.err
+    assert f"Resuming {half}/checkpoints/last.ckpt after 8 steps." in done.out + done.err
+    assert "With other settings" not in done.out + done.err
+    resumed = folder(done.out)
+    assert resumed != half
+    a, b = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    assert a["global_step"] == b["global_step"] == 16
+
+
+def test_resume_takes_a_run_folder_and_says_what_differs(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    done = bnn("train", *small, f"ckpt_path={trained.folder}", "epochs=3", "optimizer.lr=0.5")
+    assert done.code == 0, done.err
+    assert "With other settings than before: epochs 2 -> 3" in done.out
+    assert "optimizer.lr 0.001 -> 0.5" in done.out
+
+
+def test_resume_in_the_same_folder_loses_nothing(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    shutil.copytree(trained.folder, "runs/copy")
+    done = bnn("train", *small, "ckpt_path=last", "epochs=3", "hydra.run.dir=runs/copy")
+    assert done.code == 0, done.err
+    assert "Resuming runs/copy/checkpoints/last.ckpt" in done.out
+    assert len(list(Path("runs/copy").glob("csv/*/metrics.csv"))) == 2
+    assert {p.name for p in Path("runs/copy/checkpoints").iterdir()} == {"last.ckpt", "final.ckpt"}
+
+
+def test_final_checkpoint_cannot_be_resumed(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    done = bnn("train", *small, f"ckpt_path={trained.final}")
+    assert done.code == 2
+    assert "cannot be resumed" in done.err
+    assert "init_from=" in done.err
+
+
+def test_checkpoint_of_another_network(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    for key in ("ckpt_path", "init_from"):
+        done = bnn("train", *small, "model.width=24", f"{key}={trained.last}")
+        assert done.code == 2
+        assert "is a checkpoint of another network" in done.err
+        assert re.search(r"Of another shape: \S+weight \(file \(16, 192\), network \(24, 192\)\)", done.err)
+        assert "Traceback" not in done.err
+
+
+def test_init_from_takes_the_weights_only(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    words = [*small, "optimizer=sgd", "optimizer.lr=0.0", "optimizer.momentum=0.0", "epochs=1"]
+    done = bnn("train", *words, f"init_from={trained.final}")
+    assert done.code == 0, done.err
+    before = bnn_lightning.load_task(trained.final)
+    after = bnn_lightning.load_task(folder(done.out) / "checkpoints" / "final.ckpt")
+    assert all(map(torch.equal, before.backbone.parameters(), after.backbone.parameters()))
+    last = torch.load(folder(done.out) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+
+
+def test_truncated_checkpoint(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    broken = Path("broken.ckpt")
+    content = trained.last.read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 1):
+        broken.write_bytes(content[:length])
+        done = bnn("train", *small, "ckpt_path=broken.ckpt")
+        assert done.code == 2
+        assert f"`broken.ckpt` ({length} bytes) is not a checkpoint, is truncated" in done.err
+    with pytest.raises(UserError, match="is truncated"):
+        bnn_lightning.load_task(broken)
+
+
+def test_full_disk_is_one_clear_error(bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(checkpoint: object, file: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bnn_lightning.callbacks.checkpoint_io.torch.save", full)
+    done = bnn("train", *small)
+    assert done.code == 2
+    assert "could not be written: No space left on device" in done.err
+
+
+@pytest.mark.parametrize("words, numbers", [(["-m", "seed=1,2"], [1, 2]), (["sweep=seeds"], [1, 2, 3])])
+def test_sweep_trains_each_job_in_a_folder_of_its_own(
+    words: list[str], numbers: list[int], bnn: Bnn, workplace: Path, small: tuple[str, ...]
+) -> None:
+    done = bnn("train", *words, *small, "epochs=1")
+    assert done.code == 0, done.err
+    jobs = sorted(workplace.glob("runs/sweep/*/*/checkpoints/final.ckpt"))
+    assert [path.parts[-3] for path in jobs] == [str(i) for i in range(len(numbers))]
+    configs = [torch.load(path, weights_only=True)[CONFIG_KEY] for path in jobs]
+    assert [config["seed"] for config in configs] == numbers
+    assert len({config["paths"]["run_dir"] for config in configs}) == len(numbers)
+
+
+def test_trust_comes_from_the_command_line_only(
+    bnn: Bnn, workplace: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "my_package.py").write_text("from pytorch_lightning import Callback\n\nclass Mine(Callback): ...\n")
+    monkeypatch.syspath_prepend(workplace)
+    (workplace / "mine" / "experiment").mkdir(parents=True)
+    file = workplace / "mine" / "experiment" / "own.yaml"
+    file.write_text("# @package _global_\ncallbacks:\n  mine: {_target_: my_package.Mine}\n")
+    words = ("train", "-cd", "mine", *small, "experiment=own", "debug=fast")
+    assert "trust=[my_package]" in bnn(*words).err
+    assert bnn(*words, "trust=[my_package]").code == 0
+    file.write_text(file.read_text() + "trust: [my_package]\n")
+    refused = bnn(*words)
+    assert refused.code == 2
+    assert "taken from the command line only" in refused.err
+
+
+def test_tensorboard(bnn: Bnn, small: tuple[str, ...]) -> None:
+    pytest.importorskip("tensorboard")
+    run = folder(bnn("train", *small, "logger=[csv,tensorboard]").out)
+    assert list(run.glob("tensorboard/*/events.*"))
+    assert curves(run)
+
+
+def test_no_logger(bnn: Bnn, small: tuple[str, ...]) -> None:
+    run = folder(bnn("train", *small, "logger=[none]").out)
+    assert not (run / "csv").exists()
+
+
+def test_wandb_offline_makes_a_run_for_each_job_of_a_sweep(
+    bnn: Bnn, workplace: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    done = bnn("train", "-m", *small, "epochs=1", "logger=[wandb]", "logger.wandb.offline=true", "seed=1,2")
+    assert done.code == 0, done.err
+    for job in ("0", "1"):
+        (files,) = workplace.glob(f"runs/sweep/*/{job}/wandb/offline-run-*/*.wandb")
+        assert files.stat().st_size > 1000
+
+
+def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...]) -> None:
+    words = [*small, "callbacks=[default,ema,bn_reestimate]", "callbacks.ema.decay=0.5", "distill=skd"]
+    done = bnn("train", *words)
+    assert done.code == 0, done.err
+    task = bnn_lightning.load_task(folder(done.out) / "checkpoints" / "final.ckpt")
+    from bnn_lightning.layers.tree import binary_layers, is_binary
+
+    assert is_binary(task)
+    for layer in binary_layers(task).values():
+        assert set(layer.binary_weight.unique().tolist()) <= {-1.0, 1.0}
