@@ -55,11 +55,8 @@ def notes(workplace: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in workplace.glob("notes-*.jsonl") for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("start", [BNN, (str(ROOT / "train.py"),)], ids=["bnn", "train.py"])
-def test_two_processes_share_one_run(
-    start: tuple[str, ...], words: list[str], workplace: Path, process: Process
-) -> None:
-    done = process(*start, *words, "seed=3", PYTHONPATH=str(workplace))
+def test_two_processes_share_one_run(words: list[str], workplace: Path, process: Process) -> None:
+    done = process(*BNN, *words, "seed=3", PYTHONPATH=str(workplace))
     assert done.code == 0, done.err[-3000:]
     found = notes(workplace)
     assert sorted(note["rank"] for note in found) == [0, 1]

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,15 +158,15 @@ def _check_recipe() -> None:
         file = next(
             path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
         )
-        rank_zero_info(f"Recipe {recipe}: {' '.join(_flat(OmegaConf.load(file)))}".rstrip(": "))
+        rank_zero_info(f"Recipe {recipe}: {' '.join(_flat(OmegaConf.to_container(OmegaConf.load(file))))}".rstrip(": "))
     elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
         raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
 
 
 def _flat(node: Any, at: str = "") -> Iterator[str]:
-    if isinstance(node, DictConfig):
+    if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _flat(value, f"{at}.{key}".lstrip("."))
+            yield from _flat(value, f"{at}.{key}" if at else str(key))
     else:
         yield f"{at}={node}"
 

@@ -1,0 +1,72 @@
+"""Every experiment takes a step, with and without SKD, on small files in the formats of its data."""
+
+import copy
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from bnn_lightning.cli.fit import prepare
+from bnn_lightning.cli.tree import list_options
+from bnn_lightning.data import CIFAR10DataModule
+
+Composed = Callable[..., dict[str, Any]]
+
+SMALL = {
+    "mnist": ["model.width=16", "data.verify=false"],
+    "cifar10": ["model.width=4", "data.verify=false"],
+    "imagenet": ["model.width=4", "data.num_classes=2", "data.image_size=64", "data.num_workers=0"],
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / CIFAR10DataModule.subfolder).mkdir()
+    for name in CIFAR10DataModule.checksums:
+        entry = {"data": rng.integers(256, size=(10, 3072), dtype=np.uint8), "labels": list(range(10))}
+        (root / CIFAR10DataModule.subfolder / name).write_bytes(pickle.dumps(entry, protocol=2))
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        images = rng.integers(256, size=(10, 28, 28), dtype=np.uint8)
+        header = struct.pack(">4I", 0x803, 10, 28, 28)
+        (root / f"MNIST/raw/{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = struct.pack(">2I", 0x801, 10) + bytes(range(10))
+        (root / f"MNIST/raw/{part}-labels-idx1-ubyte").write_bytes(labels)
+    for part in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            folder = root / "imagenet" / part / wnid
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(256, size=(70, 80, 3), dtype=np.uint8)).save(folder / f"{i}.JPEG")
+    return root
+
+
+@pytest.mark.parametrize("distill", ["its own", "none"])
+@pytest.mark.parametrize("experiment", list_options("experiment"))
+def test_experiment_takes_a_step(
+    experiment: str, distill: str, root: Path, tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"experiment={experiment}", *([] if distill == "its own" else ["distill=none"]), "debug=fast"]
+    data = next(name for name in SMALL if name in experiment)
+    words += [*SMALL[data], f"data.root={root}", "data.batch_size=4", "data.eval_batch_size=4"]
+    words += ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"]
+    config = OmegaConf.create(composed(*words, "init_from=null"))
+    run = prepare(config)
+    before = copy.deepcopy(list(run.task.backbone.parameters()))
+    run.trainer.fit(run.task, datamodule=run.datamodule)
+    loss = run.trainer.callback_metrics["train/loss"]
+    assert torch.isfinite(loss)
+    terms = {name.removeprefix("train/loss_") for name in run.trainer.callback_metrics if "train/loss_" in name}
+    assert terms - {"step"} == ({"hard"} if distill == "none" else {"hard", "feature", "label", "cluster"})
+    after = run.task.backbone.parameters()
+    assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True) if new.dim() > 1)
