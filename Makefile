@@ -9,8 +9,10 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bnn-lightning-installed
-# One compute thread for each test worker: with more, the workers wait for each other.
+# One compute thread for each test worker: with more, the workers wait for each other. A file stays with one worker: the
+# blocks of the README follow upon one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test test-slow lint format bench-train bench-data clean
@@ -30,10 +32,10 @@ train: $(STAMP)  ## Train on the embedded data: about a minute on two cores (ARG
 	$(BIN)/python train.py $(ARGS)
 
 test: lint  ## Lint, types, import contracts, doctests and tests
-	$(PYTEST) -n $(WORKERS) $(ARGS)
+	$(PYTEST) $(DISTRIBUTED) $(ARGS)
 
 test-slow: $(STAMP)  ## The tests that `make test` leaves out
-	$(PYTEST) -n $(WORKERS) -m slow $(ARGS)
+	$(PYTEST) $(DISTRIBUTED) -m slow $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
