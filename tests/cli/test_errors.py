@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bnn_lightning.cli.errors import did_you_mean, explain
+from bnn_lightning.data import MNISTDataModule
 
 Bnn = Callable[..., Any]
 
@@ -76,6 +77,25 @@ def test_one_clear_message_and_exit_code_2(words: str, bnn: Bnn, small: tuple[st
     assert "Traceback" not in done.out + done.err
     assert done.err.count("error: ") == 1
     assert len(done.err.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_damaged_and_missing_data_files(damage: str, bnn: Bnn, workplace: Path) -> None:
+    folder = workplace / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in MNISTDataModule.checksums:
+        size = 784 if "images" in name else 1
+        content = bytes([0, 0, 8, 3 if "images" in name else 1, 0, 0, 0, 10])
+        content += bytes([0, 0, 0, 28, 0, 0, 0, 28] if "images" in name else []) + bytes(10 * size)
+        (folder / name).write_bytes(content[:-1] if damage == "cut" else content)
+    if damage == "missing":
+        (folder / "t10k-labels-idx1-ubyte").unlink()
+    words = ("data=mnist", "data.download=false", f"data.verify={str(damage == 'changed').lower()}")
+    done = bnn("train", *words, "model.width=8", "trainer.accelerator=cpu", "debug=fast")
+    assert done.code == 2
+    assert "error: `data`: " in done.err
+    assert "ubyte" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_variable_keeps_the_traceback(bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

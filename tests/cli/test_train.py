@@ -168,6 +168,35 @@ def test_truncated_checkpoint(trained: Any, bnn: Bnn, small: tuple[str, ...]) ->
         bnn_lightning.load_task(broken)
 
 
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(
+    bnn: Bnn, workplace: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "my_stop.py").write_text(STOP)
+    monkeypatch.syspath_prepend(workplace)
+    words = (*small, "+callbacks.stop={_target_: my_stop.Stop}", "trust=[my_stop]", "test=false")
+    done = bnn("train", *words)
+    assert done.code == 1
+    command = done.out.split("stopped; to resume:\n")[1].split()
+    assert command[-1].endswith("/checkpoints/last.ckpt")
+    resumed = bnn("train", *small, command[-1])
+    assert resumed.code == 0, resumed.err
+    assert "after 3 steps" in resumed.out
+
+
+STOP = """
+import os
+import signal
+
+from pytorch_lightning import Callback
+
+
+class Stop(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
 def test_full_disk_is_one_clear_error(bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(checkpoint: object, file: Any) -> None:
         raise OSError(28, "No space left on device")

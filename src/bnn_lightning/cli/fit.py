@@ -158,7 +158,7 @@ def _check_recipe() -> None:
         file = next(
             path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
         )
-        rank_zero_info(f"Recipe {recipe}: {' '.join(_flat(OmegaConf.to_container(OmegaConf.load(file))))}".rstrip(": "))
+        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(OmegaConf.to_container(OmegaConf.load(file))))}")
     elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
         raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
 
@@ -166,7 +166,8 @@ def _check_recipe() -> None:
 def _flat(node: Any, at: str = "") -> Iterator[str]:
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _flat(value, f"{at}.{key}" if at else str(key))
+            if key != "_target_":
+                yield from _flat(value, f"{at}.{key}" if at else str(key))
     else:
         yield f"{at}={node}"
 

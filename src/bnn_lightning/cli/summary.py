@@ -4,10 +4,11 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -21,7 +22,7 @@ def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: flo
     final = checkpoint_path(trainer, "final.ckpt")
     if final is not None:
         lines += ["next:", f"  {command('evaluate', f'ckpt={final}')}"]
-        lines += [f"  {command('train', *_other_distillation())}"]
+        lines += [f"  {command('train', *words)}" for words in _other_distillation()]
     print("\n" + "\n".join(lines), flush=True)
 
 
@@ -32,7 +33,7 @@ def print_interrupted(trainer: Trainer) -> None:
     if last is None:
         print("\nstopped before the first checkpoint.", flush=True)
     else:
-        print(f"\nstopped; to resume:\n  {command('train', *_overrides(), f'ckpt_path={last}')}", flush=True)
+        print(f"\nstopped; to resume:\n  {command('train', *_overrides('ckpt_path'), f'ckpt_path={last}')}", flush=True)
 
 
 def accuracy(scores: Mapping[str, float], split: str) -> str:
@@ -82,17 +83,19 @@ def _has(scores: Mapping[str, float], split: str) -> bool:
     return all(f"{split}/{name}" in scores for name in ("acc", "acc_top5", "loss"))
 
 
-def _overrides() -> Sequence[str]:
+def _overrides(*left_out: str) -> list[str]:
     if not HydraConfig.initialized():
         return []
-    return [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt_path=")]
+    return [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in left_out]
 
 
-def _other_distillation() -> list[str]:
-    """Return this run's overrides with SKD, or without where it had it: the comparison that one wants to see."""
+def _other_distillation() -> Iterator[list[str]]:
+    """Yield this run's overrides with SKD, or without where it had it: the comparison that one wants to see."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return  # another run is the sweep's next job
     choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
-    kept = [o for o in _overrides() if not o.startswith("distill=")]
-    return [*kept, "distill=skd" if choice == "none" else "distill=none"]
+    kept = _overrides("distill", "ckpt_path", "init_from", "debug")
+    yield [*kept, "distill=skd" if choice == "none" else "distill=none"]
 
 
 def _python() -> str:
