@@ -2,6 +2,7 @@
 
 import statistics
 
+import pytest
 import torch
 
 from bnn_lightning.functional import libra_standardise, power_of_two_scale, xnor_scale
@@ -17,8 +18,9 @@ def test_libra_standardise_is_centred_over_the_unbiased_deviation() -> None:
         torch.testing.assert_close(channel.flatten(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_constant_channel_gives_zeros_and_finite_gradients() -> None:
-    weight = torch.full((1, 4), 0.7, requires_grad=True)
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_constant_channel_gives_zeros_and_finite_gradients(count: int) -> None:
+    weight = torch.full((1, count), 0.7, requires_grad=True)
     y = libra_standardise(weight)
     y.sum().backward()
     assert y.abs().max() == 0

@@ -205,6 +205,7 @@ def test_from_conv_shares_parameters() -> None:
     [
         ({"pad_value": 0.5}, "`pad_value` must be 0, -1 or \\+1"),
         ({"padding_mode": "reflect", "weight_binarizer": WeightSign()}, '`padding_mode` must be "zeros"'),
+        ({"padding_mode": "reflect", "pad_value": -1}, '`padding_mode` must be "zeros"'),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

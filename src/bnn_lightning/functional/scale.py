@@ -11,7 +11,7 @@ def libra_standardise(weight: Tensor, eps: float = 1e-8) -> Tensor:
     r"""Centre and standardise each output channel: `(w - mean) / std` over its n weights.
 
     The standard deviation is the unbiased one (n - 1), with `eps` added to its square, so that a constant channel
-    gives zeros instead of NaN.
+    (one of a single weight, too) gives zeros instead of NaN.
 
     Args:
         weight: Shape (out_channels, ...).
@@ -30,7 +30,7 @@ def libra_standardise(weight: Tensor, eps: float = 1e-8) -> Tensor:
     shape = weight.shape[1:]
     count = shape.numel()
     # torch's layer norm is this formula with the biased deviation, in one fused kernel each way.
-    biased = F.layer_norm(weight, shape, eps=eps * (count - 1) / count)
+    biased = F.layer_norm(weight, shape, eps=eps * max(count - 1, 1) / count)
     return biased * math.sqrt((count - 1) / count)
 
 

@@ -70,7 +70,8 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         self.input_binarizer = input_binarizer
         self.weight_binarizer = weight_binarizer
         self.pad_value = check_pad_value(pad_value)
-        if padding_mode != "zeros" and (input_binarizer is not None or weight_binarizer is not None):
+        binary = input_binarizer is not None or weight_binarizer is not None or self.pad_value != 0.0
+        if binary and padding_mode != "zeros":
             raise ValueError(
                 f'`padding_mode` must be "zeros" in a binary convolution, got {padding_mode!r}; '
                 "`pad_value` (0, -1 or +1) says what is padded."
