@@ -102,7 +102,8 @@ def test_data_alone_change_the_head_and_the_input(composed: Composed) -> None:
 def test_options_are_taken_over_the_models_own_optimizer_and_the_recipe(composed: Composed) -> None:
     assert composed("model=mlp")["optimizer"]["_target_"] == "torch.optim.Adam"
     assert composed("model=mlp", "optimizer=adamw")["optimizer"]["_target_"] == "torch.optim.AdamW"
-    assert composed("model=resnet20", "data=cifar10", "recipe=none")["epochs"] == composed("model=vgg_small", "data=mnist")["epochs"]
+    without_recipe = composed("model=vgg_small", "data=mnist")["epochs"]
+    assert composed("model=resnet20", "data=cifar10", "recipe=none")["epochs"] == without_recipe
     assert composed("experiment=cifar10_resnet20_skd", "epochs=5")["schedule"]["epochs"] == 5
 
 
