@@ -3,7 +3,8 @@
     python -m benchmarks.skd --models resnet20 --batch 128 --repeats 10
 
 Prints the step time (forward, losses, backward, SGD) of each in turns, the ratios, and how many signs of the teacher's
-products are the same when these are computed in bfloat16.
+products are the same when these are computed in bfloat16. `--channels-last` is for ours; the transcription keeps
+torch's default format, as published.
 """
 
 import argparse
@@ -23,25 +24,29 @@ CLASSES = 10
 VARIANTS = ("student only", "SKD", "SKD, bfloat16 teacher", "SKD without alpha", "plain transcription")
 
 
-def make_network(model: str, args: argparse.Namespace) -> nn.Module:
+def layout_of(variant: str, args: argparse.Namespace) -> torch.memory_format:
+    """Choose the memory format of a variant."""
+    ours = args.channels_last and variant != "plain transcription"
+    return torch.channels_last if ours else torch.contiguous_format
+
+
+def make_network(model: str, variant: str, args: argparse.Namespace) -> nn.Module:
     """Build a network of CIFAR size."""
     torch.manual_seed(0)
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
     network = create_backbone(model, num_classes=CLASSES, image_size=32)
-    return network.to(torch.device(args.device), memory_format=layout)
+    return network.to(torch.device(args.device), memory_format=layout_of(variant, args))
 
 
-def make_batch(args: argparse.Namespace) -> Batch:
+def make_batch(variant: str, args: argparse.Namespace) -> Batch:
     """Draw images and labels."""
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
     images = torch.rand(args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(args.batch) % CLASSES
-    return Batch(images.to(args.device, memory_format=layout), labels.to(args.device))
+    return Batch(images.to(args.device, memory_format=layout_of(variant, args)), labels.to(args.device))
 
 
 def make_loss(model: str, variant: str, args: argparse.Namespace) -> tuple[nn.Module, Callable[[Batch], torch.Tensor]]:
     """Return a network and its loss."""
-    network = make_network(model, args)
+    network = make_network(model, variant, args)
     if variant == "student only":
         return network, lambda batch: F.cross_entropy(network(batch.images), batch.labels)
     if variant == "plain transcription":
@@ -62,7 +67,7 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
     """Return a function that makes one training step."""
     network, loss = make_loss(model, variant, args)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, foreach=True)
-    batch = make_batch(args)
+    batch = make_batch(variant, args)
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
@@ -86,7 +91,7 @@ def report(model: str, args: argparse.Namespace) -> None:
     print(f"  SKD, bfloat16 teacher / student only: {medians['SKD, bfloat16 teacher'] / medians['student only']:.2f}")
     print(f"  plain transcription / SKD: {medians['plain transcription'] / medians['SKD']:.2f} (aim: at least 1.5)")
     shares = SelfKD(CLASSES, teacher_dtype="bfloat16").to(args.device)
-    agreement = shares.sign_agreement(make_network(model, args), make_batch(args).images).values()
+    agreement = shares.sign_agreement(make_network(model, "SKD", args), make_batch("SKD", args).images).values()
     print(f"  equal signs of the bfloat16 teacher: {min(agreement):.4f} to {max(agreement):.4f} of a layer")
 
 
@@ -100,6 +105,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for flag in ("bf16", "channels-last"):
         parser.add_argument(f"--{flag}", action="store_true")
+    for flag in ("compile", "no-memory"):
+        parser.add_argument(f"--{flag}", action="store_true", help="of `benchmarks.train`; nothing here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{machine()}, batch {args.batch}, bf16 {args.bf16}, channels_last {args.channels_last}")
