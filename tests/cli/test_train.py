@@ -262,6 +262,22 @@ def test_wandb_offline_makes_a_run_for_each_job_of_a_sweep(
         assert files.stat().st_size > 1000
 
 
+def test_wandb_without_a_login_is_one_clear_error(
+    bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # what it remembers of an offline run before
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    done = bnn("train", *small, "epochs=1", "logger=[wandb]")
+    assert done.code == 2
+    assert "error: " in done.err
+    assert "logger.wandb.offline=true" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...]) -> None:
     words = [*small, "callbacks=[default,ema,bn_reestimate]", "callbacks.ema.decay=0.5", "distill=skd"]
     done = bnn("train", *words)

@@ -60,6 +60,8 @@ def fit(config: DictConfig) -> float | None:
         scores = _train(run)
     except (CheckpointReadError, CheckpointWriteError) as error:
         raise UserError(str(error)) from error
+    except _wandb_errors() as error:
+        raise UserError(f"wandb: {error} Log in (wandb login), or take logger.wandb.offline=true.") from error
     except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
         print_interrupted(run.trainer)
         raise
@@ -75,6 +77,11 @@ def _train(run: Run) -> dict[str, float]:
     if run.settings.test:
         scores |= dict(run.trainer.test(run.task, datamodule=run.datamodule, verbose=False)[0])
     return scores
+
+
+def _wandb_errors() -> tuple[type[Exception], ...]:
+    wandb = sys.modules.get("wandb")  # imported by its logger only
+    return () if wandb is None else (wandb.Error,)
 
 
 def _finish_wandb() -> None:
