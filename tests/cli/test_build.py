@@ -1,3 +1,5 @@
+import importlib
+import inspect
 from typing import Any
 
 import pytest
@@ -5,7 +7,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE
-from bnn_lightning.cli.build import ALLOWED, build, build_all, build_trainer, check, locate
+from bnn_lightning.cli.build import ALLOWED, ROOMS, build, build_all, build_trainer, check, locate
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.layers import binary_layers
 
@@ -83,8 +85,39 @@ def test_refuses_what_is_not_on_the_list(target: Any) -> None:
     ],
 )
 def test_refuses_what_a_module_of_ours_only_imports(target: str) -> None:
-    with pytest.raises(UserError, match="not defined in `bnn_lightning`"):
+    with pytest.raises(UserError, match="not on the list of what may be built"):
         locate(target, at="optimizer")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "bnn_lightning.callbacks.checkpoint_io.save_atomically",
+        "bnn_lightning.cli.resume.find_checkpoint",
+        "bnn_lightning.cli.checkpoint.read_checkpoint",
+        "bnn_lightning.load_task",
+        "bnn_lightning.data.files.download",
+        "bnn_lightning.callbacks.AtomicCheckpointIO.save_checkpoint",
+        "bnn_lightning.utils.lazy.attach",
+    ],
+)
+def test_refuses_ours_that_no_room_exports(target: str) -> None:
+    with pytest.raises(UserError, match="Of ours that is what a room exports"):
+        locate(target, at="model")
+
+
+@pytest.mark.parametrize("target", ["bnn_lightning.callbacks.save_atomically", "bnn_lightning.data.files"])
+def test_refuses_what_a_room_does_not_export(target: str) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        locate(target, at="model")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_export_of_a_room_that_can_be_called_may_be_built(room: str) -> None:
+    module = importlib.import_module(f"bnn_lightning.{room}")
+    for name in module.__all__:
+        if inspect.isclass(getattr(module, name)):
+            assert locate(f"bnn_lightning.{room}.{name}", at="x") is getattr(module, name)
 
 
 @pytest.mark.parametrize("target", ["bnn_lightning.cli", "bnn_lightning.models.registry.FAMILIES"])

@@ -109,7 +109,7 @@ def set_target(target: str) -> Callable[[dict[str, Any]], None]:
     "change, message",
     [
         (set_target("os.system"), "'os.system' is not on the list of what may be built"),
-        (set_target("bnn_lightning.cli.launch.os.system"), "not defined in `bnn_lightning`"),
+        (set_target("bnn_lightning.cli.launch.os.system"), "not on the list of what may be built"),
         (lambda config: config["model"].update(width="${oc.env:HOME}"), "holds an interpolation"),
         (lambda config: config["model"].update(width=32), "is a checkpoint of another network"),
         (lambda config: config["model"].update(name="mpl"), "Unknown backbone `mpl`"),
@@ -126,6 +126,36 @@ def test_a_configuration_from_elsewhere(
     assert "Traceback" not in done.err
     with pytest.raises(UserError):
         bnn_lightning.load_task(workplace / "x.ckpt")
+
+
+@pytest.mark.parametrize("section", ["model", "distill", "task"])
+def test_a_configuration_from_elsewhere_overwrites_no_file(section: str, trained: Any, workplace: Path) -> None:
+    victim = workplace / "victim.txt"
+    victim.write_text("precious")
+    evil = {
+        "_target_": "bnn_lightning.callbacks.checkpoint_io.save_atomically",
+        "checkpoint": {"a": 1},
+        "path": {
+            "_target_": "bnn_lightning.cli.resume.find_checkpoint",
+            "wanted": str(victim),
+            "run_dir": "x",
+        },
+    }
+    with_config(trained, workplace / "x.ckpt", lambda config: config.update({section: evil}))
+    with pytest.raises(UserError, match="'bnn_lightning.callbacks.checkpoint_io.save_atomically' is not on the list"):
+        bnn_lightning.load_task(workplace / "x.ckpt")
+    assert victim.read_text() == "precious"
+
+
+def test_all_of_a_configuration_is_checked_before_a_part_is_built(
+    trained: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr("bnn_lightning.cli.build.build", lambda node, *, at, trust: built.append(at))
+    with_config(trained, workplace / "x.ckpt", lambda config: config["schedule"].update(_target_="os.system"))
+    with pytest.raises(UserError, match="not on the list"):
+        bnn_lightning.load_task(workplace / "x.ckpt")
+    assert built == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from bnn_lightning.binarizers import factory
-from bnn_lightning.cli.errors import UserError, did_you_mean
+from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -21,6 +21,9 @@ from bnn_lightning.tasks.classification import ClassificationTask
 Node = Mapping[str, Any]
 
 PACKAGE = "bnn_lightning"
+# Of our own package: what these rooms export, as `bnn_lightning.<room>.<Name>`. A checkpoint's configuration says what
+# is called with which arguments, and helpers elsewhere write files.
+ROOMS = ("binarizers", "callbacks", "data", "distill", "metrics", "models", "optim", "tasks")
 
 # Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.
 ALLOWED_CLASSES = {
@@ -83,26 +86,41 @@ def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
 def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     """Return what a `_target_` names, if it is allowed.
 
-    Allowed are what `bnn_lightning` or a trusted package itself defines, and the classes of `ALLOWED`.
+    Allowed are what the `ROOMS` of `bnn_lightning` export, what a trusted package itself defines, and the classes of
+    `ALLOWED`.
 
     Raises:
         UserError: It is not allowed, or does not exist.
     """
     package = target.partition(".")[0] if isinstance(target, str) else ""
-    own = package == PACKAGE or package in trust
-    if not own and not (isinstance(target, str) and target in ALLOWED):
+    if package == PACKAGE:
+        _check_own(target, at)
+    elif package not in trust and not (isinstance(target, str) and target in ALLOWED):
         raise UserError(
             f"`{at}._target_`: {target!r} is not on the list of what may be built. Ours are `{PACKAGE}.*`, and some "
             f"classes of torch, torchvision and Lightning; your own package is added on the command line: "
             f"trust=[{package or 'my_package'}]."
         )
     found = _import(target, at)
-    # A module reaches what it imports: `bnn_lightning.cli.launch.os.system` begins with our name, too.
-    if own and (getattr(found, "__module__", None) or "").partition(".")[0] != package:
+    # A module reaches what it imports: `my_package.os.system` begins with a trusted name, too.
+    if package in trust and (getattr(found, "__module__", None) or "").partition(".")[0] != package:
         raise UserError(f"`{at}._target_`: {target!r} is not defined in `{package}`, and so may not be built.")
     if isinstance(found, ModuleType) or not callable(found):
         raise UserError(f"`{at}._target_`: {target!r} is neither a class nor a function.")
     return found  # type: ignore[no-any-return]
+
+
+def _check_own(target: str, at: str) -> None:
+    parts = target.split(".")
+    if len(parts) != 3 or parts[1] not in ROOMS:
+        raise UserError(
+            f"`{at}._target_`: {target!r} is not on the list of what may be built. Of ours that is what a room exports, "
+            f"as `{PACKAGE}.<room>.<Name>`; the rooms are {listed(ROOMS)}."
+        )
+    exported = importlib.import_module(f"{PACKAGE}.{parts[1]}").__all__
+    if parts[2] not in exported:
+        near = did_you_mean(parts[2], exported)
+        raise UserError(f"`{at}._target_`: `{target}` does not exist.{near} There are: {listed(exported)}.")
 
 
 def check_sections(config: Node, *, trust: Sequence[str] = ()) -> None:
@@ -131,7 +149,7 @@ def datamodule_node(config: Node) -> Node:
 
 
 def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask:
-    """Build the task with its network, optimizer, parameter groups, schedule and distiller.
+    """Build the task with its network, optimizer, parameter groups, schedule and distiller, once all are checked.
 
     Args:
         config: The whole configuration, as plain containers.
@@ -140,6 +158,8 @@ def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask
     Raises:
         UserError: See `build`.
     """
+    for section in (*_TASK_SECTIONS, "task"):
+        check(config.get(section), at=section, trust=trust)
     parts = {
         argument: build(config[section], at=section, trust=trust)
         for section, argument in _TASK_SECTIONS.items()

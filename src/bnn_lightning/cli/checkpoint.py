@@ -29,7 +29,8 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
     Args:
         path: A checkpoint that `bnn train` wrote.
         trust: Packages of your own whose classes the checkpoint may name. Its configuration says what is called, so
-            that a checkpoint from elsewhere can call only `bnn_lightning` and some classes of torch and Lightning.
+            that a checkpoint from elsewhere can call only what the rooms of `bnn_lightning` export, and some classes of
+            torch and Lightning.
 
     Returns:
         The task, in evaluation mode.
