@@ -102,7 +102,7 @@ def test_refuses_what_a_module_of_ours_only_imports(target: str) -> None:
     ],
 )
 def test_refuses_ours_that_no_room_exports(target: str) -> None:
-    with pytest.raises(UserError, match="Of ours that is what a room exports"):
+    with pytest.raises(UserError, match="Of ours that is what a room exports, as"):
         locate(target, at="model")
 
 

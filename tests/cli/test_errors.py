@@ -55,6 +55,8 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "callbacks=[default,best]": ("ModelCheckpoint looks at `val/acc`", "data.val_fraction"),
     "callbacks=[default,early_stopping]": ("EarlyStopping looks at `val/acc`", "data.val_fraction"),
     "callbacks=[default,best] callbacks.best.monitor=test/acc data.val_fraction=0.5": ("test set", "`val/acc`"),
+    "callbacks=[default,best] callbacks.best.monitor=test/acc +callbacks.more._target_="
+    "pytorch_lightning.callbacks.ModelCheckpoint": ("nothing is chosen on the test set",),
     "optimizer._target_=os.system": ("'os.system' is not on the list", "trust=[os]"),
     "optimizer._target_=torch.hub.load": ("'torch.hub.load' is not on the list",),
     "optimizer._target_=torch.optim.Adm": ("not on the list",),

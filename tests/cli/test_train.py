@@ -114,10 +114,82 @@ def test_resumed_run_ends_like_the_uninterrupted_one(bnn: Bnn, small: tuple[str,
 
 
 def test_resume_takes_a_run_folder_and_says_what_differs(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
-    done = bnn("train", *small, f"ckpt_path={trained.folder}", "epochs=3", "optimizer.lr=0.5")
+    changed = ("epochs=3", "trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=2", "precision=fp64")
+    shown = ("trainer.log_every_n_steps=1", "trainer.profiler=simple", "trainer.max_time=00:01:00:00")
+    done = bnn("train", *small, f"ckpt_path={trained.folder}", *changed, *shown)
     assert done.code == 0, done.err
     assert "With other settings than before: epochs 2 -> 3" in done.out
-    assert "optimizer.lr 0.001 -> 0.5" in done.out
+    for text in ("precision 32-true -> 64-true", "accumulate_grad_batches 1 -> 2", "gradient_clip_val None -> 0.5"):
+        assert f"trainer.{text}" in done.out
+    for name in ("log_every_n_steps", "profiler", "max_time", "max_epochs"):
+        assert name not in done.out.split("With other settings")[1].split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("optimizer.lr=0.5", "optimizer.lr 0.001 -> 0.5"),
+        ("optimizer=adamw", "optimizer._target_ torch.optim.Adam -> torch.optim.AdamW"),
+        ("param_groups.weight_decay=0.25", "param_groups.weight_decay 0.0 -> 0.25"),
+    ],
+)
+def test_what_a_checkpoint_restores_cannot_be_changed_on_resume(
+    word: str, message: str, trained: Any, bnn: Bnn, small: tuple[str, ...]
+) -> None:
+    done = bnn("train", *small, f"ckpt_path={trained.folder}", "epochs=3", word)
+    assert done.code == 2
+    assert message in done.err
+    assert f"init_from={trained.last}" in done.err
+    restarted = bnn("train", *small, f"init_from={trained.folder}", "epochs=1", word)
+    assert restarted.code == 0, restarted.err
+    groups = torch.load(folder(restarted.out) / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    values = {(group["initial_lr"], group["weight_decay"]) for group in groups["param_groups"]}
+    assert any(0.5 in pair or 0.25 in pair for pair in values) or word == "optimizer=adamw"
+
+
+def test_last_is_a_run_of_the_same_name(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
+    for name in ("mine", "other"):
+        bnn("train", *small, f"name={name}", f"hydra.run.dir=runs/{name}", "epochs=1")
+    words = ("train", *small, "ckpt_path=last", "hydra.run.dir=runs/new")
+    done = bnn(*words, "name=mine")
+    assert done.code == 0, done.err
+    assert "Resuming runs/mine/checkpoints/last.ckpt" in done.out
+    shutil.rmtree("runs/new")
+    refused = bnn(*words, "name=third")
+    assert refused.code == 2
+    assert "no run in `runs` that is called third has a checkpoint" in refused.err
+
+
+def test_last_of_a_job_of_a_sweep_is_its_own(bnn: Bnn, small: tuple[str, ...]) -> None:
+    sweep = ("train", "-m", *small, "seed=1,2", "hydra.sweep.dir=runs/s")
+    assert bnn(*sweep, "epochs=1").code == 0
+    done = bnn(*sweep, "ckpt_path=last")
+    assert done.code == 0, done.err
+    for job in ("0", "1"):
+        assert f"Resuming runs/s/{job}/checkpoints/last.ckpt" in done.out
+    shutil.rmtree("runs/s/1")
+    refused = bnn(*sweep, "ckpt_path=last")
+    assert refused.code == 2
+    assert "`runs/s/1`, the folder of this job of the sweep, has no checkpoint" in refused.err
+
+
+def test_an_experiment_that_starts_from_weights_resumes_without_them(
+    bnn: Bnn, workplace: Path, small: tuple[str, ...]
+) -> None:
+    (workplace / "mine" / "experiment").mkdir(parents=True)
+    (workplace / "mine" / "experiment" / "second.yaml").write_text("# @package _global_\ninit_from: required\n")
+    words = ("train", "-cd", "mine", *small, "experiment=second")
+    assert "`init_from` has no value" in bnn(*words).err
+    first = folder(bnn("train", *small, "epochs=1").out)
+    half = bnn(*words, f"init_from={first}", "trainer.max_epochs=1", "hydra.run.dir=runs/half")
+    assert half.code == 0, half.err
+    assert f"Starting from the weights of {first}/checkpoints/last.ckpt" in half.out
+    shutil.rmtree(first)
+    for more in ([], [f"init_from={first}"]):
+        done = bnn(*words, "ckpt_path=runs/half", *more)
+        assert done.code == 0, done.err
+        assert "Starting from" not in done.out
+        assert "Resuming runs/half/checkpoints/last.ckpt after 4 steps" in done.out
 
 
 def test_resume_in_the_same_folder_loses_nothing(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:

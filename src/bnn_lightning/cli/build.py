@@ -114,8 +114,8 @@ def _check_own(target: str, at: str) -> None:
     parts = target.split(".")
     if len(parts) != 3 or parts[1] not in ROOMS:
         raise UserError(
-            f"`{at}._target_`: {target!r} is not on the list of what may be built. Of ours that is what a room exports, "
-            f"as `{PACKAGE}.<room>.<Name>`; the rooms are {listed(ROOMS)}."
+            f"`{at}._target_`: {target!r} is not on the list of what may be built. Of ours that is what a room "
+            f"exports, as `{PACKAGE}.<room>.<Name>`; the rooms are {listed(ROOMS)}."
         )
     exported = importlib.import_module(f"{PACKAGE}.{parts[1]}").__all__
     if parts[2] not in exported:

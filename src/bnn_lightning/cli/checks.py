@@ -83,10 +83,10 @@ def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: s
     Raises:
         UserError: A callback or a sweep looks at test scores, or at a validation split that there is not.
     """
-    watched = {type(callback).__name__: getattr(callback, "monitor", None) for callback in callbacks}
-    watched["objective"] = objective
+    watched = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
+    watched.append(("objective", objective))
     has_val = getattr(datamodule, "has_val", True)
-    for name, metric in watched.items():
+    for name, metric in watched:
         if not isinstance(metric, str):
             continue
         if metric.startswith("test/"):

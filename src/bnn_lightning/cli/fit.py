@@ -20,7 +20,7 @@ from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, check_selection
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.launch import pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
@@ -120,14 +120,21 @@ def prepare(config: DictConfig) -> Run:
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     check_data(datamodule, trainer, stage="fit")
     run = Run(settings, trainer, task, datamodule)
-    if settings.init_from is not None:
-        rank_zero_info(resume.start_from(task, settings.init_from))
+    _take_weights(run, plain)
+    return run
+
+
+def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
+    """Resume from `ckpt_path`; where there is none, start from `init_from`."""
+    settings = run.settings
     if settings.ckpt_path is not None:
-        path = resume.find_checkpoint(settings.ckpt_path, Path(plain["paths"]["run_dir"]))
-        rank_zero_info(resume.check(task, path, plain))
+        folder, in_sweep = Path(plain["paths"]["run_dir"]), is_sweep()
+        path = resume.find_checkpoint(settings.ckpt_path, folder, name=settings.name, in_sweep=in_sweep)
+        rank_zero_info(resume.check(run.task, path, plain))
         pass_to_workers("ckpt_path", str(path))
         run.ckpt_path = str(path)
-    return run
+    elif settings.init_from is not None:
+        rank_zero_info(resume.start_from(run.task, settings.init_from))
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

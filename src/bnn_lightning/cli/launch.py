@@ -95,7 +95,7 @@ def one_job(program: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
     Raises:
         UserError: A sweep in one process over several nodes.
     """
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    in_sweep = is_sweep()
     argv, environment = sys.argv, dict(os.environ)
     sys.argv = [*program, *(_job_arguments(arguments) if in_sweep else arguments)]
     try:
@@ -105,6 +105,11 @@ def one_job(program: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
         sys.argv = argv
         _leave_process_group()
         _restore(environment, _WORKER_ENVIRONMENT)
+
+
+def is_sweep() -> bool:
+    """Whether this job is one of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def pass_to_workers(key: str, value: str) -> None:
@@ -119,7 +124,7 @@ def refuse_multi_node_sweep(num_nodes: int) -> None:
     Raises:
         UserError: `-m` with Hydra's basic launcher and more than one node.
     """
-    if num_nodes <= 1 or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if num_nodes <= 1 or not is_sweep():
         return
     if str(HydraConfig.get().launcher.get("_target_", "")).endswith(".BasicLauncher"):
         raise UserError(

@@ -12,37 +12,58 @@ from bnn_lightning.models.checkpoints import load_published
 
 LAST = Path("checkpoints") / "last.ckpt"
 # What may differ between a run and its continuation without a word: places, and how the work is shown.
-_MAY_DIFFER = ("paths", "hydra", "logger", "trainer", "ckpt_path", "init_from", "name", "test", "objective")
+_MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective")
+# Of the trainer: places, how the work is shown, and when it stops or is scored.
+_TRAINER_MAY_DIFFER = (
+    *("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "plugins", "use_distributed_sampler"),
+    *("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler", "detect_anomaly"),
+    *("max_epochs", "min_epochs", "max_steps", "max_time", "fast_dev_run", "num_sanity_val_steps"),
+    *("check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "limit_test_batches"),
+)
+# The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
+_RESTORED = ("optimizer", "param_groups")
 
 
-def find_checkpoint(wanted: str, run_dir: Path) -> Path:
+def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) -> Path:
     """Return the file that `ckpt_path` means.
 
     Args:
         wanted: "last", a run's folder, or a file. "last" is the one of this run's own folder if it has one (a job that
-            was started again), else the newest among the runs of the same name, which lie beside it.
+            was started again), else the newest among the runs of the same name that lie beside it.
         run_dir: This run's folder.
+        name: This run's name.
+        in_sweep: The run is a job of a sweep; those beside it are other jobs, and "last" is in its own folder only.
 
     Raises:
         UserError: There is none.
     """
     if wanted != "last":
-        path = Path(wanted)
-        return next((p for p in (path / LAST, path / LAST.name) if p.is_file()), path) if path.is_dir() else path
+        return in_folder(wanted)
     own = run_dir / LAST
     if own.is_file():
         return own
-    found = sorted(run_dir.parent.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"ckpt_path=last: no run in `{run_dir.parent}` has a checkpoint; give the path of one.")
-    return found[-1]
+    if in_sweep:
+        raise UserError(f"ckpt_path=last: `{run_dir}`, the folder of this job of the sweep, has no checkpoint.")
+    found = sorted(run_dir.parent.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        if _name(path) == name:
+            return path
+    raise UserError(
+        f"ckpt_path=last: no run in `{run_dir.parent}` that is called {name} has a checkpoint; give the path of one."
+    )
+
+
+def in_folder(wanted: str) -> Path:
+    """Return the file of a path that may be a run's folder."""
+    path = Path(wanted)
+    return next((p for p in (path / LAST, path / LAST.name) if p.is_file()), path) if path.is_dir() else path
 
 
 def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
     """See that a checkpoint resumes this task; return what to tell the user.
 
     Raises:
-        UserError: It cannot be read, or is that of another network.
+        UserError: It cannot be read, is that of another network, or settings were changed that it restores.
     """
     checkpoint = read_checkpoint(path)
     if not is_ours(checkpoint) or "optimizer_states" not in checkpoint:
@@ -51,17 +72,25 @@ def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
             f"from its weights: init_from={path}."
         )
     check_fits(task, checkpoint.get("current_model_state", checkpoint["state_dict"]), path)
-    differing = list(_differences(checkpoint[CONFIG_KEY], config))
+    before = checkpoint[CONFIG_KEY]
+    restored = [text for key in _RESTORED for text in _differences(before.get(key), config.get(key), key)]
+    if restored:
+        raise UserError(
+            f"`{path}` restores the optimizer with its settings, and these were changed: {'; '.join(restored)}. Leave "
+            f"them as they were, or start a new run from the weights: init_from={path}."
+        )
+    differing = list(_differences(before, config))
     changed = f" With other settings than before: {'; '.join(differing)}." if differing else ""
     return f"Resuming {path} after {checkpoint.get('global_step')} steps.{changed}"
 
 
-def start_from(task: LightningModule, path: str) -> str:
-    """Load a network's weights, and nothing else, from a checkpoint of ours or a published one.
+def start_from(task: LightningModule, wanted: str) -> str:
+    """Load a network's weights, and nothing else, from a run's folder, a checkpoint of ours or a published one.
 
     Raises:
         UserError: It cannot be read, or is that of another network.
     """
+    path = in_folder(wanted)
     checkpoint = read_checkpoint(path)
     backbone: Any = task.backbone
     if is_ours(checkpoint):
@@ -77,10 +106,16 @@ def start_from(task: LightningModule, path: str) -> str:
     return f"Starting from the {len(report.loaded)} tensors of {path}."
 
 
+def _name(path: Path) -> str | None:
+    checkpoint = read_checkpoint(path)
+    return checkpoint[CONFIG_KEY].get("name") if is_ours(checkpoint) else None
+
+
 def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
+        may_differ = {"": _MAY_DIFFER, "trainer": _TRAINER_MAY_DIFFER}.get(at, ())
         for key in dict.fromkeys([*before, *now]):
-            if at or key not in _MAY_DIFFER:
+            if key not in may_differ:
                 yield from _differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
     elif before != now and not at.endswith(("dirpath", "root")) and at != "trust":
         yield f"{at} {before} -> {now}"

@@ -59,7 +59,7 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     assert isinstance(settings, kind)
     if isinstance(settings, RunSettings) and settings.epochs < 1:
         raise UserError(f"`epochs` must be 1 or more, got {settings.epochs}.")
-    if isinstance(settings, RunSettings) and settings.init_from == REQUIRED:
+    if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
     if settings.matmul_precision not in ("highest", "high", "medium"):
         raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
