@@ -126,6 +126,17 @@ def test_lighting_is_gaussian_along_the_components() -> None:
     assert torch.equal(part, lighting(images, torch.arange(20_000), 0.1, seed=0, epoch=0)[5:9])
 
 
+def test_lighting_builds_its_tensors_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, index = torch.rand(2, 3, 1, 1), torch.arange(2)
+    first = lighting(images, index, 0.1, seed=0, epoch=0)
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise AssertionError("a tensor is made on the host")
+
+    monkeypatch.setattr(torch, "tensor", refuse)
+    assert torch.equal(lighting(images, index, 0.1, seed=0, epoch=0), first)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

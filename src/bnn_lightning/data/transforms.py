@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -181,6 +182,12 @@ def lighting(images: Tensor, index: Tensor, std: float, *, seed: int, epoch: int
     """
     draws = uniform(random_bits(index, LIGHTING, seed=seed, epoch=epoch))
     normal = torch.sqrt(-2 * torch.log1p(-draws[:3])) * torch.cos(2 * math.pi * draws[3:])
-    scaled = normal * (std * torch.tensor(_PCA_VALUES, device=images.device).unsqueeze(1))
-    shift = torch.tensor(_PCA_VECTORS, device=images.device) @ scaled
+    values, vectors = principal_components(images.device)
+    shift = vectors @ (normal * (std * values))
     return images + shift.t().reshape(-1, 3, 1, 1)
+
+
+@cache
+def principal_components(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the values (3, 1) and vectors (3, 3), copied to the device once: a copy in every step would hold it up."""
+    return torch.tensor(_PCA_VALUES, device=device).unsqueeze(1), torch.tensor(_PCA_VECTORS, device=device)
