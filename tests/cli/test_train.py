@@ -13,6 +13,7 @@ import torch
 import bnn_lightning
 from bnn_lightning.cli.checkpoint import CONFIG_KEY
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.tree import config_dir
 
 Bnn = Callable[..., Any]
 
@@ -54,6 +55,51 @@ def test_the_next_commands_run(trained: Any, bnn: Bnn, monkeypatch: pytest.Monke
         words = command.split()
         verb = next(i for i, word in enumerate(words) if word in ("train", "evaluate"))
         assert bnn(*words[verb:], *(["name=next"] if words[verb] == "train" else [])).code == 0
+
+
+def test_the_next_command_leaves_out_what_cross_entropy_lacks(
+    bnn: Bnn, workplace: Path, small: tuple[str, ...]
+) -> None:
+    shutil.copytree(config_dir() / "model", workplace / "mine" / "model")
+    shutil.copytree(config_dir() / "optimizer" / "of", workplace / "mine" / "optimizer" / "of")
+    for file in (workplace / "mine").rglob("mlp.yaml"):
+        file.rename(file.with_name("my_mlp.yaml"))
+    words = [word for word in small if word != "model=mlp"]
+    given = ("model=my_mlp", "distill=skd", "distill.alpha=0.0", "~distill.bank_mode")
+    first = bnn("train", "-cd", "mine", *words, "epochs=1", *given, "hydra.run.dir=runs/here")
+    assert first.code == 0, first.err
+    command = first.out.split("next:\n")[1].strip().splitlines()[1].split()
+    assert command[-1] == "distill=none"
+    assert not any("distill." in word or "hydra.run.dir" in word for word in command)
+    again = bnn(*command[command.index("train") :])
+    assert again.code == 0, again.err
+    assert folder(again.out) != Path("runs/here")
+
+
+def test_recipes_are_announced(bnn: Bnn, small: tuple[str, ...]) -> None:
+    assert "No recipe for mlp_synthetic" in bnn("train", *small, "debug=fast").out
+    words = [word for word in small if not word.startswith("data")]
+    digits = bnn("train", *words, "data=digits", "debug=fast")
+    assert "Recipe mlp_digits sets epochs=40" in digits.out
+    chosen = bnn("train", *words, "data=digits", "debug=fast", "optimizer=sgd", "optimizer.lr=0.1")
+    assert chosen.code == 0, chosen.err
+
+
+def test_a_compiled_network_that_is_distilled_warns(bnn: Bnn, small: tuple[str, ...]) -> None:
+    words = ("train", *small, "debug=fast", "task.compile=true", "trainer.limit_test_batches=0", "test=false")
+    with pytest.warns(UserWarning, match=r"SelfKD records what is inside the network, which so trains uncompiled"):
+        assert bnn(*words, "distill=skd", "data.val_fraction=0").code == 0
+
+
+def test_the_progress_bar_waits_for_the_device_at_every_tenth_step_only(bnn: Bnn, small: tuple[str, ...]) -> None:
+    trainers: list[Any] = []
+    words = [word for word in small if "progress_bar" not in word]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bnn_lightning.cli.fit.print_summary", lambda trainer, *_, **__: trainers.append(trainer))
+        assert bnn("train", *words, "epochs=1").code == 0
+        assert bnn("train", *small, "epochs=1").code == 0
+    assert trainers[0].progress_bar_callback.refresh_rate >= 10
+    assert trainers[1].progress_bar_callback is None
 
 
 def test_held_out_images_are_val(bnn: Bnn, small: tuple[str, ...]) -> None:
@@ -351,7 +397,7 @@ def test_wandb_without_a_login_is_one_clear_error(
 
 
 def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...]) -> None:
-    words = [*small, "callbacks=[default,ema,bn_reestimate]", "callbacks.ema.decay=0.5", "distill=skd"]
+    words = [*small, "callbacks=[default,ema]", "callbacks.ema.decay=0.5", "distill=skd"]
     done = bnn("train", *words)
     assert done.code == 0, done.err
     task = bnn_lightning.load_task(folder(done.out) / "checkpoints" / "final.ckpt")

@@ -128,6 +128,13 @@ def test_callbacks_keep_their_order_whatever_the_order_of_their_options(composed
     assert order == sorted(order)
 
 
+def test_averaging_brings_the_statistics_of_the_average(composed: Composed) -> None:
+    callbacks = composed("callbacks=[default,ema]")["callbacks"]
+    names = list(callbacks)
+    assert callbacks["bn_reestimate"]["_target_"] == "bnn_lightning.callbacks.BNReestimate"
+    assert names.index("ema") < names.index("bn_reestimate") < names.index("final_checkpoint")
+
+
 def test_schedule_per_step(composed: Composed) -> None:
     node = composed("schedule=warmup_cosine_step", "schedule.warmup_epochs=1", "epochs=3")["schedule"]
     optimizer = partial(torch.optim.SGD, lr=1.0)([torch.zeros(1)])

@@ -10,6 +10,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from bnn_lightning.binarizers import factory
@@ -179,6 +180,8 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     Raises:
         UserError: What Lightning refuses, in its words.
     """
+    if not config.get("enable_progress_bar", True):  # Lightning refuses a bar beside it
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     parts = {"callbacks": list(callbacks), "logger": list(loggers) or False}
     return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
 

@@ -6,7 +6,11 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
+from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.distill.base import HardLabels
+from bnn_lightning.layers.tree import annealed
+from bnn_lightning.tasks.classification import ClassificationTask
 
 Node = Mapping[str, Any]
 
@@ -99,6 +103,30 @@ def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: s
                 f"{name} looks at `{metric}`, and there are no held-out images; the test set is for curves only. "
                 "Hold training images out: data.val_fraction=0.1."
             )
+
+
+def check_annealing(task: ClassificationTask, callbacks: Iterable[Callback]) -> None:
+    """Refuse annealed binarizers that nothing anneals.
+
+    Raises:
+        UserError: The network has some, and `AnnealProgress` is not among the callbacks.
+    """
+    binarizer = next(annealed(task.backbone), None)
+    if binarizer is not None and not any(isinstance(callback, AnnealProgress) for callback in callbacks):
+        raise UserError(
+            f"`callbacks`: the network's {type(binarizer).__name__} follows the training, and there is no "
+            "AnnealProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
+        )
+
+
+def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:
+    """Return what to warn of: the backbone is not compiled where a distiller records what is in it."""
+    if not wanted or isinstance(task.distiller, HardLabels):
+        return None
+    return (
+        f"task.compile=true: {type(task.distiller).__name__} records what is inside the network, which so trains "
+        "uncompiled; compiled are evaluation and runs with distill=none."
+    )
 
 
 def _highest(devices: Any) -> int:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,20 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
 from bnn_lightning.callbacks.embed_config import EmbedConfig
 from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
-from bnn_lightning.cli.checks import check_data, check_devices, check_precision, check_selection
+from bnn_lightning.cli.checks import (
+    check_annealing,
+    check_compile,
+    check_data,
+    check_devices,
+    check_precision,
+    check_selection,
+)
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.noise import silence
@@ -102,7 +109,7 @@ def prepare(config: DictConfig) -> Run:
     """
     settings = read_settings(RunSettings, config)
     _check_trust(settings)
-    _check_recipe()
+    _check_recipe(config)
     plain = _resolve(config)
     check_sections(plain, trust=settings.trust)
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
@@ -116,6 +123,9 @@ def prepare(config: DictConfig) -> Run:
     callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(datamodule, callbacks, settings.objective)
+    check_annealing(task, callbacks)
+    if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
+        rank_zero_warn(warning)
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     check_data(datamodule, trainer, stage="fit")
@@ -160,7 +170,7 @@ def _check_trust(settings: RunSettings) -> None:
         raise UserError(f"`trust` is taken from the command line only: give trust=[{','.join(settings.trust)}] there.")
 
 
-def _check_recipe() -> None:
+def _check_recipe(config: DictConfig) -> None:
     """Say which recipe is used; a recipe that was asked for must exist (Hydra passes over optional options)."""
     if not HydraConfig.initialized():
         return
@@ -172,9 +182,35 @@ def _check_recipe() -> None:
         file = next(
             path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
         )
-        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(OmegaConf.to_container(OmegaConf.load(file))))}")
+        node = OmegaConf.to_container(OmegaConf.load(file))
+        _check_recipes_optimizer(config, str(recipe), node, folders)
+        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(node))}")
     elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
         raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
+    else:
+        rank_zero_info(
+            f"No recipe for {recipe}: every group says its own; epochs and learning rate are yours to choose."
+        )
+
+
+def _check_recipes_optimizer(config: DictConfig, recipe: str, node: Any, folders: Sequence[Path]) -> None:
+    """Refuse another optimizer than the recipe's with the recipe's settings, such as Adam with SGD's learning rate."""
+    hydra = HydraConfig.get()
+    choice, own = hydra.runtime.choices.get("optimizer"), f"of/{hydra.runtime.choices.get('model')}"
+    wanted = next((f for f in (d / f"optimizer/{own}.yaml" for d in [config_dir(), *folders]) if f.is_file()), None)
+    if wanted is None or choice == own or choice in (OmegaConf.select(OmegaConf.load(wanted), "defaults") or []):
+        return
+    given = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    kept = [
+        f"optimizer.{key}={value}"
+        for key, value in (node.get("optimizer") or {}).items()
+        if f"optimizer.{key}" not in given and OmegaConf.select(config, f"optimizer.{key}") == value
+    ]
+    if kept:
+        raise UserError(
+            f"`optimizer={choice}`: the recipe {recipe} sets {' '.join(kept)} for another optimizer. Give "
+            f"{', '.join(text.partition('=')[0] + '=...' for text in kept)}, or leave the recipe out: recipe=none."
+        )
 
 
 def _flat(node: Any, at: str = "") -> Iterator[str]:

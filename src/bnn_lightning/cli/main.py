@@ -22,7 +22,7 @@ HELP = """bnn: binary neural networks.
 
     bnn train                                           the embedded digits, in about a minute
     bnn train model=vgg_small data=cifar10 distill=skd
-    bnn evaluate ckpt=runs/.../last.ckpt
+    bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
 """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
@@ -45,7 +46,7 @@ class Score:
 
 
 class CountImages(Callback):
-    """Count the test images that went through the network."""
+    """Count the test images that went through the network, on all ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +56,10 @@ class CountImages(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         self.count += len(batch[1])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        count = torch.tensor(self.count, device=pl_module.device)
+        self.count = int(trainer.strategy.reduce(count, reduce_op="sum"))
 
 
 def score(config: DictConfig) -> Score:
@@ -85,7 +90,7 @@ def score(config: DictConfig) -> Score:
     check_data(datamodule, trainer, stage="test")
     found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
     result = Score(counter.count, *(float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss")))
-    print(f"\n{result}", flush=True)
+    _say(f"\n{result}")
     return result
 
 
@@ -101,7 +106,7 @@ def _ours(settings: EvaluateSettings, config: DictConfig, embedded: Plain) -> tu
         if given.get("root") is None and not Path(str(data.get("root"))).exists():
             data["root"] = config.paths.data_dir
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    print(f"{settings.ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
+    _say(f"{settings.ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
 
 
@@ -119,10 +124,15 @@ def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[Classifi
         raise UserError(str(error)) from error
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} % (SKD-BNN: of 9,984 images)"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
-    print(f"{settings.ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
+    _say(f"{settings.ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
     # Nothing is trained: the optimizer is never made.
     optimizer = partial(torch.optim.SGD, lr=0.1)
     return ClassificationTask(backbone, num_classes=data["num_classes"], optimizer=optimizer), data
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _plain(node: DictConfig) -> Plain:

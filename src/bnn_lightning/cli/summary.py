@@ -33,7 +33,10 @@ def print_interrupted(trainer: Trainer) -> None:
     if last is None:
         print("\nstopped before the first checkpoint.", flush=True)
     else:
-        print(f"\nstopped; to resume:\n  {command('train', *_overrides('ckpt_path'), f'ckpt_path={last}')}", flush=True)
+        print(
+            f"\nstopped; to resume:\n  {command('train', *_overrides('ckpt_path', 'init_from'), f'ckpt_path={last}')}",
+            flush=True,
+        )
 
 
 def accuracy(scores: Mapping[str, float], split: str) -> str:
@@ -86,7 +89,10 @@ def _has(scores: Mapping[str, float], split: str) -> bool:
 def _overrides(*left_out: str) -> list[str]:
     if not HydraConfig.initialized():
         return []
-    return [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in left_out]
+    # Without `hydra.run.dir`: another run has a folder of its own.
+    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
+    kept = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").partition("=")[0] not in left_out]
+    return [*(word for folder in folders for word in ("-cd", _short(Path(folder)))), *kept]
 
 
 def _other_distillation() -> Iterator[list[str]]:
@@ -94,8 +100,11 @@ def _other_distillation() -> Iterator[list[str]]:
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return  # another run is the sweep's next job
     choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
-    kept = _overrides("distill", "ckpt_path", "init_from", "debug")
-    yield [*kept, "distill=skd" if choice == "none" else "distill=none"]
+    kept = _overrides("distill", "ckpt_path", "debug")
+    if choice == "none":
+        yield [*kept, "distill=skd"]
+    else:  # the options of SKD are none of cross-entropy's
+        yield [*(o for o in kept if not o.lstrip("+~").startswith("distill.")), "distill=none"]
 
 
 def _python() -> str:
