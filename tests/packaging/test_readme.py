@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 README = Path(__file__).parents[2] / "README.md"
+DOCS = README.parent / "docs"
 COMPOSED = "<!-- test: cfg-job -->"
 # `make` as in the README, but with the environment at hand in place of a new one.
 PREAMBLE = """
@@ -73,7 +74,10 @@ def test_readme_shows_what_the_project_does() -> None:
         assert part in text, part
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"])
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(DOCS.glob("*.md")))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     path = README.parent / document
     links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
