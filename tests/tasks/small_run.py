@@ -67,6 +67,17 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SignalRank(Callback):
+    """Sends SIGTERM to one rank alone, in the middle of an optimizer step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step):
+            signal.raise_signal(signal.SIGTERM)
+
+
 class EvalNorm(Callback):
     """Keeps batch normalisation in evaluation, so that a batch may be cut into parts."""
 
@@ -130,6 +141,7 @@ def small_run(
     ema: bool = False,
     comparable: bool = False,
     kill_at: int | None = None,
+    signal_at: tuple[int, int] | None = None,
     **trainer_options: Any,
 ) -> Trainer:
     """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it.
@@ -157,6 +169,10 @@ def small_run(
         before, after = [], []
     if comparable:
         before += [EvalNorm(), RankLosses(folder)]
+    if kill_at is not None:
+        before.append(Kill(kill_at))
+    if signal_at is not None:
+        before.append(SignalRank(*signal_at))
     trainer = Trainer(
         **{
             "max_epochs": epochs,
@@ -168,7 +184,7 @@ def small_run(
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             "plugins": [AtomicCheckpointIO()],
-            "callbacks": [*before, *([] if kill_at is None else [Kill(kill_at)]), *callbacks, *after],
+            "callbacks": [*before, *callbacks, *after],
             "enable_checkpointing": bool(after) or any(isinstance(c, Checkpoint) for c in callbacks),
         }
         | trainer_options

@@ -126,7 +126,7 @@ class LastCheckpoint(OneFile):
         self._due = self._due or stepped or self._is_late(trainer, batch_idx)
         if self._due and not trainer.is_last_batch and not self._is_validation_next(trainer, batch_idx):
             self.save(trainer)
-            self._stopping = self.stop.signum != 0
+            self._stopping = self.stop.agreed(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stopping = self.stop.agreed(pl_module.device)

@@ -39,8 +39,10 @@ class GradientShare(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = [name for name, weight in weights_of(pl_module).items() if name != "hard" and weight]
         self.means = EpochMeans(names, persistent=True).to(pl_module.device)
-        if self._loaded is not None and trainer.is_global_zero:
-            self.means.load_state_dict(self._loaded)
+        if self._loaded is not None:
+            # The sums are those of all ranks: rank 0 takes them, the others zeros of the type that gathering expects.
+            mine = self._loaded if trainer.is_global_zero else {k: torch.zeros_like(v) for k, v in self._loaded.items()}
+            self.means.load_state_dict(mine)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.means is None or trainer.global_step % self.every_n_steps or not self.means.names:
@@ -57,7 +59,8 @@ class GradientShare(Callback):
         self.means.update(shares, 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.means is None or not int(self.means.count):
+        # All ranks decide alike: after a resume within the epoch, rank 0 alone has counted.
+        if self.means is None or not int(trainer.strategy.reduce(self.means.count.clone(), reduce_op="sum")):
             return
         shares = self.means.compute()
         pl_module.log_dict({f"gradient/{name}": share for name, share in shares.items()}, sync_dist=True)

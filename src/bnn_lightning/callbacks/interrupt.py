@@ -40,9 +40,11 @@ class StopRequest:
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked to stop; to be called on all of them."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            signum = torch.tensor(self.signum, device=device)
-            dist.all_reduce(signum, op=dist.ReduceOp.MAX)
-            self.signum = int(signum)
+            agreed = torch.tensor(self.signum, device=device)
+            dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+            signum = int(agreed)
+            self.signum = signum or self.signum  # one that arrives meanwhile counts the next time, on all ranks
+            return signum != 0
         return self.signum != 0
 
     def exception(self) -> BaseException:

@@ -1,0 +1,41 @@
+"""Ranks that know different things do not wait for each other. Processes of their own: a hang fails in time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
+from small_run import curves
+
+
+def run_on_two(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parents[1] / "tasks" / "small_run.py"
+    arguments = json.dumps({"folder": str(folder), "devices": 2, "strategy": "ddp", **options})
+    return subprocess.run([sys.executable, str(script), arguments], capture_output=True, text=True, timeout=90)
+
+
+def test_shares_measured_before_a_resume_alone(tmp_path: Path) -> None:
+    """Resumed at step 4 of 5, with measurements at 0 and 3: rank 0 has them from the checkpoint, rank 1 has none."""
+    assert run_on_two(tmp_path / "killed", epochs=1, kill_at=4).returncode != 0
+    path = tmp_path / "killed" / "last.ckpt"
+    callbacks = torch.load(path, weights_only=True)["callbacks"]
+    process = run_on_two(tmp_path / "resumed", epochs=1, ckpt_path=str(path))
+    assert process.returncode == 0, process.stderr
+    state = callbacks["GradientShare"]
+    logged = curves(tmp_path / "resumed")[4]
+    assert state["count"] == 4  # two measurements on two ranks
+    for name, total in zip(("feature", "label", "cluster"), state["sums"].tolist(), strict=True):
+        assert logged[f"gradient/{name}"] == pytest.approx(total / 4), name
+
+
+def test_signal_to_one_rank(tmp_path: Path) -> None:
+    """Sent in the step that a save follows: both ranks stop together, after that save."""
+    process = run_on_two(tmp_path, epochs=2, signal_at=[1, 1])
+    assert process.returncode == 143, process.stderr
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert not (tmp_path / "final.ckpt").exists()
