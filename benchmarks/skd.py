@@ -9,18 +9,21 @@ torch's default format, as published.
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import timing
 from benchmarks.skd_plain import PlainBank, PlainSKD, plain_loss
 from benchmarks.timing import interleave, machine, summary
 from bnn_lightning.distill import Batch, Outputs, SelfKD
 from bnn_lightning.models import create_backbone
 
 CLASSES = 10
+MODELS = ("resnet20", "resnet18")  # that the transcription knows
 VARIANTS = ("student only", "SKD", "SKD, bfloat16 teacher", "SKD without alpha", "plain transcription")
 
 
@@ -70,7 +73,7 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
     batch = make_batch(variant, args)
 
     def step() -> None:
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
             value = loss(batch)
         optimizer.zero_grad()
         value.backward()
@@ -95,20 +98,19 @@ def report(model: str, args: argparse.Namespace) -> None:
     print(f"  equal signs of the bfloat16 teacher: {min(agreement):.4f} to {max(agreement):.4f} of a layer")
 
 
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    args = timing.parse(__doc__, ["resnet20"], given, unused=("compile", "no-memory"))
+    unknown = set(args.models) - set(MODELS)
+    if unknown:
+        print(f"no transcription of {', '.join(sorted(unknown))}: left out", file=sys.stderr)
+    args.models = [model for model in args.models if model in MODELS]
+    return args
+
+
 def main() -> None:
     """Print one table a network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet20"], choices=["resnet20", "resnet18"])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for flag in ("bf16", "channels-last"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    for flag in ("compile", "no-memory"):
-        parser.add_argument(f"--{flag}", action="store_true", help="of `benchmarks.train`; nothing here")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parse()
     print(f"{machine()}, batch {args.batch}, bf16 {args.bf16}, channels_last {args.channels_last}")
     for model in args.models:
         report(model, args)

@@ -1,11 +1,43 @@
 """Interleaved timing and peak memory, shared by the benchmarks."""
 
+import argparse
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
 import torch
+
+FLAGS = ("compile", "bf16", "channels-last", "no-memory")
+
+
+def parse(
+    description: str | None, models: list[str], given: list[str] | None = None, *, unused: tuple[str, ...] = ()
+) -> argparse.Namespace:
+    """Read the command line that the benchmarks of training share; `make bench-train` gives all of them the same.
+
+    Args:
+        description: Text of `--help`.
+        models: The networks, where none are given.
+        given: Arguments; None takes those of the process.
+        unused: Flags that this benchmark has no use for: accepted, and said to be without effect.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=models)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for flag in FLAGS:
+        parser.add_argument(f"--{flag}", action="store_true", help="no effect here" if flag in unused else None)
+    args = parser.parse_args(given)
+    for flag in unused:
+        if getattr(args, flag.replace("-", "_")):
+            print(f"--{flag} has no effect in this benchmark", file=sys.stderr)
+    args.given = sys.argv[1:] if given is None else given
+    torch.set_num_threads(args.threads)
+    return args
 
 
 def machine() -> str:

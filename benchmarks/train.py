@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import timing
 from benchmarks.timing import interleave, machine, summary
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
@@ -98,18 +99,7 @@ def peak_memory(model: str, variant: str, args: argparse.Namespace) -> float:
 
 def parse(given: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet20", "resnet18"])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for flag in ("compile", "bf16", "channels-last", "no-memory"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    args = parser.parse_args(given)
-    args.given = sys.argv[1:] if given is None else given
-    torch.set_num_threads(args.threads)
-    return args
+    return timing.parse(__doc__, ["resnet20", "resnet18"], given)
 
 
 def main() -> None:
