@@ -31,7 +31,7 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     first binary layer is not computed again (a dropout there keeps its mask), nor is what follows the last feature.
 
     Modules of the user's own that change their state in forward (torch's normalisation layers are looked after) do so
-    a second time.
+    a second time, and forward hooks of others on the layers that run again are called again.
 
     Args:
         taps: What `watch(..., stream=True)` recorded; used up.
