@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,7 @@ def test_trust_comes_from_the_command_line_only(
 ) -> None:
     (workplace / "my_package.py").write_text("from pytorch_lightning import Callback\n\nclass Mine(Callback): ...\n")
     monkeypatch.syspath_prepend(workplace)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # another test's
     (workplace / "mine" / "experiment").mkdir(parents=True)
     file = workplace / "mine" / "experiment" / "own.yaml"
     file.write_text("# @package _global_\ncallbacks:\n  mine: {_target_: my_package.Mine}\n")

@@ -149,7 +149,8 @@ def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
 
 def _resolve(config: DictConfig) -> dict[str, Any]:
     """Return plain containers, with the run's own folder where Hydra runs the job."""
-    if HydraConfig.initialized():
+    # Hydra's record outlives its job: in a notebook or a test, one that only printed a configuration has no folder.
+    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
         OmegaConf.update(config, "paths.run_dir", _relative(HydraConfig.get().runtime.output_dir))
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
