@@ -27,7 +27,7 @@ def sign(x: Tensor) -> Tensor:
         >>> sign(torch.tensor([-2.0, -0.0, 0.0, 1e-45, -1e-45, float("nan")]))
         tensor([-1.,  1.,  1.,  1., -1., nan])
     """
-    # floor, then three passes in place: measured at a sixth of the time of torch.where(x >= 0, 1.0, -1.0) on a CPU,
+    # floor, then three passes in place: on a CPU faster than torch.where(x >= 0, 1.0, -1.0),
     # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
     return F.hardtanh_(x.detach().floor(), -1.0, 0.0).mul_(2).add_(1)
 
