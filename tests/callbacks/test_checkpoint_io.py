@@ -83,6 +83,12 @@ def test_truncated_file(path: Path, keep: float) -> None:
         AtomicCheckpointIO().load_checkpoint(path)
 
 
+def test_no_checkpoint_at_all(path: Path) -> None:
+    path.write_bytes(b"abc" * 10)
+    with pytest.raises(CheckpointReadError, match=r"last\.ckpt is not a readable checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
 def test_code_in_a_file_is_refused(path: Path) -> None:
     torch.save({"weights": Path("somewhere")}, path)
     with pytest.raises(CheckpointReadError, match="instead of plain containers and tensors"):

@@ -9,6 +9,7 @@ from torch import nn
 from bnn_lightning.binarizers import Libra, SignEDE, SignIdentity, SignSTE, WeightSign, binarizer_factory
 from bnn_lightning.layers import BinaryConv2d, binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
+from bnn_lightning.models.blocks import pad_shortcut
 
 # (channels, size) of digits as they are and enlarged, of MNIST and of CIFAR.
 SHAPES = [(1, 8), (1, 28), (1, 32), (3, 32)]
@@ -170,6 +171,15 @@ def test_channels_last_is_kept_and_changes_nothing(name):
         network.get_submodule(tap).register_forward_hook(lambda _, __, y: strides.append(y))
     torch.testing.assert_close(network(images.to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-9)
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in strides if y.dim() == 4)
+
+
+def test_padded_shortcut_keeps_the_format_of_its_gradient():
+    images = torch.rand(2, 4, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    pad_shortcut(4, 8, 2)(images).square().sum().backward()
+    assert images.grad.is_contiguous(memory_format=torch.channels_last)
+    expected = torch.zeros_like(images)
+    expected[:, :, ::2, ::2] = 2 * images[:, :, ::2, ::2]
+    assert torch.equal(images.grad, expected)
 
 
 @pytest.mark.parametrize("name", list_backbones())

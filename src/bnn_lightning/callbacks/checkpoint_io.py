@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         try:
             return super().load_checkpoint(path, map_location, weights_only is not False)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
             raise CheckpointReadError(
                 f"{path} is not a readable checkpoint: {first_line(error)} A file that was cut off, or holds objects "
                 "instead of plain containers and tensors, is refused; take another one, such as `last.ckpt`."

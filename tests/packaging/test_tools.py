@@ -1,0 +1,41 @@
+"""The tools that make what the documents show."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "collect_curves.py", *arguments], capture_output=True, text=True
+    )
+
+
+def test_collect_curves_joins_the_rows_of_an_epoch(tmp_path: Path) -> None:
+    logged = tmp_path / "first_run" / "csv" / "version_0" / "metrics.csv"
+    logged.parent.mkdir(parents=True)
+    logged.write_text(
+        "epoch,step,test/acc,train/loss,train/loss_step\n"
+        "0,9,,,0.9\n"  # a step
+        "0,10,0.5,,\n"  # the validation of epoch 0
+        "0,10,,0.7,\n"  # its training
+        "1,20,0.6,,\n1,20,,0.4,\n"
+        "2,20,0.6,,\n"  # the test of the finished network
+    )
+    result = run(tmp_path / "out", tmp_path / "first_run")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "out" / "first_run.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {"epoch": "0", "test/acc": "0.5", "train/loss": "0.7"},
+        {"epoch": "1", "test/acc": "0.6", "train/loss": "0.4"},
+    ]
+
+
+def test_collect_curves_names_a_folder_without_curves(tmp_path: Path) -> None:
+    result = run(tmp_path / "out", tmp_path)
+    assert result.returncode == 1
+    assert f"{tmp_path}: no csv/*/metrics.csv in it" in result.stderr
