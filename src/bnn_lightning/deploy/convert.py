@@ -1,0 +1,149 @@
+"""From a trained network to packed layers."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.deploy.fuse import fuse
+from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.linear import BinaryLinear
+from bnn_lightning.layers.tree import binary_layers
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` did.
+
+    Attributes:
+        packed: Names of the layers that run on bits.
+        folded: Names of what these compute besides.
+        left: Names of binary layers that stay in torch, and why.
+        unfused: Why nothing was folded, or empty.
+    """
+
+    packed: tuple[str, ...]
+    folded: tuple[str, ...]
+    left: dict[str, str]
+    unfused: str
+
+
+class PackedNetwork(nn.Module):
+    """A network whose binary layers run on bits.
+
+    Args:
+        network: With packed layers in it.
+        report: What was done.
+    """
+
+    def __init__(self, network: nn.Module, report: PackReport) -> None:
+        super().__init__()
+        self.network, self.report = network, report
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
+    """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
+
+    The outputs are those of `model` in evaluation, up to rounding where affine maps were folded; what is not known to be
+    foldable stays in torch.
+
+    Args:
+        model: A backbone, or any network built from our layers. It is not changed.
+        example: Images that it takes; None makes one of the network's own `in_channels` and `image_size`. Shapes are
+            learnt from it; other sizes and batches may follow.
+
+    Raises:
+        ValueError: It is not binary: an unfinished annealing, or weights that are neither -1 nor +1. Or there are no binary
+            layers, or no example.
+
+    Example:
+        >>> from bnn_lightning.models import create_backbone
+        >>> network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> packed = pack(network)
+        >>> len(packed.report.packed), packed.report.left
+        (18, {})
+        >>> torch.allclose(packed(images), network(images), atol=1e-3)
+        True
+    """
+    check_binary(model)
+    example = _example(model) if example is None else example
+    network = copy.deepcopy(model).eval()
+    packed: list[str] = []
+    left: dict[str, str] = {}
+    made: dict[int, nn.Module] = {}
+    for name, layer in binary_layers(network).items():
+        if layer.input_binarizer is None:
+            left[name] = "its input is real"
+            continue
+        made[id(layer)] = _packed(layer, name)
+        packed.append(name)
+    _replace(network, made)
+    for layer in binary_layers(network).values():
+        _settle(layer)
+    fused, folded, unfused = fuse(network, example)
+    return PackedNetwork(fused, PackReport(tuple(packed), folded, left, unfused)).eval()
+
+
+def check_binary(model: nn.Module) -> None:
+    """Refuse a network that is not binary yet.
+
+    Raises:
+        ValueError: Names the binarizers that still give other values than -1 and +1, or says that there are none.
+    """
+    unfinished = [name for name, module in model.named_modules() if isinstance(module, Binarizer) and not module.is_binary]
+    if unfinished:
+        raise ValueError(
+            f"The network is not binary: the annealing of {unfinished[0]} and {len(unfinished) - 1} more has not ended. "
+            "Train to the end of the schedule, or take a later checkpoint."
+        )
+    if not binary_layers(model):
+        raise ValueError(
+            f"{type(model).__name__} has no binary layer: pack one that was built with binary=True, or from BinaryConv2d "
+            "and BinaryLinear."
+        )
+
+
+def _packed(layer: BinaryLayer, name: str) -> nn.Module:
+    try:
+        if isinstance(layer, BinaryConv2d):
+            return PackedConv2d.from_layer(layer)
+        if isinstance(layer, BinaryLinear):
+            return PackedLinear.from_linear(layer)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
+    raise ValueError(f"`{name}` is a {type(layer).__name__}, which cannot be packed: only BinaryConv2d and BinaryLinear can.")
+
+
+def _replace(network: nn.Module, made: dict[int, nn.Module]) -> None:
+    """Put the packed layers in their places; a shared one in all of them."""
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if id(child) in made:
+                parent._modules[name] = made[id(child)]
+
+
+def _settle(layer: BinaryLayer) -> None:
+    """Let a binary layer with real inputs multiply with its signs times its scale, without binarizing in each call."""
+    assert layer.weight_binarizer is not None
+    signs, scale = layer.weight_binarizer.binarize(layer.weight)
+    if scale is None:
+        layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
+        layer.weight_binarizer = None
+
+
+def _example(model: nn.Module) -> Tensor:
+    channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
+    if not isinstance(channels, int) or not isinstance(size, int):
+        raise ValueError(f"`example` must be given for {type(model).__name__}, which does not say what images it takes.")
+    parameter = next(model.parameters())
+    return torch.rand(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)

@@ -1,0 +1,195 @@
+"""Let packed layers absorb what follows them: batch norm, an addition, PReLU, Hardtanh."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from bnn_lightning.deploy.modules import PackedConv2d
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+# What tracing raises where Python looks at values or shapes.
+_UNTRACEABLE = (fx.proxy.TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# How far a layer's epilogue has come; each step may follow those before it.
+_AFFINE, _RESIDUAL, _SLOPE, _CLAMP = range(4)
+
+
+def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...], str]:
+    """Fold the operations behind packed layers into them.
+
+    Folded is what has no other user and stands in the order that kernels have: affine maps, one addition, PReLU, clamp.
+
+    Args:
+        model: In evaluation mode, with `PackedConv2d` layers in it. Its packed layers are changed.
+        example: Images, (N, C, H, W), to learn shapes from.
+
+    Returns:
+        The network to use, the names of what was folded, and why nothing was, or an empty text.
+    """
+    try:
+        graph = _Tracer().trace(model)
+        traced = fx.GraphModule(model, graph)
+        with torch.no_grad():
+            ShapeProp(traced).propagate(example)
+    except _UNTRACEABLE as error:
+        return model, (), f"The network cannot be traced: {error}"
+    folded = [name for node in list(graph.nodes) for name in _Chain.starting_at(traced, node).absorb()]
+    graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced, tuple(folded), ""
+
+
+def affine_of(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of a batch norm in evaluation, in float64.
+
+    Raises:
+        ValueError: It has no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("A batch norm without running statistics is no affine map.")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+class _Tracer(fx.Tracer):
+    """Looks into whatever has layers within, and calls layers as they are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(True for _ in m.children())
+
+
+@dataclass
+class _Chain:
+    """A packed layer's call in a graph, and how far its epilogue has come."""
+
+    traced: fx.GraphModule
+    node: fx.Node
+    layer: PackedConv2d | None
+    stage: int = _AFFINE
+
+    @classmethod
+    def starting_at(cls, traced: fx.GraphModule, node: fx.Node) -> "_Chain":
+        layer = _module(traced, node)
+        calls = [n for n in traced.graph.nodes if layer is not None and _module(traced, n) is layer]
+        # A layer that is called twice has two followers.
+        return cls(traced, node, layer if isinstance(layer, PackedConv2d) and len(calls) == 1 else None)
+
+    def absorb(self) -> list[str]:
+        """Fold what follows, as far as it goes; return the names."""
+        folded = []
+        while self.layer is not None and len(self.node.users) == 1:
+            (follower,) = self.node.users
+            name = str(follower.target) if follower.op == "call_module" else follower.name
+            if not (self._add(follower) if _is_addition(follower) else self._apply(follower)):
+                break
+            folded.append(name)
+        return folded
+
+    def _apply(self, follower: fx.Node) -> bool:
+        """Fold a module that maps one tensor."""
+        module = _module(self.traced, follower)
+        step = next((step for kind, step in _STEPS.items() if isinstance(module, kind)), None)
+        if step is None or module is None or module.training or self.layer is None:
+            return False
+        stage = step(module, self.layer, self.stage)
+        if stage is None:
+            return False
+        self.stage = stage
+        follower.replace_all_uses_with(self.node)
+        self.traced.graph.erase_node(follower)
+        return True
+
+    def _add(self, follower: fx.Node) -> bool:
+        """Fold the addition of a tensor of the same shape: the layer is called where the sum stood."""
+        left, right = (*follower.args, None, None)[:2]
+        other = right if left is self.node else left
+        if self.stage != _AFFINE or follower.kwargs or not isinstance(other, fx.Node) or other is self.node:
+            return False
+        in_place = follower.target in (operator.iadd, "add_")
+        if in_place and left is other and len(other.users) > 1:
+            return False  # the sum overwrites a tensor that is read again
+        if _shape(other) != _shape(self.node) or _writes_between(self.traced, self.node, follower):
+            return False
+        call = self.node
+        with self.traced.graph.inserting_before(follower):
+            self.node = self.traced.graph.call_module(str(call.target), (call.args[0], other))
+        self.node.meta = dict(follower.meta)
+        follower.replace_all_uses_with(self.node)
+        self.traced.graph.erase_node(follower)
+        self.traced.graph.erase_node(call)
+        self.stage = _RESIDUAL
+        return True
+
+
+# The steps: what a module does to the layer's epilogue, and the stage after it; None where the order forbids it.
+
+
+def _batch_norm(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
+    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    if stage != _AFFINE or module.running_mean is None:
+        return None
+    layer.fold_affine_(*affine_of(module))
+    return _AFFINE
+
+
+def _prelu(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
+    assert isinstance(module, nn.PReLU)
+    if stage > _RESIDUAL:
+        return None
+    layer.slope = layer.spread(module.weight.expand(layer.out_channels))
+    return _SLOPE
+
+
+def _hardtanh(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
+    assert isinstance(module, nn.Hardtanh)
+    if stage > _SLOPE:
+        return None
+    layer.low, layer.high = float(module.min_val), float(module.max_val)
+    return _CLAMP
+
+
+def _identity(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
+    return stage
+
+
+_STEPS: dict[type | tuple[type, ...], Callable[[nn.Module, PackedConv2d, int], int | None]] = {
+    (nn.BatchNorm1d, nn.BatchNorm2d): _batch_norm,
+    nn.PReLU: _prelu,
+    nn.Hardtanh: _hardtanh,
+    (nn.Identity, nn.Dropout): _identity,
+}
+
+
+def _is_addition(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target in _ADDITIONS
+    return node.op == "call_method" and node.target in ("add", "add_")
+
+
+def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    return getattr(node.meta.get("tensor_meta"), "shape", None)
+
+
+def _writes_between(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> bool:
+    """Whether something is changed in place between two nodes: the first one's input must not."""
+    node = first.next
+    while node is not last:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+        function = node.op == "call_function" and (name.endswith("_") or node.target in (operator.iadd, operator.imul))
+        module = _module(traced, node)
+        if method or function or node.kwargs.get("inplace") or getattr(module, "inplace", False):
+            return True
+        node = node.next
+    return False

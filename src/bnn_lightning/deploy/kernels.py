@@ -1,0 +1,170 @@
+"""The compiled kernels: which one this machine runs, and the calls into it.
+
+`kernel.c` is compiled while the package is built, once for every instruction set of the host's architecture. Where that
+was not possible, or none fits the processor, the operations of `deploy.ops` compute the same integers with torch.
+"""
+
+import ctypes
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent / "_kernels"
+VERSION = 1  # of the structures below; `bnn_version` of kernel.c
+# Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
+_NEEDS = {
+    "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
+    "x86_64_v3": ("avx2", "bmi2", "fma3", "lzcnt"),
+    "x86_64_v2": ("sse4_2", "popcnt"),
+}
+_ENVIRONMENT = "BNN_KERNEL"
+
+
+class Convolution(ctypes.Structure):
+    """`struct convolution` of kernel.c."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
+        *[(name, ctypes.c_int64) for name in ("groups", "words", "channels", "kernel_height", "kernel_width")],
+        *[(name, ctypes.c_int64) for name in ("stride_y", "stride_x", "dilation_y", "dilation_x")],
+        *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
+        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
+        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "scale", "bias", "residual")],
+        *[(name, ctypes.c_void_p) for name in ("slope", "shift", "threshold")],
+        ("low", ctypes.c_float),
+        ("high", ctypes.c_float),
+        ("out", ctypes.c_void_p),
+        ("bits", ctypes.c_void_p),
+    ]
+
+
+class Packing(ctypes.Structure):
+    """`struct packing` of kernel.c."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
+        *[(name, ctypes.c_int64) for name in ("stride_image", "stride_channel", "stride_y", "stride_x")],
+        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "top", "left")],
+        *[(name, ctypes.c_void_p) for name in ("x", "threshold", "bits")],
+    ]
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What computes packed layers.
+
+    Attributes:
+        name: Of the kernel in use: an instruction set, or "torch", the fallback.
+        built: Kernels that were compiled with the package.
+        reason: Why the fallback is in use, or empty.
+        threads: Threads that a layer may use, those of torch.
+    """
+
+    name: str
+    built: tuple[str, ...]
+    reason: str
+    threads: int
+
+
+class Kernel:
+    """A loaded kernel.
+
+    Args:
+        name: Instruction set.
+
+    Raises:
+        OSError: There is no such file, or it cannot be loaded.
+        RuntimeError: It was built from another version of kernel.c.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._library = ctypes.CDLL(str(FOLDER / f"{name}.so"))
+        self._library.bnn_version.restype = ctypes.c_int64
+        if self._library.bnn_version() != VERSION:
+            raise RuntimeError(f"The kernel {name} was built from another version: install the package again.")
+        for function, structure in (("bnn_convolve", Convolution), ("bnn_pack", Packing)):
+            getattr(self._library, function).argtypes = [ctypes.c_void_p, ctypes.POINTER(structure)]
+            getattr(self._library, function).restype = None
+
+    def convolve(self, job: Convolution) -> None:
+        """Run a convolution on torch's threads."""
+        self._library.bnn_convolve(_parallel_for(), ctypes.byref(job))
+
+    def pack(self, job: Packing) -> None:
+        """Binarize and pack activations on torch's threads."""
+        self._library.bnn_pack(_parallel_for(), ctypes.byref(job))
+
+
+def kernel_info() -> KernelInfo:
+    """Say which kernel computes packed layers here.
+
+    Example:
+        >>> kernel_info().name in ("x86_64_v4", "x86_64_v3", "x86_64_v2", "aarch64", "torch")
+        True
+    """
+    loaded, reason = _load()
+    name = "torch" if loaded is None else loaded.name
+    return KernelInfo(name=name, built=built_kernels(), reason=reason, threads=torch.get_num_threads())
+
+
+def built_kernels() -> tuple[str, ...]:
+    """Return the names of the kernels that were compiled with the package."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.so"))) if FOLDER.is_dir() else ()
+
+
+def supported_kernels() -> tuple[str, ...]:
+    """Return the names of the built kernels that this processor runs, the best first."""
+    built = built_kernels()
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return tuple(name for name in built if name == "aarch64")
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return ()
+    has = _capabilities()
+    return tuple(name for name, needs in _NEEDS.items() if name in built and all(has.get(need) for need in needs))
+
+
+def current_kernel() -> Kernel | None:
+    """Return the kernel in use, or None for torch. `BNN_KERNEL` in the environment chooses another one of the built."""
+    return _load()[0]
+
+
+@cache
+def _load() -> tuple[Kernel | None, str]:
+    wanted = os.environ.get(_ENVIRONMENT, "")
+    fitting = supported_kernels()
+    if wanted == "torch":
+        return None, f"{_ENVIRONMENT}=torch asks for it."
+    if wanted and wanted not in fitting:
+        raise ValueError(f"{_ENVIRONMENT}={wanted}: this machine can run {', '.join([*fitting, 'torch'])}.")
+    if not fitting:
+        built = ", ".join(built_kernels()) or "none"
+        return None, f"No compiled kernel fits this processor ({platform.machine()}; built: {built})."
+    try:
+        return Kernel(wanted or fitting[0]), ""
+    except (OSError, RuntimeError) as error:
+        return None, str(error)
+
+
+def _capabilities() -> dict[str, object]:
+    # torch 2.10 has no `get_capabilities`; what it calls AVX2 has everything of x86-64-v3 that is asked for here.
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    level = torch.backends.cpu.get_cpu_capability()
+    names = _NEEDS["x86_64_v3"] + _NEEDS["x86_64_v2"] if level in ("AVX2", "AVX512") else ()
+    return dict.fromkeys(names, True)
+
+
+@cache
+def _parallel_for() -> int | None:
+    """Return the address of torch's own parallel loop, so that `torch.set_num_threads` is obeyed; None: no threads."""
+    folder = Path(torch.__file__).parent / "lib"
+    for file in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
+        if (folder / file).is_file():
+            function = getattr(ctypes.CDLL(str(folder / file)), "torch_parallel_for", None)
+            return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+    return None

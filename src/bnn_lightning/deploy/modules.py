@@ -1,0 +1,196 @@
+"""Layers that hold one bit a weight."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.deploy import ops as ops  # registers the operations
+from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.linear import BinaryLinear
+
+
+class PackedConv2d(nn.Module):
+    """A binary convolution on bits, with what may follow it in one pass: affine, addition, PReLU, shift, clamp.
+
+    `clamp(prelu(scale * dot + bias + residual) + shift)`; made by `from_layer`, and widened by `fold_affine_` and the
+    like. The sums are exact whole numbers, so the output is that of the simulated layer, up to the rounding of the folded
+    affine map.
+
+    Args:
+        signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
+        stride: Of rows and columns.
+        padding: Of rows and columns: before and after.
+        dilation: Of rows and columns.
+        groups: Divides both numbers of channels.
+        pad_value: 0, -1 or +1.
+        threshold: Values, (in_channels,), at and above which an input is +1; None is 0.
+    """
+
+    weight: Tensor
+    tap_sums: Tensor
+    threshold: Tensor
+    scale: Tensor
+    bias: Tensor
+    slope: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self,
+        signs: Tensor,
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        pad_value: float = 0.0,
+        threshold: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        check_signs(signs)
+        self.out_channels, self.in_channels = signs.shape[0], signs.shape[1]  # the latter of one group
+        self.kernel_size = (signs.shape[2], signs.shape[3])
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.groups, self.pad_value = groups, pad_value
+        self.low: float | None = None
+        self.high: float | None = None
+        self.register_buffer("weight", pack_weight(signs, groups=groups))
+        self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
+        self.register_buffer("threshold", self._thresholds(threshold, signs.device))
+        self.register_buffer("scale", self.spread(torch.ones(self.out_channels, device=signs.device)))
+        self.register_buffer("bias", self.spread(torch.zeros(self.out_channels, device=signs.device)))
+        self.register_buffer("slope", None)
+        self.register_buffer("shift", None)
+
+    @classmethod
+    def from_layer(cls, layer: BinaryConv2d) -> Self:
+        """Pack a binary convolution, its scale and its bias.
+
+        Raises:
+            ValueError: Its weights are not -1 and +1.
+        """
+        left, right, top, bottom = layer._reversed_padding_repeated_twice
+        new = cls(
+            layer.binary_weight.detach(),
+            stride=_pair(layer.stride),
+            padding=(top, bottom, left, right),
+            dilation=_pair(layer.dilation),
+            groups=layer.groups,
+            pad_value=layer.pad_value,
+            threshold=input_threshold(layer),
+        )
+        return new._take_scale(layer)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Lay (out_channels,) values out as kernels read them."""
+        return spread(values.detach().to(torch.float32), groups=self.groups)
+
+    @torch.no_grad()
+    def fold_affine_(self, scale: Tensor, bias: Tensor) -> None:
+        """Let `scale * y + bias`, (out_channels,) each, follow; only while nothing but a scale and a bias does."""
+        scale = self.spread(scale)
+        self.scale.mul_(scale)
+        self.bias.mul_(scale).add_(self.spread(bias))
+
+    @torch.no_grad()
+    def add_bias_(self, bias: Tensor) -> None:
+        """Let an addition of (out_channels,) values follow."""
+        self.bias.add_(self.spread(bias))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format."""
+        top, bottom, left, right = self.padding
+        packed = torch.ops.bnn_lightning.pack_activations(
+            x, self.threshold, self.groups, self.padding, self.pad_value == 1
+        )
+        zeros = self.pad_value == 0 and any(self.padding)
+        return torch.ops.bnn_lightning.binary_conv2d(  # type: ignore[no-any-return]
+            packed,
+            self.weight,
+            self.tap_sums,
+            self.scale,
+            self.bias,
+            self.out_channels,
+            self.in_channels,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            [top, left, x.shape[2], x.shape[3]] if zeros else [],
+            residual,
+            self.slope,
+            self.shift,
+            self.low,
+            self.high,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.groups * self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, pad_value={self.pad_value:g}"
+        )
+
+    def _thresholds(self, threshold: Tensor | None, device: torch.device) -> Tensor:
+        """Return (groups * words * 32) thresholds, +inf where there is no channel."""
+        channels = self.groups * self.in_channels
+        values = torch.zeros(channels, device=device) if threshold is None else threshold.detach().to(torch.float32)
+        missing = num_words(self.in_channels) * 32 - self.in_channels
+        return F.pad(values.reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
+
+    def _take_scale(self, layer: BinaryLayer) -> Self:
+        scale = None if layer.weight_binarizer is None else layer.weight_binarizer.scale(layer.weight)
+        if scale is not None:
+            self.fold_affine_(scale, torch.zeros_like(scale))
+        if layer.bias is not None:
+            self.add_bias_(layer.bias)
+        return self.train(layer.training)
+
+
+class PackedLinear(PackedConv2d):
+    """A binary linear layer on bits: a 1x1 convolution whose pixels are the samples."""
+
+    @classmethod
+    def from_linear(cls, layer: BinaryLinear) -> Self:
+        """Pack a binary linear layer, its scale and its bias.
+
+        Raises:
+            ValueError: Its weights are not -1 and +1.
+        """
+        return cls(layer.binary_weight.detach()[:, :, None, None], threshold=input_threshold(layer))._take_scale(layer)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map real-valued (..., in_features) to (..., out_features)."""
+        rows = _as_pixels(x.reshape(-1, x.shape[-1]))
+        more = None if residual is None else _as_pixels(residual.reshape(-1, residual.shape[-1]))
+        y = super().forward(rows, more)
+        return y[0, :, 0].t().unflatten(0, x.shape[:-1]) if x.dim() != 2 else y[0, :, 0].t()
+
+
+def check_signs(signs: Tensor) -> None:
+    """Refuse weights that are not binary.
+
+    Raises:
+        ValueError: An element is neither -1 nor +1.
+    """
+    others = signs[(signs != 1) & (signs != -1)]
+    if others.numel():
+        raise ValueError(
+            f"Packed weights must be -1 or +1, got {others.numel()} other values, such as {others[0].item():g}: finish the "
+            "annealing of the network, or clean the checkpoint of NaN."
+        )
+
+
+def input_threshold(layer: BinaryLayer) -> Tensor | None:
+    """Return the thresholds of a layer's input binarizer, None for zero."""
+    return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
+
+
+def _as_pixels(rows: Tensor) -> Tensor:
+    """View (N, C) as one image of a single row, (1, C, 1, N), without a copy."""
+    return rows.t()[None, :, None]
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

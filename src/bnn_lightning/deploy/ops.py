@@ -1,0 +1,253 @@
+"""The operations of packed layers, known to torch: `torch.export` and `torch.compile` trace them.
+
+`torch.ops.bnn_lightning.pack_activations` and `.binary_conv2d` run in the kernel of this machine or, with the same
+integers, in torch.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnn_lightning.deploy.kernels import Convolution, Packing, current_kernel
+from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
+
+_LIBRARY = torch.library.Library("bnn_lightning", "DEF")
+_LIBRARY.define(
+    "pack_activations(Tensor x, Tensor threshold, SymInt groups, SymInt[] padding, bool ones) -> Tensor",
+)
+_LIBRARY.define(
+    "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor scale, Tensor bias, SymInt out_channels, "
+    "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
+    "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
+)
+
+
+def out_size(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """Return the number of outputs along a dimension of `size` padded inputs."""
+    return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+# Packing
+
+
+def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], ones: bool) -> Tensor:
+    number, channels, height, width = x.shape
+    top, bottom, left, right = padding
+    words = num_words(channels // groups)
+    kernel = current_kernel() if x.dtype == torch.float32 else None
+    shape = (number, height + top + bottom, width + left + right, groups * words)
+    if ones:
+        full = torch.ones(1, channels, 1, 1, device=x.device)
+        packed = pack_activations(full, groups=groups).expand(shape).contiguous()
+    else:
+        packed = torch.zeros(shape, dtype=torch.int32, device=x.device)
+    if kernel is None or not x.is_cpu:
+        values = threshold.unflatten(0, (groups, -1))[:, : channels // groups].flatten()
+        inside = pack_activations(x, values.to(x.dtype), groups=groups)
+        packed[:, top : top + height, left : left + width] = inside
+        return packed
+    threshold = threshold.contiguous()
+    stride_image, stride_channel, stride_y, stride_x = x.stride()
+    kernel.pack(
+        Packing(
+            images=number,
+            channels=channels // groups,
+            height=height,
+            width=width,
+            groups=groups,
+            words=words,
+            stride_image=stride_image,
+            stride_channel=stride_channel,
+            stride_y=stride_y,
+            stride_x=stride_x,
+            bits_height=shape[1],
+            bits_width=shape[2],
+            top=top,
+            left=left,
+            x=x.data_ptr(),
+            threshold=threshold.data_ptr(),
+            bits=packed.data_ptr(),
+        )
+    )
+    return packed
+
+
+def _pack_fake(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], ones: bool) -> Tensor:
+    number, channels, height, width = x.shape
+    top, bottom, left, right = padding
+    words = groups * num_words(channels // groups)
+    return x.new_empty(number, height + top + bottom, width + left + right, words, dtype=torch.int32)
+
+
+# Convolution
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    tap_sums: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    out_channels: int,
+    in_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    zero_padding: Sequence[int],
+    residual: Tensor | None = None,
+    slope: Tensor | None = None,
+    shift: Tensor | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    kernel = current_kernel()
+    if kernel is None or not x.is_cpu:
+        parameters = (scale, bias, slope, shift)
+        dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
+        return _epilogue(dot, weight.shape[0], residual, parameters, low, high)
+    out = _conv_fake(
+        x, weight, tap_sums, scale, bias, out_channels, in_channels, kernel_size, stride, dilation, zero_padding
+    )
+    groups, words = weight.shape[0], weight.shape[3]
+    offsets = _offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
+    pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
+    x = x.contiguous()
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    kernel.convolve(
+        Convolution(
+            images=x.shape[0],
+            height=x.shape[1],
+            width=x.shape[2],
+            out_height=out.shape[2],
+            out_width=out.shape[3],
+            groups=groups,
+            words=words,
+            channels=out_channels // groups,
+            kernel_height=kernel_size[0],
+            kernel_width=kernel_size[1],
+            stride_y=stride[0],
+            stride_x=stride[1],
+            dilation_y=dilation[0],
+            dilation_x=dilation[1],
+            pad_y=pad_y,
+            pad_x=pad_x,
+            real_height=real_height,
+            real_width=real_width,
+            reach=kernel_size[0] * kernel_size[1] * in_channels,
+            x=x.data_ptr(),
+            weight=weight.data_ptr(),
+            tap_sums=tap_sums.data_ptr(),
+            offsets=offsets.data_ptr(),
+            scale=scale.data_ptr(),
+            bias=bias.data_ptr(),
+            residual=_pointer(residual),
+            slope=_pointer(slope),
+            shift=_pointer(shift),
+            low=-math.inf if low is None else low,
+            high=math.inf if high is None else high,
+            out=out.data_ptr(),
+        )
+    )
+    return out
+
+
+def _conv_fake(
+    x: Tensor,
+    weight: Tensor,
+    tap_sums: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    out_channels: int,
+    in_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    zero_padding: Sequence[int],
+    residual: Tensor | None = None,
+    slope: Tensor | None = None,
+    shift: Tensor | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
+    shape = (x.shape[0], out_channels, height, width)
+    return torch.empty(shape, dtype=scale.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@lru_cache(maxsize=1024)
+def _offsets(
+    width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    """Return how far, in words, each word of a window lies from its first one."""
+    pixels = torch.arange(kernel_size[0])[:, None] * dilation[0] * width + torch.arange(kernel_size[1]) * dilation[1]
+    return (pixels.flatten()[:, None] * groups * words + torch.arange(words)).flatten().to(torch.int32)
+
+
+# The same in torch
+
+
+def _torch_dot(
+    x: Tensor,
+    weight: Tensor,
+    out_channels: int,
+    in_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    zero_padding: Sequence[int],
+) -> Tensor:
+    groups = weight.shape[0]
+    signs = unpack_weight(weight, out_channels, in_channels, (kernel_size[0], kernel_size[1]))
+    images = unpack_activations(x, groups * in_channels, groups=groups)
+    padding = [0, 0]
+    if zero_padding:
+        pad_y, pad_x, height, width = zero_padding
+        # What was padded on the far side beyond the last window, or for an even kernel, is asymmetric: pad by hand.
+        inside = images[:, :, pad_y : pad_y + height, pad_x : pad_x + width]
+        far = (images.shape[2] - pad_y - height, images.shape[3] - pad_x - width)
+        images = F.pad(inside, (pad_x, far[1], pad_y, far[0]))
+    # Exact: the sums are whole numbers far below 2^24.
+    return F.conv2d(images, signs, None, list(stride), padding, list(dilation), groups)
+
+
+def _epilogue(
+    dot: Tensor,
+    groups: int,
+    residual: Tensor | None,
+    parameters: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    low: float | None,
+    high: float | None,
+) -> Tensor:
+    def gather(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return values.unflatten(0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
+
+    scale, bias, slope, shift = (gather(values) for values in parameters)
+    assert scale is not None
+    assert bias is not None
+    t = dot * scale + bias
+    if residual is not None:
+        t = t + residual
+    if slope is not None:
+        t = t.clamp(min=0) + t.clamp(max=0) * slope
+    if shift is not None:
+        t = t + shift
+    if low is not None or high is not None:
+        t = t.clamp(low, high)
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+_LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")
+_LIBRARY.impl("binary_conv2d", _conv, "CompositeExplicitAutograd")
+torch.library.register_fake("bnn_lightning::pack_activations", _pack_fake, lib=_LIBRARY)
+torch.library.register_fake("bnn_lightning::binary_conv2d", _conv_fake, lib=_LIBRARY)
