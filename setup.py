@@ -55,13 +55,13 @@ def compile_kernels(folder: Path) -> None:
                 print(f"warning: the kernel {name} was not built, and is not needed to run: {reason}", file=sys.stderr)
 
 
-class BuildPy(build_py):
+class BuildPy(build_py):  # type: ignore[misc]
     def run(self) -> None:
         super().run()
         compile_kernels(Path("src" if self.editable_mode else self.build_lib) / KERNELS)
 
 
-class PlatformWheel(bdist_wheel):
+class PlatformWheel(bdist_wheel):  # type: ignore[misc]
     """A wheel for one platform, and any Python: the kernels depend on neither Python nor torch."""
 
     def finalize_options(self) -> None:

@@ -53,8 +53,8 @@ class PackedNetwork(nn.Module):
 def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
 
-    The outputs are those of `model` in evaluation, up to rounding where affine maps were folded; what is not known to be
-    foldable stays in torch.
+    The outputs are those of `model` in evaluation, up to rounding where affine maps were folded; what is not known to
+    be foldable stays in torch.
 
     Args:
         model: A backbone, or any network built from our layers. It is not changed.
@@ -62,8 +62,8 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
             learnt from it; other sizes and batches may follow.
 
     Raises:
-        ValueError: It is not binary: an unfinished annealing, or weights that are neither -1 nor +1. Or there are no binary
-            layers, or no example.
+        ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
+            layers, or there is no example.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
@@ -100,16 +100,18 @@ def check_binary(model: nn.Module) -> None:
     Raises:
         ValueError: Names the binarizers that still give other values than -1 and +1, or says that there are none.
     """
-    unfinished = [name for name, module in model.named_modules() if isinstance(module, Binarizer) and not module.is_binary]
+    unfinished = [
+        name for name, module in model.named_modules() if isinstance(module, Binarizer) and not module.is_binary
+    ]
     if unfinished:
         raise ValueError(
-            f"The network is not binary: the annealing of {unfinished[0]} and {len(unfinished) - 1} more has not ended. "
-            "Train to the end of the schedule, or take a later checkpoint."
+            f"The network is not binary: the annealing of {unfinished[0]} and {len(unfinished) - 1} more has not "
+            "ended. Train to the end of the schedule, or take a later checkpoint."
         )
     if not binary_layers(model):
         raise ValueError(
-            f"{type(model).__name__} has no binary layer: pack one that was built with binary=True, or from BinaryConv2d "
-            "and BinaryLinear."
+            f"{type(model).__name__} has no binary layer: pack one that was built with binary=True, or from "
+            "BinaryConv2d and BinaryLinear."
         )
 
 
@@ -121,7 +123,7 @@ def _packed(layer: BinaryLayer, name: str) -> nn.Module:
             return PackedLinear.from_linear(layer)
     except ValueError as error:
         raise ValueError(f"`{name}`: {error}") from error
-    raise ValueError(f"`{name}` is a {type(layer).__name__}, which cannot be packed: only BinaryConv2d and BinaryLinear can.")
+    raise ValueError(f"`{name}` is a {type(layer).__name__}; only BinaryConv2d and BinaryLinear can be packed.")
 
 
 def _replace(network: nn.Module, made: dict[int, nn.Module]) -> None:
@@ -144,6 +146,8 @@ def _settle(layer: BinaryLayer) -> None:
 def _example(model: nn.Module) -> Tensor:
     channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
     if not isinstance(channels, int) or not isinstance(size, int):
-        raise ValueError(f"`example` must be given for {type(model).__name__}, which does not say what images it takes.")
+        raise ValueError(
+            f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
+        )
     parameter = next(model.parameters())
     return torch.rand(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)

@@ -17,8 +17,7 @@ class PackedConv2d(nn.Module):
     """A binary convolution on bits, with what may follow it in one pass: affine, addition, PReLU, shift, clamp.
 
     `clamp(prelu(scale * dot + bias + residual) + shift)`; made by `from_layer`, and widened by `fold_affine_` and the
-    like. The sums are exact whole numbers, so the output is that of the simulated layer, up to the rounding of the folded
-    affine map.
+    like. The sums are exact: the output is that of the simulated layer, up to the rounding of the affine map.
 
     Args:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
@@ -102,7 +101,7 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format."""
-        top, bottom, left, right = self.padding
+        top, _, left, _ = self.padding
         packed = torch.ops.bnn_lightning.pack_activations(
             x, self.threshold, self.groups, self.padding, self.pad_value == 1
         )
@@ -165,7 +164,7 @@ class PackedLinear(PackedConv2d):
         rows = _as_pixels(x.reshape(-1, x.shape[-1]))
         more = None if residual is None else _as_pixels(residual.reshape(-1, residual.shape[-1]))
         y = super().forward(rows, more)
-        return y[0, :, 0].t().unflatten(0, x.shape[:-1]) if x.dim() != 2 else y[0, :, 0].t()
+        return y[0, :, 0].t().reshape(*x.shape[:-1], self.out_channels)
 
 
 def check_signs(signs: Tensor) -> None:
@@ -177,8 +176,8 @@ def check_signs(signs: Tensor) -> None:
     others = signs[(signs != 1) & (signs != -1)]
     if others.numel():
         raise ValueError(
-            f"Packed weights must be -1 or +1, got {others.numel()} other values, such as {others[0].item():g}: finish the "
-            "annealing of the network, or clean the checkpoint of NaN."
+            f"Packed weights must be -1 or +1, got {others.numel()} other values, such as {others[0].item():g}: finish "
+            "the annealing of the network, or clean the checkpoint of NaN."
         )
 
 

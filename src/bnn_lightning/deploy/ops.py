@@ -15,11 +15,11 @@ from torch import Tensor
 from bnn_lightning.deploy.kernels import Convolution, Packing, current_kernel
 from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
 
-_LIBRARY = torch.library.Library("bnn_lightning", "DEF")
-_LIBRARY.define(
+_LIBRARY = torch.library.Library("bnn_lightning", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     "pack_activations(Tensor x, Tensor threshold, SymInt groups, SymInt[] padding, bool ones) -> Tensor",
 )
-_LIBRARY.define(
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor scale, Tensor bias, SymInt out_channels, "
     "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
     "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
@@ -46,7 +46,7 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
     else:
         packed = torch.zeros(shape, dtype=torch.int32, device=x.device)
     if kernel is None or not x.is_cpu:
-        values = threshold.unflatten(0, (groups, -1))[:, : channels // groups].flatten()
+        values = torch.unflatten(threshold, 0, (groups, -1))[:, : channels // groups].flatten()
         inside = pack_activations(x, values.to(x.dtype), groups=groups)
         packed[:, top : top + height, left : left + width] = inside
         return packed
@@ -114,45 +114,18 @@ def _conv(
     )
     groups, words = weight.shape[0], weight.shape[3]
     offsets = _offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
-    pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
     x = x.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    kernel.convolve(
-        Convolution(
-            images=x.shape[0],
-            height=x.shape[1],
-            width=x.shape[2],
-            out_height=out.shape[2],
-            out_width=out.shape[3],
-            groups=groups,
-            words=words,
-            channels=out_channels // groups,
-            kernel_height=kernel_size[0],
-            kernel_width=kernel_size[1],
-            stride_y=stride[0],
-            stride_x=stride[1],
-            dilation_y=dilation[0],
-            dilation_x=dilation[1],
-            pad_y=pad_y,
-            pad_x=pad_x,
-            real_height=real_height,
-            real_width=real_width,
-            reach=kernel_size[0] * kernel_size[1] * in_channels,
-            x=x.data_ptr(),
-            weight=weight.data_ptr(),
-            tap_sums=tap_sums.data_ptr(),
-            offsets=offsets.data_ptr(),
-            scale=scale.data_ptr(),
-            bias=bias.data_ptr(),
-            residual=_pointer(residual),
-            slope=_pointer(slope),
-            shift=_pointer(shift),
-            low=-math.inf if low is None else low,
-            high=math.inf if high is None else high,
-            out=out.data_ptr(),
-        )
-    )
+    geometry = _geometry(x, weight, out, in_channels, kernel_size, stride, dilation, zero_padding)
+    tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "offsets": offsets, "scale": scale, "bias": bias}
+    tensors |= {"out": out}
+    for name, tensor in (("residual", residual), ("slope", slope), ("shift", shift)):
+        if tensor is not None:
+            tensors[name] = tensor
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+    kernel.convolve(Convolution(**geometry, **pointers, **bounds))
     return out
 
 
@@ -179,14 +152,42 @@ def _conv_fake(
     return torch.empty(shape, dtype=scale.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _geometry(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    in_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    zero_padding: Sequence[int],
+) -> dict[str, int]:
+    pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
+    return {
+        "images": x.shape[0],
+        "height": x.shape[1],
+        "width": x.shape[2],
+        "out_height": out.shape[2],
+        "out_width": out.shape[3],
+        "groups": weight.shape[0],
+        "words": weight.shape[3],
+        "channels": out.shape[1] // weight.shape[0],
+        "kernel_height": kernel_size[0],
+        "kernel_width": kernel_size[1],
+        "stride_y": stride[0],
+        "stride_x": stride[1],
+        "dilation_y": dilation[0],
+        "dilation_x": dilation[1],
+        "pad_y": pad_y,
+        "pad_x": pad_x,
+        "real_height": real_height,
+        "real_width": real_width,
+        "reach": kernel_size[0] * kernel_size[1] * in_channels,
+    }
 
 
 @lru_cache(maxsize=1024)
-def _offsets(
-    width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
+def _offsets(width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
     """Return how far, in words, each word of a window lies from its first one."""
     pixels = torch.arange(kernel_size[0])[:, None] * dilation[0] * width + torch.arange(kernel_size[1]) * dilation[1]
     return (pixels.flatten()[:, None] * groups * words + torch.arange(words)).flatten().to(torch.int32)
@@ -230,7 +231,7 @@ def _epilogue(
     def gather(values: Tensor | None) -> Tensor | None:
         if values is None:
             return None
-        return values.unflatten(0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
+        return torch.unflatten(values, 0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
 
     scale, bias, slope, shift = (gather(values) for values in parameters)
     assert scale is not None
@@ -247,7 +248,7 @@ def _epilogue(
     return t.contiguous(memory_format=torch.channels_last)
 
 
-_LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")
-_LIBRARY.impl("binary_conv2d", _conv, "CompositeExplicitAutograd")
+_LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("binary_conv2d", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("bnn_lightning::pack_activations", _pack_fake, lib=_LIBRARY)
 torch.library.register_fake("bnn_lightning::binary_conv2d", _conv_fake, lib=_LIBRARY)

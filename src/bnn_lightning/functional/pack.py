@@ -1,8 +1,8 @@
 """Signs as bits: packing, and the slow arithmetic that every kernel is held to.
 
 A bit is 1 for +1 and 0 for -1. A word (int32) holds 32 channels, the first in its lowest bit; bits that are left over
-are 0. Activations are (N, H, W, groups * words), weights (groups, blocks, taps, words, 16): a block is 16 output channels
-side by side, a tap one of the kernel_height * kernel_width places, row by row.
+are 0. Activations are (N, H, W, groups * words), weights (groups, blocks, taps, words, 16): a block is 16 output
+channels side by side, a tap one of the kernel_height * kernel_width places, row by row.
 """
 
 import torch
@@ -39,7 +39,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     channels = bits.shape[-1]
     padded = F.pad(bits.to(torch.int64), (0, num_words(channels) * WORD - channels))
     weights = torch.arange(WORD, device=bits.device)
-    return (padded.unflatten(-1, (-1, WORD)) << weights).sum(-1).to(torch.int32)
+    return (torch.unflatten(padded, -1, (-1, WORD)) << weights).sum(-1).to(torch.int32)
 
 
 def unpack_bits(words: Tensor, channels: int) -> Tensor:
@@ -76,7 +76,7 @@ def pack_activations(x: Tensor, threshold: Tensor | None = None, *, groups: int 
         tensor([5], dtype=torch.int32)
     """
     bits = x >= (0 if threshold is None else threshold.view(-1, 1, 1))
-    return pack_bits(bits.movedim(1, -1).unflatten(-1, (groups, -1))).flatten(-2)
+    return pack_bits(torch.unflatten(bits.movedim(1, -1), -1, (groups, -1))).flatten(-2)
 
 
 def unpack_activations(words: Tensor, channels: int, *, groups: int = 1) -> Tensor:
@@ -90,7 +90,7 @@ def unpack_activations(words: Tensor, channels: int, *, groups: int = 1) -> Tens
     Returns:
         Signs in float32, (N, C, H, W), in the channels_last format.
     """
-    bits = unpack_bits(words.unflatten(-1, (groups, -1)), channels // groups).flatten(-2)
+    bits = unpack_bits(torch.unflatten(words, -1, (groups, -1)), channels // groups).flatten(-2)
     return (2 * bits.to(torch.float32) - 1).movedim(-1, 1)
 
 
@@ -108,10 +108,10 @@ def pack_weight(signs: Tensor, *, groups: int = 1) -> Tensor:
         >>> pack_weight(torch.ones(2, 3, 1, 1)).shape
         torch.Size([1, 1, 1, 1, 16])
     """
-    words = pack_bits(signs.flatten(2).movedim(1, -1) > 0).unflatten(0, (groups, -1))
+    words = torch.unflatten(pack_bits(signs.flatten(2).movedim(1, -1) > 0), 0, (groups, -1))
     channels = words.shape[1]
     padded = F.pad(words, (0, 0, 0, 0, 0, num_blocks(channels) * BLOCK - channels))
-    return padded.unflatten(1, (-1, BLOCK)).movedim(2, -1).contiguous()
+    return torch.unflatten(padded, 1, (-1, BLOCK)).movedim(2, -1).contiguous()
 
 
 def unpack_weight(words: Tensor, out_channels: int, in_channels: int, kernel_size: tuple[int, int]) -> Tensor:
@@ -129,11 +129,11 @@ def unpack_weight(words: Tensor, out_channels: int, in_channels: int, kernel_siz
     groups = words.shape[0]
     rows = words.movedim(-1, 2).flatten(1, 2)[:, : out_channels // groups].flatten(0, 1)
     signs = 2 * unpack_bits(rows, in_channels).to(torch.float32) - 1
-    return signs.movedim(-1, 1).unflatten(-1, kernel_size).contiguous()
+    return torch.unflatten(signs.movedim(-1, 1), -1, kernel_size).contiguous()
 
 
 def tap_sums(signs: Tensor, *, groups: int = 1) -> Tensor:
-    """Sum the weights of each tap: what a padded pixel, whose bits are 0, must not contribute as -1, has the sum with it.
+    """Sum what each tap contributes, counted as -1, where it lies in a zero padding, whose bits are 0.
 
     Args:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
@@ -161,7 +161,7 @@ def spread(values: Tensor, *, groups: int = 1, fill: float = 0.0) -> Tensor:
         >>> spread(torch.tensor([1.0, 2.0]), groups=2).nonzero().flatten()
         tensor([ 0, 16])
     """
-    split = values.unflatten(-1, (groups, -1))
+    split = torch.unflatten(values, -1, (groups, -1))
     channels = split.shape[-1]
     return F.pad(split, (0, num_blocks(channels) * BLOCK - channels), value=fill).flatten(-2).contiguous()
 
@@ -200,7 +200,8 @@ def packed_dot(
     unlike = torch.zeros(x.shape[0], *size, groups, rows.shape[1], dtype=torch.int32, device=x.device)
     for tap in range(taps):
         top, left = (tap // kernel_size[1]) * dilation[0], (tap % kernel_size[1]) * dilation[1]
-        window = x[:, top :: stride[0], left :: stride[1]][:, : size[0], : size[1]].unflatten(-1, (groups, 1, -1))
+        window = x[:, top :: stride[0], left :: stride[1]][:, : size[0], : size[1]]
+        window = torch.unflatten(window, -1, (groups, 1, -1))
         unlike += _count_bits(window ^ rows[:, :, tap]).sum(-1, dtype=torch.int32)
     return (taps * in_channels - 2 * unlike).flatten(-2).movedim(-1, 1)
 

@@ -1,0 +1,201 @@
+"""Packed networks are the networks that they were made from."""
+
+import pytest
+import torch
+from torch import nn
+
+from bnn_lightning.binarizers import ReSTE, SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import PackedConv2d, pack
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear, binary_layers
+from bnn_lightning.models import create_backbone, list_backbones
+
+
+def settled(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Give batch norms statistics and gains of their own, some of them negative or zero."""
+    network.train()
+    for _ in range(2):
+        network(images)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            module.weight.data[0] = 0.0
+    return network.eval()
+
+
+def same(network: nn.Module, images: torch.Tensor, example: torch.Tensor | None = None) -> nn.Module:
+    packed = pack(network, example)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(images), network(images), rtol=1e-4, atol=1e-4)
+    return packed
+
+
+def least_size(name: str) -> int:
+    return 64 if name == "resnet18_double_skip" else 32
+
+
+@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("pad_value", [0.0, -1.0, 1.0])
+def test_every_backbone(name: str, pad_value: float) -> None:
+    torch.manual_seed(0)
+    size = least_size(name)
+    options = {} if name == "mlp" else {"pad_value": pad_value}
+    images = torch.rand(4, 3, size, size)
+    network = settled(create_backbone(name, num_classes=7, image_size=size, width=16, **options), images)
+    packed = same(network, images)
+    with_real_input = [name for name, layer in binary_layers(network).items() if layer.input_binarizer is None]
+    assert set(packed.report.left) == set(with_real_input)
+    assert len(packed.report.packed) == len(binary_layers(network)) - len(with_real_input)
+    assert not packed.report.unfused
+    # Each packed layer has taken in its batch norm at least.
+    assert len(packed.report.folded) >= len(packed.report.packed) - 1
+
+
+def conv(a: int, b: int, k: int = 3, **options: object) -> BinaryConv2d:
+    options = {"padding": k // 2, "bias": False} | options
+    return BinaryConv2d(a, b, k, input_binarizer=SignSTE(), weight_binarizer=XNORScale(), **options)  # type: ignore[arg-type]
+
+
+class Branches(nn.Module):
+    """A shared layer, a concatenation, odd channels, groups, additions that broadcast, values used twice, in-place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.shared, self.norm = conv(6, 6), nn.BatchNorm2d(6)
+        self.left, self.right = conv(6, 5, 1), conv(6, 9, groups=3, pad_value=-1.0)
+        self.deep = conv(14, 14, groups=14, pad_value=1.0, dilation=2, padding=2)
+        self.deep_norm, self.prelu = nn.BatchNorm2d(14), nn.PReLU(14)
+        self.relu = nn.ReLU(inplace=True)
+        self.offset = nn.Parameter(torch.randn(14, 1, 1))
+        self.out = nn.Linear(14, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.norm(self.shared(x)) + x
+        y = self.norm(self.shared(y)) + y
+        left = self.left(y)
+        right = self.right(y)
+        z = torch.cat([left, right], 1)
+        w = self.deep_norm(self.deep(z))
+        w += z  # z is read again
+        w = self.prelu(w) + self.offset + z
+        return self.out(self.relu(w).mean((2, 3)))
+
+
+def test_a_network_never_seen() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 9, 7)
+    network = settled(Branches(), images)
+    packed = same(network, images, images[:1])
+    assert set(packed.report.packed) == {"shared", "left", "right", "deep"}
+    assert "norm" not in packed.report.folded  # of a layer that is called twice
+    assert {"deep_norm", "prelu"} <= set(packed.report.folded)
+
+
+class Unfriendly(nn.Module):
+    """What is added to the sum changes afterwards; the input of the layer is overwritten before the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(4, 4), conv(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        x = x.clone().mul_(0.5)
+        kept = x * 1
+        kept.add_(y)
+        z = self.second(kept)
+        kept.neg_()
+        return (z + kept).flatten(1).mean(1, keepdim=True) + kept.sum((1, 2, 3)).unsqueeze(1)
+
+
+def test_operations_in_place_keep_their_meaning() -> None:
+    torch.manual_seed(1)
+    images = torch.randn(2, 4, 5, 5)
+    same(Unfriendly().eval(), images, images)
+
+
+class ByValue(nn.Module):
+    """Cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(4, 4), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        return y if y.sum() > 0 else -y
+
+
+def test_a_network_that_cannot_be_traced_is_packed_all_the_same() -> None:
+    images = torch.randn(2, 4, 5, 5)
+    packed = same(settled(ByValue(), images), images, images)
+    assert packed.report.packed == ("conv",)
+    assert packed.report.folded == ()
+    assert "cannot be traced" in packed.report.unfused
+
+
+def test_linear_layers_of_any_rank() -> None:
+    torch.manual_seed(0)
+    layer = BinaryLinear(40, 21, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    for shape in ((40,), (3, 40), (2, 5, 40)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(pack(nn.Sequential(layer, nn.Identity()), x).network(x), layer(x).detach())
+
+
+def test_thresholds_of_the_binarizer_are_taken() -> None:
+    class Shifted(SignSTE):
+        def threshold(self) -> torch.Tensor:
+            return torch.tensor([0.5, -0.5])
+
+    layer = BinaryConv2d(2, 3, 1, bias=False, input_binarizer=Shifted(), weight_binarizer=WeightSign())
+    x = torch.tensor([0.4, -0.4]).view(1, 2, 1, 1)
+    expected = nn.functional.conv2d(torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1), layer.binary_weight)
+    assert torch.equal(PackedConv2d.from_layer(layer)(x), expected)
+
+
+def test_what_is_not_binary_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no binary layer: pack one that was built with binary=True"):
+        pack(nn.Linear(2, 2), torch.rand(1, 2))
+    network = nn.Sequential(conv(2, 2))
+    network[0].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"`0`: Packed weights must be -1 or \+1, got 1 other values, such as nan"):
+        pack(network, torch.rand(1, 2, 4, 4))
+    unfinished = ReSTE()
+    unfinished.__class__ = type("Unfinished", (ReSTE,), {"is_binary": property(lambda self: False)})
+    layer = BinaryConv2d(2, 2, 1, input_binarizer=unfinished, weight_binarizer=WeightSign())
+    with pytest.raises(ValueError, match=r"not binary: the annealing of 0\.input_binarizer"):
+        pack(nn.Sequential(layer), torch.rand(1, 2, 4, 4))
+    with pytest.raises(ValueError, match="`example` must be given for Sequential"):
+        pack(nn.Sequential(conv(2, 2)))
+
+
+def test_the_network_itself_is_left_alone() -> None:
+    network = create_backbone("resnet20", num_classes=10, image_size=32, width=16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    pack(network)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_export(name: str) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 32, 32)
+    packed = pack(settled(create_backbone(name, num_classes=10, image_size=32, width=16), images))
+    program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "bnn_lightning.binary_conv2d.default" in called
+    for batch in (images, images[:3]):
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(batch), packed(batch))
+
+
+@pytest.mark.slow
+def test_compile() -> None:
+    images = torch.rand(4, 3, 32, 32)
+    packed = pack(settled(create_backbone("resnet20", num_classes=10, image_size=32, width=16), images))
+    with torch.no_grad():
+        compiled = torch.compile(packed, fullgraph=True)
+        torch.testing.assert_close(compiled(images), packed(images))
