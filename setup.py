@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -61,12 +61,13 @@ class BuildPy(build_py):  # type: ignore[misc]
         compile_kernels(Path("src" if self.editable_mode else self.build_lib) / KERNELS)
 
 
+class PlatformDistribution(Distribution):
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 class PlatformWheel(bdist_wheel):  # type: ignore[misc]
     """A wheel for one platform, and any Python: the kernels depend on neither Python nor torch."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
@@ -75,5 +76,6 @@ class PlatformWheel(bdist_wheel):  # type: ignore[misc]
 setup(
     packages=[*find_packages("src"), "bnn_lightning.conf"],
     package_dir={"": "src", "bnn_lightning.conf": "conf"},
+    distclass=PlatformDistribution,
     cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel},
 )

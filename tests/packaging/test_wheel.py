@@ -1,5 +1,6 @@
 """The built packages carry everything, and run where the checkout is out of sight."""
 
+import importlib.util
 import re
 import sys
 import sysconfig
@@ -73,6 +74,14 @@ def test_wheel_holds_the_embedded_data_and_no_tests(wheel: Path, root: Path) -> 
     assert embedded <= held
     assert all(name.startswith(("bnn_lightning/", "bnn_lightning-")) for name in held)
     assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+def test_wheel_is_of_a_platform_and_of_any_python(wheel: Path) -> None:
+    assert re.search(r"-py3-none-(?!any)\w+\.whl$", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/_kernels/")]
+    # Built without isolation, with the compiler where it is installed; a wheel without kernels is a good one.
+    assert bool(kernels) == (importlib.util.find_spec("ziglang") is not None)
 
 
 def test_installed_environment_does_not_see_the_checkout(installed: Path, root: Path, run: Run) -> None:
