@@ -55,7 +55,7 @@ def compile_kernels(folder: Path) -> None:
                 print(f"warning: the kernel {name} was not built, and is not needed to run: {reason}", file=sys.stderr)
 
 
-class BuildPy(build_py):  # type: ignore[misc]
+class BuildPy(build_py):
     def run(self) -> None:
         super().run()
         compile_kernels(Path("src" if self.editable_mode else self.build_lib) / KERNELS)
@@ -66,7 +66,7 @@ class PlatformDistribution(Distribution):
         return True
 
 
-class PlatformWheel(bdist_wheel):  # type: ignore[misc]
+class PlatformWheel(bdist_wheel):
     """A wheel for one platform, and any Python: the kernels depend on neither Python nor torch."""
 
     def get_tag(self) -> tuple[str, str, str]:
