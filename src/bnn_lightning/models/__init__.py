@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "backbone": ["Backbone", "Normalize"],
         "checkpoints": ["ImportReport", "load_published"],
         "mlp": ["MLP"],
+        "real": ["RealNetwork", "timm_network", "torchvision_network"],
         "registry": ["backbone_signature", "create_backbone", "list_backbones", "register_backbone"],
         "resnet": ["ResNet"],
         "vgg_small": ["VGGSmall"],

@@ -1,0 +1,247 @@
+"""Real-valued classifiers of torchvision and timm behind the interface of our backbones: teachers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.models.backbone import Backbone, Normalize
+from bnn_lightning.models.checkpoints import read_published
+from bnn_lightning.utils.optional import require
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class RealNetwork(Backbone):
+    """A classifier of another library, from images in [0, 1] to logits.
+
+    Its normalisation comes first, as in every backbone. The classifier is its last linear layer, which becomes
+    `linear`; the rest of the network, `body`, computes the penultimate feature.
+
+    Args:
+        network: From normalised images of three channels to logits.
+        num_classes: Width of the logits.
+        in_channels: 3, or 1: grey images are shown to it on three channels.
+        image_size: Height and width of the images; most such networks take any.
+        mean: Normalisation of the three channels; None leaves them in [0, 1].
+        std: See `mean`.
+        stages: Names, in `network`, of the modules whose outputs distillation compares; None looks for those of ResNets
+            (`layer1` ...) and of networks with `features`.
+
+    Raises:
+        ValueError: `network` has no linear layer, or one of another width; other channels than 1 or 3.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> real = RealNetwork(network, num_classes=5, in_channels=1, image_size=8)
+        >>> real(torch.rand(2, 1, 8, 8)).shape, real.num_features
+        (torch.Size([2, 5]), 8)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 224,
+        mean: Sequence[float] | None = IMAGENET_MEAN,
+        std: Sequence[float] | None = IMAGENET_STD,
+        stages: Sequence[str] | None = None,
+    ) -> None:
+        linears = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+        if not linears or linears[-1][1].out_features != num_classes:
+            has = f"the last is of width {linears[-1][1].out_features}" if linears else "it has none"
+            raise ValueError(
+                f"{type(network).__name__} must end with a linear layer of width `num_classes`={num_classes}; {has}."
+            )
+        if in_channels not in (1, 3):
+            raise ValueError(f"`in_channels` must be 1 or 3 for {type(network).__name__}, got {in_channels}.")
+        name, linear = linears[-1]
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_features=linear.in_features,
+        )
+        self.normalize = Normalize(mean, std, 3)
+        network.set_submodule(name, nn.Identity())
+        self.body, self.linear = network, linear
+        self.stages = list(_stages(network) if stages is None else stages)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the penultimate features (N, num_features) from images (N, C, H, W)."""
+        if self.in_channels == 1:
+            x = x.expand(-1, 3, -1, -1)
+        features: Tensor = self.body(self.normalize(x))
+        return features
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` return `x`, from the penultimate features (N, num_features)."""
+        return x if pre_logits else self.linear(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the stages, in order."""
+        return [f"body.{name}" for name in self.stages]
+
+
+def torchvision_network(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 224,
+    pretrained: bool = True,
+    version: str = "IMAGENET1K_V1",
+    weights: str | None = None,
+) -> RealNetwork:
+    """Build a classifier of torchvision.
+
+    Args:
+        name: As torchvision has it: resnet34, efficientnet_b0, convnext_tiny ...
+        num_classes: Width of the logits; 1000 for torchvision's own weights.
+        in_channels: 3, or 1 for grey images.
+        image_size: Height and width of the images.
+        pretrained: Take torchvision's weights: from its cache, or, where there is a network, from its site. Without,
+            the weights are random.
+        version: Which of them. V2 of the ResNets scores higher and was trained with label smoothing.
+        weights: A file with weights for `num_classes` classes, instead of torchvision's own.
+
+    Raises:
+        ValueError: Unknown name or version; or weights that do not fit.
+        FileNotFoundError: The weights are not at hand; the message says which file to put where.
+
+    Example:
+        >>> network = torchvision_network("resnet18", num_classes=10, pretrained=False)
+        >>> network.feature_taps()
+        ['body.layer1', 'body.layer2', 'body.layer3', 'body.layer4']
+    """
+    # Imported late: it takes seconds, and only those who have such a teacher need it.
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier `{name}`. It has: {', '.join(known)}.")
+    network = models.get_model(name, weights=None, num_classes=num_classes)
+    if weights is not None:
+        _load(network, read_published(weights).tensors, weights)
+    elif pretrained:
+        versions = models.get_model_weights(name)
+        if version not in versions.__members__:
+            raise ValueError(f"`version` of `{name}` must be one of {list(versions.__members__)}, got {version!r}.")
+        _need_imagenet(name, num_classes)
+        _load(network, _fetch(versions[version].url), name)
+    return RealNetwork(network, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+
+
+def timm_network(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 224,
+    pretrained: bool = True,
+    weights: str | None = None,
+) -> RealNetwork:
+    """Build a classifier of timm (`pip install 'bnn-lightning[teachers]'`), with its own normalisation.
+
+    Args:
+        name: As timm has it, with the tag of its weights if there are several: convnext_tiny.fb_in1k ...
+        num_classes: Width of the logits; 1000 for timm's own weights of ImageNet-1k.
+        in_channels: 3, or 1 for grey images.
+        image_size: Height and width of the images.
+        pretrained: Take timm's weights: from its cache, or, where there is a network, from its site. Without, the
+            weights are random.
+        weights: A file with weights for `num_classes` classes (also safetensors), instead of timm's own.
+
+    Raises:
+        ModuleNotFoundError: timm is not installed.
+        ValueError: Unknown name, or weights that do not fit.
+        FileNotFoundError: The weights are not at hand.
+    """
+    timm = require("timm", extra="teachers")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:8]) or "nothing like it"
+        raise ValueError(f"timm has no classifier `{name}`; it has {near}.")
+    own = pretrained and weights is None
+    if own:
+        _need_imagenet(name, num_classes)
+    elif weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(f"`weights`: `{weights}` is not a file.")
+    overlay = None if weights is None else {"file": weights, "num_classes": num_classes}
+    try:
+        network = timm.create_model(
+            name, pretrained=own or weights is not None, num_classes=num_classes, pretrained_cfg_overlay=overlay
+        )
+    except OSError as error:  # what reading the site or its cache ends with where there is no network
+        raise FileNotFoundError(
+            f"The weights of `{name}` cannot be fetched ({_reason(error)}). Fetch them where there is a network, and "
+            "give the file: weights=<path>. For random weights: pretrained=false."
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"The weights of `{name}` cannot be loaded: {_reason(error)}") from error
+    config = network.pretrained_cfg
+    return RealNetwork(
+        network,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=config.get("mean", IMAGENET_MEAN),
+        std=config.get("std", IMAGENET_STD),
+        stages=[entry["module"] for entry in getattr(network, "feature_info", []) if "." not in entry["module"]]
+        or None,
+    )
+
+
+def _stages(network: nn.Module) -> list[str]:
+    named = [name for name, _ in network.named_children() if name.startswith("layer") and name[5:].isdigit()]
+    features = getattr(network, "features", None)
+    if named or not isinstance(features, nn.Sequential):
+        return named
+    return [f"features.{name}" for name, _ in features.named_children()]
+
+
+def _need_imagenet(name: str, num_classes: int) -> None:
+    if num_classes != 1000:
+        raise ValueError(
+            f"The published weights of `{name}` know 1000 classes, and `num_classes` is {num_classes}: give a file of "
+            "your own (weights=<path>), or take random weights (pretrained=false)."
+        )
+
+
+def _fetch(url: str) -> Mapping[str, Tensor]:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError) as error:
+        file = url.rpartition("/")[2]
+        raise FileNotFoundError(
+            f"`{url}` cannot be fetched ({_reason(error)}). Put `{file}` into `{folder}`, or give the file: "
+            "weights=<path>. For random weights: pretrained=false."
+        ) from error
+    return state
+
+
+def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    wanted = network.state_dict()
+    # Files of before 2017 have no counters of batches.
+    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in tensors if k not in wanted]
+    shapes = [
+        f"{k} (file {tuple(tensors[k].shape)}, network {tuple(wanted[k].shape)})"
+        for k in wanted
+        if k in tensors and tensors[k].shape != wanted[k].shape
+    ]
+    kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), ("Of another shape", shapes))
+    differences = [f"{kind}: {', '.join(names[:8])}{' ...' if names[8:] else ''}." for kind, names in kinds if names]
+    if differences:
+        raise ValueError(f"The weights of `{source}` do not fit {type(network).__name__}. {' '.join(differences)}")
+    network.load_state_dict(tensors, strict=False)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,122 @@
+"""Classifiers of torchvision and timm: their own logits, normalisation, and weights from a file."""
+
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torchvision.transforms.v2.functional import normalize
+
+from bnn_lightning.models import RealNetwork, timm_network, torchvision_network
+from bnn_lightning.models.real import IMAGENET_MEAN, IMAGENET_STD
+
+NAMES = ["resnet18", "efficientnet_b0", "convnext_tiny", "mobilenet_v2"]
+
+
+def plain(name, **options):
+    torch.manual_seed(0)
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_torchvisions_of_normalised_images(name, tmp_path: Path):
+    theirs = plain(name, num_classes=7)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "x.pth")
+    ours = torchvision_network(name, num_classes=7, image_size=64, weights=str(tmp_path / "x.pth"))
+    images = torch.rand(2, 3, 64, 64)
+    normalised = normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    expected = theirs.eval()(normalised)
+    assert torch.equal(ours.eval()(images), expected)
+    features = ours.forward_head(ours.forward_features(images), pre_logits=True)
+    assert features.shape == (2, ours.num_features)
+    assert torch.equal(ours.linear(features), expected)
+    names = dict(ours.named_modules())
+    assert ours.feature_taps()
+    assert all(tap in names for tap in [*ours.feature_taps(), ours.classifier_name])
+
+
+def test_grey_images_are_shown_on_three_channels():
+    torch.manual_seed(0)
+    network = torchvision_network("resnet18", num_classes=10, in_channels=1, pretrained=False).eval()
+    images = torch.rand(2, 1, 32, 32)
+    network.in_channels = 3
+    expected = network(images.repeat(1, 3, 1, 1))
+    network.in_channels = 1
+    assert torch.equal(network(images), expected)
+
+
+def test_own_weights_come_from_the_cache(monkeypatch: pytest.MonkeyPatch):
+    theirs = plain("resnet18")
+    asked = []
+
+    def fetch(url, **_):
+        asked.append(url)
+        return theirs.state_dict()
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    ours = torchvision_network("resnet18", num_classes=1000)
+    assert asked == ["https://download.pytorch.org/models/resnet18-f37072fd.pth"]
+    assert torch.equal(ours.linear.weight, theirs.fc.weight)
+
+
+def test_without_a_network_the_message_names_file_and_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def fetch(url, **_):
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError) as caught:
+        torchvision_network("resnet34", num_classes=1000)
+    for part in ("resnet34-b627a593.pth", str(tmp_path / "checkpoints"), "weights=<path>", "pretrained=false"):
+        assert part in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path):
+    torch.save(plain("resnet34", num_classes=5).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"do not fit ResNet\. Unknown to the network: layer1\.2\.conv1\.weight"):
+        torchvision_network("resnet18", num_classes=5, weights=str(tmp_path / "x.pth"))
+    with pytest.raises(ValueError, match=r"Of another shape: fc\.weight \(file \(5, 512\), network \(6, 512\)\)"):
+        torchvision_network("resnet34", num_classes=6, weights=str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet19", "num_classes": 10}, "torchvision has no classifier `resnet19`"),
+        ({"name": "resnet18", "num_classes": 10}, "know 1000 classes, and `num_classes` is 10"),
+        ({"name": "resnet18", "num_classes": 1000, "version": "V9"}, "`version` of `resnet18` must be one of"),
+        ({"name": "squeezenet1_0", "num_classes": 10, "pretrained": False}, "must end with a linear layer"),
+        ({"name": "resnet18", "num_classes": 2, "in_channels": 6, "pretrained": False}, "`in_channels` must be 1 or 3"),
+    ],
+)
+def test_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        torchvision_network(**options)
+
+
+def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"bnn-lightning\[teachers\]"):
+        timm_network("resnet18", num_classes=10)
+
+
+def test_timm(tmp_path: Path):
+    timm = pytest.importorskip("timm", reason="needs the extra `teachers`")
+    torch.manual_seed(0)
+    theirs = timm.create_model("efficientnet_b0", num_classes=7).eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    ours = timm_network("efficientnet_b0", num_classes=7, weights=str(tmp_path / "x.pth")).eval()
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = (theirs.pretrained_cfg[key] for key in ("mean", "std"))
+    normalised = normalize(images, list(mean), list(std))
+    assert torch.equal(ours(images), theirs(normalised))
+    assert isinstance(ours, RealNetwork)
+    assert all(tap in dict(ours.named_modules()) for tap in ours.feature_taps())
+    with pytest.raises(ValueError, match="timm has no classifier `efficientnet_b99`"):
+        timm_network("efficientnet_b99", num_classes=7)
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        timm_network("resnet18", num_classes=7, weights=str(tmp_path / "none.pth"))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        timm_network("resnet18", num_classes=7, weights=str(tmp_path / "x.pth"))
