@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.binarizers import ReSTE, SignSTE, WeightSign, XNORScale
+from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import PackedConv2d, pack
-from bnn_lightning.layers import BinaryConv2d, BinaryLinear, binary_layers
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
 
 
@@ -153,6 +153,33 @@ def test_thresholds_of_the_binarizer_are_taken() -> None:
     x = torch.tensor([0.4, -0.4]).view(1, 2, 1, 1)
     expected = nn.functional.conv2d(torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1), layer.binary_weight)
     assert torch.equal(PackedConv2d.from_layer(layer)(x), expected)
+
+
+class Shifts(nn.Module):
+    """RSign before a layer, a skip and RPReLU after it; a shift more than kernels have; no batch norm and skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = BinaryConv2d(5, 5, 3, padding=1, input_binarizer=RSign(5), weight_binarizer=XNORScale())
+        self.norm, self.act, self.more = nn.BatchNorm2d(5), RPReLU(5), LearnableBias(5)
+        self.second = BinaryConv2d(5, 6, 1, input_binarizer=RSign(5, "sign_ste"), weight_binarizer=WeightSign())
+        self.act2, self.clamp = RPReLU(6), nn.Hardtanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.more(self.act(self.norm(self.first(x)) + x))
+        return self.clamp(self.act2(self.second(y)))
+
+
+def test_learned_thresholds_and_shifts_are_folded() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, 5, 6, 7)
+    network = settled(Shifts(), images)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    packed = same(network, images, images[:1])
+    folded = {"norm", "act.shift_in", "act.prelu", "act.shift_out", "act2.shift_in", "act2.prelu", "act2.shift_out"}
+    assert folded | {"clamp"} < set(packed.report.folded)
+    assert "more" not in packed.report.folded
 
 
 def test_what_is_not_binary_is_refused() -> None:

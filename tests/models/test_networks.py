@@ -64,18 +64,32 @@ def test_resnets_take_other_sizes_than_the_one_they_were_built_for(name):
 def test_float_twin_has_the_same_tensors_and_torchs_layers(name):
     binary, twin = small(name), small(name, binary=False)
     assert not binary_layers(twin)
-    assert {k: v.shape for k, v in binary.named_parameters()} == {k: v.shape for k, v in twin.named_parameters()}
+    # Save for what binarizers learn themselves: the twin has none.
+    shapes = {k: v.shape for k, v in binary.named_parameters() if "_binarizer." not in k}
+    assert shapes == {k: v.shape for k, v in twin.named_parameters()}
     for key, value in twin.named_parameters():  # and the same initial values
         assert torch.equal(value, binary.get_parameter(key))
     # Torch's own layers in their place give the same logits to the bit.
     plain = copy.deepcopy(twin).eval()
     for layer_name, layer in twin.named_modules():
         if isinstance(layer, BinaryConv2d):
-            conv = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
+            geometry = (layer.kernel_size, layer.stride, layer.padding)
+            conv = nn.Conv2d(layer.in_channels, layer.out_channels, *geometry, bias=False)
             conv.weight = layer.weight
             plain.set_submodule(layer_name, conv)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(plain(images), twin.eval()(images))
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_first_of_two_steps_has_binary_activations_real_weights_and_the_same_tensors(name):
+    binary, first = small(name), small(name, binary="activations")
+    assert not binary_layers(first)
+    assert {k: v.shape for k, v in binary.named_parameters()} == {k: v.shape for k, v in first.named_parameters()}
+    pairs = [(binary.get_submodule(key), first.get_submodule(key)) for key in binary_layers(binary)]
+    assert all(type(a.input_binarizer) is type(b.input_binarizer) for a, b in pairs)
+    assert any(b.input_binarizer is not None for _, b in pairs)
+    assert first(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", list_backbones())
@@ -158,6 +172,8 @@ def test_options_out_of_range_are_refused():
         build("vgg_small", width=0)
     with pytest.raises(ValueError, match=r"`pad_value` must be 0, -1 or \+1"):
         build("resnet20", pad_value=0.5)
+    with pytest.raises(ValueError, match="`binary` must be true, false or \"activations\", got 'weights'"):
+        build("resnet20", binary="weights")
 
 
 @pytest.mark.parametrize("name", list_backbones())

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "annealed": ["EDE", "ReSTE", "SignEDE"],
         "base": ["AnnealedBinarizer", "Binarizer", "BinarizerFactory", "InputBinarizer", "WeightBinarizer"],
         "factory": ["binarizer_factory", "binarizer_signature", "list_binarizers"],
+        "learned": ["RSign"],
         "sign": ["ApproxSign", "SignIdentity", "SignSTE", "SwishSign"],
         "weight": ["Libra", "WeightSign", "XNORScale"],
     },

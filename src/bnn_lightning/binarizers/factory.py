@@ -4,7 +4,7 @@ import difflib
 import inspect
 from typing import Any
 
-from bnn_lightning.binarizers import annealed, sign, weight
+from bnn_lightning.binarizers import annealed, learned, sign, weight
 from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
 
 _BINARIZERS: dict[str, type[Binarizer]] = {
@@ -16,6 +16,7 @@ _BINARIZERS: dict[str, type[Binarizer]] = {
         sign.SwishSign,
         annealed.ReSTE,
         annealed.SignEDE,
+        learned.RSign,
         weight.Libra,
         weight.WeightSign,
         weight.XNORScale,
@@ -48,7 +49,8 @@ def binarizer_signature(name: str) -> inspect.Signature:
         near = difflib.get_close_matches(name, _BINARIZERS, n=1)
         hint = f" Did you mean `{near[0]}`?" if near else ""
         raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
-    return inspect.signature(_BINARIZERS[name])
+    signature = inspect.signature(_BINARIZERS[name])
+    return signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "num_channels"])
 
 
 def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
@@ -56,7 +58,7 @@ def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
 
     Args:
         name: Name of the class, one of `list_binarizers()`.
-        **options: Its keyword arguments; `num_channels` is given by the caller of the factory where a class takes it.
+        **options: Its keyword arguments, without `num_channels`: that one the caller of the factory gives.
 
     Raises:
         ValueError: Unknown name or option, or a value that the class refuses.
@@ -64,6 +66,8 @@ def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
     Example:
         >>> binarizer_factory("SignSTE", clip=1.5)(64)
         SignSTE(clip=1.5)
+        >>> binarizer_factory("RSign")(64)
+        RSign(64, surrogate='approx_sign')
     """
     parameters = binarizer_signature(name).parameters
     cls = _BINARIZERS[name]
@@ -71,8 +75,10 @@ def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:
     if unknown:
         raise ValueError(f"`{name}` has no option `{unknown[0]}`. It has: {', '.join(parameters) or 'none'}.")
 
+    by_channel = "num_channels" in inspect.signature(cls).parameters
+
     def make(num_channels: int) -> Binarizer:
-        return cls(**options, **({"num_channels": num_channels} if "num_channels" in parameters else {}))
+        return cls(**options, **({"num_channels": num_channels} if by_channel else {}))
 
     make(1)  # refuse wrong values now, not when the network is built
     return make

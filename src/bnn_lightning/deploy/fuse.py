@@ -1,4 +1,4 @@
-"""Let packed layers absorb what follows them: batch norm, an addition, PReLU, Hardtanh."""
+"""Let packed layers absorb what follows them: batch norm, an addition, shifts, PReLU, Hardtanh."""
 
 import operator
 from collections.abc import Callable
@@ -9,18 +9,20 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.layers.activation import LearnableBias
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # What tracing raises where Python looks at values or shapes.
 _UNTRACEABLE = (fx.proxy.TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 # How far a layer's epilogue has come; each step may follow those before it.
-_AFFINE, _RESIDUAL, _SLOPE, _CLAMP = range(4)
+_AFFINE, _RESIDUAL, _SLOPE, _SHIFT, _CLAMP = range(5)
 
 
 def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...], str]:
     """Fold the operations behind packed layers into them.
 
-    Folded is what has no other user and stands in the order that kernels have: affine maps, one addition, PReLU, clamp.
+    Folded is what has no other user and stands in the order that kernels have: affine maps, one addition, a shift,
+    PReLU, a shift, clamp.
 
     Args:
         model: In evaluation mode, with `PackedConv2d` layers in it. Its packed layers are changed.
@@ -147,9 +149,20 @@ def _prelu(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     return _SLOPE
 
 
+def _shift(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
+    assert isinstance(module, LearnableBias)
+    if stage <= _RESIDUAL:
+        layer.add_bias_(module.bias)
+        return stage
+    if stage > _SLOPE:
+        return None
+    layer.shift = layer.spread(module.bias)
+    return _SHIFT
+
+
 def _hardtanh(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     assert isinstance(module, nn.Hardtanh)
-    if stage > _SLOPE:
+    if stage > _SHIFT:
         return None
     layer.low, layer.high = float(module.min_val), float(module.max_val)
     return _CLAMP
@@ -161,6 +174,7 @@ def _identity(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
 
 _STEPS: dict[type | tuple[type, ...], Callable[[nn.Module, PackedConv2d, int], int | None]] = {
     (nn.BatchNorm1d, nn.BatchNorm2d): _batch_norm,
+    LearnableBias: _shift,
     nn.PReLU: _prelu,
     nn.Hardtanh: _hardtanh,
     (nn.Identity, nn.Dropout): _identity,

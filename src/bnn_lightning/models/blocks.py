@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
 Shortcut = Callable[[int, int, int], nn.Module]
+# Of a network: binary, its float twin, or binary activations with real weights (the first step of two).
+Binary = bool | Literal["activations"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,16 @@ class LayerFactory:
 
     def conv3x3(self, in_channels: int, out_channels: int, stride: int = 1) -> BinaryConv2d:
         """Make a 3x3 convolution with padding 1 and no bias."""
+        return self.conv(in_channels, out_channels, 3, stride)
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> BinaryConv2d:
+        """Make a convolution with an odd square kernel, padded by half of it, and no bias."""
         return BinaryConv2d(
             in_channels,
             out_channels,
-            3,
+            kernel_size,
             stride,
-            1,
+            kernel_size // 2,
             bias=False,
             input_binarizer=self._input(in_channels),
             weight_binarizer=self._weight(out_channels),
@@ -65,29 +72,33 @@ class LayerFactory:
 
 
 def layer_factory(
-    binary: bool,
+    binary: Binary,
     input_binarizer: BinarizerFactory | None,
     weight_binarizer: BinarizerFactory | None,
     *,
-    defaults: tuple[str, str] = ("SignEDE", "Libra"),
+    defaults: tuple[str | BinarizerFactory, str | BinarizerFactory] = ("SignEDE", "Libra"),
     pad_value: float = 0.0,
 ) -> LayerFactory:
     """Choose the binarizers of a network.
 
     Args:
-        binary: False makes the float twin, whatever the other arguments are.
+        binary: False makes the float twin, whatever the other arguments are; "activations" leaves the weights real.
         input_binarizer: None takes the paper's own.
         weight_binarizer: None takes the paper's own.
-        defaults: Names of the paper's own binarizers of inputs and weights.
+        defaults: The paper's own binarizers of inputs and weights, by name or made.
         pad_value: See `LayerFactory`.
+
+    Raises:
+        ValueError: `binary` is none of the three.
     """
+    if binary not in (True, False, "activations"):
+        raise ValueError(f'`binary` must be true, false or "activations", got {binary!r}.')
     if not binary:
         return LayerFactory()
-    return LayerFactory(
-        binarizer_factory(defaults[0]) if input_binarizer is None else input_binarizer,
-        binarizer_factory(defaults[1]) if weight_binarizer is None else weight_binarizer,
-        pad_value,
-    )
+    inputs, weights = (binarizer_factory(name) if isinstance(name, str) else name for name in defaults)
+    inputs = inputs if input_binarizer is None else input_binarizer
+    weights = weights if weight_binarizer is None else weight_binarizer
+    return LayerFactory(inputs, None if binary == "activations" else weights, pad_value)
 
 
 class PadShortcut(nn.Module):

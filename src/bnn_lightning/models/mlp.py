@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import LayerFactory, layer_factory
+from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
 
 
@@ -87,7 +87,7 @@ def mlp(
     image_size: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    binary: bool = True,
+    binary: Binary = True,
     input_binarizer: BinarizerFactory | None = None,
     weight_binarizer: BinarizerFactory | None = None,
     width: int = 2048,
@@ -104,7 +104,8 @@ def mlp(
         image_size: Height and width of the images; a network fits one size only.
         mean: Normalisation of the images; None, the published choice, leaves them in [0, 1].
         std: See `mean`.
-        binary: False builds the float twin: the same network with torch's linear layers.
+        binary: False builds the float twin: the same network with torch's linear layers; "activations" keeps the
+            weights real, the first of two training steps.
         input_binarizer: Of the second and third layer; None takes SignIdentity.
         weight_binarizer: None takes WeightSign with the identity as gradient.
         width: Units of each hidden layer.

@@ -7,7 +7,14 @@ from torch import nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.backbone import check_size
-from bnn_lightning.models.blocks import DoubleSkipBlock, SingleSkipBlock, conv_shortcut, layer_factory, pad_shortcut
+from bnn_lightning.models.blocks import (
+    Binary,
+    DoubleSkipBlock,
+    SingleSkipBlock,
+    conv_shortcut,
+    layer_factory,
+    pad_shortcut,
+)
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet import ResNet
 
@@ -20,7 +27,7 @@ def resnet20(
     image_size: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    binary: bool = True,
+    binary: Binary = True,
     input_binarizer: BinarizerFactory | None = None,
     weight_binarizer: BinarizerFactory | None = None,
     pad_value: float = 0.0,
@@ -37,7 +44,8 @@ def resnet20(
         image_size: Height and width of the images, at least 3.
         mean: Normalisation of the images; None leaves them in [0, 1].
         std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
         input_binarizer: None takes SignEDE.
         weight_binarizer: None takes Libra.
         pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
@@ -78,7 +86,7 @@ def resnet18(
     image_size: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    binary: bool = True,
+    binary: Binary = True,
     input_binarizer: BinarizerFactory | None = None,
     weight_binarizer: BinarizerFactory | None = None,
     pad_value: float = 0.0,
@@ -95,7 +103,8 @@ def resnet18(
         image_size: Height and width of the images, at least 5.
         mean: Normalisation of the images; None leaves them in [0, 1].
         std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
         input_binarizer: None takes SignEDE.
         weight_binarizer: None takes Libra.
         pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.

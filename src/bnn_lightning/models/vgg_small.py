@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import LayerFactory, layer_factory
+from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
 
 
@@ -85,7 +85,7 @@ def vgg_small(
     image_size: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    binary: bool = True,
+    binary: Binary = True,
     input_binarizer: BinarizerFactory | None = None,
     weight_binarizer: BinarizerFactory | None = None,
     pad_value: float = 0.0,
@@ -102,7 +102,8 @@ def vgg_small(
         image_size: Height and width of the images, at least 8.
         mean: Normalisation of the images; None leaves them in [0, 1].
         std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
         input_binarizer: None takes SignEDE.
         weight_binarizer: None takes Libra.
         pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.

@@ -1,0 +1,61 @@
+"""Activations with learnable shifts."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnableBias(nn.Module):
+    """Add a learnable value to each channel.
+
+    Args:
+        num_channels: Channels of the input, its dimension 1.
+
+    Example:
+        >>> LearnableBias(4)(torch.ones(1, 4, 2, 2)).shape
+        torch.Size([1, 4, 2, 2])
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, ...) to the same shape."""
+        return x + self.bias.view(-1, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        return f"{self.bias.numel()}"
+
+
+class RPReLU(nn.Module):
+    """A PReLU with a learnable shift of each channel before and after it: `PReLU(x + shift_in) + shift_out`.
+
+    ReActNet writes `x - gamma` and `+ zeta`: `shift_in` is -gamma, `shift_out` zeta. Published files hold the shifts.
+
+    Args:
+        num_channels: Channels of the input, its dimension 1.
+        init: Initial slope where the shifted input is negative.
+
+    Example:
+        >>> activation = RPReLU(1)
+        >>> _ = torch.nn.init.constant_(activation.shift_in.bias, -1.0)
+        >>> _ = torch.nn.init.constant_(activation.shift_out.bias, 0.5)
+        >>> activation(torch.tensor([[-1.0], [3.0]])).flatten().tolist()
+        [0.0, 2.5]
+
+    References:
+        Liu et al., ReActNet, ECCV 2020, equation 2.
+    """
+
+    def __init__(self, num_channels: int, init: float = 0.25) -> None:
+        super().__init__()
+        self.shift_in = LearnableBias(num_channels)
+        self.prelu = nn.PReLU(num_channels, init)
+        self.shift_out = LearnableBias(num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, ...) to the same shape."""
+        y: Tensor = self.shift_out(self.prelu(self.shift_in(x)))
+        return y
