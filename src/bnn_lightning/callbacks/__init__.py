@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "checkpoint": ["FinalCheckpoint", "LastCheckpoint"],
         "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
         "clip": ["BiasClip", "LatentClip"],
+        "distill_progress": ["DistillProgress"],
         "embed_config": ["EmbedConfig"],
         "flip_rate": ["FlipRateLogger"],
         "gradient_share": ["GradientShare"],

@@ -8,7 +8,6 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.distill.base import HardLabels
 from bnn_lightning.layers.tree import annealed
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -121,7 +120,7 @@ def check_annealing(task: ClassificationTask, callbacks: Iterable[Callback]) -> 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:
     """Return what to warn of: the backbone is not compiled where a distiller records what is in it."""
-    if not wanted or isinstance(task.distiller, HardLabels):
+    if not wanted or not task.distiller.records:
         return None
     return (
         f"task.compile=true: {type(task.distiller).__name__} records what is inside the network, which so trains "

@@ -6,9 +6,12 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "bank": ["SoftLabelBank"],
+        "ensemble": ["GapEnsemble"],
         "base": ["Batch", "Distiller", "HardLabels", "Outputs"],
         "selfkd": ["SelfKD"],
         "stream": ["self_teacher"],
         "taps": ["Taps", "watch"],
+        "teacher": ["FrozenTeacher", "checkpoint_teacher"],
+        "teacher_kd": ["TeacherKD"],
     },
 )

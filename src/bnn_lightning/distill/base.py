@@ -52,6 +52,31 @@ class Distiller(nn.Module):
     """
 
     weights: dict[str, float]
+    #: Names of what `measured` holds after a training step; the task logs their means as `train/<name>`.
+    measures: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: dict[str, Tensor] = {}
+
+    @property
+    def records(self) -> bool:
+        """Whether `watch` records, in training, what is inside the backbone, which then runs uncompiled."""
+        return False
+
+    def prepare(self, backbone: nn.Module) -> None:
+        """Fetch what training needs, such as teachers, and see that it fits the student, while errors are cheap.
+
+        To be called before training; evaluation does without.
+
+        Raises:
+            ValueError: It does not fit.
+            OSError: A file that is not there.
+            ModuleNotFoundError: A library that is not installed.
+        """
+
+    def set_progress(self, progress: float) -> None:
+        """Take in how far the training is, from 0 to 1, for a distiller that changes with it."""
 
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
         """Wrap one call of `backbone` and record what the losses need; nothing in evaluation."""

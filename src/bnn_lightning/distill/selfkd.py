@@ -118,6 +118,10 @@ class SelfKD(Distiller):
         self.weights = {"hard": 1.0} | {name: weight for name, weight in terms.items() if weight > 0}
         self.bank = SoftLabelBank(num_classes, bank_mode)
 
+    @property
+    def records(self) -> bool:
+        return "feature" in self.weights or ("cluster" in self.weights and self.cluster_on == "penultimate")
+
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
         penultimate = "cluster" in self.weights and self.cluster_on == "penultimate"
         stream = "feature" in self.weights

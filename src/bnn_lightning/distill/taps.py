@@ -78,6 +78,7 @@ class Taps:
         tapped: The outputs of the modules named by `feature_taps()`, with their graph, in order of execution.
         products: The output before the bias of each binary layer, without graph, in order of execution.
         stem: Outputs, without graph, of the outermost modules that had finished before the first binary layer began.
+        maps: Feature maps (N, C, H, W), with their graph, recorded by `record_maps`.
     """
 
     backbone: nn.Module | None = None
@@ -87,6 +88,7 @@ class Taps:
     tapped: deque[Record] = field(default_factory=deque)
     products: deque[Record] = field(default_factory=deque)
     stem: deque[Record] = field(default_factory=deque)
+    maps: dict[Any, Tensor] = field(default_factory=dict)
 
 
 @contextmanager

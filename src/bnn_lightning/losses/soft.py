@@ -71,8 +71,13 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor, temperature: float
         >>> round(loss.item(), 4)  # log 4
         1.3863
     """
+    return soft_cross_entropies(logits, target_logits, temperature).mean()
+
+
+def soft_cross_entropies(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the terms that `soft_cross_entropy` is the mean of, one a sample, shape (N,)."""
     if temperature <= 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     log_student = F.log_softmax(at_least_float32(logits) / temperature, dim=1)
     target = F.softmax(at_least_float32(target_logits.detach()) / temperature, dim=1)
-    return -(target * log_student).sum(1).mean() * temperature**2
+    return -(target * log_student).sum(1) * temperature**2

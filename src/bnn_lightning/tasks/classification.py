@@ -24,9 +24,10 @@ class ClassificationTask(LightningModule):
     """Train and score a backbone.
 
     Logged once an epoch, as means over all of its samples and all ranks: `train/loss`, the weighted terms
-    `train/loss_<name>` that it is the sum of, `train/acc`, `lr` (of the epoch's last step, first group), `s_per_epoch`
-    (training without validation), and `val/loss`, `val/acc`, `val/acc_top5`. A data module without a held-out split
-    (`has_val` is False) validates on the test set: then these are `test/*`, curves on which nothing may be chosen.
+    `train/loss_<name>` that it is the sum of, `train/<name>` for what the distiller measures beside them, `train/acc`,
+    `lr` (of the epoch's last step, first group), `s_per_epoch` (training without validation), and `val/loss`,
+    `val/acc`, `val/acc_top5`. A data module without a held-out split (`has_val` is False) validates on the test set:
+    then these are `test/*`, curves on which nothing may be chosen.
     `train/loss_step` is the loss of a batch, of this rank.
 
     The epoch's sums are in the state dict: an epoch that was interrupted ends with the numbers of one that was not.
@@ -81,8 +82,9 @@ class ClassificationTask(LightningModule):
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
-        self.term_names = tuple(self.distiller.weights)
-        self.train_means = EpochMeans(["loss", *[f"loss_{name}" for name in self.term_names], "acc"], persistent=True)
+        self.term_names = tuple(name for name, weight in self.distiller.weights.items() if weight)
+        terms = [f"loss_{name}" for name in self.term_names]
+        self.train_means = EpochMeans(["loss", *terms, *self.distiller.measures, "acc"], persistent=True)
         self.eval_means = EpochMeans(["loss", "acc", "acc_top5"])
         self.terms: dict[str, Tensor] = {}  # of the running step, weighted, with their graph
         self.checkpoint_extras: dict[str, Any] = {}  # plain containers that every checkpoint carries
@@ -121,6 +123,7 @@ class ClassificationTask(LightningModule):
         """Add a training step to the epoch's sums, without a host synchronisation."""
         number, absent = labels.shape[0], loss.new_zeros(())
         sums = [loss * number, *[self.terms.get(name, absent) * number for name in self.term_names]]
+        sums += [self.distiller.measured[name] * number for name in self.distiller.measures]
         self.train_means.update([*sums, count_correct(logits, labels)], number)
 
     def on_after_backward(self) -> None:

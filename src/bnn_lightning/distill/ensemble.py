@@ -1,0 +1,102 @@
+"""Distillation from a main teacher and assistants that take turns."""
+
+import math
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
+from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.distill.teacher_kd import check_weights, check_width
+from bnn_lightning.losses.ensemble import Grain, gap_weighted_cross_entropy
+
+
+class GapEnsemble(Distiller):
+    r"""A strong main teacher and an assistant, weighted sample by sample by the gaps to the student.
+
+    The loss is soft * `gap_weighted_cross_entropy` with the main teacher and the assistant of the moment, + hard *
+    cross-entropy with the labels. With several assistants, from weak to strong, each serves for an equal part of the
+    training (consecutive distillation): assistant k of K while the progress is in [k / K, (k + 1) / K). The phase
+    follows from the progress alone (`DistillProgress`), so that a resumed run goes on exactly; only the two teachers of
+    the phase run.
+
+    Logged beside the losses is `alpha`, the mean weight of the assistant. In evaluation there is "hard" only.
+
+    Args:
+        main: The strong teacher.
+        assistants: By name, from weak to strong.
+        num_classes: Width of the student's logits.
+        grain: "instance", as the paper has it, or "batch", as its released code executes it.
+        share: Of the sum of both; 0.5 is that of the released code.
+        soft: Weight of "soft".
+        hard: Weight of "hard"; 0, as published, uses no labels.
+        label_smoothing: Of "hard".
+
+    Raises:
+        ValueError: No assistant, or a value out of its range.
+
+    Example:
+        >>> teacher = lambda: FrozenTeacher(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+        >>> distiller = GapEnsemble(teacher(), {"weak": teacher(), "middle": teacher()}, 3)
+        >>> distiller.set_progress(0.4), distiller.assistant
+        (None, 'weak')
+        >>> distiller.set_progress(0.5), distiller.assistant
+        (None, 'middle')
+
+    References:
+        Guo et al., Join the high accuracy club on ImageNet with a binary neural network ticket (BNext), 2022.
+    """
+
+    measures = ("alpha",)
+
+    def __init__(
+        self,
+        main: FrozenTeacher,
+        assistants: Mapping[str, FrozenTeacher],
+        num_classes: int,
+        *,
+        grain: Grain = "instance",
+        share: float = 0.5,
+        soft: float = 1.0,
+        hard: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not assistants:
+            raise ValueError("`assistants` must hold at least one teacher; with one teacher alone take TeacherKD.")
+        if grain not in ("instance", "batch"):
+            raise ValueError(f"`grain` must be one of ['instance', 'batch'], got {grain!r}.")
+        for name, value in (("share", share), ("soft", soft)):
+            if value <= 0:
+                raise ValueError(f"`{name}` must be positive, got {value}: without teachers there is HardLabels.")
+        check_weights({"soft": soft, "hard": hard})
+        self.main, self.assistants, self.num_classes = main, dict(assistants), num_classes
+        self.grain: Grain = grain
+        self.share = share
+        self.label_smoothing = check_label_smoothing(label_smoothing)
+        self.weights = {"hard": hard, "soft": soft}
+        self.assistant = next(iter(self.assistants))
+
+    def set_progress(self, progress: float) -> None:
+        number = len(self.assistants)
+        # A progress of k / K may be a hair below it in floating point.
+        phase = min(number - 1, math.floor(progress * number + 1e-9))
+        self.assistant = list(self.assistants)[phase]
+
+    def prepare(self, backbone: nn.Module) -> None:
+        for teacher in (self.main, *self.assistants.values()):
+            teacher.load(num_classes=self.num_classes, in_channels=getattr(backbone, "in_channels", None))
+
+    def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        logits, losses = outputs.logits, {}
+        if self.weights["hard"] or not self.training:
+            losses["hard"] = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        if not self.training:
+            return losses
+        targets = [teacher(batch.images) for teacher in (self.assistants[self.assistant], self.main)]
+        for target in targets:
+            check_width(target, self.num_classes)
+        losses["soft"], weights = gap_weighted_cross_entropy(logits, targets, self.grain, share=self.share)
+        self.measured = {"alpha": weights[0]}
+        return losses
