@@ -30,7 +30,7 @@ finally:
 def test_help_names_every_verb(words: tuple[str, ...], bnn: Bnn) -> None:
     done = bnn(*words)
     assert done.code == 0
-    for verb in ("train", "evaluate", "conf"):
+    for verb in ("train", "evaluate", "profile", "conf"):
         assert f"    {verb} " in done.out
 
 
@@ -45,7 +45,7 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
     done = bnn(word)
     assert done.code == 2
     assert hint in done.err
-    assert "There are: train, evaluate, conf." in done.err
+    assert "There are: train, evaluate, profile, conf." in done.err
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
         "train --help",
         "train model=mlp --cfg job",
         "evaluate --help",
+        "profile --help",
         "conf ls",
         "conf show distill=skd",
         "--help",

@@ -49,8 +49,10 @@ def composed(script: str) -> str:
     """Return the commands of a script with `--cfg job` behind each."""
     found = commands(script)
     for command in found:
-        if not command.startswith(("bnn train ", "bnn evaluate ", "python train.py ")):
-            raise ValueError(f"`{command}` cannot be composed: a {COMPOSED} block holds only training and evaluation.")
+        if not command.startswith(("bnn train ", "bnn evaluate ", "bnn profile ", "python train.py ")):
+            raise ValueError(
+                f"`{command}` cannot be composed: a {COMPOSED} block holds only verbs with a configuration."
+            )
     return "\n".join(f"{command} --cfg job > /dev/null" for command in found)
 
 

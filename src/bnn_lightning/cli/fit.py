@@ -26,12 +26,14 @@ from bnn_lightning.cli.checks import (
     check_precision,
     check_selection,
 )
+from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
 
 # Of the run and not of the network: it stays out of the checkpoint's configuration.
@@ -120,6 +122,7 @@ def prepare(config: DictConfig) -> Run:
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=settings.trust)
     task = build_task(plain, trust=settings.trust)
+    _say_size(plain, settings.trust)
     callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(datamodule, callbacks, settings.objective)
@@ -132,6 +135,15 @@ def prepare(config: DictConfig) -> Run:
     run = Run(settings, trainer, task, datamodule)
     _take_weights(run, plain)
     return run
+
+
+def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
+    """Say in a line what the network is made of."""
+    try:
+        line = profile_line(profile_config(plain["model"], plain["data"], trust=trust))
+    except (UserError, RuntimeError):  # a network or data of the user's own that `bnn profile` cannot count
+        return
+    rank_zero_info(f"{plain['model'].get('name', 'network')}: {line}")
 
 
 def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:

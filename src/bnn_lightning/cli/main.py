@@ -10,6 +10,7 @@ from bnn_lightning.cli.errors import EXIT_CODE, did_you_mean
 VERBS = {
     "train": "train a network (python train.py is the same)",
     "evaluate": "score every test image with a checkpoint",
+    "profile": "count parameters, operations, bytes and energy of a network",
     "conf": "list, show and copy the options of the configuration",
 }
 
@@ -23,6 +24,7 @@ HELP = """bnn: binary neural networks.
     bnn train                                           the embedded digits, in about a minute
     bnn train model=vgg_small data=cifar10 distill=skd
     bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
+    bnn profile model=resnet20 data=cifar10
 """
 
 

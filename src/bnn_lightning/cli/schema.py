@@ -44,7 +44,16 @@ class EvaluateSettings:
     trust: list[str] = field(default_factory=list)
 
 
-Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings)
+@dataclass
+class ProfileSettings:
+    """The keys of `profile.yaml` that `bnn profile` itself reads."""
+
+    ckpt: str | None = None
+    format: str = "text"
+    trust: list[str] = field(default_factory=list)
+
+
+Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings, ProfileSettings)
 
 
 def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
@@ -61,7 +70,10 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
         raise UserError(f"`epochs` must be 1 or more, got {settings.epochs}.")
     if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
-    if settings.matmul_precision not in ("highest", "high", "medium"):
+    if isinstance(settings, ProfileSettings):
+        if settings.format not in ("text", "json", "csv"):
+            raise UserError(f"`format` must be text, json or csv, got {settings.format}.")
+    elif settings.matmul_precision not in ("highest", "high", "medium"):
         raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
     return settings
 

@@ -100,7 +100,7 @@ def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
     rows = _rows(model)
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
-    with _evaluation(model), torch.no_grad(), counter, _watched(model, counter, rows):
+    with evaluation(model), torch.no_grad(), counter, _watched(model, counter, rows):
         # `forward`, not a call: a network compiled in place would run outside the counter's sight.
         model.forward(image)
     counted = sum(row[kind] for row in rows.values() for kind in ("binary_macs", "mixed_macs", "float_macs"))
@@ -189,7 +189,8 @@ def _watched(model: nn.Module, counter: FlopCounterMode, rows: dict[str, dict[st
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and every module back in its own."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

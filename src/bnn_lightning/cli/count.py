@@ -1,0 +1,114 @@
+"""Count a network that a configuration or a checkpoint names."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from bnn_lightning.cli.build import build
+from bnn_lightning.cli.checkpoint import embedded_config, load_task, read_checkpoint
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import ProfileSettings, read_settings
+from bnn_lightning.layers.tree import is_binary
+from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
+
+Plain = dict[str, Any]
+
+
+def count(config: DictConfig) -> Profile:
+    """Count a network, and print what was found.
+
+    Args:
+        config: As composed by Hydra from `profile.yaml`.
+
+    Raises:
+        UserError: No network is named, or two; or a checkpoint that cannot be read.
+    """
+    settings = read_settings(ProfileSettings, config)
+    silence()
+    facts: Plain
+    if settings.ckpt is not None:
+        facts, profile = _of_checkpoint(settings, config)
+    else:
+        facts, profile = _of_config(settings, config)
+    if settings.format == "json":
+        print(profile_json(profile, **facts))
+    elif settings.format == "csv":
+        print(profile_csv(profile))
+    else:
+        size = " x ".join(map(str, profile.input_size))
+        unfinished = "" if facts["binary_now"] else "; its annealing is not over: counted as the binary network"
+        print(f"{facts['model']} on {facts['data']}, an image of {size}{unfinished}\n\n{profile_text(profile)}")
+    return profile
+
+
+def profile_quickly(make: Callable[[], nn.Module], input_size: tuple[int, ...]) -> Profile:
+    """Count without computing anything, on torch's meta device, where the network can be made and run there.
+
+    Args:
+        make: Makes the network; torch's random numbers are afterwards as before.
+        input_size: Shape of one image, (C, H, W).
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                network = make()
+            return profile_network(network.to("meta"), input_size)
+        except (NotImplementedError, RuntimeError):  # a network that looks at values
+            return profile_network(make(), input_size)
+
+
+def profile_config(model: Plain, data: Plain, *, trust: list[str] | None = None) -> Profile:
+    """Count the network of a configuration.
+
+    Args:
+        model: The section `model`.
+        data: The section `data`, for the shape of an image.
+        trust: See `build`.
+
+    Raises:
+        UserError: See `build`.
+    """
+    return profile_quickly(lambda: build(model, at="model", trust=trust or []), _input_size(data))
+
+
+def _of_config(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
+    if "_target_" not in config.model or "_target_" not in config.data:
+        raise UserError(
+            "name the network and the data whose images it sees, as in `bnn profile model=resnet20 data=cifar10`, or "
+            "a checkpoint of ours: ckpt=..."
+        )
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    sections = {name: plain[name] for name in ("model", "data")}
+    facts = _facts(sections) | {"binary_now": True}
+    return facts, profile_config(plain["model"], plain["data"], trust=settings.trust)
+
+
+def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
+    assert settings.ckpt is not None
+    if "_target_" in config.model or "_target_" in config.data:
+        raise UserError(
+            f"`{settings.ckpt}` says itself which network it is: leave `model=` and `data=` out; for a file that is "
+            "not ours leave `ckpt=` out, since counts depend on the network alone."
+        )
+    embedded = embedded_config(read_checkpoint(settings.ckpt), settings.ckpt)
+    network = load_task(settings.ckpt, trust=settings.trust).backbone
+    facts = {"ckpt": settings.ckpt} | _facts(embedded) | {"binary_now": is_binary(network)}
+    return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(embedded["data"]))
+
+
+def _facts(plain: Plain) -> Plain:
+    model, data = plain["model"], plain["data"]
+    return {"model": model.get("name", model["_target_"]), "data": data.get("name", data["_target_"])}
+
+
+def _input_size(data: Plain) -> tuple[int, ...]:
+    missing = [key for key in ("in_channels", "image_size") if not isinstance(data.get(key), int)]
+    if missing:
+        raise UserError(f"`data.{missing[0]}` must be a whole number for an image to be counted, and is not there.")
+    return (int(data["in_channels"]), int(data["image_size"]), int(data["image_size"]))
