@@ -75,6 +75,7 @@ def rows() -> list[list[str]]:
 
 
 ROWS = rows() + [["data=mnist", f"augment@data.augment={name}"] for name in options("augment")]
+ROWS += [["data=imagenet", f"auto_augment@data.auto_augment={name}"] for name in options("auto_augment")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

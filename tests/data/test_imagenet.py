@@ -1,4 +1,5 @@
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ from PIL import Image
 from pytorch_lightning.plugins.precision import DoublePrecision
 from torchvision.transforms import v2
 
-from bnn_lightning.data import ImageNetDataModule, imagenet
-from bnn_lightning.data.imagenet import DecodedImages, RandomCrop, decode_image
+from bnn_lightning.data import ImageNetDataModule, RandAugment, TrivialAugment, decode
+from bnn_lightning.data.crops import RandomCrop
+from bnn_lightning.data.decode import decode_image, torchcodec
+from bnn_lightning.data.decoded import DecodedImages
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]
 
@@ -108,7 +111,7 @@ def test_test_images_equal_torchvision(root: Path) -> None:
 
 def test_published_sizes() -> None:
     data = ImageNetDataModule("nowhere")
-    assert (data.num_classes, data.image_size, data.resize_size) == (1000, 224, 256)
+    assert (data.num_classes, data.image_size, data.options.shorter_side) == (1000, 224, 256)
     assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert len(data.class_names) == 1000
 
@@ -175,13 +178,11 @@ def test_files_that_are_not_what_they_say_are_decoded(root: Path) -> None:
         assert (image.shape, image.dtype) == ((3, 30, 30), torch.uint8)
 
 
-def test_torchcodec_and_pillow_decode_alike(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if imagenet._torchcodec() is None:
+def test_torchcodec_and_pillow_decode_alike(root: Path) -> None:
+    if torchcodec() is None:
         pytest.skip("needs torchcodec")
-    paths = [str(path) for path in sorted(root.rglob("n*.JPEG"))]
-    fast = [decode_image(path) for path in paths]
-    monkeypatch.setattr(imagenet, "_torchcodec", lambda: None)
-    assert all(torch.equal(image, decode_image(path)) for image, path in zip(fast, paths, strict=True))
+    for path in map(str, sorted(root.rglob("n*.JPEG"))):
+        assert torch.equal(decode_image(path, "torchcodec"), decode_image(path, "pil"))
 
 
 def test_number_of_classes_comes_from_the_folders(root: Path) -> None:
@@ -241,5 +242,200 @@ def test_classes_of_val_must_be_those_of_train(root: Path, tmp_path: Path) -> No
     ],
 )
 def test_bad_options(root: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(root, **options)
+
+
+# Damaged files
+
+
+@pytest.fixture
+def damaged(root: Path, tmp_path: Path) -> Path:
+    """The folder with two damaged training files, neighbours in order, and a damaged test file."""
+    copy = tmp_path / "damaged"
+    shutil.copytree(root, copy)
+    for name in (f"train/{WNIDS[1]}/{WNIDS[1]}_3.JPEG", f"train/{WNIDS[1]}/{WNIDS[1]}_4.JPEG"):
+        (copy / name).write_bytes((copy / name).read_bytes()[:200])
+    (copy / "val" / WNIDS[2] / f"{WNIDS[2]}_1.JPEG").write_bytes(b"")
+    return copy
+
+
+def test_a_damaged_file_is_an_error_that_names_it(damaged: Path) -> None:
+    data = module(damaged)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=rf"{WNIDS[1]}_[34].JPEG` is damaged.*`data.on_damaged=skip`"):
+        epoch(data)
+    assert data.take_passed_over("train") is None
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skipped_training_files_are_replaced_and_named(damaged: Path, root: Path, num_workers: int) -> None:
+    data, whole = module(damaged, on_damaged="skip", num_workers=num_workers), module(root)
+    data.setup("fit")
+    whole.setup("fit")
+    source = data._sets["train"].source
+    bad = [i for i, path in enumerate(source.paths) if path.endswith((f"{WNIDS[1]}_3.JPEG", f"{WNIDS[1]}_4.JPEG"))]
+    assert bad[1] == bad[0] + 1
+    batches = epoch(data)
+    for batch, reference in zip(batches, epoch(whole), strict=True):
+        assert len(batch.images) == 9
+        # The next whole file, after both damaged ones, takes their place with its own label.
+        expected = [bad[1] + 1 if i in bad else i for i in reference.indices.tolist()]
+        assert batch.indices.tolist() == expected
+        assert torch.equal(batch.labels, source.labels[batch.indices])
+        same = [k for k, i in enumerate(reference.indices.tolist()) if i not in bad]
+        assert torch.equal(batch.images[same], reference.images[same])
+    both = batches + epoch(data, 1)
+    with pytest.warns(UserWarning, match="is damaged and passed over") as warned:
+        assert all(len(finished(data, batch)[0]) == 9 for batch in both)
+    assert len(warned) == 2
+    assert [data.take_passed_over("train") for _ in range(2)] == [4, 0]
+
+
+def test_skipped_test_files_are_left_out(damaged: Path) -> None:
+    data = module(damaged, on_damaged="skip", eval_batch_size=4)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [len(batch.images) for batch in batches] == [4, 3, 1]
+    assert sorted(torch.cat([b.indices for b in batches]).tolist()) == [0, 1, 2, 3, 4, 5, 6, 8]
+    assert [Path(name).name for batch in batches for name in batch.damaged] == [f"{WNIDS[2]}_1.JPEG"]
+
+
+def test_a_held_out_image_never_replaces_a_training_image(damaged: Path) -> None:
+    data = module(damaged, on_damaged="skip", val_fraction=0.4, batch_size=4)
+    data.setup("fit")
+    training, held = data._indices["train"].tolist(), data._indices["val"].tolist()
+    for number in range(4):
+        assert {int(i) for batch in epoch(data, number) for i in batch.indices} <= set(training)
+    seen = [int(i) for batch in data.val_dataloader() for i in batch.indices]
+    assert set(seen) <= set(held)
+    assert len(seen) == len(set(seen))
+
+
+def test_a_set_of_damaged_files_is_an_error(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "n01").mkdir(parents=True)
+        for i in range(20):
+            (tmp_path / part / "n01" / f"{i:02}.JPEG").write_bytes(b"no image")
+    data = module(tmp_path, num_classes=1, on_damaged="skip")
+    data.setup("fit")
+    with pytest.raises(ValueError, match="16 images in a row are damaged"):
+        epoch(data)
+    with pytest.raises(ValueError, match="Every image of a batch is damaged"):
+        list(data.test_dataloader())
+
+
+# Sizes, interpolation, augmentation, copies
+
+
+def test_bnexts_evaluation(root: Path) -> None:
+    options = ImageNetDataModule("nowhere", crop_ratio=0.95, interpolation="bicubic").options
+    assert (options.shorter_side, options.image_size) == (235, 224)
+    data = module(root, image_size=19, crop_ratio=0.95, interpolation="bicubic")
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    mode = v2.InterpolationMode.BICUBIC
+    reference = v2.Compose([v2.Resize(20, interpolation=mode, antialias=True), v2.CenterCrop(19)])
+    paths = sorted((root / "val").rglob("*.JPEG"))
+    expected = torch.stack([reference(v2.functional.pil_to_tensor(Image.open(path))) for path in paths])
+    assert torch.equal(batch.images, expected)
+
+
+def test_bicubic_crops(root: Path) -> None:
+    image = decode_image(str(root / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG"))
+    linear, cubic = (RandomCrop(16, 0.5, 0.0, 0, interpolation=name) for name in ("bilinear", "bicubic"))
+    assert not torch.equal(linear(image, 1, 0), cubic(image, 1, 0))
+    assert (linear(image, 1, 0).int() - cubic(image, 1, 0).int()).abs().float().mean() < 8
+
+
+@pytest.mark.parametrize("augment", [RandAugment(), TrivialAugment()])
+def test_augmentation_comes_after_the_crop_in_training_only(root: Path, augment: RandAugment | TrivialAugment) -> None:
+    plain, augmented = module(root, val_fraction=0.3), module(root, val_fraction=0.3, auto_augment=augment)
+    plain.setup("fit")
+    augmented.setup("fit")
+    for before, after in zip(epoch(plain, 2), epoch(augmented, 2), strict=True):
+        for image, index, result in zip(before.images, before.indices.tolist(), after.images, strict=True):
+            assert torch.equal(result, augment(image, index, seed=0, epoch=2))
+    held, reference = next(iter(augmented.val_dataloader())), next(iter(plain.val_dataloader()))
+    assert torch.equal(held.images, reference.images)
+
+
+def test_copies_of_an_image_share_a_batch_and_differ(root: Path) -> None:
+    once, data = module(root, batch_size=8), module(root, batch_size=8, repeats=2)
+    once.setup("fit")
+    data.setup("fit")
+    batches, reference = epoch(data, 1), epoch(once, 1)
+    assert len(batches) == len(reference) == 3
+    first = torch.cat([batch.indices for batch in reference])
+    for number, batch in enumerate(batches):
+        images = (batch.indices % 27).tolist()
+        assert images == 2 * first[4 * number : 4 * number + 4].tolist()
+        assert batch.indices.tolist() == [i + 27 * (k >= 4) for k, i in enumerate(images)]
+        assert torch.equal(batch.labels[:4], batch.labels[4:])
+        assert not any(torch.equal(a, b) for a, b in zip(batch.images[:4], batch.images[4:], strict=True))
+    plain = {int(i): image for batch in reference for i, image in zip(batch.indices, batch.images, strict=True)}
+    for i, image in zip(batches[0].indices[:4].tolist(), batches[0].images[:4], strict=True):
+        assert torch.equal(image, plain[i])
+
+
+def test_copies_are_part_of_a_positions_identity(root: Path) -> None:
+    data, other = module(root, batch_size=8, repeats=2), module(root, batch_size=8)
+    data.setup("fit")
+    other.setup("fit")
+    loader = data.train_dataloader()
+    next(iter(loader))
+    with pytest.raises(ValueError, match="`repeats` was 2 and is None"):
+        other.train_dataloader().load_state_dict(loader.state_dict())
+
+
+def test_training_sizes_have_equal_shares_of_the_training(root: Path) -> None:
+    data = module(root, train_sizes=[8, 12, 16], epochs=6)
+    data.setup("fit")
+    assert [epoch(data, number)[0].images.shape[-1] for number in range(7)] == [8, 8, 12, 12, 16, 16, 16]
+    assert next(iter(data.val_dataloader())).images.shape[-1] == 16
+    loader, resumed = data.train_dataloader(), data.train_dataloader()
+    loader.sampler.set_epoch(3)
+    batches = list(loader)
+    resumed.load_state_dict({**loader.state_dict(), "position": 1})
+    resumed.sampler.set_epoch(3)
+    assert [b.images.shape for b in resumed] == [b.images.shape for b in batches[1:]]
+
+
+def test_sizes_work_with_workers_that_persist(root: Path) -> None:
+    data = module(root, train_sizes=[8, 16], epochs=2, num_workers=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    for number, size in enumerate((8, 16)):
+        loader.sampler.set_epoch(number)
+        assert {batch.images.shape[-1] for batch in loader} == {size}
+
+
+def test_torchcodec_must_be_there_to_be_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "torchcodec", lambda: None)
+    with pytest.raises(ValueError, match="`decoder` must be auto or pil where torchcodec does not load"):
+        module(root, decoder="torchcodec")
+    module(root, decoder="pil")
+
+
+def test_content_is_decoded_as_its_file_is(root: Path) -> None:
+    for path in sorted((root / "train").rglob("*.*g")):
+        assert torch.equal(decode_image(path.read_bytes()), decode_image(str(path)))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"crop_ratio": 0.0}, r"`crop_ratio` must be in \(0, 1\], got 0\.0"),
+        ({"interpolation": "nearest"}, "`interpolation` must be one of bilinear, bicubic, got 'nearest'"),
+        ({"decoder": "cv2"}, "`decoder` must be one of auto, torchcodec, pil, got 'cv2'"),
+        ({"on_damaged": "ignore"}, "`on_damaged` must be one of error, skip, got 'ignore'"),
+        ({"repeats": 0}, "`repeats` must be an integer, 1 or more, got 0"),
+        ({"repeats": 2}, "`repeats` must divide `batch_size` = 9, got 2"),
+        ({"train_sizes": []}, "`train_sizes` must name at least one size"),
+        ({"train_sizes": [0], "epochs": 3}, "`train_sizes` must be an integer, 1 or more, got 0"),
+        ({"train_sizes": [8]}, "`epochs` must be the length of the training"),
+    ],
+)
+def test_bad_options_of_images(root: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module(root, **options)

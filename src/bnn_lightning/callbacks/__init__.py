@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
         "clip": ["BiasClip", "LatentClip"],
         "distill_progress": ["DistillProgress"],
+        "damaged": ["DamagedImages"],
         "embed_config": ["EmbedConfig"],
         "flip_rate": ["FlipRateLogger"],
         "gradient_share": ["GradientShare"],

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
+from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision
@@ -28,6 +29,7 @@ class Score:
 
     Attributes:
         images: How many were scored.
+        damaged: How many could not be read and were left out (`data.on_damaged=skip`).
         top1: Share of the images whose label has the largest logit.
         top5: Share of the images whose label is among the five largest logits.
         loss: Mean cross-entropy.
@@ -37,20 +39,22 @@ class Score:
     top1: float
     top5: float
     loss: float
+    damaged: int = 0
 
     def __str__(self) -> str:
+        left_out = f" ({self.damaged} damaged ones left out)" if self.damaged else ""
         return (
-            f"images: {self.images}\ntop-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
+            f"images: {self.images}{left_out}\ntop-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
             f"loss:   {self.loss:.4f}"
         )
 
 
 class CountImages(Callback):
-    """Count the test images that went through the network, on all ranks."""
+    """Count the test images that went through the network, and the damaged ones that did not, on all ranks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count = self.damaged = 0
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -60,6 +64,7 @@ class CountImages(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         count = torch.tensor(self.count, device=pl_module.device)
         self.count = int(trainer.strategy.reduce(count, reduce_op="sum"))
+        self.damaged = count_passed_over(trainer, "test") or 0
 
 
 def score(config: DictConfig) -> Score:
@@ -89,7 +94,8 @@ def score(config: DictConfig) -> Score:
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
     check_data(datamodule, trainer, stage="test")
     found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
-    result = Score(counter.count, *(float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss")))
+    top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
+    result = Score(counter.count, top1, top5, loss, damaged=counter.damaged)
     _say(f"\n{result}")
     return result
 

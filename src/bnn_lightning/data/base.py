@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.loader import ResumableLoader
-from bnn_lightning.data.sampler import EpochSampler, evaluation_slices, training_slices
+from bnn_lightning.data.sampler import Copies, EpochSampler, evaluation_slices, training_slices
 from bnn_lightning.data.split import stratified_split
 
 
@@ -181,11 +181,15 @@ class ImageDataModule(LightningDataModule):
         return slices
 
     def _training_loader(
-        self, indices: Tensor, batches: Callable[[EpochSampler], Iterable[Any]] | None = None
+        self,
+        indices: Tensor,
+        batches: Callable[[EpochSampler], Iterable[Any]] | None = None,
+        *,
+        copies: Copies | None = None,
     ) -> ResumableLoader:
         slices = self._training_slices(len(indices))
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = EpochSampler(indices, slices, split="train", seed=None if overfit else self.seed)
+        sampler = EpochSampler(indices, slices, split="train", seed=None if overfit else self.seed, copies=copies)
         identity = {
             "batch_size": self.batch_size,
             "local_batch_size": self.local_batch_size(),
@@ -193,6 +197,8 @@ class ImageDataModule(LightningDataModule):
             "training_images": len(indices),
             "seed": self.seed,
         }
+        if copies is not None:
+            identity["repeats"] = copies.repeats
         return ResumableLoader(sampler, batches and batches(sampler), identity=identity)
 
     def _evaluation_loader(

@@ -17,6 +17,9 @@ RESIZED_CROP = range(16, 57)
 SPLIT = range(61, 62)
 ORDER = range(62, 64)
 
+# Families have 64 streams each. Family 0 has the ranges above.
+AUTO_AUGMENT = 1
+
 
 def _signed(value: int) -> int:
     """Map 64 bits to the int64 of the same bits."""
@@ -36,12 +39,13 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def epoch_key(seed: int, epoch: int) -> int:
-    """Mix `seed` and `epoch` into 64 bits."""
-    return _mix_int(_mix_int(seed + _GAMMA) + (epoch + 1) * _GAMMA)
+def epoch_key(seed: int, epoch: int, family: int = 0) -> int:
+    """Mix `seed`, `epoch` and the family of streams into 64 bits."""
+    key = _mix_int(_mix_int(seed + _GAMMA) + (epoch + 1) * _GAMMA)
+    return _mix_int(key + family * _MIX_2) if family else key
 
 
-def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int) -> Tensor:
+def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int, family: int = 0) -> Tensor:
     """Draw 32 random bits for every index and stream.
 
     Args:
@@ -49,6 +53,7 @@ def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int) -> Tens
         streams: Which of the 64 independent streams of an image to draw from.
         seed: Seed of the run.
         epoch: Number of the epoch.
+        family: Which set of 64 streams.
 
     Returns:
         Integers in [0, 2**32), (streams, N), int64.
@@ -63,7 +68,7 @@ def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int) -> Tens
         SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
     stream = torch.arange(streams.start, streams.stop, device=index.device).unsqueeze(1)
-    x = (index * _STREAMS + stream) * _signed(_GAMMA) + _signed(epoch_key(seed, epoch))
+    x = (index * _STREAMS + stream) * _signed(_GAMMA) + _signed(epoch_key(seed, epoch, family))
     x = (x ^ _shift(x, 30)) * _signed(_MIX_1)
     x = (x ^ _shift(x, 27)) * _signed(_MIX_2)
     return _shift(x ^ _shift(x, 31), 32)

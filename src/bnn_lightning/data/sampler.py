@@ -1,6 +1,7 @@
 """The one sampler: which images form which batch on which rank."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,39 @@ def evaluation_slices(num_images: int, batch_size: int, *, rank: int, parts: int
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Repeated augmentation: several copies of an image in one batch, told apart by their index.
+
+    Args:
+        repeats: Copies of an image in a batch.
+        batch_size: Images an optimizer step; divisible by `repeats`.
+        offset: Added to the index for each further copy: the number of images of the set.
+
+    Example:
+        >>> Copies(repeats=2, batch_size=4, offset=100).repeat(torch.arange(8)).tolist()
+        [0, 1, 100, 101, 2, 3, 102, 103]
+
+    References:
+        Hoffer et al., "Augment your batch: better training with larger batches", 2019.
+    """
+
+    repeats: int
+    batch_size: int
+    offset: int
+
+    def repeat(self, order: Tensor) -> Tensor:
+        """Return an order of the same length that goes through the first images of `order`.
+
+        The first copies of a batch come before its second ones: ranks that share it each see different images.
+        """
+        step, within = (
+            part(torch.arange(len(order)), self.batch_size) for part in (torch.floor_divide, torch.remainder)
+        )
+        images = self.batch_size // self.repeats
+        return order[step * images + within % images] + within // images * self.offset
+
+
 class EpochSampler:
     """Yield one `Indices` a batch, in an order that depends on (seed, epoch) alone.
 
@@ -86,14 +120,24 @@ class EpochSampler:
         slices: Where in the order each batch of this rank lies.
         split: Written into each batch.
         seed: Seed of the order; None goes through `indices` as they stand.
+        copies: Repeated augmentation; None shows each image once.
 
     Attributes:
         epoch: Lightning sets it through `set_epoch` at the start of each epoch.
         start: The batch that the next iteration begins with.
     """
 
-    def __init__(self, indices: Tensor, slices: Sequence[slice], *, split: str, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        indices: Tensor,
+        slices: Sequence[slice],
+        *,
+        split: str,
+        seed: int | None = None,
+        copies: Copies | None = None,
+    ) -> None:
         self.indices = indices
+        self.copies = copies
         self.slices = list(slices)
         self.split = split
         self.seed = seed
@@ -110,7 +154,8 @@ class EpochSampler:
         # Sorting by a hash of the position, rather than `torch.randperm`, holds across versions of torch.
         position = torch.arange(len(self.indices))
         keys = random_bits(position, ORDER, seed=self.seed, epoch=self.epoch)
-        return self.indices[torch.argsort((keys[0] << 31) | (keys[1] >> 1), stable=True)]
+        order = self.indices[torch.argsort((keys[0] << 31) | (keys[1] >> 1), stable=True)]
+        return order if self.copies is None else self.copies.repeat(order)
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -1,0 +1,295 @@
+"""Sets of encoded images: host workers decode and crop whole batches, the device finishes them."""
+
+import warnings
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bnn_lightning.data.auto_augment import AutoAugment
+from bnn_lightning.data.base import DataSpec, ImageDataModule
+from bnn_lightning.data.checks import check_integer, check_number
+from bnn_lightning.data.crops import CentreCrop, Interpolation, RandomCrop, interpolation_mode
+from bnn_lightning.data.decode import DamagedImageError, Decoder, check_decoder
+from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
+from bnn_lightning.data.transforms import lighting, to_float
+
+OnDamaged = Literal["error", "skip"]
+# Damaged files in a row that are passed over before this is taken for a damaged set.
+_MOST_IN_A_ROW = 16
+
+
+class DecodedImages(NamedTuple):
+    """What a worker yields: images as bytes, what the device needs to finish them, and the files that were damaged.
+
+    With repeated augmentation an index counts the copies too: `index % number of images` is the image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    epoch: int
+    split: str
+    damaged: tuple[str, ...] = ()
+
+
+class ImageSource(Protocol):
+    """Where encoded images come from.
+
+    Attributes:
+        labels: (N,), int64.
+    """
+
+    labels: Tensor
+
+    def decode(self, index: int) -> Tensor:
+        """Return an image, (3, H, W), uint8; raises `DamagedImageError`."""
+
+    def name(self, index: int) -> str:
+        """Return what a message calls an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How decoded images are cut, augmented and scored. The arguments are those of `ImageNetDataModule`."""
+
+    image_size: int
+    resize_size: int | None
+    crop_ratio: float
+    interpolation: Interpolation
+    min_area: float
+    flip: float
+    lighting: float
+    auto_augment: AutoAugment | None
+    repeats: int
+    train_sizes: Sequence[int] | None
+    epochs: int | None
+    decoder: Decoder
+    on_damaged: OnDamaged
+
+    def __post_init__(self) -> None:
+        check_integer("image_size", self.image_size, 1)
+        check_number("crop_ratio", self.crop_ratio, "in (0, 1]", lambda ratio: 0 < ratio <= 1)
+        rule = f"at least `image_size` = {self.image_size}"
+        check_number("resize_size", self.shorter_side, rule, lambda size: size >= self.image_size)
+        check_number("min_area", self.min_area, "in (0, 1]", lambda share: 0 < share <= 1)
+        check_number("flip", self.flip, "a probability in [0, 1]", lambda p: 0 <= p <= 1)
+        check_number("lighting", self.lighting, "0 or more", lambda std: std >= 0)
+        check_integer("repeats", self.repeats, 1)
+        interpolation_mode(self.interpolation)
+        check_decoder(self.decoder)
+        if self.on_damaged not in get_args(OnDamaged):
+            raise ValueError(f"`on_damaged` must be one of {', '.join(get_args(OnDamaged))}, got {self.on_damaged!r}.")
+        if self.train_sizes is not None:
+            if not self.train_sizes:
+                raise ValueError(
+                    "`train_sizes` must name at least one size, got none; null is `image_size` throughout."
+                )
+            for size in self.train_sizes:
+                check_integer("train_sizes", size, 1)
+            if self.epochs is None:
+                raise ValueError("`epochs` must be the length of the training where `train_sizes` is given, got null.")
+            check_integer("epochs", self.epochs, 1)
+
+    @property
+    def shorter_side(self) -> int:
+        """Shorter side of an evaluation image before its centre is cut out."""
+        # 224 / 0.95 is 235, as in timm; the small term keeps 256 of 224 / 0.875 whatever the rounding.
+        return int(self.image_size / self.crop_ratio + 1e-6) if self.resize_size is None else self.resize_size
+
+    def train_size(self, epoch: int) -> int:
+        """Return the size of training images in an epoch: the listed sizes have equal shares of the training."""
+        if self.train_sizes is None or self.epochs is None:
+            return self.image_size
+        return self.train_sizes[min(epoch * len(self.train_sizes) // self.epochs, len(self.train_sizes) - 1)]
+
+
+class DecodedBatches(Dataset[DecodedImages]):
+    """Decode, crop and augment; an item is a whole batch.
+
+    A damaged image is an error, or passed over. In training the next whole image of the training set, in the order of
+    the files, then takes its place, so that batches keep their size and do not depend on workers or devices; in
+    evaluation it is left out of its batch. Either way the batch names it.
+
+    Args:
+        source: Encoded images.
+        options: See `ImageOptions`.
+        seed: Seed of the run.
+        training: Indices that may replace a damaged training image, ascending.
+    """
+
+    def __init__(self, source: ImageSource, options: ImageOptions, *, seed: int, training: Tensor) -> None:
+        self.source, self.options, self.seed, self.training = source, options, seed, training
+        self.crop = RandomCrop(
+            options.train_size, options.min_area, options.flip, seed, interpolation=options.interpolation
+        )
+        self.centre = CentreCrop(options.shorter_side, options.image_size, interpolation=options.interpolation)
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def __getitem__(self, batch: Indices) -> DecodedImages:
+        number = len(self)
+        kept: list[int] = []
+        images: list[Tensor] = []
+        damaged: list[str] = []
+        for key in batch.indices.tolist():
+            found = self._whole(key % number, damaged, is_train=batch.split == "train")
+            if found is None:
+                continue
+            image, index = found
+            kept.append(key if index == key % number else index)
+            if batch.split != "train":
+                images.append(self.centre(image))
+                continue
+            image = self.crop(image, key, batch.epoch)
+            if self.options.auto_augment is not None:
+                image = self.options.auto_augment(image, key, seed=self.seed, epoch=batch.epoch)
+            images.append(image)
+        if not images:
+            raise DamagedImageError(f"Every image of a batch is damaged: {', '.join(damaged[:5])} and so on.")
+        indices = torch.tensor(kept)
+        labels = self.source.labels[indices % number]
+        return DecodedImages(torch.stack(images), labels, indices, batch.epoch, batch.split, tuple(damaged))
+
+    def _whole(self, own: int, damaged: list[str], *, is_train: bool) -> tuple[Tensor, int] | None:
+        """Decode an image, or in training the next whole one; `damaged` takes the name of one that is not whole."""
+        index = own
+        for attempt in range(_MOST_IN_A_ROW):
+            try:
+                return self.source.decode(index), index
+            except DamagedImageError:
+                if self.options.on_damaged == "error":
+                    raise
+            if attempt == 0:
+                damaged.append(self.source.name(own))
+            if not is_train:
+                return None
+            index = int(self.training[int(torch.searchsorted(self.training, index + 1)) % len(self.training)])
+        raise DamagedImageError(f"{_MOST_IN_A_ROW} images in a row are damaged, beginning with `{damaged[-1]}`.")
+
+
+class DecodedDataModule(ImageDataModule):
+    """A set of encoded images; a subclass says where they come from."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        root: str | Path,
+        *,
+        options: ImageOptions,
+        batch_size: int,
+        val_fraction: float,
+        seed: int,
+        eval_batch_size: int | None,
+        num_workers: int,
+        drop_last: bool,
+        in_channels: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        super().__init__(
+            spec,
+            root,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            image_size=options.image_size,
+            num_classes=None,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+        )
+        if batch_size % options.repeats:
+            raise ValueError(f"`repeats` must divide `batch_size` = {batch_size}, got {options.repeats}.")
+        self.options = options
+        self._named: set[str] = set()
+        self._passed_over: Counter[str] = Counter()
+        self._sets: dict[str, DecodedBatches] = {}
+        self._indices: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def require(self) -> None:
+        """See that the set is there and fits, or raise an error that says what to put where."""
+
+    @abstractmethod
+    def source(self, part: Literal["train", "val"]) -> ImageSource:
+        """Open a part of the set."""
+
+    def setup(self, stage: str) -> None:
+        self.require()
+        if stage == "fit":
+            self.local_batch_size()
+        if (stage == "fit" or (stage == "validate" and self.has_val)) and "train" not in self._sets:
+            source = self.source("train")
+            self._indices["train"], self._indices["val"] = self._split_training(source.labels)
+            self._sets["train"] = self._batches(source, self._indices["train"])
+        if (stage == "test" or not self.has_val) and "test" not in self._sets:
+            source = self.source("val")
+            self._indices["test"] = torch.arange(len(source.labels))
+            self._sets["test"] = self._batches(source, self._indices["test"])
+        if stage == "fit":
+            self._training_slices(len(self._indices["train"]))
+
+    def _batches(self, source: ImageSource, training: Tensor) -> DecodedBatches:
+        return DecodedBatches(source, self.options, seed=self.seed, training=training)
+
+    def train_dataloader(self) -> ResumableLoader:
+        repeats, number = self.options.repeats, len(self._sets["train"])
+        copies = Copies(repeats=repeats, batch_size=self.batch_size, offset=number) if repeats > 1 else None
+        return self._training_loader(self._indices["train"], self._workers("train", persistent=True), copies=copies)
+
+    def val_dataloader(self) -> ResumableLoader:
+        if not self.has_val:
+            return self.test_dataloader()
+        return self._evaluation_loader(self._indices["val"], "val", self._workers("train"))
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._evaluation_loader(self._indices["test"], "test", self._workers("test"))
+
+    def _workers(self, part: str, persistent: bool = False) -> Callable[[EpochSampler], Iterable[Any]]:
+        """Return a function that puts worker processes behind a sampler; each decodes whole batches."""
+
+        def decode(sampler: EpochSampler) -> Iterable[Any]:
+            return DataLoader(
+                self._sets[part],
+                sampler=sampler,
+                batch_size=None,
+                num_workers=self.num_workers,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=persistent and self.num_workers > 0,
+            )
+
+        return decode
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(batch, DecodedImages):
+            return batch
+        if batch.damaged:
+            self._note_damaged(batch)
+        images = to_float(batch.images)
+        if batch.split == "train" and self.options.lighting:
+            images = lighting(images, batch.indices, self.options.lighting, seed=self.seed, epoch=batch.epoch)
+        return (images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)), batch.labels
+
+    def _note_damaged(self, batch: DecodedImages) -> None:
+        self._passed_over[batch.split] += len(batch.damaged)
+        for name in batch.damaged:
+            if name not in self._named:
+                # Not of rank 0 only: in an epoch one rank meets it.
+                warnings.warn(f"`{name}` is damaged and passed over.", stacklevel=2)
+                self._named.add(name)
+
+    def take_passed_over(self, split: str) -> int | None:
+        """Return how many damaged files of a split this rank met since the last call; None where one is an error."""
+        return self._passed_over.pop(split, 0) if self.options.on_damaged == "skip" else None

@@ -1,0 +1,208 @@
+"""RandAugment and TrivialAugment: operations against Pillow and torchvision, draws against their distribution."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, TrivialAugmentWide
+from torchvision.transforms.v2 import functional as tv
+
+from bnn_lightning.data import RandAugment, TrivialAugment
+from bnn_lightning.data.auto_augment import OPERATIONS
+
+FILL = (124.0, 116.0, 104.0)
+FILL_PIL = (124, 116, 104)
+
+
+def smooth(size: int = 48) -> Tensor:
+    values = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    values = torch.nn.functional.interpolate(values, size=(size, size), mode="bicubic").clamp(0, 1)[0]
+    return (values * 255).to(torch.uint8)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=FILL_PIL)
+
+
+def solarize_add(image: Image.Image, add: int) -> Image.Image:
+    return image.point([min(255, i + add) if i < 128 else i for i in range(256)] * 3)
+
+
+# What timm does with Pillow, by the value that an operation gets.
+PILLOW = {
+    "auto_contrast": lambda x, v: ImageOps.autocontrast(x),
+    "equalize": lambda x, v: ImageOps.equalize(x),
+    "invert": lambda x, v: ImageOps.invert(x),
+    "rotate": lambda x, v: x.rotate(v, Image.Resampling.BILINEAR, fillcolor=FILL_PIL),
+    "posterize": lambda x, v: ImageOps.posterize(x, v),
+    "solarize": lambda x, v: ImageOps.solarize(x, v),
+    "solarize_add": solarize_add,
+    "color": lambda x, v: ImageEnhance.Color(x).enhance(v),
+    "contrast": lambda x, v: ImageEnhance.Contrast(x).enhance(v),
+    "brightness": lambda x, v: ImageEnhance.Brightness(x).enhance(v),
+    "sharpness": lambda x, v: ImageEnhance.Sharpness(x).enhance(v),
+    "shear_x": lambda x, v: affine(x, (1, v, 0, 0, 1, 0)),
+    "shear_y": lambda x, v: affine(x, (1, 0, 0, v, 1, 0)),
+    "translate_x": lambda x, v: affine(x, (1, 0, v, 0, 1, 0)),
+    "translate_y": lambda x, v: affine(x, (1, 0, 0, 0, 1, v)),
+}
+VALUES = {
+    "rotate": (21.0, -12.0),
+    "posterize": (2, 1),
+    "solarize": (77, 256),
+    "solarize_add": (77, 0),
+    **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), (1.63, 0.37)),
+    **dict.fromkeys(("shear_x", "shear_y"), (0.21, -0.21)),
+    **dict.fromkeys(("translate_x", "translate_y"), (15.12, -7.5)),
+}
+# Pillow's matrix leads from the result to the image; both signs are drawn alike.
+MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+
+@pytest.mark.parametrize("name, value", [(name, v) for name in PILLOW for v in VALUES.get(name, (0,))])
+def test_operations_are_those_of_timm(name: str, value: float) -> None:
+    image = smooth()
+    ours = OPERATIONS[name](image, value, FILL).int()
+    theirs = torch.from_numpy(np.array(PILLOW[name](to_pil(image), -value if name.startswith("translate") else value)))
+    difference = (ours - theirs.permute(2, 0, 1).int()).abs()
+    if name in MOVES:
+        # Within the image; at its edge Pillow does not blend with the colour from outside.
+        assert difference.float().quantile(0.9) <= 2
+    else:
+        assert difference.max() <= 2
+    assert ours.shape == image.shape
+
+
+def test_rand_augment_draws_as_timm_does() -> None:
+    augment, number = RandAugment(), 6000
+    drawn = [augment.choices(i, 224, seed=3, epoch=1) for i in range(number)]
+    lengths = Counter(map(len, drawn))
+    for length, share in ((0, 0.25), (1, 0.5), (2, 0.25)):
+        assert abs(lengths[length] / number - share) < 0.03
+    names = Counter(name for chosen in drawn for name, _ in chosen)
+    assert set(names) == set(PILLOW)
+    expected = number / 15
+    assert sum((count - expected) ** 2 / expected for count in names.values()) < 36.1  # chi-square, 14 degrees, 0.1 %
+    angles = torch.tensor([value for chosen in drawn for name, value in chosen if name == "rotate"]).double()
+    assert abs(float(angles.abs().mean()) / 30 - 0.7) < 0.01
+    assert abs(float(angles.abs().std()) / 30 - 0.05) < 0.01
+    assert abs(float((angles > 0).double().mean()) - 0.5) < 0.12
+    assert {value for chosen in drawn for name, value in chosen if name == "posterize"} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("rotate", 21.0),
+        ("posterize", 2),
+        ("solarize", 77),
+        ("solarize_add", 77),
+        ("color", (1.63, 0.37)),
+        ("sharpness", (1.63, 0.37)),
+        ("shear_x", 0.21),
+        ("translate_y", 0.45 * 0.7 * 224),
+    ],
+)
+def test_values_at_level_seven(name: str, value: float | tuple[float, ...]) -> None:
+    augment = RandAugment(std=0.0, probability=1.0)
+    found = {v for i in range(400) for n, v in augment.choices(i, 224, seed=0, epoch=0) if n == name}
+    wanted = set(value) if isinstance(value, tuple) else {value}
+    for v in found:
+        assert any(math.isclose(abs(v), w, abs_tol=1e-9) for w in wanted)
+    if name in ("rotate", "shear_x", "translate_y"):
+        assert len(found) == 2
+
+
+def test_level_is_cut_off_at_its_ends() -> None:
+    wild = RandAugment(std=100.0, probability=1.0)
+    values = [v for i in range(500) for n, v in wild.choices(i, 224, seed=0, epoch=0) if n == "solarize_add"]
+    assert (min(values), max(values)) == (0, 110)
+
+
+def test_trivial_augment_is_torchvisions() -> None:
+    image, ours, theirs = (
+        smooth(),
+        TrivialAugment(),
+        TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR, fill=0),
+    )
+    names = {
+        "Identity": "identity",
+        "ShearX": "shear_x",
+        "ShearY": "shear_y",
+        "TranslateX": "translate_x",
+        "TranslateY": "translate_y",
+        "Rotate": "rotate",
+        "Brightness": "brightness",
+        "Color": "color",
+        "Contrast": "contrast",
+        "Sharpness": "sharpness",
+        "Posterize": "posterize",
+        "Solarize": "solarize",
+        "AutoContrast": "auto_contrast",
+        "Equalize": "equalize",
+    }
+    space = theirs._AUGMENTATION_SPACE
+    assert set(names) == set(space)
+    drawn: dict[str, set[float]] = {}
+    for i in range(6000):
+        name, value = ours.choice(i, seed=0, epoch=0)
+        drawn.setdefault(name, set()).add(value)
+    for original, name in names.items():
+        magnitudes, signed = space[original]
+        levels = magnitudes(31, 48, 48)
+        if levels is None:
+            assert drawn[name] == {0}
+            continue
+        if original == "Solarize":
+            wanted = {255 * float(v) for v in levels}
+        elif original in ("Brightness", "Color", "Contrast", "Sharpness"):
+            wanted = {1 + s * float(v) for v in levels for s in (-1, 1)}
+        elif original.startswith("Translate"):
+            wanted = {int(s * round(float(v), 4)) for v in levels for s in (-1, 1)}
+        else:
+            wanted = {s * float(v) for v in levels for s in ((-1, 1) if signed else (1,))}
+        for value in drawn[name]:
+            assert min(abs(value - w) for w in wanted) < 1e-4, (original, value)
+        assert len(drawn[name]) > 0.8 * len(wanted)
+    magnitude = 0.4
+    for original in ("ShearX", "ShearY"):
+        reference = theirs._apply_image_or_video_transform(
+            image, original, magnitude, interpolation=InterpolationMode.BILINEAR, fill=theirs._fill
+        )
+        assert torch.equal(OPERATIONS[names[original]](image, magnitude, (0.0, 0.0, 0.0)), reference)
+    turned = tv.rotate(image, 45.0, InterpolationMode.BILINEAR, fill=[0.0] * 3)
+    assert torch.equal(OPERATIONS["rotate"](image, 45.0, (0.0,) * 3), turned)
+
+
+@pytest.mark.parametrize("augment", [RandAugment(probability=1.0), TrivialAugment()])
+def test_draws_depend_on_seed_epoch_and_image_alone(augment: RandAugment | TrivialAugment) -> None:
+    image = smooth()
+    first = [augment(image, i, seed=1, epoch=2) for i in range(12)]
+    again = [augment(image, i, seed=1, epoch=2) for i in reversed(range(12))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for seed, epoch in ((1, 3), (2, 2)):
+        other = [augment(image, i, seed=seed, epoch=epoch) for i in range(12)]
+        assert sum(torch.equal(a, b) for a, b in zip(first, other, strict=True)) < 5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_ops": 0}, "`num_ops` must be an integer, 1 or more, got 0"),
+        ({"num_ops": 13}, "`num_ops` must be at most 12, got 13"),
+        ({"magnitude": 11.0}, r"`magnitude` must be in \[0, 10\], got 11\.0"),
+        ({"std": -1.0}, "`std` must be 0 or more"),
+        ({"probability": 2.0}, r"`probability` must be in \[0, 1\]"),
+    ],
+)
+def test_bad_options(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandAugment(**options)
