@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "factory": ["binarizer_factory", "binarizer_signature", "list_binarizers"],
         "learned": ["RSign"],
         "sign": ["ApproxSign", "SignIdentity", "SignSTE", "SwishSign"],
+        "temperature": ["TemperatureSign"],
         "weight": ["Libra", "WeightSign", "XNORScale"],
     },
 )

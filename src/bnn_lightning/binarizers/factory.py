@@ -4,7 +4,7 @@ import difflib
 import inspect
 from typing import Any
 
-from bnn_lightning.binarizers import annealed, learned, sign, weight
+from bnn_lightning.binarizers import annealed, learned, sign, temperature, weight
 from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
 
 _BINARIZERS: dict[str, type[Binarizer]] = {
@@ -17,6 +17,7 @@ _BINARIZERS: dict[str, type[Binarizer]] = {
         annealed.ReSTE,
         annealed.SignEDE,
         learned.RSign,
+        temperature.TemperatureSign,
         weight.Libra,
         weight.WeightSign,
         weight.XNORScale,
@@ -30,7 +31,7 @@ def list_binarizers(kind: type[Binarizer] = Binarizer) -> list[str]:
     Example:
         >>> from bnn_lightning.binarizers import WeightBinarizer
         >>> list_binarizers(WeightBinarizer)
-        ['Libra', 'WeightSign', 'XNORScale']
+        ['Libra', 'TemperatureSign', 'WeightSign', 'XNORScale']
     """
     return sorted(name for name, cls in _BINARIZERS.items() if issubclass(cls, kind))
 

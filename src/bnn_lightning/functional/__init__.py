@@ -9,11 +9,13 @@ __getattr__, __dir__, __all__ = attach(
         "sign": [
             "approx_sign",
             "ede_sharpness",
+            "geometric_temperature",
             "reste",
             "sign_ede",
             "sign_identity",
             "sign_ste",
             "swish_sign",
+            "temperature_sign",
         ],
         "stats": ["count_flips", "sign_entropy"],
     },

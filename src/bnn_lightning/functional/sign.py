@@ -146,6 +146,28 @@ class _SignEDE(torch.autograd.Function):
         return _aten.tanh_backward(grad, (x * t).tanh_()).mul_(t.clamp(min=1.0)), None
 
 
+class _TemperatureSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, temperature: Tensor, threshold: float, clip: float | None) -> Tensor:
+        # Chosen on the device: to ask for the temperature would cost a host synchronisation a layer.
+        relaxed = (x / temperature.clamp(min=threshold)).clamp(-1.0, 1.0)
+        return torch.where(temperature > threshold, relaxed, sign(x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, float | None], output: Tensor) -> None:
+        ctx.clip = inputs[3]
+        if ctx.clip is not None:
+            ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.clip is not None:
+            grad = grad.masked_fill(ctx.saved_tensors[0].abs() > ctx.clip, 0.0)
+        return grad, None, None, None
+
+
 def sign_ste(x: Tensor, clip: float = 1.0) -> Tensor:
     r"""Binarize with the clipped straight-through estimator.
 
@@ -167,7 +189,7 @@ def sign_ste(x: Tensor, clip: float = 1.0) -> Tensor:
     References:
         Hubara et al., Binarized Neural Networks, NeurIPS 2016, equation 4.
     """
-    return sign_identity(x) if math.isinf(clip) else cast(Tensor, _SignSTE.apply(x, clip)[0])
+    return sign_identity(x) if clip == math.inf else cast(Tensor, _SignSTE.apply(x, clip)[0])
 
 
 def sign_identity(x: Tensor) -> Tensor:
@@ -281,3 +303,51 @@ def ede_sharpness(progress: float, t_min: float = 1e-3, t_max: float = 10.0) -> 
         [0.001, 0.1, 10.0]
     """
     return float(t_min * (t_max / t_min) ** progress)
+
+
+def temperature_sign(x: Tensor, temperature: Tensor | float, threshold: float = 1e-7, clip: float = math.inf) -> Tensor:
+    r"""Binarize progressively: a ramp that becomes steeper as its temperature T falls, and at last the sign itself.
+
+    Value `clip(x / T, -1, 1)` while `T > threshold`, and exactly `sign(x)` from there down; gradient 1 where
+    `|x| <= clip`, else 0, at every temperature.
+
+    Args:
+        x: Any shape; BNext's latent weights.
+        temperature: T, a number or a 0-dimensional tensor (which costs no host synchronisation).
+        threshold: Positive; the temperature at which the ramp becomes the sign.
+        clip: Half-width of the support of the gradient; `inf` is the plain identity of BNext.
+
+    Example:
+        >>> x = torch.tensor([-2.0, -0.3, 0.0, 3e-4], requires_grad=True)
+        >>> temperature_sign(x, 1e-3).detach()
+        tensor([-1.0000, -1.0000,  0.0000,  0.3000])
+        >>> temperature_sign(x, 1e-8, clip=1.5).sum().backward()
+        >>> x.grad
+        tensor([0., 1., 1., 1.])
+
+    References:
+        Guo et al., BNext, 2022, progressive weight binarization; Guo et al., BoolNet, 2021.
+    """
+    if not isinstance(temperature, Tensor):
+        temperature = torch.tensor(temperature, dtype=x.dtype, device=x.device)
+    return cast(Tensor, _TemperatureSign.apply(x, temperature, threshold, None if clip == math.inf else clip))
+
+
+def geometric_temperature(progress: float, binary_from: float, threshold: float = 1e-7) -> float:
+    r"""Return the temperature at a progress between 0 and 1: from 1 in equal ratios to `threshold` at `binary_from`.
+
+    `threshold^(progress / binary_from)`, and so on below it; from `binary_from` on it is below the threshold for
+    certain, also when it is stored in single precision.
+
+    Args:
+        progress: Between 0 and 1.
+        binary_from: Progress at which the threshold is reached; at 0, every temperature is below it.
+        threshold: Between 0 and 1.
+
+    Example:
+        >>> [round(geometric_temperature(p, binary_from=0.5, threshold=1e-4), 10) for p in (0.0, 0.25, 0.75)]
+        [1.0, 0.01, 1e-06]
+    """
+    if progress < binary_from:
+        return float(threshold ** (progress / binary_from))
+    return min(float(threshold ** (progress / binary_from)), (1 - 1e-6) * threshold) if binary_from > 0 else 0.0
