@@ -1,6 +1,7 @@
 """What is written when; that it resumes to the bit is in tests/tasks/test_resume.py."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,19 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
-from bnn_lightning.callbacks import FinalCheckpoint, LastCheckpoint
+from bnn_lightning.binarizers import TemperatureSign
+from bnn_lightning.callbacks import AnnealProgress, BestCheckpoint, FinalCheckpoint, LastCheckpoint
+from bnn_lightning.layers import BinaryLinear
+from bnn_lightning.tasks import ClassificationTask
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 from small_run import small_run
+
+
+def small_task(backbone: nn.Module) -> ClassificationTask:
+    return ClassificationTask(backbone, num_classes=2, optimizer=partial(torch.optim.SGD, lr=0.1))
 
 
 class Saves(Callback):
@@ -75,6 +84,32 @@ def test_best_of_averaged_weights(tmp_path: Path) -> None:
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     scored = trainer.test(task, datamodule=trainer.datamodule, verbose=False)[0]  # type: ignore[attr-defined]
     assert scored["test/acc"] == pytest.approx(float(best.best_model_score))  # type: ignore[arg-type]
+
+
+def test_best_is_chosen_among_binary_epochs(tmp_path: Path) -> None:
+    """Scores fall from epoch to epoch: Lightning's choice would be the first."""
+
+    class Falling(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            pl_module.log("score", 1.0 - trainer.current_epoch / 10)
+
+    torch.manual_seed(0)
+    hidden = BinaryLinear(4, 4, weight_binarizer=TemperatureSign(binary_from=0.5))
+    task = small_task(nn.Sequential(nn.Flatten(), hidden, nn.Linear(4, 2)))
+    kept = {}
+    for kind in (ModelCheckpoint, BestCheckpoint):
+        folder = tmp_path / kind.__name__
+        best = kind(monitor="score", mode="max", dirpath=folder, filename="best")
+        callbacks = [AnnealProgress(4), Falling(), best]
+        trainer = Trainer(
+            max_epochs=4, accelerator="cpu", callbacks=callbacks, logger=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0,
+        )  # fmt: skip
+        images = torch.utils.data.TensorDataset(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
+        loader = torch.utils.data.DataLoader(images, batch_size=4)
+        trainer.fit(task, loader, loader)
+        kept[kind] = torch.load(best.best_model_path, weights_only=True)["epoch"]
+    assert kept == {ModelCheckpoint: 0, BestCheckpoint: 2}
 
 
 @pytest.mark.parametrize("name", ["every_n_epochs", "every_n_steps", "every_n_minutes"])

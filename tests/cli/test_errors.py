@@ -52,7 +52,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "experiment=imagenet_resnet18_skd_stage2": ("`init_from` has no value", "init_from=<checkpoint>"),
     "objective=val/acc": ("objective looks at `val/acc`", "data.val_fraction"),
     "objective=test/acc": ("nothing is chosen on the test set", "data.val_fraction"),
-    "callbacks=[default,best]": ("ModelCheckpoint looks at `val/acc`", "data.val_fraction"),
+    "callbacks=[default,best]": ("BestCheckpoint looks at `val/acc`", "data.val_fraction"),
     "callbacks=[default,early_stopping]": ("EarlyStopping looks at `val/acc`", "data.val_fraction"),
     "callbacks=[default,best] callbacks.best.monitor=test/acc data.val_fraction=0.5": ("test set", "`val/acc`"),
     "callbacks=[default,best] callbacks.best.monitor=test/acc +callbacks.more._target_="

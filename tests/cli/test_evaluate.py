@@ -1,6 +1,7 @@
 """`bnn evaluate`: ours from the checkpoint alone, published files, and every image scored."""
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,18 @@ def test_cifar_scores_all_ten_thousand_images(real_data: Path, bnn: Bnn, workpla
     done = bnn("evaluate", "ckpt=best-checkpoint.th", *words, QUIET)
     assert done.code == 0, done.err
     assert printed(done.out)["images"] == 10_000
+
+
+def test_a_network_that_is_not_binary_yet_is_said_to_be(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    temperature = ("binarizer@model.weight_binarizer=temperature", "model.weight_binarizer.binary_from=0.5")
+    for epochs, binary in ((1, False), (2, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            done = bnn("train", *small, *temperature, "epochs=2", f"trainer.max_epochs={epochs}", f"name=e{epochs}")
+        assert done.code == 0, done.err
+        assert ("NOT BINARY: 3 binarizers (TemperatureSign)" in done.out) == (not binary)
+        assert any("will not be binary at the end" in str(w.message) for w in caught) == (not binary)
+        (final,) = workplace.glob(f"runs/e{epochs}/*/checkpoints/final.ckpt")
+        scored = bnn("evaluate", f"ckpt={final}", QUIET)
+        assert scored.code == 0, scored.err
+        assert ("NOT BINARY: 3 binarizers" in scored.out) == (not binary)

@@ -26,7 +26,6 @@ NOT_LISTED = {
     "cosine": {"steps_per_epoch", "optimizer"},
     "linear": {"steps_per_epoch", "optimizer"},
     "constant": {"steps_per_epoch", "optimizer"},
-    "binarizer_factory": {"num_channels"},
     "default_groups": {"model"},
     "ClassificationTask": {
         *("backbone", "optimizer", "param_groups", "schedule", "distiller"),

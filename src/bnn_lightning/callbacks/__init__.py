@@ -7,9 +7,9 @@ __getattr__, __dir__, __all__ = attach(
     {
         "anneal": ["AnnealProgress"],
         "bn_reestimate": ["BNReestimate"],
-        "checkpoint": ["FinalCheckpoint", "LastCheckpoint"],
+        "checkpoint": ["BestCheckpoint", "FinalCheckpoint", "LastCheckpoint"],
         "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
-        "clip": ["BiasClip", "LatentClip"],
+        "clip": ["BiasClip", "LatentClip", "MixClip"],
         "distill_progress": ["DistillProgress"],
         "damaged": ["DamagedImages"],
         "embed_config": ["EmbedConfig"],

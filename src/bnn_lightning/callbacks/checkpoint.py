@@ -1,16 +1,18 @@
-"""The two files of a run: the one to resume from, and the network that came out."""
+"""The files of a run: the one to resume from, the best network, and the one that came out."""
 
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.callbacks.interrupt import StopRequest
+from bnn_lightning.layers.tree import is_binary
 
 # Batches between two questions to all ranks whether to save or stop, where there is more than one.
 RANKS_AGREE_EVERY = 16
@@ -162,6 +164,64 @@ class LastCheckpoint(OneFile):
             return False
         time = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
         return (time + 1) % every == 0
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, which passes over epochs in which the network is not binary yet.
+
+    A network whose weights become binary in the course of training scores better before: the best of such epochs would
+    be one of another, real-valued network.
+
+    Args:
+        monitor: Metric to choose by, such as `val/acc`.
+        mode: "max" or "min".
+        dirpath: Folder; None takes Lightning's choice.
+        filename: Without ".ckpt".
+        save_top_k: How many to keep.
+        save_weights_only: Leave out optimizer, schedule and callbacks.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        mode: Literal["max", "min"] = "max",
+        dirpath: str | Path | None = None,
+        filename: str = "best",
+        save_top_k: int = 1,
+        save_weights_only: bool = False,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_weights_only=save_weights_only,
+            enable_version_counter=False,
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if not is_binary(pl_module):
+            rank_zero_info(
+                f"The network is not binary yet: until it is, `{self.monitor}` is that of a relaxed network, and "
+                "no checkpoint is chosen by it."
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if is_binary(pl_module):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_binary(pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_binary(pl_module):
+            super().on_validation_end(trainer, pl_module)
 
 
 class FinalCheckpoint(OneFile):

@@ -1,11 +1,11 @@
-"""Latent weights and biases within bounds."""
+"""Latent weights, biases and mix scales within bounds."""
 
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from bnn_lightning.layers.tree import binary_layers, clip_latent_
+from bnn_lightning.layers.tree import binary_layers, clip_latent_, clip_mix_
 
 
 class LatentClip(Callback):
@@ -45,6 +45,16 @@ class BiasClip(Callback):
         if biases:
             torch._foreach_clamp_min_(biases, -self.limit)
             torch._foreach_clamp_max_(biases, self.limit)
+
+
+class MixClip(Callback):
+    """Clip the weights of all blends (`layers.Mix`) to [0, 1] after every optimizer step, as BNext does.
+
+    Stands before an averaging callback in the list of callbacks, as `LatentClip`.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        clip_mix_(pl_module)
 
 
 def check_limit(limit: float) -> float:

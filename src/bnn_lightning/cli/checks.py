@@ -5,7 +5,10 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from torch import nn
 
+from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.layers.tree import annealed
@@ -116,6 +119,33 @@ def check_annealing(task: ClassificationTask, callbacks: Iterable[Callback]) -> 
             f"`callbacks`: the network's {type(binarizer).__name__} follows the training, and there is no "
             "AnnealProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
         )
+
+
+def check_binary_end(task: ClassificationTask, callbacks: Iterable[Callback], max_epochs: int | None) -> str | None:
+    """Return what to warn of: the training ends before the weights are binary."""
+    late = max((m.binary_from for m in task.backbone.modules() if isinstance(m, TemperatureSign)), default=0.0)
+    anneal = next((callback for callback in callbacks if isinstance(callback, AnnealProgress)), None)
+    if anneal is None or max_epochs is None or max_epochs < 0:
+        return None
+    epochs = max_epochs if anneal.interval == "step" else max_epochs - 1
+    if epochs / anneal.epochs >= late:
+        return None
+    return (
+        f"The network will not be binary at the end: its weights are from {late:.3g} of the annealing's "
+        f"{anneal.epochs} epochs on, and {max_epochs} are trained. Train longer, or take a smaller "
+        "model.weight_binarizer.binary_from (binarizer@model.weight_binarizer=temperature)."
+    )
+
+
+def relaxed(model: nn.Module) -> str | None:
+    """Return what to say of the scores of a network whose annealing has not ended."""
+    unfinished = [m for m in model.modules() if isinstance(m, Binarizer) and not m.is_binary]
+    if not unfinished:
+        return None
+    return (
+        f"NOT BINARY: {len(unfinished)} binarizers ({type(unfinished[0]).__name__}) still give other values than -1 "
+        "and +1. These are the scores of a relaxed network; train to the end of the annealing."
+    )
 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:

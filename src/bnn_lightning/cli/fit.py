@@ -20,11 +20,13 @@ from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
 from bnn_lightning.cli.checks import (
     check_annealing,
+    check_binary_end,
     check_compile,
     check_data,
     check_devices,
     check_precision,
     check_selection,
+    relaxed,
 )
 from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
@@ -76,7 +78,7 @@ def fit(config: DictConfig) -> float | None:
         raise
     finally:
         _finish_wandb()
-    print_summary(run.trainer, scores, seconds=time.monotonic() - started)
+    print_summary(run.trainer, scores, seconds=time.monotonic() - started, warning=relaxed(run.task.backbone))
     return _objective(run.settings, scores)
 
 
@@ -131,6 +133,8 @@ def prepare(config: DictConfig) -> Run:
         rank_zero_warn(warning)
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
+    if (warning := check_binary_end(task, callbacks, trainer.max_epochs)) is not None:
+        rank_zero_warn(warning)
     check_data(datamodule, trainer, stage="fit")
     run = Run(settings, trainer, task, datamodule)
     _take_weights(run, plain)

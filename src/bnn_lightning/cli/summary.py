@@ -14,10 +14,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 @rank_zero_only
-def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float) -> None:
-    """Print the accuracy, the time, the folder, and what to try next."""
+def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float, warning: str | None = None) -> None:
+    """Print the accuracy, what to know of it, the time, the folder, and what to try next."""
     splits = [split for split in ("val", "test") if _has(scores, split)]
     lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}" for split in splits]
+    lines += [warning] if warning else []
     lines += [f"{'time:':<15} {duration(seconds)}", f"{'run folder:':<15} {trainer.default_root_dir}"]
     final = checkpoint_path(trainer, "final.ckpt")
     if final is not None:

@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "activation": ["LearnableBias", "RPReLU"],
-        "attention": ["SqueezeExcite"],
+        "attention": ["Mix", "SqueezeExcite"],
         "binary": ["BinaryLayer"],
         "conv": ["BinaryConv2d"],
         "linear": ["BinaryLinear"],
-        "tree": ["annealed", "binary_layers", "clip_latent_", "is_binary", "latent_weights"],
+        "tree": ["annealed", "binary_layers", "clip_latent_", "clip_mix_", "is_binary", "latent_weights"],
     },
 )

@@ -1,8 +1,41 @@
-"""Channel attention."""
+"""Channel attention, and the blend that BNext computes it from."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+
+
+class Mix(nn.Module):
+    """Blend two feature maps with a learnable weight of each channel: `scale x + (1 - scale) y`.
+
+    Nothing here keeps `scale` in [0, 1]: `clip_mix_` does, after the optimizer step.
+
+    Args:
+        num_channels: Channels of x and y.
+        init: Initial weight of x.
+
+    Example:
+        >>> Mix(4, init=0.25)(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).unique()
+        tensor([0.2500], grad_fn=<Unique2Backward0>)
+
+    References:
+        Guo et al., BNext, 2022: adaptive mix-to-binary attention, or information recoupling.
+    """
+
+    def __init__(self, num_channels: int, init: float = 0.5) -> None:
+        super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        self.scale = nn.Parameter(torch.full((num_channels,), init))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Map two (N, C, H, W) to one."""
+        scale = self.scale.view(-1, 1, 1)
+        return scale * x + (1 - scale) * y
+
+    def extra_repr(self) -> str:
+        return f"{self.scale.numel()}"
 
 
 class SqueezeExcite(nn.Module):
@@ -20,7 +53,6 @@ class SqueezeExcite(nn.Module):
         ValueError: `channels` or `reduction` is not positive.
 
     Example:
-        >>> import torch
         >>> gate = SqueezeExcite(16)
         >>> gate(torch.randn(2, 16, 5, 5)).shape
         torch.Size([2, 16, 1, 1])

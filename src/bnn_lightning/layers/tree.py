@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
+from bnn_lightning.layers.attention import Mix
 from bnn_lightning.layers.binary import BinaryLayer
 
 
@@ -59,3 +60,16 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
     if weights:
         torch._foreach_clamp_min_(weights, -limit)
         torch._foreach_clamp_max_(weights, limit)
+
+
+@torch.no_grad()
+def clip_mix_(model: nn.Module) -> None:
+    """Clip the weights of every `Mix` to [0, 1], in place.
+
+    Args:
+        model: Any network.
+    """
+    scales: list[Tensor] = [module.scale for module in model.modules() if isinstance(module, Mix)]
+    if scales:
+        torch._foreach_clamp_min_(scales, 0.0)
+        torch._foreach_clamp_max_(scales, 1.0)
