@@ -110,6 +110,8 @@ def build_task(
     interval: str,
     distill: Mapping[str, Any] | None,
     backbone: dict[str, Any] | None,
+    optimizer: Any = None,
+    task_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> ClassificationTask:
     options: dict[str, Any] = {"width": 32} | (backbone or {}) if model == "mlp" else {}
     shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
@@ -118,10 +120,11 @@ def build_task(
     return ClassificationTask(
         create_backbone(model, **shape, **options),
         num_classes=data.num_classes,
-        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-        param_groups=partial(default_groups, weight_decay=1e-4),
+        optimizer=optimizer or partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        param_groups=partial(default_groups, weight_decay=1e-4, latent_weight_decay=0.0 if optimizer else None),
         schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
         distiller=distiller,
+        **task_options,
     )
 
 
@@ -133,6 +136,8 @@ def small_run(
     interval: str = "epoch",
     distill: Mapping[str, Any] | None = MappingProxyType({}),
     backbone: dict[str, Any] | None = None,
+    optimizer: Any = None,
+    task_options: Mapping[str, Any] = MappingProxyType({}),
     batch_size: int = 256,
     every_n_steps: int | None = 2,
     ckpt_path: str | Path | None = None,
@@ -154,7 +159,16 @@ def small_run(
     folder.mkdir(parents=True, exist_ok=True)
     seed_everything(0, verbose=False)
     data = DigitsDataModule(batch_size=batch_size, image_size=8)
-    task = build_task(data, model=model, epochs=epochs, interval=interval, distill=distill, backbone=backbone)
+    task = build_task(
+        data,
+        model=model,
+        epochs=epochs,
+        interval=interval,
+        distill=distill,
+        backbone=backbone,
+        optimizer=optimizer,
+        task_options=task_options,
+    )
     before = [
         AnnealProgress(epochs, interval=interval),
         BiasClip(),

@@ -7,11 +7,12 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from torch import nn
 
-from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
 
 Node = Mapping[str, Any]
@@ -146,6 +147,24 @@ def relaxed(model: nn.Module) -> str | None:
         f"NOT BINARY: {len(unfinished)} binarizers ({type(unfinished[0]).__name__}) still give other values than -1 "
         "and +1. These are the scores of a relaxed network; train to the end of the annealing."
     )
+
+
+def check_bop(task: ClassificationTask) -> None:
+    """Refuse Bop for layers that do not take plain signs of their weights.
+
+    Raises:
+        UserError: A weight binarizer centres or anneals latent weights, which Bop does not have.
+    """
+    if getattr(task.optimizer, "func", None) is not Bop:
+        return
+    for name, layer in binary_layers(task.backbone).items():
+        binarizer = layer.weight_binarizer
+        plain = isinstance(binarizer, WeightBinarizer) and type(binarizer).latent is WeightBinarizer.latent
+        if not plain or isinstance(binarizer, AnnealedBinarizer):
+            raise UserError(
+                f"`optimizer`: Bop holds weights at -1 and +1, and {type(binarizer).__name__} of `{name}` transforms "
+                "latent weights: take binarizer@model.weight_binarizer=weight_sign."
+            )
 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:

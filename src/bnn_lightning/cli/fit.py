@@ -21,6 +21,7 @@ from bnn_lightning.cli.build import build_all, build_datamodule, build_task, bui
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
+    check_bop,
     check_compile,
     check_data,
     check_devices,
@@ -129,6 +130,7 @@ def prepare(config: DictConfig) -> Run:
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
+    check_bop(task)
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)

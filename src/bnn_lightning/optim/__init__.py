@@ -5,6 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "bop": ["Bop"],
         "groups": ["default_groups"],
         "schedules": ["constant", "cosine", "linear", "warmup_cosine"],
     },
