@@ -27,6 +27,7 @@ NOT_LISTED = {
     "linear": {"steps_per_epoch", "optimizer"},
     "constant": {"steps_per_epoch", "optimizer"},
     "default_groups": {"model"},
+    "Bop": {"params"},
     "ClassificationTask": {
         *("backbone", "optimizer", "param_groups", "schedule", "distiller"),
         "label_smoothing",  # the distiller's
@@ -75,6 +76,7 @@ def rows() -> list[list[str]]:
 
 
 ROWS = rows() + [["data=mnist", f"augment@data.augment={name}"] for name in options("augment")]
+ROWS += [[f"mix@task.mix={name}"] for name in options("mix")]
 ROWS += [["data=imagenet", f"auto_augment@data.auto_augment={name}"] for name in options("auto_augment")]
 
 

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "digits": ["DigitsDataModule"],
         "imagenet": ["ImageNetDataModule"],
         "loader": ["ResumableLoader"],
+        "mix": ["Mix"],
         "mnist": ["MNISTDataModule"],
         "resident": ["ResidentDataModule"],
         "sampler": ["EpochSampler", "Indices"],

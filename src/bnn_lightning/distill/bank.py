@@ -112,11 +112,15 @@ class SoftLabelBank(nn.Module):
         """Return the soft labels of a batch.
 
         Args:
-            labels: Shape (N,).
+            labels: Shape (N,), or the shares of the classes in mixed images, (N, C).
 
         Returns:
             Target logits (N, C), and which of them are valid, (N,) boolean.
         """
+        if labels.ndim == 2:
+            with torch.autocast(labels.device.type, enabled=False):
+                target = labels.to(self.bank.dtype) @ self.bank
+            return target, ~((labels > 0) & ~self.valid).any(1)
         return self.bank.index_select(0, labels), self.valid.index_select(0, labels)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

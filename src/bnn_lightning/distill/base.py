@@ -14,11 +14,18 @@ class Batch(NamedTuple):
 
     Attributes:
         images: Shape (N, C, H, W).
-        labels: Shape (N,), integers.
+        labels: Shape (N,), integers; of a mixed image, the class with the largest share.
+        shares: Shape (N, num_classes), the shares of the classes in mixed images; None where every image is of one.
     """
 
     images: Tensor
     labels: Tensor
+    shares: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What cross-entropy compares with: the labels, or the shares of mixed images."""
+        return self.labels if self.shares is None else self.shares
 
 
 class Outputs(NamedTuple):
@@ -111,7 +118,7 @@ class HardLabels(Distiller):
         self.weights = {"hard": 1.0}
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-        return {"hard": F.cross_entropy(outputs.logits, batch.labels, label_smoothing=self.label_smoothing)}
+        return {"hard": F.cross_entropy(outputs.logits, batch.target, label_smoothing=self.label_smoothing)}
 
 
 def check_label_smoothing(label_smoothing: float) -> float:

@@ -91,7 +91,7 @@ class GapEnsemble(Distiller):
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}
         if self.weights["hard"] or not self.training:
-            losses["hard"] = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            losses["hard"] = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         if not self.training:
             return losses
         targets = [teacher(batch.images) for teacher in (self.assistants[self.assistant], self.main)]

@@ -44,6 +44,9 @@ class SelfKD(Distiller):
 
     A weight of 0 leaves the term out together with its work. In evaluation there is "hard" only.
 
+    Of mixed images (`Mix`) the soft label is the mean of those of the classes, in their shares, and counts where all
+    of these have one; the bank and the clusters take the class with the largest share.
+
     Under data parallelism the feature loss's norms and the cluster loss's means are those of each rank's part of the
     batch; the bank is that of all ranks (all-reduced once an epoch).
 
@@ -131,13 +134,13 @@ class SelfKD(Distiller):
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, labels = outputs.logits, batch.labels
-        losses = {"hard": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+        losses = {"hard": F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)}
         if not self.training:
             return losses
         if "feature" in self.weights:
             losses["feature"] = self.feature_loss(outputs.taps)
         if "label" in self.weights:
-            target, valid = self.bank.target(labels)
+            target, valid = self.bank.target(batch.target)
             self.bank.update(logits, labels)
             losses["label"] = soft_label_kl(logits, target, self.temperature, valid=valid)
         if "cluster" in self.weights:

@@ -116,7 +116,7 @@ class TeacherKD(Distiller):
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}
         if self.weights["hard"] or not self.training:
-            losses["hard"] = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            losses["hard"] = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         if not self.training or len(self.weights) == 1:
             return losses
         maps: dict[object, Tensor] = {}

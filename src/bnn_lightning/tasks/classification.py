@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bnn_lightning.data.mix import Mix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
@@ -42,6 +43,8 @@ class ClassificationTask(LightningModule):
         label_smoothing: Of that cross-entropy; a distiller that is given has its own.
         compile: Compile the backbone, in place: the names in checkpoints stay.
         channels_last: Keep images and filters in the memory format that convolutions on GPUs prefer.
+        mix: Mixes the images of a training batch with each other; `train/acc` then counts the class with the largest
+            share. None mixes nothing.
 
     Raises:
         ValueError: `label_smoothing` is given beside a distiller.
@@ -66,6 +69,7 @@ class ClassificationTask(LightningModule):
         label_smoothing: float = 0.0,
         compile: bool = False,
         channels_last: bool = False,
+        mix: Mix | None = None,
     ) -> None:
         super().__init__()
         if distiller is not None and label_smoothing:
@@ -77,7 +81,7 @@ class ClassificationTask(LightningModule):
         self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
         self.num_classes = num_classes
         self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
-        self.channels_last = channels_last
+        self.channels_last, self.mix = channels_last, mix
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -108,16 +112,22 @@ class ClassificationTask(LightningModule):
     # Training
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
+        seen = self._mixed(Batch(*batch), batch_idx)
         with self.distiller.watch(self.backbone) as taps:
-            logits = self(images)
-        losses = self.distiller(Batch(images, labels), Outputs(logits, taps.features, taps))
+            logits = self(seen.images)
+        losses = self.distiller(seen, Outputs(logits, taps.features, taps))
         self.terms = {name: self.distiller.weights[name] * loss for name, loss in losses.items()}
         first, *rest = self.terms.values()
         loss: Tensor = sum(rest, start=first)
-        self._count(loss, logits.detach(), labels)
+        self._count(loss, logits.detach(), seen.labels)
         self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss
+
+    def _mixed(self, batch: Batch, number: int) -> Batch:
+        if self.mix is None:
+            return batch
+        place = {"epoch": self.current_epoch, "batch": number, "rank": self.global_rank}
+        return Batch(*self.mix(batch.images, batch.labels, self.num_classes, **place))
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a training step to the epoch's sums, without a host synchronisation."""

@@ -1,0 +1,39 @@
+"""Training tricks from the command line: each is an option, and they compose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+Bnn = Callable[..., Any]
+
+
+def written(folder: Any, name: str) -> dict[str, Any]:
+    (path,) = folder.glob(f"runs/*/*/checkpoints/{name}.ckpt")
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
+def test_bop(bnn: Bnn, small: tuple[str, ...], workplace: Any) -> None:
+    done = bnn("train", *small, "optimizer=bop", "recipe=none", "callbacks=[default,ema]")
+    assert done.code == 0, done.err
+    checkpoint = written(workplace, "last")
+    weight = checkpoint["current_model_state"]["backbone.fc2.weight"]  # beside the average
+    assert torch.equal(weight.abs(), torch.ones(16, 16))
+    assert not torch.equal(checkpoint["state_dict"]["backbone.fc2.weight"], weight)
+
+
+@pytest.mark.parametrize("distill", ["none", "skd"])
+def test_mixing(distill: str, bnn: Bnn, small: tuple[str, ...], workplace: Any) -> None:
+    done = bnn("train", *small, "mix@task.mix=both", f"distill={distill}", "task.mix.probability=0.9")
+    assert done.code == 0, done.err
+    assert written(workplace, "final")["bnn_lightning_config"]["task"]["mix"]["probability"] == 0.9
+    assert bnn("train", *small, "mix@task.mix=mixup", "task.mix.mixup=0").err.count("`mixup` or `cutmix`") == 1
+
+
+def test_bop_takes_plain_signs_only(bnn: Bnn) -> None:
+    words = ("model=resnet20", "data=synthetic", "optimizer=bop", "recipe=none", "trainer.accelerator=cpu")
+    done = bnn("train", *words)
+    assert done.code == 2
+    assert "Bop holds weights at -1 and +1, and Libra of `layer1.0.conv1`" in done.err
+    assert "binarizer@model.weight_binarizer=weight_sign" in done.err

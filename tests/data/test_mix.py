@@ -1,0 +1,107 @@
+"""What MixUp and CutMix say of images and labels, on drawn batches."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bnn_lightning.data import Mix
+
+Batch = tuple[Tensor, Tensor]
+
+
+def batch(number: int = 16, size: tuple[int, int] = (9, 7)) -> Batch:
+    """Images whose pixels differ from image to image everywhere."""
+    images = torch.arange(number, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, *size) / number
+    return images.clone(), torch.arange(number) % 5
+
+
+def expected_shares(labels: Tensor, share: Tensor) -> Tensor:
+    shares = torch.zeros(len(labels), 5)
+    for i, (own, other) in enumerate(zip(labels, labels.roll(1), strict=True)):
+        shares[i, own] += share[i]
+        shares[i, other] += 1 - share[i]
+    return shares
+
+
+def test_mixup_adds_images_and_labels_in_one_share() -> None:
+    images, labels = batch()
+    mixed, larger, shares = Mix(mixup=0.5)(images, labels, 5, epoch=2, batch=3)
+    other = images.roll(1, 0)
+    share = ((mixed - other) / (images - other))[:, 0, 0, 0]
+    assert bool(((share > 0) & (share < 1)).all())
+    torch.testing.assert_close(mixed, images * share.view(-1, 1, 1, 1) + other * (1 - share).view(-1, 1, 1, 1))
+    torch.testing.assert_close(shares, expected_shares(labels, share), atol=1e-5, rtol=0)
+    assert torch.equal(larger, torch.where(share >= 0.5, labels, labels.roll(1)))
+
+
+def test_cutmix_takes_a_box_and_its_share() -> None:
+    images, labels = batch(64)
+    mixed, larger, shares = Mix(cutmix=1.0)(images, labels, 5, epoch=0, batch=0)
+    own = mixed == images
+    assert torch.equal(own | (mixed == images.roll(1, 0)), torch.ones_like(own))
+    share = own[:, 0].double().mean((1, 2)).float()
+    for inside in ~own[:, 0]:
+        rows, columns = inside.any(1), inside.any(0)
+        assert torch.equal(inside, rows[:, None] & columns[None])
+        for line in (rows, columns):
+            assert int((line[1:] & ~line[:-1]).sum()) + int(line[0]) <= 1  # one run
+    torch.testing.assert_close(shares, expected_shares(labels, share), atol=1e-6, rtol=0)
+    assert torch.equal(larger, torch.where(share >= 0.5, labels, labels.roll(1)))
+
+
+def test_shares_are_those_of_the_beta_distribution() -> None:
+    images, labels = torch.zeros(20_000, 1, 1, 1), torch.arange(20_000) % 2
+    for alpha in (0.2, 1.0, 3.0):
+        share = Mix(mixup=alpha)(images, labels, 2, epoch=0, batch=0)[2][torch.arange(20_000), labels]
+        assert share.mean().item() == pytest.approx(0.5, abs=0.01)
+        assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
+
+
+def test_choices_are_drawn_for_each_image() -> None:
+    images, labels = batch(400)
+    mixed = Mix(mixup=1.0, cutmix=1.0, cutmix_share=0.25, probability=0.5)(images, labels, 5, epoch=0, batch=0)[0]
+    untouched = (mixed == images).flatten(1).all(1)
+    from_one = ((mixed == images) | (mixed == images.roll(1, 0))).flatten(1).all(1)
+    assert 0.4 < untouched.float().mean().item() < 0.62
+    assert 0.05 < (from_one & ~untouched).float().mean().item() < 0.2
+    never = Mix(mixup=1.0, probability=0.0)(images, labels, 5, epoch=0, batch=0)
+    assert torch.equal(never[0], images)
+    assert torch.equal(never[1], labels)
+    assert torch.equal(never[2], torch.nn.functional.one_hot(labels, 5).float())
+
+
+def test_a_function_of_seed_epoch_batch_and_rank_alone() -> None:
+    images, labels = batch()
+    mix = Mix(mixup=1.0, cutmix=1.0)
+    first = mix(images, labels, 5, epoch=1, batch=2, rank=3)
+    torch.manual_seed(7)
+    again = mix(images, labels, 5, epoch=1, batch=2, rank=3)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    others = [
+        mix(images, labels, 5, epoch=2, batch=2, rank=3),
+        mix(images, labels, 5, epoch=1, batch=3, rank=3),
+        mix(images, labels, 5, epoch=1, batch=2, rank=2),
+        Mix(mixup=1.0, cutmix=1.0, seed=1)(images, labels, 5, epoch=1, batch=2, rank=3),
+    ]
+    assert not any(torch.equal(first[0], other[0]) for other in others)
+
+
+def test_half_precision_stays() -> None:
+    images, labels = batch()
+    mixed, _, shares = Mix(cutmix=1.0)(images.bfloat16(), labels, 5, epoch=0, batch=0)
+    assert (mixed.dtype, shares.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "both are 0"),
+        ({"mixup": -1.0}, "`mixup`"),
+        ({"cutmix": 1.0, "probability": 2.0}, "`probability`"),
+        ({"cutmix": 1.0, "cutmix_share": -0.1}, "`cutmix_share`"),
+        ({"cutmix": 1.0, "seed": -1}, "`seed`"),
+    ],
+)
+def test_values_out_of_range(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mix(**options)  # type: ignore[arg-type]
