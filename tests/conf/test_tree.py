@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binarizers
 from bnn_lightning.cli.build import _builder, check, check_sections, datamodule_node, locate
-from bnn_lightning.cli.schema import NODE_KEYS, _signature
+from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, _signature
 from bnn_lightning.cli.tree import config_dir
 from bnn_lightning.models import list_backbones
 
@@ -139,6 +140,11 @@ def test_evaluate_composes(composed: Composed) -> None:
         check(config["model"], at="model")
         check(datamodule_node(config["data"]), at="data")
         assert config["model"]["num_classes"] == config["data"]["num_classes"]
+
+
+def test_prepare_composes_and_lists_every_key(composed: Composed) -> None:
+    config = composed("output=x", primary="prepare")
+    assert set(config) - {"paths", "hydra"} == {field.name for field in fields(PrepareSettings)}
 
 
 def test_every_backbone_and_binarizer_has_an_option() -> None:

@@ -1,5 +1,6 @@
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,10 @@ from bnn_lightning.data.crops import RandomCrop
 from bnn_lightning.data.decode import decode_image, torchcodec
 from bnn_lightning.data.decoded import DecodedImages
 
+sys.path.insert(0, str(Path(__file__).parent))
+from folders import picture
+
 WNIDS = ["n01440764", "n01443537", "n01484850"]
-
-
-def picture(height: int, width: int, seed: int) -> Image.Image:
-    """A smooth random image, which JPEG keeps."""
-    values = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
-    values = torch.nn.functional.interpolate(values, size=(height, width), mode="bicubic").clamp(0, 1)[0]
-    return v2.functional.to_pil_image((values * 255).to(torch.uint8))
 
 
 @pytest.fixture(scope="module")

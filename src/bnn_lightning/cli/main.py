@@ -11,6 +11,7 @@ VERBS = {
     "train": "train a network (python train.py is the same)",
     "evaluate": "score every test image with a checkpoint",
     "profile": "count parameters, operations, bytes and energy of a network",
+    "prepare": "shrink a folder of images once, or convert it to a stream",
     "conf": "list, show and copy the options of the configuration",
 }
 

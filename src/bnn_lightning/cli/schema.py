@@ -53,7 +53,21 @@ class ProfileSettings:
     trust: list[str] = field(default_factory=list)
 
 
-Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings, ProfileSettings)
+@dataclass
+class PrepareSettings:
+    """The keys of `prepare.yaml`."""
+
+    source: str
+    output: str
+    to: str = "folder"
+    size: int | None = 400
+    side: str = "longer"
+    quality: int = 90
+    chunk_mib: int = 64
+    num_workers: int | None = None
+
+
+Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings, ProfileSettings, PrepareSettings)
 
 
 def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
@@ -73,7 +87,7 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     if isinstance(settings, ProfileSettings):
         if settings.format not in ("text", "json", "csv"):
             raise UserError(f"`format` must be text, json or csv, got {settings.format}.")
-    elif settings.matmul_precision not in ("highest", "high", "medium"):
+    elif not isinstance(settings, PrepareSettings) and settings.matmul_precision not in ("highest", "high", "medium"):
         raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
     return settings
 

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "mnist": ["MNISTDataModule"],
         "resident": ["ResidentDataModule"],
         "sampler": ["EpochSampler", "Indices"],
+        "stream": ["ImageNetStreamDataModule"],
         "synthetic": ["SyntheticDataModule"],
         "transforms": ["Augmentation"],
     },

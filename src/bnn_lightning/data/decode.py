@@ -1,25 +1,17 @@
 """From the bytes of an image file to pixels."""
 
-import io
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from typing import Literal, cast, get_args
 
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from bnn_lightning.data.picture import read_picture
+
 Decoder = Literal["auto", "torchcodec", "pil"]
 JpegDecoder = Callable[[str | bytes], Tensor]
-
-# Pillow refuses to make the largest images of the world by default; a damaged header may name any size.
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-class DamagedImageError(ValueError):
-    """A file that no decoder reads."""
 
 
 def check_decoder(decoder: str) -> None:
@@ -65,27 +57,14 @@ def decode_image(source: str | bytes, decoder: Decoder = "auto", *, name: str | 
     Example:
         >>> decode_image(b"text", name="photo.jpg")
         Traceback (most recent call last):
-        bnn_lightning.data.decode.DamagedImageError: `photo.jpg` is damaged: ...
+        bnn_lightning.data.picture.DamagedImageError: `photo.jpg` is damaged: ...
     """
     decode_jpeg = None if decoder == "pil" or _is_png(source) else torchcodec()
     if decode_jpeg is not None:
         # ImageNet has a PNG and CMYK files that are named .JPEG; they, and damaged files, are Pillow's.
         with suppress(RuntimeError, ValueError):
             return decode_jpeg(source)
-    try:
-        with warnings.catch_warnings():
-            # A few files of ImageNet carry broken EXIF data, which Pillow warns of for each.
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return cast(Tensor, tv.pil_to_tensor(image.convert("RGB")))
-    except FileNotFoundError:
-        raise
-    except _DAMAGED as error:
-        name = name or (source if isinstance(source, str) else "image")
-        raise DamagedImageError(
-            f"`{name}` is damaged: it cannot be decoded ({error}). Fetch it again or remove it, or pass over such "
-            "files with `data.on_damaged=skip`."
-        ) from error
+    return cast(Tensor, tv.pil_to_tensor(read_picture(source, name=name).convert("RGB")))
 
 
 def _is_png(source: str | bytes) -> bool:

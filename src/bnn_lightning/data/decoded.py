@@ -16,8 +16,9 @@ from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.crops import CentreCrop, Interpolation, RandomCrop, interpolation_mode
-from bnn_lightning.data.decode import DamagedImageError, Decoder, check_decoder
+from bnn_lightning.data.decode import Decoder, check_decoder
 from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
 

@@ -13,8 +13,7 @@ from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.crops import Interpolation
 from bnn_lightning.data.decode import Decoder, decode_image
 from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged
-
-EXTENSIONS = (".jpeg", ".jpg", ".png")
+from bnn_lightning.data.layout import EXTENSIONS, class_folders, image_files
 
 
 class ImageNetDataModule(DecodedDataModule):
@@ -186,16 +185,3 @@ def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: int
         std=(0.229, 0.224, 0.225),
         class_names=tuple(names),
     )
-
-
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted; none where it is missing."""
-    if not folder.is_dir():
-        return ()
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
-
-
-def image_files(folder: Path) -> list[str]:
-    """Return the names of the image files in a folder, sorted; hidden files are none."""
-    return sorted(f for f in os.listdir(folder) if f.lower().endswith(EXTENSIONS) and not f.startswith("."))

@@ -1,0 +1,73 @@
+"""`bnn prepare`: shrink a folder of images once, or convert it to a stream."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import launch
+from bnn_lightning.cli.schema import PrepareSettings, read_settings
+from bnn_lightning.data.convert import convert_folder
+from bnn_lightning.data.prepare import Report, Shrink, shrink_folder
+
+DAMAGED = "damaged.txt"
+
+
+def main(prefix: Sequence[str] = ()) -> None:
+    """Prepare data as the command line says.
+
+    Args:
+        prefix: Words of `sys.argv` before the overrides: the verb.
+    """
+    launch(prepare, config_name="prepare", prefix=prefix)
+
+
+def prepare(config: DictConfig) -> float:
+    """Prepare data with a composed configuration; return the number of damaged files.
+
+    Raises:
+        UserError: Values out of their range, a source without images, or an output that is not ours to write into.
+    """
+    started = time.monotonic()
+    settings = read_settings(PrepareSettings, config)
+    source, output = Path(settings.source), Path(settings.output)
+    number = settings.num_workers or available_cores()
+    try:
+        shrink = Shrink(size=settings.size, side=settings.side, quality=settings.quality)  # type: ignore[arg-type]
+        if settings.to == "stream":
+            report = convert_folder(source, output, shrink, chunk_mib=settings.chunk_mib, num_workers=number)
+        elif settings.to != "folder":
+            raise ValueError(f"`to` must be folder or stream, got {settings.to!r}.")
+        elif settings.size is None:
+            raise ValueError("`size` must be given with to=folder, got null: the copy would be the source.")
+        else:
+            report = shrink_folder(source, output, shrink, num_workers=number)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise UserError(str(error)) from error
+    _summarise(report, output, settings.to, time.monotonic() - started)
+    return float(len(report.damaged))
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _summarise(report: Report, output: Path, to: str, seconds: float) -> None:
+    there = f", {report.kept} were there already" if report.kept else ""
+    print(f"\nimages:  {report.written} written{there} ({seconds:.0f} s)")
+    if report.written:
+        before, after = report.bytes_before / report.written / 1024, report.bytes_after / report.written / 1024
+        print(f"size:    {before:.0f} KiB an image before, {after:.0f} KiB after")
+    if report.damaged:
+        file = output / DAMAGED
+        file.write_text("".join(f"{name}\n" for name in report.damaged))
+        print(f"damaged: {len(report.damaged)} files were left out, listed in {file}")
+    print(f"next:\n  bnn train data={'imagenet_stream' if to == 'stream' else 'imagenet'} data.root={output}")
+
+
+if __name__ == "__main__":
+    main()
