@@ -45,7 +45,7 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
     done = bnn(word)
     assert done.code == 2
     assert hint in done.err
-    assert "There are: train, evaluate, profile, conf." in done.err
+    assert "There are: train, evaluate, profile, prepare, conf." in done.err
 
 
 @pytest.mark.parametrize(
