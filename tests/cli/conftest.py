@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from bnn_lightning.cli import main
+from bnn_lightning.cli.tree import config_dir
 
 # A run of seconds: a small network on a few made-up images.
 SMALL = (
@@ -124,3 +127,16 @@ def process(workplace: Path) -> Callable[..., Done]:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return process
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., dict[str, Any]]:
+    """Compose a configuration as a notebook does, and resolve all of it."""
+
+    def composed(*overrides: str, primary: str = "train") -> dict[str, Any]:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            plain = OmegaConf.to_container(compose(primary, list(overrides)), resolve=True)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+
+    return composed

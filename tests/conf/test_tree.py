@@ -29,6 +29,7 @@ NOT_LISTED = {
     "constant": {"steps_per_epoch", "optimizer"},
     "default_groups": {"model"},
     "Bop": {"params"},
+    "checkpoint_teacher": {"load"},
     "ClassificationTask": {
         *("backbone", "optimizer", "param_groups", "schedule", "distiller"),
         "label_smoothing",  # the distiller's
@@ -79,6 +80,7 @@ def rows() -> list[list[str]]:
 ROWS = rows() + [["data=mnist", f"augment@data.augment={name}"] for name in options("augment")]
 ROWS += [[f"mix@task.mix={name}"] for name in options("mix")]
 ROWS += [["data=imagenet", f"auto_augment@data.auto_augment={name}"] for name in options("auto_augment")]
+ROWS += [["distill=teacher", f"teacher@distill.teacher={name}"] for name in options("teacher")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -1,15 +1,14 @@
 """Annealed binarizers follow the training."""
 
-import math
 import warnings
-from typing import Any, Literal
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule
 
+from bnn_lightning.callbacks.progress import FollowProgress
 from bnn_lightning.layers.tree import annealed
 
 
-class AnnealProgress(Callback):
+class AnnealProgress(FollowProgress):
     """Tell every annealed binarizer how far the training is.
 
     With `interval="epoch"` the progress is e / E, set at the start of epoch e = 0 ... E - 1, as in IR-Net and SKD-BNN;
@@ -29,17 +28,9 @@ class AnnealProgress(Callback):
         0.75
     """
 
-    def __init__(self, epochs: int, *, interval: Literal["epoch", "step"] = "epoch") -> None:
-        super().__init__()
-        if epochs < 1:
-            raise ValueError(f"`epochs` must be positive, got {epochs}.")
-        if interval not in ("epoch", "step"):
-            raise ValueError(f"`interval` must be one of ['epoch', 'step'], got {interval!r}.")
-        self.epochs, self.interval = epochs, interval
-        self._warned = False
+    _warned = False
 
     def progress(self, time: int, per_epoch: int = 1) -> float:
-        """Return the progress at `time`, of which an epoch has `per_epoch`; at most 1."""
         if time >= self.epochs * per_epoch and not self._warned:
             self._warned = True
             warnings.warn(
@@ -47,27 +38,8 @@ class AnnealProgress(Callback):
                 "of the training.",
                 stacklevel=2,
             )
-        return min(1.0, time / (self.epochs * per_epoch))
+        return super().progress(time, per_epoch)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning leaves out `on_train_epoch_start` when it resumes within an epoch.
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.interval == "epoch" and not self._is_over(trainer):
-            self._set(pl_module, self.progress(trainer.current_epoch))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.interval == "step":
-            per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            self._set(pl_module, self.progress(trainer.global_step, per_epoch))
-
-    @staticmethod
-    def _is_over(trainer: Trainer) -> bool:
-        """Whether a finished run was resumed: no epoch follows."""
-        return trainer.max_epochs not in (None, -1) and trainer.current_epoch >= trainer.max_epochs
-
-    @staticmethod
-    def _set(pl_module: LightningModule, progress: float) -> None:
+    def set_progress(self, pl_module: LightningModule, progress: float) -> None:
         for binarizer in annealed(pl_module):
             binarizer.set_progress(progress)

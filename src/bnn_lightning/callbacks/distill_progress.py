@@ -1,15 +1,15 @@
-"""Distillers that change in the course of training follow it."""
+"""Distillers whose teachers take turns follow the training."""
 
 from pytorch_lightning import LightningModule
 
-from bnn_lightning.callbacks.anneal import AnnealProgress
+from bnn_lightning.callbacks.progress import FollowProgress
 
 
-class DistillProgress(AnnealProgress):
-    """Tell the distiller how far the training is, as `AnnealProgress` tells the binarizers; past the end it is 1.
+class DistillProgress(FollowProgress):
+    """Tell the distiller how far the training is; past the end it is 1.
 
     Args:
-        epochs: Length of the training that the distiller's phases share.
+        epochs: Length of the training that the teachers share.
         interval: "epoch" or "step".
 
     Raises:
@@ -20,9 +20,5 @@ class DistillProgress(AnnealProgress):
         0.5
     """
 
-    def progress(self, time: int, per_epoch: int = 1) -> float:
-        return min(1.0, time / (self.epochs * per_epoch))
-
-    @staticmethod
-    def _set(pl_module: LightningModule, progress: float) -> None:
+    def set_progress(self, pl_module: LightningModule, progress: float) -> None:
         pl_module.distiller.set_progress(progress)  # type: ignore[union-attr,operator]

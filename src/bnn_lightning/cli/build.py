@@ -50,6 +50,7 @@ _TASK_SECTIONS = {
     "param_groups": "param_groups",
     "schedule": "schedule",
 }
+_CHECKPOINT_TEACHER = f"{PACKAGE}.distill.checkpoint_teacher"
 ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
 
 
@@ -149,12 +150,15 @@ def datamodule_node(config: Node) -> Node:
     return {key: value for key, value in config.items() if key != "name"}
 
 
-def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask:
+def build_task(
+    config: Node, *, trust: Sequence[str] = (), read: Callable[[str], Any] | None = None
+) -> ClassificationTask:
     """Build the task with its network, optimizer, parameter groups, schedule and distiller, once all are checked.
 
     Args:
         config: The whole configuration, as plain containers.
         trust: See `build`.
+        read: Returns the network of a checkpoint of ours, for teachers; called when a teacher is used.
 
     Raises:
         UserError: See `build`.
@@ -162,11 +166,19 @@ def build_task(config: Node, *, trust: Sequence[str] = ()) -> ClassificationTask
     for section in (*_TASK_SECTIONS, "task"):
         check(config.get(section), at=section, trust=trust)
     parts = {
-        argument: build(config[section], at=section, trust=trust)
+        argument: build(_with_reader(config[section], read), at=section, trust=trust)
         for section, argument in _TASK_SECTIONS.items()
         if config.get(section)
     }
     return _call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
+
+
+def _with_reader(node: Any, read: Callable[[str], Any] | None) -> Any:
+    """Pass `read` to the teachers of a node that come from checkpoints."""
+    if not isinstance(node, Mapping):
+        return node
+    own = {"load": read} if node.get("_target_") == _CHECKPOINT_TEACHER else {}
+    return {key: _with_reader(value, read) for key, value in node.items()} | own
 
 
 def build_all(nodes: Node | None, *, at: str, trust: Sequence[str] = ()) -> list[Any]:

@@ -3,13 +3,14 @@
 import pickle
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import build_task
+from bnn_lightning.cli.build import build, build_task
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -39,10 +40,41 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
         UserError: No such file, a truncated one, one that is not ours, or one whose tensors or targets do not fit.
     """
     checkpoint = read_checkpoint(path)
-    task = build_task(embedded_config(checkpoint, path), trust=trust)
+    read = partial(load_backbone, trust=trust)
+    task = build_task(embedded_config(checkpoint, path), trust=trust, read=read)
     check_fits(task, checkpoint["state_dict"], path)
     task.load_state_dict(checkpoint["state_dict"])
     return task.eval()
+
+
+def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
+    """Rebuild the network of a run of ours, without its optimizer and its distiller.
+
+    Args:
+        path: A checkpoint, or a run's folder: the network that came out, or the last one where it is not over.
+        trust: See `load_task`.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        UserError: See `load_task`.
+    """
+    path = Path(path)
+    files = [folder / name for folder in (path / "checkpoints", path) for name in ("final.ckpt", "last.ckpt")]
+    path = next((file for file in files if file.is_file()), path) if path.is_dir() else path
+    checkpoint = read_checkpoint(path)
+    backbone: nn.Module = build(embedded_config(checkpoint, path)["model"], at="model", trust=trust)
+    state = backbone_state(checkpoint)
+    check_fits(backbone, state, path)
+    backbone.load_state_dict(state)
+    return backbone.eval()
+
+
+def backbone_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the network in a checkpoint of ours, by their names in the network."""
+    tensors = checkpoint["state_dict"].items()
+    return {name.removeprefix("backbone."): value for name, value in tensors if name.startswith("backbone.")}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import nn
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
+from bnn_lightning.callbacks.distill_progress import DistillProgress
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.optim.bop import Bop
@@ -165,6 +166,23 @@ def check_bop(task: ClassificationTask) -> None:
                 f"`optimizer`: Bop holds weights at -1 and +1, and {type(binarizer).__name__} of `{name}` transforms "
                 "latent weights: take binarizer@model.weight_binarizer=weight_sign."
             )
+
+
+def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback]) -> None:
+    """Fetch the teachers, and refuse those that do not fit, and turns that nobody gives.
+
+    Raises:
+        UserError: A file that is not there, a teacher of other classes, or no `DistillProgress` where it is needed.
+    """
+    try:
+        task.distiller.prepare(task.backbone)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        raise UserError(f"`distill`: {error}") from error
+    if task.distiller.follows_progress and not any(isinstance(callback, DistillProgress) for callback in callbacks):
+        raise UserError(
+            f"`callbacks`: the teachers of {type(task.distiller).__name__} take turns, and there is no "
+            "DistillProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
+        )
 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:

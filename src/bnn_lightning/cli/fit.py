@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, Checkpoin
 from bnn_lightning.callbacks.embed_config import EmbedConfig
 from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
+from bnn_lightning.cli.checkpoint import load_backbone
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
@@ -25,6 +27,7 @@ from bnn_lightning.cli.checks import (
     check_compile,
     check_data,
     check_devices,
+    check_distiller,
     check_precision,
     check_selection,
     relaxed,
@@ -124,13 +127,14 @@ def prepare(config: DictConfig) -> Run:
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=settings.trust)
-    task = build_task(plain, trust=settings.trust)
+    task = build_task(plain, trust=settings.trust, read=partial(load_backbone, trust=settings.trust))
     _say_size(plain, settings.trust)
     callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
     check_bop(task)
+    check_distiller(task, callbacks)
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)

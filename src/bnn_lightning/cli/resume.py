@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 
-from bnn_lightning.cli.checkpoint import CONFIG_KEY, check_fits, is_ours, read_checkpoint
+from bnn_lightning.cli.checkpoint import CONFIG_KEY, backbone_state, check_fits, is_ours, read_checkpoint
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.models.checkpoints import load_published
 
@@ -94,8 +94,7 @@ def start_from(task: LightningModule, wanted: str) -> str:
     checkpoint = read_checkpoint(path)
     backbone: Any = task.backbone
     if is_ours(checkpoint):
-        prefix = "backbone."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        state = backbone_state(checkpoint)
         check_fits(backbone, state, path)
         backbone.load_state_dict(state)
         return f"Starting from the weights of {path}."

@@ -1,6 +1,7 @@
 """What a run prints when it is over."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -11,6 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
+
+_OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 
 
 @rank_zero_only
@@ -105,7 +108,7 @@ def _other_distillation() -> Iterator[list[str]]:
     if choice == "none":
         yield [*kept, "distill=skd"]
     else:  # the options of SKD are none of cross-entropy's
-        yield [*(o for o in kept if not o.lstrip("+~").startswith("distill.")), "distill=none"]
+        yield [*(o for o in kept if not _OF_DISTILL.match(o)), "distill=none"]
 
 
 def _python() -> str:

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "selfkd": ["SelfKD"],
         "stream": ["self_teacher"],
         "taps": ["Taps", "watch"],
-        "teacher": ["FrozenTeacher", "checkpoint_teacher"],
+        "teacher": ["FrozenTeacher", "checkpoint_teacher", "published_teacher"],
         "teacher_kd": ["TeacherKD"],
     },
 )

@@ -71,6 +71,11 @@ class Distiller(nn.Module):
         """Whether `watch` records, in training, what is inside the backbone, which then runs uncompiled."""
         return False
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether `set_progress` changes what is learned."""
+        return False
+
     def prepare(self, backbone: nn.Module) -> None:
         """Fetch what training needs, such as teachers, and see that it fits the student, while errors are cheap.
 

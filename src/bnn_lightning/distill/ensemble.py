@@ -25,7 +25,7 @@ class GapEnsemble(Distiller):
 
     Args:
         main: The strong teacher.
-        assistants: By name, from weak to strong.
+        assistants: By name, from weak to strong; None is the main teacher itself, which is then alone.
         num_classes: Width of the student's logits.
         grain: "instance", as the paper has it, or "batch", as its released code executes it.
         share: Of the sum of both; 0.5 is that of the released code.
@@ -53,7 +53,7 @@ class GapEnsemble(Distiller):
     def __init__(
         self,
         main: FrozenTeacher,
-        assistants: Mapping[str, FrozenTeacher],
+        assistants: Mapping[str, FrozenTeacher | None],
         num_classes: int,
         *,
         grain: Grain = "instance",
@@ -84,8 +84,12 @@ class GapEnsemble(Distiller):
         phase = min(number - 1, math.floor(progress * number + 1e-9))
         self.assistant = list(self.assistants)[phase]
 
+    @property
+    def follows_progress(self) -> bool:
+        return len(self.assistants) > 1
+
     def prepare(self, backbone: nn.Module) -> None:
-        for teacher in (self.main, *self.assistants.values()):
+        for teacher in filter(None, (self.main, *self.assistants.values())):
             teacher.load(num_classes=self.num_classes, in_channels=getattr(backbone, "in_channels", None))
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
@@ -94,7 +98,8 @@ class GapEnsemble(Distiller):
             losses["hard"] = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         if not self.training:
             return losses
-        targets = [teacher(batch.images) for teacher in (self.assistants[self.assistant], self.main)]
+        assistant, target = self.assistants[self.assistant], self.main(batch.images)
+        targets = [target if assistant is None else assistant(batch.images), target]
         for target in targets:
             check_width(target, self.num_classes)
         losses["soft"], weights = gap_weighted_cross_entropy(logits, targets, self.grain, share=self.share)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.checkpoints import load_published
+
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -155,3 +158,31 @@ def checkpoint_teacher(
     return FrozenTeacher(
         lambda: read(ckpt), dtype=dtype, image_size=image_size, channels_last=channels_last, compile=compile
     )
+
+
+def published_teacher(
+    network: Callable[[], Backbone],
+    weights: str,
+    *,
+    dtype: Dtype | None = None,
+    image_size: int | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+) -> FrozenTeacher:
+    """Make a teacher from a network of ours and a file of weights (`load_published`).
+
+    Args:
+        network: Makes the network.
+        weights: The file.
+        dtype: See `FrozenTeacher`.
+        image_size: See `FrozenTeacher`.
+        channels_last: See `FrozenTeacher`.
+        compile: See `FrozenTeacher`.
+    """
+
+    def make() -> Backbone:
+        backbone = network()
+        load_published(backbone, weights)
+        return backbone
+
+    return FrozenTeacher(make, dtype=dtype, image_size=image_size, channels_last=channels_last, compile=compile)

@@ -168,13 +168,8 @@ def timm_network(
     own = pretrained and weights is None
     if own:
         _need_imagenet(name, num_classes)
-    elif weights is not None and not Path(weights).is_file():
-        raise FileNotFoundError(f"`weights`: `{weights}` is not a file.")
-    overlay = None if weights is None else {"file": weights, "num_classes": num_classes}
     try:
-        network = timm.create_model(
-            name, pretrained=own or weights is not None, num_classes=num_classes, pretrained_cfg_overlay=overlay
-        )
+        network = timm.create_model(name, pretrained=own, num_classes=num_classes)
     except OSError as error:  # what reading the site or its cache ends with where there is no network
         raise FileNotFoundError(
             f"The weights of `{name}` cannot be fetched ({_reason(error)}). Fetch them where there is a network, and "
@@ -182,6 +177,8 @@ def timm_network(
         ) from error
     except RuntimeError as error:
         raise ValueError(f"The weights of `{name}` cannot be loaded: {_reason(error)}") from error
+    if weights is not None:
+        _load(network, _read_file(weights), weights)
     config = network.pretrained_cfg
     return RealNetwork(
         network,
@@ -209,6 +206,15 @@ def _need_imagenet(name: str, num_classes: int) -> None:
             f"The published weights of `{name}` know 1000 classes, and `num_classes` is {num_classes}: give a file of "
             "your own (weights=<path>), or take random weights (pretrained=false)."
         )
+
+
+def _read_file(path: str) -> Mapping[str, Tensor]:
+    if not path.endswith(".safetensors"):
+        return read_published(path).tensors
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`weights`: `{path}` is not a file.")
+    tensors: Mapping[str, Tensor] = require("safetensors.torch", extra="teachers").load_file(path)
+    return tensors
 
 
 def _fetch(url: str) -> Mapping[str, Tensor]:
