@@ -31,6 +31,21 @@ def test_mixing(distill: str, bnn: Bnn, small: tuple[str, ...], workplace: Any) 
     assert bnn("train", *small, "mix@task.mix=mixup", "task.mix.mixup=0").err.count("`mixup` or `cutmix`") == 1
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("task.checkpoint_activations=true", "MLP has no blocks that hold binary layers"),
+        ("trainer.sync_batchnorm=true", "torch synchronises batch norm on GPUs only"),
+        ("trainer.gradient_clip_algorithm=nrom trainer.gradient_clip_val=1", "nrom"),
+    ],
+)
+def test_what_cannot_be_is_refused(words: str, message: str, bnn: Bnn, small: tuple[str, ...]) -> None:
+    done = bnn("train", *small, *words.split())
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
 def test_bop_takes_plain_signs_only(bnn: Bnn) -> None:
     words = ("model=resnet20", "data=synthetic", "optimizer=bop", "recipe=none", "trainer.accelerator=cpu")
     done = bnn("train", *words)

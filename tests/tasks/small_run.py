@@ -113,7 +113,7 @@ def build_task(
     optimizer: Any = None,
     task_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> ClassificationTask:
-    options: dict[str, Any] = {"width": 32} | (backbone or {}) if model == "mlp" else {}
+    options: dict[str, Any] = ({"width": 32} if model == "mlp" else {}) | (backbone or {})
     shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
     pooling = "none" if model == "mlp" else "channel_spatial"
     distiller = None if distill is None else SelfKD(data.num_classes, **{"feature_pooling": pooling, **distill})

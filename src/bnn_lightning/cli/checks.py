@@ -25,9 +25,11 @@ def check_devices(trainer: Node) -> None:
     With `trainer.accelerator=cpu` the devices are processes, of which there may be any number.
 
     Raises:
-        UserError: Too many devices, or a GPU where there is none.
+        UserError: Too many devices, a GPU where there is none, or what only GPUs have without one.
     """
     accelerator, wanted = str(trainer.get("accelerator", "auto")), trainer.get("devices", "auto")
+    if trainer.get("sync_batchnorm") and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise UserError("trainer.sync_batchnorm=true: torch synchronises batch norm on GPUs only; leave it out.")
     if accelerator == "cpu":
         return
     available = torch.cuda.device_count() or int(torch.backends.mps.is_available())

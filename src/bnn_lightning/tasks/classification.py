@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from bnn_lightning.data.mix import Mix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
+from bnn_lightning.layers.recompute import check_recomputable, recomputed
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
@@ -45,9 +47,12 @@ class ClassificationTask(LightningModule):
         channels_last: Keep images and filters in the memory format that convolutions on GPUs prefer.
         mix: Mixes the images of a training batch with each other; `train/acc` then counts the class with the largest
             share. None mixes nothing.
+        checkpoint_activations: Keep the inputs of the backbone's blocks only, and compute the rest again in backward:
+            less memory for about a third more time.
 
     Raises:
-        ValueError: `label_smoothing` is given beside a distiller.
+        ValueError: `label_smoothing` is given beside a distiller, or `checkpoint_activations` beside `compile` or for a
+            backbone without blocks.
 
     Example:
         >>> from functools import partial
@@ -70,6 +75,7 @@ class ClassificationTask(LightningModule):
         compile: bool = False,
         channels_last: bool = False,
         mix: Mix | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if distiller is not None and label_smoothing:
@@ -77,11 +83,14 @@ class ClassificationTask(LightningModule):
                 f"`label_smoothing` is an option of the distiller where there is one, got {label_smoothing} beside "
                 f"{type(distiller).__name__}: set the distiller's own, and 0 here."
             )
+        if checkpoint_activations:
+            check_recomputable(backbone, compile=compile)
         self.backbone = backbone
         self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
         self.num_classes = num_classes
         self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
         self.channels_last, self.mix = channels_last, mix
+        self.checkpoint_activations = checkpoint_activations
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -113,7 +122,8 @@ class ClassificationTask(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         seen = self._mixed(Batch(*batch), batch_idx)
-        with self.distiller.watch(self.backbone) as taps:
+        recomputing = recomputed(self.backbone) if self.checkpoint_activations else nullcontext()
+        with recomputing, self.distiller.watch(self.backbone) as taps:
             logits = self(seen.images)
         losses = self.distiller(seen, Outputs(logits, taps.features, taps))
         self.terms = {name: self.distiller.weights[name] * loss for name, loss in losses.items()}
