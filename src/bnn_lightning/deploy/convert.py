@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.binarizers.base import Binarizer, WeightBinarizer
 from bnn_lightning.deploy.fuse import fuse
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
 from bnn_lightning.layers.binary import BinaryLayer
@@ -138,9 +138,24 @@ def _settle(layer: BinaryLayer) -> None:
     """Let a binary layer with real inputs multiply with its signs times its scale, without binarizing in each call."""
     assert layer.weight_binarizer is not None
     signs, scale = layer.weight_binarizer.binarize(layer.weight)
-    if scale is None:
-        layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
-        layer.weight_binarizer = None
+    layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
+    layer.weight_binarizer = None if scale is None else _Settled(scale)
+
+
+class _Settled(WeightBinarizer):
+    """Weights that are signs already, and the scale that follows them."""
+
+    fixed: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fixed", scale.clone())
+
+    def scale(self, weight: Tensor) -> Tensor:
+        return self.fixed
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight
 
 
 def _example(model: nn.Module) -> Tensor:

@@ -1,13 +1,14 @@
 """Layers that hold one bit a weight."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.deploy import ops as ops  # registers the operations
-from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums
+from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
@@ -83,6 +84,51 @@ class PackedConv2d(nn.Module):
         )
         return new._take_scale(layer)
 
+    @classmethod
+    def from_dense(cls, tensors: Mapping[str, Tensor | None], **geometry: Any) -> Self:
+        """Undo `dense`.
+
+        Args:
+            tensors: "signs", and what there is of "scale", "bias", "slope", "shift", (out_channels,), and "threshold".
+            **geometry: `stride`, `padding`, `dilation`, `groups`, `pad_value`.
+
+        Raises:
+            ValueError: A tensor's shape does not fit the signs and the groups.
+        """
+        signs = tensors["signs"]
+        assert signs is not None
+        groups = geometry.get("groups", 1)
+        inputs = signs.shape[1] * groups if signs.dim() == 4 else 0
+        if not inputs or not signs.numel() or signs.shape[0] % groups:
+            raise ValueError(f"Signs of the shape {tuple(signs.shape)} are no convolution with {groups} groups.")
+        for name, tensor in tensors.items():
+            wanted = (inputs if name == "threshold" else signs.shape[0],)
+            if name != "signs" and tensor is not None and tuple(tensor.shape) != wanted:
+                raise ValueError(f"`{name}` must have the shape {wanted}, got {tuple(tensor.shape)}.")
+        new = cls(signs, threshold=tensors.get("threshold"), **geometry)
+        for name in ("scale", "bias", "slope", "shift"):
+            tensor = tensors.get(name)
+            if tensor is not None:
+                setattr(new, name, new.spread(tensor))
+        return new
+
+    def dense(self) -> dict[str, Tensor | None]:
+        """Return the tensors in torch's own layout, as `from_dense` takes them; None is what has no effect."""
+        channels, inputs = self.out_channels // self.groups, self.groups * self.in_channels
+
+        def gather(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.unflatten(0, (self.groups, -1))[:, :channels].flatten()
+
+        threshold = self.threshold.unflatten(0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
+        return {
+            "signs": unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size),
+            "scale": gather(self.scale),
+            "bias": gather(self.bias),
+            "slope": gather(self.slope),
+            "shift": gather(self.shift),
+            "threshold": threshold if threshold.any() else None,
+        }
+
     def spread(self, values: Tensor) -> Tensor:
         """Lay (out_channels,) values out as kernels read them."""
         return spread(values.detach().to(torch.float32), groups=self.groups)
@@ -100,7 +146,15 @@ class PackedConv2d(nn.Module):
         self.bias.add_(self.spread(bias))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format."""
+        """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
+
+        Raises:
+            ValueError: Another number of channels.
+        """
+        if x.dim() != 4 or x.shape[1] != self.groups * self.in_channels:
+            raise ValueError(
+                f"The input must have the shape (N, {self.groups * self.in_channels}, H, W), got {tuple(x.shape)}."
+            )
         top, _, left, _ = self.padding
         packed = torch.ops.bnn_lightning.pack_activations(
             x, self.threshold, self.groups, self.padding, self.pad_value == 1

@@ -1,0 +1,275 @@
+"""Packed files as networks: `load` one, `save` one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
+from bnn_lightning.deploy.convert import PackedNetwork
+from bnn_lightning.deploy.lower import lower
+from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy.operations import OPERATIONS
+from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+
+_MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
+_GEOMETRY = ("stride", "padding", "dilation", "groups", "pad_value")
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What a packed file says of its network.
+
+    Attributes:
+        name: Of the architecture.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        class_names: One a class; empty if they are not known.
+        provenance: Where it comes from: configuration, commit, accuracy, checksum of the checkpoint ...
+    """
+
+    name: str
+    in_channels: int
+    image_size: int
+    class_names: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> "PackedInfo":
+        """Read what `plain` returned.
+
+        Raises:
+            ValueError: Something is missing, or of another type.
+        """
+        match plain:
+            case {
+                "name": str(name),
+                "in_channels": int(channels),
+                "image_size": int(size),
+                "class_names": [*names],
+                "provenance": dict(provenance),
+            } if min(channels, size) > 0 and all(isinstance(item, str) for item in names):
+                return cls(name, channels, size, tuple(names), provenance)
+        raise ValueError("It does not say which network it holds, and for which images.")
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {**vars(self), "class_names": list(self.class_names)}
+
+
+class LoadedNetwork(nn.Module):
+    """A packed network, from images to logits. It has no state that changes: threads may share it.
+
+    Args:
+        program: What it does.
+        container: The tensors.
+        info: What it is.
+
+    Raises:
+        ValueError: An operation is unknown, or arguments do not fit.
+    """
+
+    def __init__(self, program: Program, container: Container, info: PackedInfo) -> None:
+        super().__init__()
+        self.info = info
+        self._steps = program.steps
+        self._ends = program.last_uses()
+        stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in _stored(step)}
+        for index in stored:
+            self.register_buffer(f"tensor{index}", _tensor(container, index))
+        for number, step in enumerate(program.steps):
+            if step.operation == "binary_conv2d":
+                self.add_module(f"step{number}", _packed_layer(step, container))
+            elif step.operation not in OPERATIONS:
+                raise ValueError(f"`{step.operation}` is no operation of packed files.")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, num_classes).
+
+        Args:
+            images: Shape (N, C, H, W), of the size that the network was trained on: uint8, or floating in [0, 1].
+
+        Raises:
+            ValueError: Another shape.
+        """
+        shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
+        if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+            raise ValueError(f"Images must have the shape (N, {', '.join(map(str, shape))}), got {tuple(images.shape)}.")
+        return self._run(images / 255 if images.dtype == torch.uint8 else images)
+
+    def _run(self, images: Tensor, most: int | None = None) -> Tensor:
+        """Run the program; with `most`, refuse results of more elements for an image."""
+        values = {0: images}
+        for number, step in enumerate(self._steps):
+            if step.operation == "binary_conv2d":
+                x, residual = (self._argument(item, values) for item in step.arguments[:2])
+                values[number + 1] = self.get_submodule(f"step{number}")(x, residual)
+            else:
+                arguments = [self._argument(item, values) for item in step.arguments]
+                values[number + 1] = OPERATIONS[step.operation](*arguments)
+            if most is not None and values[number + 1].numel() > most * images.shape[0]:
+                raise ValueError(f"The result of step {number + 1} ({step.operation}) is beyond any network's.")
+            for value in self._ends[number]:
+                del values[value]
+        return values[len(self._steps)]
+
+    def _argument(self, item: Argument, values: Mapping[int, Tensor]) -> Any:
+        match item:
+            case Value(number):
+                return values[number]
+            case Stored(index):
+                return self.get_buffer(f"tensor{index}")
+            case list():
+                return [self._argument(inner, values) for inner in item]
+        return item
+
+    def extra_repr(self) -> str:
+        return f"{self.info.name}, {self.info.in_channels}x{self.info.image_size}x{self.info.image_size}"
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """Bytes of a packed file.
+
+    Attributes:
+        total: Of the file.
+        header: Of its header, compressed.
+        binary: Of the signs.
+        rest: Of all other tensors.
+    """
+
+    total: int
+    header: int
+    binary: int
+    rest: int
+
+
+def save(packed: PackedNetwork, path: str | Path, info: PackedInfo) -> FileSizes:
+    """Write a packed network to one file.
+
+    Args:
+        packed: From `pack`.
+        path: The file; an older one is replaced when the new one is complete.
+        info: What the network is.
+
+    Returns:
+        The sizes of the parts.
+
+    Raises:
+        LoweringError: The network does what a file cannot say.
+        ValueError: `info` holds other values than plain ones.
+
+    Example:
+        >>> import tempfile
+        >>> from bnn_lightning.deploy import pack
+        >>> from bnn_lightning.models import create_backbone
+        >>> packed = pack(create_backbone("resnet20", num_classes=10, image_size=32).eval())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sizes = save(packed, f"{folder}/net.bnn", PackedInfo("resnet20", in_channels=3, image_size=32))
+        ...     network = load(f"{folder}/net.bnn")
+        >>> sizes.binary, network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
+        (33408, torch.Size([1, 10]))
+    """
+    lowered = lower(packed, torch.rand(2, info.in_channels, info.image_size, info.image_size))
+    header = {"program": lowered.program.plain(), "info": info.plain()}
+    num_header = write_container(path, header, lowered.tensors)
+    container = read_container(path)
+    sizes = {"bits": 0, "rest": 0}
+    for entry in container.entries:
+        sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
+    return FileSizes(Path(path).stat().st_size, num_header, sizes["bits"], sizes["rest"])
+
+
+def load(source: str | Path | bytes) -> LoadedNetwork:
+    """Load a packed network; images in, logits out.
+
+    All of the file is checked before anything is computed: lengths, checksums, types, and by a run without data that
+    every step takes what it gets.
+
+    Args:
+        source: A file that `save` or `bnn export` wrote, or its bytes.
+
+    Raises:
+        PackedFileError: It is damaged, truncated, or does not hold a network that this package can run.
+        OSError: It cannot be opened.
+    """
+    container = read_container(source)
+    name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
+    try:
+        info = PackedInfo.from_plain(container.header.get("info"))
+        program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
+        network = LoadedNetwork(program, container, info).eval()
+        _dry_run(program, network, container)
+    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError, MemoryError, OverflowError) as error:
+        raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
+    return network.requires_grad_(False)
+
+
+def _packed_layer(step: Step, container: Container) -> PackedConv2d:
+    try:
+        _, _, signs, scale, bias, slope, shift, threshold, *rest = step.arguments
+        stride, padding, dilation, groups, pad_value, low, high = rest
+    except ValueError as error:
+        raise ValueError(f"A binary convolution has 15 arguments, not {len(step.arguments)}.") from error
+    parts = {"signs": signs, "scale": scale, "bias": bias, "slope": slope, "shift": shift, "threshold": threshold}
+    tensors = {key: None if part is None else _of_file(part, container) for key, part in parts.items()}
+    if tensors["signs"] is None:
+        raise ValueError("A binary convolution has no signs.")
+    geometry = dict(
+        stride=_whole_numbers(stride, 2, least=1),
+        padding=_whole_numbers(padding, 4, least=0),
+        dilation=_whole_numbers(dilation, 2, least=1),
+        groups=_whole_numbers([groups], 1, least=1)[0],
+        pad_value=float(pad_value) if pad_value in (0, 1, -1) else float("nan"),  # type: ignore[arg-type]
+    )
+    if geometry["pad_value"] != geometry["pad_value"]:
+        raise ValueError(f"A padding value must be 0, -1 or +1, got {pad_value!r}.")
+    layer = PackedConv2d.from_dense(tensors, **geometry)
+    layer.low, layer.high = (None if bound is None else float(bound) for bound in (low, high))  # type: ignore[arg-type]
+    return layer
+
+
+def _whole_numbers(given: Any, number: int, *, least: int) -> tuple[int, ...]:
+    fits = isinstance(given, list) and len(given) == number
+    if not fits or not all(type(item) is int and least <= item < 1 << 16 for item in given):
+        raise ValueError(f"{given!r:.60} is not a list of {number} whole numbers from {least} on.")
+    return tuple(given)
+
+
+def _of_file(part: Argument, container: Container) -> Tensor:
+    if not isinstance(part, Stored):
+        raise ValueError(f"{part!r:.60} is not a tensor of the file.")
+    return _tensor(container, part.index)
+
+
+def _tensor(container: Container, index: int) -> Tensor:
+    array = container.array(index)
+    if not array.size:
+        return torch.empty(array.shape, dtype=torch.float32)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.float() if tensor.dtype == torch.int8 and container.entries[index].dtype == "bits" else tensor
+
+
+def _stored(step: Step) -> list[Stored]:
+    flat = [inner for item in step.arguments for inner in (item if isinstance(item, list) else [item])]
+    return [item for item in flat if isinstance(item, Stored)]
+
+
+def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> None:
+    """Run the program on shapes alone."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    info = network.info
+    if info.in_channels * info.image_size**2 > _MOST_ELEMENTS:
+        raise ValueError(f"Images of {info.in_channels}x{info.image_size}x{info.image_size} are beyond any network's.")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(2, info.in_channels, info.image_size, info.image_size)
+        logits = network._run(images, _MOST_ELEMENTS)
+    if logits.dim() != 2 or logits.shape[0] != 2 or not logits.is_floating_point():
+        raise ValueError(f"Its output for 2 images has the shape {tuple(logits.shape)}, which are no logits.")
+    if info.class_names and len(info.class_names) != logits.shape[1]:
+        raise ValueError(f"It has {len(info.class_names)} names for {logits.shape[1]} classes.")
