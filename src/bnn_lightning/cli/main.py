@@ -12,6 +12,8 @@ VERBS = {
     "evaluate": "score every test image with a checkpoint",
     "profile": "count parameters, operations, bytes and energy of a network",
     "prepare": "shrink a folder of images once, or convert it to a stream",
+    "export": "write a checkpoint as one packed file, a bit a weight",
+    "predict": "the classes of images, by a packed file",
     "conf": "list, show and copy the options of the configuration",
 }
 

@@ -67,7 +67,41 @@ class PrepareSettings:
     num_workers: int | None = None
 
 
-Settings = typing.TypeVar("Settings", RunSettings, EvaluateSettings, ProfileSettings, PrepareSettings)
+@dataclass
+class ExportSettings:
+    """The keys of `export.yaml` that `bnn export` itself reads."""
+
+    ckpt: str
+    out: str | None = None
+    format: str = "packed"
+    images: int | None = 1000
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PredictSettings:
+    """The keys of `predict.yaml`."""
+
+    packed: str
+    images: str
+    top: int = 1
+    out: str | None = None
+    resize: float | None = None
+    batch_size: int = 32
+    threads: int | None = None
+
+
+Settings = typing.TypeVar("Settings")  # one of the classes above
+# By class of settings and key: the choices that there are.
+_CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
+    RunSettings: {"matmul_precision": ("highest", "high", "medium")},
+    EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
+    ProfileSettings: {"format": ("text", "json", "csv")},
+    ExportSettings: {"format": ("packed", "torch")},
+}
+# Keys whose values count something, or scale it.
+_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize")
 
 
 def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
@@ -80,15 +114,16 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     given = {f.name: config[f.name] for f in fields(kind) if f.name in config}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     assert isinstance(settings, kind)
-    if isinstance(settings, RunSettings) and settings.epochs < 1:
-        raise UserError(f"`epochs` must be 1 or more, got {settings.epochs}.")
+    for key in _POSITIVE:
+        value = getattr(settings, key, None)
+        if isinstance(value, int | float) and value < 1:
+            raise UserError(f"`{key}` must be 1 or more, got {value}.")
+    for key, choices in _CHOICES.get(kind, {}).items():
+        if getattr(settings, key) not in choices:
+            one = ", ".join(choices[:-1])
+            raise UserError(f"`{key}` must be {one} or {choices[-1]}, got {getattr(settings, key)}.")
     if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
-    if isinstance(settings, ProfileSettings):
-        if settings.format not in ("text", "json", "csv"):
-            raise UserError(f"`format` must be text, json or csv, got {settings.format}.")
-    elif not isinstance(settings, PrepareSettings) and settings.matmul_precision not in ("highest", "high", "medium"):
-        raise UserError(f"`matmul_precision` must be highest, high or medium, got {settings.matmul_precision}.")
     return settings
 
 

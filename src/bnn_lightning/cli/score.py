@@ -1,5 +1,6 @@
 """Score every test image with a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def score(config: DictConfig) -> Score:
     seed_everything(settings.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(settings.ckpt)
     if is_ours(checkpoint):
-        task, data = _ours(settings, config, embedded_config(checkpoint, settings.ckpt))
+        task, data = restore(settings.ckpt, config, embedded_config(checkpoint, settings.ckpt), trust=settings.trust)
     else:
         task, data = _published(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
@@ -102,10 +103,23 @@ def score(config: DictConfig) -> Score:
     return result
 
 
-def _ours(settings: EvaluateSettings, config: DictConfig, embedded: Plain) -> tuple[ClassificationTask, Plain]:
-    if "_target_" in config.model:
-        raise UserError(f"`{settings.ckpt}` says itself which network it is: leave `model=` out.")
-    task = load_task(settings.ckpt, trust=settings.trust)
+def restore(
+    ckpt: str, config: DictConfig, embedded: Plain, *, trust: Sequence[str] = ()
+) -> tuple[ClassificationTask, Plain]:
+    """Return the task of a checkpoint of ours, and the configuration of the data to score it on.
+
+    Args:
+        ckpt: The checkpoint.
+        config: What is not null in its `data` takes the place of the checkpoint's own.
+        embedded: The configuration in the checkpoint.
+        trust: See `load_task`.
+
+    Raises:
+        UserError: See `load_task`; or `config` names another network.
+    """
+    if "_target_" in config.get("model", {}):
+        raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
+    task = load_task(ckpt, trust=trust)
     given = _plain(config.data)
     if "_target_" in given:
         data = given
@@ -114,7 +128,7 @@ def _ours(settings: EvaluateSettings, config: DictConfig, embedded: Plain) -> tu
         if given.get("root") is None and not Path(str(data.get("root"))).exists():
             data["root"] = config.paths.data_dir
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    _say(f"{settings.ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
+    _say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
 
 

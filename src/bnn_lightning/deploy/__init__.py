@@ -5,8 +5,13 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "container": ["Container", "PackedFileError", "read_container", "write_container"],
         "convert": ["PackReport", "PackedNetwork", "pack"],
         "kernels": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],
+        "lower": ["Lowered", "LoweringError", "lower"],
         "modules": ["PackedConv2d", "PackedLinear"],
+        "parity": ["Comparison", "OtherClass", "Parity"],
+        "program": ["Program", "Step", "Stored", "Value"],
+        "runtime": ["FileSizes", "LoadedNetwork", "PackedInfo", "load", "save"],
     },
 )

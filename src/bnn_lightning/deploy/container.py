@@ -10,8 +10,8 @@
     header         JSON, deflated; zeros up to a multiple of 64
     tensors        little-endian, row by row, each from a multiple of 64 on, zeros between them
 
-Numbers are little-endian. Every bit of a file is covered by a checksum or must be zero, and its length is known from the
-first 64 bytes.
+Numbers are little-endian. Every bit of a file is covered by a checksum or must be zero, and the first 64 bytes say how
+long it is.
 """
 
 import hashlib
@@ -198,7 +198,7 @@ def _map(path: Path) -> memoryview:
 def _prefix(data: memoryview, name: str) -> tuple[int, int, int, bytes]:
     if len(data) < 64 or bytes(data[: len(_MAGIC)]) != _MAGIC:
         raise PackedFileError(f"{name} is not a packed network (`bnn export` writes one), or is truncated.")
-    magic, version, length, crc, num_data, digest = _PREFIX.unpack(data[: _PREFIX.size])
+    _, version, length, crc, num_data, digest = _PREFIX.unpack(data[: _PREFIX.size])
     check, zero = struct.unpack("<II", data[_PREFIX.size : 64])
     if zlib.crc32(data[: _PREFIX.size]) != check or zero:
         raise PackedFileError(f"{name} is damaged in its first 64 bytes.")
@@ -222,7 +222,8 @@ def _parse(compressed: memoryview, name: str) -> dict[str, Any]:
 def _entries(table: Any, num_data: int, name: str) -> tuple[Entry, ...]:
     if not isinstance(table, list):
         raise PackedFileError(f"{name}: its header has no table of tensors.")
-    entries, end = [], 0
+    entries: list[Entry] = []
+    end = 0
     for row in table:
         entry = _entry(row)
         if entry is None or entry.offset != end + (-end % _ALIGN) or entry.offset + entry.num_bytes > num_data:

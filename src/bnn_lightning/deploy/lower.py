@@ -115,7 +115,7 @@ class _Lowering:
             if item in self.values:
                 return self.values[item]
             if item.name in self.names:
-                return self._stored(self.names[item.name], self.state[self.names[item.name]])
+                return self._stored(self._name(item), self._tensor(item))
             raise LoweringError(f"`{item.name}` is a size that depends on the images; a packed file holds constants.")
         if isinstance(item, list | tuple):
             return [self._argument(inner) for inner in item]
@@ -136,30 +136,37 @@ class _Lowering:
         return Stored(self.places[name])
 
     def _norm(self, node: fx.Node) -> list[Argument]:
-        x, weight, bias, mean, variance, _, eps = node.args
-        values = [None if item is None else self.state[self.names[item.name]].double() for item in (weight, bias, mean, variance)]  # type: ignore[union-attr]
-        gain, offset, centre, spread = values
-        assert centre is not None
-        assert spread is not None
-        scale = (spread + float(eps)).rsqrt()  # type: ignore[arg-type]
+        x, *parameters, _, eps = node.args
+        gain, offset, mean, variance = (None if item is None else self._tensor(item).double() for item in parameters)
+        assert mean is not None
+        assert variance is not None
+        assert isinstance(eps, float)
+        scale = (variance + eps).rsqrt()
         scale = scale if gain is None else scale * gain
-        shift = -centre * scale if offset is None else offset - centre * scale
-        prefix = self.names[mean.name].rpartition(".")[0]  # type: ignore[union-attr]
-        pair = [self._stored(f"{prefix}.{name}", value.float()) for name, value in (("scale", scale), ("shift", shift))]
-        return [self._argument(x), *pair]
+        shift = -mean * scale if offset is None else offset - mean * scale
+        prefix = self._name(parameters[2]).rpartition(".")[0]
+        return [
+            self._argument(x),
+            self._stored(f"{prefix}.scale", scale.float()),
+            self._stored(f"{prefix}.shift", shift.float()),
+        ]
+
+    def _name(self, node: Any) -> str:
+        """Return the name of a parameter or buffer in the network."""
+        return self.names[node.name]
+
+    def _tensor(self, node: Any) -> Tensor:
+        return self.state[self._name(node)]
 
     def _binary(self, node: fx.Node) -> list[Argument]:
-        packing, weight = node.args[0], node.args[1]
+        packing = node.args[0]
         assert isinstance(packing, fx.Node)
-        assert isinstance(weight, fx.Node)
-        name = self.names[weight.name].rpartition(".")[0]
+        name = self._name(node.args[1]).rpartition(".")[0]
         layer = self.packed.get_submodule(name)
         assert isinstance(layer, PackedConv2d)
         residual = node.args[11] if len(node.args) > 11 else None
         tensors = {key: value for key, value in layer.dense().items() if value is not None}
-        stored: dict[str, Argument] = {
-            key: self._stored(f"{name}.{key}", value) for key, value in tensors.items()
-        }
+        stored: dict[str, Argument] = {key: self._stored(f"{name}.{key}", value) for key, value in tensors.items()}
         keys = ("signs", "scale", "bias", "slope", "shift", "threshold")
         geometry: list[Argument] = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
         return [

@@ -72,17 +72,20 @@ class PackedConv2d(nn.Module):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        left, right, top, bottom = layer._reversed_padding_repeated_twice
-        new = cls(
-            layer.binary_weight.detach(),
-            stride=_pair(layer.stride),
-            padding=(top, bottom, left, right),
-            dilation=_pair(layer.dilation),
-            groups=layer.groups,
-            pad_value=layer.pad_value,
-            threshold=input_threshold(layer),
-        )
+        new = cls(layer.binary_weight.detach(), threshold=input_threshold(layer), **cls.geometry_of(layer))
         return new._take_scale(layer)
+
+    @staticmethod
+    def geometry_of(layer: BinaryConv2d) -> dict[str, Any]:
+        """Return stride, padding, dilation, groups and padding value of a layer, as this class takes them."""
+        left, right, top, bottom = layer._reversed_padding_repeated_twice
+        return {
+            "stride": _pair(layer.stride),
+            "padding": (top, bottom, left, right),
+            "dilation": _pair(layer.dilation),
+            "groups": layer.groups,
+            "pad_value": layer.pad_value,
+        }
 
     @classmethod
     def from_dense(cls, tensors: Mapping[str, Tensor | None], **geometry: Any) -> Self:
@@ -117,9 +120,9 @@ class PackedConv2d(nn.Module):
         channels, inputs = self.out_channels // self.groups, self.groups * self.in_channels
 
         def gather(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.unflatten(0, (self.groups, -1))[:, :channels].flatten()
+            return None if values is None else torch.unflatten(values, 0, (self.groups, -1))[:, :channels].flatten()
 
-        threshold = self.threshold.unflatten(0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
+        threshold = torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
         return {
             "signs": unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size),
             "scale": gather(self.scale),

@@ -8,9 +8,9 @@ from torch import Tensor
 _ATEN = torch.ops.aten
 # The name in a file, and what it calls. All are pure: they write into none of their arguments.
 TORCH_OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    overload.name().removeprefix("aten::"): overload
+    str(overload.name()).removeprefix("aten::"): overload  # type: ignore[no-untyped-call]
     for overload in (
-        _ATEN._adaptive_avg_pool2d.default,
+        _ATEN.adaptive_avg_pool2d.default,
         _ATEN.add.Scalar,
         _ATEN.add.Tensor,
         _ATEN.avg_pool2d.default,

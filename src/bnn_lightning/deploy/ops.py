@@ -150,12 +150,16 @@ def _conv_fake(
     height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
     shape = (x.shape[0], out_channels, height, width)
     if residual is not None:
-        # Kernels trust what they are given.
-        torch._check(residual.dim() == 4, lambda: "what is added to a binary convolution must be (N, C, H, W)")
-        torch._check(residual.dtype == scale.dtype, lambda: f"what is added must be {scale.dtype}, not {residual.dtype}")
-        for has, wanted in zip(residual.shape, shape, strict=True):
-            torch._check(has == wanted, lambda: f"what is added must have the shape {shape}, not {residual.shape}")
+        _check_addend(residual, shape, scale.dtype)
     return torch.empty(shape, dtype=scale.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _check_addend(residual: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse what cannot be added to a result of this shape: kernels trust what they are given."""
+    fits = residual.dim() == 4 and residual.dtype == dtype
+    torch._check(fits, lambda: f"what is added must be {dtype}, (N, C, H, W), not {residual.dtype}, {residual.dim()}-d")
+    for has, wanted in zip(residual.shape, shape, strict=True):
+        torch._check(has == wanted, lambda: f"what is added must have the shape {shape}, not {tuple(residual.shape)}")
 
 
 def _geometry(

@@ -21,7 +21,7 @@ class Stored:
     index: int
 
 
-Argument: TypeAlias = "Value | Stored | int | float | bool | str | None | list[Argument]"
+Argument: TypeAlias = "Value | Stored | int | float | bool | str | list[Argument] | None"
 
 
 @dataclass(frozen=True)

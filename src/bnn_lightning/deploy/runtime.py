@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,7 +97,7 @@ class LoadedNetwork(nn.Module):
         """
         shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
-            raise ValueError(f"Images must have the shape (N, {', '.join(map(str, shape))}), got {tuple(images.shape)}.")
+            raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
         return self._run(images / 255 if images.dtype == torch.uint8 else images)
 
     def _run(self, images: Tensor, most: int | None = None) -> Tensor:
@@ -219,15 +218,15 @@ def _packed_layer(step: Step, container: Container) -> PackedConv2d:
     tensors = {key: None if part is None else _of_file(part, container) for key, part in parts.items()}
     if tensors["signs"] is None:
         raise ValueError("A binary convolution has no signs.")
-    geometry = dict(
-        stride=_whole_numbers(stride, 2, least=1),
-        padding=_whole_numbers(padding, 4, least=0),
-        dilation=_whole_numbers(dilation, 2, least=1),
-        groups=_whole_numbers([groups], 1, least=1)[0],
-        pad_value=float(pad_value) if pad_value in (0, 1, -1) else float("nan"),  # type: ignore[arg-type]
-    )
-    if geometry["pad_value"] != geometry["pad_value"]:
-        raise ValueError(f"A padding value must be 0, -1 or +1, got {pad_value!r}.")
+    if pad_value not in (0, 1, -1):
+        raise ValueError(f"A padding value must be 0, -1 or +1, got {pad_value!r:.60}.")
+    geometry = {
+        "stride": _whole_numbers(stride, 2, least=1),
+        "padding": _whole_numbers(padding, 4, least=0),
+        "dilation": _whole_numbers(dilation, 2, least=1),
+        "groups": _whole_numbers([groups], 1, least=1)[0],
+        "pad_value": float(pad_value),
+    }
     layer = PackedConv2d.from_dense(tensors, **geometry)
     layer.low, layer.high = (None if bound is None else float(bound) for bound in (low, high))  # type: ignore[arg-type]
     return layer

@@ -1,0 +1,143 @@
+"""Pack the network of a checkpoint, compare it on real images, and write it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningModule, seed_everything
+from torch import Tensor, nn
+
+import bnn_lightning
+from bnn_lightning.cli.build import build_datamodule, build_trainer
+from bnn_lightning.cli.checkpoint import embedded_config, read_checkpoint
+from bnn_lightning.cli.checks import check_data, check_devices
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import ExportSettings, read_settings
+from bnn_lightning.cli.score import restore
+from bnn_lightning.deploy.convert import PackedNetwork, pack
+from bnn_lightning.deploy.lower import LoweringError
+from bnn_lightning.deploy.parity import Comparison, Parity
+from bnn_lightning.deploy.runtime import FileSizes, PackedInfo, load, save
+
+_FORMATS = ("packed", "torch")
+
+
+class _Compare(LightningModule):
+    def __init__(self, model: nn.Module, packed: nn.Module) -> None:
+        super().__init__()
+        self.comparison = Comparison(model, packed)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.comparison.update(batch[0])
+
+
+def write(config: DictConfig) -> int:
+    """Export a checkpoint, print what was done, and return the bytes of the file.
+
+    Args:
+        config: As composed by Hydra from `export.yaml`.
+
+    Raises:
+        UserError: A checkpoint that cannot be read or is not binary, missing data, or a packed network that disagrees.
+    """
+    settings = read_settings(ExportSettings, config)
+    silence()
+    out = _out(settings)
+    trainer = {str(key): value for key, value in OmegaConf.to_container(config.trainer, resolve=True).items()}  # type: ignore[union-attr]
+    check_devices(trainer)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    checkpoint = read_checkpoint(settings.ckpt)
+    embedded = embedded_config(checkpoint, settings.ckpt)
+    task, data = restore(settings.ckpt, config, embedded, trust=settings.trust)
+    backbone = task.backbone.eval()
+    try:
+        packed = pack(backbone)
+    except ValueError as error:
+        raise UserError(f"`{settings.ckpt}` cannot be packed: {error}") from error
+    _print_report(packed)
+    datamodule = build_datamodule(data, trust=settings.trust)
+    parity = _compare(backbone, packed, datamodule, trainer, settings.images)
+    print(parity, flush=True)
+    if parity.faults:
+        raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}")
+    if settings.format == "torch":
+        return _write_torch(packed, backbone, out)
+    info = _info(settings.ckpt, embedded, datamodule, parity)
+    return _write_packed(packed, out, info)
+
+
+def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
+    try:
+        sizes = save(packed, out, info)
+    except LoweringError as error:
+        raise UserError(f"`{out}` was not written: {error}") from error
+    load(out)
+    _print_sizes(out, sizes)
+    return sizes.total
+
+
+def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
+    shape = (2, backbone.in_channels, backbone.image_size, backbone.image_size)
+    program = torch.export.export(packed, (torch.rand(shape),), dynamic_shapes=({0: torch.export.Dim.AUTO},))  # type: ignore[arg-type]
+    torch.export.save(program, out)
+    print(f"written: {out} ({out.stat().st_size:,} bytes; import bnn_lightning.deploy.ops before torch.export.load)")
+    return out.stat().st_size
+
+
+def _out(settings: ExportSettings) -> Path:
+    """Return where to write, after a look at the folder: nothing long has begun yet."""
+    suffix = {"packed": ".bnn", "torch": ".pt2"}[settings.format]
+    out = Path(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
+    if out.suffix != suffix:
+        raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
+    if not out.parent.is_dir():
+        raise UserError(f"`out`: there is no folder {out.parent}.")
+    return out
+
+
+def _compare(
+    backbone: nn.Module, packed: nn.Module, datamodule: Any, trainer: dict[Any, Any], images: int | None
+) -> Parity:
+    module = _Compare(backbone, packed)
+    if images is not None:
+        trainer["limit_test_batches"] = max(1, -(-images // datamodule.eval_batch_size))
+    runner = build_trainer(trainer, callbacks=[], loggers=[])
+    check_data(datamodule, runner, stage="test")
+    runner.test(module, datamodule=datamodule, verbose=False)
+    return module.comparison.parity
+
+
+def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) -> PackedInfo:
+    model = embedded["model"]
+    provenance = {
+        "made_by": f"bnn-lightning {bnn_lightning.__version__}",
+        "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "config": {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded},
+        "parity": {"images": parity.images, "largest_difference": parity.largest_difference},
+    }
+    names = tuple(datamodule.class_names)
+    return PackedInfo(
+        name=str(model.get("name", model.get("_target_"))),
+        in_channels=datamodule.in_channels,
+        image_size=datamodule.image_size,
+        class_names=names if len(names) == datamodule.num_classes else (),
+        provenance=provenance,
+    )
+
+
+def _print_report(packed: PackedNetwork) -> None:
+    report = packed.report
+    print(f"packed: {len(report.packed)} binary layers; folded into them: {len(report.folded)} operations")
+    for name, reason in report.left.items():
+        print(f"        {name} stays in torch: {reason}")
+    if report.unfused:
+        print(f"        nothing was folded: {report.unfused}")
+
+
+def _print_sizes(out: Path, sizes: FileSizes) -> None:
+    parts = f"signs {sizes.binary:,}, other tensors {sizes.rest:,}, header {sizes.header:,}"
+    print(f"written: {out}\nsize:    {sizes.total:,} bytes ({parts})")
+    print(f"next:\n  bnn predict packed={out} images=FOLDER")

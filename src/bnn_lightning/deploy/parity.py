@@ -1,0 +1,154 @@
+"""Whether a packed network is the network that it was made from: layer by layer, and at the end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear, input_threshold
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.linear import BinaryLinear
+from bnn_lightning.layers.tree import binary_layers
+
+
+@dataclass(frozen=True)
+class OtherClass:
+    """An image that the two networks put into different classes.
+
+    Attributes:
+        index: Of the image, in the order in which they came.
+        simulated: Class by the network that was trained.
+        packed: Class by the packed one.
+        margin: The trained network's largest logit minus its second largest.
+    """
+
+    index: int
+    simulated: int
+    packed: int
+    margin: float
+
+
+@dataclass
+class Parity:
+    """What a comparison found.
+
+    Attributes:
+        margin: Largest margin at which another class is put down to rounding.
+        images: How many were compared.
+        largest_difference: Of two logits.
+        layers: By name of a binary layer, how many of its sums differ; they are whole numbers, so none may.
+        others: Images with another class.
+    """
+
+    margin: float = 1e-3
+    images: int = 0
+    largest_difference: float = 0.0
+    layers: dict[str, int] = field(default_factory=dict)
+    others: list[OtherClass] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, a sentence each; empty if the networks agree."""
+        faults = [f"{count} sums of `{name}` differ." for name, count in self.layers.items() if count]
+        faults += [
+            f"Image {other.index}: class {other.simulated} simulated, {other.packed} packed, with a margin of "
+            f"{other.margin:.3g}."
+            for other in self.others
+            if not other.margin <= self.margin
+        ]
+        if not self.images:
+            faults.append("There was no image to compare.")
+        elif not self.largest_difference < float("inf"):
+            faults.append("A logit is not a finite number.")
+        return faults
+
+    def __str__(self) -> str:
+        ties = [other for other in self.others if other.margin <= self.margin]
+        lines = [
+            f"parity: {self.images} images, largest difference of a logit {self.largest_difference:.2g}, "
+            f"{len(self.others)} in another class",
+            f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}",
+        ]
+        lines += [
+            f"        image {tie.index}: {tie.simulated} or {tie.packed}, a tie by {tie.margin:.2g}" for tie in ties
+        ]
+        return "\n".join(lines)
+
+
+class Comparison:
+    """Compare a trained network with a packed one, batch by batch.
+
+    Args:
+        model: In evaluation mode; computes with floats.
+        packed: From `pack` or `load`.
+        margin: See `Parity`.
+
+    Example:
+        >>> from bnn_lightning.deploy import pack
+        >>> from bnn_lightning.models import create_backbone
+        >>> model = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+        >>> comparison = Comparison(model, pack(model))
+        >>> comparison.update(torch.rand(2, 3, 32, 32))
+        >>> comparison.parity.faults, len(comparison.parity.layers)
+        ([], 18)
+    """
+
+    def __init__(self, model: nn.Module, packed: Callable[[Tensor], Tensor], *, margin: float = 1e-3) -> None:
+        self.model, self.packed = model, packed
+        self.parity = Parity(margin=margin)
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Compare for a batch, (N, C, H, W). The layers are compared for the first one."""
+        if self.parity.images == 0:
+            with _compared_layers(self.model, self.parity.layers):
+                simulated = self.model(images)
+        else:
+            simulated = self.model(images)
+        packed = self.packed(images)
+        # NaN would get lost in max().
+        difference = (simulated - packed).abs().nan_to_num(nan=float("inf")).max().item()
+        self.parity.largest_difference = max(self.parity.largest_difference, difference)
+        top = simulated.topk(min(2, simulated.shape[1]), dim=1).values
+        margins = top[:, 0] - top[:, -1]
+        before, after = simulated.argmax(1), packed.argmax(1)
+        for place in (before != after).nonzero().flatten().tolist():
+            self.parity.others.append(
+                OtherClass(self.parity.images + place, int(before[place]), int(after[place]), margins[place].item())
+            )
+        self.parity.images += len(images)
+
+
+@contextmanager
+def _compared_layers(model: nn.Module, counts: dict[str, int]) -> Iterator[None]:
+    """Give every binary layer that runs what it gets a second time, packed, and count the sums that differ."""
+    handles = []
+    try:
+        for name, layer in binary_layers(model).items():
+            if layer.input_binarizer is not None:
+                handles.append(layer.register_forward_pre_hook(_comparing(name, _only_sums(layer), counts)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _comparing(name: str, packed: nn.Module, counts: dict[str, int]) -> Callable[..., None]:
+    def compare(layer: BinaryLayer, arguments: tuple[Tensor, ...]) -> None:
+        (x,) = arguments
+        assert layer.input_binarizer is not None
+        wanted = layer.dot(layer.input_binarizer(x), layer.binary_weight, x_is_binary=True)
+        counts[name] = counts.get(name, 0) + int((packed(x) != wanted).sum())
+
+    return compare
+
+
+def _only_sums(layer: BinaryLayer) -> nn.Module:
+    signs, threshold = layer.binary_weight.detach(), input_threshold(layer)
+    if isinstance(layer, BinaryLinear):
+        return PackedLinear(signs[:, :, None, None], threshold=threshold)
+    assert isinstance(layer, BinaryConv2d)
+    return PackedConv2d(signs, threshold=threshold, **PackedConv2d.geometry_of(layer))

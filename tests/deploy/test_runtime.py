@@ -1,0 +1,211 @@
+"""A network that was written and loaded is the packed network; a file that lies is one clear error."""
+
+import copy
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import LoweringError, PackedFileError, PackedInfo, load, pack, save
+from bnn_lightning.deploy.container import read_container, write_container
+from bnn_lightning.deploy.program import Program
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear
+from bnn_lightning.models import create_backbone, list_backbones
+from tests.deploy.test_convert import Branches, least_size, settled
+
+
+def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) -> Any:
+    packed = pack(network, example)
+    info = {"name": "net", "in_channels": example.shape[1], "image_size": example.shape[2]} | info
+    save(packed, path, PackedInfo(**info))
+    return packed
+
+
+@pytest.mark.parametrize("name", list_backbones())
+def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = least_size(name)
+    images = torch.rand(3, 3, size, size)
+    network = settled(create_backbone(name, num_classes=7, image_size=size, width=16), images)
+    packed = written(network, images, tmp_path / "net.bnn")
+    loaded = load(tmp_path / "net.bnn")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), packed(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded(images), network(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(images[:1]), loaded(images)[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_networks_never_seen_survive(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 9, 9)
+    network = settled(Branches(), images)
+    written(network, images, tmp_path / "net.bnn")
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "net.bnn")(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_behind_real_inputs_survives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = BinaryLinear(48, 70, weight_binarizer=XNORScale())
+    second = BinaryLinear(70, 5, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+    network, images = nn.Sequential(nn.Flatten(), first, second).eval(), torch.rand(2, 3, 4, 4)
+    written(network, images, tmp_path / "net.bnn")
+    container = read_container(tmp_path / "net.bnn")
+    assert [entry.dtype for entry in container.entries if len(entry.shape) > 1] == ["bits", "bits"]
+    torch.testing.assert_close(load(tmp_path / "net.bnn")(images), network(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_are_the_theoretical_ones(tmp_path: Path) -> None:
+    network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+    packed = pack(network)
+    sizes = save(packed, tmp_path / "net.bnn", PackedInfo("resnet20", 3, 32))
+    assert sizes.binary == 267_264 // 8
+    # Stem, its norm, a scale and a bias a channel of each binary layer, the head's norm, the classifier.
+    channels = 6 * (16 + 32 + 64)
+    assert sizes.rest == 4 * (432 + 2 * 16 + 2 * channels + 2 * 64 + 650)
+    assert sizes.header < 16 * 1024
+    assert (tmp_path / "net.bnn").stat().st_size == sizes.total < 49_000
+
+
+def test_bytes_and_pixels_are_images(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    written(create_backbone("resnet20", num_classes=10, image_size=32).eval(), images / 255, tmp_path / "net.bnn")
+    network = load((tmp_path / "net.bnn").read_bytes())
+    torch.testing.assert_close(network(images), network(images / 255), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"must have the shape \('N', 3, 32, 32\), got \(3, 32, 32\)"):
+        network(images[0])
+
+
+def test_threads_may_share_a_network(tmp_path: Path) -> None:
+    images = torch.rand(8, 3, 32, 32)
+    written(create_backbone("resnet20", num_classes=10, image_size=32).eval(), images, tmp_path / "net.bnn")
+    network, found = load(tmp_path / "net.bnn"), {}
+    wanted = network(images)
+
+    def work(number: int) -> None:
+        found[number] = network(images)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for logits in found.values():
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=0)
+
+
+class Sorted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, 4, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3)).sort(1).values
+
+
+def test_what_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"aten\.sort"):
+        written(Sorted().eval(), torch.rand(2, 3, 4, 4), tmp_path / "net.bnn")
+    assert not (tmp_path / "net.bnn").exists()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The header and the tensors of a file, to write lies with."""
+    path = tmp_path_factory.mktemp("packed") / "net.bnn"
+    network = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1),
+        BinaryConv2d(40, 36, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=XNORScale()),
+        nn.BatchNorm2d(36),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(36, 4),
+    ).eval()
+    written(network, torch.rand(2, 3, 6, 6), path, class_names=("a", "b", "c", "d"))
+    container = read_container(path)
+    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
+    return container.header, tensors, path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.pop("program"),
+        lambda header: header.pop("info"),
+        lambda header: header["program"].pop(),
+        lambda header: header["program"].append(["os.system", "true"]),
+        lambda header: header["program"].append(["relu", {"v": 99}]),
+        lambda header: header["program"].append(["relu", {"v": -1}]),
+        lambda header: header["program"].append(["relu", {"t": 0}]),
+        lambda header: header["program"][1].pop(),
+        lambda header: header["program"][1].__setitem__(9, [0, 0]),
+        lambda header: header["program"][1].__setitem__(10, [1 << 40] * 4),
+        lambda header: header["program"][1].__setitem__(12, 7),
+        lambda header: header["program"][1].__setitem__(13, 0.5),
+        lambda header: header["program"][1].__setitem__(1, {"v": 0}),
+        lambda header: header["program"][1].__setitem__(2, {"v": 0}),
+        lambda header: header["program"][1].__setitem__(3, None),
+        lambda header: header["info"].__setitem__("image_size", 0),
+        lambda header: header["info"].__setitem__("image_size", 1 << 30),
+        lambda header: header["info"].__setitem__("image_size", True),
+        lambda header: header["info"].__setitem__("class_names", ["a"]),
+        lambda header: header["program"].insert(1, ["pad", {"v": 1}, [1 << 20, 1 << 20, 1 << 20, 1 << 20]]),
+        lambda header: header.__setitem__("program", [["reshape", {"v": 0}, [-1]]]),
+    ],
+)
+def test_a_program_that_lies_is_refused(parts: tuple[Any, Any, Path], change: Any, tmp_path: Path) -> None:
+    header, tensors, _ = copy.deepcopy(parts)
+    change(header)
+    write_container(tmp_path / "net.bnn", header, tensors)
+    with pytest.raises(PackedFileError, match="does not hold a network that can be run"):
+        load(tmp_path / "net.bnn")
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-3, 70), st.just(1 << 40), st.floats(), st.just("x"))
+ARGUMENTS = st.one_of(
+    SCALARS,
+    st.builds(lambda n: {"v": n}, st.integers(0, 7)),
+    st.builds(lambda n: {"t": n}, st.integers(0, 7)),
+    st.lists(SCALARS, max_size=4),
+)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_program_runs_or_is_refused(parts: tuple[Any, Any, Path], data: st.DataObject, tmp_path: Path) -> None:
+    header, tensors, _ = copy.deepcopy(parts)
+    step = data.draw(st.sampled_from(header["program"]))
+    step[data.draw(st.integers(1, len(step) - 1))] = data.draw(ARGUMENTS)
+    write_container(tmp_path / "net.bnn", header, tensors)
+    try:
+        network = load(tmp_path / "net.bnn")
+    except PackedFileError:
+        return
+    assert network(torch.rand(1, 3, 6, 6)).shape[0] == 1
+
+
+def test_tensors_of_another_shape_are_refused(parts: tuple[Any, Any, Path], tmp_path: Path) -> None:
+    header, tensors, _ = parts
+    for name, (dtype, values) in tensors.items():
+        if values.ndim == 1:
+            changed = tensors | {name: (dtype, np.concatenate([values, values]))}
+            write_container(tmp_path / "net.bnn", header, changed)
+            with pytest.raises(PackedFileError):
+                load(tmp_path / "net.bnn")
+
+
+def test_the_info_is_kept(parts: tuple[Any, Any, Path]) -> None:
+    info = load(parts[2]).info
+    assert (info.name, info.in_channels, info.image_size, info.class_names) == ("net", 3, 6, ("a", "b", "c", "d"))
+
+
+def test_values_end_with_their_last_use() -> None:
+    plain = [["relu", {"v": 0}], ["add.Tensor", {"v": 1}, {"v": 0}], ["cat", [{"v": 2}, {"v": 1}], 1]]
+    assert Program.from_plain(plain, num_tensors=0).last_uses() == [(), (0,), (1, 2)]
