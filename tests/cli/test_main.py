@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import bnn_lightning
+from bnn_lightning.cli.main import VERBS
 
 Bnn = Callable[..., Any]
 Process = Callable[..., Any]
@@ -45,7 +46,7 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
     done = bnn(word)
     assert done.code == 2
     assert hint in done.err
-    assert "There are: train, evaluate, profile, prepare, conf." in done.err
+    assert f"There are: {', '.join(VERBS)}." in done.err
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def composed(script: str) -> str:
     """Return the commands of a script with `--cfg job` behind each."""
     found = commands(script)
     for command in found:
-        if not command.startswith(("bnn train ", "bnn evaluate ", "bnn profile ", "python train.py ")):
+        if not command.startswith(
+            ("bnn train ", "bnn evaluate ", "bnn profile ", "bnn export ", "bnn predict ", "python train.py ")
+        ):
             raise ValueError(
                 f"`{command}` cannot be composed: a {COMPOSED} block holds only verbs with a configuration."
             )

@@ -92,7 +92,10 @@ class PredictSettings:
     threads: int | None = None
 
 
-Settings = typing.TypeVar("Settings")  # one of the classes above
+Settings = typing.TypeVar(
+    "Settings",
+    bound=RunSettings | EvaluateSettings | ProfileSettings | PrepareSettings | ExportSettings | PredictSettings,
+)
 # By class of settings and key: the choices that there are.
 _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     RunSettings: {"matmul_precision": ("highest", "high", "medium")},

@@ -211,12 +211,20 @@ def _parse(compressed: memoryview, name: str) -> dict[str, Any]:
     inflate = zlib.decompressobj()
     try:
         text = inflate.decompress(compressed, _MOST_HEADER)
-        header = json.loads(text.decode("utf-8")) if inflate.eof and not inflate.unused_data else None
+        header = (
+            json.loads(text.decode("utf-8"), parse_constant=_no_number)
+            if inflate.eof and not inflate.unused_data
+            else None
+        )
     except (zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise PackedFileError(f"{name}: its header cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise PackedFileError(f"{name}: its header is no JSON object of at most {_MOST_HEADER} bytes.")
     return header
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON.")
 
 
 def _entries(table: Any, num_data: int, name: str) -> tuple[Entry, ...]:

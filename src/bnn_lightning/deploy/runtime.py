@@ -16,7 +16,8 @@ from bnn_lightning.deploy.operations import OPERATIONS
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
-_GEOMETRY = ("stride", "padding", "dilation", "groups", "pad_value")
+# What Python and torch raise where arguments do not fit.
+_WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class PackedInfo:
                 "image_size": int(size),
                 "class_names": [*names],
                 "provenance": dict(provenance),
-            } if min(channels, size) > 0 and all(isinstance(item, str) for item in names):
+            } if (
+                type(channels) is type(size) is int
+                and min(channels, size) > 0
+                and all(isinstance(n, str) for n in names)
+            ):
                 return cls(name, channels, size, tuple(names), provenance)
         raise ValueError("It does not say which network it holds, and for which images.")
 
@@ -203,7 +208,7 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
         program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
         network = LoadedNetwork(program, container, info).eval()
         _dry_run(program, network, container)
-    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError, MemoryError, OverflowError) as error:
+    except _WRONG as error:
         raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
     return network.requires_grad_(False)
 
