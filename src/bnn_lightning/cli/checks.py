@@ -1,6 +1,7 @@
 """What can be known to fail before training starts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.callbacks.distill_progress import DistillProgress
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -85,6 +87,23 @@ def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Lite
             datamodule.setup(stage)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         raise UserError(f"`data`: {error}") from error
+
+
+@contextmanager
+def damaged_files() -> Iterator[None]:
+    """Turn a damaged image, which is met while the run goes on, into an error that the user can mend.
+
+    Raises:
+        UserError: Names the file.
+    """
+    try:
+        yield
+    except DamagedImageError as error:
+        # From a worker the message comes as the last line of a traceback.
+        message = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"`data`: {message.removeprefix(f'{DamagedImageError.__module__}.DamagedImageError: ')}"
+        ) from error
 
 
 def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: str | None) -> None:

@@ -30,6 +30,7 @@ from bnn_lightning.cli.checks import (
     check_distiller,
     check_precision,
     check_selection,
+    damaged_files,
     relaxed,
 )
 from bnn_lightning.cli.count import profile_config
@@ -72,7 +73,8 @@ def fit(config: DictConfig) -> float | None:
     started = time.monotonic()
     run = prepare(config)
     try:
-        scores = _train(run)
+        with damaged_files():
+            scores = _train(run)
     except (CheckpointReadError, CheckpointWriteError) as error:
         raise UserError(str(error)) from error
     except _wandb_errors() as error:

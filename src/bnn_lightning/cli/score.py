@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
-from bnn_lightning.cli.checks import check_data, check_devices, check_precision, relaxed
+from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import EvaluateSettings, read_settings
@@ -94,7 +94,8 @@ def score(config: DictConfig) -> Score:
     counter = CountImages()
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
     check_data(datamodule, trainer, stage="test")
-    found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
+    with damaged_files():
+        found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
     top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
     result = Score(counter.count, top1, top5, loss, damaged=counter.damaged)
     _say(f"\n{result}")
