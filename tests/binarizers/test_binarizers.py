@@ -1,6 +1,7 @@
 """What holds for every binarizer, and the state of the annealed ones."""
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,33 @@ def test_xnor_scale_trains_the_weight_through_the_scale_too() -> None:
     assert weight.grad.tolist() == [[1.0, 0.0]]
 
 
+@pytest.mark.parametrize("gradient", ["full", "detached", "identity"])
+def test_gradients_of_a_scaled_weight_are_those_of_its_paper(gradient: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    signs, scale = XNORScale(clip=1.0, gradient=gradient).binarize(weight)
+    (signs * scale[:, None] * upstream).sum().backward()
+    w = weight.detach()
+    inside, alpha = (w.abs() <= 1).double(), w.abs().mean(1, keepdim=True)
+    of_scale = w.sign() * (w.sign() * upstream).sum(1, keepdim=True) / 8
+    expected = {
+        "full": alpha * inside * upstream + of_scale,
+        "detached": alpha * inside * upstream,
+        "identity": inside * upstream,
+    }
+    torch.testing.assert_close(weight.grad, expected[gradient])
+
+
+def test_a_channel_of_zeros_has_no_scale_and_a_finite_gradient() -> None:
+    weight = torch.zeros(2, 3, requires_grad=True)
+    signs, scale = XNORScale(gradient="identity").binarize(weight)
+    (signs * scale[:, None]).sum().backward()
+    assert weight.grad is not None
+    assert not scale.any()
+    assert weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -103,6 +131,7 @@ def test_xnor_scale_trains_the_weight_through_the_scale_too() -> None:
         ("SwishSign", {"beta": 0.0}, "`beta` must be positive"),
         ("Libra", {"eps": 0.0}, "`eps` must be positive"),
         ("WeightSign", {"clip": 0.0}, "`clip` must be positive"),
+        ("XNORScale", {"gradient": "none"}, "`gradient` must be one of"),
     ],
 )
 def test_wrong_options_are_named_before_a_network_is_built(name: str, options: dict[str, float], message: str) -> None:

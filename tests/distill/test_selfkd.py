@@ -11,13 +11,15 @@ from bnn_lightning.distill import Batch, HardLabels, Outputs, SelfKD, SoftLabelB
 from bnn_lightning.layers import binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
 
+# Those of 34 layers are the blocks of those of 18.
+BACKBONES = [name for name in list_backbones() if not name.endswith("34")]
 TERMS = ["hard", "feature", "label", "cluster"]
 
 
 def small(name: str) -> nn.Module:
-    options = {"mlp": {"width": 16, "dropout": 0.0}, "vgg_small": {"width": 4}, "resnet20": {"width": 4}}
+    options = {"mlp": {"width": 16, "dropout": 0.0}}
     torch.manual_seed(0)
-    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options.get(name, {}))
+    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options.get(name, {"width": 4}))
 
 
 def batch(size: int = 32, count: int = 6) -> Batch:
@@ -31,7 +33,7 @@ def step(backbone: nn.Module, distiller, data: Batch) -> tuple[Tensor, dict[str,
     return logits, distiller(data, Outputs(logits, taps.features, taps))
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone(name: str) -> None:
     backbone, distiller = small(name), SelfKD(3)
     optimizer = torch.optim.SGD(backbone.parameters(), 0.01)

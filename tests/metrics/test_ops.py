@@ -42,6 +42,75 @@ def test_counts_are_those_of_the_specification(name, options, parameters, binary
     assert twin.float_macs == count.binary_macs + count.float_macs
 
 
+# Of BNext's specification, 1.7, measured on ReActNet's code: parameters, binary MACs (G), real MACs (M), and operations
+# (M, real MACs + binary MACs / 64); then ours to the unit.
+REACTNET = {
+    "reactnet_a": (29_343_592, 4.8169, 11.862, 87.13, 4_816_896_000, 11_862_016),
+    "reactnet18": (11_704_424, 1.6763, 137.79, 163.99, 1_676_279_808, 137_793_536),
+    "reactnet34": (21_827_432, 3.5260, 137.79, 192.89, 3_525_967_872, 137_793_536),
+}
+
+
+def full_size(name, **options):
+    with torch.device("meta"):
+        return count_ops(create_backbone(name, num_classes=1000, image_size=224, **options), (3, 224, 224))
+
+
+@pytest.mark.parametrize("name", REACTNET)
+def test_counts_of_reactnet_are_the_published(name):
+    parameters, giga, mega, operations, binary, real = REACTNET[name]
+    count = full_size(name)
+    assert count.parameters == parameters
+    assert (count.binary_macs, count.mixed_macs, count.float_macs) == (binary, 0, real)
+    assert round(binary / 1e9, 4) == giga
+    assert real / 1e6 == pytest.approx(mega, abs=0.005)
+    assert (real + binary / 64) / 1e6 == pytest.approx(operations, abs=0.005)
+    first_step = full_size(name, binary="activations")
+    assert (first_step.parameters, first_step.mixed_macs, first_step.float_macs) == (parameters, binary, real)
+
+
+# Channels of a ResNet-18's convolutions: (from, to, output side, how many), and its real shortcuts.
+RESNET18 = [(64, 64, 56, 4), (64, 128, 28, 1), (128, 128, 28, 3), (128, 256, 14, 1), (256, 256, 14, 3)]
+RESNET18 += [(256, 512, 7, 1), (512, 512, 7, 3)]
+SHORTCUTS = [(64, 128, 28), (128, 256, 14), (256, 512, 7)]
+STEM, HEAD = 64 * 3 * 49, 512 * 1000 + 1000
+
+
+def test_counts_of_the_other_resnets_are_those_of_their_layers():
+    binary = sum(9 * a * b * n for a, b, _, n in RESNET18)
+    products = sum(9 * a * b * side**2 * n for a, b, side, n in RESNET18)
+    norms = sum(2 * b * n for _, b, _, n in RESNET18)
+    norms_before = sum(2 * a * n for a, _, _, n in RESNET18)
+    skips, skip_products = sum(a * b for a, b, _ in SHORTCUTS), sum(a * b * side**2 for a, b, side in SHORTCUTS)
+    real = STEM * 112**2 + 512_000
+    gates = sum((a * a // 8 + a // 8 * b) * n for a, b, _, n in RESNET18)
+    frame = STEM + 128 + HEAD
+
+    bireal = full_size("birealnet18")
+    assert bireal.parameters == frame + binary + norms + skips + sum(2 * b for _, b, _ in SHORTCUTS) == 11_689_512
+    assert (bireal.binary_macs, bireal.float_macs) == (products, real + skip_products) == (1_676_279_808, 137_793_536)
+
+    xnor = full_size("xnornet18")  # the skips are binary, and norms stand before the convolutions
+    skip_norms = sum(2 * a for a, _, _ in SHORTCUTS)
+    assert xnor.parameters == frame + binary + skips + norms_before + skip_norms == 11_687_720
+    assert xnor.binary_weights == binary + skips
+    assert (xnor.binary_macs, xnor.float_macs) == (products + skip_products, real) == (1_695_547_392, 118_525_952)
+
+    gated = full_size("real2binary18")
+    slopes = sum(b * n for _, b, _, n in RESNET18)
+    parameters = frame + binary + norms_before + gates + slopes + skips + sum(2 * b for _, b, _ in SHORTCUTS)
+    assert gated.parameters == parameters == 11_986_856
+    assert (gated.binary_macs, gated.float_macs) == (products, real + skip_products + gates)
+    assert gated.packed_bytes / 2**20 == pytest.approx(5.13, abs=0.005)  # 5.1 MB published
+
+
+def test_counts_of_bireal_net_34():
+    count = full_size("birealnet34")
+    assert (count.parameters, count.binary_weights) == (21_797_672, 21_086_208)
+    assert (count.binary_macs, count.float_macs) == (3_525_967_872, 137_793_536)
+    assert round(count.binary_macs / 1e9, 2) == 3.53  # published
+
+
 def test_counts_of_the_mlp_are_those_of_the_specification():
     with torch.device("meta"):
         network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=28, width=6144)

@@ -1,11 +1,15 @@
 """Weight binarizers: what is signed, with which gradient, and the scale that follows the dot product."""
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from bnn_lightning.binarizers.annealed import EDE
 from bnn_lightning.binarizers.base import WeightBinarizer
-from bnn_lightning.functional.scale import libra_standardise, power_of_two_scale, xnor_scale
+from bnn_lightning.functional.scale import divide_gradient, libra_standardise, power_of_two_scale, xnor_scale
 from bnn_lightning.functional.sign import sign_ede, sign_ste
+
+ScaleGradient = Literal["full", "detached", "identity"]
 
 
 class WeightSign(WeightBinarizer):
@@ -34,10 +38,20 @@ class WeightSign(WeightBinarizer):
 
 
 class XNORScale(WeightSign):
-    """Binarize with the plain sign; the scale is the mean magnitude of each output channel, trained with it.
+    r"""Binarize with the plain sign; the scale is the mean magnitude of each output channel.
+
+    With B = scale * sign(w), the weight that the layer multiplies with in effect, and its gradient G, that of w is
+
+    - "full" (XNOR-Net): of the sign, `scale * G` where `|w| <= clip`, plus that of the scale;
+    - "detached" (Bi-Real Net's magnitude-aware gradient): `scale * G` where `|w| <= clip`, else 0;
+    - "identity" (ReActNet): G itself where `|w| <= clip`, else 0.
 
     Args:
         clip: Gradients of the sign where `|w| > clip` are zero.
+        gradient: Which of the three.
+
+    Raises:
+        ValueError: A value out of its range.
 
     Example:
         >>> import torch
@@ -46,14 +60,30 @@ class XNORScale(WeightSign):
         (tensor([[ 1., -1.]]), tensor([1.]))
 
     References:
-        Rastegari et al., XNOR-Net, ECCV 2016, section 3.1.
+        Rastegari et al., XNOR-Net, ECCV 2016, section 3.1; Liu et al., Bi-Real Net, ECCV 2018, section 3.3; Liu et al.,
+        ReActNet, ECCV 2020.
     """
 
-    def __init__(self, clip: float = 1.0) -> None:
+    def __init__(self, clip: float = 1.0, gradient: ScaleGradient = "full") -> None:
         super().__init__(clip)
+        if gradient not in get_args(ScaleGradient):
+            raise ValueError(f"`gradient` must be one of {list(get_args(ScaleGradient))}, got {gradient!r}.")
+        self.gradient = gradient
 
     def scale(self, weight: Tensor) -> Tensor:
-        return xnor_scale(weight)
+        return xnor_scale(weight if self.gradient == "full" else weight.detach())
+
+    def binarize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        scale, latent = self.scale(weight), weight
+        if self.gradient == "identity":
+            latent = divide_gradient(weight, scale)
+        return self.sign(latent), scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.binarize(weight)[0]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gradient={self.gradient!r}"
 
 
 class Libra(EDE, WeightBinarizer):

@@ -5,7 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "scale": ["libra_standardise", "power_of_two_scale", "xnor_scale"],
+        "scale": ["divide_gradient", "libra_standardise", "power_of_two_scale", "xnor_scale"],
         "sign": [
             "approx_sign",
             "ede_sharpness",

@@ -1,6 +1,7 @@
 """Standardised latent weights and the channel scales that follow a binary dot product."""
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,3 +72,37 @@ def xnor_scale(weight: Tensor) -> Tensor:
         Rastegari et al., XNOR-Net, ECCV 2016, equation 6.
     """
     return weight.abs().flatten(1).mean(1)
+
+
+class _DividedGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, divisor: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (divisor,) = ctx.saved_tensors
+        return grad / divisor, None
+
+
+def divide_gradient(x: Tensor, divisor: Tensor) -> Tensor:
+    r"""Return `x`; its gradient is divided.
+
+    Args:
+        x: Shape (out_channels, ...).
+        divisor: Shape (out_channels,), not negative; what is smaller than the least normal number counts as that.
+
+    Example:
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> divide_gradient(x, torch.tensor([0.5, 2.0])).sum().backward()
+        >>> x.grad[:, 0]
+        tensor([2.0000, 0.5000])
+    """
+    divisor = divisor.detach().clamp(min=torch.finfo(divisor.dtype).tiny)
+    return cast(Tensor, _DividedGradient.apply(x, divisor.view(-1, *[1] * (x.dim() - 1))))

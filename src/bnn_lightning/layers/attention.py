@@ -44,7 +44,8 @@ class SqueezeExcite(nn.Module):
     It returns the gate and does not apply it: what is averaged need not be what is gated.
 
     Args:
-        channels: Channels of the input and of the gate.
+        channels: Channels of the input.
+        out_channels: Channels of the gate; None takes those of the input.
         reduction: The hidden layer has `channels / reduction` units, rounded down, at least one.
         bias: Whether the two convolutions have one (BNext's have, Real-to-Binary's have not).
         conv: Makes the convolutions, called as `torch.nn.Conv2d` is.
@@ -66,6 +67,7 @@ class SqueezeExcite(nn.Module):
         self,
         channels: int,
         *,
+        out_channels: int | None = None,
         reduction: int = 8,
         bias: bool = True,
         conv: Callable[..., nn.Module] = nn.Conv2d,
@@ -77,9 +79,9 @@ class SqueezeExcite(nn.Module):
         hidden = max(channels // reduction, 1)
         self.squeeze = conv(channels, hidden, 1, bias=bias)
         self.act = nn.ReLU(inplace=True)
-        self.excite = conv(hidden, channels, 1, bias=bias)
+        self.excite = conv(hidden, channels if out_channels is None else out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gate (N, channels, 1, 1) of a feature map (N, channels, H, W)."""
+        """Return the gate (N, out_channels, 1, 1) of a feature map (N, channels, H, W)."""
         gate: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3), keepdim=True))))
         return gate.sigmoid()

@@ -9,8 +9,11 @@ __getattr__, __dir__, __all__ = attach(
         "checkpoints": ["ImportReport", "load_published"],
         "mlp": ["MLP"],
         "real": ["RealNetwork", "timm_network", "torchvision_network"],
+        "processors": ["BiRealUnit", "RealToBinaryUnit", "ReActUnit", "XNORUnit"],
+        "reactnet": ["ReActNetA"],
         "registry": ["backbone_signature", "create_backbone", "list_backbones", "register_backbone"],
         "resnet": ["ResNet"],
+        "unit_resnet": ["UnitResNet"],
         "vgg_small": ["VGGSmall"],
     },
 )

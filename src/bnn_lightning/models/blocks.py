@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -154,6 +155,67 @@ def conv_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module
         nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
         nn.BatchNorm2d(out_channels),
     )
+
+
+class RepeatShortcut(nn.Module):
+    """Parameter-free shortcut of ReActNet-A: a 2x2 average where the stride is 2, and every channel `repeats` times.
+
+    Args:
+        repeats: Copies of the channels, one block of all of them behind the other.
+        stride: 1 or 2.
+
+    Example:
+        >>> import torch
+        >>> RepeatShortcut(repeats=2, stride=2)(torch.arange(4.0).view(1, 1, 2, 2)).flatten().tolist()
+        [1.5, 1.5]
+    """
+
+    def __init__(self, repeats: int, stride: int) -> None:
+        super().__init__()
+        self.repeats = repeats
+        self.pool = halve(stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Not `repeat`: that loses the channels_last format.
+        return torch.cat([self.pool(x)] * self.repeats, 1)
+
+    def extra_repr(self) -> str:
+        return f"repeats={self.repeats}"
+
+
+def repeat_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Make ReActNet-A's shortcut, the identity where shapes allow.
+
+    Raises:
+        ValueError: `out_channels` is no multiple of `in_channels`.
+    """
+    repeats, rest = divmod(out_channels, in_channels)
+    if rest or repeats < 1:
+        raise ValueError(f"A repeated shortcut must multiply channels, got {in_channels} to {out_channels}.")
+    return halve(stride) if repeats == 1 else RepeatShortcut(repeats, stride)
+
+
+def pool_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Make Bi-Real Net's shortcut (2x2 average, real 1x1 convolution, batch norm), the identity where shapes allow.
+
+    The last window of an odd side is averaged over what is there, so that the size is that of a 3x3 convolution.
+    """
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        halve(stride), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+def halve(stride: int) -> nn.Module:
+    """Make a 2x2 average with stride 2, or for stride 1 the identity.
+
+    Raises:
+        ValueError: Another stride.
+    """
+    if stride not in (1, 2):
+        raise ValueError(f"`stride` must be 1 or 2, got {stride}.")
+    return nn.Identity() if stride == 1 else nn.AvgPool2d(2, 2, ceil_mode=True)
 
 
 class DoubleSkipBlock(nn.Module):

@@ -10,7 +10,7 @@ from bnn_lightning.models.backbone import Backbone
 
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
-FAMILIES = ("mlp", "resnet_cifar", "resnet_imagenet", "vgg_small")
+FAMILIES = ("birealnet", "mlp", "reactnet", "real2binary", "resnet_cifar", "resnet_imagenet", "vgg_small", "xnornet")
 
 _BUILDERS: dict[str, Callable[..., Backbone]] = {}
 
@@ -43,8 +43,8 @@ def list_backbones() -> list[str]:
     """Return the registered names, sorted.
 
     Example:
-        >>> list_backbones()
-        ['mlp', 'resnet18', 'resnet18_double_skip', 'resnet20', 'vgg_small']
+        >>> [name for name in list_backbones() if name.startswith("resnet")]
+        ['resnet18', 'resnet18_double_skip', 'resnet20']
     """
     return sorted(_builders())
 

@@ -1,0 +1,286 @@
+"""ReActNet: RSign before and RPReLU behind every binary convolution, on a MobileNet and on ResNets."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, repeat_shortcut
+from bnn_lightning.models.processors import ReActUnit
+from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.models.unit_resnet import Stem, UnitResNet, check_stem, unit_names
+
+Network = TypeVar("Network", bound=Backbone)
+# Channels behind the stem and behind each block, in multiples of the stem's.
+_WIDTHS = (1, 2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
+
+
+class ReActBlock(nn.Module):
+    """A 3x3 unit, and a 1x1 unit that may double the channels.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, once or twice `in_channels`.
+        stride: Of the 3x3 unit.
+        layers: Makes the convolutions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, layers: LayerFactory) -> None:
+        super().__init__()
+        make = partial(ReActUnit, layers=layers, shortcut=repeat_shortcut)
+        self.spatial = make(in_channels, in_channels, stride)
+        self.pointwise = make(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        y: Tensor = self.pointwise(self.spatial(x))
+        return y
+
+
+class ReActNetA(Backbone):
+    """ReActNet on MobileNet's skeleton: a real 3x3 stem, 13 blocks, global average, a real classifier.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        stem: Its stride is 2 ("imagenet") or 1 ("cifar").
+        width: Channels of the stem.
+        layers: Makes the binary convolutions.
+
+    Raises:
+        ValueError: A value out of range; images that a block would have to halve at a single pixel.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        stem: Stem,
+        width: int,
+        layers: LayerFactory,
+    ) -> None:
+        large = check_stem(stem) == "imagenet"
+        check_size("image_size", image_size, 17 if large else 9, of="reactnet_a")
+        check_size("width", width, of="reactnet_a")
+        widths = [width * multiple for multiple in _WIDTHS]
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_features=widths[-1],
+            mean=mean,
+            std=std,
+        )
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 2 if large else 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        blocks = []
+        for index, (a, b) in enumerate(pairwise(widths)):
+            blocks.append(ReActBlock(a, b, 2 if a != b and index > 0 else 1, layers=layers))
+        self.blocks = nn.Sequential(*blocks)
+        self.linear = nn.Linear(widths[-1], num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
+        y: Tensor = self.blocks(self.bn1(self.conv1(self.normalize(x))))
+        return y
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
+        x = x.mean((2, 3))
+        return x if pre_logits else self.linear(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the units: each ends with its RPReLU."""
+        return unit_names(self)
+
+
+@register_backbone
+def reactnet_a(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: Binary = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int = 32,
+    stem: Stem = "imagenet",
+) -> ReActNetA:
+    """Build ReActNet-A, on MobileNet's skeleton.
+
+    With 1000 classes and 3x224x224 images: 29,343,592 parameters, 28,253,184 of them binary; 4,816,896,000 binary and
+    11,862,016 real multiply-accumulates.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, at least 17, or 9 with the stem for CIFAR.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
+        input_binarizer: None takes RSign.
+        weight_binarizer: None takes XNORScale with its "identity" gradient.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the stem; the last block has 32 times as many.
+        stem: "imagenet" (stride 2) or "cifar" (stride 1).
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Liu et al., ReActNet, ECCV 2020.
+    """
+    defaults = ReActUnit.default_binarizers
+    network = ReActNetA(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        stem=stem,
+        width=width,
+        layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value),
+    )
+    return _small_init(network)
+
+
+@register_backbone
+def reactnet18(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: Binary = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int = 64,
+    stem: Stem = "imagenet",
+) -> UnitResNet:
+    """Build ReActNet on the skeleton of Bi-Real Net-18.
+
+    With 1000 classes and 3x224x224 images: 11,704,424 parameters, 10,985,472 of them binary; 1,676,279,808 binary and
+    137,793,536 real multiply-accumulates.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
+        input_binarizer: None takes RSign.
+        weight_binarizer: None takes XNORScale with its "identity" gradient.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+        stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Liu et al., ReActNet, ECCV 2020.
+    """
+    defaults = ReActUnit.default_binarizers
+    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+    return _small_init(
+        UnitResNet(
+            "reactnet18",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            stem=stem,
+            width=width,
+            depths=(4, 4, 4, 4),
+            block=partial(ReActUnit, layers=layers),
+        )
+    )
+
+
+@register_backbone
+def reactnet34(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: Binary = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int = 64,
+    stem: Stem = "imagenet",
+) -> UnitResNet:
+    """Build ReActNet on the skeleton of Bi-Real Net-34.
+
+    With 1000 classes and 3x224x224 images: 21,827,432 parameters, 21,086,208 of them binary; 3,525,967,872 binary and
+    137,793,536 real multiply-accumulates.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
+            weights real, the first of two training steps.
+        input_binarizer: None takes RSign.
+        weight_binarizer: None takes XNORScale with its "identity" gradient.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+        stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Liu et al., ReActNet, ECCV 2020.
+    """
+    defaults = ReActUnit.default_binarizers
+    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+    return _small_init(
+        UnitResNet(
+            "reactnet34",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            stem=stem,
+            width=width,
+            depths=(6, 8, 12, 6),
+            block=partial(ReActUnit, layers=layers),
+        )
+    )
+
+
+def _small_init(network: Network) -> Network:
+    # ReActNet's: small and positive, so that the signs are all alike until training has moved the weights.
+    for module in network.modules():
+        if isinstance(module, BinaryConv2d):
+            with torch.no_grad():
+                module.weight.uniform_(0.0, 1e-3)
+    return network
