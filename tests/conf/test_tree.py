@@ -79,7 +79,11 @@ def rows() -> list[list[str]]:
 
 ROWS = rows() + [["data=mnist", f"augment@data.augment={name}"] for name in options("augment")]
 ROWS += [[f"mix@task.mix={name}"] for name in options("mix")]
-ROWS += [["data=imagenet", f"auto_augment@data.auto_augment={name}"] for name in options("auto_augment")]
+ROWS += [
+    [f"data={data}", f"auto_augment@data.auto_augment={name}"]
+    for data in ("imagenet", "cifar10")
+    for name in options("auto_augment")
+]
 ROWS += [["distill=teacher", f"teacher@distill.teacher={name}"] for name in options("teacher")]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, TrivialAugmentWide
 from torchvision.transforms.v2 import functional as tv
 
-from bnn_lightning.data import RandAugment, TrivialAugment
+from bnn_lightning.data import Augmentation, Indices, RandAugment, SyntheticDataModule, TrivialAugment
 from bnn_lightning.data.auto_augment import OPERATIONS
 
 FILL = (124.0, 116.0, 104.0)
@@ -206,3 +207,24 @@ def test_draws_depend_on_seed_epoch_and_image_alone(augment: RandAugment | Trivi
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandAugment(**options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("auto", [RandAugment(probability=1.0), TrivialAugment(fill=(9.0, 8.0, 7.0))])
+def test_sets_on_the_device_transform_each_image_by_itself(auto: RandAugment | TrivialAugment, channels: int) -> None:
+    shape = {"num_train": 24, "image_size": 12, "in_channels": channels, "batch_size": 8, "seed": 3}
+    crop = Augmentation(flip=0.5, padding=2)
+    plain, module = (SyntheticDataModule(augment=crop, auto_augment=a, **shape) for a in (None, auto))
+    for data in (plain, module):
+        data.setup("fit")
+    batch = Indices(torch.tensor([5, 21, 0, 13]), 4, "train")
+    images, labels = module.materialise(batch)
+    before, same = plain.materialise(batch)
+    alone = replace(auto, fill=auto.fill[:channels])
+    for image, start, index in zip(images, before, batch.indices.tolist(), strict=True):
+        expected = alone((start * 255).round().to(torch.uint8), index, seed=3, epoch=4)
+        assert torch.equal(image, expected.to(torch.float32) / 255)
+    assert torch.equal(labels, same)
+    assert not torch.equal(images, before)
+    tested = batch._replace(split="test")
+    assert torch.equal(module.materialise(tested)[0], plain.materialise(tested)[0])

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.sampler import Indices
@@ -22,6 +24,8 @@ class ResidentDataModule(ImageDataModule):
 
     Args:
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
+        auto_augment: `RandAugment` or `TrivialAugment`, applied to each training image after `augment`, about 0.3 ms an
+            image. Of its colour, grey images take the first value.
         download: Fetch missing files.
         verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
     """
@@ -45,6 +49,7 @@ class ResidentDataModule(ImageDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augmentation | Literal["default"] | None = "default",
+        auto_augment: AutoAugment | None = None,
         download: bool = True,
         verify: bool = True,
     ) -> None:
@@ -66,6 +71,7 @@ class ResidentDataModule(ImageDataModule):
         if isinstance(augment, str) and augment != "default":
             raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
         self.augment = self.default_augmentation if isinstance(augment, str) else augment
+        self.auto_augment = auto_augment and replace(auto_augment, fill=auto_augment.fill[: self.in_channels])  # type: ignore[arg-type]
         self.download = download
         self.verify = verify
         self._images: dict[str, Tensor] = {}
@@ -117,11 +123,22 @@ class ResidentDataModule(ImageDataModule):
         """Return a batch on the device of its indices: images in [0, 1], (N, C, H, W), float32, and labels, (N,)."""
         index, source = batch.indices, "test" if batch.split == "test" else "train"
         images, labels = self._on(index.device, source)
+        labels = labels.index_select(0, index)
         if batch.split == "train" and self.augment is not None:
-            return self.augment(images, index, seed=self.seed, epoch=batch.epoch), labels.index_select(0, index)
-        border = self.augment.padding if source == "train" and self.augment else 0
-        centre = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
-        return to_float(centre.index_select(0, index)), labels.index_select(0, index)
+            chosen = self.augment(images, index, seed=self.seed, epoch=batch.epoch)
+        else:
+            border = self.augment.padding if source == "train" and self.augment else 0
+            centre = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
+            chosen = to_float(centre.index_select(0, index))
+        if batch.split == "train" and self.auto_augment is not None:
+            chosen = self._auto_augmented(chosen, index.tolist(), batch.epoch)
+        return chosen, labels
+
+    def _auto_augmented(self, images: Tensor, index: list[int], epoch: int) -> Tensor:
+        assert self.auto_augment is not None
+        # Every image has operations of its own, which work on bytes.
+        pairs = zip(images.mul(255).round_().to(torch.uint8), index, strict=True)
+        return to_float(torch.stack([self.auto_augment(x, key, seed=self.seed, epoch=epoch) for x, key in pairs]))
 
     def batches(self, loader: Iterable[Indices], device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over a loader of this module without a Trainer: yield images and labels on `device`."""

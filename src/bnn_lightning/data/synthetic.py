@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.resident import ResidentDataModule
@@ -51,6 +52,7 @@ class SyntheticDataModule(ResidentDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augmentation | Literal["default"] | None = "default",
+        auto_augment: AutoAugment | None = None,
     ) -> None:
         counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
         for name, value in {**counts, "num_classes": num_classes, "in_channels": in_channels}.items():
@@ -78,6 +80,7 @@ class SyntheticDataModule(ResidentDataModule):
             mean=mean,
             std=std,
             augment=augment,
+            auto_augment=auto_augment,
         )
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
