@@ -11,9 +11,13 @@ import pytest
 import torch
 
 import bnn_lightning
+from bnn_lightning.binarizers import binarizer_factory
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.checkpoint import load_backbone
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.resume import _load_stage
 from bnn_lightning.distill import FrozenTeacher, GapEnsemble
+from bnn_lightning.models import create_backbone
 
 Bnn = Callable[..., Any]
 Composed = Callable[..., dict[str, Any]]
@@ -162,3 +166,35 @@ def test_distillation_of_reactnet_and_real2binary(composed: Composed) -> None:
     assert node["teacher"]["network"]["name"] == "resnet34"
     node = composed(*imagenet, "distill=real2binary", "distill.teacher.ckpt=x")["distill"]
     assert (node["hard"], node["soft"], node["kl"], node["attention"]) == (1.0, 0.0, 3.0, 30.0)
+
+
+def test_stages_are_linked_by_init_from_which_says_what_it_loads(bnn: Bnn, workplace: Path) -> None:
+    """Real weights under binary activations first, then both binary: all tensors but those of binarizers must fit."""
+    words = (*DIGITS, "epochs=1", "test=false", "data.batch_size=512", "binarizer@model.input_binarizer=rsign")
+    first = bnn("train", *words, "model.binary=activations", "hydra.run.dir=runs/first")
+    assert first.code == 0, first.err
+    done = bnn("train", *words, "init_from=runs/first", "hydra.run.dir=runs/second")
+    assert done.code == 0, done.err
+    assert "Starting from the weights of runs/first/checkpoints/last.ckpt. Tensors of binarizers that keep" in done.out
+    assert "layer1.0.conv1.weight_binarizer.t, " in done.out
+    assert "are not used" not in done.out
+    back = bnn("train", *words, "model.binary=false", "init_from=runs/second", "hydra.run.dir=runs/third")
+    assert back.code == 0, back.err
+    assert "of the file are not used: " in back.out
+    wider = bnn("train", *words, "model.width=8", "init_from=runs/first")
+    assert wider.code == 2
+    assert "Of another shape: conv1.weight (file (4, 1, 3, 3), network (8, 1, 3, 3))" in wider.err
+
+
+def test_a_stage_takes_every_tensor_of_the_one_before() -> None:
+    shapes = {"num_classes": 10, "in_channels": 1, "image_size": 8, "width": 4}
+    binarizers = {"input_binarizer": binarizer_factory("RSign")}
+    before = create_backbone("resnet20", **shapes, **binarizers, binary="activations")
+    after = create_backbone("resnet20", **shapes, **binarizers)
+    state = {name: torch.rand_like(t) if t.is_floating_point() else t for name, t in before.state_dict().items()}
+    _load_stage(after, dict(state), Path("x.ckpt"))
+    loaded = after.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    del state["layer1.0.bn1.weight"]
+    with pytest.raises(UserError, match=r"Missing in the file: layer1\.0\.bn1\.weight"):
+        _load_stage(after, state, Path("x.ckpt"))

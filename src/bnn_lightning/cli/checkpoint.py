@@ -142,7 +142,7 @@ def check_fits(module: nn.Module, state: State, path: str | Path) -> None:
         if name in state and state[name].shape != tensor.shape
     ]
     kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), ("Of another shape", shapes))
-    differences = [f"{kind}: {_some(names)}." for kind, names in kinds if names]
+    differences = [f"{kind}: {some(names)}." for kind, names in kinds if names]
     if differences:
         raise UserError(f"`{path}` is a checkpoint of another network. {' '.join(differences)}")
 
@@ -159,10 +159,11 @@ def _refuse_interpolations(node: Any, path: str) -> None:
         raise UserError(f"`{path}`: its configuration holds an interpolation ({node!r}), which we never write.")
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as one line, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _names(folder: Path, most: int = 8) -> str:
-    return _some(sorted(p.name for p in folder.iterdir()), most) or "nothing"
+    return some(sorted(p.name for p in folder.iterdir()), most) or "nothing"

@@ -1,15 +1,20 @@
 """Where a run goes on: which checkpoint, and whether it fits."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from torch import Tensor, nn
 
-from bnn_lightning.cli.checkpoint import CONFIG_KEY, backbone_state, check_fits, is_ours, read_checkpoint
+from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.cli.checkpoint import CONFIG_KEY, backbone_state, check_fits, is_ours, read_checkpoint, some
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.models.checkpoints import load_published
 
+# How layers call their binarizers, and so tensors in files of networks that have others.
+_OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
 LAST = Path("checkpoints") / "last.ckpt"
 # What may differ between a run and its continuation without a word: places, and how the work is shown.
 _MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective")
@@ -94,15 +99,25 @@ def start_from(task: LightningModule, wanted: str) -> str:
     checkpoint = read_checkpoint(path)
     backbone: Any = task.backbone
     if is_ours(checkpoint):
-        state = backbone_state(checkpoint)
-        check_fits(backbone, state, path)
-        backbone.load_state_dict(state)
-        return f"Starting from the weights of {path}."
+        return f"Starting from the weights of {path}.{_load_stage(backbone, backbone_state(checkpoint), path)}"
     try:
         report = load_published(backbone, path)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     return f"Starting from the {len(report.loaded)} tensors of {path}."
+
+
+def _load_stage(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> str:
+    """Load the weights of an earlier stage; return what differs. Its binarizers may be others, and nothing else."""
+    wanted = backbone.state_dict()
+    own = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, Binarizer))
+    kept = [name for name in wanted if name not in state and name.startswith(own)] if own else []
+    left_out = [name for name in state if name not in wanted and _OF_BINARIZER.search(name)]
+    state = {name: state[name] for name in state if name not in left_out} | {name: wanted[name] for name in kept}
+    check_fits(backbone, state, path)
+    backbone.load_state_dict(state)
+    says = ((kept, "keep their initial values"), (left_out, "of the file are not used"))
+    return "".join(f" Tensors of binarizers that {what}: {some(names)}." for names, what in says if names)
 
 
 def _name(path: Path) -> str | None:
