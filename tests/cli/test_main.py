@@ -31,7 +31,7 @@ finally:
 def test_help_names_every_verb(words: tuple[str, ...], bnn: Bnn) -> None:
     done = bnn(*words)
     assert done.code == 0
-    for verb in ("train", "evaluate", "profile", "conf"):
+    for verb in ("train", "evaluate", "profile", "rank", "conf"):
         assert f"    {verb} " in done.out
 
 
@@ -56,6 +56,7 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
         "train model=mlp --cfg job",
         "evaluate --help",
         "profile --help",
+        "rank --help",
         "conf ls",
         "conf show distill=skd",
         "--help",

@@ -60,15 +60,20 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     Raises:
         UserError: See `load_task`.
     """
-    path = Path(path)
-    files = [folder / name for folder in (path / "checkpoints", path) for name in ("final.ckpt", "last.ckpt")]
-    path = next((file for file in files if file.is_file()), path) if path.is_dir() else path
+    path = network_file(path)
     checkpoint = read_checkpoint(path)
     backbone: nn.Module = build(embedded_config(checkpoint, path)["model"], at="model", trust=trust)
     state = backbone_state(checkpoint)
     check_fits(backbone, state, path)
     backbone.load_state_dict(state)
     return backbone.eval()
+
+
+def network_file(path: str | Path) -> Path:
+    """Return the file of a path that may be a run's folder: of the network that came out, or the last one."""
+    path = Path(path)
+    files = [folder / name for folder in (path / "checkpoints", path) for name in ("final.ckpt", "last.ckpt")]
+    return next((file for file in files if file.is_file()), path) if path.is_dir() else path
 
 
 def backbone_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

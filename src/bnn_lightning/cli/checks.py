@@ -67,13 +67,13 @@ def check_precision(trainer: Node, matmul_precision: str) -> None:
         )
 
 
-def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Literal["fit", "test"]) -> None:
+def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Literal["fit", "validate", "test"]) -> None:
     """Fetch and read the data, and share the batch between the devices, in the words of the data module.
 
     Args:
         datamodule: Reads what `stage` needs; Lightning finds it read.
         trainer: Says how many devices there are.
-        stage: "fit" or "test".
+        stage: "fit", "validate" or "test".
 
     Raises:
         UserError: Missing or damaged files, or a batch that cannot be shared equally.

@@ -92,15 +92,33 @@ class PredictSettings:
     threads: int | None = None
 
 
+@dataclass
+class RankSettings:
+    """The keys of `rank.yaml` that `bnn rank` itself reads."""
+
+    student: str
+    teachers: list[str] = field(default_factory=list)
+    format: str = "text"
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
 Settings = typing.TypeVar(
     "Settings",
-    bound=RunSettings | EvaluateSettings | ProfileSettings | PrepareSettings | ExportSettings | PredictSettings,
+    bound=RunSettings
+    | EvaluateSettings
+    | ProfileSettings
+    | PrepareSettings
+    | ExportSettings
+    | PredictSettings
+    | RankSettings,
 )
 # By class of settings and key: the choices that there are.
 _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     RunSettings: {"matmul_precision": ("highest", "high", "medium")},
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
+    RankSettings: {"format": ("text", "json")},
     ExportSettings: {"format": ("packed", "torch")},
 }
 # Keys whose values count something, or scale it.

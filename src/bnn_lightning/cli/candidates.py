@@ -1,0 +1,179 @@
+"""Measure candidate teachers on held-out images, beside a student."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningDataModule, LightningModule, seed_everything
+from torch import Tensor, nn
+
+from bnn_lightning.cli.build import build, build_datamodule, build_trainer
+from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.cli.checks import check_data, check_devices
+from bnn_lightning.cli.errors import UserError, listed
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import RankSettings, read_settings
+from bnn_lightning.cli.tree import list_options
+from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.metrics.knowledge import Knowledge, knowledge_of, knowledge_sums
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A teacher and what was measured of it.
+
+    Attributes:
+        teacher: As it was named.
+        knowledge: Over all held-out images.
+    """
+
+    teacher: str
+    knowledge: Knowledge
+
+
+class Measure(LightningModule):
+    """Sum up what teachers and a student say of held-out images.
+
+    Args:
+        student: The network that is to learn.
+        teachers: By name.
+    """
+
+    def __init__(self, student: nn.Module, teachers: Mapping[str, FrozenTeacher]) -> None:
+        super().__init__()
+        self.student, self.teachers = student, dict(teachers)
+        self.sums: dict[str, Tensor | int] = dict.fromkeys(self.teachers, 0)
+        self.num_images = 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self.student(images)
+        for name, teacher in self.teachers.items():
+            self.sums[name] = self.sums[name] + knowledge_sums(teacher(images), logits, labels).cpu()
+        self.num_images += len(labels)
+
+    def candidates(self) -> list[Candidate]:
+        """Return the teachers, the one of lowest complexity first."""
+        found = [Candidate(n, knowledge_of(torch.as_tensor(s), self.num_images)) for n, s in self.sums.items()]
+        return sorted(found, key=lambda candidate: candidate.knowledge.complexity)
+
+
+def rank_teachers(config: DictConfig) -> list[Candidate]:
+    """Measure the candidates, and print them, the most suitable first.
+
+    Args:
+        config: As composed by Hydra from `rank.yaml`.
+
+    Raises:
+        UserError: A candidate that does not exist or does not fit, or no held-out images.
+    """
+    settings = read_settings(RankSettings, config)
+    if not settings.teachers:
+        raise UserError(
+            f"`teachers` is empty: name runs of ours and options of the group `teacher`, as in "
+            f"teachers=[runs/twin,resnet34]. Options are: {', '.join(list_options('teacher'))}."
+        )
+    silence()
+    trainer_node = _plain(config.trainer)
+    check_devices(trainer_node)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    embedded = embedded_config(read_checkpoint(network_file(settings.student)), settings.student)
+    data = _data(config, embedded["data"])
+    datamodule = build_datamodule(data, trust=settings.trust)
+    if not getattr(datamodule, "has_val", False):
+        raise UserError(
+            "`data.val_fraction` is 0: teachers are chosen on held-out images, never on the test set. Give "
+            "data.val_fraction=0.1; student and teachers are best trained with the same, and the same data.seed."
+        )
+    measure = Measure(load_backbone(settings.student, trust=settings.trust), _teachers(settings, data))
+    _load(measure, datamodule)
+    trainer = build_trainer(trainer_node, callbacks=[], loggers=[])
+    check_data(datamodule, trainer, stage="validate")
+    trainer.validate(measure, datamodule=datamodule, verbose=False)
+    found = measure.candidates()
+    show = rank_json if settings.format == "json" else rank_text
+    print(show(found, student=settings.student, images=measure.num_images, seen=_seen(embedded["data"], data)))
+    return found
+
+
+def rank_text(found: Sequence[Candidate], *, student: str, images: int, seen: bool) -> str:
+    """Return a table for people, a teacher a line."""
+    names = [field.name for field in fields(Knowledge)]
+    width = max(len("teacher"), *(len(candidate.teacher) for candidate in found)) + 2
+    lines = [
+        f"for {student}, on {images} held-out images",
+        "",
+        "teacher".ljust(width) + "".join(f"{n:>12}" for n in names),
+    ]
+    lines += [
+        candidate.teacher.ljust(width) + "".join(f"{getattr(candidate.knowledge, name):>12.4f}" for name in names)
+        for candidate in found
+    ]
+    lines += ["", "complexity: (loss + gap) / the student's loss; 1 is what the labels alone are worth, less is better"]
+    if seen:
+        lines.append("note: the student was trained on these images (its data.val_fraction or data.seed was another)")
+    return "\n".join(lines)
+
+
+def rank_json(found: Sequence[Candidate], *, student: str, images: int, seen: bool) -> str:
+    """Return everything for programs, exact."""
+    teachers = [{"teacher": candidate.teacher} | asdict(candidate.knowledge) for candidate in found]
+    return json.dumps({"student": student, "images": images, "student_saw_them": seen, "teachers": teachers}, indent=2)
+
+
+def _teachers(settings: RankSettings, data: Plain) -> dict[str, FrozenTeacher]:
+    if len(set(settings.teachers)) < len(settings.teachers):
+        raise UserError(f"`teachers` names one of them twice: {settings.teachers}.")
+    return {name: _teacher(name, settings, data) for name in settings.teachers}
+
+
+def _teacher(name: str, settings: RankSettings, data: Plain) -> FrozenTeacher:
+    if Path(name).exists():
+        return FrozenTeacher(partial(load_backbone, name, trust=settings.trust))
+    facts = [f"++data.{key}={data[key]}" for key in ("num_classes", "in_channels", "image_size")]
+    # An option that does not exist is an error of Hydra's, which lists those that do.
+    node = compose("rank", ["student=x", f"+teacher@candidate={name}", *facts])["candidate"]
+    if missing := [key for key in OmegaConf.missing_keys(node) if key]:
+        raise UserError(
+            f"`teachers`: `{name}` has no value for {listed(key.partition('.')[2] for key in missing)}: name a run of "
+            "ours, or an option that says all."
+        )
+    teacher = build(_plain(node), at=f"teacher={name}", trust=settings.trust)
+    if not isinstance(teacher, FrozenTeacher):
+        raise UserError(f"`teachers`: `{name}` is no teacher but {type(teacher).__name__}.")
+    return teacher
+
+
+def _load(measure: Measure, datamodule: LightningDataModule) -> None:
+    facts: Any = datamodule
+    for name, teacher in measure.teachers.items():
+        try:
+            teacher.load(num_classes=facts.num_classes, in_channels=facts.in_channels)
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+            raise UserError(f"`teachers`: `{name}`: {error}") from error
+
+
+def _data(config: DictConfig, embedded: Plain) -> Plain:
+    given = {key: value for key, value in _plain(config.data).items() if value is not None}
+    data = embedded | given
+    if "root" not in given and not Path(str(data.get("root"))).exists():
+        data["root"] = config.paths.data_dir
+    return data
+
+
+def _seen(before: Plain, now: Plain) -> bool:
+    return any(before.get(key) != now.get(key) for key in ("val_fraction", "seed"))
+
+
+def _plain(node: DictConfig) -> Plain:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
