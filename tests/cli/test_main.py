@@ -9,6 +9,7 @@ import yaml
 
 import bnn_lightning
 from bnn_lightning.cli.main import VERBS
+from bnn_lightning.cli.tree import list_options
 
 Bnn = Callable[..., Any]
 Process = Callable[..., Any]
@@ -79,7 +80,8 @@ def test_train_and_train_py_compose_the_same(bnn: Bnn, process: Process) -> None
 def test_help_shows_groups_and_examples(bnn: Bnn) -> None:
     done = bnn("train", "--help")
     assert done.code == 0
-    assert "model: _backbone, mlp, resnet18, resnet18_double_skip, resnet20, vgg_small" in done.out
+    models = ", ".join(["_backbone", *list_options("model")])
+    assert f"model: {models}" in done.out
     assert "bnn train ckpt_path=last" in done.out
 
 
