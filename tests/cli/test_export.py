@@ -51,6 +51,14 @@ def test_export_as_a_program_of_torch(trained: Any, bnn: Callable[..., Any], wor
     torch.testing.assert_close(program(images), backbone(images).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_export_as_c(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+    done = bnn("export", f"ckpt={trained.final}", "out=net.c", "format=c", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    assert "int net_classify(const uint8_t pixels[192]);" in Path("net.h").read_text(encoding="utf-8")
+    assert '#include "net.h"' in Path("net.c").read_text(encoding="utf-8")
+    assert "bytes of constants" in done.out
+
+
 def test_a_network_that_disagrees_is_not_written(
     trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +75,7 @@ def test_a_network_that_disagrees_is_not_written(
         (("export", "ckpt=nothing.ckpt"), "no such file"),
         (("export", "ckpt=x.ckpt", "out=net.onnx"), "`out` must end in .bnn"),
         (("export", "ckpt=x.ckpt", "out=nowhere/net.bnn"), "there is no folder nowhere"),
-        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed or torch, got zip"),
+        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch or c, got zip"),
         (("export", "ckpt=x.ckpt", "images=0"), "`images` must be 1 or more"),
         (("predict", "packed=x.bnn", "images=nowhere"), "there is no file or folder nowhere"),
         (("predict", "packed=x.bnn", "images=.", "top=0"), "`top` must be 1 or more"),

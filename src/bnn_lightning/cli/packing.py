@@ -1,6 +1,7 @@
 """Pack the network of a checkpoint, compare it on real images, and write it."""
 
 import hashlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, read_settings
 from bnn_lightning.cli.score import restore
+from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.convert import PackedNetwork, pack
 from bnn_lightning.deploy.lower import LoweringError
 from bnn_lightning.deploy.parity import Comparison, Parity
 from bnn_lightning.deploy.runtime import FileSizes, PackedInfo, load, save
 
-_FORMATS = ("packed", "torch")
+_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "c": ".c"}
 
 
 class _Compare(LightningModule):
@@ -66,7 +68,7 @@ def write(config: DictConfig) -> int:
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = _info(settings.ckpt, embedded, datamodule, parity)
-    return _write_packed(packed, out, info)
+    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info)
 
 
 def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
@@ -79,6 +81,21 @@ def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
     return sizes.total
 
 
+def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save(packed, Path(folder, "net.bnn"), info)
+            text = to_c99(Path(folder, "net.bnn"), out.stem)
+    except ValueError as error:
+        raise UserError(f"`{out}` was not written: {error}") from error
+    header = out.with_suffix(".h")
+    out.write_text(text.source, encoding="utf-8")
+    header.write_text(text.header, encoding="utf-8")
+    print(f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)")
+    print(f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes")
+    return out.stat().st_size
+
+
 def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
     shape = (2, backbone.in_channels, backbone.image_size, backbone.image_size)
     program = torch.export.export(packed, (torch.rand(shape),), dynamic_shapes=({0: torch.export.Dim.AUTO},))  # type: ignore[arg-type]
@@ -89,7 +106,7 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
 
 def _out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
-    suffix = {"packed": ".bnn", "torch": ".pt2"}[settings.format]
+    suffix = _SUFFIXES[settings.format]
     out = Path(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")

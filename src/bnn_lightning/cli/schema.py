@@ -119,7 +119,7 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},
-    ExportSettings: {"format": ("packed", "torch")},
+    ExportSettings: {"format": ("packed", "torch", "c")},
 }
 # Keys whose values count something, or scale it.
 _POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize")

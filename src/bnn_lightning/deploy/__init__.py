@@ -5,6 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "c99": ["C99Error", "CSource", "to_c99"],
         "container": ["Container", "PackedFileError", "read_container", "write_container"],
         "convert": ["PackReport", "PackedNetwork", "pack"],
         "kernels": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],

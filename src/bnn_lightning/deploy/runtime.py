@@ -1,6 +1,6 @@
 """Packed files as networks: `load` one, `save` one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ class LoadedNetwork(nn.Module):
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
         return self._run(images / 255 if images.dtype == torch.uint8 else images)
 
-    def _run(self, images: Tensor, most: int | None = None) -> Tensor:
-        """Run the program; with `most`, refuse results of more elements for an image."""
+    def _run(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Run the program; `watch` is shown the result of every step."""
         values = {0: images}
         for number, step in enumerate(self._steps):
             if step.operation == "binary_conv2d":
@@ -115,8 +115,8 @@ class LoadedNetwork(nn.Module):
             else:
                 arguments = [self._argument(item, values) for item in step.arguments]
                 values[number + 1] = OPERATIONS[step.operation](*arguments)
-            if most is not None and values[number + 1].numel() > most * images.shape[0]:
-                raise ValueError(f"The result of step {number + 1} ({step.operation}) is beyond any network's.")
+            if watch is not None:
+                watch(values[number + 1])
             for value in self._ends[number]:
                 del values[value]
         return values[len(self._steps)]
@@ -270,9 +270,14 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
     info = network.info
     if info.in_channels * info.image_size**2 > _MOST_ELEMENTS:
         raise ValueError(f"Images of {info.in_channels}x{info.image_size}x{info.image_size} are beyond any network's.")
+
+    def refuse_monsters(value: Tensor) -> None:
+        if value.numel() > 2 * _MOST_ELEMENTS:
+            raise ValueError(f"A result of the shape {tuple(value.shape)} is beyond any network's.")
+
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(2, info.in_channels, info.image_size, info.image_size)
-        logits = network._run(images, _MOST_ELEMENTS)
+        logits = network._run(images, refuse_monsters)
     if logits.dim() != 2 or logits.shape[0] != 2 or not logits.is_floating_point():
         raise ValueError(f"Its output for 2 images has the shape {tuple(logits.shape)}, which are no logits.")
     if info.class_names and len(info.class_names) != logits.shape[1]:

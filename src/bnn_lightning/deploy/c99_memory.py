@@ -1,0 +1,33 @@
+"""Places in working memory for values that live at different times."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Buffer:
+    """A value's place.
+
+    Attributes:
+        size: Bytes.
+        begin: First step at which it is needed.
+        end: Last step at which it is needed.
+        offset: Of its first byte.
+    """
+
+    size: int
+    begin: int
+    end: int
+    offset: int = 0
+
+
+def lay_out(buffers: list[Buffer]) -> int:
+    """Give each buffer a place that it shares with none that lives at the same time; return the bytes of all."""
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: -b.size):
+        buffer.offset = 0
+        for other in sorted(placed, key=lambda b: b.offset):
+            apart = other.end < buffer.begin or buffer.end < other.begin
+            if not apart and other.offset < buffer.offset + buffer.size:
+                buffer.offset = max(buffer.offset, -(-(other.offset + other.size) // 4) * 4)
+        placed.append(buffer)
+    return max((buffer.offset + buffer.size for buffer in placed), default=0)

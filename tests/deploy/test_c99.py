@@ -1,0 +1,162 @@
+"""Networks in C: compiled without a warning, with the logits and the classes of the packed network."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnn_lightning.binarizers import RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.data.digits import DigitsDataModule
+from bnn_lightning.deploy import C99Error, PackedInfo, load, pack, save, to_c99
+from bnn_lightning.deploy.container import read_container, write_container
+from bnn_lightning.layers import BinaryConv2d
+from bnn_lightning.models import create_backbone
+from tests.deploy.test_convert import settled
+
+COMPILER = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Werror", "-pedantic"]
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler on PATH")
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
+def compiled(network: nn.Module, example: torch.Tensor, folder: Path, name: str = "net") -> tuple[Logits, Logits]:
+    """Return the network from its packed file, and in C."""
+    save(pack(network, example), folder / "net.bnn", PackedInfo("net", example.shape[1], example.shape[2]))
+    text = to_c99(folder / "net.bnn", name)
+    (folder / f"{name}.c").write_text(text.source, encoding="utf-8")
+    (folder / f"{name}.h").write_text(text.header, encoding="utf-8")
+    library = folder / f"{name}.so"
+    # Nothing is linked: what is not in the source is an error. (By itself gcc makes a memset of a loop.)
+    alone = ["-nostdlib", "-Wl,--no-undefined", "-fno-tree-loop-distribute-patterns", "-fno-builtin"]
+    command = [str(COMPILER), *FLAGS, *alone, "-shared", "-fPIC", "-o", str(library)]
+    done = subprocess.run([*command, str(folder / f"{name}.c")], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    function = getattr(ctypes.CDLL(str(library)), f"{name}_logits")
+    packed = load(folder / "net.bnn")
+
+    def in_c(images: torch.Tensor) -> torch.Tensor:
+        logits = np.zeros((len(images), packed(images[:1]).shape[1]), np.float32)
+        for pixels, row in zip(images.numpy(), logits, strict=True):
+            pixels = np.ascontiguousarray(pixels)
+            function(pixels.ctypes.data_as(ctypes.c_void_p), row.ctypes.data_as(ctypes.c_void_p))
+        return torch.from_numpy(logits)
+
+    return packed, in_c
+
+
+def bytes_of(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("mlp", {"width": 70, "in_channels": 1}),
+        ("resnet20", {"width": 16}),
+        ("resnet20", {"width": 8, "pad_value": -1.0}),
+        ("vgg_small", {"width": 16, "pad_value": 1.0}),
+        ("resnet18", {"width": 8}),
+    ],
+)
+def test_networks_have_the_logits_of_the_packed_ones(name: str, options: dict[str, object], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = bytes_of(3, int(options.get("in_channels", 3)), 16, 16)  # type: ignore[call-overload]
+    network = create_backbone(name, num_classes=7, image_size=16, **options)
+    packed, in_c = compiled(settled(network, images / 255), images / 255, tmp_path)
+    torch.testing.assert_close(in_c(images), packed(images), rtol=1e-4, atol=1e-4)
+
+
+class Odd(nn.Module):
+    """Groups, dilation, odd channels, a learnable threshold, slopes, pooling with padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 33, (3, 2), stride=(1, 2), padding=(1, 0), groups=1)
+        self.first = BinaryConv2d(
+            33, 39, 3, padding=2, dilation=2, groups=3, input_binarizer=RSign(33), weight_binarizer=XNORScale()
+        )
+        nn.init.normal_(next(self.first.input_binarizer.parameters()), std=0.1)  # type: ignore[union-attr]
+        self.norm, self.prelu = nn.BatchNorm2d(39), nn.PReLU(39)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.second = BinaryConv2d(
+            39, 5, (2, 3), padding=(1, 0), pad_value=1.0, input_binarizer=SignSTE(), weight_binarizer=WeightSign()
+        )
+        self.out = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.pool(self.prelu(self.norm(self.first(x))))
+        x = F.avg_pool2d(F.relu(self.second(x)), 2, padding=1)
+        return self.out(x.mean((2, 3)))
+
+
+@needs_compiler
+def test_every_part_of_a_layer(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    images = bytes_of(4, 2, 13, 13)
+    packed, in_c = compiled(settled(Odd(), images / 255), images / 255, tmp_path, "odd_1")
+    torch.testing.assert_close(in_c(images), packed(images), rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_real_images_get_the_classes_of_the_packed_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = DigitsDataModule(batch_size=64, image_size=8)
+    pixels, labels = data.read(train=True)
+    pixels, labels = pixels[:1000], labels[:1000]
+    network = create_backbone(name, num_classes=10, in_channels=1, image_size=8, width=32)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for start in [*range(0, 1000, 50)] * 4:
+        batch = slice(start, start + 50)
+        optimizer.zero_grad()
+        F.cross_entropy(network(pixels[batch] / 255), labels[batch]).backward()
+        optimizer.step()
+    packed, in_c = compiled(network.eval(), pixels[:2] / 255, tmp_path)
+    logits = packed(pixels)
+    assert (logits.argmax(1) == labels).float().mean() > 0.5
+    assert torch.equal(in_c(pixels).argmax(1), logits.argmax(1))
+
+
+def test_sizes_are_those_of_the_constants(tmp_path: Path) -> None:
+    network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+    sizes = save(pack(network), tmp_path / "net.bnn", PackedInfo("resnet20", 3, 32))
+    text = to_c99(tmp_path / "net.bnn")
+    assert text.flash == sizes.binary + sizes.rest
+    # Two maps of 16 x 32 x 32 floats live at once; the signs of one need 16 x 32 x 32 bits.
+    assert 2 * 4 * 16 * 32**2 <= text.ram <= 2 * 4 * 16 * 32**2 + 16 * 32**2 // 8
+    assert set(re.findall(r"#include [\"<](.*)[\">]", text.source + text.header)) == {"bnn_net.h", "stdint.h"}
+    assert "malloc" not in text.source
+
+
+def test_what_c_does_not_know_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        BinaryConv2d(3, 4, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign()),
+        nn.Sigmoid(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+    save(pack(network, torch.rand(2, 3, 4, 4)), tmp_path / "net.bnn", PackedInfo("net", 3, 4))
+    with pytest.raises(C99Error, match="`sigmoid` is not known in C"):
+        to_c99(tmp_path / "net.bnn")
+    with pytest.raises(ValueError, match="`name` must be letters"):
+        to_c99(tmp_path / "net.bnn", "1; int x")
+
+
+def test_names_in_a_file_cannot_become_code(tmp_path: Path) -> None:
+    network = create_backbone("mlp", num_classes=3, image_size=4, width=64).eval()
+    save(pack(network), tmp_path / "net.bnn", PackedInfo("net\nint evil;", 3, 4))
+    container = read_container(tmp_path / "net.bnn")
+    tensors = {f"{entry.name}\n#error": (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
+    write_container(tmp_path / "net.bnn", container.header, tensors)
+    text = to_c99(tmp_path / "net.bnn")
+    assert not re.search(r"^\s*(int evil|#error)", text.source + text.header, flags=re.MULTILINE)
