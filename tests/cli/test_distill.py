@@ -91,6 +91,20 @@ def test_assistants_take_turns(bnn: Bnn, workplace: Path, trained: Any) -> None:
     assert "the teachers of GapEnsemble take turns" in done.err
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_teachers_work(
+    trained: Any, small: tuple[str, ...], process: Callable[..., Any], workplace: Path
+) -> None:
+    """Each rank asks its own copy of the teachers; what is logged is over all ranks."""
+    ckpts = [f"distill.{where}.ckpt={trained.folder}" for where in ("main", "assistants.first")]
+    words = (*small, "distill=ensemble", *ckpts, "trainer.devices=2", "hydra.run.dir=runs/x")
+    done = process("-m", "bnn_lightning.cli.main", "train", *words)
+    assert done.code == 0, done.err[-3000:]
+    _, rows = curves(workplace / "runs/x")
+    assert [float(row["train/alpha"]) for row in rows if row["train/alpha"]] == [pytest.approx(0.5)] * 2
+    assert not [name for name in weights(workplace / "runs/x") if name.startswith("distiller")]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,7 +14,7 @@ from torch import nn
 from bnn_lightning.data import DigitsDataModule
 from bnn_lightning.distill import Batch, FrozenTeacher, Outputs, TeacherKD, checkpoint_teacher
 from bnn_lightning.losses import attention_loss, channel_spatial_loss, soft_cross_entropy, soft_label_kl
-from bnn_lightning.models import create_backbone
+from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.tasks import ClassificationTask
 
 
@@ -179,6 +179,33 @@ def test_each_term_is_its_function():
     distiller.total(losses).backward()
     assert all(p.grad is not None for p in student.parameters())
     assert not any(module._forward_hooks for module in teacher.modules() if not isinstance(module, nn.Hardtanh))
+
+
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name != "mlp"])
+def test_the_float_twin_of_every_network_teaches_by_its_maps(name):
+    torch.manual_seed(0)
+    shapes = {"name": name, "in_channels": 3, "image_size": 64, "width": 8}
+    student, teacher = network(**shapes), FrozenTeacher(partial(network, **shapes, binary=False))
+    distiller = TeacherKD(teacher, 10, hard=0.5, attention=1.0, feature=1.0)
+    distiller.prepare(student)
+    losses = step(distiller, student, Batch(torch.rand(4, 3, 64, 64), torch.arange(4)))
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    distiller.total(losses).backward()
+    taps = student.feature_taps()
+    reached = student.get_submodule(taps[-1].rpartition(".")[0] or taps[-1]).parameters()
+    assert all(p.grad is not None for p in reached if p.requires_grad)
+
+
+def test_a_batch_in_parts_is_the_batch():
+    """Every term is a mean over samples, so that data parallelism changes none."""
+    student, given = network().double().eval(), batch(6)
+    given = given._replace(images=given.images.double())
+    weights = {"hard": 0.5, "soft": 0.25, "kl": 2.0, "attention": 3.0, "feature": 0.125}
+    distiller = TeacherKD(FrozenTeacher(twin), 10, temperature=2.0, **weights)
+    whole = step(distiller, student, given)
+    parts = [step(distiller, student, Batch(given.images[i : i + 3], given.labels[i : i + 3])) for i in (0, 3)]
+    for name, loss in whole.items():
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, loss, rtol=1e-12, atol=1e-12)
 
 
 def test_taps_by_name():
