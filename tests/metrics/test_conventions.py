@@ -54,7 +54,8 @@ def test_energy(rest, binary, arithmetic, bits):
 PUBLISHED = [
     ("resnet18_double_skip", 224, 1000, 163.985, None, 4.0),
     ("reactnet_a", 224, 1000, 87.13, None, None),
-    ("reactnet_18", 224, 1000, 163.99, None, None),
+    ("reactnet18", 224, 1000, 163.99, None, None),
+    ("reactnet34", 224, 1000, 192.89, None, None),
     ("bnext_tiny", 224, 1000, 88.61, 76.93, 13.32),
     ("bnext_small", 224, 1000, 190.47, 171.99, 26.75),
     ("bnext_middle", 224, 1000, 338.11, 316.88, 46.57),
@@ -74,6 +75,13 @@ def test_published_figures(name, size, classes, ops, ops_int8, mib):
     assert total["ops"] / 1e6 == pytest.approx(ops, abs=0.006)
     assert ops_int8 is None or total["ops_int8_rest"] / 1e6 == pytest.approx(ops_int8, abs=0.006)
     assert mib is None or total["size_bytes"] / 2**20 == pytest.approx(mib, abs=0.006)
+
+
+def test_published_ace():
+    """PokeBNN's abstract: ReActNet (trained with Adam) has 7.9 ACE, in 1e9."""
+    with torch.device("meta"):
+        total = profile_network(create_backbone("reactnet_a", num_classes=1000, image_size=224), (3, 224, 224)).totals()
+    assert total["ace"] / 1e9 == pytest.approx(7.9, abs=0.05)
 
 
 def test_norm_statistics():
