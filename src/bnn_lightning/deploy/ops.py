@@ -226,6 +226,9 @@ def _torch_dot(
         inside = images[:, :, pad_y : pad_y + height, pad_x : pad_x + width]
         far = (images.shape[2] - pad_y - height, images.shape[3] - pad_x - width)
         images = F.pad(inside, (pad_x, far[1], pad_y, far[0]))
+    if images.shape[1] == 1:
+        # In the strides of channels_last a single channel makes torch (2.11 to 2.14) read some strided windows wrongly.
+        images = images.clone(memory_format=torch.contiguous_format)
     # Exact: the sums are whole numbers far below 2^24.
     return F.conv2d(images, signs, None, list(stride), padding, list(dilation), groups)
 

@@ -29,7 +29,11 @@ def sign(x: Tensor) -> Tensor:
     """
     # floor, then three passes in place: on a CPU faster than torch.where(x >= 0, 1.0, -1.0),
     # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
-    return F.hardtanh_(x.detach().floor(), -1.0, 0.0).mul_(2).add_(1)
+    floor = x.detach().floor()
+    if torch.compiler.is_compiling():
+        # Compilers fuse anyway; and torch 2.11 gives an autograd function that ends in place a gradient of zero.
+        return F.hardtanh(floor, -1.0, 0.0) * 2 + 1
+    return F.hardtanh_(floor, -1.0, 0.0).mul_(2).add_(1)
 
 
 class _SignSTE(torch.autograd.Function):
