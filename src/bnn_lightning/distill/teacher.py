@@ -62,9 +62,10 @@ class FrozenTeacher:
     def network(self) -> nn.Module:
         """The network itself; it is made where it has not been."""
         if self._network is None:
-            # Random weights are drawn before others take their place: the training must not see that.
+            # Random weights are drawn before others take their place: the training must not see that. Of the CPU's
+            # generator alone: `torch.manual_seed` would set those of GPUs as well, which are not put back.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 network = self._make if isinstance(self._make, nn.Module) else self._make()
             network.eval().requires_grad_(False)
             if self.channels_last:
