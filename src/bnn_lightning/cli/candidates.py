@@ -100,11 +100,12 @@ def rank_teachers(config: DictConfig) -> list[Candidate]:
     trainer.validate(measure, datamodule=datamodule, verbose=False)
     found = measure.candidates()
     show = rank_json if settings.format == "json" else rank_text
-    print(show(found, student=settings.student, images=measure.num_images, seen=_seen(embedded["data"], data)))
+    seen = [name for name in (settings.student, *settings.teachers) if _has_seen(name, data)]
+    print(show(found, student=settings.student, images=measure.num_images, seen=seen))
     return found
 
 
-def rank_text(found: Sequence[Candidate], *, student: str, images: int, seen: bool) -> str:
+def rank_text(found: Sequence[Candidate], *, student: str, images: int, seen: Sequence[str]) -> str:
     """Return a table for people, a teacher a line."""
     names = [field.name for field in fields(Knowledge)]
     width = max(len("teacher"), *(len(candidate.teacher) for candidate in found)) + 2
@@ -119,14 +120,18 @@ def rank_text(found: Sequence[Candidate], *, student: str, images: int, seen: bo
     ]
     lines += ["", "complexity: (loss + gap) / the student's loss; 1 is what the labels alone are worth, less is better"]
     if seen:
-        lines.append("note: the student was trained on these images (its data.val_fraction or data.seed was another)")
+        lines.append(
+            f"note: trained on some of these images, so that they look better than they are: {', '.join(seen)} "
+            "(the same data.val_fraction and data.seed hold the same images out)"
+        )
     return "\n".join(lines)
 
 
-def rank_json(found: Sequence[Candidate], *, student: str, images: int, seen: bool) -> str:
+def rank_json(found: Sequence[Candidate], *, student: str, images: int, seen: Sequence[str]) -> str:
     """Return everything for programs, exact."""
     teachers = [{"teacher": candidate.teacher} | asdict(candidate.knowledge) for candidate in found]
-    return json.dumps({"student": student, "images": images, "student_saw_them": seen, "teachers": teachers}, indent=2)
+    found_all = {"student": student, "images": images, "trained_on_them": list(seen), "teachers": teachers}
+    return json.dumps(found_all, indent=2)
 
 
 def _teachers(settings: RankSettings, data: Plain) -> dict[str, FrozenTeacher]:
@@ -169,8 +174,13 @@ def _data(config: DictConfig, embedded: Plain) -> Plain:
     return data
 
 
-def _seen(before: Plain, now: Plain) -> bool:
-    return any(before.get(key) != now.get(key) for key in ("val_fraction", "seed"))
+def _has_seen(name: str, data: Plain) -> bool:
+    """Whether a run of ours held other images of this set out than those that are measured now."""
+    if not Path(name).exists():
+        return False
+    before = embedded_config(read_checkpoint(network_file(name)), name)["data"]
+    kept = all(before.get(key) == data.get(key) for key in ("val_fraction", "seed"))
+    return bool(before.get("_target_") == data.get("_target_")) and not kept
 
 
 def _plain(node: DictConfig) -> Plain:
