@@ -1,7 +1,6 @@
 """A packed network as C99: a source with its weights, and a header, for machines that have a compiler and no more."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,17 @@ from bnn_lightning.deploy.c99_memory import Buffer, lay_out
 from bnn_lightning.deploy.c99_text import (
     BODY,
     HEADER,
+    C99Error,
     array,
     check_name,
+    filled,
     functions,
     number,
     plain,
     sign_words,
+    size,
+    two,
+    window,
     word_size,
 )
 from bnn_lightning.deploy.container import Array, Container, read_container
@@ -26,10 +30,6 @@ from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
 
 _SAME_ORDER = ("reshape", "t", "unsqueeze", "select.int", "squeeze.dim", "squeeze.dims", "transpose.int", "permute")
-
-
-class C99Error(ValueError):
-    """A network computes what is not known in C."""
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ class _Writer:
         source, shape, _ = self._value(x)
         assert isinstance(weight, Stored)
         kernel = self.container.entries[weight.index].shape[2:]
-        window = _window(kernel, _two(stride), _two(padding), _two(dilation))
+        moves = window(kernel, two(stride), two(padding), two(dilation))
         names = f"{self._tensor(weight)}, {self._tensor(bias, optional=True)}"
         self.used |= {"conv2d"}
         self.calls.append(
-            f"bnn_conv2d({source}, {_size(shape)}, {names}, {window}, {groups}, {self._result(place)}, "
-            f"{_size(self.shapes[place])});"
+            f"bnn_conv2d({source}, {size(shape)}, {names}, {moves}, {groups}, {self._result(place)}, "
+            f"{size(self.shapes[place])});"
         )
 
     def _do_linear(self, place: int, x: Argument, weight: Argument, bias: Argument = None) -> None:
@@ -258,11 +258,36 @@ class _Writer:
         self.calls.append(f"bnn_relu({source}, {math.prod(shape)}, {self._result(place, over=root)});")
 
     def _do_add(self, place: int, a: Argument, b: Argument) -> None:
+        if isinstance(b, Stored):
+            self._channels(place, a, b, "+")
+            return
         (first, shape, root), (second, other, _) = self._value(a), self._value(b)
         if shape != other:
             raise C99Error(f"An addition of {shape} and {other} is not known in C.")
         self.used |= {"add"}
         self.calls.append(f"bnn_add({first}, {second}, {math.prod(shape)}, {self._result(place, over=root)});")
+
+    def _do_sub(self, place: int, x: Argument, values: Argument) -> None:
+        self._channels(place, x, values, "-")
+
+    def _do_mul(self, place: int, x: Argument, values: Argument) -> None:
+        self._channels(place, x, values, "*")
+
+    def _do_div(self, place: int, x: Argument, values: Argument) -> None:
+        self._channels(place, x, values, "/")
+
+    def _channels(self, place: int, x: Argument, values: Argument, sign: str) -> None:
+        """Compute with a value a channel, as the normalisation of the images does."""
+        source, shape, root = self._value(x)
+        if not isinstance(values, Stored):
+            raise C99Error(f"`{sign}` is known in C with a value a channel only.")
+        given = self.container.entries[values.index].shape
+        if len(shape) != 4 or given[-3:] != (shape[1], 1, 1) or math.prod(given) != shape[1]:
+            raise C99Error(f"`{sign}` of {shape} and {given} is not known in C, only that of a value a channel.")
+        self.used |= {"channels"}
+        sizes = f"{shape[1]}, {math.prod(shape[2:])}"
+        result = self._result(place, over=root)
+        self.calls.append(f"bnn_channels({source}, {sizes}, {self._tensor(values)}, '{sign}', {result});")
 
     def _do_mean(self, place: int, x: Argument, dims: Argument, keepdim: Argument = False) -> None:
         source, shape, _ = self._value(x)
@@ -270,10 +295,10 @@ class _Writer:
             raise C99Error(f"A mean over {dims} is not known in C, only over rows and columns.")
         self._global_mean(place, source, shape)
 
-    def _do_adaptive_avg_pool2d(self, place: int, x: Argument, size: Argument) -> None:
+    def _do_adaptive_avg_pool2d(self, place: int, x: Argument, to: Argument) -> None:
         source, shape, _ = self._value(x)
-        if _two(size) != (1, 1):
-            raise C99Error(f"Adaptive pooling to {size} is not known in C, only to 1.")
+        if two(to) != (1, 1):
+            raise C99Error(f"Adaptive pooling to {to} is not known in C, only to 1.")
         self._global_mean(place, source, shape)
 
     def _global_mean(self, place: int, source: str, shape: tuple[int, ...]) -> None:
@@ -282,14 +307,14 @@ class _Writer:
         self.calls.append(f"bnn_mean({source}, {sizes}, {self._result(place)});")
 
     def _do_avg_pool2d(self, place: int, x: Argument, kernel: Argument, *rest: Argument) -> None:
-        stride, padding, ceil, counted, divisor = _filled(rest, [], 0, False, True, None)
-        if ceil or divisor is not None or not (counted or _two(padding) == (0, 0)):
+        stride, padding, ceil, counted, divisor = filled(rest, [], 0, False, True, None)
+        if ceil or divisor is not None or not (counted or two(padding) == (0, 0)):
             raise C99Error("Average pooling with `ceil_mode` or another divisor is not known in C.")
         self._pool(place, x, kernel, stride, padding, average=True)
 
     def _do_max_pool2d(self, place: int, x: Argument, kernel: Argument, *rest: Argument) -> None:
-        stride, padding, dilation, ceil = _filled(rest, [], 0, 1, False)
-        if ceil or _two(dilation) != (1, 1):
+        stride, padding, dilation, ceil = filled(rest, [], 0, 1, False)
+        if ceil or two(dilation) != (1, 1):
             raise C99Error("Maximum pooling with `ceil_mode` or dilation is not known in C.")
         self._pool(place, x, kernel, stride, padding, average=False)
 
@@ -297,11 +322,11 @@ class _Writer:
         self, place: int, x: Argument, kernel: Argument, stride: Argument, padding: Argument, *, average: bool
     ) -> None:
         source, shape, _ = self._value(x)
-        window = _window(_two(kernel), _two(stride if stride else kernel), _two(padding), (1, 1))
+        moves = window(two(kernel), two(stride if stride else kernel), two(padding), (1, 1))
         self.used |= {"pool"}
         self.calls.append(
-            f"bnn_pool({source}, {_size(shape)}, {window}, {int(average)}, {self._result(place)}, "
-            f"{_size(self.shapes[place])});"
+            f"bnn_pool({source}, {size(shape)}, {moves}, {int(average)}, {self._result(place)}, "
+            f"{size(self.shapes[place])});"
         )
 
     def _do_pad(
@@ -310,11 +335,11 @@ class _Writer:
         source, shape, _ = self._value(x)
         if mode != "constant" or fill not in (None, 0) or not isinstance(padding, list) or len(padding) > 6:
             raise C99Error("Padding with anything but zeros is not known in C.")
-        left, _, top, _, front, _ = _filled(padding, *[0] * 6)
+        left, _, top, _, front, _ = filled(padding, *[0] * 6)
         self.used |= {"pad"}
         self.calls.append(
-            f"bnn_pad({source}, {_size(shape)}, {front}, {top}, {left}, {self._result(place)}, "
-            f"{_size(self.shapes[place])});"
+            f"bnn_pad({source}, {size(shape)}, {front}, {top}, {left}, {self._result(place)}, "
+            f"{size(self.shapes[place])});"
         )
 
     def _do_binary_conv2d(self, place: int, x: Argument, residual: Argument, *rest: Argument) -> None:
@@ -332,7 +357,7 @@ class _Writer:
         more = "0" if residual is None else self._value(residual)[0]
         assert isinstance(padding, list)
         top, _, left, _ = padding
-        window = _window(kernel[2:], _two(stride), (top, left), _two(dilation))  # type: ignore[arg-type]
+        moves = window(kernel[2:], two(stride), two([top, left]), two(dilation))
         epilogue = ", ".join(
             [
                 *(self._tensor(part, optional=True) for part in (scale, bias)),
@@ -346,10 +371,10 @@ class _Writer:
         limit = self._tensor(threshold, optional=True)
         # The input is not needed any more once it is packed, nor is the addend at a place once it is added there.
         self.calls.append(
-            f"bnn_pack_{word}({source}, {_size(shape)}, {groups}, {limit}, (uint{word}_t *)@{bits}@);\n"
-            f"  bnn_binary_conv_{word}((const uint{word}_t *)@{bits}@, {_size(shape)}, {weight}, {window}, {groups}, "
+            f"bnn_pack_{word}({source}, {size(shape)}, {groups}, {limit}, (uint{word}_t *)@{bits}@);\n"
+            f"  bnn_binary_conv_{word}((const uint{word}_t *)@{bits}@, {size(shape)}, {weight}, {moves}, {groups}, "
             f"{int(pad_value)}, (struct bnn_epilogue){{{epilogue}}}, {self._result(place)}, "  # type: ignore[arg-type]
-            f"{_size(self.shapes[place])});"
+            f"{size(self.shapes[place])});"
         )
 
     def _placed(self, call: str) -> str:
@@ -359,29 +384,5 @@ class _Writer:
         return call
 
 
-def _filled(given: Sequence[Argument], *defaults: Argument) -> list[Argument]:
-    """Return what is given, and the defaults of what is not."""
-    return [*given, *defaults[len(given) :]]
-
-
 def _flat(step: Step) -> list[Argument]:
     return [inner for item in step.arguments for inner in (item if isinstance(item, list) else [item])]
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    channels, height, width = (*shape[1:], 1, 1)[:3]
-    return f"(struct bnn_size){{{channels}, {height}, {width}}}"
-
-
-def _two(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, list) and len(value) in (1, 2) and all(isinstance(item, int) for item in value):
-        return value[0], value[-1]
-    raise C99Error(f"{value!r} is not a size of rows and columns.")
-
-
-def _window(
-    kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> str:
-    return f"(struct bnn_window){{{', '.join(map(str, (*kernel, *stride, *padding, *dilation)))}}}"

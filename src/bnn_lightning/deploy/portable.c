@@ -87,6 +87,16 @@ static void bnn_add(const float *a, const float *b, int number, float *y) {
   for (int i = 0; i < number; i++) y[i] = a[i] + b[i];
 }
 
+//// channels
+// With a value a channel.
+static void bnn_channels(const float *x, int channels, int pixels, const float *values, char sign, float *y) {
+  for (int c = 0; c < channels; c++)
+    for (int i = 0; i < pixels; i++) {
+      const float a = x[c * pixels + i], b = values[c];
+      y[c * pixels + i] = sign == '+' ? a + b : sign == '-' ? a - b : sign == '*' ? a * b : a / b;
+    }
+}
+
 //// pool
 // Averages count what is padded, as zeros; maxima do not.
 static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, int average, float *y, struct bnn_size out) {
