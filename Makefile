@@ -5,7 +5,9 @@ PYTHON ?=
 VENV ?= .venv
 WORKERS ?= 2
 PIP_ARGS ?=
+DATA ?=
 ARGS ?=
+DATA ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bnn-lightning-installed
@@ -51,8 +53,8 @@ bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseli
 	$(BIN)/python -m benchmarks.train $(ARGS)
 	$(BIN)/python -m benchmarks.skd $(ARGS)
 
-bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision + DataLoader
-	$(BIN)/python -m benchmarks.data $(ARGS)
+bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DATA=folder: of ImageNet in that folder)
+	$(BIN)/python -m $(if $(DATA),benchmarks.folder --folder $(DATA),benchmarks.data) $(ARGS)
 
 clean:  ## Remove caches and build outputs (not the environment, data or runs)
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

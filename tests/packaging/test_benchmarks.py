@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 
 @pytest.fixture
@@ -28,3 +30,21 @@ def test_both_take_the_same_arguments(root_on_path: None, capsys: pytest.Capture
     assert "--compile has no effect" in said
     assert "--no-memory has no effect" in said
     assert "no transcription of mlp" in said
+
+
+def test_a_folder_is_read_by_both(
+    root_on_path: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import folder
+
+    for wnid in ("n01", "n02"):
+        (tmp_path / "train" / wnid).mkdir(parents=True)
+        for i in range(2):
+            Image.effect_mandelbrot((60 + i, 50), (-3, -2.5, 2, 2.5), 20).save(tmp_path / "train" / wnid / f"{i}.JPEG")
+    monkeypatch.setattr(sys, "argv", ["folder", "--folder", str(tmp_path), "--images", "4", "--repeats", "1"])
+    threads = torch.get_num_threads()
+    folder.main()
+    torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert "4 files: " in out
+    assert "ours, pil, after bnn prepare" in out
