@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.metrics.flips import FlipRate
@@ -47,4 +48,10 @@ class FlipRateLogger(Callback):
 @torch.no_grad()
 def latent_signs(model: LightningModule) -> dict[str, Tensor]:
     """Return what each binary layer's weights take their signs from, by the layer's name without "backbone."."""
-    return {name.removeprefix("backbone."): layer.latent_weight for name, layer in binary_layers(model).items()}
+    layers = binary_layers(model).items()
+    return {name.removeprefix("backbone."): whole(layer.latent_weight) for name, layer in layers}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which each rank has a share (FSDP); to be called on all ranks. Others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.callbacks.distill_progress import DistillProgress
+from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
@@ -87,6 +90,22 @@ def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Lite
             datamodule.setup(stage)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         raise UserError(f"`data`: {error}") from error
+
+
+def check_sharding(trainer: Trainer) -> None:
+    """Refuse callbacks that need whole weights or gradients where each rank has a share.
+
+    Raises:
+        UserError: Names the callback.
+    """
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging | GradientShare):
+            raise UserError(
+                f"`strategy=fsdp`: {type(callback).__name__} needs whole weights and gradients, of which each rank has "
+                "a share. Take strategy=ddp, or leave it out."
+            )
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from bnn_lightning.cli.checks import (
     check_distiller,
     check_precision,
     check_selection,
+    check_sharding,
     damaged_files,
     relaxed,
 )
@@ -143,6 +144,7 @@ def prepare(config: DictConfig) -> Run:
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     if (warning := check_binary_end(task, callbacks, trainer.max_epochs)) is not None:
         rank_zero_warn(warning)
+    check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     run = Run(settings, trainer, task, datamodule)
     _take_weights(run, plain)

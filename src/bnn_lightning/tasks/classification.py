@@ -18,6 +18,7 @@ from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
+from bnn_lightning.tasks.sharding import shard
 from bnn_lightning.tasks.steps import steps_per_epoch
 
 ParamGroups = Callable[[nn.Module], list[dict[str, Any]]]
@@ -110,6 +111,11 @@ class ClassificationTask(LightningModule):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)  # type: ignore[no-any-return]
+
+    def configure_model(self) -> None:
+        # Set by `FullyShardedStrategy`, which needs this hook; nothing otherwise.
+        if self.device_mesh is not None:
+            shard(self.backbone, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.param_groups(self))

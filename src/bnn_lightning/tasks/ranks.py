@@ -28,6 +28,7 @@ def keep_on_one_rank(task: "ClassificationTask", checkpoint: dict[str, Any]) -> 
     """Leave the epoch's sums in a checkpoint that was loaded on every rank to rank 0 alone."""
     if task.global_rank == 0:
         return
+    task.train_means.reset()  # a strategy that shards has loaded the weights before it calls this
     for state in states(checkpoint):
         for name in [name for name in state if name.startswith("train_means.")]:
             state[name] = torch.zeros_like(state[name])

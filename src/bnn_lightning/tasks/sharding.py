@@ -1,0 +1,45 @@
+"""Weights, gradients and optimizer states shared out over ranks (FSDP2), block by block."""
+
+from typing import Any
+
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from bnn_lightning.layers.recompute import blocks_of
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` with all ranks for the data, and checkpoints of one whole file.
+
+    Every rank keeps its share of each weight, gradient and optimizer state, and sees whole weights only while a block
+    computes. The checkpoints are those of any other strategy, so that a run may be resumed and scored with another.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        # As in DDP, and known before the processes have met, when data modules divide the batch.
+        return {"num_replicas": self.num_nodes * self.num_processes, "rank": self.global_rank}
+
+    def setup_environment(self) -> None:
+        # Lightning's "auto" would give the ranks of a node to tensor parallelism.
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+def shard(backbone: nn.Module, mesh: DeviceMesh) -> None:
+    """Share out the parameters of each block, and then those of the rest; once.
+
+    Args:
+        backbone: Its blocks are those that `task.checkpoint_activations` recomputes; without any it is one unit.
+        mesh: The ranks, in one dimension.
+    """
+    if isinstance(backbone, FSDPModule):
+        return
+    for block in blocks_of(backbone).values():
+        fully_shard(block, mesh=mesh)
+    fully_shard(backbone, mesh=mesh)
