@@ -1,7 +1,9 @@
 """Weights, gradients and optimizer states shared out over ranks (FSDP2), block by block."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -29,6 +31,17 @@ class FullyShardedStrategy(ModelParallelStrategy):
         # Lightning's "auto" would give the ranks of a node to tensor parallelism.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        # Lightning hands out parameters and buffers; sums of metrics and the memory of distillers are neither.
+        module = self.lightning_module
+        assert module is not None
+        tensors = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+        state = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in tensors}
+        module.load_state_dict(checkpoint["state_dict"], strict=False)
+        return checkpoint
 
 
 def shard(backbone: nn.Module, mesh: DeviceMesh) -> None:
