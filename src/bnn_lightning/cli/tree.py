@@ -28,7 +28,7 @@ def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
     Example:
         >>> list_options("strategy")
-        ['auto', 'ddp']
+        ['auto', 'ddp', 'fsdp']
     """
     found = {path.stem for folder in [config_dir(), *folders] for path in (folder / group).glob("*.yaml")}
     return sorted(name for name in found if not name.startswith("_"))
