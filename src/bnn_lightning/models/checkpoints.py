@@ -1,4 +1,4 @@
-"""Import of published checkpoints: the files of SKD-BNN and IR-Net.
+"""Import of published checkpoints: the files of SKD-BNN, IR-Net and ReActNet.
 
 A file is a dict with `state_dict`, `epoch` and `best_prec1` (or a bare state dict), written by `torch.save` from a
 network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, which are public, is followed tensor by
@@ -7,6 +7,10 @@ was at hand when this was written: the tests write files in exactly that format 
 
 The networks are SKD-BNN's. IR-Net's own CIFAR ResNet-18 has no Hardtanh after its stem: its files fit, but that network
 gives other logits.
+
+ReActNet's files (`state_dict`, names prefixed `module.`) hold convolutions of ReActNet-A as one column, shifts as
+(1, C, 1, 1) and the two halves of a widening unit apart; here they become tensors of our shapes. Its code signs with
+torch.sign, for which sign(0) = 0; ours is +1, so that an activation or a weight that is exactly 0 counts otherwise.
 
 Every tensor is loaded or stands on the list of dead ones:
 
@@ -22,6 +26,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +35,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.backbone import Backbone
-from bnn_lightning.models.mlp import MLP
+from bnn_lightning.models.published_names import names_of
 from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
-from bnn_lightning.models.resnet import ResNet
-from bnn_lightning.models.vgg_small import VGGSmall
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,6 @@ class PublishedFile:
     ignored: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Names:
-    renames: tuple[tuple[str, str], ...] = ()
-    dead: tuple[tuple[str, str], ...] = ()
-
-
 # What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
 _DAMAGE = (
     AssertionError,
@@ -89,15 +86,9 @@ _DAMAGE = (
     pickle.UnpicklingError,
     struct.error,
 )
-_DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
-_NAMES: dict[type[Backbone], _Names] = {
-    MLP: _Names(),
-    VGGSmall: _Names(renames=((r"^(linear|classifier)\.", "fc."),)),
-    ResNet: _Names(
-        renames=((r"^(fc|classifier)\.", "linear."), (r"\.downsample\.", ".shortcut.")),
-        dead=((r"bn3\.", "batch norm of the logits, never called in IR-Net's ImageNet network"),),
-    ),
-}
+
+
+_SHAPE = "Of another shape"
 
 
 @dataclass(frozen=True)
@@ -214,22 +205,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
-    names = next((names for family, names in _NAMES.items() if isinstance(backbone, family)), _Names())
+    names = names_of(backbone)
     wanted = backbone.state_dict()
-    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     dead: dict[str, str] = {}
     unexpected: list[str] = []
     for key, tensor in tensors.items():
-        name = key
-        for pattern, replacement in names.renames:
-            name = re.sub(pattern, replacement, name)
-        reason = next((why for pattern, why in (*names.dead, *_DEAD) if re.match(pattern, name)), None)
-        if name in wanted and name not in found:
-            found[name] = tensor
+        name = names.rename(key)
+        reason = names.why_dead(name)
+        if name in wanted and (name not in parts or names.is_part(key)):
+            parts.setdefault(name, {})[key] = tensor
         elif reason is not None and name not in wanted:
             dead[key] = reason
         else:
             unexpected.append(key)
+    found = {name: names.assemble(own, wanted[name]) for name, own in parts.items()}
     kept = tuple(name for name in _optional(backbone) if name not in found)
     missing = [name for name in wanted if name not in found and name not in kept]
     shapes = [
@@ -237,7 +227,7 @@ def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
         for name, tensor in found.items()
         if tensor.shape != wanted[name].shape
     ]
-    kinds = (("Missing in the file", missing), ("Unknown to the network", unexpected), ("Of another shape", shapes))
+    kinds = (("Missing in the file", missing), ("Unknown to the network", unexpected), (_SHAPE, shapes))
     differences = tuple(f"{kind}: {_some(which)}." for kind, which in kinds if which)
     return _Match(found, kept, dead, differences)
 
@@ -245,8 +235,11 @@ def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
 def _optional(backbone: nn.Module) -> list[str]:
     modules = backbone.named_modules()
     ours = [f"{name}." for name, module in modules if isinstance(module, Binarizer) or name == "normalize"]
+    learned = {name for name, _ in backbone.named_parameters()}  # thresholds of a binarizer are in the files
     return [
-        name for name in backbone.state_dict() if name.startswith(tuple(ours)) or name.endswith(".num_batches_tracked")
+        name
+        for name in backbone.state_dict()
+        if name not in learned and (name.startswith(tuple(ours)) or name.endswith(".num_batches_tracked"))
     ]
 
 
@@ -257,28 +250,31 @@ def _fitting_network(tensors: Mapping[str, Tensor]) -> str:
     first, last = matrices[0], matrices[-1]
     for name in list_backbones():
         parameters = backbone_signature(name).parameters
-        for image_size in (32, 28, 224, 8, 64):
-            for in_channels in {first.shape[1], 1, 3} if first.dim() == 2 else {first.shape[1]}:
-                options = {
-                    "num_classes": last.shape[0],
-                    "image_size": image_size,
-                    "in_channels": in_channels,
-                    "width": first.shape[0],
-                }
-                options = {option: value for option, value in options.items() if option in parameters}
-                if _fits(name, options, tensors):
-                    given = ", ".join(f"{option}={value}" for option, value in options.items())
-                    return f"The file fits `{name}` with {given}."
+        channels = {first.shape[1], 1, 3} if first.dim() == 2 else {first.shape[1]}
+        for image_size, in_channels in product((32, 28, 224, 8, 64), channels):
+            options = {
+                "num_classes": last.shape[0],
+                "image_size": image_size,
+                "in_channels": in_channels,
+                "width": first.shape[0],
+            }
+            options = {option: value for option, value in options.items() if option in parameters}
+            differences = _differences(name, options, tensors)
+            if not differences:
+                given = ", ".join(f"{option}={value}" for option, value in options.items())
+                return f"The file fits `{name}` with {given}."
+            if not all(text.startswith(_SHAPE) for text in differences):
+                break  # the names do not depend on sizes
     return "No registered network fits."
 
 
-def _fits(name: str, options: Mapping[str, int], tensors: Mapping[str, Tensor]) -> bool:
+def _differences(name: str, options: Mapping[str, int], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     try:
         with torch.device("meta"):
             candidate = create_backbone(name, **options)
     except (ValueError, TypeError):  # a size that this network refuses
-        return False
-    return not _match(candidate, tensors).differences
+        return (_SHAPE,)
+    return _match(candidate, tensors).differences
 
 
 def _some(names: list[str], most: int = 8) -> str:

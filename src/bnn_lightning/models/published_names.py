@@ -1,0 +1,110 @@
+"""What the tensors of published checkpoints are called, family by family, and how they become ours."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, cat, nn
+
+from bnn_lightning.models.mlp import MLP
+from bnn_lightning.models.reactnet import ReActNetA
+from bnn_lightning.models.resnet import ResNet
+from bnn_lightning.models.unit_resnet import UnitResNet
+from bnn_lightning.models.vgg_small import VGGSmall
+
+Replacement = str | Callable[["re.Match[str]"], str]
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a family's files differ from our networks.
+
+    Attributes:
+        renames: Patterns and what stands for them in ours, in order.
+        dead: Patterns, after renaming, of tensors that no network uses, and why.
+        joined: Pattern of names, in the file, of tensors that are parts of one of ours, along dimension 0 and in the
+            order of their names; a counter is that of the first part.
+        reshaped: Whether a tensor of the same number of elements may have another shape.
+    """
+
+    renames: tuple[tuple[str, Replacement], ...] = ()
+    dead: tuple[tuple[str, str], ...] = ()
+    joined: str | None = None
+    reshaped: bool = False
+
+    def rename(self, key: str) -> str:
+        """Return our name of a tensor."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    def why_dead(self, name: str) -> str | None:
+        """Return why no network uses a tensor, or None."""
+        return next((why for pattern, why in (*self.dead, *_DEAD) if re.match(pattern, name)), None)
+
+    def is_part(self, key: str) -> bool:
+        """Whether a tensor of the file is a part of one of ours."""
+        return self.joined is not None and re.search(self.joined, key) is not None
+
+    def assemble(self, parts: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
+        """Make one of our tensors from its parts in the file, by their names there."""
+        tensors = [parts[key] for key in sorted(parts)]
+        tensor = tensors[0] if len(tensors) == 1 or tensors[0].dim() == 0 else cat(tensors)
+        if self.reshaped and tensor.numel() == wanted.numel():
+            return tensor.reshape(wanted.shape)
+        return tensor
+
+
+def names_of(backbone: nn.Module) -> Names:
+    """Return the names in published files of a network's family."""
+    return next((names for family, names in _FAMILIES.items() if isinstance(backbone, family)), Names())
+
+
+def _before(match: "re.Match[str]") -> str:
+    return f"blocks.{int(match[1]) - 1}."
+
+
+_DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
+_FAMILIES: dict[type[nn.Module], Names] = {
+    MLP: Names(),
+    VGGSmall: Names(renames=((r"^(linear|classifier)\.", "fc."),)),
+    ResNet: Names(
+        renames=((r"^(fc|classifier)\.", "linear."), (r"\.downsample\.", ".shortcut.")),
+        dead=((r"bn3\.", "batch norm of the logits, never called in IR-Net's ImageNet network"),),
+    ),
+    # Shifts are (1, C, 1, 1). Some files call a convolution's tensor `weights` and hold it as one column.
+    UnitResNet: Names(
+        renames=(
+            (r"^fc\.", "linear."),
+            (r"\.downsample\.", ".shortcut."),
+            (r"\.binary_conv\.weights?$", ".conv.weight"),
+            (r"^(layer\d+\.\d+)\.bn1\.", r"\1.bn."),
+            (r"\.move0\.", ".conv.input_binarizer."),
+            (r"\.move1\.", ".act.shift_in."),
+            (r"\.move2\.", ".act.shift_out."),
+            (r"^(layer\d+\.\d+)\.prelu\.", r"\1.act.prelu."),
+        ),
+        reshaped=True,
+    ),
+    ReActNetA: Names(
+        renames=(
+            (r"^fc\.", "linear."),
+            (r"^feature\.0\.", ""),
+            (r"^feature\.(\d+)\.", _before),
+            (r"\.binary_3x3\.weights?$", ".spatial.conv.weight"),
+            (r"\.binary_pw(_down[12])?\.weights?$", ".pointwise.conv.weight"),
+            (r"\.bn1\.", ".spatial.bn."),
+            (r"\.bn2(_[12])?\.", ".pointwise.bn."),
+            (r"\.move11\.", ".spatial.conv.input_binarizer."),
+            (r"\.move12\.", ".spatial.act.shift_in."),
+            (r"\.prelu1\.", ".spatial.act.prelu."),
+            (r"\.move13\.", ".spatial.act.shift_out."),
+            (r"\.move21\.", ".pointwise.conv.input_binarizer."),
+            (r"\.move22\.", ".pointwise.act.shift_in."),
+            (r"\.prelu2\.", ".pointwise.act.prelu."),
+            (r"\.move23\.", ".pointwise.act.shift_out."),
+        ),
+        joined=r"\.(binary_pw_down|bn2_)[12]\.",
+        reshaped=True,
+    ),
+}
