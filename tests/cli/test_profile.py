@@ -41,6 +41,12 @@ def test_a_checkpoint_is_counted_as_its_configuration(trained: Any, bnn: Bnn) ->
     assert of_config["totals"]["mixed_macs"] == 3 * 8 * 8 * 16
 
 
+def test_a_run_says_its_profile_in_a_line(trained: Any) -> None:
+    # Weights of 192 x 16 and 2 x 16 x 16 are binary.
+    real = 3 * (16 + 32) + 17 * 10
+    assert f"mlp: {3584 + real:,} parameters, {100 * 3584 / (3584 + real):.2f} % binary; " in trained.out
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

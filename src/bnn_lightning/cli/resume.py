@@ -22,8 +22,8 @@ _MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "te
 _TRAINER_MAY_DIFFER = (
     *("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "plugins", "use_distributed_sampler"),
     *("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler", "detect_anomaly"),
-    *("max_epochs", "min_epochs", "max_steps", "max_time", "fast_dev_run", "num_sanity_val_steps"),
-    *("check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "limit_test_batches"),
+    *("max_epochs", "min_epochs", "min_steps", "max_steps", "max_time", "fast_dev_run", "num_sanity_val_steps"),
+    *("check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "limit_test_batches", "inference_mode"),
 )
 # The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
 _RESTORED = ("optimizer", "param_groups")
