@@ -139,3 +139,13 @@ def test_did_you_mean() -> None:
 
 def test_explain_passes_messages_on() -> None:
     assert explain(ValueError("as it is")) == "as it is"
+
+
+@pytest.mark.parametrize("callback", ["ema", "gradient_share"])
+def test_callbacks_that_need_whole_weights_are_refused_where_these_are_shared_out(
+    callback: str, small: tuple[str, ...], bnn: Bnn
+) -> None:
+    done = bnn("train", *small, "strategy=fsdp", "trainer.devices=2", f"callbacks=[default,{callback}]")
+    assert done.code == 2
+    assert "`strategy=fsdp`: " in done.err
+    assert "Take strategy=ddp" in done.err
