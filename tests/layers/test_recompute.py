@@ -21,7 +21,10 @@ def backbone(name: str, **options: Any) -> nn.Module:
 
 def with_blocks() -> list[str]:
     with torch.device("meta"):
-        return [name for name in list_backbones() if blocks_of(backbone(name))]
+        networks = {name: backbone(name) for name in list_backbones()}
+    # The larger ones of a family are built from the same blocks.
+    small = [name for name, net in networks.items() if sum(p.numel() for p in net.parameters()) < 15e6]
+    return [name for name in small if blocks_of(networks[name])]
 
 
 def step(network: nn.Module, distiller: Any, *, again: bool) -> torch.Tensor:
