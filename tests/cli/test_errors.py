@@ -14,7 +14,7 @@ Bnn = Callable[..., Any]
 
 # words of the command line: parts of the message
 ERRORS: dict[str, tuple[str, ...]] = {
-    "model=resnt20": ("`model=resnt20`: no such option", "Did you mean `resnet20`?", "mlp, resnet18"),
+    "model=resnt20": ("`model=resnt20`: no such option", "Did you mean `resnet20`?", "`model` has: "),
     "modle=resnet20": ("`modle`: no such key", "Did you mean `model`?"),
     "experiment=cifar10_resnet20": ("no such option", "cifar10_resnet20_skd"),
     "callbacks=[default,erly_stopping]": ("no such option", "Did you mean `early_stopping`?"),
