@@ -15,11 +15,12 @@ from PIL import Image
 
 from bnn_lightning.cli.fit import prepare
 from bnn_lightning.cli.tree import list_options
-from bnn_lightning.data import CIFAR10DataModule
+from bnn_lightning.data import CIFAR10DataModule, CIFAR100DataModule
 
 Composed = Callable[..., dict[str, Any]]
 
 SMALL = {
+    "cifar100": ["model.width=4", "data.verify=false"],
     "mnist": ["model.width=16", "data.verify=false"],
     "cifar10": ["model.width=4", "data.verify=false"],
     "imagenet": ["model.width=4", "data.num_classes=2", "data.image_size=64", "data.num_workers=0"],
@@ -34,6 +35,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CIFAR10DataModule.checksums:
         entry = {"data": rng.integers(256, size=(10, 3072), dtype=np.uint8), "labels": list(range(10))}
         (root / CIFAR10DataModule.subfolder / name).write_bytes(pickle.dumps(entry, protocol=2))
+    (root / CIFAR100DataModule.subfolder).mkdir()
+    for name in CIFAR100DataModule.checksums:
+        entry = {"data": rng.integers(256, size=(10, 3072), dtype=np.uint8), "fine_labels": list(range(10))}
+        (root / CIFAR100DataModule.subfolder / name).write_bytes(pickle.dumps(entry, protocol=2))
     (root / "MNIST" / "raw").mkdir(parents=True)
     for part in ("train", "t10k"):
         images = rng.integers(256, size=(10, 28, 28), dtype=np.uint8)
@@ -60,16 +65,18 @@ def test_experiment_takes_a_step(
     if distill == "its own" and "teacher" in composed(f"experiment={experiment}", "init_from=x")["distill"]:
         words += ["teacher@distill.teacher=resnet18", "distill.teacher.network.pretrained=false"]
     data = next(name for name in SMALL if name in experiment)
+    words += ["model.depths=[1]"] if "bnext_" in experiment else []
     words += [*SMALL[data], f"data.root={root}", "data.batch_size=4", "data.eval_batch_size=4"]
     words += ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"]
     config = OmegaConf.create(composed(*words, "init_from=null"))
     run = prepare(config)
-    before = copy.deepcopy(list(run.task.backbone.parameters()))
+    before = copy.deepcopy(dict(run.task.backbone.named_parameters()))
     run.trainer.fit(run.task, datamodule=run.datamodule)
     loss = run.trainer.callback_metrics["train/loss"]
     assert torch.isfinite(loss)
     terms = {name.removeprefix("train/loss_") for name in run.trainer.callback_metrics if "train/loss_" in name}
     own = {term for term, weight in run.task.distiller.weights.items() if weight}
     assert terms - {"step"} == ({"hard"} if distill == "none" else own)
-    after = run.task.backbone.parameters()
-    assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True) if new.dim() > 1)
+    for name, new in run.task.backbone.named_parameters():
+        if new.dim() > 1 and ".gate." not in name:  # of few units in a gate, all may be off for a batch
+            assert not torch.equal(before[name], new), name

@@ -153,8 +153,12 @@ def test_prepare_composes_and_lists_every_key(composed: Composed) -> None:
     assert set(config) - {"paths", "hydra"} == {field.name for field in fields(PrepareSettings)}
 
 
-def test_every_backbone_and_binarizer_has_an_option() -> None:
-    assert options("model") == options("optimizer/of") == list_backbones()
+def test_every_backbone_and_binarizer_has_an_option(composed: Composed) -> None:
+    assert options("model") == options("optimizer/of")
+    own = {name: yaml.safe_load(text(Path(f"model/{name}.yaml"))).get("name") for name in options("model")}
+    assert sorted(name for name in own.values() if name is not None) == list_backbones()
+    assert [name for name, backbone in own.items() if name != backbone] == ["bnext"]
+    assert composed("model=bnext")["model"]["name"] == "bnext_tiny"
     names = {yaml.safe_load(text(Path(f"binarizer/{name}.yaml")))["name"] for name in options("binarizer")}
     assert names == set(list_binarizers(InputBinarizer)) | set(list_binarizers(WeightBinarizer))
 

@@ -1,19 +1,27 @@
 """Packed networks are the networks that they were made from."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import PackedConv2d, PackedNetwork, pack
-from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, binary_layers
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import create_backbone, list_backbones
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import small_options
 
 
 def settled(network: nn.Module, images: torch.Tensor) -> nn.Module:
     """Give batch norms statistics and gains of their own, some of them negative or zero."""
     network.train()
+    for binarizer in annealed(network):
+        binarizer.set_progress(1.0)
     for _ in range(2):
         network(images)
     for module in network.modules():
@@ -48,7 +56,8 @@ def test_every_backbone(name: str, pad_value: float) -> None:
     size = least_size(name)
     options = {} if name == "mlp" else {"pad_value": pad_value}
     images = torch.rand(4, 3, size, size)
-    network = settled(create_backbone(name, num_classes=7, image_size=size, width=8, **options), images)
+    options = small_options(name, width=8, **options)
+    network = settled(create_backbone(name, num_classes=7, image_size=size, **options), images)
     packed = same(network, images)
     with_real_input = [name for name, layer in binary_layers(network).items() if layer.input_binarizer is None]
     assert set(packed.report.left) == set(with_real_input)

@@ -1,6 +1,7 @@
 """A network that was written and loaded is the packed network; a file that lies is one clear error."""
 
 import copy
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import Branches, least_size, settled
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import small_options
+
 
 def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) -> Any:
     packed = pack(network, example)
@@ -33,7 +37,7 @@ def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     size = least_size(name)
     images = torch.rand(3, 3, size, size)
-    network = settled(create_backbone(name, num_classes=7, image_size=size, width=16), images)
+    network = settled(create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=16)), images)
     packed = written(network, images, tmp_path / "net.bnn")
     loaded = load(tmp_path / "net.bnn")
     with torch.no_grad():

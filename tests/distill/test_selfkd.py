@@ -1,6 +1,8 @@
 """SelfKD as a distiller: its terms, switches, state, and what it must not do."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,17 +11,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn_lightning.distill import Batch, HardLabels, Outputs, SelfKD, SoftLabelBank
 from bnn_lightning.layers import binary_layers
-from bnn_lightning.models import create_backbone, list_backbones
+from bnn_lightning.models import create_backbone
 
-# Those of 34 layers are the blocks of those of 18.
-BACKBONES = [name for name in list_backbones() if not name.endswith("34")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import BACKBONES, small_options
+
 TERMS = ["hard", "feature", "label", "cluster"]
 
 
 def small(name: str) -> nn.Module:
-    options = {"mlp": {"width": 16, "dropout": 0.0}}
+    options = small_options(name, **({"width": 16, "dropout": 0.0} if name == "mlp" else {"width": 4}))
     torch.manual_seed(0)
-    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options.get(name, {"width": 4}))
+    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options)
 
 
 def batch(size: int = 32, count: int = 6) -> Batch:

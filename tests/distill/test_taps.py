@@ -1,5 +1,8 @@
 """Watching a forward."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,10 +11,13 @@ from bnn_lightning.distill import watch
 from bnn_lightning.layers import binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import small_options
+
 
 def small(name: str) -> nn.Module:
-    options = {"mlp": {"width": 16}, "vgg_small": {"width": 4}, "resnet20": {"width": 4}}
-    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options.get(name, {}))
+    options = small_options(name, width=16 if name == "mlp" else 4)
+    return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options)
 
 
 @pytest.mark.parametrize("name", list_backbones())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
-from bnn_lightning.layers import BinaryConv2d
+from bnn_lightning.layers import BinaryConv2d, Mix, RPReLU
 from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.optim import default_groups
 
@@ -33,10 +33,44 @@ def test_groups_hold_what_they_say() -> None:
 
 @pytest.mark.parametrize("name", list_backbones())
 def test_every_parameter_once(name: str) -> None:
-    net = create_backbone(name, num_classes=10, image_size=64 if "double" in name else 32)
+    with torch.device("meta"):
+        net = create_backbone(name, num_classes=10, image_size=64 if "double" in name else 32)
     groups = default_groups(net, weight_decay=1e-4)
     members = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(members) == sorted(id(parameter) for parameter in net.parameters())
+
+
+def test_bnext_groups_have_the_published_sizes() -> None:
+    """Specification 2.3, less the parameters that are never used there."""
+    with torch.device("meta"):
+        net = create_backbone("bnext_tiny", num_classes=1000, image_size=224)
+    groups = default_groups(net, weight_decay=1e-3, filter_weight_decay=1e-8)
+    sizes: dict[float, int] = {}
+    for group in groups:
+        sizes[group["weight_decay"]] = sizes.get(group["weight_decay"], 0) + sum(p.numel() for p in group["params"])
+    assert sizes == {1e-8: 29_758_368, 1e-3: 1_103_868 - 8_960}
+    assert [group["name"] for group in groups] == ["latent", "filter", "norm", "rest"]
+    names = {id(p): name for name, p in net.named_parameters()}
+    filters = {names[id(p)] for p in groups[1]["params"]}
+    assert {name for name in filters if not name.endswith(("_binarizer.bias", "mix.scale"))} == {
+        name for name, p in net.named_parameters() if p.ndim == 4 and "conv.conv" not in name
+    }
+
+
+def test_filters_by_themselves() -> None:
+    net = nn.Sequential(binary_conv(), nn.Conv2d(4, 4, 1), nn.Linear(4, 4), Mix(4), RPReLU(4))
+    groups = default_groups(
+        net, weight_decay=0.1, latent_weight_decay=0.2, norm_weight_decay=0.3, filter_weight_decay=0.4
+    )
+    named = dict(net.named_parameters())
+    expected = {
+        "latent": ["0.weight"],
+        "filter": ["1.weight", "3.scale", "4.shift_in.bias", "4.shift_out.bias"],
+        "norm": ["0.bias", "1.bias", "2.bias", "4.prelu.weight"],
+        "rest": ["2.weight"],
+    }
+    assert by_name(groups) == {name: {id(named[key]) for key in keys} for name, keys in expected.items()}
+    assert [group["weight_decay"] for group in groups] == [0.2, 0.4, 0.3, 0.1]
 
 
 def test_shared_and_frozen_parameters() -> None:

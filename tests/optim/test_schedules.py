@@ -111,3 +111,35 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     with pytest.raises(ValueError, match=message):
         warmup_cosine(optimizer, **{"steps_per_epoch": 10} | options)
+
+
+def test_published_rates_of_bnext() -> None:
+    """Specification 2.3: a warm-up from 1e-5, and a cosine whose period the warm-up does not shorten."""
+    options = {"warmup_epochs": 5, "warmup_start": 0.01, "decay_epochs": 512, "min_factor": 1e-4}
+    used = rates(warmup_cosine, 1e-3, 512, steps_per_epoch=2502, epochs=512, **options)
+    assert used[:5] == pytest.approx([1e-5, 2.08e-4, 4.06e-4, 6.04e-4, 8.02e-4], rel=1e-12)
+    for epoch in range(5, 512):
+        expected = 1e-7 + 0.5 * (1e-3 - 1e-7) * (1 + math.cos(math.pi * (epoch - 5) / 512))
+        assert used[epoch] == pytest.approx(expected, rel=1e-9), epoch
+    assert used[5] == pytest.approx(1e-3)
+    assert used[511] == pytest.approx(4.4e-7, rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", [warmup_cosine, linear, constant])
+def test_warmup_from_a_share_of_the_peak(schedule: Callable[..., Any]) -> None:
+    length = {} if schedule is constant else {"epochs": 10}
+    used = rates(schedule, 2.0, 5, steps_per_epoch=1, warmup_epochs=4, warmup_start=0.2, **length)
+    assert used == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+
+
+def test_a_fall_that_ends_early_stays_at_its_end() -> None:
+    used = rates(linear, 1.0, 8, steps_per_epoch=1, epochs=8, warmup_epochs=2, decay_epochs=4)
+    assert used == pytest.approx([1 / 3, 2 / 3, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
+
+
+def test_warmup_start_and_decay_epochs_are_checked() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match="`warmup_start` must lie between 0 and 1, got 2"):
+        warmup_cosine(optimizer, steps_per_epoch=1, epochs=3, warmup_epochs=1, warmup_start=2.0)
+    with pytest.raises(ValueError, match="`decay_epochs` must be a whole number of at least 1, got 0"):
+        linear(optimizer, steps_per_epoch=1, epochs=3, decay_epochs=0)

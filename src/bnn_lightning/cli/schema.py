@@ -25,6 +25,8 @@ class RunSettings:
     seed: int
     epochs: int
     warmup_epochs: int = 0
+    warmup_start: float | None = None
+    decay_epochs: int | None = None
     min_lr_factor: float = 0.0
     ckpt_path: str | None = None
     init_from: str | None = None

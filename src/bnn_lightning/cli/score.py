@@ -145,7 +145,7 @@ def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[Classifi
         report = load_published(backbone, settings.ckpt)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} % (SKD-BNN: of 9,984 images)"
+    says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     _say(f"{settings.ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
     # Nothing is trained: the optimizer is never made.

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "binary": ["BinaryLayer"],
         "conv": ["BinaryConv2d"],
         "linear": ["BinaryLinear"],
+        "quantized": ["QuantConv2d", "QuantLinear"],
         "tree": ["annealed", "binary_layers", "clip_latent_", "clip_mix_", "is_binary", "latent_weights"],
     },
 )

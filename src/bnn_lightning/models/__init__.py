@@ -6,6 +6,9 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "backbone": ["Backbone", "Normalize"],
+        "bnext": ["BNext", "BNextBlock"],
+        "bnext18": ["BNext18"],
+        "bnext_units": ["BNextConv", "BNextUnit"],
         "checkpoints": ["ImportReport", "load_published"],
         "mlp": ["MLP"],
         "real": ["RealNetwork", "timm_network", "torchvision_network"],

@@ -1,4 +1,4 @@
-"""Import of published checkpoints: the files of SKD-BNN, IR-Net and ReActNet.
+"""Import of published checkpoints: the files of SKD-BNN, IR-Net, ReActNet and BNext.
 
 A file is a dict with `state_dict`, `epoch` and `best_prec1` (or a bare state dict), written by `torch.save` from a
 network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, which are public, is followed tensor by
@@ -12,12 +12,19 @@ ReActNet's files (`state_dict`, names prefixed `module.`) hold convolutions of R
 (1, C, 1, 1) and the two halves of a widening unit apart; here they become tensors of our shapes. Its code signs with
 torch.sign, for which sign(0) = 0; ours is +1, so that an activation or a weight that is exactly 0 counts otherwise.
 
+BNext's released files have `module.` before each name and may nest the state dict; temperatures come with the weights.
+Of these, too, none was at hand: the tests write files of their names and shapes.
+
 Every tensor is loaded or stands on the list of dead ones:
 
 | family | dead tensors | why |
 |---|---|---|
 | all | `k` and `t` of a layer | EDE's scalars, which forks register as buffers; they shape gradients only |
 | ResNet | `bn3.*` | batch norm of the logits that IR-Net's ImageNet network makes and never calls |
+| BNext | `binary_activation.temperature` | a sign follows it, which it does not change |
+| BNext | `binary_conv.temperature` | only where the network's weight binarizer is none with a temperature |
+| BNext | `activation1` of FFN units, the stem's `prelu` | PReLUs that are made and never called |
+| BNext | `norm2` of FFN units without recoupling | batch norms that are never called |
 """
 
 import errno
@@ -46,7 +53,8 @@ class ImportReport:
     Attributes:
         path: The file.
         epoch: Index of the last epoch that was finished, from 0, or None.
-        accuracy: The file's `best_prec1`, in percent, or None. SKD-BNN measured it on 9,984 of CIFAR's 10,000 images.
+        accuracy: The file's `best_prec1` or `best_top1_acc`, in percent, or None. SKD-BNN measured it on 9,984 of
+            CIFAR's 10,000 images.
         loaded: Tensors of the network that came from the file.
         kept: Tensors of the network that such files do not have: normalisation, the state of annealing, counters.
         dead: Tensors of the file that no network uses, and why.
@@ -165,8 +173,9 @@ def read_published(path: str | Path) -> PublishedFile:
         raise ValueError(
             f"`{path}` is no checkpoint of a network: it has {len(state)} entries, {len(tensors)} tensor names."
         )
-    beside = {} if nested is None else {key: value for key, value in content.items() if key != nested}
-    epoch, accuracy = _number(beside.pop("epoch", None)), _number(beside.pop("best_prec1", None))
+    beside: dict[str, Any] = {} if nested is None else {key: value for key, value in content.items() if key != nested}
+    epoch = _number(beside.pop("epoch", None))
+    accuracy = next((_number(beside.pop(key)) for key in ("best_prec1", "best_top1_acc") if key in beside), None)
     return PublishedFile(
         path=path,
         tensors=tensors,
@@ -248,7 +257,7 @@ def _fitting_network(tensors: Mapping[str, Tensor]) -> str:
     if not matrices:
         return "No registered network fits."
     first, last = matrices[0], matrices[-1]
-    for name in list_backbones():
+    for name in sorted(list_backbones(), key=lambda name: _default_width(name) != first.shape[0]):
         parameters = backbone_signature(name).parameters
         channels = {first.shape[1], 1, 3} if first.dim() == 2 else {first.shape[1]}
         for image_size, in_channels in product((32, 28, 224, 8, 64), channels):
@@ -266,6 +275,11 @@ def _fitting_network(tensors: Mapping[str, Tensor]) -> str:
             if not all(text.startswith(_SHAPE) for text in differences):
                 break  # the names do not depend on sizes
     return "No registered network fits."
+
+
+def _default_width(name: str) -> int | None:
+    width = backbone_signature(name).parameters.get("width")
+    return None if width is None else width.default
 
 
 def _differences(name: str, options: Mapping[str, int], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

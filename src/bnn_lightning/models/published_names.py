@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, cat, nn
 
+from bnn_lightning.models.bnext import BNext
+from bnn_lightning.models.bnext18 import BNext18
 from bnn_lightning.models.mlp import MLP
 from bnn_lightning.models.reactnet import ReActNetA
 from bnn_lightning.models.resnet import ResNet
@@ -64,8 +66,57 @@ def _before(match: "re.Match[str]") -> str:
     return f"blocks.{int(match[1]) - 1}."
 
 
+def _block_of_18(match: "re.Match[str]") -> str:
+    """Map `layer1.0.` to `blocks.2.`: two blocks a stage."""
+    return f"blocks.{2 * int(match[1]) + int(match[2])}."
+
+
+# Of a unit of BNext. Where ours has no such module, the name is one of the dead.
+_BNEXT_UNIT: tuple[tuple[str, Replacement], ...] = (
+    (r"\.scale$", ".conv.mix.scale"),
+    (r"\.move\.bias$", ".conv.conv.input_binarizer.bias"),
+    (r"\.binary_conv\.weight$", ".conv.conv.weight"),
+    (r"\.binary_conv\.temperature$", ".conv.conv.weight_binarizer.temperature"),
+    (r"\.norm1\.", ".conv.norm."),
+    (r"\.norm2\.", ".norm."),
+    (r"\.activation1\.", ".act."),
+    (r"\.activation2\.", ".conv.act."),
+    (r"\.se\.se\.1\.", ".conv.gate.squeeze."),
+    (r"\.se\.se\.3\.", ".conv.gate.excite."),
+    (r"\.downsample\.", ".shortcut."),
+    (r"^prelu\.", "act."),
+    (r"^fc\.", "linear."),
+)
+_BNEXT_DEAD = (
+    (r".+\.binary_activation\.temperature$", "a sign follows it, which it does not change"),
+    (r".+\.weight_binarizer\.temperature$", "this network's weight binarizer has no temperature"),
+    (r"(blocks\..+\.act|feature\.0\.prelu)\.weight$", "a PReLU that is never called"),
+    (r"blocks\..+\.norm\.", "a batch norm that is never called without recoupling"),
+)
 _DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
 _FAMILIES: dict[type[nn.Module], Names] = {
+    BNext: Names(
+        renames=(
+            (r"^feature\.0\.(conv1|bn1)\.", r"\1."),
+            (r"^feature\.([1-9]\d*)\.", _before),
+            (r"^(blocks\.\d+)\.Attention\.", r"\1.spatial."),
+            (r"^(blocks\.\d+)\.FFN(_1)?\.", r"\1.pointwise.0."),
+            (r"^(blocks\.\d+)\.FFN_2\.", r"\1.pointwise.1."),
+            *_BNEXT_UNIT,
+        ),
+        dead=_BNEXT_DEAD,
+        reshaped=True,
+    ),
+    BNext18: Names(
+        renames=(
+            (r"^layer(\d)\.(\d)\.", _block_of_18),
+            (r"^(blocks\.\d+)\.Attention\.", r"\1.0."),
+            (r"^(blocks\.\d+)\.FFN\.", r"\1.1."),
+            *_BNEXT_UNIT,
+        ),
+        dead=_BNEXT_DEAD,
+        reshaped=True,
+    ),
     MLP: Names(),
     VGGSmall: Names(renames=((r"^(linear|classifier)\.", "fc."),)),
     ResNet: Names(

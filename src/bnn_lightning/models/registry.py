@@ -10,7 +10,18 @@ from bnn_lightning.models.backbone import Backbone
 
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
-FAMILIES = ("birealnet", "mlp", "reactnet", "real2binary", "resnet_cifar", "resnet_imagenet", "vgg_small", "xnornet")
+FAMILIES = (
+    "birealnet",
+    "bnext",
+    "bnext18",
+    "mlp",
+    "reactnet",
+    "real2binary",
+    "resnet_cifar",
+    "resnet_imagenet",
+    "vgg_small",
+    "xnornet",
+)
 
 _BUILDERS: dict[str, Callable[..., Backbone]] = {}
 

@@ -31,6 +31,8 @@ def warmup_cosine(
     steps_per_epoch: int,
     epochs: int,
     warmup_epochs: int = 0,
+    warmup_start: float | None = None,
+    decay_epochs: int | None = None,
     interval: Interval = "epoch",
     min_factor: float = 0.0,
 ) -> ScheduleConfig:
@@ -45,6 +47,10 @@ def warmup_cosine(
         steps_per_epoch: Optimizer steps in an epoch.
         epochs: Length of the schedule.
         warmup_epochs: Length of the warm-up, within `epochs`.
+        warmup_start: Share s of the peak at time 0; then the factor is s + (1 - s) t / W while t < W. None starts as
+            above, one part of W + 1.
+        decay_epochs: Length of the half cosine, which the end of the schedule may cut off; None means E - W. BNext's is
+            E, so that its last rate is a little higher.
         interval: "epoch" or "step".
         min_factor: Share of the peak at the end: Adam from 0.01 to 1e-5 has 1e-3.
 
@@ -58,7 +64,8 @@ def warmup_cosine(
         [0.011111111111111112]
 
     References:
-        Zeng et al., SKD-BNN, Applied Intelligence 54, 2024: per epoch, with 8 or 16 epochs of warm-up.
+        Zeng et al., SKD-BNN, Applied Intelligence 54, 2024: per epoch, with 8 or 16 epochs of warm-up. Guo et al.,
+        BNext, 2022: per epoch, 5 epochs of warm-up from 0.01 of the peak, decay over all 512.
     """
     check_factor("min_factor", min_factor)
 
@@ -66,7 +73,14 @@ def warmup_cosine(
         return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * share))
 
     return scheduled(
-        optimizer, decay, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup_epochs, interval=interval
+        optimizer,
+        decay,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        warmup_start=warmup_start,
+        decay_epochs=decay_epochs,
+        interval=interval,
     )
 
 
@@ -98,10 +112,12 @@ def linear(
     steps_per_epoch: int,
     epochs: int,
     warmup_epochs: int = 0,
+    warmup_start: float | None = None,
+    decay_epochs: int | None = None,
     interval: Interval = "epoch",
     min_factor: float = 0.0,
 ) -> ScheduleConfig:
-    """Warm up linearly, then fall linearly to `min_factor` times the peak at time E.
+    """Warm up linearly, then fall linearly to `min_factor` times the peak at time E; see `warmup_cosine`.
 
     Example:
         >>> import torch
@@ -116,7 +132,14 @@ def linear(
         return 1 - (1 - min_factor) * share
 
     return scheduled(
-        optimizer, decay, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup_epochs, interval=interval
+        optimizer,
+        decay,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        warmup_start=warmup_start,
+        decay_epochs=decay_epochs,
+        interval=interval,
     )
 
 
@@ -125,6 +148,7 @@ def constant(
     *,
     steps_per_epoch: int,
     warmup_epochs: int = 0,
+    warmup_start: float | None = None,
     interval: Interval = "epoch",
 ) -> ScheduleConfig:
     """Warm up linearly, then keep the peak; a constant rate has no end.
@@ -137,10 +161,11 @@ def constant(
         [0.5, 1.0, 1.0]
     """
     unit = units(interval, steps_per_epoch)
-    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
+    warm_up = warmup_factor(check_length("warmup_epochs", warmup_epochs, 0) * unit, warmup_start)
+    warmup = warmup_epochs * unit
 
     def factor(time: int) -> float:
-        return min(time + 1, warmup + 1) / (warmup + 1)
+        return warm_up(min(time, warmup))
 
     return wrap(optimizer, factor, interval)
 
@@ -152,6 +177,8 @@ def scheduled(
     steps_per_epoch: int,
     epochs: int,
     warmup_epochs: int,
+    warmup_start: float | None,
+    decay_epochs: int | None,
     interval: Interval,
 ) -> ScheduleConfig:
     """Warm up linearly, then multiply the rate by `decay(share)`, where `share` goes from 0 to 1 between W and E."""
@@ -160,6 +187,8 @@ def scheduled(
     warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
     if warmup >= end:
         raise ValueError(f"`warmup_epochs` must be less than `epochs` = {epochs}, got {warmup_epochs}.")
+    span = end - warmup if decay_epochs is None else check_length("decay_epochs", decay_epochs, 1) * unit
+    warm_up = warmup_factor(warmup, warmup_start)
 
     def factor(time: int) -> float:
         if time > end:  # at `end` itself the last step or epoch has just been made, and no other need follow
@@ -169,9 +198,17 @@ def scheduled(
                 stacklevel=2,
             )
         time = min(time, end - 1)
-        return (time + 1) / (warmup + 1) if time <= warmup else decay((time - warmup) / (end - warmup))
+        return warm_up(time) if time <= warmup else decay(min(1.0, (time - warmup) / span))
 
     return wrap(optimizer, factor, interval)
+
+
+def warmup_factor(warmup: int, start: float | None) -> Callable[[int], float]:
+    """Return the share of the peak at times 0 ... `warmup`, where it is 1."""
+    if start is None:
+        return lambda time: (time + 1) / (warmup + 1)
+    check_factor("warmup_start", start)
+    return lambda time: 1.0 if time >= warmup else start + (1 - start) * time / warmup
 
 
 def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interval) -> ScheduleConfig:

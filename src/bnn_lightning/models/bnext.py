@@ -1,0 +1,295 @@
+"""BNext: units with gated binary convolutions, on the skeleton of ReActNet-A and MobileNet."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
+from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
+from bnn_lightning.models.registry import register_backbone
+
+
+class BNextBlock(nn.Module):
+    """A 3x3 unit, and a 1x1 unit after it; two of these side by side where the channels double.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: As many, or twice as many.
+        stride: Of the 3x3 unit, 1 or 2.
+        multiply: Whether the 3x3 unit is ELM-Attention.
+        layers: Makes the binary convolutions.
+        real: Makes the others.
+        recoupling: See `BNextConv`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        multiply: bool,
+        layers: LayerFactory,
+        real: RealLayers,
+        recoupling: bool,
+    ) -> None:
+        super().__init__()
+
+        def unit(kernel_size: int, stride: int, multiply: bool) -> BNextUnit:
+            shortcut = half() if stride == 2 else nn.Identity()
+            return BNextUnit(
+                in_channels,
+                in_channels,
+                kernel_size,
+                stride,
+                shortcut=shortcut,
+                multiply=multiply,
+                layers=layers,
+                real=real,
+                recoupling=recoupling,
+            )
+
+        self.spatial = unit(3, stride, multiply)
+        self.pointwise = nn.ModuleList(unit(1, 1, False) for _ in range(out_channels // in_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        y = self.spatial(x)
+        halves = [unit(y) for unit in self.pointwise]
+        return halves[0] if len(halves) == 1 else torch.cat(halves, 1)
+
+
+class BNext(Backbone):
+    """BNext-Tiny, -Small, -Middle and -Large: a real stem, blocks, PReLU, global average, linear classifier.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        widths: Channels after the stem and after each block; a block with twice as many as the one before it (the first
+            one apart) halves the resolution.
+        stem: "imagenet" halves the resolution, "cifar" keeps it.
+        elm: Make the 3x3 unit of every second block ELM-Attention.
+        layers: Makes the binary convolutions.
+        real: Makes the others.
+        recoupling: See `BNextConv`.
+        latent_std: Standard deviation of the initial latent weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        widths: Sequence[int],
+        stem: Stem,
+        elm: bool,
+        layers: LayerFactory,
+        real: RealLayers,
+        recoupling: bool,
+        latent_std: float,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_features=widths[-1],
+            mean=mean,
+            std=std,
+        )
+        self.conv1 = real.stem(in_channels, widths[0], 3, 2 if stem == "imagenet" else 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.blocks = nn.Sequential()
+        for number, (before, after) in enumerate(pairwise(widths), start=1):
+            stride = 2 if after != before and number > 1 else 1
+            multiply = elm and number % 2 == 0
+            block = BNextBlock(
+                before, after, stride, multiply=multiply, layers=layers, real=real, recoupling=recoupling
+            )
+            self.blocks.append(block)
+        self.act = nn.PReLU(widths[-1])
+        self.linear = real.linear(widths[-1], num_classes)
+        init_latent_(self, latent_std)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
+        y: Tensor = self.blocks(self.bn1(self.conv1(self.normalize(x))))
+        return y
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
+        x = self.act(x).mean((2, 3))
+        return x if pre_logits else self.linear(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the units: each is one binary convolution and its shortcut."""
+        return [name for name, module in self.named_modules() if isinstance(module, BNextUnit)]
+
+
+def init_latent_(network: nn.Module, std: float) -> None:
+    """Draw the weights of the binary convolutions, and of those of a float twin, from a normal distribution."""
+    if not std > 0:
+        raise ValueError(f"`latent_std` must be positive, got {std}.")
+    for module in network.modules():
+        if isinstance(module, BinaryLayer):
+            nn.init.normal_(module.weight, std=std)
+
+
+def block_widths(width: int, depths: Sequence[int]) -> list[int]:
+    """Return the channels after the stem and each block: two of the first, then stages of doubled width.
+
+    Args:
+        width: Of the stem.
+        depths: Blocks of each stage after the first block.
+
+    Example:
+        >>> block_widths(32, (2, 2, 6, 2))
+        [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
+    """
+    return [width, 2 * width] + [2 ** (stage + 2) * width for stage, depth in enumerate(depths) for _ in range(depth)]
+
+
+_DOC = """Build {title}, of {blocks} blocks.
+
+With 1000 classes, 3x224x224 images and the ImageNet stem: {counts}
+multiply-accumulates. Published counts have some more parameters, which never receive a gradient: PReLUs that are made
+and not used.
+
+Args:
+    num_classes: Width of the logits.
+    in_channels: Channels of the images.
+    image_size: Height and width of the images: at least 17 with the ImageNet stem and 9 with the other.
+    mean: Normalisation of the images; None leaves them in [0, 1].
+    std: See `mean`.
+    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
+        real, the first of two training steps.
+    input_binarizer: None takes RSign with the clipped identity of half width 1.5 as gradient.
+    weight_binarizer: None takes TemperatureSign: weights that become binary at progress 0.3.
+    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+    width: Channels of the stem.
+    depths: Blocks of each stage after the first block; every stage doubles the channels and halves the resolution.
+    stem: "imagenet" halves the resolution, "cifar" keeps it; None takes "cifar" for images of up to 64 pixels.
+    elm: Multiply with the shortcut in every second block (element-wise attention).
+    recoupling: Gate each binary convolution by a blend of its input and output; without, the units have no gate.
+    latent_std: Standard deviation of the initial latent weights.
+    quant: Train with the rounding of 8-bit stem and classifier and of `se_bits`-bit gates.
+    se_bits: Bits of the weights and inputs of the gates, where `quant`.
+
+Raises:
+    ValueError: A value out of range.
+
+References:
+    Guo et al., Join the High Accuracy Club on ImageNet with A Binary Neural Network Ticket, 2022.
+"""
+
+
+def _size(name: str, title: str, width: int, depths: Sequence[int], counts: str) -> Callable[..., BNext]:
+    """Register the builder of one size; `counts` are those of its docstring."""
+
+    def build(
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        binary: Binary = True,
+        input_binarizer: BinarizerFactory | None = None,
+        weight_binarizer: BinarizerFactory | None = None,
+        pad_value: float = 0.0,
+        width: int = width,
+        depths: Sequence[int] = depths,
+        stem: Stem | None = None,
+        elm: bool = True,
+        recoupling: bool = True,
+        latent_std: float = 1e-3,
+        quant: bool = False,
+        se_bits: int = 8,
+    ) -> BNext:
+        stem = _checked_stem(name, stem, image_size, width, depths)
+        return BNext(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            widths=block_widths(width, depths),
+            stem=stem,
+            elm=elm,
+            layers=bnext_layers(binary, input_binarizer, weight_binarizer, "TemperatureSign", pad_value),
+            real=real_layers(quant, se_bits, se_bits),
+            recoupling=recoupling,
+            latent_std=latent_std,
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = _DOC.format(title=title, blocks=1 + sum(depths), counts=counts)
+    return register_backbone(build)
+
+
+def bnext_layers(
+    binary: Binary,
+    input_binarizer: BinarizerFactory | None,
+    weight_binarizer: BinarizerFactory | None,
+    own_weight_binarizer: str | BinarizerFactory,
+    pad_value: float,
+) -> LayerFactory:
+    """Choose the binarizers of a BNext: RSign with a clipped identity for inputs, and its own for weights."""
+    rsign = binarizer_factory("RSign", surrogate="sign_ste", clip=1.5)
+    defaults = (rsign, own_weight_binarizer)
+    return layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+
+
+def _checked_stem(name: str, stem: Stem | None, image_size: int, width: int, depths: Sequence[int]) -> Stem:
+    """Return the stem, once the sizes are known to be possible with it."""
+    check_size("image_size", image_size)
+    stem = choose_stem(stem, image_size)
+    check_size("width", width, of=name)
+    if not depths:
+        raise ValueError(f"`depths` must have a number of blocks for each stage of `{name}`, got none.")
+    for depth in depths:
+        check_size("depths", depth, of=name)
+    halvings = len(depths) + (stem == "imagenet")  # of more than one pixel each
+    check_size("image_size", image_size, 2 ** (halvings - 1) + 1, of=name)
+    return stem
+
+
+bnext_tiny = _size(
+    "bnext_tiny",
+    "BNext-Tiny",
+    width=32,
+    depths=(2, 2, 6, 2),
+    counts="30,853,276 parameters, 28,253,184 of them binary; 4,816,896,000 binary and 13,344,512 real",
+)
+bnext_small = _size(
+    "bnext_small",
+    "BNext-Small",
+    width=48,
+    depths=(2, 2, 6, 2),
+    counts="68,581,174 parameters, 63,569,664 of them binary; 10,838,016,000 binary and 21,128,640 real",
+)
+bnext_middle = _size(
+    "bnext_middle",
+    "BNext-Middle",
+    width=48,
+    depths=(4, 4, 8, 4),
+    counts="134,479,894 parameters, 126,238,464 of them binary; 20,086,456,320 binary and 24,262,080 real",
+)
+bnext_large = _size(
+    "bnext_large",
+    "BNext-Large",
+    width=64,
+    depths=(4, 4, 16, 4),
+    counts="326,504,912 parameters, 308,310,016 of them binary; 52,150,927,360 binary and 39,418,880 real",
+)

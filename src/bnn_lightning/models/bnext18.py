@@ -1,0 +1,217 @@
+"""BNext-18: BNext's units on the skeleton of ResNet-18."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import Binary, LayerFactory
+from bnn_lightning.models.bnext import bnext_layers, init_latent_
+from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
+from bnn_lightning.models.registry import register_backbone
+
+# Its weights are signs at temperatures below this, which 0.9^epoch reaches in epoch 110 of 512.
+THRESHOLD = 1e-5
+BINARY_FROM = math.log(THRESHOLD) / (512 * math.log(0.9))
+
+
+class BNext18Block(nn.Sequential):
+    """ELM-Attention with the stride and the change of width, then FFN, both 3x3.
+
+    The shortcut of the first is PReLU, and where the shape changes average pooling, a real 1x1 convolution and batch
+    norm after it.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 or 2.
+        elm: False makes the first unit FFN, too.
+        layers: Makes the binary convolutions.
+        real: Makes the others.
+        recoupling: See `BNextConv`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        elm: bool,
+        layers: LayerFactory,
+        real: RealLayers,
+        recoupling: bool,
+    ) -> None:
+        def unit(channels: int, stride: int, multiply: bool, shortcut: nn.Module) -> BNextUnit:
+            return BNextUnit(
+                channels,
+                out_channels,
+                3,
+                stride,
+                shortcut=shortcut,
+                multiply=multiply,
+                mix_shortcut=True,
+                layers=layers,
+                real=real,
+                recoupling=recoupling,
+            )
+
+        shortcut: nn.Module = nn.Identity()
+        if stride == 2 or in_channels != out_channels:
+            pool = half() if stride == 2 else nn.Identity()
+            shortcut = nn.Sequential(pool, real.shortcut(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
+        super().__init__(
+            unit(in_channels, stride, elm, shortcut),
+            unit(out_channels, 1, False, nn.Identity()),
+        )
+
+
+class BNext18(Backbone):
+    """BNext-18: a real stem, four stages of two blocks, PReLU, global average, linear classifier.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        width: Channels of the first stage.
+        stem: "imagenet" is a 7x7 convolution of stride 2 and max-pooling, "cifar" a 3x3 convolution.
+        elm: See `BNext18Block`.
+        layers: Makes the binary convolutions.
+        real: Makes the others.
+        recoupling: See `BNextConv`.
+        latent_std: Standard deviation of the initial latent weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        width: int,
+        stem: Stem,
+        elm: bool,
+        layers: LayerFactory,
+        real: RealLayers,
+        recoupling: bool,
+        latent_std: float,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_features=8 * width,
+            mean=mean,
+            std=std,
+        )
+        large = stem == "imagenet"
+        kernel_size, stride = (7, 2) if large else (3, 1)
+        self.conv1 = real.stem(in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.blocks = nn.Sequential()
+        channels = width
+        for stage in range(4):
+            for index in range(2):
+                after, stride = 2**stage * width, 2 if stage > 0 and index == 0 else 1
+                block = BNext18Block(channels, after, stride, elm=elm, layers=layers, real=real, recoupling=recoupling)
+                self.blocks.append(block)
+                channels = after
+        self.act = nn.PReLU(channels)
+        self.linear = real.linear(channels, num_classes)
+        init_latent_(self, latent_std)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
+        y: Tensor = self.blocks(self.pool(self.bn1(self.conv1(self.normalize(x)))))
+        return y
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
+        x = self.act(x).mean((2, 3))
+        return x if pre_logits else self.linear(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the units: each is one binary convolution and its shortcut."""
+        return [name for name, module in self.named_modules() if isinstance(module, BNextUnit)]
+
+
+@register_backbone
+def bnext18(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: Binary = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int = 64,
+    stem: Stem | None = None,
+    elm: bool = True,
+    recoupling: bool = True,
+    latent_std: float = 1e-3,
+    quant: bool = False,
+    se_bits: int = 8,
+) -> BNext18:
+    """Build BNext-18: four stages of two blocks, each an ELM-Attention and an FFN unit of 3x3 convolutions.
+
+    With 1000 classes, 3x224x224 images and the ImageNet stem: 12,062,728 parameters, 10,985,472 of them binary;
+    1,676,279,808 binary and 138,141,696 real multiply-accumulates. The published count has 1,920 parameters more, which
+    never receive a gradient: PReLUs that are made and not used.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images: at least 17 with the ImageNet stem and 5 with the other.
+        mean: Normalisation of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
+            real, the first of two training steps.
+        input_binarizer: None takes RSign with the clipped identity of half width 1.5 as gradient.
+        weight_binarizer: None takes TemperatureSign with a threshold of 1e-5: binary at progress 0.2.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+        stem: "imagenet" is a 7x7 convolution of stride 2 and max-pooling, "cifar" a 3x3 convolution; None takes "cifar"
+            for images of up to 64 pixels.
+        elm: Multiply with the shortcut in the first unit of a block (element-wise attention).
+        recoupling: Gate each binary convolution by a blend of its output and the shortcut; without, there are no gates.
+        latent_std: Standard deviation of the initial latent weights.
+        quant: Train with the rounding of 8-bit stem, shortcuts and classifier and of `se_bits`-bit gates, whose inputs
+            have twice as many.
+        se_bits: Bits of the weights of the gates, where `quant`.
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Guo et al., Join the High Accuracy Club on ImageNet with A Binary Neural Network Ticket, 2022.
+    """
+    check_size("image_size", image_size)
+    chosen = choose_stem(stem, image_size)
+    check_size("image_size", image_size, 17 if chosen == "imagenet" else 5, of="bnext18")
+    check_size("width", width, of="bnext18")
+    temperature = binarizer_factory("TemperatureSign", binary_from=BINARY_FROM, threshold=THRESHOLD)
+    return BNext18(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        width=width,
+        stem=chosen,
+        elm=elm,
+        layers=bnext_layers(binary, input_binarizer, weight_binarizer, temperature, pad_value),
+        real=real_layers(quant, se_bits, 2 * se_bits),
+        recoupling=recoupling,
+        latent_std=latent_std,
+    )

@@ -1,0 +1,191 @@
+"""What BNext networks are built of: the binary convolution module, units of one module and a shortcut, real layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from bnn_lightning.layers.attention import Mix, SqueezeExcite
+from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
+from bnn_lightning.models.blocks import LayerFactory
+
+Stem = Literal["imagenet", "cifar"]
+# Images up to this size keep their resolution in the first layer, unless `stem` says otherwise.
+CIFAR_SIZE = 64
+_conv_without_bias = partial(nn.Conv2d, bias=False)
+
+
+@dataclass(frozen=True)
+class RealLayers:
+    """Makes the layers of a BNext that are not binary.
+
+    Args:
+        stem: Called as `torch.nn.Conv2d`.
+        gate: The convolutions of squeeze-and-excite.
+        shortcut: The 1x1 convolutions of BNext-18.
+        linear: Called as `torch.nn.Linear`.
+    """
+
+    stem: Callable[..., nn.Module] = nn.Conv2d
+    gate: Callable[..., nn.Module] = nn.Conv2d
+    shortcut: Callable[..., nn.Module] = _conv_without_bias
+    linear: Callable[..., nn.Linear] = nn.Linear
+
+
+def real_layers(quant: bool, se_bits: int, se_input_bits: int) -> RealLayers:
+    """Return torch's layers, or with `quant` those that train with the rounding of 8 bits, `se_bits` in the gates.
+
+    Args:
+        quant: Whether to quantise.
+        se_bits: Bits of the weights of squeeze-and-excite.
+        se_input_bits: Bits of their inputs.
+
+    Raises:
+        ValueError: A number of bits that is none.
+
+    References:
+        Guo et al., BNext, 2022: stem and classifier at 8 bits, squeeze-and-excite at 8 or 4. The images stay as they
+        are, and the 1x1 convolutions gain a bias.
+    """
+    check_bits("se_bits", se_bits)
+    if not quant:
+        return RealLayers()
+    return RealLayers(
+        stem=partial(QuantConv2d, weight_bits=8, input_bits=None),
+        gate=partial(QuantConv2d, weight_bits=se_bits, input_bits=se_input_bits),
+        shortcut=partial(QuantConv2d, weight_bits=8, input_bits=8, bias=True),
+        linear=partial(QuantLinear, weight_bits=8, input_bits=8),
+    )
+
+
+class BNextConv(nn.Module):
+    """BNext's binary convolution module: what comes out is gated by what went in and what came out, blended.
+
+    `u = PReLU(BN(conv(x)))`, `v = u * SE(mix r + (1 - mix) u)`, with a real r of the shape of u: x itself, average-
+    pooled where the convolution has a stride, unless another is given. The blend is taken of the averages over the map
+    that squeeze-and-excite starts with: the same numbers, for a thousandth of the work.
+
+    Args:
+        in_channels: Channels of x.
+        out_channels: Channels of u, r and v.
+        kernel_size: Odd.
+        stride: 1 or 2.
+        layers: Makes the convolution.
+        real: Makes the gate's convolutions.
+        recoupling: False leaves blend and gate out: `v = u`.
+
+    Example:
+        >>> import torch
+        >>> from bnn_lightning.models.blocks import layer_factory
+        >>> layers = layer_factory(True, None, None, defaults=("RSign", "TemperatureSign"))
+        >>> BNextConv(16, 16, 3, 2, layers=layers)(torch.randn(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 4, 4])
+
+    References:
+        Guo et al., Join the High Accuracy Club on ImageNet with A Binary Neural Network Ticket, 2022.
+    """
+
+    mix: Mix | None
+    gate: SqueezeExcite | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        layers: LayerFactory,
+        real: RealLayers | None = None,
+        recoupling: bool = True,
+    ) -> None:
+        super().__init__()
+        real = RealLayers() if real is None else real
+        self.conv = layers.conv(in_channels, out_channels, kernel_size, stride)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = nn.PReLU(out_channels)
+        self.mix = Mix(out_channels) if recoupling else None
+        self.gate = SqueezeExcite(out_channels, conv=real.gate) if recoupling else None
+        self.pool = half() if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride)."""
+        u: Tensor = self.act(self.norm(self.conv(x)))
+        if self.mix is None or self.gate is None:
+            return u
+        real = self.pool(x) if real is None else real
+        means = (y.mean((2, 3), keepdim=True) for y in (real, u))
+        gated: Tensor = u * self.gate(self.mix(*means))
+        return gated
+
+
+class BNextUnit(nn.Module):
+    """One binary convolution module and its shortcut: FFN, or with `multiply` ELM-Attention.
+
+    With v of `BNextConv`: `BN(v) + r` with the shortcut r of x, or `BN(v * r) + r` with r of PReLU(x).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: 3 or 1.
+        stride: 1 or 2.
+        shortcut: Takes the input to the shape of the output.
+        multiply: Whether the shortcut multiplies, too (element-wise attention).
+        mix_shortcut: Blend r, as BNext-18 does with every shortcut, and not what `shortcut` makes of x.
+        layers: See `BNextConv`.
+        real: See `BNextConv`.
+        recoupling: See `BNextConv`; without it, FFN has no second batch norm.
+    """
+
+    act: nn.PReLU | None
+    norm: nn.BatchNorm2d | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        shortcut: nn.Module,
+        multiply: bool,
+        mix_shortcut: bool = False,
+        layers: LayerFactory,
+        real: RealLayers,
+        recoupling: bool,
+    ) -> None:
+        super().__init__()
+        self.mix_shortcut = mix_shortcut
+        self.conv = BNextConv(
+            in_channels, out_channels, kernel_size, stride, layers=layers, real=real, recoupling=recoupling
+        )
+        self.shortcut = shortcut
+        self.act = nn.PReLU(in_channels) if multiply else None
+        self.norm = nn.BatchNorm2d(out_channels) if multiply or recoupling else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        r: Tensor = self.shortcut(x if self.act is None else self.act(x))
+        v: Tensor = self.conv(x, r if self.act is None or self.mix_shortcut else None)
+        v = v if self.act is None else v * r
+        return r + (v if self.norm is None else self.norm(v))
+
+
+def half() -> nn.Module:
+    """Make the 2x2 average pooling of the shortcuts; a last odd row or column is averaged by itself."""
+    return nn.AvgPool2d(2, ceil_mode=True)
+
+
+def choose_stem(stem: Stem | None, image_size: int) -> Stem:
+    """Return the stem that is asked for, or the one that fits the image size.
+
+    Raises:
+        ValueError: An unknown stem.
+    """
+    if stem is None:
+        return "cifar" if image_size <= CIFAR_SIZE else "imagenet"
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f'`stem` must be "imagenet", "cifar" or null (by the image size), got {stem!r}.')
+    return stem
