@@ -31,8 +31,7 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Map two (N, C, H, W) to one."""
-        scale = self.scale.view(-1, 1, 1)
-        return scale * x + (1 - scale) * y
+        return y + self.scale.view(-1, 1, 1) * (x - y)
 
     def extra_repr(self) -> str:
         return f"{self.scale.numel()}"
