@@ -55,6 +55,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def random_teachers(distill: dict[str, Any]) -> list[str]:
+    """Return overrides that put a ResNet-18 with random weights in the place of every teacher."""
+    assistants = {f"assistants.{name}": node for name, node in distill.get("assistants", {}).items()}
+    mounted = {key: distill[key] for key in ("teacher", "main") if key in distill} | assistants
+    places = [f"distill.{place}" for place, node in mounted.items() if node is not None]
+    return [word for place in places for word in (f"teacher@{place}=resnet18", f"{place}.network.pretrained=false")]
+
+
 @pytest.mark.parametrize("distill", ["its own", "none"])
 @pytest.mark.parametrize("experiment", list_options("experiment"))
 def test_experiment_takes_a_step(
@@ -62,8 +70,8 @@ def test_experiment_takes_a_step(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [f"experiment={experiment}", *([] if distill == "its own" else ["distill=none"]), "debug=fast"]
-    if distill == "its own" and "teacher" in composed(f"experiment={experiment}", "init_from=x")["distill"]:
-        words += ["teacher@distill.teacher=resnet18", "distill.teacher.network.pretrained=false"]
+    if distill == "its own":
+        words += random_teachers(composed(f"experiment={experiment}", "init_from=x")["distill"])
     data = next(name for name in SMALL if name in experiment)
     words += ["model.depths=[1]"] if "bnext_" in experiment else []
     words += [*SMALL[data], f"data.root={root}", "data.batch_size=4", "data.eval_batch_size=4"]
