@@ -99,6 +99,16 @@ def test_evaluation_counts_the_images_of_all_processes_and_speaks_once(trained: 
     assert scores[0] == scores[1]
 
 
+def test_two_processes_train_with_a_progress_bar(small: tuple[str, ...], process: Process) -> None:
+    """The bar is rank 0's alone: what it reads must not wait for the other ranks."""
+    words = [word for word in small if word != "trainer.enable_progress_bar=false"]
+    assert len(words) < len(small)
+    done = process(str(ROOT / "train.py"), *words, "trainer.devices=2", "strategy=ddp", "distill=skd")
+    assert done.code == 0, done.err[-3000:]
+    assert done.out.count("test accuracy:") == 1
+    assert "sync_dist" not in done.out + done.err
+
+
 @pytest.mark.slow
 def test_torchrun(words: list[str], workplace: Path, process: Process) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

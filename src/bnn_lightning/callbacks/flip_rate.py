@@ -33,10 +33,10 @@ class FlipRateLogger(Callback):
         if not signs:
             return
         self.rate.update(list(signs.values()))
-        pl_module.log("binary/flip_rate", self.rate.compute(), sync_dist=True)
+        pl_module.log("binary/flip_rate", self.rate.compute())
         if self.per_layer:
             rates = zip(signs, self.rate.per_tensor().unbind(), strict=True)
-            pl_module.log_dict({f"binary/flip_rate/{name}": rate for name, rate in rates}, sync_dist=True)
+            pl_module.log_dict({f"binary/flip_rate/{name}": rate for name, rate in rates})
 
     def state_dict(self) -> dict[str, Any]:
         return self.rate.state_dict()

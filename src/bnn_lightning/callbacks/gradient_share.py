@@ -63,7 +63,7 @@ class GradientShare(Callback):
         if self.means is None or not int(trainer.strategy.reduce(self.means.count.clone(), reduce_op="sum")):
             return
         shares = self.means.compute()
-        pl_module.log_dict({f"gradient/{name}": share for name, share in shares.items()}, sync_dist=True)
+        pl_module.log_dict({f"gradient/{name}": share for name, share in shares.items()})
         self.means.reset()
 
     def state_dict(self) -> dict[str, Any]:

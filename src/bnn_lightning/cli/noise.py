@@ -10,11 +10,13 @@ class _NoTips(logging.Filter):
 
 
 def silence() -> None:
-    """Leave out Lightning's advertisements, its use of a class that torch >= 2.11 deprecates, and one piece of advice.
+    """Leave out Lightning's advertisements, its use of a class that torch >= 2.11 deprecates, and two pieces of advice.
 
-    (Epochs shorter than `log_every_n_steps` are in order: what matters is logged once an epoch.)
+    (Epochs shorter than `log_every_n_steps` are in order: what matters is logged once an epoch. And what is logged has
+    been reduced before: it is equal on all ranks.)
     """
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     if not any(isinstance(known, _NoTips) for known in logger.filters):

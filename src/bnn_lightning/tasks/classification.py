@@ -169,7 +169,9 @@ class ClassificationTask(LightningModule):
     def on_train_epoch_end(self) -> None:
         if self._num_seen():  # 0 when Lightning repeats the end of an epoch (resumed with `max_steps`)
             means = {f"train/{name}": value for name, value in self.train_means.compute().items()}
-            self.log_dict(means | self._epoch_facts(), sync_dist=True)
+            # Equal on all ranks already. Lightning's `sync_dist` reduces when a value is first read: by the progress
+            # bar of rank 0 alone, while the other ranks are elsewhere.
+            self.log_dict(means | self._epoch_facts())
             self.train_means.reset()
             self.distiller.end_epoch()
 
@@ -223,7 +225,7 @@ class ClassificationTask(LightningModule):
 
     def _log_evaluation(self, prefix: str) -> None:
         for name, value in self.eval_means.compute().items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc", sync_dist=True)
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
         self.eval_means.reset()
 
     # Checkpoints
