@@ -26,8 +26,8 @@ class QuantConv2d(nn.Conv2d):
     Example:
         >>> import torch
         >>> conv = QuantConv2d(8, 4, 1, weight_bits=2, input_bits=4)
-        >>> [len(filter.unique()) for filter in conv.quantized_weight.squeeze()]
-        [4, 4, 4, 4]
+        >>> all(len(filter.unique()) <= 4 for filter in conv.quantized_weight.squeeze())
+        True
 
     References:
         Guo et al., BNext, 2022: stem and classifier at 8 bits, squeeze-and-excite at 8 or 4.
