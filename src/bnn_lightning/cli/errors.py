@@ -110,8 +110,8 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
         near = did_you_mean(full_key, _keys(root) if isinstance(root, DictConfig) else [])
     if section and not known:
         return (
-            f"`{full_key}`: no such key. `{section}` has no keys here: choose an option first, `{section}=...`; or leave "
-            "it to the checkpoint, which says itself what it is."
+            f"`{full_key}`: no such key. `{section}` has no keys here: choose an option first, `{section}=...`; "
+            "or leave it to the checkpoint, which says itself what it is."
         )
     where = f"`{section}` has" if section else "There are"
     return f"`{full_key}`: no such key.{near} {where}: {listed(known)}."
