@@ -7,7 +7,6 @@ WORKERS ?= 2
 PIP_ARGS ?=
 DATA ?=
 ARGS ?=
-DATA ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bnn-lightning-installed
