@@ -2,10 +2,12 @@
 
 import argparse
 import platform
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -81,3 +83,13 @@ def interleave(
 def summary(seconds: list[float]) -> str:
     """Format the median and the least of some seconds in milliseconds."""
     return f"{statistics.median(seconds) * 1e3:8.1f} ms (least {min(seconds) * 1e3:.1f})"
+
+
+def peak_resident() -> int:
+    """Return the most bytes that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not `ru_maxrss`: on Linux a process begins with that of the one that started it.
+        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib if sys.platform == "darwin" else 1024 * kib

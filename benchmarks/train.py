@@ -86,11 +86,11 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
 def peak_memory(model: str, variant: str, args: argparse.Namespace) -> float:
     """Return the MiB by which a step's peak exceeds the memory before the first one, in a process of its own."""
     code = (
-        "import resource, sys, torch; from benchmarks.train import parse, make_step\n"
+        "import sys, torch; from benchmarks.timing import peak_resident\n"
+        "from benchmarks.train import parse, make_step\n"
         "args = parse(sys.argv[3:]); step = make_step(sys.argv[1], sys.argv[2], args)\n"
         "cuda = args.device.startswith('cuda')\n"
-        "peak = torch.cuda.max_memory_allocated if cuda else "
-        "lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak = torch.cuda.max_memory_allocated if cuda else peak_resident\n"
         "before = peak(); [step() for _ in range(3)]; print((peak() - before) / 2**20)"
     )
     command = [sys.executable, "-c", code, model, variant, *args.given]
