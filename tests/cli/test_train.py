@@ -372,11 +372,12 @@ def test_no_logger(bnn: Bnn, small: tuple[str, ...]) -> None:
 def test_wandb_offline_makes_a_run_for_each_job_of_a_sweep(
     bnn: Bnn, workplace: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     done = bnn("train", "-m", *small, "epochs=1", "logger=[wandb]", "logger.wandb.offline=true", "seed=1,2")
     assert done.code == 0, done.err
+    wandb.teardown()  # its service, which the end of a process waits for, writes the rest
     for job in ("0", "1"):
         (files,) = workplace.glob(f"runs/sweep/*/{job}/wandb/offline-run-*/*.wandb")
         assert files.stat().st_size > 1000
