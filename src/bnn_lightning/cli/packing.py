@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, read_settings
-from bnn_lightning.cli.score import restore
+from bnn_lightning.cli.score import plain_values, restore
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.convert import PackedNetwork, pack
 from bnn_lightning.deploy.lower import LoweringError
@@ -48,7 +48,7 @@ def write(config: DictConfig) -> int:
     settings = read_settings(ExportSettings, config)
     silence()
     out = _out(settings)
-    trainer = {str(key): value for key, value in OmegaConf.to_container(config.trainer, resolve=True).items()}  # type: ignore[union-attr]
+    trainer = plain_values(config.trainer)
     check_devices(trainer)
     seed_everything(settings.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(settings.ckpt)

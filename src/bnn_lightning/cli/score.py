@@ -79,7 +79,7 @@ def score(config: DictConfig) -> Score:
     """
     settings = read_settings(EvaluateSettings, config)
     silence()
-    plain = {key: _plain(config[key]) for key in ("trainer", "paths")}
+    plain = {key: plain_values(config[key]) for key in ("trainer", "paths")}
     check_devices(plain["trainer"])
     check_precision(plain["trainer"], settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
@@ -121,7 +121,7 @@ def restore(
     if "_target_" in config.get("model", {}):
         raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
     task = load_task(ckpt, trust=trust)
-    given = _plain(config.data)
+    given = plain_values(config.data)
     if "_target_" in given:
         data = given
     else:
@@ -139,7 +139,7 @@ def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[Classifi
             f"`{settings.ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
             f"data, as in `bnn evaluate ckpt={settings.ckpt} model=resnet20 data=cifar10`."
         )
-    model, data = _plain(config.model), _plain(config.data)
+    model, data = plain_values(config.model), plain_values(config.data)
     backbone = build(model, at="model", trust=settings.trust)
     try:
         report = load_published(backbone, settings.ckpt)
@@ -158,7 +158,8 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _plain(node: DictConfig) -> Plain:
+def plain_values(node: DictConfig) -> Plain:
+    """Return a section of a configuration as plain containers, resolved."""
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
