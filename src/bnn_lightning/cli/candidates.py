@@ -18,7 +18,7 @@ from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network
 from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.schema import RankSettings, read_settings
+from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
 from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
 from bnn_lightning.metrics.knowledge import Knowledge, knowledge_of, knowledge_sums
@@ -82,7 +82,7 @@ def rank_teachers(config: DictConfig) -> list[Candidate]:
             f"teachers=[runs/twin,resnet34]. Options are: {', '.join(list_options('teacher'))}."
         )
     silence()
-    trainer_node = _plain(config.trainer)
+    trainer_node = plain_values(config.trainer)
     check_devices(trainer_node)
     seed_everything(settings.seed, workers=True, verbose=False)
     embedded = embedded_config(read_checkpoint(network_file(settings.student)), settings.student)
@@ -151,7 +151,7 @@ def _teacher(name: str, settings: RankSettings, data: Plain) -> FrozenTeacher:
             f"`teachers`: `{name}` has no value for {listed(key.partition('.')[2] for key in missing)}: name a run of "
             "ours, or an option that says all."
         )
-    teacher = build(_plain(node), at=f"teacher={name}", trust=settings.trust)
+    teacher = build(plain_values(node), at=f"teacher={name}", trust=settings.trust)
     if not isinstance(teacher, FrozenTeacher):
         raise UserError(f"`teachers`: `{name}` is no teacher but {type(teacher).__name__}.")
     return teacher
@@ -167,7 +167,7 @@ def _load(measure: Measure, datamodule: LightningDataModule) -> None:
 
 
 def _data(config: DictConfig, embedded: Plain) -> Plain:
-    given = {key: value for key, value in _plain(config.data).items() if value is not None}
+    given = {key: value for key, value in plain_values(config.data).items() if value is not None}
     data = embedded | given
     if "root" not in given and not Path(str(data.get("root"))).exists():
         data["root"] = config.paths.data_dir
@@ -181,9 +181,3 @@ def _has_seen(name: str, data: Plain) -> bool:
     before = embedded_config(read_checkpoint(network_file(name)), name)["data"]
     kept = all(before.get(key) == data.get(key) for key in ("val_fraction", "seed"))
     return bool(before.get("_target_") == data.get("_target_")) and not kept
-
-
-def _plain(node: DictConfig) -> Plain:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -16,8 +16,8 @@ from bnn_lightning.cli.checkpoint import embedded_config, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.schema import ExportSettings, read_settings
-from bnn_lightning.cli.score import plain_values, restore
+from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
+from bnn_lightning.cli.score import restore
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.convert import PackedNetwork, pack
 from bnn_lightning.deploy.lower import LoweringError

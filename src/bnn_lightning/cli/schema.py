@@ -150,6 +150,13 @@ def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     return settings
 
 
+def plain_values(node: DictConfig) -> dict[str, Any]:
+    """Return a section of a configuration as plain containers, resolved."""
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], at: str, *, partial: bool) -> None:
     """Hold arguments against a signature: names, types of plain values, and what is missing.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -17,7 +17,7 @@ from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, re
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.schema import EvaluateSettings, read_settings
+from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -156,13 +156,6 @@ def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[Classifi
 @rank_zero_only
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def plain_values(node: DictConfig) -> Plain:
-    """Return a section of a configuration as plain containers, resolved."""
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:
