@@ -1,8 +1,8 @@
 """Metadata stands in `setup.cfg`; the mapping of `conf/` into the package and the kernels need code.
 
-`kernel.c` is compiled for several instruction sets by the compiler that pip installs for the build (ziglang), or by the
-Clang that BNN_CC names (BNN_CC=clang). Where that fails the package is installed all the same, and packed layers are
-computed by torch.
+The C files of `deploy` are compiled for several instruction sets by the compiler that pip installs for the build
+(ziglang), or by the Clang that BNN_CC names (BNN_CC=clang). Where that fails the package is installed all the same, and
+packed layers are computed by torch.
 """
 
 import os
@@ -17,7 +17,8 @@ from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-SOURCE = Path("src", "bnn_lightning", "deploy", "kernel.c")
+FOLDER = Path("src", "bnn_lightning", "deploy")
+SOURCES = [str(FOLDER / name) for name in ("kernel.c", "real.c") if (FOLDER / name).exists()]
 KERNELS = Path("bnn_lightning", "deploy", "_kernels")
 X86 = {
     "x86_64_v2": "x86_64_v2",
@@ -35,8 +36,8 @@ def command(cpu: str, out: Path) -> list[str]:
     own = os.environ.get("BNN_CC", "")
     if own:
         march = MARCH.get(cpu, cpu.replace("_v", "-v").replace("x86_64", "x86-64"))
-        return [*shlex.split(own), *FLAGS, *f"-march={march}".split(), "-o", str(out), str(SOURCE)]
-    return [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-s", f"-mcpu={cpu}", "-o", str(out), str(SOURCE)]
+        return [*shlex.split(own), *FLAGS, *f"-march={march}".split(), "-o", str(out), *SOURCES]
+    return [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-s", f"-mcpu={cpu}", "-o", str(out), *SOURCES]
 
 
 def compile_kernels(folder: Path) -> None:

@@ -9,11 +9,8 @@
 //   out = t ; bits = t >= threshold[c]
 //
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "kernel.h"
 
-enum { BLOCK = 16, WORD = 32 };
 // Sums in registers: WIDE tiles have BLOCKS blocks of channels, NARROW ones (16 channels, or what is left) have one.
 #if __AVX512VPOPCNTDQ__
 enum { BLOCKS = 4, BYTES = 0 };
@@ -34,18 +31,8 @@ enum { BLOCKS = 1, BYTES = 1 };
 #endif
 enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = BYTES ? 31 : 1 << 30 };  // a byte overflows after 31 words
 
-#define VECTOR(type, n) type __attribute__((ext_vector_type(n), aligned(4)))
-typedef VECTOR(uint32_t, BLOCK) U;
-typedef VECTOR(int32_t, BLOCK) I;
-typedef VECTOR(float, BLOCK) F;
-typedef VECTOR(uint8_t, 4 * BLOCK) B;
-typedef bool M __attribute__((ext_vector_type(BLOCK)));
-#define LOAD(type, p) (*(const type *)(p))
-#define UNROLL _Pragma("clang loop unroll(full)")
-#define INLINE static inline __attribute__((always_inline))
-
 // The layout of these structures is that of `deploy/kernels.py`.
-struct convolution {
+struct bnn_convolve {
   int64_t images, height, width;           // of the padded activations
   int64_t out_height, out_width;
   int64_t groups, words, channels;         // words of a pixel and output channels, both of one group
@@ -116,7 +103,7 @@ DOTS(1, 1)
 #endif
 
 // The sums of the taps of a pixel that lie in the zero padding, which the bits there have counted as -1.
-static I padded_sums(const struct convolution *c, const struct pixel *at, const int32_t *sums, int64_t tap_stride) {
+static I padded_sums(const struct bnn_convolve *c, const struct pixel *at, const int32_t *sums, int64_t tap_stride) {
   I sum = 0;
   for (int64_t i = 0; i < c->kernel_height; i++) {
     const int64_t y = at->y * c->stride_y + i * c->dilation_y - c->pad_y;
@@ -140,7 +127,7 @@ static int64_t inner(int64_t pad, int64_t stride, int64_t reach, int64_t real, i
   return (pad + stride - 1) / stride;
 }
 
-static struct cut cut_of(const struct convolution *c) {
+static struct cut cut_of(const struct bnn_convolve *c) {
   struct cut s = {.pixels = c->images * c->out_height * c->out_width, .blocks = (c->channels + BLOCK - 1) / BLOCK};
   s.run = s.blocks < BLOCKS ? NARROW : WIDE;
   s.chunks = s.blocks < BLOCKS ? s.blocks : (s.blocks + BLOCKS - 1) / BLOCKS;
@@ -164,7 +151,7 @@ INLINE void store_some(float *to, F values, int64_t n) {
 }
 
 // One block of a pixel; `padded` is its place among the parameters, `where` among the outputs, `left` its channels.
-INLINE void finish(const struct convolution *c, const struct pixel *at, I dot, int64_t padded, int64_t where, int64_t left,
+INLINE void finish(const struct bnn_convolve *c, const struct pixel *at, I dot, int64_t padded, int64_t where, int64_t left,
                    int64_t first) {
   F t = __builtin_convertvector(dot, F) * LOAD(F, c->scale + padded) + LOAD(F, c->bias + padded);
   if (c->residual) t += load_some(c->residual + where, left);
@@ -184,7 +171,7 @@ INLINE void finish(const struct convolution *c, const struct pixel *at, I dot, i
   }
 }
 
-static void step(const struct convolution *c, struct pixel *at) {
+static void step(const struct bnn_convolve *c, struct pixel *at) {
   if (++at->x < c->out_width) return;
   at->x = 0;
   if (++at->y < c->out_height) return;
@@ -192,7 +179,7 @@ static void step(const struct convolution *c, struct pixel *at) {
   at->image++;
 }
 
-static void tile(const struct convolution *c, const struct cut *s, int64_t group, int64_t block, int64_t nb,
+static void tile(const struct bnn_convolve *c, const struct cut *s, int64_t group, int64_t block, int64_t nb,
                  int64_t first, int64_t n) {
   const int64_t taps = c->kernel_height * c->kernel_width * c->words, pixel_words = c->groups * c->words;
   const uint32_t *weight = c->weight + (group * s->blocks + block) * taps * BLOCK, *x[MOST];
@@ -234,7 +221,7 @@ static void tile(const struct convolution *c, const struct cut *s, int64_t group
 }
 
 static void tiles(int64_t from, int64_t to, void *context) {
-  const struct convolution *c = context;
+  const struct bnn_convolve *c = context;
   const struct cut s = cut_of(c);
   for (int64_t i = from; i < to; i++) {
     const int64_t chunk = i / s.tiles % s.chunks, group = i / s.tiles / s.chunks, first = i % s.tiles * s.run;
@@ -244,19 +231,16 @@ static void tiles(int64_t from, int64_t to, void *context) {
   }
 }
 
-// torch_parallel_for, of libtorch's stable C interface; null: no threads.
-typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
-void bnn_convolve(parallel_for parallel, const struct convolution *c) {
+void bnn_convolve(const struct bnn_convolve *c, parallel_for parallel) {
   const struct cut s = cut_of(c);
   const int64_t jobs = s.tiles * s.chunks * c->groups, work = s.run * BLOCK * WORD * c->kernel_height *
                                                               c->kernel_width * c->words * (s.blocks < BLOCKS ? 1 : BLOCKS);
-  if (parallel) parallel(0, jobs, 1 + GRAIN / work, tiles, (void *)c);
-  else tiles(0, jobs, (void *)c);
+  spread_out(parallel, jobs, 1 + GRAIN / work, tiles, c);
 }
 
-struct packing {
+struct bnn_pack {
   int64_t images, channels, height, width, groups, words;  // channels and words of one group
   int64_t stride_image, stride_channel, stride_y, stride_x;  // of x, in elements
   int64_t bits_height, bits_width, top, left;
@@ -265,7 +249,7 @@ struct packing {
 };
 
 // Pixels side by side, for channels that lie apart.
-static void pack_apart(const struct packing *p, const float *x, const float *threshold, uint32_t *bits, int64_t channels) {
+static void pack_apart(const struct bnn_pack *p, const float *x, const float *threshold, uint32_t *bits, int64_t channels) {
   const int64_t pixel_words = p->groups * p->words;
   for (int64_t i = 0; i < p->width; i += BLOCK) {
     U word = 0;
@@ -283,7 +267,7 @@ static void pack_apart(const struct packing *p, const float *x, const float *thr
 }
 
 // Channels side by side.
-static void pack_dense(const struct packing *p, const float *x, const float *threshold, uint32_t *bits, int64_t channels) {
+static void pack_dense(const struct bnn_pack *p, const float *x, const float *threshold, uint32_t *bits, int64_t channels) {
   const int64_t pixel_words = p->groups * p->words;
   for (int64_t i = 0; i < p->width; i++, x += p->stride_x, bits += pixel_words) {
     uint32_t word = 0;
@@ -302,7 +286,7 @@ static void pack_dense(const struct packing *p, const float *x, const float *thr
 }
 
 static void rows(int64_t from, int64_t to, void *context) {
-  const struct packing *p = context;
+  const struct bnn_pack *p = context;
   for (int64_t row = from; row < to; row++) {
     const int64_t image = row / p->height, y = row % p->height;
     for (int64_t group = 0; group < p->groups; group++)
@@ -316,10 +300,18 @@ static void rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pack(parallel_for parallel, const struct packing *p) {
-  const int64_t all = p->images * p->height, work = p->width * p->groups * p->channels;
-  if (parallel) parallel(0, all, 1 + (1 << 16) / work, rows, (void *)p);
-  else rows(0, all, (void *)p);
+void bnn_pack(const struct bnn_pack *p, parallel_for parallel) {
+  spread_out(parallel, p->images * p->height, 1 + (1 << 16) / (p->width * p->groups * p->channels), rows, p);
 }
 
-int64_t bnn_version(void) { return 1; }
+// Operations one after the other, without Python in between.
+struct bnn_step {
+  void (*operation)(const void *job, parallel_for parallel);
+  const void *job;
+};
+
+void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel) {
+  for (int64_t i = 0; i < n; i++) steps[i].operation(steps[i].job, parallel);
+}
+
+int64_t bnn_version(void) { return 2; }

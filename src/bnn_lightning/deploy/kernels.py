@@ -1,7 +1,8 @@
 """The compiled kernels: which one this machine runs, and the calls into it.
 
-`kernel.c` is compiled while the package is built, once for every instruction set of the host's architecture. Where that
-was not possible, or none fits the processor, the operations of `deploy.ops` compute the same integers with torch.
+`kernel.c` and `real.c` are compiled together while the package is built, once for every instruction set of the host's
+architecture. Where that was not possible, or none fits the processor, the operations of `deploy.ops` compute the same
+integers with torch.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 1  # of the structures below; `bnn_version` of kernel.c
+VERSION = 2  # of the structures below; `bnn_version` of kernel.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
@@ -25,7 +26,7 @@ _ENVIRONMENT = "BNN_KERNEL"
 
 
 class Convolution(ctypes.Structure):
-    """`struct convolution` of kernel.c."""
+    """`struct bnn_convolve` of kernel.c."""
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
@@ -43,7 +44,7 @@ class Convolution(ctypes.Structure):
 
 
 class Packing(ctypes.Structure):
-    """`struct packing` of kernel.c."""
+    """`struct bnn_pack` of kernel.c."""
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
@@ -87,17 +88,21 @@ class Kernel:
         self._library.bnn_version.restype = ctypes.c_int64
         if self._library.bnn_version() != VERSION:
             raise RuntimeError(f"The kernel {name} was built from another version: install the package again.")
-        for function, structure in (("bnn_convolve", Convolution), ("bnn_pack", Packing)):
-            getattr(self._library, function).argtypes = [ctypes.c_void_p, ctypes.POINTER(structure)]
-            getattr(self._library, function).restype = None
 
-    def convolve(self, job: Convolution) -> None:
-        """Run a convolution on torch's threads."""
-        self._library.bnn_convolve(_parallel_for(), ctypes.byref(job))
+    def address(self, operation: str) -> int:
+        """Return where the function of an operation, such as "convolve", lies."""
+        function = getattr(self._library, f"bnn_{operation}")
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
-    def pack(self, job: Packing) -> None:
-        """Binarize and pack activations on torch's threads."""
-        self._library.bnn_pack(_parallel_for(), ctypes.byref(job))
+    def run(self, operation: str, job: ctypes.Structure) -> None:
+        """Run one operation on torch's threads.
+
+        Args:
+            operation: The function of the library is `bnn_<operation>`.
+            job: The structure that it takes.
+        """
+        function = getattr(self._library, f"bnn_{operation}")
+        function(ctypes.byref(job), ctypes.c_void_p(parallel_for()))
 
 
 def kernel_info() -> KernelInfo:
@@ -160,7 +165,7 @@ def _capabilities() -> dict[str, object]:
 
 
 @cache
-def _parallel_for() -> int | None:
+def parallel_for() -> int | None:
     """Return the address of torch's own parallel loop, so that `torch.set_num_threads` is obeyed; None: no threads."""
     folder = Path(torch.__file__).parent / "lib"
     for file in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):

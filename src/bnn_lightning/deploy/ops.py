@@ -52,7 +52,8 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
         return packed
     threshold = threshold.contiguous()
     stride_image, stride_channel, stride_y, stride_x = x.stride()
-    kernel.pack(
+    kernel.run(
+        "pack",
         Packing(
             images=number,
             channels=channels // groups,
@@ -71,7 +72,7 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
             x=x.data_ptr(),
             threshold=threshold.data_ptr(),
             bits=packed.data_ptr(),
-        )
+        ),
     )
     return packed
 
@@ -125,7 +126,7 @@ def _conv(
             tensors[name] = tensor
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
-    kernel.convolve(Convolution(**geometry, **pointers, **bounds))
+    kernel.run("convolve", Convolution(**geometry, **pointers, **bounds))
     return out
 
 

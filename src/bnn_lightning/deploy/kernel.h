@@ -1,0 +1,32 @@
+// What the files of kernels share: vectors of 16 lanes in Clang's types, for any instruction set, and torch's threads.
+//
+// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, parallel_for parallel)`. The
+// layout of a job is that of a `ctypes.Structure` in Python; its pointers are valid while the function runs. All files
+// are compiled together, into one library for each instruction set, without libc. See docs/packed.md.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { BLOCK = 16, WORD = 32 };
+
+#define VECTOR(type, n) type __attribute__((ext_vector_type(n), aligned(4)))
+typedef VECTOR(uint32_t, BLOCK) U;
+typedef VECTOR(int32_t, BLOCK) I;
+typedef VECTOR(float, BLOCK) F;
+typedef VECTOR(uint8_t, 4 * BLOCK) B;
+typedef bool M __attribute__((ext_vector_type(BLOCK)));
+#define LOAD(type, p) (*(const type *)(p))
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define INLINE static inline __attribute__((always_inline))
+
+
+// torch_parallel_for, of libtorch's stable C interface: (begin, end, grain, function(from, to, context), context).
+typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
+
+// Call `loop` for all of 0 .. n, at least `grain` at once; null is no threads.
+INLINE void spread_out(parallel_for parallel, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *),
+                       const void *context) {
+  if (parallel && n > grain) parallel(0, n, grain, loop, (void *)context);
+  else loop(0, n, (void *)context);
+}
