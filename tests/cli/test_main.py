@@ -58,6 +58,8 @@ def test_unknown_verb(word: str, hint: str, bnn: Bnn) -> None:
         "evaluate --help",
         "profile --help",
         "rank --help",
+        "visualise",
+        "visualise landscape --help",
         "conf ls",
         "conf show distill=skd",
         "--help",

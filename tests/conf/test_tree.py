@@ -14,6 +14,7 @@ from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binar
 from bnn_lightning.cli.build import _builder, check, check_sections, datamodule_node, locate
 from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, _signature
 from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.visualise import KINDS
 from bnn_lightning.models import list_backbones
 
 Composed = Callable[..., dict[str, Any]]
@@ -131,7 +132,7 @@ def test_every_recipe_is_that_of_a_pair(name: str, composed: Composed) -> None:
 def test_no_option_was_left_out() -> None:
     taken = {choice.strip("]").replace("[default,", "").replace("[", "") for row in ROWS for choice in row}
     taken = {re.sub(r"^(\w+)@[^=]*=", r"\1=", choice) for choice in taken}
-    elsewhere = ("hydra", "recipe", "experiment", "sweep", "optimizer/of")
+    elsewhere = ("hydra", "recipe", "experiment", "sweep", "optimizer/of", "visualise")
     for path in FILES:
         group = path.parent.as_posix()
         if group == "." or group in elsewhere or path.name.startswith("_") or path.stem in ("default", "evaluate"):
@@ -151,6 +152,14 @@ def test_evaluate_composes(composed: Composed) -> None:
 def test_prepare_composes_and_lists_every_key(composed: Composed) -> None:
     config = composed("output=x", primary="prepare")
     assert set(config) - {"paths", "hydra"} == {field.name for field in fields(PrepareSettings)}
+
+
+def test_every_picture_has_a_configuration_that_begins_with_its_name() -> None:
+    assert sorted(KINDS) == options("visualise")
+    for name in KINDS:
+        content = yaml.safe_load(text(Path(f"visualise/{name}.yaml")))
+        assert list(content)[:2] == ["defaults", name]
+        assert content["out"] == "visualise"
 
 
 def test_every_backbone_and_binarizer_has_an_option(composed: Composed) -> None:
@@ -173,7 +182,8 @@ def test_self_stands_first_in_primary_configs_and_last_in_extensions() -> None:
     for path in FILES:
         content = yaml.safe_load(text(path)) or {}
         if content.get("defaults") and set(content) - {"defaults"}:
-            assert content["defaults"][0 if path.parent == Path() else -1] == "_self_", path
+            primary = path.parent.as_posix() in (".", "visualise")
+            assert content["defaults"][0 if primary else -1] == "_self_", path
 
 
 def test_every_option_says_what_it_is() -> None:

@@ -15,6 +15,7 @@ VERBS = {
     "export": "write a checkpoint as one packed file, a bit a weight",
     "predict": "the classes of images, by a packed file",
     "rank": "measure which teacher suits a student",
+    "visualise": "pictures of networks and runs, and the numbers behind them",
     "conf": "list, show and copy the options of the configuration",
 }
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv = [sys.argv[0], *argv]
     words = sys.argv[1:]
     if not words or words[0] in ("--help", "-h", "help"):
-        print(HELP.format(verbs="\n".join(f"    {verb:<10}{what}" for verb, what in VERBS.items())), end="")
+        print(HELP.format(verbs="\n".join(f"    {verb:<11}{what}" for verb, what in VERBS.items())), end="")
         return
     verb = words[0]
     if verb in ("--version", "-V"):

@@ -105,16 +105,7 @@ class RankSettings:
     trust: list[str] = field(default_factory=list)
 
 
-Settings = typing.TypeVar(
-    "Settings",
-    bound=RunSettings
-    | EvaluateSettings
-    | ProfileSettings
-    | PrepareSettings
-    | ExportSettings
-    | PredictSettings
-    | RankSettings,
-)
+Settings = typing.TypeVar("Settings")  # a dataclass
 # By class of settings and key: the choices that there are.
 _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     RunSettings: {"matmul_precision": ("highest", "high", "medium")},
@@ -124,27 +115,35 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     ExportSettings: {"format": ("packed", "torch", "c")},
 }
 # Keys whose values count something, or scale it.
-_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize")
+_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers")
 
 
-def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
+def read_settings(
+    kind: type[Settings], config: DictConfig, choices: Mapping[str, Sequence[str]] | None = None
+) -> Settings:
     """Return the keys of `kind` from a configuration, with their types checked.
+
+    Args:
+        kind: A dataclass; fields without a default must have a value.
+        config: As composed by Hydra.
+        choices: By key, the values that there are, of a `kind` that is not of this file.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: A value of another type, or none where one is needed.
         UserError: A value out of its range.
     """
-    given = {f.name: config[f.name] for f in fields(kind) if f.name in config}
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    given = {name: config[name] for name in names if name in config}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     assert isinstance(settings, kind)
     for key in _POSITIVE:
         value = getattr(settings, key, None)
         if isinstance(value, int | float) and value < 1:
             raise UserError(f"`{key}` must be 1 or more, got {value}.")
-    for key, choices in _CHOICES.get(kind, {}).items():
-        if getattr(settings, key) not in choices:
-            one = ", ".join(choices[:-1])
-            raise UserError(f"`{key}` must be {one} or {choices[-1]}, got {getattr(settings, key)}.")
+    for key, values in (choices or _CHOICES.get(kind, {})).items():
+        if getattr(settings, key) not in values:
+            one = ", ".join(values[:-1])
+            raise UserError(f"`{key}` must be {one} or {values[-1]}, got {getattr(settings, key)}.")
     if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
     return settings
