@@ -11,23 +11,20 @@
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
 #include "kernel.h"
 
-// Sums in registers: WIDE tiles have BLOCKS blocks of channels, NARROW ones (16 channels, or what is left) have one.
+// A tile has WIDE pixels of up to BLOCKS blocks of channels, or NARROW ones where a layer has no more than FEW blocks; its
+// sums are kept in registers. SHAPES are the pixels and blocks that tiles may have, fewer pixels first.
 #if __AVX512VPOPCNTDQ__
-enum { BLOCKS = 4, BYTES = 0 };
-#define WIDE 6
-#define NARROW 12
+enum { BLOCKS = 4, FEW = 2, WIDE = 6, NARROW = 12, BYTES = 0 };
+#define SHAPES(X) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(3, 3) X(3, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(12, 1) X(12, 2)
 #elif __AVX2__
-enum { BLOCKS = 2, BYTES = 1 };
-#define WIDE 2
-#define NARROW 4
+enum { BLOCKS = 2, FEW = 1, WIDE = 2, NARROW = 4, BYTES = 1 };
+#define SHAPES(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(4, 1)
 #elif __ARM_NEON
-enum { BLOCKS = 1, BYTES = 1 };
-#define WIDE 4
-#define NARROW 4
+enum { BLOCKS = 1, FEW = 1, WIDE = 4, NARROW = 4, BYTES = 1 };
+#define SHAPES(X) X(1, 1) X(4, 1)
 #else
-enum { BLOCKS = 1, BYTES = 1 };
-#define WIDE 2
-#define NARROW 2
+enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2, BYTES = 1 };
+#define SHAPES(X) X(1, 1) X(2, 1)
 #endif
 enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = BYTES ? 31 : 1 << 30 };  // a byte overflows after 31 words
 
@@ -40,16 +37,13 @@ struct bnn_convolve {
   int64_t pad_y, pad_x, real_height, real_width;  // of the zero padding; real_height is 0 where nothing is to be corrected
   int64_t reach;                           // factors of a sum
   int64_t bits_height, bits_width, bits_top, bits_left, bits_words;  // of the signs that are written
+  int64_t residual_channels;               // of all groups; fewer than the output's are read again and again, by blocks
   const uint32_t *x, *weight;
   const int32_t *tap_sums, *offsets;
   const float *scale, *bias, *residual, *slope, *shift, *threshold;
   float low, high;
   float *out;
   uint16_t *bits;
-};
-
-struct pixel {
-  int64_t image, y, x;
 };
 
 INLINE U popcount(U x) { return BYTES ? (U)__builtin_elementwise_popcount((B)x) : __builtin_elementwise_popcount(x); }
@@ -70,72 +64,115 @@ INLINE U total(U x) {  // from four counters a word to one
       UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] =                         \
           count(sums[p][b], LOAD(U, w + b * stride) ^ x[p][offset]);                                                   \
     }                                                                                                                  \
-    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] += total(sums[p][b]);   \
+    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] =                      \
+        total(sums[p][b]) + (BYTES ? acc[p * NB + b] : 0);                                                             \
   }
-#if __AVX512VPOPCNTDQ__
-DOTS(6, 4)
-DOTS(1, 4)
-DOTS(12, 1)
-DOTS(1, 1)
-#define dots_wide dots_6_4
-#define dots_wide_one dots_1_4
-#define dots_narrow dots_12_1
-#elif __AVX2__
-DOTS(2, 2)
-DOTS(1, 2)
-DOTS(4, 1)
-DOTS(1, 1)
-#define dots_wide dots_2_2
-#define dots_wide_one dots_1_2
-#define dots_narrow dots_4_1
-#elif __ARM_NEON
-DOTS(4, 1)
-DOTS(1, 1)
-#define dots_wide dots_4_1
-#define dots_wide_one dots_1_1
-#define dots_narrow dots_4_1
-#else
-DOTS(2, 1)
-DOTS(1, 1)
-#define dots_wide dots_2_1
-#define dots_wide_one dots_1_1
-#define dots_narrow dots_2_1
-#endif
+SHAPES(DOTS)
 
-// The sums of the taps of a pixel that lie in the zero padding, which the bits there have counted as -1.
-static I padded_sums(const struct bnn_convolve *c, const struct pixel *at, const int32_t *sums, int64_t tap_stride) {
-  I sum = 0;
-  for (int64_t i = 0; i < c->kernel_height; i++) {
-    const int64_t y = at->y * c->stride_y + i * c->dilation_y - c->pad_y;
-    for (int64_t j = 0; j < c->kernel_width; j++, sums += tap_stride) {
-      const int64_t x = at->x * c->stride_x + j * c->dilation_x - c->pad_x;
-      if (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width) sum += LOAD(I, sums);
-    }
-  }
-  return sum;
-}
-
-// How a layer is cut into tiles: chunks of blocks, and in each of them runs of pixels. Pixels from (top, left) to before
-// (bottom, right) have no padded tap.
-struct cut {
-  int64_t pixels, blocks, chunks, tiles, run, top, bottom, left, right;
+// The classes of rows (or of columns): 0 is all that has no padded tap, others have one row each.
+struct border {
+  int64_t begin, end, classes;  // from begin to before end lies class 0
 };
 
-static int64_t inner(int64_t pad, int64_t stride, int64_t reach, int64_t real, int64_t *end) {
-  const int64_t room = real + pad - reach - 1;
-  *end = room < 0 ? 0 : room / stride + 1;
-  return (pad + stride - 1) / stride;
+static struct border border_of(int64_t pad, int64_t stride, int64_t reach, int64_t real, int64_t out) {
+  const int64_t room = real + pad - reach - 1, first = (pad + stride - 1) / stride;
+  struct border b = {first < out ? first : out, room < 0 ? 0 : room / stride + 1, 0};
+  b.end = b.end < b.begin ? b.begin : b.end > out ? out : b.end;
+  b.classes = 1 + b.begin + out - b.end;
+  return b;
 }
+
+INLINE int64_t class_of(const struct border *b, int64_t place) {
+  return place < b->begin ? 1 + place : place < b->end ? 0 : 1 + b->begin + place - b->end;
+}
+
+// How a layer is cut into tiles: chunks of blocks, and in each of them runs of pixels.
+struct cut {
+  int64_t pixels, blocks, chunks, tiles, run;
+};
 
 static struct cut cut_of(const struct bnn_convolve *c) {
   struct cut s = {.pixels = c->images * c->out_height * c->out_width, .blocks = (c->channels + BLOCK - 1) / BLOCK};
-  s.run = s.blocks < BLOCKS ? NARROW : WIDE;
-  s.chunks = s.blocks < BLOCKS ? s.blocks : (s.blocks + BLOCKS - 1) / BLOCKS;
+  s.run = s.blocks <= FEW ? NARROW : WIDE;
+  s.chunks = (s.blocks + BLOCKS - 1) / BLOCKS;
   s.tiles = (s.pixels + s.run - 1) / s.run;
-  s.top = inner(c->pad_y, c->stride_y, (c->kernel_height - 1) * c->dilation_y, c->real_height, &s.bottom);
-  s.left = inner(c->pad_x, c->stride_x, (c->kernel_width - 1) * c->dilation_x, c->real_width, &s.right);
   return s;
 }
+
+// What all tiles of a chunk share. KEPT classes of pixels have their sums kept; what are more is computed each time.
+enum { KEPT = 25 };
+struct chunk {
+  const struct bnn_convolve *c;
+  struct border rows, columns;
+  int64_t nb, left, parameters, channel;  // blocks; channels that are left; the first one among parameters and in a pixel
+  int64_t residual[BLOCKS];               // where the blocks of what is added lie in its pixels
+  uint32_t known;                         // classes whose sums are there
+  I start[KEPT + MOST][BLOCKS];           // factors of a sum, less what padded taps have counted as -1
+};
+
+static struct chunk chunk_of(const struct bnn_convolve *c, const struct cut *s, int64_t number) {
+  const int64_t group = number / s->chunks, block = number % s->chunks * BLOCKS, rest = s->blocks - block;
+  struct chunk k;
+  k.c = c, k.known = 0;
+  k.rows = k.columns = (struct border){0, INT64_MAX, 1};
+  if (c->real_height) {
+    const int64_t reach_y = (c->kernel_height - 1) * c->dilation_y, reach_x = (c->kernel_width - 1) * c->dilation_x;
+    k.rows = border_of(c->pad_y, c->stride_y, reach_y, c->real_height, c->out_height);
+    k.columns = border_of(c->pad_x, c->stride_x, reach_x, c->real_width, c->out_width);
+  }
+  k.nb = rest < BLOCKS ? rest : BLOCKS;
+  k.left = c->channels - block * BLOCK;
+  k.parameters = (group * s->blocks + block) * BLOCK;
+  k.channel = group * c->channels + block * BLOCK;
+  for (int64_t b = 0; b < k.nb; b++)
+    k.residual[b] = c->residual_channels ? (k.channel + b * BLOCK) % c->residual_channels : k.channel + b * BLOCK;
+  return k;
+}
+
+// A pixel of the output, as they follow upon each other.
+struct walk {
+  int64_t image, y, x, row_class;
+  const uint32_t *window;
+  uint16_t *bits;
+};
+
+static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word) {
+  const struct bnn_convolve *c = k->c;
+  at->row_class = class_of(&k->rows, at->y) * k->columns.classes;
+  at->window = c->x + ((at->image * c->height + at->y * c->stride_y) * c->width + at->x * c->stride_x) * c->groups * c->words +
+               first_word;
+  const int64_t row = (at->image * c->bits_height + at->y + c->bits_top) * c->bits_width + at->x + c->bits_left;
+  if (c->bits) at->bits = c->bits + row * c->bits_words * (WORD / BLOCK) + k->channel / BLOCK;
+}
+
+// The sums that a pixel starts from. Those of a class are computed when its first pixel comes.
+INLINE const I *start_of(struct chunk *k, const struct walk *at, int64_t pixel) {
+  const int64_t class = at->row_class + class_of(&k->columns, at->x), slot = class < KEPT ? class : KEPT + pixel;
+  if (__builtin_expect(slot < KEPT && k->known >> slot & 1, 1)) return k->start[slot];
+  const struct bnn_convolve *c = k->c;
+  for (int64_t b = 0; b < k->nb; b++) k->start[slot][b] = (I)(int32_t)c->reach;
+  k->known |= slot < KEPT ? 1u << slot : 0;
+  if (!class) return k->start[slot];
+  const int32_t *sums = c->tap_sums + k->parameters;
+  const int64_t all = c->groups * ((c->channels + BLOCK - 1) / BLOCK) * BLOCK;
+  for (int64_t i = 0; i < c->kernel_height; i++) {
+    const int64_t y = at->y * c->stride_y + i * c->dilation_y - c->pad_y;
+    for (int64_t j = 0; j < c->kernel_width; j++, sums += all) {
+      const int64_t x = at->x * c->stride_x + j * c->dilation_x - c->pad_x;
+      if (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width)
+        for (int64_t b = 0; b < k->nb; b++) k->start[slot][b] -= LOAD(I, sums + b * BLOCK);
+    }
+  }
+  return k->start[slot];
+}
+
+struct tile {
+  int64_t n, first;  // pixels, and the first one's number
+  const uint32_t *x[MOST];
+  const I *start[MOST];
+  uint16_t *bits[MOST];
+  U acc[MOST * BLOCKS];
+};
 
 INLINE F load_some(const float *from, int64_t n) {
   F values = 0;
@@ -150,84 +187,98 @@ INLINE void store_some(float *to, F values, int64_t n) {
     for (int i = 0; i < n; i++) to[i] = values[i];
 }
 
-// One block of a pixel; `padded` is its place among the parameters, `where` among the outputs, `left` its channels.
-INLINE void finish(const struct bnn_convolve *c, const struct pixel *at, I dot, int64_t padded, int64_t where, int64_t left,
-                   int64_t first) {
-  F t = __builtin_convertvector(dot, F) * LOAD(F, c->scale + padded) + LOAD(F, c->bias + padded);
-  if (c->residual) t += load_some(c->residual + where, left);
-  if (c->slope) t = t > 0 ? t : t * LOAD(F, c->slope + padded);
-  if (c->shift) t += LOAD(F, c->shift + padded);
-  t = t < c->low ? (F)c->low : t;
-  t = t > c->high ? (F)c->high : t;
-  if (c->out) store_some(c->out + where, t, left);
-  if (c->bits) {
-    union {
-      M mask;
-      uint16_t bits;
-    } signs = {.bits = 0};
-    signs.mask = __builtin_convertvector(t >= LOAD(F, c->threshold + padded), M);
-    const int64_t row = (at->image * c->bits_height + at->y + c->bits_top) * c->bits_width + at->x + c->bits_left;
-    c->bits[row * c->bits_words * (WORD / BLOCK) + first / BLOCK] = signs.bits;
-  }
+INLINE uint64_t mask_of(M mask) {
+  union {
+    M mask;
+    uint16_t bits;
+  } signs = {.bits = 0};
+  signs.mask = mask;
+  return signs.bits;
 }
 
-static void step(const struct bnn_convolve *c, struct pixel *at) {
-  if (++at->x < c->out_width) return;
-  at->x = 0;
-  if (++at->y < c->out_height) return;
-  at->y = 0;
-  at->image++;
-}
-
-static void tile(const struct bnn_convolve *c, const struct cut *s, int64_t group, int64_t block, int64_t nb,
-                 int64_t first, int64_t n) {
-  const int64_t taps = c->kernel_height * c->kernel_width * c->words, pixel_words = c->groups * c->words;
-  const uint32_t *weight = c->weight + (group * s->blocks + block) * taps * BLOCK, *x[MOST];
-  struct pixel at = {first / (c->out_height * c->out_width), first / c->out_width % c->out_height, first % c->out_width};
-  struct pixel places[MOST];
-  for (int64_t p = 0; p < s->run; p++) {
-    if (p < n) {
-      places[p] = at;
-      x[p] = c->x + ((at.image * c->height + at.y * c->stride_y) * c->width + at.x * c->stride_x) * pixel_words +
-             group * c->words;
-      step(c, &at);
-    } else x[p] = x[n - 1];
-  }
-  U acc[MOST * BLOCKS] = {0};
-  for (int64_t k = 0; k < taps; k += STEP) {
-    const int64_t some = taps - k < STEP ? taps - k : STEP;
-    const uint32_t *w = weight + k * BLOCK;
-    if (nb == BLOCKS) {
-      (n == 1 ? dots_wide_one : dots_wide)(x, c->offsets + k, w, taps * BLOCK, some, acc);
-    } else if (s->run == NARROW && n > 1) dots_narrow(x, c->offsets + k, w, 0, some, acc);
-    else
-      for (int64_t p = 0; p < n; p++)
-        for (int64_t b = 0; b < nb; b++)
-          dots_1_1(x + p, c->offsets + k, w + b * taps * BLOCK, 0, some, acc + p * nb + b);
-  }
-  const int64_t parameters = (group * s->blocks + block) * BLOCK, channel = group * c->channels + block * BLOCK;
-  for (int64_t p = 0; p < n; p++) {
-    const struct pixel *place = places + p;
-    const bool border = c->real_height && (place->y < s->top || place->y >= s->bottom || place->x < s->left ||
-                                           place->x >= s->right);
-    for (int64_t b = 0; b < nb; b++) {
-      I dot = (I)(int32_t)c->reach - 2 * (I)acc[p * nb + b];
-      const int64_t at_block = parameters + b * BLOCK;
-      if (border) dot -= padded_sums(c, place, c->tap_sums + at_block, c->groups * s->blocks * BLOCK);
-      finish(c, place, dot, at_block, (first + p) * c->groups * c->channels + channel + b * BLOCK,
-             c->channels - (block + b) * BLOCK, channel + b * BLOCK);
+// What follows the sums of a tile, and its stores.
+INLINE void finish(const struct chunk *k, const struct tile *t, const int64_t nb) {
+  const struct bnn_convolve *c = k->c;
+  const bool whole = k->left >= nb * BLOCK;
+  const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
+  // In variables of its own: for all that compilers know, the stores below change what `c` points to.
+  const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
+  const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
+  const float *threshold = c->threshold + k->parameters;
+  const F low = c->low, high = c->high;
+  const bool signed_too = c->bits;
+  const float *residual = c->residual ? c->residual + t->first * added : 0;
+  float *out = c->out ? c->out + t->first * channels + k->channel : 0;
+  for (int64_t p = 0; p < t->n; p++) {
+    uint64_t signs = 0;
+    UNROLL for (int64_t b = 0; b < nb; b++) {
+      const int64_t at = b * BLOCK, left = whole ? BLOCK : k->left - at;
+      const I dot = t->start[p][b] - 2 * (I)t->acc[p * nb + b];
+      F y = __builtin_convertvector(dot, F) * LOAD(F, scale + at) + LOAD(F, bias + at);
+      if (residual) y += load_some(residual + k->residual[b], left);
+      if (slope) y = y > 0 ? y : y * LOAD(F, slope + at);
+      if (shift) y += LOAD(F, shift + at);
+      y = y < low ? low : y;
+      y = y > high ? high : y;
+      if (out) store_some(out + at, y, left);
+      if (signed_too) signs |= mask_of(__builtin_convertvector(y >= LOAD(F, threshold + at), M)) << at;
     }
+    if (signed_too) __builtin_memcpy(t->bits[p], &signs, nb * sizeof(uint16_t));
+    if (residual) residual += added;
+    if (out) out += channels;
+  }
+}
+
+// A tile of at most PIXELS pixels: those beyond the last one are copies of it.
+#define TILE(PIXELS, NB)                                                                                               \
+  static __attribute__((noinline)) void tile_##PIXELS##_##NB(const struct chunk *k, struct tile *t, const uint32_t *w, \
+                                                             int64_t taps) {                                           \
+    for (int64_t p = t->n; p < PIXELS; p++) t->x[p] = t->x[t->n - 1];                                                  \
+    if (BYTES)                                                                                                         \
+      for (int64_t i = 0; i < PIXELS * NB; i++) t->acc[i] = 0;                                                         \
+    for (int64_t i = 0; i < taps; i += STEP)                                                                           \
+      dots_##PIXELS##_##NB(t->x, k->c->offsets + i, w + i * BLOCK, taps * BLOCK, taps - i < STEP ? taps - i : STEP,    \
+                           t->acc);                                                                                    \
+    finish(k, t, NB);                                                                                                  \
+  }
+SHAPES(TILE)
+
+static void run_tile(const struct chunk *k, struct tile *t, const uint32_t *w, int64_t taps) {
+#define CALL(PIXELS, NB)                                                                                               \
+  if (k->nb == NB && t->n <= PIXELS) return tile_##PIXELS##_##NB(k, t, w, taps);
+  SHAPES(CALL)
+}
+
+static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t number, int64_t from, int64_t to) {
+  struct chunk k = chunk_of(c, s, number);
+  const int64_t group = number / s->chunks, taps = c->kernel_height * c->kernel_width * c->words;
+  const uint32_t *weight = c->weight + k.parameters * taps;
+  const int64_t first = from * s->run, end = to * s->run < s->pixels ? to * s->run : s->pixels;
+  struct walk at = {first / (c->out_height * c->out_width), first / c->out_width % c->out_height, first % c->out_width};
+  struct tile t;
+  begin_row(&k, &at, group * c->words);
+  for (t.first = first; t.first < end; t.first += t.n) {
+    t.n = end - t.first < s->run ? end - t.first : s->run;
+    for (int64_t p = 0; p < t.n; p++) {
+      t.x[p] = at.window, t.bits[p] = at.bits, t.start[p] = start_of(&k, &at, p);
+      at.window += c->stride_x * c->groups * c->words;
+      if (at.bits) at.bits += c->bits_words * (WORD / BLOCK);
+      if (++at.x < c->out_width) continue;
+      at.x = 0;
+      if (++at.y == c->out_height) at.y = 0, at.image++;
+      begin_row(&k, &at, group * c->words);
+    }
+    run_tile(&k, &t, weight, taps);
   }
 }
 
 static void tiles(int64_t from, int64_t to, void *context) {
   const struct bnn_convolve *c = context;
   const struct cut s = cut_of(c);
-  for (int64_t i = from; i < to; i++) {
-    const int64_t chunk = i / s.tiles % s.chunks, group = i / s.tiles / s.chunks, first = i % s.tiles * s.run;
-    const int64_t block = s.blocks < BLOCKS ? chunk : chunk * BLOCKS;
-    const int64_t rest = s.blocks - block, nb = s.blocks < BLOCKS ? 1 : rest < BLOCKS ? rest : BLOCKS;
-    tile(c, &s, group, block, nb, first, s.pixels - first < s.run ? s.pixels - first : s.run);
+  while (from < to) {
+    const int64_t number = from / s.tiles, end = (number + 1) * s.tiles < to ? (number + 1) * s.tiles : to;
+    run_chunk(c, &s, number, from - number * s.tiles, end - number * s.tiles);
+    from = end;
   }
 }
 
@@ -235,9 +286,9 @@ enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
 void bnn_convolve(const struct bnn_convolve *c, parallel_for parallel) {
   const struct cut s = cut_of(c);
-  const int64_t jobs = s.tiles * s.chunks * c->groups, work = s.run * BLOCK * WORD * c->kernel_height *
-                                                              c->kernel_width * c->words * (s.blocks < BLOCKS ? 1 : BLOCKS);
-  spread_out(parallel, jobs, 1 + GRAIN / work, tiles, c);
+  const int64_t work = s.run * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
+                       (s.blocks < BLOCKS ? s.blocks : BLOCKS);
+  spread_out(parallel, s.tiles * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
 }
 
 struct bnn_pack {
@@ -314,4 +365,4 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel) {
   for (int64_t i = 0; i < n; i++) steps[i].operation(steps[i].job, parallel);
 }
 
-int64_t bnn_version(void) { return 2; }
+int64_t bnn_version(void) { return 3; }

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 2  # of the structures below; `bnn_version` of kernel.c
+VERSION = 3  # of the structures below; `bnn_version` of kernel.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
@@ -34,6 +34,7 @@ class Convolution(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("stride_y", "stride_x", "dilation_y", "dilation_x")],
         *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
         *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
+        ("residual_channels", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "scale", "bias", "residual")],
         *[(name, ctypes.c_void_p) for name in ("slope", "shift", "threshold")],
         ("low", ctypes.c_float),
