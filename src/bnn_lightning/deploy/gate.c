@@ -1,0 +1,129 @@
+// Squeeze-and-excite, and the second pass behind it: everything from the gate to the next layer's signs. See real.h.
+#include "real.h"
+
+// gate = sigmoid(excite relu(squeeze m)), m = own + mix * (other - own) of means; weights as those of `struct linear`.
+struct bnn_gate {
+  int64_t images, channels, hidden, out_channels;
+  int64_t own_parts, other_parts, sums_channels;  // sums are (image, part, sums_channels)
+  const float *own, *other, *mix;                 // sums over the map; other, mix: null for m = own
+  float own_factor, other_factor;                 // 1 / pixels
+  const float *squeeze, *squeeze_scale, *squeeze_bias, *excite, *excite_scale, *excite_bias;
+  const int8_t *squeeze_bytes, *excite_bytes;  // in place of the floats
+  float *work, *gate;  // (images, blocks of channels and of hidden), (images, blocks of out_channels)
+};
+
+INLINE F exponential(F x) {
+  x = x < -87 ? (F)-87 : x;
+  x = x > 88 ? (F)88 : x;
+  const F shifted = x * 1.44269504f + 12582912.0f;  // rounds: 1.5 * 2^23
+  const F n = shifted - 12582912.0f;
+  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  F y = (F)1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  return (F)((I)y + (__builtin_convertvector(n, I) << 23));
+}
+
+static F mean_of(const float *sums, int64_t parts, int64_t stride, float factor) {
+  F sum = 0;
+  for (int64_t part = 0; part < parts; part++) sum += LOAD(F, sums + part * stride);
+  return sum * factor;
+}
+
+// One block of outputs; four sums, so that additions do not wait for each other.
+static F row_of(const float *x, const float *w, const int8_t *bytes, const float *scale, const float *bias, int64_t n) {
+  F sums[4] = {0};
+  int64_t k = 0;
+  if (bytes) {
+    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += __builtin_convertvector(LOAD(C, bytes + (k + i) * BLOCK), F) * x[k + i];
+    for (; k < n; k++) sums[0] += __builtin_convertvector(LOAD(C, bytes + k * BLOCK), F) * x[k];
+  } else {
+    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += LOAD(F, w + (k + i) * BLOCK) * x[k + i];
+    for (; k < n; k++) sums[0] += LOAD(F, w + k * BLOCK) * x[k];
+  }
+  const F sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return (scale ? sum * LOAD(F, scale) : sum) + LOAD(F, bias);
+}
+
+static void gate_image(const struct bnn_gate *c, int64_t image) {
+  const int64_t blocks = blocks_of(c->channels), inner = blocks_of(c->hidden), outer = blocks_of(c->out_channels);
+  float *mean = c->work + image * (blocks + inner) * BLOCK, *hidden = mean + blocks * BLOCK;
+  for (int64_t b = 0; b < blocks; b++) {
+    F m = mean_of(c->own + image * c->own_parts * c->sums_channels + b * BLOCK, c->own_parts, c->sums_channels, c->own_factor);
+    if (c->other) {
+      const float *other = c->other + image * c->other_parts * c->sums_channels + b * BLOCK;
+      m += LOAD(F, c->mix + b * BLOCK) * (mean_of(other, c->other_parts, c->sums_channels, c->other_factor) - m);
+    }
+    *(F *)(mean + b * BLOCK) = m;
+  }
+  for (int64_t b = 0; b < inner; b++) {
+    const int64_t at = b * c->channels * BLOCK;
+    const F t = row_of(mean, c->squeeze + at, c->squeeze_bytes ? c->squeeze_bytes + at : 0,
+                       c->squeeze_scale ? c->squeeze_scale + b * BLOCK : 0, c->squeeze_bias + b * BLOCK, c->channels);
+    *(F *)(hidden + b * BLOCK) = t > 0 ? t : (F)0;
+  }
+  for (int64_t b = 0; b < outer; b++) {
+    const int64_t at = b * c->hidden * BLOCK;
+    const F t = row_of(hidden, c->excite + at, c->excite_bytes ? c->excite_bytes + at : 0,
+                       c->excite_scale ? c->excite_scale + b * BLOCK : 0, c->excite_bias + b * BLOCK, c->hidden);
+    *(F *)(c->gate + (image * outer + b) * BLOCK) = 1 / (1 + exponential(-t));
+  }
+}
+
+static void gate_images(int64_t from, int64_t to, void *context) {
+  for (int64_t image = from; image < to; image++) gate_image(context, image);
+}
+
+void bnn_gate(const struct bnn_gate *c, parallel_for parallel) { spread_out(parallel, c->images, 1, gate_images, c); }
+
+// t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
+// t += r ; then what follows (`struct after`), and the sums of what is written over parts of PART pixels.
+enum { PART = 64 };
+struct bnn_combine {
+  int64_t images, pixels, residual_channels;  // pixels of an image; the residual's channels are repeated
+  int64_t multiply, sums_channels;
+  const float *x, *gate, *residual, *residual_slope, *scale, *bias, *inner;  // x is needed; gate: (images, whole blocks)
+  float *sums;
+  struct after after;
+};
+
+static F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
+  t *= gate;
+  if (c->residual_slope) r = r > 0 ? r : r * LOAD(F, c->residual_slope + first);
+  if (c->multiply) t *= r;
+  if (c->scale) t = t * LOAD(F, c->scale + first) + LOAD(F, c->bias + first);
+  if (c->inner) t = t > 0 ? t : t * LOAD(F, c->inner + first);
+  return c->residual ? t + r : t;
+}
+
+static void combine_block(const struct bnn_combine *c, int64_t image, int64_t part, int64_t begin, int64_t end, int64_t first) {
+  const int64_t channels = c->after.channels, left = channels - first;
+  const F gate = c->gate ? LOAD(F, c->gate + image * blocks_of(channels) * BLOCK + first) : (F)1;
+  const float *residual = c->residual ? c->residual + first % c->residual_channels : 0;
+  struct place at = place_of(begin, c->after.height, c->after.width);
+  F sum = 0;
+  at.image = image;
+  for (int64_t p = begin; p < end; p++, step(&at, c->after.height, c->after.width)) {
+    const int64_t pixel = image * c->pixels + p;
+    const F r = residual ? load_some(residual + pixel * c->residual_channels, left) : (F)0;
+    const F t = combine(c, load_some(c->x + pixel * channels + first, left), gate, r, first);
+    sum += finish(&c->after, t, pixel, &at, first);
+  }
+  if (c->sums) *(F *)(c->sums + (image * ((c->pixels + PART - 1) / PART) + part) * c->sums_channels + first) = sum;
+}
+
+static void combine_parts(int64_t from, int64_t to, void *context) {
+  const struct bnn_combine *c = context;
+  const int64_t parts = (c->pixels + PART - 1) / PART;
+  for (int64_t i = from; i < to; i++)
+    for (int64_t first = 0; first < c->after.channels; first += BLOCK)
+      combine_block(c, i / parts, i % parts, i % parts * PART, least(i % parts * PART + PART, c->pixels), first);
+}
+
+void bnn_combine(const struct bnn_combine *c, parallel_for parallel) {
+  spread_out(parallel, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
+}

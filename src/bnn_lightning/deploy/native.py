@@ -1,0 +1,98 @@
+"""The jobs of the real-valued kernels: mirrors of the structures of real.c, pool.c and gate.c."""
+
+import ctypes
+from typing import Any
+
+from bnn_lightning.deploy.kernels import Kernel
+
+PART = 64  # pixels of a part of a map that is summed; of pool.c and gate.c
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class After(ctypes.Structure):
+    """`struct after` of real.h."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "height width channels out_channels"),
+        *_fields(ctypes.c_int64, "bits_height bits_width bits_top bits_left bits_words"),
+        *_fields(ctypes.c_void_p, "slope shift threshold"),
+        *_fields(ctypes.c_float, "low high"),
+        *_fields(ctypes.c_void_p, "out bits"),
+    ]
+
+
+class RealConvolution(ctypes.Structure):
+    """`struct bnn_real_convolve` of real.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images channels height width kernel_height kernel_width stride_y stride_x"),
+        *_fields(ctypes.c_int64, "dilation_y dilation_x pad_y pad_x x_image x_channel x_y x_x pool band"),
+        *_fields(ctypes.c_void_p, "x"),
+        *_fields(ctypes.c_int64, "bytes"),
+        *_fields(ctypes.c_void_p, "weight bias residual padding offsets"),
+        ("after", After),
+    ]
+
+
+class Linear(ctypes.Structure):
+    """`struct bnn_linear` of real.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "rows factors x_row"),
+        *_fields(ctypes.c_void_p, "x weight scale bias bytes"),
+        ("after", After),
+    ]
+
+
+class Pooling(ctypes.Structure):
+    """`struct bnn_pool` of pool.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images height width kernel_height kernel_width stride_y stride_x pad_y pad_x average"),
+        *_fields(ctypes.c_void_p, "x before"),
+        ("after", After),
+    ]
+
+
+class Summing(ctypes.Structure):
+    """`struct bnn_sum` of pool.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images pixels channels sums_channels"),
+        *_fields(ctypes.c_void_p, "x before sums"),
+    ]
+
+
+class Averaging(ctypes.Structure):
+    """`struct bnn_average` of pool.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images parts channels sums_channels"),
+        *_fields(ctypes.c_void_p, "sums mean"),
+        ("factor", ctypes.c_float),
+    ]
+
+
+class Gating(ctypes.Structure):
+    """`struct bnn_gate` of gate.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images channels hidden out_channels own_parts other_parts sums_channels"),
+        *_fields(ctypes.c_void_p, "own other mix"),
+        *_fields(ctypes.c_float, "own_factor other_factor"),
+        *_fields(ctypes.c_void_p, "squeeze squeeze_scale squeeze_bias excite excite_scale excite_bias"),
+        *_fields(ctypes.c_void_p, "squeeze_bytes excite_bytes work gate"),
+    ]
+
+
+class Combining(ctypes.Structure):
+    """`struct bnn_combine` of gate.c."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images pixels residual_channels multiply sums_channels"),
+        *_fields(ctypes.c_void_p, "x gate residual residual_slope scale bias inner sums"),
+        ("after", After),
+    ]

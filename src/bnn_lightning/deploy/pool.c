@@ -1,0 +1,94 @@
+// Pooling, and averages over the whole map. See real.h.
+#include "real.h"
+
+// out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. Windows of an
+// average that reach beyond the map are averaged over what lies in it.
+struct bnn_pool {
+  int64_t images, height, width, kernel_height, kernel_width, stride_y, stride_x, pad_y, pad_x;
+  int64_t average;
+  const float *x, *before;
+  struct after after;
+};
+
+static F pool_window(const struct bnn_pool *c, const struct place *at, int64_t first) {
+  const int64_t top = at->y * c->stride_y - c->pad_y, left = at->x * c->stride_x - c->pad_x, channels = c->after.channels;
+  const int64_t y0 = top < 0 ? 0 : top, y1 = least(top + c->kernel_height, c->height);
+  const int64_t x0 = left < 0 ? 0 : left, x1 = least(left + c->kernel_width, c->width);
+  const F slope = c->before ? LOAD(F, c->before + first) : (F)1;
+  F result = c->average ? (F)0 : (F)-__builtin_inff();
+  for (int64_t y = y0; y < y1; y++)
+    for (int64_t x = x0; x < x1; x++) {
+      F t = load_some(c->x + ((at->image * c->height + y) * c->width + x) * channels + first, channels - first);
+      if (c->before) t = t > 0 ? t : t * slope;
+      // A NaN stays.
+      result = c->average ? result + t : result < t ? t : result >= t ? result : result + t;
+    }
+  return c->average ? result / (float)((y1 - y0) * (x1 - x0)) : result;
+}
+
+static void pool_rows(int64_t from, int64_t to, void *context) {
+  const struct bnn_pool *c = context;
+  for (int64_t row = from; row < to; row++) {
+    struct place at = {row / c->after.height, row % c->after.height, 0};
+    for (; at.x < c->after.width; at.x++)
+      for (int64_t first = 0; first < c->after.channels; first += BLOCK)
+        finish(&c->after, pool_window(c, &at, first), row * c->after.width + at.x, &at, first);
+  }
+}
+
+void bnn_pool(const struct bnn_pool *c, parallel_for parallel) {
+  const int64_t work = c->after.width * c->after.channels * c->kernel_height * c->kernel_width;
+  spread_out(parallel, c->images * c->after.height, 1 + (1 << 15) / work, pool_rows, c);
+}
+
+// Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any
+// number of threads.
+enum { PART = 64 };
+struct bnn_sum {
+  int64_t images, pixels, channels, sums_channels;  // pixels of an image; channels of `sums`, whole blocks
+  const float *x, *before;
+  float *sums;
+};
+
+static void sum_parts(int64_t from, int64_t to, void *context) {
+  const struct bnn_sum *c = context;
+  const int64_t parts = (c->pixels + PART - 1) / PART;
+  for (int64_t i = from; i < to; i++) {
+    const int64_t begin = i % parts * PART, end = least(begin + PART, c->pixels);
+    const float *x = c->x + (i / parts * c->pixels + begin) * c->channels;
+    for (int64_t first = 0; first < c->channels; first += BLOCK) {
+      const F slope = c->before ? LOAD(F, c->before + first) : (F)1;
+      F sum = 0;
+      for (int64_t p = 0; p < end - begin; p++) {
+        const F t = load_some(x + p * c->channels + first, c->channels - first);
+        sum += t > 0 ? t : t * slope;
+      }
+      *(F *)(c->sums + i * c->sums_channels + first) = sum;
+    }
+  }
+}
+
+void bnn_sum(const struct bnn_sum *c, parallel_for parallel) {
+  spread_out(parallel, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->channels), sum_parts, c);
+}
+
+// mean[image, c] = sum over parts / pixels
+struct bnn_average {
+  int64_t images, parts, channels, sums_channels;
+  const float *sums;
+  float *mean;
+  float factor;  // 1 / pixels
+};
+
+static void average_images(int64_t from, int64_t to, void *context) {
+  const struct bnn_average *c = context;
+  for (int64_t image = from; image < to; image++)
+    for (int64_t first = 0; first < c->channels; first += BLOCK) {
+      F sum = 0;
+      for (int64_t part = 0; part < c->parts; part++)
+        sum += LOAD(F, c->sums + (image * c->parts + part) * c->sums_channels + first);
+      store_some(c->mean + image * c->channels + first, sum * c->factor, c->channels - first);
+    }
+}
+
+void bnn_average(const struct bnn_average *c, parallel_for parallel) { spread_out(parallel, c->images, 8, average_images, c); }

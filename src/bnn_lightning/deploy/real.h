@@ -1,0 +1,73 @@
+// What the real-valued kernels share: vectors of 16 channels, and what follows a sum. Clang vector types, no libc.
+//
+// Maps are (N, H, W, C), dense; parameters of channels are filled up to whole blocks of BLOCK. Every file declares the
+// structures of its jobs, whose layout is that of `deploy/native.py`.
+#pragma once
+#include "kernel.h"
+
+typedef int8_t C __attribute__((ext_vector_type(BLOCK), aligned(1)));
+// Its own function: with the rest inlined around it, compilers keep sums in memory. Clang tunes x86-64-v4 for vectors of
+// half the width, unless it is told.
+#define INNERMOST static __attribute__((noinline, min_vector_width(512)))
+
+// t < 0: t *= slope ; t += shift ; t = clamp(t, low, high) ; out = t ; bits = t >= threshold ; each where it is asked for.
+struct after {
+  int64_t height, width, channels;     // of the result
+  int64_t out_channels;                // of a pixel of `out`, from whose first channel the result is written
+  int64_t bits_height, bits_width, bits_top, bits_left, bits_words;  // words of a pixel of `bits`
+  const float *slope, *shift, *threshold;
+  float low, high;
+  float *out;
+  uint16_t *bits;
+};
+
+struct place {
+  int64_t image, y, x;
+};
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t blocks_of(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
+
+INLINE F load_some(const float *from, int64_t n) {
+  F values = 0;
+  if (n >= BLOCK) return LOAD(F, from);
+  for (int i = 0; i < n; i++) values[i] = from[i];
+  return values;
+}
+
+INLINE void store_some(float *to, F values, int64_t n) {
+  if (n >= BLOCK) *(F *)to = values;
+  else
+    for (int i = 0; i < n; i++) to[i] = values[i];
+}
+
+INLINE struct place place_of(int64_t pixel, int64_t height, int64_t width) {
+  return (struct place){pixel / (height * width), pixel / width % height, pixel % width};
+}
+
+INLINE void step(struct place *at, int64_t height, int64_t width) {
+  if (++at->x < width) return;
+  at->x = 0;
+  if (++at->y < height) return;
+  at->y = 0;
+  at->image++;
+}
+
+// `t`, channels from `first` on, of the `pixel` that lies at `at`; returns what was written.
+INLINE F finish(const struct after *a, F t, int64_t pixel, const struct place *at, int64_t first) {
+  if (a->slope) t = t > 0 ? t : t * LOAD(F, a->slope + first);
+  if (a->shift) t += LOAD(F, a->shift + first);
+  t = t < a->low ? (F)a->low : t;
+  t = t > a->high ? (F)a->high : t;
+  if (a->out) store_some(a->out + pixel * a->out_channels + first, t, a->channels - first);
+  if (a->bits) {
+    union {
+      M mask;
+      uint16_t bits;
+    } signs = {.bits = 0};
+    signs.mask = __builtin_convertvector(t >= LOAD(F, a->threshold + first), M);
+    const int64_t row = (at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left;
+    a->bits[row * a->bits_words * 2 + first / BLOCK] = signs.bits;
+  }
+  return t;
+}
