@@ -3,8 +3,6 @@
 import ctypes
 from typing import Any
 
-from bnn_lightning.deploy.kernels import Kernel
-
 PART = 64  # pixels of a part of a map that is summed; of pool.c and gate.c
 
 
@@ -51,7 +49,9 @@ class Pooling(ctypes.Structure):
     """`struct bnn_pool` of pool.c."""
 
     _fields_ = [
-        *_fields(ctypes.c_int64, "images height width kernel_height kernel_width stride_y stride_x pad_y pad_x average"),
+        *_fields(
+            ctypes.c_int64, "images height width kernel_height kernel_width stride_y stride_x pad_y pad_x average"
+        ),
         *_fields(ctypes.c_void_p, "x before"),
         ("after", After),
     ]

@@ -1,0 +1,270 @@
+"""Squeeze-and-excite and the second pass behind it on the project's own kernels; see `deploy.real`."""
+
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.deploy.maps import (
+    Activation,
+    blocked,
+    channels_last,
+    kernel_for,
+    new_map,
+    new_sums,
+    pointer,
+    prelu,
+    unblocked,
+)
+from bnn_lightning.deploy.native import Combining, Gating, Summing
+from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
+
+
+class ChannelSums(nn.Module):
+    """Sums of each channel over parts of the map, in one order for any number of threads.
+
+    Args:
+        channels: Of the map.
+
+    Example:
+        >>> ChannelSums(2)(torch.ones(1, 2, 3, 3)).sum(1)[:, :3]
+        tensor([[9., 9., 0.]])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def job(self, x: Tensor, sums: Tensor) -> Summing:
+        """Return what the kernel is given; `sums` is made by `new_sums`."""
+        return Summing(
+            images=x.shape[0],
+            pixels=x.shape[2] * x.shape[3],
+            channels=self.channels,
+            sums_channels=sums.shape[2],
+            x=x.data_ptr(),
+            sums=sums.data_ptr(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, parts, C in whole blocks); their number is the kernel's own affair."""
+        kernel = kernel_for(x)
+        if kernel is None:
+            return spread(x.sum((2, 3)))[:, None]
+        x = channels_last(x)
+        sums = new_sums(x.shape)
+        kernel.run("sum", self.job(x, sums))
+        return sums
+
+
+class Gate(nn.Module):
+    """Squeeze-and-excite of averages, from sums: `sigmoid(excite relu(squeeze m))`, m = own + mix (other - own).
+
+    Args:
+        squeeze: Weight, (hidden, channels): float32, or int8 with a scale.
+        squeeze_bias: Shape (hidden,), or None.
+        excite: Weight, (out_channels, hidden): float32, or int8 with a scale.
+        excite_bias: Shape (out_channels,), or None.
+        pixels: Of the map whose sums come first.
+        mix: Shape (channels,); None is a gate without a second map.
+        other_pixels: Of the second map.
+        squeeze_scale: Shape (hidden,); of int8 weights.
+        excite_scale: Shape (out_channels,); of int8 weights.
+
+    Example:
+        >>> gate = Gate(torch.ones(1, 4), None, torch.ones(4, 1), None, pixels=9)
+        >>> gate(ChannelSums(4)(torch.zeros(2, 4, 3, 3))).unique()
+        tensor([0.5000])
+    """
+
+    squeeze: Tensor
+    squeeze_bias: Tensor
+    squeeze_scale: Tensor | None
+    excite: Tensor
+    excite_bias: Tensor
+    excite_scale: Tensor | None
+    mix: Tensor | None
+
+    def __init__(
+        self,
+        squeeze: Tensor,
+        squeeze_bias: Tensor | None,
+        excite: Tensor,
+        excite_bias: Tensor | None,
+        *,
+        pixels: int,
+        mix: Tensor | None = None,
+        other_pixels: int = 1,
+        squeeze_scale: Tensor | None = None,
+        excite_scale: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        (self.hidden, self.channels), self.out_channels = squeeze.shape, excite.shape[0]
+        self.pixels, self.other_pixels = pixels, other_pixels
+        self.register_buffer("squeeze", blocked(squeeze.detach()))
+        self.register_buffer("excite", blocked(excite.detach()))
+        for name, bias, size in (
+            ("squeeze_bias", squeeze_bias, self.hidden),
+            ("excite_bias", excite_bias, self.out_channels),
+        ):
+            self.register_buffer(name, spread(torch.zeros(size) if bias is None else bias.detach().float()))
+        for name, values in (("squeeze_scale", squeeze_scale), ("excite_scale", excite_scale), ("mix", mix)):
+            self.register_buffer(name, None if values is None else spread(values.detach().float()))
+
+    def new_outputs(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return what the kernel works in and writes to, for a number of images."""
+        inner = num_blocks(self.channels) + num_blocks(self.hidden)
+        return torch.empty(number, inner * BLOCK), torch.empty(number, num_blocks(self.out_channels) * BLOCK)
+
+    def job(self, own: Tensor, other: Tensor | None, work: Tensor, gate: Tensor) -> Gating:
+        """Return what the kernel is given; see `new_outputs`."""
+        parts: dict[str, int | None] = {}
+        for name in ("squeeze", "excite"):
+            weight: Tensor = getattr(self, name)
+            parts[f"{name}_bytes" if weight.dtype == torch.int8 else name] = weight.data_ptr()
+            parts[f"{name}_scale"] = pointer(getattr(self, f"{name}_scale"))
+            parts[f"{name}_bias"] = pointer(getattr(self, f"{name}_bias"))
+        return Gating(
+            images=own.shape[0],
+            channels=self.channels,
+            hidden=self.hidden,
+            out_channels=self.out_channels,
+            own_parts=own.shape[1],
+            other_parts=0 if other is None else other.shape[1],
+            sums_channels=own.shape[2],
+            own=own.data_ptr(),
+            other=pointer(other),
+            mix=pointer(self.mix),
+            own_factor=1 / self.pixels,
+            other_factor=1 / self.other_pixels,
+            work=work.data_ptr(),
+            gate=gate.data_ptr(),
+            **parts,
+        )
+
+    def forward(self, own: Tensor, other: Tensor | None = None) -> Tensor:
+        """Map sums of one map, or two, to (N, out_channels in whole blocks).
+
+        Args:
+            own: From `ChannelSums`.
+            other: From `ChannelSums`, of the map that `mix` weighs.
+        """
+        kernel = kernel_for(own, other)
+        if kernel is None:
+            return self._in_torch(own, other)
+        work, gate = self.new_outputs(own.shape[0])
+        kernel.run("gate", self.job(own.contiguous(), None if other is None else other.contiguous(), work, gate))
+        return gate
+
+    def _in_torch(self, own: Tensor, other: Tensor | None) -> Tensor:
+        mean = own.sum(1) / self.pixels
+        if other is not None and self.mix is not None:
+            mean = mean + self.mix * (other.sum(1) / self.other_pixels - mean)
+        hidden = self._rows("squeeze", mean[:, : self.channels], self.hidden).relu()
+        return spread(self._rows("excite", hidden, self.out_channels).sigmoid())
+
+    def _rows(self, name: str, x: Tensor, outputs: int) -> Tensor:
+        scale: Tensor | None = getattr(self, f"{name}_scale")
+        y = x @ unblocked(getattr(self, name), outputs).to(x.dtype).t()
+        y = y if scale is None else y * scale[:outputs]
+        bias: Tensor = getattr(self, f"{name}_bias")
+        return y + bias[:outputs]
+
+
+class Combine(nn.Module):
+    """The second pass: everything from the gate on, in one pass over the map.
+
+    `t = x * gate`, `r = prelu(residual)`, `t *= r` where `multiply`, `t = scale * t + bias`, `t = prelu(t)` by `inner`,
+    `t += r`, and what `activation` says.
+
+    Args:
+        channels: Of the map.
+        multiply: Whether the residual multiplies, too (element-wise attention).
+        residual_slope: Of a PReLU of the residual, (channels,).
+        scale: Shape (channels,); None leaves the affine map out.
+        bias: Shape (channels,), with `scale`.
+        inner: Slope of a PReLU before the addition, (channels,).
+        activation: See `Activation`.
+
+    Raises:
+        ValueError: Only one of `scale` and `bias` is given.
+
+    Example:
+        >>> layer = Combine(2, scale=torch.ones(2), bias=torch.zeros(2))
+        >>> layer(torch.ones(1, 2, 1, 1), torch.full((1, 16), 0.5), torch.ones(1, 2, 1, 1)).flatten()
+        tensor([1.5000, 1.5000])
+    """
+
+    residual_slope: Tensor | None
+    scale: Tensor | None
+    bias: Tensor | None
+    inner: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        multiply: bool = False,
+        residual_slope: Tensor | None = None,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        inner: Tensor | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        if (scale is None) != (bias is None):
+            raise ValueError("`scale` and `bias` must be given together.")
+        self.channels, self.multiply = channels, multiply
+        self.activation = Activation(channels) if activation is None else activation
+        named = {"residual_slope": residual_slope, "scale": scale, "bias": bias, "inner": inner}
+        for name, values in named.items():
+            self.register_buffer(name, None if values is None else spread(values.detach().float()))
+
+    def job(
+        self, x: Tensor, gate: Tensor | None, residual: Tensor | None, out: Tensor | None, sums: Tensor | None = None
+    ) -> Combining:
+        """Return what the kernel is given; maps in the channels_last format, `sums` made by `new_sums`."""
+        return Combining(
+            images=x.shape[0],
+            pixels=x.shape[2] * x.shape[3],
+            residual_channels=0 if residual is None else residual.shape[1],
+            multiply=int(self.multiply),
+            sums_channels=0 if sums is None else sums.shape[2],
+            x=x.data_ptr(),
+            gate=pointer(gate),
+            residual=pointer(residual),
+            residual_slope=pointer(self.residual_slope),
+            scale=pointer(self.scale),
+            bias=pointer(self.bias),
+            inner=pointer(self.inner),
+            sums=pointer(sums),
+            after=self.activation.after(out, x.shape[2], x.shape[3]),
+        )
+
+    def forward(self, x: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Map (N, C, H, W) to the same shape, in the channels_last format.
+
+        Args:
+            x: What is gated.
+            gate: From `Gate`, (N, C in whole blocks).
+            residual: What is added, and multiplied with; (N, C, H, W).
+        """
+        kernel = kernel_for(x, gate, residual)
+        if kernel is None:
+            return self._in_torch(x, gate, residual)
+        x = channels_last(x)
+        residual = None if residual is None else channels_last(residual)
+        out = new_map(*x.shape)
+        kernel.run("combine", self.job(x, gate, residual, out))
+        return out
+
+    def _in_torch(self, x: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
+        t = x if gate is None else x * gate[:, : self.channels, None, None]
+        residual = None if residual is None else prelu(residual, self.residual_slope)
+        if self.multiply and residual is not None:
+            t = t * residual
+        if self.scale is not None and self.bias is not None:
+            scale, bias = (values[: self.channels].view(-1, 1, 1).to(t.dtype) for values in (self.scale, self.bias))
+            t = t * scale + bias
+        t = prelu(t, self.inner)
+        t = self.activation(t if residual is None else t + residual)
+        result: Tensor = t.contiguous(memory_format=torch.channels_last)
+        return result

@@ -1,0 +1,243 @@
+"""Real-valued layers on the project's own kernels: convolution and linear layer.
+
+Each computes what torch does, up to rounding, and computes it with torch where there is no kernel or the input is not
+float32 on the CPU. `job` makes the kernel's structure for given tensors: a plan asks for it once, and runs it again and
+again. Maps are in the channels_last format.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.deploy.maps import Activation, blocked, channels_last, kernel_for, new_map, pointer, unblocked
+from bnn_lightning.deploy.native import Linear, RealConvolution
+from bnn_lightning.deploy.ops import out_size
+from bnn_lightning.functional.pack import spread
+
+_ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
+_MOST = 1 << 15  # ROOM of real.c
+
+
+class RealConv2d(nn.Module):
+    """A real convolution with what follows it: bias, addition, PReLU, shift, clamp; after 2x2 averages, if asked for.
+
+    Args:
+        weight: Shape (out_channels, in_channels, kernel_height, kernel_width).
+        bias: Shape (out_channels,), or None.
+        stride: Of rows and columns.
+        padding: Of rows and columns, on both sides.
+        dilation: Of rows and columns.
+        around: Values, (in_channels,), of the padding; None is 0.
+        pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
+        activation: See `Activation`; None is nothing.
+
+    Raises:
+        ValueError: Averages before another kernel than 1x1.
+
+    Example:
+        >>> layer = RealConv2d(torch.ones(4, 3, 1, 1), None, pool=2)
+        >>> layer(torch.ones(1, 3, 4, 4)).shape
+        torch.Size([1, 4, 2, 2])
+    """
+
+    weight: Tensor
+    bias: Tensor
+    around: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        around: Tensor | None = None,
+        pool: int = 1,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.in_channels = weight.shape[0], weight.shape[1]
+        self.kernel_size = (weight.shape[2], weight.shape[3])
+        if pool not in (1, 2) or (pool == 2 and self.kernel_size + stride + padding != (1, 1, 1, 1, 0, 0)):
+            raise ValueError(f"`pool` must be 1, or 2 before a plain 1x1 convolution, got {pool}.")
+        self.stride, self.padding, self.dilation, self.pool = stride, padding, dilation, pool
+        self.activation = Activation(self.out_channels) if activation is None else activation
+        bias = torch.zeros(self.out_channels) if bias is None else bias
+        self.register_buffer("weight", blocked(weight.detach().float().permute(0, 2, 3, 1).flatten(1)))
+        self.register_buffer("bias", spread(bias.detach().float()))
+        self.register_buffer("around", None if around is None else around.detach().float().contiguous())
+        self._offsets: dict[tuple[int, ...], Tensor] = {}
+
+    def out_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """Return the shape of the result for an input of this shape."""
+        height, width = (-(-size // self.pool) for size in shape[2:])
+        sizes = [
+            out_size(size + 2 * self.padding[i], self.kernel_size[i], self.stride[i], self.dilation[i])
+            for i, size in enumerate((height, width))
+        ]
+        return shape[0], self.out_channels, sizes[0], sizes[1]
+
+    def band(self, shape: Sequence[int]) -> int | None:
+        """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is too large."""
+        if not any(self.padding) and self.pool == 1:
+            return 0
+        _, _, height, width = self.out_shape(shape)
+        (rows, columns), (step, _) = self._reach(width), self.stride
+        fits = (_ROOM // (columns * self.in_channels) - rows) // step + 1
+        fits = min(max(fits, 1), height if torch.get_num_threads() == 1 else -(-height // 4))
+        return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= _MOST else None
+
+    def readable(self, x: Tensor) -> Tensor:
+        """Return the input as the kernel takes it: pixels or channels side by side."""
+        if x.stride(3) == 1 and x.stride(1) != 1 and self.pool == 1 and self.in_channels <= 4:
+            return x
+        return channels_last(x)
+
+    def job(self, x: Tensor, out: Tensor, residual: Tensor | None = None) -> RealConvolution:
+        """Return what the kernel is given: `x` as `readable` returns it, the others in the channels_last format."""
+        number, channels, height, width = x.shape
+        band = self.band(x.shape)
+        assert band is not None
+        return RealConvolution(
+            images=number,
+            channels=channels,
+            height=height,
+            width=width,
+            kernel_height=self.kernel_size[0],
+            kernel_width=self.kernel_size[1],
+            stride_y=self.stride[0],
+            stride_x=self.stride[1],
+            dilation_y=self.dilation[0],
+            dilation_x=self.dilation[1],
+            pad_y=self.padding[0],
+            pad_x=self.padding[1],
+            x_image=x.stride(0),
+            x_channel=1 if channels == 1 else x.stride(1),
+            x_y=x.stride(2),
+            x_x=x.stride(3),
+            pool=self.pool,
+            band=band,
+            x=x.data_ptr(),
+            bytes=int(x.dtype == torch.uint8),
+            weight=self.weight.data_ptr(),
+            bias=self.bias.data_ptr(),
+            residual=pointer(residual),
+            padding=pointer(self.around),
+            offsets=self._places(x, band, out.shape[3]).data_ptr(),
+            after=self.activation.after(out, out.shape[2], out.shape[3]),
+        )
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (N, in_channels, H, W), and what is added, to (N, out_channels, H', W'), in the channels_last format."""
+        kernel = kernel_for(x, residual)
+        if kernel is None or self.band(x.shape) is None:
+            return self._in_torch(x, residual)
+        x = self.readable(x)
+        residual = None if residual is None else channels_last(residual)
+        out = new_map(*self.out_shape(x.shape))
+        kernel.run("real_convolve", self.job(x, out, residual))
+        return out
+
+    def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        dense = unblocked(self.weight, self.out_channels)
+        weight = torch.unflatten(dense, 1, (*self.kernel_size, self.in_channels)).permute(0, 3, 1, 2)
+        padding = self.padding
+        if self.pool == 2:
+            x = F.avg_pool2d(x, 2, ceil_mode=True)
+        if self.around is not None:
+            around = self.around.view(-1, 1, 1).to(x.dtype)
+            x = F.pad(x - around, (padding[1], padding[1], padding[0], padding[0])) + around
+            padding = (0, 0)
+        bias = self.bias[: self.out_channels].to(x.dtype)
+        t = F.conv2d(x, weight.to(x.dtype), bias, self.stride, padding, self.dilation)
+        t = self.activation(t if residual is None else t + residual)
+        return t.contiguous(memory_format=torch.channels_last)
+
+    def _reach(self, width: int) -> tuple[int, int]:
+        """Return the rows of a window, and the columns of a row of windows."""
+        rows, columns = ((self.kernel_size[i] - 1) * self.dilation[i] + 1 for i in (0, 1))
+        return rows, columns + (width - 1) * self.stride[1]
+
+    def _places(self, x: Tensor, band: int, width: int) -> Tensor:
+        """Return how far each factor of a window lies from its beginning, in x or in a band of it."""
+        if band:
+            window, columns = self._reach(width)
+            rows = (band - 1) * self.stride[0] + window
+            planar = x.stride(1) != 1 and x.shape[1] > 1
+            strides = (rows * columns, columns, 1) if planar else (1, columns * self.in_channels, self.in_channels)
+        else:
+            strides = (x.stride(1), x.stride(2), x.stride(3))
+        if strides not in self._offsets:
+            far = [torch.arange(self.kernel_size[i]) * self.dilation[i] * strides[i + 1] for i in (0, 1)]
+            channels = torch.arange(self.in_channels) * strides[0]
+            self._offsets[strides] = (far[0][:, None, None] + far[1][:, None] + channels).flatten().to(torch.int32)
+        return self._offsets[strides]
+
+
+class RowLinear(nn.Module):
+    """A linear layer, with weights in float32, or in int8 times a scale of each output.
+
+    Args:
+        weight: Shape (out_features, in_features), float32 or int8.
+        bias: Shape (out_features,), or None.
+        scale: Shape (out_features,); needed for int8.
+        activation: See `Activation`.
+
+    Example:
+        >>> RowLinear(torch.ones(2, 3, dtype=torch.int8), None, scale=torch.tensor([1.0, 0.5]))(torch.ones(1, 3))
+        tensor([[3.0000, 1.5000]])
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        scale: Tensor | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        if (weight.dtype == torch.int8) != (scale is not None):
+            raise ValueError("`scale` belongs to int8 weights, and to these alone.")
+        self.activation = Activation(self.out_features) if activation is None else activation
+        bias = torch.zeros(self.out_features) if bias is None else bias
+        self.register_buffer("weight", blocked(weight.detach()))
+        self.register_buffer("bias", spread(bias.detach().float()))
+        self.register_buffer("scale", None if scale is None else spread(scale.detach().float()))
+
+    def job(self, x: Tensor, out: Tensor) -> Linear:
+        """Return what the kernel is given: `x` (N, in_features) with its features side by side, `out` dense."""
+        whole = self.weight.dtype == torch.int8
+        return Linear(
+            rows=x.shape[0],
+            factors=self.in_features,
+            x_row=x.stride(0),
+            x=x.data_ptr(),
+            weight=None if whole else self.weight.data_ptr(),
+            bytes=self.weight.data_ptr() if whole else None,
+            scale=pointer(self.scale),
+            bias=self.bias.data_ptr(),
+            after=self.activation.after(out, 1, x.shape[0]),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_features) to (N, out_features)."""
+        kernel = kernel_for(x)
+        if kernel is None:
+            weight = unblocked(self.weight, self.out_features).to(x.dtype)
+            y = x @ weight.t()
+            y = y if self.scale is None else y * self.scale[: self.out_features].to(x.dtype)
+            result: Tensor = self.activation(y + self.bias[: self.out_features].to(x.dtype))
+            return result
+        x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+        out = torch.empty(x.shape[0], self.out_features)
+        kernel.run("linear", self.job(x, out))
+        return out

@@ -1,0 +1,244 @@
+"""The real-valued kernels compute what torch does, on every instruction set, for drawn shapes."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bnn_lightning.deploy import kernels, maps
+from bnn_lightning.deploy.gates import ChannelSums, Combine, Gate
+from bnn_lightning.deploy.maps import Activation
+from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
+from bnn_lightning.deploy.real import RealConv2d, RowLinear
+
+CASES = 24
+CHANNELS = (1, 3, 8, 15, 16, 17, 32, 33, 48, 64, 70, 96)
+
+
+@pytest.fixture(params=[*kernels.supported_kernels(), "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    loaded = None if request.param == "torch" else kernels.Kernel(request.param)
+    monkeypatch.setattr(maps, "current_kernel", lambda: loaded)
+    return str(request.param)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, case: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5, msg=lambda text: f"{case}: {text}")
+
+
+def some(r: random.Random, *shape: int) -> torch.Tensor | None:
+    return torch.randn(shape) if r.random() < 0.5 else None
+
+
+def layout(r: random.Random, x: torch.Tensor) -> torch.Tensor:
+    kind = r.choice(["planes", "last", "cut"])
+    if kind == "last":
+        return x.contiguous(memory_format=torch.channels_last)
+    return F.pad(x, (1, 2, 2, 1))[:, :, 2:-1, 1:-2] if kind == "cut" else x
+
+
+def activation(r: random.Random, channels: int) -> Activation:
+    bounds = {"low": -0.5, "high": 1.0} if r.random() < 0.3 else {}
+    return Activation(channels, slope=some(r, channels), shift=some(r, channels), **bounds)
+
+
+def activated(t: torch.Tensor, a: Activation) -> torch.Tensor:
+    view = (-1, *[1] * (t.dim() - 2))
+    if a.slope is not None:
+        t = t.clamp(min=0) + t.clamp(max=0) * a.slope[: a.channels].view(view)
+    if a.shift is not None:
+        t = t + a.shift[: a.channels].view(view)
+    return t.clamp(a.low, a.high)
+
+
+def test_convolutions(kernel: str) -> None:
+    for number in range(2 * CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, outputs = r.choice([1, 3, 4, 16, 31, 64]), r.choice(CHANNELS)
+        drawn = [(r.randint(1, 5), r.randint(1, 2), r.randint(1, 3)) for _ in (0, 1)]
+        kernel_size, dilation, stride = ([pair[i] for pair in drawn] for i in range(3))
+        padding = [r.randint(0, 3) for _ in (0, 1)]
+        size = [max(1, dilation[i] * (kernel_size[i] - 1) + r.randint(1, 12) - 2 * padding[i]) for i in (0, 1)]
+        x = layout(r, torch.randn(r.randint(1, 3), channels, *size))
+        weight, bias, around = torch.randn(outputs, channels, *kernel_size), some(r, outputs), some(r, channels)
+        weight /= weight[0].numel() ** 0.5
+        layer = RealConv2d(
+            weight,
+            bias,
+            stride=tuple(stride),
+            padding=tuple(padding),
+            dilation=tuple(dilation),
+            around=around,
+            activation=activation(r, outputs),
+        )
+        far = 0 if around is None else around.view(-1, 1, 1)
+        padded = F.pad(x - far, (padding[1], padding[1], padding[0], padding[0])) + far
+        expected = F.conv2d(padded, weight, bias, stride, 0, dilation)
+        residual = None
+        if r.random() < 0.5:
+            residual = layout(r, torch.randn(expected.shape))
+            expected = expected + residual
+        out = layer(x, residual)
+        case = (number, tuple(x.shape), kernel_size, stride, padding, dilation, outputs)
+        close(out, activated(expected, layer.activation), case)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        assert tuple(out.shape) == layer.out_shape(x.shape)
+
+
+def test_pointwise_convolutions_after_averages(kernel: str) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, outputs = r.choice(CHANNELS), r.choice(CHANNELS)
+        x = layout(r, torch.randn(r.randint(1, 2), channels, r.randint(1, 9), r.randint(1, 9)))
+        weight, bias = torch.randn(outputs, channels, 1, 1) / channels**0.5, some(r, outputs)
+        layer = RealConv2d(weight, bias, pool=2, activation=activation(r, outputs))
+        expected = F.conv2d(F.avg_pool2d(x, 2, ceil_mode=True), weight, bias)
+        close(layer(x), activated(expected, layer.activation), (number, tuple(x.shape), outputs))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_linear_layers(kernel: str, int8: bool) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        rows, inputs, outputs = r.randint(1, 5), r.choice([1, 3, 16, 50, 128]), r.choice([*CHANNELS, 200])
+        x, bias = torch.randn(rows, inputs), some(r, outputs)
+        weight = torch.randint(-127, 128, (outputs, inputs)).to(torch.int8) if int8 else torch.randn(outputs, inputs)
+        scale = torch.rand(outputs) / 100 if int8 else None
+        layer = RowLinear(weight, bias, scale=scale, activation=activation(r, outputs))
+        dense = weight if scale is None else weight * scale[:, None]
+        close(layer(x), activated(F.linear(x, dense, bias), layer.activation), (number, rows, inputs, outputs))
+        close(layer(F.pad(x, (1, 2))[:, 1:-2]), layer(x), number)
+
+
+def test_pools(kernel: str) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, average = r.choice(CHANNELS), r.random() < 0.5
+        kernel_size = (r.randint(1, 3), r.randint(1, 3))
+        stride = (r.randint(1, 3), r.randint(1, 3))
+        padding = (0, 0) if average else tuple(r.randint(0, size // 2) for size in kernel_size)
+        ceil_mode, before = r.random() < 0.5, some(r, channels)
+        x = layout(r, torch.randn(r.randint(1, 2), channels, r.randint(3, 9), r.randint(3, 9)))
+        layer = Pool2d(
+            channels, kernel_size, stride, padding=padding, average=average, ceil_mode=ceil_mode, before=before
+        )
+        t = x if before is None else F.prelu(x, before)
+        if average:
+            expected = F.avg_pool2d(t, kernel_size, stride, ceil_mode=ceil_mode)
+        else:
+            expected = F.max_pool2d(t, kernel_size, stride, padding, ceil_mode=ceil_mode)
+        assert layer.out_shape(x.shape) == tuple(expected.shape)
+        close(layer(x), expected, (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode))
+
+
+def test_a_maximum_of_nan_is_nan(kernel: str) -> None:
+    x = torch.randn(1, 16, 3, 3)
+    x[0, :, 1, 1] = float("nan")
+    assert Pool2d(16, (3, 3), (1, 1), average=False)(x).isnan().all()
+
+
+def test_means(kernel: str) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, before = r.choice(CHANNELS), None
+        before = some(r, channels)
+        x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(1, 13), r.randint(1, 13)))
+        expected = (x if before is None else F.prelu(x, before)).mean((2, 3))
+        close(ChannelMean(channels, before=before)(x), expected, (number, tuple(x.shape)))
+        close(ChannelSums(channels)(x).sum(1)[:, :channels], x.sum((2, 3)), number)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_gates(kernel: str, int8: bool) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, hidden, outputs = r.choice(CHANNELS), r.choice([1, 4, 17, 32]), r.choice(CHANNELS)
+        images = r.randint(1, 3)
+        own, other = (torch.randn(images, channels, r.randint(1, 9), r.randint(1, 9)) for _ in (0, 1))
+        mix = some(r, channels)
+        weights = {"squeeze": torch.randn(hidden, channels), "excite": 9 * torch.randn(outputs, hidden)}
+        scales: dict[str, torch.Tensor] = {}
+        if int8:
+            scales = {f"{name}_scale": w.abs().amax(1) / 127 for name, w in weights.items()}
+            weights = {
+                name: (w / scales[f"{name}_scale"][:, None]).round().to(torch.int8) for name, w in weights.items()
+            }
+        biases = [some(r, hidden), some(r, outputs)]
+        gate = Gate(
+            weights["squeeze"],
+            biases[0],
+            weights["excite"],
+            biases[1],
+            pixels=own[0, 0].numel(),
+            other_pixels=other[0, 0].numel(),
+            mix=mix,
+            **scales,
+        )
+        dense = [w * scales[f"{name}_scale"][:, None] if int8 else w for name, w in weights.items()]
+        mean = own.mean((2, 3))
+        mean = mean if mix is None else torch.lerp(mean, other.mean((2, 3)), mix)
+        expected = F.linear(F.linear(mean, dense[0], biases[0]).relu(), dense[1], biases[1]).sigmoid()
+        sums = ChannelSums(channels)
+        found = gate(sums(own), None if mix is None else sums(other))
+        close(found[:, :outputs], expected, (number, channels, hidden, outputs))
+
+
+def test_second_passes(kernel: str) -> None:
+    for number in range(2 * CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, images, size = r.choice(CHANNELS), r.randint(1, 3), (r.randint(1, 11), r.randint(1, 11))
+        x = layout(r, torch.randn(images, channels, *size))
+        gate, multiply, residual = some(r, images, channels), False, None
+        if r.random() < 0.7:
+            residual, multiply = layout(r, torch.randn(x.shape)), r.random() < 0.5
+        scale = some(r, channels)
+        bias, inner = None if scale is None else torch.randn(channels), some(r, channels)
+        slope = None if residual is None else some(r, channels)
+        layer = Combine(
+            channels,
+            multiply=multiply,
+            residual_slope=slope,
+            scale=scale,
+            bias=bias,
+            inner=inner,
+            activation=activation(r, channels),
+        )
+        t = x if gate is None else x * gate[:, :, None, None]
+        added = residual if slope is None or residual is None else F.prelu(residual, slope)
+        t = t * added if multiply and added is not None else t
+        if scale is not None and bias is not None:
+            t = t * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)
+        t = t if inner is None else F.prelu(t, inner)
+        t = t if added is None else t + added
+        wide = None if gate is None else F.pad(gate, (0, -channels % 16))
+        close(layer(x, wide, residual), activated(t, layer.activation), (number, tuple(x.shape)))
+
+
+def test_threads_give_the_same() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 40, 40).contiguous(memory_format=torch.channels_last)
+    layers = [
+        RealConv2d(torch.randn(64, 32, 3, 3), None, padding=(1, 1)),
+        RealConv2d(torch.randn(64, 32, 1, 1), None, pool=2),
+        Pool2d(32, (3, 3), (2, 2), padding=(1, 1), average=False),
+        ChannelMean(32),
+        Combine(32, scale=torch.randn(32), bias=torch.randn(32)),
+    ]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append([layer(x) for layer in layers])
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
