@@ -1,8 +1,8 @@
 """The compiled kernels: which one this machine runs, and the calls into it.
 
-The C files of this folder are compiled together while the package is built, once for every instruction set of the host's
-architecture. Where that was not possible, or none fits the processor, the operations of `deploy.ops` compute the same
-integers with torch.
+The C files of this folder are compiled together while the package is built, once for every instruction set of the
+host's architecture. Where that was not possible, or none fits the processor, the operations of `deploy.ops` compute the
+same integers with torch.
 """
 
 import ctypes

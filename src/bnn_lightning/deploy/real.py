@@ -153,8 +153,8 @@ class RealConv2d(nn.Module):
             padding = (0, 0)
         bias = self.bias[: self.out_channels].to(x.dtype)
         t = F.conv2d(x, weight.to(x.dtype), bias, self.stride, padding, self.dilation)
-        t = self.activation(t if residual is None else t + residual)
-        return t.contiguous(memory_format=torch.channels_last)
+        result: Tensor = self.activation(t if residual is None else t + residual)
+        return result.contiguous(memory_format=torch.channels_last)
 
     def _reach(self, width: int) -> tuple[int, int]:
         """Return the rows of a window, and the columns of a row of windows."""
