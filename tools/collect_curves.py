@@ -7,25 +7,23 @@ folder is. The test of the finished network, which repeats the last epoch's, is 
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
 
-LEFT_OUT = ("step", "epoch", "train/loss_step")
+from bnn_lightning.utils.curves import read_curves
 
 
-def curves(run: Path) -> list[dict[str, str]]:
-    """Return the epochs of a run: metrics by name, `epoch` first, the rows that it logged in joined."""
-    files = sorted(run.glob("csv/**/metrics.csv"))
-    if not files:
-        raise SystemExit(f"{run}: no csv/*/metrics.csv in it; was it trained with logger=csv?")
-    epochs: dict[int, dict[str, str]] = {}
-    for file in files:
-        with file.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                values = {name: value for name, value in row.items() if value and name not in LEFT_OUT}
-                if values:
-                    epochs.setdefault(int(row["epoch"]), {}).update(values)
-    return [{"epoch": str(epoch), **row} for epoch, row in sorted(epochs.items()) if "train/loss" in row]
+def curves(run: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the names and the rows of a run's epochs."""
+    try:
+        columns = read_curves(run)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    rows = [
+        ["" if math.isnan(value) else repr(value) for value in row[1:]] for row in zip(*columns.values(), strict=True)
+    ]
+    return list(columns), [[f"{epoch:.0f}", *row] for epoch, row in zip(columns["epoch"], rows, strict=True)]
 
 
 def main() -> None:
@@ -35,12 +33,9 @@ def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     for run in map(Path, sys.argv[2:]):
-        rows = curves(run)
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        names, rows = curves(run)
         with (out / f"{run.resolve().name}.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            csv.writer(stream, lineterminator="\n").writerows([names, *rows])
         print(f"{run}: {len(rows)} epochs")
 
 

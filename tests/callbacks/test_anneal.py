@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.binarizers import EDE, SignEDE
+from bnn_lightning.binarizers import EDE, ReSTE, SignEDE, TemperatureSign
 from bnn_lightning.callbacks import AnnealProgress
 
 
@@ -50,3 +50,18 @@ def test_errors() -> None:
         AnnealProgress(0)
     with pytest.raises(ValueError, match="`interval` must be one of"):
         AnnealProgress(1, interval="batch")  # type: ignore[arg-type]
+
+
+def test_what_changes_is_logged() -> None:
+    network, logged = nn.Sequential(SignEDE(), nn.Linear(2, 2), TemperatureSign(), SignEDE(), ReSTE()), {}
+    network.log_dict = logged.update  # type: ignore[assignment]
+    callback = AnnealProgress(4)
+    callback.on_train_epoch_start(fake_trainer(current_epoch=2), network)  # type: ignore[arg-type]
+    callback.on_train_epoch_end(fake_trainer(current_epoch=2), network)  # type: ignore[arg-type]
+    assert set(logged) == {"binary/t", "binary/temperature", "binary/power"}
+    assert float(logged["binary/t"]) == pytest.approx(0.1)
+    assert float(logged["binary/power"]) == 2.0
+
+
+def test_nothing_is_logged_where_nothing_changes() -> None:
+    AnnealProgress(4).on_train_epoch_end(fake_trainer(), nn.Sequential(nn.ReLU()))  # type: ignore[arg-type]

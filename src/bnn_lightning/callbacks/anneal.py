@@ -2,7 +2,8 @@
 
 import warnings
 
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from bnn_lightning.callbacks.progress import FollowProgress
 from bnn_lightning.layers.tree import annealed
@@ -15,6 +16,9 @@ class AnnealProgress(FollowProgress):
     the last one is (E - 1) / E. With `"step"` it is t / (E n) before optimizer step t, n steps an epoch; the last one
     is 1 - 1 / (E n). So 1 is never reached within the schedule; training past its end goes on at exactly 1, with a
     warning. What is computed depends on the epoch and the step alone, so that a resumed run goes on exactly.
+
+    The quantity itself is logged at the end of every epoch, as it was in the last step: `binary/temperature`,
+    `binary/t` (EDE), `binary/power` (ReSTE); where binarizers of a kind differ, that of the first.
 
     Args:
         epochs: E, the length of the annealing; it need not be the trainer's.
@@ -43,3 +47,11 @@ class AnnealProgress(FollowProgress):
     def set_progress(self, pl_module: LightningModule, progress: float) -> None:
         for binarizer in annealed(pl_module):
             binarizer.set_progress(progress)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        quantities: dict[str, Tensor] = {}
+        for binarizer in annealed(pl_module):
+            for name, quantity in binarizer.named_buffers(recurse=False):
+                quantities.setdefault(f"binary/{name}", quantity)
+        if quantities:
+            pl_module.log_dict(quantities)

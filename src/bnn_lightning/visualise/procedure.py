@@ -1,0 +1,206 @@
+"""How trainings went: one or several groups of runs on one figure, each as its mean and the spread over its seeds."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnn_lightning.utils.curves import Curves
+from bnn_lightning.utils.optional import require
+from bnn_lightning.visualise.style import COLOURS, EXTRA, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STYLES = ("-", "--", ":", "-.")
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Band:
+    """A metric over the runs of a group, in the epochs where at least one has logged it.
+
+    Attributes:
+        epochs: Counted from 1.
+        mean: Over the runs that have a value there.
+        deviation: Their sample standard deviation; 0 for a single run.
+        runs: How many they are.
+    """
+
+    epochs: list[int]
+    mean: list[float]
+    deviation: list[float]
+    runs: list[int]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    names: tuple[str, ...] = ()
+    prefix: str = ""
+    percent: bool = False
+    log: bool = False
+
+    def series(self, groups: Mapping[str, Sequence[Curves]]) -> list[str]:
+        """Return the metrics of this panel that any run has logged."""
+        logged = dict.fromkeys(name for runs in groups.values() for run in runs for name in run)
+        if self.prefix:
+            return sorted(name for name in logged if name.startswith(self.prefix))
+        return [name for name in self.names if name in logged]
+
+    def label(self, name: str) -> str:
+        split, _, rest = name.partition("/")
+        return name.removeprefix(self.prefix) if self.prefix else split if split in _SPLITS else rest
+
+
+def _of_splits(name: str) -> tuple[str, ...]:
+    return tuple(f"{split}/{name}" for split in _SPLITS)
+
+
+PANELS = (
+    _Panel("Loss", _of_splits("loss")),
+    _Panel("Top-1, %", _of_splits("acc"), percent=True),
+    _Panel("Top-5, %", _of_splits("acc_top5"), percent=True),
+    _Panel("Terms of the training loss", prefix="train/loss_", log=True),
+    _Panel("Learning rate", ("lr",)),
+    _Panel("Annealing", ("binary/temperature", "binary/t", "binary/power"), log=True),
+    _Panel("Signs of weights that flipped, %", ("binary/flip_rate",), percent=True, log=True),
+    _Panel("Gradient of a term over cross-entropy's", prefix="gradient/", log=True),
+)
+
+
+def summarise(runs: Sequence[Curves], name: str) -> Band:
+    """Return mean and standard deviation of a metric over runs, epoch by epoch.
+
+    Args:
+        runs: Tables as `utils.curves.read_curves` reads them; they need not be equally long.
+        name: A column.
+
+    Example:
+        >>> summarise([{"epoch": [0.0, 1.0], "lr": [1.0, 2.0]}, {"epoch": [0.0], "lr": [3.0]}], "lr")
+        Band(epochs=[1, 2], mean=[2.0, 2.0], deviation=[1.4142135623730951, 0.0], runs=[2, 1])
+    """
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        for epoch, value in zip(run["epoch"], run.get(name, []), strict=False):
+            if not math.isnan(value):
+                values.setdefault(int(epoch) + 1, []).append(value)
+    found = sorted(values.items())
+    return Band(
+        [epoch for epoch, _ in found],
+        [statistics.fmean(seen) for _, seen in found],
+        [statistics.stdev(seen) if len(seen) > 1 else 0.0 for _, seen in found],
+        [len(seen) for _, seen in found],
+    )
+
+
+def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], list[list[Any]]]:
+    """Return the numbers of the figure: a row a group, metric and epoch.
+
+    Args:
+        groups: As for `procedure`.
+
+    Returns:
+        Names of the columns, and the rows.
+    """
+    rows: list[list[Any]] = []
+    for group, runs in groups.items():
+        for name in dict.fromkeys(name for panel in PANELS for name in panel.series({group: runs})):
+            band = summarise(runs, name)
+            columns = zip(band.epochs, band.mean, band.deviation, band.runs, strict=True)
+            rows += [[group, name, *row] for row in columns]
+    return ["group", "metric", "epoch", "mean", "deviation", "runs"], rows
+
+
+def procedure(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
+    """Draw how trainings went: a panel each for what was logged, a colour a group, a line style a series.
+
+    The panels are loss, top-1, top-5, terms of the loss, learning rate, annealing (temperature of the weights,
+    sharpness of EDE, power of ReSTE), share of flipped signs, and gradient shares; one that no run has logged is left
+    out. Lines are means over the runs of a group; around several lies a band of one sample standard deviation.
+
+    Args:
+        groups: Runs by the name of their group, such as those that differ by their seed alone: tables as
+            `utils.curves.read_curves` reads them.
+        columns: Panels in a row.
+
+    Raises:
+        ValueError: No run, or none with a metric that has a panel.
+
+    Example:
+        >>> run = {"epoch": [0.0, 1.0], "train/loss": [2.0, 1.0], "train/acc": [0.5, 0.75], "val/acc": [0.5, 0.5]}
+        >>> [axes.get_title(loc="left") for axes in procedure({"mlp": [run]}).axes]
+        ['Loss', 'Top-1, %']
+    """
+    panels = [(panel, panel.series(groups)) for panel in PANELS]
+    panels = [(panel, series) for panel, series in panels if series]
+    if not panels:
+        raise ValueError(f"`groups` holds no curve to draw: {', '.join(groups) or 'nothing'}. Was anything logged?")
+    columns = min(columns, len(panels))
+    figure, places = new_figure(-(-len(panels) // columns), columns, width=4.2, height=3.1)
+    for axes, (panel, series) in zip(places, panels, strict=False):
+        _draw(axes, panel, series, groups)
+    for axes in places[len(panels) :]:
+        axes.remove()
+    if len(groups) > 1:
+        _name_groups(figure, groups)
+    return figure
+
+
+def _draw(axes: "Axes", panel: _Panel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
+    if panel.log and _is_wide(groups, series):
+        axes.set_yscale("log", nonpositive="mask")
+    for colour, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
+        for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
+            # Alone, series have the colours; beside others a group has one.
+            look = {"color": own if len(groups) == 1 else colour, "ls": style, "label": f"{group}: {panel.label(name)}"}
+            _draw_band(axes, summarise(runs, name), 100.0 if panel.percent else 1.0, look)
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(require("matplotlib.ticker", extra=EXTRA).MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8)
+    if len(series) > 1 or len(panel.names) != 1:  # which split a single line is of must be said
+        _name_series(axes, panel, series, alone=len(groups) == 1)
+
+
+def _draw_band(axes: "Axes", band: Band, factor: float, look: Mapping[str, str]) -> None:
+    mean, spread = ([factor * value for value in values] for values in (band.mean, band.deviation))
+    axes.plot(band.epochs, mean, lw=1.4, marker="o" if len(mean) == 1 else None, **look)  # type: ignore[arg-type]
+    if max(band.runs, default=0) > 1:
+        low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(band.epochs, low, high, color=look["color"], alpha=0.18, lw=0)
+
+
+def _is_wide(groups: Mapping[str, Sequence[Curves]], series: Sequence[str]) -> bool:
+    """Whether the values are positive and span more than a factor of 20: then a logarithmic axis shows them."""
+    values = [value for runs in groups.values() for name in series for value in _logged(runs, name)]
+    positive = [value for value in values if value > 0]
+    return bool(positive) and max(positive) > 20 * min(positive)
+
+
+def _logged(runs: Sequence[Curves], name: str) -> Iterable[float]:
+    return (value for run in runs for value in run.get(name, []) if not math.isnan(value))
+
+
+def _name_series(axes: "Axes", panel: _Panel, series: Sequence[str], *, alone: bool) -> None:
+    line = require("matplotlib.lines", extra=EXTRA).Line2D
+    looks = zip(_cycle(len(series)), _styles(len(series)), strict=True)
+    handles = [line([], [], color=colour if alone else "0.3", ls=style, lw=1.4) for colour, style in looks]
+    axes.legend(handles, [panel.label(name) for name in series], fontsize=8, frameon=False)
+
+
+def _name_groups(figure: "Figure", groups: Mapping[str, Sequence[Curves]]) -> None:
+    line = require("matplotlib.lines", extra=EXTRA).Line2D
+    handles = [line([], [], color=colour, lw=3) for colour in _cycle(len(groups))]
+    labels = [f"{group} ({len(runs)} runs)" if len(runs) > 1 else group for group, runs in groups.items()]
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=9, frameon=False)
+
+
+def _cycle(number: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(number)]
+
+
+def _styles(number: int) -> list[str]:
+    return [_STYLES[index % len(_STYLES)] for index in range(number)]
