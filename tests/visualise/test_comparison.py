@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="needs the extra `visualise`")
 
 from bnn_lightning.metrics import Profile, profile_network
 from bnn_lightning.models import create_backbone, list_backbones
-from bnn_lightning.visualise.comparison import Entry, comparison, comparison_table, counted, published
+from bnn_lightning.visualise.comparison import Entry, accuracy_against_cost, comparison_table, counted, published
 
 ROWS = list(csv.DictReader(files("bnn_lightning.visualise").joinpath("published.csv").read_text("utf-8").splitlines()))
 
@@ -81,20 +81,22 @@ def points(axes: Any) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_points_stand_where_the_numbers_say() -> None:
-    (axes,) = comparison(ENTRIES).axes
+    (axes,) = accuracy_against_cost(ENTRIES).axes
     assert points(axes) == {"binary, published": [(100.0, 60.0), (200.0, 70.0)], "measured here": [(150.0, 65.0)]}
     assert [list(line.get_ydata()) for line in axes.get_lines()] == [[60.0, 70.0]]
     assert {text.get_text() for text in axes.texts} == {"a", "b", "mine"}
-    (axes,) = comparison(ENTRIES, cost="size").axes
+    (axes,) = accuracy_against_cost(ENTRIES, cost="size").axes
     assert points(axes)["int8"] == [(2.0, 71.0)]
-    (axes,) = comparison(ENTRIES, cost="latency", names=False).axes
+    (axes,) = accuracy_against_cost(ENTRIES, cost="latency", names=False).axes
     assert points(axes) == {"measured here": [(2.0, 65.0)]}
     assert not axes.texts
 
 
 def test_names_of_a_crowd_are_apart_and_ours_is_there() -> None:
     crowd = [Entry(f"network {i}", 65.0 + i / 100, ops=1e8 * (1 + i / 1000)) for i in range(40)]
-    (axes,) = comparison([*crowd, Entry("mine", 65.2, kind="ours", ops=1.02e8), Entry("far", 50.0, ops=1e7)]).axes
+    (axes,) = accuracy_against_cost(
+        [*crowd, Entry("mine", 65.2, kind="ours", ops=1.02e8), Entry("far", 50.0, ops=1e7)]
+    ).axes
     names = [text.get_text() for text in axes.texts]
     assert {"mine", "far"} <= set(names)
     assert len(names) < 20
@@ -108,9 +110,9 @@ def test_the_table_is_ordered_and_complete() -> None:
 
 def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ValueError, match="No entry has a `latency`"):
-        comparison(ENTRIES[:3], cost="latency")
+        accuracy_against_cost(ENTRIES[:3], cost="latency")
     with pytest.raises(ValueError, match="`cost` must be one of"):
-        comparison(ENTRIES, cost="money")  # type: ignore[arg-type]
+        accuracy_against_cost(ENTRIES, cost="money")  # type: ignore[arg-type]
 
 
 def profiles() -> dict[str, Profile]:
@@ -124,11 +126,11 @@ def profiles() -> dict[str, Profile]:
 
 
 def test_bars_are_the_shares_of_the_profile() -> None:
-    from bnn_lightning.visualise.binarization import SHARES, binarization, binarization_table
+    from bnn_lightning.visualise.binarization import SHARES, binarization_bars, binarization_table
 
     found = profiles()
     totals = {name: profile.totals() for name, profile in found.items()}
-    (axes,) = binarization(totals).axes
+    (axes,) = binarization_bars(totals).axes
     widths = [[bar.get_width() for bar in container] for container in axes.containers]
     assert widths == [[100 * totals[name][key] for name in totals] for key in SHARES]
     count = found["resnet20"].count
@@ -137,4 +139,4 @@ def test_bars_are_the_shares_of_the_profile() -> None:
     assert [row[0] for row in rows] == ["resnet20", "float twin"]
     assert rows[1][header.index("binary_macs")] == 0
     with pytest.raises(ValueError, match="`profiles` is empty"):
-        binarization({})
+        binarization_bars({})

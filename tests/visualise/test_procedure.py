@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the extra `visualise`")
 
-from bnn_lightning.visualise.procedure import procedure, procedure_table, summarise
+from bnn_lightning.visualise.procedure import procedure_table, summarise, training_curves
 
 ACC = [[0.5, 0.7, 0.8], [0.4, 0.8, 0.9], [0.6, 0.6]]
 
@@ -39,7 +39,7 @@ def test_epochs_that_logged_nothing_are_left_out() -> None:
 
 
 def test_one_run() -> None:
-    figure = procedure({"mine": [run(ACC[0], lr=[0.1, 0.01, 0.001], **{"gradient/feature": [0.5, 0.1, 0.0]})]})
+    figure = training_curves({"mine": [run(ACC[0], lr=[0.1, 0.01, 0.001], **{"gradient/feature": [0.5, 0.1, 0.0]})]})
     loss, top1, lr, gradient = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         *("Loss", "Top-1, %", "Learning rate", "Gradient of a term over cross-entropy's")
@@ -56,7 +56,7 @@ def test_one_run() -> None:
 
 
 def test_groups_have_a_colour_and_a_band_each() -> None:
-    figure = procedure({"skd": [run(acc) for acc in ACC], "none": [run(ACC[2])]})
+    figure = training_curves({"skd": [run(acc) for acc in ACC], "none": [run(ACC[2])]})
     top1 = figure.axes[1]
     lines = {line.get_label(): line for line in top1.get_lines()}
     assert set(lines) == {"skd: train", "skd: test", "none: train", "none: test"}
@@ -78,8 +78,10 @@ def moments() -> list[tuple[float, float]]:
 
 def test_numbers_that_span_decades_are_on_a_logarithmic_axis() -> None:
     flips = {"binary/flip_rate": [0.5, 0.01, 0.0]}
-    assert procedure({"a": [run(ACC[0], **flips)]}).axes[-1].get_yscale() == "log"
-    assert procedure({"a": [run(ACC[0], **{"binary/flip_rate": [0.5, 0.4, 0.3]})]}).axes[-1].get_yscale() == "linear"
+    assert training_curves({"a": [run(ACC[0], **flips)]}).axes[-1].get_yscale() == "log"
+    assert (
+        training_curves({"a": [run(ACC[0], **{"binary/flip_rate": [0.5, 0.4, 0.3]})]}).axes[-1].get_yscale() == "linear"
+    )
 
 
 def test_the_table_holds_what_is_drawn() -> None:
@@ -95,4 +97,4 @@ def test_the_table_holds_what_is_drawn() -> None:
 
 def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(ValueError, match="no curve to draw: mine"):
-        procedure({"mine": [{"epoch": [0.0], "seconds": [1.0]}]})
+        training_curves({"mine": [{"epoch": [0.0], "seconds": [1.0]}]})

@@ -42,7 +42,7 @@ def binarization_table(profiles: Mapping[str, Totals]) -> tuple[list[str], list[
     return header, [[name, *(totals[key] for key in header[1:])] for name, totals in profiles.items()]
 
 
-def binarization(profiles: Mapping[str, Totals]) -> "Figure":
+def binarization_bars(profiles: Mapping[str, Totals]) -> "Figure":
     """Draw the binary shares of networks as bars.
 
     A share of 97 % binary operations means that 3 % of the operations are still real: where they are few, the real
@@ -56,7 +56,7 @@ def binarization(profiles: Mapping[str, Totals]) -> "Figure":
 
     Example:
         >>> shares = dict.fromkeys(SHARES, 0.5)
-        >>> axes = binarization({"a": shares, "b": shares}).axes[0]
+        >>> axes = binarization_bars({"a": shares, "b": shares}).axes[0]
         >>> [label.get_text() for label in axes.get_yticklabels()]
         ['a', 'b']
     """
@@ -70,7 +70,7 @@ def binarization(profiles: Mapping[str, Totals]) -> "Figure":
         bars = axes.barh(places, percent, height=0.9 * height, color=COLOURS[index], label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=2)
     axes.set_yticks(range(len(profiles)), list(profiles))
-    axes.invert_yaxis()
+    axes.set_ylim(len(profiles) - 0.4, -0.6)
     axes.set_xlim(0, 108)
     axes.set_xlabel("binary, %")
     axes.grid(visible=False, axis="y")

@@ -100,7 +100,7 @@ def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], 
     """Return the numbers of the figure: a row a group, metric and epoch.
 
     Args:
-        groups: As for `procedure`.
+        groups: As for `training_curves`.
 
     Returns:
         Names of the columns, and the rows.
@@ -114,7 +114,7 @@ def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], 
     return ["group", "metric", "epoch", "mean", "deviation", "runs"], rows
 
 
-def procedure(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
+def training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
     """Draw how trainings went: a panel each for what was logged, a colour a group, a line style a series.
 
     The panels are loss, top-1, top-5, terms of the loss, learning rate, annealing (temperature of the weights,
@@ -131,7 +131,7 @@ def procedure(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "F
 
     Example:
         >>> run = {"epoch": [0.0, 1.0], "train/loss": [2.0, 1.0], "train/acc": [0.5, 0.75], "val/acc": [0.5, 0.5]}
-        >>> [axes.get_title(loc="left") for axes in procedure({"mlp": [run]}).axes]
+        >>> [axes.get_title(loc="left") for axes in training_curves({"mlp": [run]}).axes]
         ['Loss', 'Top-1, %']
     """
     panels = [(panel, panel.series(groups)) for panel in PANELS]

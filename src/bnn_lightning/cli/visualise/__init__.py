@@ -13,6 +13,9 @@ from bnn_lightning.utils.optional import require
 
 # A module of this package each, with a function `draw(config) -> float | None`.
 KINDS = {
+    "procedure": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
+    "comparison": "accuracy against operations, size or latency: published networks and runs of ours",
+    "binarization": "how binary networks are: parameters, products, operations",
     "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
 }
 
