@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bnn_lightning.deploy.c99_memory import Buffer, lay_out
 from bnn_lightning.deploy.c99_text import (
     BODY,
     HEADER,
@@ -26,6 +25,7 @@ from bnn_lightning.deploy.c99_text import (
     word_size,
 )
 from bnn_lightning.deploy.container import Array, Container, read_container
+from bnn_lightning.deploy.memory import Buffer, lay_out
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
 
@@ -78,7 +78,7 @@ def _shapes(program: Program, container: Container, info: PackedInfo) -> list[tu
     shapes: list[tuple[int, ...]] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         image = torch.empty(1, info.in_channels, info.image_size, info.image_size)
-        network._run(image, watch=lambda value: shapes.append(tuple(value.shape)))
+        network.run_steps(image, watch=lambda value: shapes.append(tuple(value.shape)))
     return [tuple(image.shape), *shapes]
 
 

@@ -55,6 +55,12 @@ class Packing(ctypes.Structure):
     ]
 
 
+class NativeStep(ctypes.Structure):
+    """`struct bnn_step` of kernel.c."""
+
+    _fields_ = [("operation", ctypes.c_void_p), ("job", ctypes.c_void_p)]
+
+
 @dataclass(frozen=True)
 class KernelInfo:
     """What computes packed layers.
@@ -104,6 +110,10 @@ class Kernel:
         """
         function = getattr(self._library, f"bnn_{operation}")
         function(ctypes.byref(job), ctypes.c_void_p(parallel_for()))
+
+    def run_all(self, steps: "ctypes.Array[NativeStep]") -> None:
+        """Run operations one after the other, without Python in between."""
+        self._library.bnn_run(steps, ctypes.c_int64(len(steps)), ctypes.c_void_p(parallel_for()))
 
 
 def kernel_info() -> KernelInfo:

@@ -114,11 +114,11 @@ def _conv(
         x, weight, tap_sums, scale, bias, out_channels, in_channels, kernel_size, stride, dilation, zero_padding
     )
     groups, words = weight.shape[0], weight.shape[3]
-    offsets = _offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
+    offsets = window_offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
     x = x.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    geometry = _geometry(x, weight, out, in_channels, kernel_size, stride, dilation, zero_padding)
+    geometry = conv_geometry(x.shape, weight, out.shape, in_channels, kernel_size, stride, dilation, zero_padding)
     tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "offsets": offsets, "scale": scale, "bias": bias}
     tensors |= {"out": out}
     for name, tensor in (("residual", residual), ("slope", slope), ("shift", shift)):
@@ -163,26 +163,38 @@ def _check_addend(residual: Tensor, shape: tuple[int, ...], dtype: torch.dtype) 
         torch._check(has == wanted, lambda: f"what is added must have the shape {shape}, not {tuple(residual.shape)}")
 
 
-def _geometry(
-    x: Tensor,
+def conv_geometry(
+    x_shape: Sequence[int],
     weight: Tensor,
-    out: Tensor,
+    out_shape: Sequence[int],
     in_channels: int,
     kernel_size: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
     zero_padding: Sequence[int],
 ) -> dict[str, int]:
+    """Return the whole numbers of a kernel's job.
+
+    Args:
+        x_shape: Of the packed activations, (N, H, W, words).
+        weight: As kernels read it.
+        out_shape: Of the result, (N, C, H', W').
+        in_channels: Of one group.
+        kernel_size: Height and width.
+        stride: Of rows and columns.
+        dilation: Of rows and columns.
+        zero_padding: Rows above, columns on the left, height and width of what was padded with zeros; or empty.
+    """
     pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
     return {
-        "images": x.shape[0],
-        "height": x.shape[1],
-        "width": x.shape[2],
-        "out_height": out.shape[2],
-        "out_width": out.shape[3],
+        "images": x_shape[0],
+        "height": x_shape[1],
+        "width": x_shape[2],
+        "out_height": out_shape[2],
+        "out_width": out_shape[3],
         "groups": weight.shape[0],
         "words": weight.shape[3],
-        "channels": out.shape[1] // weight.shape[0],
+        "channels": out_shape[1] // weight.shape[0],
         "kernel_height": kernel_size[0],
         "kernel_width": kernel_size[1],
         "stride_y": stride[0],
@@ -198,7 +210,9 @@ def _geometry(
 
 
 @lru_cache(maxsize=1024)
-def _offsets(width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+def window_offsets(
+    width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
     """Return how far, in words, each word of a window lies from its first one."""
     pixels = torch.arange(kernel_size[0])[:, None] * dilation[0] * width + torch.arange(kernel_size[1]) * dilation[1]
     return (pixels.flatten()[:, None] * groups * words + torch.arange(words)).flatten().to(torch.int32)

@@ -31,6 +31,10 @@ class Step:
     operation: str
     arguments: tuple[Argument, ...]
 
+    def values(self) -> list[int]:
+        """Return the numbers of the values that it reads."""
+        return [value for argument in self.arguments for value in _values(argument)]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -75,8 +79,7 @@ class Program:
         """Return, for each step, the values that nothing needs after it."""
         last: dict[int, int] = {}
         for place, step in enumerate(self.steps):
-            for argument in step.arguments:
-                last.update(dict.fromkeys(_values(argument), place))
+            last.update(dict.fromkeys(step.values(), place))
         ends: list[list[int]] = [[] for _ in self.steps]
         for value, place in last.items():
             ends[place].append(value)

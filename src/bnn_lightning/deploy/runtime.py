@@ -3,16 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
+from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lower import lower
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.operations import OPERATIONS
+from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
@@ -80,12 +82,13 @@ class LoadedNetwork(nn.Module):
     def __init__(self, program: Program, container: Container, info: PackedInfo) -> None:
         super().__init__()
         self.info = info
-        self._steps = program.steps
+        self.steps = program.steps
         self._ends = program.last_uses()
+        self._plans = Plans()
         stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in _stored(step)}
         for index in stored:
             self.register_buffer(f"tensor{index}", _tensor(container, index))
-        for number, step in enumerate(program.steps):
+        for number, step in enumerate(program.steps, start=1):
             if step.operation == "binary_conv2d":
                 self.add_module(f"step{number}", _packed_layer(step, container))
             elif step.operation not in OPERATIONS:
@@ -103,30 +106,55 @@ class LoadedNetwork(nn.Module):
         shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
-        return self._run(images / 255 if images.dtype == torch.uint8 else images)
+        kernel = current_kernel() if _can_be_planned(images) else None
+        if kernel is not None and all(tensor.is_cpu and tensor.dtype != torch.float64 for tensor in self.buffers()):
+            return self._plans.run(self, images, kernel)
+        return self.run_steps(images / 255 if images.dtype == torch.uint8 else images)
 
-    def _run(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Run the program; `watch` is shown the result of every step."""
+    def run_steps(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Run the program operation by operation: what plans are held to.
+
+        Args:
+            images: Floating, in [0, 1].
+            watch: Is shown the result of every step.
+        """
         values = {0: images}
-        for number, step in enumerate(self._steps):
-            if step.operation == "binary_conv2d":
-                x, residual = (self._argument(item, values) for item in step.arguments[:2])
-                values[number + 1] = self.get_submodule(f"step{number}")(x, residual)
-            else:
-                arguments = [self._argument(item, values) for item in step.arguments]
-                values[number + 1] = OPERATIONS[step.operation](*arguments)
+        for number in range(1, len(self.steps) + 1):
+            values[number] = self.run_step(number, values)
             if watch is not None:
-                watch(values[number + 1])
-            for value in self._ends[number]:
+                watch(values[number])
+            for value in self._ends[number - 1]:
                 del values[value]
-        return values[len(self._steps)]
+        return values[len(self.steps)]
+
+    def run_step(self, number: int, values: Mapping[int, Tensor]) -> Tensor:
+        """Compute one value, by its number, from those before it."""
+        step = self.steps[number - 1]
+        if step.operation == "binary_conv2d":
+            x, residual = (self._argument(item, values) for item in step.arguments[:2])
+            return self.layer(number)(x, residual)  # type: ignore[no-any-return]
+        return OPERATIONS[step.operation](*(self._argument(item, values) for item in step.arguments))
+
+    def layer(self, number: int) -> PackedConv2d:
+        """Return the layer that computes a value."""
+        layer = self.get_submodule(f"step{number}")
+        assert isinstance(layer, PackedConv2d)
+        return layer
+
+    def stored(self, item: Stored) -> Tensor:
+        """Return a tensor of the file, except those of binary layers."""
+        return self.get_buffer(f"tensor{item.index}")
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._plans.clear()  # they point to tensors that move
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def _argument(self, item: Argument, values: Mapping[int, Tensor]) -> Any:
         match item:
             case Value(number):
                 return values[number]
-            case Stored(index):
-                return self.get_buffer(f"tensor{index}")
+            case Stored():
+                return self.stored(item)
             case list():
                 return [self._argument(inner, values) for inner in item]
         return item
@@ -213,6 +241,15 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     return network.requires_grad_(False)
 
 
+def _can_be_planned(images: Tensor) -> bool:
+    """Whether these are plain images on the CPU: neither traced nor differentiated."""
+    plain = type(images) in (Tensor, nn.Parameter) and not images.requires_grad
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return (
+        plain and not traced and images.is_cpu and images.dtype in (torch.float32, torch.uint8) and images.numel() > 0
+    )
+
+
 def _packed_layer(step: Step, container: Container) -> PackedConv2d:
     try:
         _, _, signs, scale, bias, slope, shift, threshold, *rest = step.arguments
@@ -277,7 +314,7 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(2, info.in_channels, info.image_size, info.image_size)
-        logits = network._run(images, refuse_monsters)
+        logits = network.run_steps(images, refuse_monsters)
     if logits.dim() != 2 or logits.shape[0] != 2 or not logits.is_floating_point():
         raise ValueError(f"Its output for 2 images has the shape {tuple(logits.shape)}, which are no logits.")
     if info.class_names and len(info.class_names) != logits.shape[1]:

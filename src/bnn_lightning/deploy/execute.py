@@ -1,0 +1,186 @@
+"""Plans at work: the memory and the jobs of one call."""
+
+import ctypes
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.deploy.forms import emitting
+from bnn_lightning.deploy.graph import BYTES, Job, Resource, Signs
+from bnn_lightning.deploy.kernels import Kernel, NativeStep
+from bnn_lightning.deploy.plan import Action, Plan, kind_of
+from bnn_lightning.functional.pack import pack_activations
+
+_Words = ctypes.Array[ctypes.c_uint64]
+_ALIGN = 64
+
+
+@dataclass
+class _Row:
+    """Native operations that follow upon each other.
+
+    Attributes:
+        steps: What the kernel runs.
+        given: By number of a value that may lie elsewhere at each call, the words of the jobs that say where.
+        ends: Values that nothing reads afterwards.
+    """
+
+    steps: "ctypes.Array[NativeStep]"
+    given: dict[int, list[tuple[_Words, int]]]
+    ends: list[int]
+
+
+class Execution:
+    """The memory and the jobs of a plan, for one call at a time.
+
+    Args:
+        plan: What to do.
+        kernel: What computes it.
+    """
+
+    def __init__(self, plan: Plan, kernel: Kernel) -> None:
+        self.plan, self.graph, self.kernel = plan, plan.graph, kernel
+        self._keep: list[object] = []  # what jobs point to
+        self._strides = _expected_strides(plan)
+        self._arena = torch.empty(plan.arena // 4 + _ALIGN // 4)
+        self._first = -self._arena.data_ptr() % _ALIGN // 4
+        self._signs = self._memory_of_signs()
+        self._maps = {name: self._map(name) for name in plan.places if isinstance(name, int)}
+        self._items: list[_Row | int] = []  # an action that torch does is its place among all
+        row: list[int] = []
+        for at, action in enumerate([*plan.actions, None]):
+            if action is not None and action.operation is not None:
+                row.append(at)
+                continue
+            self._items += [self._row(row)] if row else []
+            self._items += [at] if action is not None else []
+            row = []
+        self._converts = self.graph.bytes and any(0 in action.reads(self.graph) for action in plan.actions)
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> Tensor:
+        """Compute the network's output for images of the plan's shape."""
+        values = {BYTES: images} if self.graph.bytes else {0: images}
+        if self._converts:
+            values[0] = images / 255
+        for item in self._items:
+            if isinstance(item, _Row):
+                held = self._point(item, values)
+                self.kernel.run_all(item.steps)
+                del held
+                ends = item.ends
+            else:
+                number = self.plan.actions[item].number
+                values[number] = self.graph.network.run_step(number, {**self._maps, **values})
+                ends = self.plan.ends[item]
+            for number in ends:
+                values.pop(number, None)
+        output = values[self.graph.last]
+        inside = output.untyped_storage().data_ptr() == self._arena.untyped_storage().data_ptr()
+        return output.clone() if inside else output
+
+    def _point(self, row: _Row, values: dict[int, Tensor]) -> list[Tensor]:
+        """Tell jobs where what they are given lies in this call; return tensors that must live while they run."""
+        held = []
+        for number, words in row.given.items():
+            shape, strides = self.graph.metas[number].shape, self._strides[number]
+            if number == self.graph.last:
+                values[number] = tensor = torch.empty_strided(shape, strides)
+            else:
+                tensor = values[number]
+                if tensor.stride() != strides:
+                    tensor = torch.empty_strided(shape, strides, dtype=tensor.dtype).copy_(tensor)
+            held.append(tensor)
+            for memory, place in words:
+                memory[place] = tensor.data_ptr()
+        return held
+
+    def _row(self, numbers: list[int]) -> _Row:
+        """Make the jobs of actions that follow upon each other."""
+        given: dict[int, list[tuple[_Words, int]]] = {}
+        jobs: list[Job] = []
+        for at in numbers:
+            action = self.plan.actions[at]
+            tensors, outside = self._tensors(at, action)
+            made = self._jobs(action, tensors)
+            for job in made:
+                count = ctypes.sizeof(job.structure) // 8
+                memory = (ctypes.c_uint64 * count).from_buffer(job.structure)
+                for number, tensor in outside.items():
+                    places = [place for place in range(count) if memory[place] == tensor.data_ptr()]
+                    given.setdefault(number, []).extend((memory, place) for place in places)
+            jobs += made
+        self._keep.append(jobs)
+        steps = (NativeStep * len(jobs))(
+            *(NativeStep(self.kernel.address(job.operation), ctypes.addressof(job.structure)) for job in jobs)
+        )
+        return _Row(steps, given, [number for at in numbers for number in self.plan.ends[at]])
+
+    def _jobs(self, action: Action, tensors: Mapping[Resource, Tensor]) -> list[Job]:
+        operation = action.operation
+        assert operation is not None
+        jobs = operation.build(tensors)
+        if action.emitted is not None:
+            jobs[-1] = emitting(jobs[-1], action.emitted, self._signs[action.emitted], operation.blocks)
+        return jobs
+
+    def _tensors(self, at: int, action: Action) -> tuple[dict[Resource, Tensor], dict[int, Tensor]]:
+        """Return the tensors of a native operation, and those among them that are stand-ins for what is given later."""
+        operation = action.operation
+        assert operation is not None
+        tensors: dict[Resource, Tensor] = {}
+        outside: dict[int, Tensor] = {}
+        result = [operation.result] if isinstance(operation.result, Signs) or action.floats else []
+        for item in [*operation.reads, *result]:
+            if isinstance(item, Signs):
+                tensors[item] = self._signs[item]
+            elif isinstance(item, int) and item in self._maps:
+                tensors[item] = self._maps[item]
+            elif isinstance(item, int):
+                meta = self.graph.metas[item]
+                tensors[item] = outside[item] = torch.empty_strided(meta.shape, self._strides[item], dtype=meta.dtype)
+        for name, shape in operation.scratch.items():
+            tensors[name] = self._floats(self.plan.places[at, name], math.prod(shape)).view(shape)
+        return tensors, outside
+
+    def _floats(self, place: int, count: int) -> Tensor:
+        begin = self._first + place // 4
+        return self._arena[begin : begin + count]
+
+    def _map(self, number: int) -> Tensor:
+        shape = self.graph.shape(number)
+        strides = dense_strides(shape)
+        return self._floats(self.plan.places[number], math.prod(shape)).as_strided(
+            shape, strides, self._first + self.plan.places[number] // 4
+        )
+
+    def _memory_of_signs(self) -> dict[Signs, Tensor]:
+        memory: dict[tuple[object, int], Tensor] = {}
+        for signs, slot in self.plan.slots.items():
+            if (kind_of(signs), slot) not in memory:
+                words = torch.zeros(signs.shape, dtype=torch.int32)
+                if signs.ones:
+                    words += pack_activations(torch.ones(1, signs.channels, 1, 1), groups=signs.groups)
+                memory[kind_of(signs), slot] = words
+        return {signs: memory[kind_of(signs), slot] for signs, slot in self.plan.slots.items()}
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a tensor without gaps; those of maps with channels side by side."""
+    if len(shape) == 4:
+        _, channels, height, width = shape
+        return (channels * height * width, 1, channels * width, channels)
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _expected_strides(plan: Plan) -> dict[int, tuple[int, ...]]:
+    """Return how values must lie in memory: as they come, where every native operation that reads them takes that."""
+    operations = [action.operation for action in plan.actions if action.operation is not None]
+    dense = {item for operation in operations if not operation.any_layout for item in operation.reads}
+    return {
+        number: dense_strides(tuple(meta.shape)) if number in dense or number == plan.graph.last else meta.stride()
+        for number, meta in plan.graph.metas.items()
+    }

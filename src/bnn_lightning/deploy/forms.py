@@ -1,0 +1,147 @@
+"""Native forms of the operations of a program: which of them the project's kernels compute, and with what."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource, Signs
+from bnn_lightning.deploy.kernels import Convolution, Packing
+from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy.ops import conv_geometry, window_offsets
+from bnn_lightning.deploy.program import Argument, Value
+from bnn_lightning.functional.pack import BLOCK, num_words, spread
+
+Form = Callable[[Graph, int], Operation | None]
+
+
+def native_form(graph: Graph, number: int) -> Operation | None:
+    """Return what computes a value natively; None: it stays with torch.
+
+    Args:
+        graph: Of the program.
+        number: Of the value: that of its step, counted from 1.
+    """
+    for form in FORMS.get(graph.steps[number - 1].operation, ()):
+        operation = form(graph, number)
+        if operation is not None:
+            return operation
+    return None
+
+
+def convolution(graph: Graph, number: int) -> Operation | None:
+    """A binary convolution on signs that lie packed, with all that its layer has absorbed."""
+    x, added = graph.steps[number - 1].arguments[:2]
+    layer = graph.network.layer(number)
+    if not graph.is_map(x) or not (added is None or graph.is_map(added)):
+        return None
+    assert isinstance(x, Value)
+    residual, residual_channels = _repeated(graph, added)
+    channels = layer.groups * layer.in_channels
+    threshold = torch.unflatten(layer.threshold, 0, (layer.groups, -1))[:, : layer.in_channels].reshape(channels)
+    signs = graph.signs(x.number, threshold, layer.groups, layer.padding, layer.pad_value == 1)
+
+    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
+        out = tensors.get(number)
+        added = None if residual is None else tensors[residual]
+        offsets = window_offsets(signs.shape[2], *layer.weight.shape[::3], layer.kernel_size, layer.dilation)
+        job = _convolution_job(layer, offsets, signs.shape, graph.shape(x.number), graph.shape(number))
+        job.x = tensors[signs].data_ptr()
+        job.out = None if out is None else out.data_ptr()
+        job.residual = None if added is None else added.data_ptr()
+        job.residual_channels = residual_channels
+        return [Job("convolve", job, (layer, offsets))]
+
+    return Operation(
+        result=number,
+        reads=(signs,) if residual is None else (signs, residual),
+        build=build,
+        emits=layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0,
+        blocks=layer.groups,
+    )
+
+
+def _repeated(graph: Graph, added: Argument) -> tuple[int | None, int]:
+    """Return what is added, and its channels where these are read again and again: a concatenation with itself."""
+    if not isinstance(added, Value):
+        return None, 0
+    step = graph.step_of(added)
+    if step is not None and step.operation == "cat" and len(step.arguments) == 2 and step.arguments[1] == 1:
+        values = set(step.values())
+        if len(values) == 1 and graph.is_map(Value(*values)) and graph.shape(*values)[1] % BLOCK == 0:
+            return values.pop(), graph.shape(step.values()[0])[1]
+    return added.number, 0
+
+
+def _convolution_job(
+    layer: PackedConv2d, offsets: Tensor, words: tuple[int, ...], shape: tuple[int, ...], out_shape: tuple[int, ...]
+) -> Convolution:
+    """Return the job of a layer, without the places of input and output."""
+    top, _, left, _ = layer.padding
+    zeros = layer.pad_value == 0 and any(layer.padding)
+    padded = [top, left, shape[2], shape[3]] if zeros else []
+    fixed = (layer.in_channels, layer.kernel_size, layer.stride, layer.dilation, padded)
+    tensors = {"weight": layer.weight, "tap_sums": layer.tap_sums, "offsets": offsets}
+    tensors |= {"scale": layer.scale, "bias": layer.bias}
+    more = {"slope": layer.slope, "shift": layer.shift}
+    tensors |= {name: tensor for name, tensor in more.items() if tensor is not None}
+    return Convolution(
+        **conv_geometry(words, layer.weight, out_shape, *fixed),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        low=-math.inf if layer.low is None else layer.low,
+        high=math.inf if layer.high is None else layer.high,
+    )
+
+
+def packing(graph: Graph, signs: Signs) -> Operation:
+    """The packing of signs by itself, where what computes the value cannot do it."""
+    words = num_words(signs.channels // signs.groups)
+    missing = words * 32 - signs.channels // signs.groups
+    split = signs.thresholds().view(signs.groups, -1)
+    threshold = torch.nn.functional.pad(split, (0, missing), value=math.inf).flatten()
+
+    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
+        x, bits = tensors[signs.value], tensors[signs]
+        job = Packing(
+            images=x.shape[0],
+            channels=x.shape[1] // signs.groups,
+            height=x.shape[2],
+            width=x.shape[3],
+            groups=signs.groups,
+            words=words,
+            **dict(zip(("stride_image", "stride_channel", "stride_y", "stride_x"), x.stride(), strict=True)),
+            bits_height=bits.shape[1],
+            bits_width=bits.shape[2],
+            top=signs.padding[0],
+            left=signs.padding[2],
+            x=x.data_ptr(),
+            threshold=threshold.data_ptr(),
+            bits=bits.data_ptr(),
+        )
+        return [Job("pack", job, (threshold,))]
+
+    return Operation(result=signs, reads=(signs.value,), build=build, any_layout=True)
+
+
+def emitting(job: Job, signs: Signs, bits: Tensor, blocks: int) -> Job:
+    """Let a job write the signs of its result, too.
+
+    Args:
+        job: Its structure has the fields of signs, or `after` in it has.
+        signs: What they are.
+        bits: Where they go.
+        blocks: Groups that the job's parameters are laid out in.
+    """
+    fields: Any = getattr(job.structure, "after", job.structure)
+    threshold = spread(signs.thresholds(), groups=blocks, fill=math.inf)
+    _, fields.bits_height, fields.bits_width, fields.bits_words = bits.shape
+    fields.bits_top, fields.bits_left = signs.padding[0], signs.padding[2]
+    fields.threshold, fields.bits = threshold.data_ptr(), bits.data_ptr()
+    return job._replace(keep=(*job.keep, threshold))
+
+
+# The forms of a program's operations, by name; the first that fits is taken. A form may compute steps before its own as
+# well, and read what these read: steps that nothing reads any more are left out.
+FORMS: dict[str, tuple[Form, ...]] = {"binary_conv2d": (convolution,)}

@@ -1,0 +1,236 @@
+"""Plans compute what the program computes operation by operation, to the last bit where torch's own operations do."""
+
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bnn_lightning.deploy import PackedInfo, kernels, runtime
+from bnn_lightning.deploy.container import Array, read_container, write_container
+from bnn_lightning.deploy.graph import Graph
+from bnn_lightning.deploy.plan import Plan, make_plan
+from bnn_lightning.deploy.plans import MOST_PLANS
+from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.runtime import LoadedNetwork
+
+SIZE = 9
+KERNELS = kernels.supported_kernels()
+needs_kernel = pytest.mark.skipif(not KERNELS, reason="needs a compiled kernel")
+
+
+class Writer:
+    """Writes a program, with drawn tensors."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = np.random.default_rng(seed)
+        self.steps: list[Step] = []
+        self.tensors: dict[str, tuple[str, Array]] = {}
+
+    def stored(self, values: Array, dtype: str = "f32") -> Stored:
+        self.tensors[str(len(self.tensors))] = (dtype, values.astype(np.float32))
+        return Stored(len(self.tensors) - 1)
+
+    def call(self, operation: str, *arguments: Argument) -> Value:
+        self.steps.append(Step(operation, arguments))
+        return Value(len(self.steps))
+
+    def conv(self, x: Value, inputs: int, outputs: int, added: Value | None = None, **options: Any) -> Value:
+        """A binary convolution that keeps height and width."""
+        groups, kernel = options.get("groups", 1), options.get("kernel", 3)
+        signs = self.draw.choice([-1.0, 1.0], (outputs, inputs // groups, kernel, kernel))
+        parts: list[Argument] = [self.stored(signs, "bits")]
+        for name in ("scale", "bias", "slope", "shift"):
+            wanted = name in options.get("parts", ("scale", "bias"))
+            parts.append(self.stored(0.2 * self.draw.standard_normal(outputs)) if wanted else None)
+        threshold = options.get("threshold")
+        parts.append(None if threshold is None else self.stored(threshold))
+        pad = kernel // 2
+        geometry: list[Argument] = [[1, 1], [pad] * 4, [1, 1], groups, options.get("pad_value", 0)]
+        return self.call("binary_conv2d", x, added, *parts, *geometry, options.get("low"), options.get("high"))
+
+    def thresholds(self, channels: int) -> Array:
+        return 0.3 * self.draw.standard_normal(channels)
+
+    def network(self, channels: int, folder: Any) -> LoadedNetwork:
+        """Return it as loaded from a file, with `channels` of the last value in the output."""
+        mean = self.call("mean.dim", Value(len(self.steps)), [2, 3])
+        weight = self.draw.standard_normal((5, channels)) / channels**0.5
+        self.call("linear", mean, self.stored(weight), self.stored(np.zeros(5)))
+        header = {"program": Program(tuple(self.steps)).plain(), "info": PackedInfo("net", 3, SIZE).plain()}
+        write_container(folder / "net.bnn", header, self.tensors)
+        container = read_container(folder / "net.bnn")
+        return LoadedNetwork(Program(tuple(self.steps)), container, PackedInfo("net", 3, SIZE)).eval()
+
+    def stem(self, channels: int) -> Value:
+        weight = self.draw.standard_normal((channels, 3, 3, 3)) / 3
+        return self.call("conv2d", Value(0), self.stored(weight), None, [1, 1], [1, 1])
+
+
+def images(number: int = 2) -> torch.Tensor:
+    return torch.rand(number, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def plan_of(network: LoadedNetwork) -> Plan:
+    return make_plan(Graph(network, images()))
+
+
+def check(network: LoadedNetwork, batch: torch.Tensor | None = None) -> None:
+    batch = images() if batch is None else batch
+    with torch.no_grad():
+        wanted = network.run_steps(batch)
+        for _ in range(2):  # the second call finds memory that was used
+            torch.testing.assert_close(network(batch), wanted, rtol=1e-5, atol=1e-5)
+
+
+def drawn(seed: int, folder: Any) -> LoadedNetwork:
+    """A network of binary layers and torch's operations, each reading any map before it."""
+    r, writer = random.Random(seed), Writer(seed)
+    maps = [(writer.stem(width := r.choice([16, 33, 64, 70])), width)]
+    for _ in range(r.randint(2, 9)):
+        (x, inputs), (other, others) = r.choice(maps[-3:]), r.choice(maps)
+        kind = r.choice(["conv", "conv", "conv", "conv", "relu", "view", "cat", "hardtanh"])
+        if kind == "conv":
+            outputs = r.choice([16, 32, 48, 64, 100, others, others])
+            groups = r.choice([1, 1, 1, *[g for g in (2, 4) if inputs % g == outputs % g == 0]])
+            value = writer.conv(
+                *(x, inputs, outputs, other if others == outputs and r.random() < 0.7 else None),
+                groups=groups,
+                kernel=r.choice([1, 3]),
+                pad_value=r.choice([0, 0, 1, -1]),
+                threshold=r.choice([None, writer.thresholds(inputs), writer.thresholds(inputs)]),
+                parts=r.sample(["scale", "bias", "slope", "shift"], r.randint(0, 4)),
+                low=r.choice([None, -1.0]),
+                high=r.choice([None, 1.0]),
+            )
+            maps.append((value, outputs))
+        elif kind == "view":  # a view of a map, and back: shares memory with it
+            turned = writer.call("permute", x, [0, 1, 3, 2])
+            maps.append((turned, inputs))
+        elif kind == "cat" and inputs <= 70:
+            maps.append((writer.call("cat", [x, x], 1), 2 * inputs))
+        else:
+            arguments = [-0.5, 0.5] if kind == "hardtanh" else []
+            maps.append((writer.call("hardtanh" if kind == "hardtanh" else "relu", x, *arguments), inputs))
+    return writer.network(maps[-1][1], folder)
+
+
+@needs_kernel
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_drawn_networks_are_those_of_the_steps(kernel: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = kernels.Kernel(kernel)
+    monkeypatch.setattr(runtime, "current_kernel", lambda: loaded)
+    for seed in range(20):
+        check(drawn(seed, tmp_path))
+
+
+@needs_kernel
+def test_signs_pass_without_floats(tmp_path: Any) -> None:
+    writer = Writer(0)
+    x = writer.stem(64)
+    for _ in range(3):
+        x = writer.conv(x, 64, 64)
+    network = writer.network(64, tmp_path)
+    actions = plan_of(network).actions
+    convs = [action for action in actions if action.operation is not None and isinstance(action.operation.result, int)]
+    binary = [action for action in convs if action.number in (2, 3, 4)]
+    # Two that give signs alone, the last one floats alone; no packing but that of the stem, if torch computes it.
+    assert [(action.emitted is not None, action.floats) for action in binary] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+    packs = [action for action in actions if action.operation is not None and action not in convs]
+    assert all(action.number == 1 for action in packs)
+    check(network)
+
+
+@needs_kernel
+def test_floats_and_signs_in_one_pass_and_other_thresholds_apart(tmp_path: Any) -> None:
+    writer = Writer(1)
+    x = writer.conv(writer.stem(64), 64, 64)
+    shared = writer.thresholds(64)
+    branches = [writer.conv(x, 64, 64, x, threshold=t) for t in (shared, shared, writer.thresholds(64))]
+    total = writer.call("add.Tensor", writer.call("add.Tensor", branches[0], branches[1]), branches[2])
+    assert total.number == 7
+    network = writer.network(64, tmp_path)
+    plan = plan_of(network)
+    producer = next(action for action in plan.actions if action.number == 2)
+    assert producer.floats
+    assert producer.emitted is not None
+    packed = [action for action in plan.actions if action.number == 2 and action is not producer]
+    assert len(packed) == 1  # two layers share what the producer writes, one has its own
+    check(network)
+
+
+@needs_kernel
+def test_a_residual_of_twice_the_same_is_not_copied(tmp_path: Any) -> None:
+    writer = Writer(2)
+    x = writer.conv(writer.stem(32), 32, 32)
+    writer.conv(x, 32, 64, writer.call("cat", [x, x], 1))
+    network = writer.network(64, tmp_path)
+    assert all(action.number != 3 for action in plan_of(network).actions)
+    check(network)
+
+
+@needs_kernel
+def test_memory_is_shared_by_what_lives_apart(tmp_path: Any) -> None:
+    writer = Writer(3)
+    x = writer.stem(64)
+    for _ in range(8):
+        x = writer.conv(x, 64, 64, x)
+    plan = plan_of(writer.network(64, tmp_path))
+    assert plan.arena == 2 * 64 * (-(-4 * 2 * SIZE**2 * 64 // 64))
+    assert set(plan.slots.values()) == {0, 1}
+
+
+@needs_kernel
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_images_may_lie_anyhow(tmp_path: Any, layout: torch.memory_format) -> None:
+    network = drawn(5, tmp_path)
+    check(network, images(3).contiguous(memory_format=layout))
+    check(network, images(6)[::2])
+    check(network, images(1))
+    pixels = (255 * images()).to(torch.uint8)
+    torch.testing.assert_close(network(pixels), network(pixels / 255), rtol=1e-5, atol=1e-5)
+
+
+@needs_kernel
+def test_plans_are_kept_by_shape_and_bounded(tmp_path: Any) -> None:
+    network = drawn(6, tmp_path)
+    for number in range(1, MOST_PLANS + 3):
+        check(network, images(number))
+    assert len(network._plans) == MOST_PLANS
+    check(network.double().float())
+
+
+@needs_kernel
+def test_threads_have_their_own_memory(tmp_path: Any) -> None:
+    network = drawn(7, tmp_path)
+    batches = [images(2) * (number + 1) / 8 for number in range(8)]
+    wanted = [network.run_steps(batch) for batch in batches]
+    found: dict[tuple[int, int], torch.Tensor] = {}
+
+    def work(number: int) -> None:
+        for turn in range(20):
+            found[number, turn] = network(batches[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 160
+    for (number, _), logits in found.items():
+        torch.testing.assert_close(logits, wanted[number], rtol=1e-5, atol=1e-5)
+
+
+@needs_kernel
+def test_the_output_is_the_callers_own(tmp_path: Any) -> None:
+    network = drawn(8, tmp_path)
+    first = network(images())
+    kept = first.clone()
+    network(1 - images())
+    assert torch.equal(first, kept)
