@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format bench-train bench-data clean
+.PHONY: help install train test test-slow lint format bench-train bench-data graphs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseli
 
 bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DATA=folder: of ImageNet in that folder)
 	$(BIN)/python -m $(if $(DATA),benchmarks.folder --folder $(DATA),benchmarks.data) $(ARGS)
+
+graphs: $(STAMP)  ## Draw docs/graphs again: the basic blocks of binary networks
+	$(BIN)/python tools/draw_graphs.py docs/graphs
 
 clean:  ## Remove caches and build outputs (not the environment, data or runs)
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,7 +16,10 @@ KINDS = {
     "procedure": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
     "comparison": "accuracy against operations, size or latency: published networks and runs of ours",
     "binarization": "how binary networks are: parameters, products, operations",
+    "graph": "a block, a module or a network as a graph: SVG, TensorBoard, ONNX",
     "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
+    "modules": "convolution modules side by side",
+    "pipeline": "a backbone, a block of it, and the block's convolution module",
 }
 
 HELP = """bnn visualise: pictures of networks and runs.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.utils.optional import require
 
 STATIC = ("png", "svg", "pdf")
 INTERACTIVE = "html"
@@ -94,11 +95,18 @@ def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
         for suffix in STATIC:
             if place.wants(suffix):
                 path = place.path(suffix, part)
-                figure.savefig(path, dpi=place.dpi)
+                _save_static(figure, path, place.dpi)
                 written.append(path)
     for path in written:
         print(f"written: {path}", flush=True)
     return written
+
+
+def _save_static(figure: Any, path: Path, dpi: int) -> None:
+    # Imported late, as it is an extra. Text stays text in SVG, and the same picture is the same file.
+    matplotlib = require("matplotlib", extra="visualise")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}):
+        figure.savefig(path, dpi=dpi, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))
 
 
 def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:

@@ -1,0 +1,196 @@
+"""`bnn visualise graph=...`: the graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
+
+import logging
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.cli.errors import UserError, did_you_mean
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.visualise.output import Place, place_of, run_name, save, save_table
+from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.registry import create_backbone, list_backbones
+from bnn_lightning.utils.optional import require
+from bnn_lightning.visualise.graph_blocks import block_title, create_block, list_blocks
+from bnn_lightning.visualise.graph_figures import draw_graph
+from bnn_lightning.visualise.graph_files import onnx_model, tensorboard_graph
+from bnn_lightning.visualise.network_graph import NetworkGraph, to_depth, without_weights
+from bnn_lightning.visualise.trace import trace_graph
+
+# Height and width of what enters, where nothing says.
+BLOCK_SIZE, NETWORK_SIZE = 16, 32
+# A network has too many operations for a picture: modules this deep are one node.
+NETWORK_DEPTH = 2
+
+
+@dataclass
+class GraphSettings:
+    """The keys of `visualise/graph.yaml`."""
+
+    graph: str
+    out: str
+    formats: list[str]
+    dpi: int
+    inplanes: int
+    outplanes: int
+    stride: int
+    num_classes: int
+    binary: bool
+    weights: bool
+    width: int | None = None
+    onnx: bool | None = None
+    tensorboard: bool | None = None
+    size: int | None = None
+    depth: int | None = None
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn.
+
+    Attributes:
+        module: Takes one tensor.
+        example: Two inputs.
+        title: Of the picture.
+        depth: Modules this deep are one node; None shows every operation.
+    """
+
+    module: nn.Module
+    example: Tensor
+    title: str
+    depth: int | None
+
+
+def draw(config: DictConfig) -> None:
+    """Write the graph of a block or a network.
+
+    Args:
+        config: As composed by Hydra from `visualise/graph.yaml`.
+
+    Raises:
+        UserError: An unknown name, sizes that it does not have, or a format whose library is not installed.
+    """
+    settings = read_settings(GraphSettings, config)
+    silence()
+    _check_libraries(settings)
+    name = f"graph_{run_name(settings.graph)}"
+    place = place_of(settings.out, name, formats=settings.formats, dpi=settings.dpi)
+    try:
+        subject = subject_of(settings)
+        whole = trace_graph(subject.module, subject.example)
+        graph = whole if settings.weights else without_weights(whole)
+        depth = subject.depth if settings.depth is None else settings.depth
+        graph = graph if depth is None else to_depth(graph, depth)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from error
+    save({"": draw_graph(graph, subject.title)}, place)
+    rows = graph.rows()
+    save_table(list(rows[0]), (list(row.values()) for row in rows), place.path("csv"))
+    if wanted(settings.tensorboard, "tensorboard"):
+        write_event_file(whole, place.path("tensorboard").with_suffix(""))
+    if wanted(settings.onnx, "onnx", "onnxscript"):
+        _write_onnx(subject, place)
+
+
+def subject_of(settings: GraphSettings) -> Subject:
+    """Build what is to be drawn: a block, a registered network, or that of a run.
+
+    Raises:
+        UserError: There is none of the name.
+        ValueError: Sizes or options that it does not have.
+    """
+    name = settings.graph
+    with torch.random.fork_rng(devices=[]):  # the weights of a picture are the same every time
+        torch.manual_seed(0)
+        if name in list_blocks():
+            block = create_block(name, settings.inplanes, settings.outplanes, stride=settings.stride)
+            size = settings.size or BLOCK_SIZE
+            return Subject(block, torch.randn(2, settings.inplanes, size, size), block_title(name), None)
+        if name in list_backbones():
+            size = settings.size or NETWORK_SIZE
+            network = network_of(name, size, settings.num_classes, settings.width, binary=settings.binary)
+            example = torch.rand(2, network.in_channels, network.image_size, network.image_size)
+            return Subject(network, example, name, NETWORK_DEPTH)
+        if Path(name).exists():
+            return _of_run(settings)
+    near = did_you_mean(name, [*list_blocks(), *list_backbones()])
+    raise UserError(
+        f"`graph`: there is no block, network or run `{name}`.{near} Blocks and convolution modules: "
+        f"{', '.join(list_blocks())}. Networks: {', '.join(list_backbones())}."
+    )
+
+
+def network_of(name: str, size: int, num_classes: int, width: int | None, *, binary: bool = True) -> Backbone:
+    """Build a registered network for a picture.
+
+    Args:
+        name: Of the network.
+        size: Height and width of the images.
+        num_classes: Width of the logits.
+        width: Channels of the first layers; None takes the network's own.
+        binary: False builds the float twin.
+
+    Raises:
+        ValueError: A size that the network does not have.
+    """
+    widths = {} if width is None else {"width": width}
+    return create_backbone(name, num_classes=num_classes, image_size=size, binary=binary, **widths)
+
+
+def _of_run(settings: GraphSettings) -> Subject:
+    file = network_file(settings.graph)
+    data = embedded_config(read_checkpoint(file), file)["data"]
+    network = load_backbone(file, trust=settings.trust)
+    size = settings.size or int(data["image_size"])
+    example = torch.rand(2, int(data["in_channels"]), size, size)
+    return Subject(network, example, run_name(settings.graph), NETWORK_DEPTH)
+
+
+def wanted(asked: bool | None, *libraries: str) -> bool:
+    """Whether a file is to be written: as asked for, or where its libraries are installed."""
+    return all(find_spec(library) is not None for library in libraries) if asked is None else asked
+
+
+def _check_libraries(settings: GraphSettings) -> None:
+    extras = {"tensorboard": "tensorboard"} if settings.tensorboard else {}
+    extras |= {"onnx": "onnx", "onnxscript": "onnx"} if settings.onnx else {}
+    for library, extra in extras.items():
+        try:
+            require(library, extra=extra)
+        except ModuleNotFoundError as error:
+            raise UserError(str(error)) from error
+
+
+def write_event_file(graph: NetworkGraph, folder: Path) -> None:
+    """Write a graph for `tensorboard --logdir <folder>`; an older one in the folder is taken away.
+
+    Args:
+        graph: From `trace_graph`.
+        folder: Made where it is not.
+    """
+    # Imported late: only this picture needs TensorBoard.
+    event_pb2 = require("tensorboard.compat.proto.event_pb2", extra="tensorboard")
+    writer_of = require("tensorboard.summary.writer.event_file_writer", extra="tensorboard")
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    writer = writer_of.EventFileWriter(str(folder))
+    try:
+        writer.add_event(event_pb2.Event(wall_time=0.0, graph_def=tensorboard_graph(graph)))
+    finally:
+        writer.close()
+    print(f"written: {folder} (tensorboard --logdir {folder})", flush=True)
+
+
+def _write_onnx(subject: Subject, place: Place) -> None:
+    for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell of every constant that is folded
+        logging.getLogger(name).setLevel(logging.ERROR)
+    path = place.path("onnx")
+    path.write_bytes(onnx_model(subject.module, subject.example))
+    print(f"written: {path}", flush=True)

@@ -1,0 +1,115 @@
+"""The basic blocks of binary networks and their convolution modules, by name, for pictures."""
+
+import difflib
+from collections.abc import Callable
+
+from torch import nn
+
+from bnn_lightning.models.blocks import DoubleSkipBlock, layer_factory, pad_shortcut
+from bnn_lightning.models.bnext import BNextBlock, bnext_layers
+from bnn_lightning.models.bnext_units import BNextConv, RealLayers
+from bnn_lightning.models.processors import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
+from bnn_lightning.models.reactnet import ReActBlock
+from bnn_lightning.models.xnornet import XNORBlock
+
+Maker = Callable[[int, int, int], nn.Module]
+
+
+def _xnornet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    layers = layer_factory(True, None, None, defaults=XNORUnit.default_binarizers)
+    return XNORBlock(inplanes, outplanes, stride, layers=layers)
+
+
+def _birealnet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    return nn.Sequential(BiRealUnit(inplanes, outplanes, stride), BiRealUnit(outplanes, outplanes))
+
+
+def _reactnet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    layers = layer_factory(True, None, None, defaults=ReActUnit.default_binarizers)
+    return ReActBlock(inplanes, outplanes, stride, layers=layers)
+
+
+def _real2binary(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    return nn.Sequential(RealToBinaryUnit(inplanes, outplanes, stride), RealToBinaryUnit(outplanes, outplanes))
+
+
+def _skd(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    layers = layer_factory(True, None, None)
+    return DoubleSkipBlock(inplanes, outplanes, stride, layers=layers, shortcut=pad_shortcut)
+
+
+def _bnext(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    layers = bnext_layers(True, None, None, "TemperatureSign", 0.0)
+    return BNextBlock(inplanes, outplanes, stride, multiply=True, layers=layers, real=RealLayers(), recoupling=True)
+
+
+def _bnext_module(inplanes: int, outplanes: int, stride: int) -> nn.Module:
+    layers = bnext_layers(True, None, None, "TemperatureSign", 0.0)
+    return BNextConv(inplanes, outplanes, 3, stride, layers=layers)
+
+
+_MAKERS: dict[str, tuple[str, Maker]] = {
+    "birealnet": ("Bi-Real Net: two units", _birealnet),
+    "bnext": ("BNext: ELM-Attention and FFN", _bnext),
+    "reactnet": ("ReActNet: 3×3 and 1×1 unit", _reactnet),
+    "real2binary": ("Real-to-Binary: two half blocks", _real2binary),
+    "skd": ("SKD-BNN: double skip", _skd),
+    "xnornet": ("XNOR-Net: two units and a skip", _xnornet),
+    "bnext_module": ("BNext: convolution module", _bnext_module),
+    "real2binary_module": ("Real-to-Binary: convolution module", RealToBinaryUnit),
+    "xnornet_module": ("XNOR-Net: convolution module", XNORUnit),
+}
+# Of these the output has as many channels as the input, or another number that the rule names.
+_WIDTHS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
+    "bnext": ("once or twice", lambda a, b: b in (a, 2 * a)),
+    "bnext_module": ("exactly", lambda a, b: a == b),
+    "reactnet": ("a multiple of", lambda a, b: b % a == 0),
+    "skd": ("an even number more than", lambda a, b: b >= a and (b - a) % 2 == 0),
+}
+
+
+def list_blocks() -> list[str]:
+    """Return the names of the blocks and convolution modules, sorted.
+
+    Example:
+        >>> [name for name in list_blocks() if name.startswith("bnext")]
+        ['bnext', 'bnext_module']
+    """
+    return sorted(_MAKERS)
+
+
+def block_title(name: str) -> str:
+    """Return what a block is, for a picture."""
+    return _MAKERS[name][0]
+
+
+def create_block(name: str, inplanes: int, outplanes: int, *, stride: int = 1) -> nn.Module:
+    """Build a basic block, or a convolution module, with the binarizers of its paper.
+
+    Args:
+        name: One of `list_blocks()`.
+        inplanes: Channels of the input.
+        outplanes: Channels of the output.
+        stride: 1 or 2.
+
+    Raises:
+        ValueError: Unknown name, or sizes that the block does not have.
+
+    Example:
+        >>> import torch
+        >>> create_block("bnext", 16, 32, stride=2)(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+    """
+    if name not in _MAKERS:
+        near = difflib.get_close_matches(name, _MAKERS, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"Unknown block `{name}`.{hint} Known: {', '.join(list_blocks())}.")
+    for key, value in (("inplanes", inplanes), ("outplanes", outplanes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{key}` must be a whole number of at least 1, got {value!r}.")
+    if stride not in (1, 2):
+        raise ValueError(f"`stride` must be 1 or 2, got {stride}.")
+    rule, fits = _WIDTHS.get(name, ("", lambda a, b: True))
+    if not fits(inplanes, outplanes):
+        raise ValueError(f"`outplanes` must be {rule} `inplanes` in `{name}`, got {inplanes} and {outplanes}.")
+    return _MAKERS[name][1](inplanes, outplanes, stride)
