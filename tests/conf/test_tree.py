@@ -12,7 +12,7 @@ import yaml
 
 from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binarizers
 from bnn_lightning.cli.build import _builder, check, check_sections, datamodule_node, locate
-from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, _signature
+from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, ReportSettings, _signature
 from bnn_lightning.cli.tree import config_dir
 from bnn_lightning.cli.visualise import KINDS
 from bnn_lightning.models import list_backbones
@@ -152,6 +152,12 @@ def test_evaluate_composes(composed: Composed) -> None:
 def test_prepare_composes_and_lists_every_key(composed: Composed) -> None:
     config = composed("output=x", primary="prepare")
     assert set(config) - {"paths", "hydra"} == {field.name for field in fields(PrepareSettings)}
+
+
+def test_report_composes_and_lists_every_key(composed: Composed) -> None:
+    config = composed("run=x", primary="report")
+    assert set(config) - {"paths", "hydra", "data", "trainer"} == {field.name for field in fields(ReportSettings)}
+    check(config["trainer"], at="trainer")
 
 
 def test_every_picture_has_a_configuration_that_begins_with_its_name() -> None:

@@ -95,6 +95,19 @@ class PredictSettings:
 
 
 @dataclass
+class ReportSettings:
+    """The keys of `report.yaml` that `bnn report` itself reads."""
+
+    run: str
+    out: str | None = None
+    images: int | None = 10_000
+    examples: int = 24
+    latency: bool = True
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RankSettings:
     """The keys of `rank.yaml` that `bnn rank` itself reads."""
 

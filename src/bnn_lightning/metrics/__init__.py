@@ -20,6 +20,14 @@ __getattr__, __dir__, __all__ = attach(
         "means": ["EpochMeans"],
         "memory": ["activation_peak", "norm_statistics"],
         "ops": ["LayerOps", "OpCount", "count_ops", "ops_table"],
-        "profile": ["Profile", "profile_csv", "profile_json", "profile_line", "profile_network", "profile_text"],
+        "profile": [
+            "Profile",
+            "profile_csv",
+            "profile_json",
+            "profile_line",
+            "profile_network",
+            "profile_rows",
+            "profile_text",
+        ],
     },
 )

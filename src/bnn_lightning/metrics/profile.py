@@ -90,9 +90,17 @@ def profile_network(model: nn.Module, input_size: Sequence[int]) -> Profile:
 
 def profile_text(profile: Profile) -> str:
     """Return a table of the layers, and one of the sums by their conventions."""
+    rows = profile_rows(profile)
+    first, second = (max(len(row[i]) for row in rows) for i in range(2))
+    lines = [f"{name:<{first}}  {value:>{second}}  {what}" for name, value, what in rows]
+    return "\n".join([ops_table(profile.count), "", *lines])
+
+
+def profile_rows(profile: Profile) -> list[tuple[str, str, str]]:
+    """Return the sums by their conventions as text: what it is, the figure, and what it says."""
     total = profile.totals()
     percent, pj = {k: f"{100 * v:.2f} %" for k, v in total.items()}, {k: _joules(v) for k, v in total.items()}
-    rows = [
+    return [
         ("parameters", f"{total['parameters']:,}", f"{percent['binary_parameter_share']} binary"),
         ("binary MACs (BOPs)", f"{total['binary_macs']:,}", f"{percent['binary_mac_share']} of all"),
         ("OPs", _short(total["ops"]), f"BOPs/64 + FLOPs; {percent['degree_of_binarization']} binary"),
@@ -121,9 +129,6 @@ def profile_text(profile: Profile) -> str:
             )
         ),
     ]
-    first, second = (max(len(row[i]) for row in rows) for i in range(2))
-    lines = [f"{name:<{first}}  {value:>{second}}  {what}" for name, value, what in rows]
-    return "\n".join([ops_table(profile.count), "", *lines])
 
 
 def profile_json(profile: Profile, **facts: Any) -> str:

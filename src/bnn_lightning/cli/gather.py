@@ -1,0 +1,202 @@
+"""Gather what there is to show of a run, and write its page."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import seed_everything
+from torch import nn
+
+from bnn_lightning.cli.build import build_datamodule
+from bnn_lightning.cli.checkpoint import embedded_config, network_file, read_checkpoint
+from bnn_lightning.cli.checks import check_devices, relaxed
+from bnn_lightning.cli.count import profile_quickly
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
+from bnn_lightning.cli.predictions import Predictions, predict
+from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
+from bnn_lightning.cli.score import restore
+from bnn_lightning.cli.summary import duration
+from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.metrics.ops import LayerOps
+from bnn_lightning.metrics.profile import Profile, profile_rows
+from bnn_lightning.report.content import Matrix, RunContent, Table
+from bnn_lightning.report.page import render
+from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.curves import Curves, read_curves
+
+Plain = dict[str, Any]
+
+
+def write_report(config: DictConfig) -> int:
+    """Write the page of a run, print where, and return its size in bytes.
+
+    Args:
+        config: As composed by Hydra from `report.yaml`.
+
+    Raises:
+        UserError: A folder that is no run of ours, missing data, or a place that cannot be written.
+    """
+    settings = read_settings(ReportSettings, config)
+    silence()
+    run = Path(settings.run)
+    if not run.is_dir():
+        raise UserError(f"`run`: there is no folder {run}; give that of a run, as `bnn train` names it at its end.")
+    out = run / "report.html" if settings.out is None else Path(settings.out)
+    if out.suffix not in (".html", ".htm") or not out.parent.is_dir():
+        raise UserError(f"`out` must end in .html, in a folder that exists, got {out}.")
+    if settings.examples < 0:
+        raise UserError(f"`examples` must not be negative, got {settings.examples}.")
+    trainer = plain_values(config.trainer)
+    check_devices(trainer)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    page = render(gather(run, config, settings, trainer))
+    out.write_text(page, encoding="utf-8")
+    print(f"written: {out} ({out.stat().st_size:,} bytes): one file, without a network", flush=True)
+    return out.stat().st_size
+
+
+def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Plain) -> RunContent:
+    """Return all that there is to show of a run.
+
+    Args:
+        run: Its folder.
+        config: What is not null in its `data` takes the place of the run's own.
+        settings: Of `bnn report`.
+        trainer: The section of the configuration.
+
+    Raises:
+        UserError: See `write_report`.
+    """
+    file = network_file(run)
+    if not file.is_file():
+        raise UserError(f"`run`: {run} has no checkpoint (checkpoints/final.ckpt or last.ckpt) yet.")
+    embedded = embedded_config(read_checkpoint(file), file)
+    task, data = restore(str(file), config, embedded, trust=settings.trust)
+    network: nn.Module = task.backbone.eval()
+    datamodule: Any = build_datamodule(data, trust=settings.trust)
+    seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
+    names = _class_names(datamodule)
+    curves = _curves(run)
+    size = (datamodule.in_channels, datamodule.image_size, datamodule.image_size)
+    profile = profile_quickly(lambda: copy.deepcopy(network), size)
+    packed = find_packed(run)
+    return RunContent(
+        title=_title(run, embedded),
+        subtitle=_subtitle(embedded, curves),
+        facts=_facts(seen, profile, packed, curves),
+        notes=_notes(seen, network, data, settings),
+        curves=curves,
+        examples=[one.example(names) for one in seen.first],
+        mistakes=[one.example(names) for one in seen.mistakes],
+        confusion=Matrix(seen.confusion.astype(np.float64), names),
+        profile=Table(["", "", ""], profile_rows(profile)),
+        layers=_layers(profile),
+        signs=_signs(network, curves),
+        bank=_bank(task, names),
+        packed=None if packed is None else packed_table(packed, file, latency=settings.latency),
+        contest=contest_table(run),
+        overrides=_overrides(run),
+        config=OmegaConf.to_yaml(OmegaConf.create(embedded)),
+    )
+
+
+def _title(run: Path, embedded: Mapping[str, Any]) -> str:
+    name = str(embedded.get("name") or "")
+    folder = run.resolve().name
+    return folder if not name or name in folder else f"{name}, {folder}"
+
+
+def _subtitle(embedded: Mapping[str, Any], curves: Curves) -> str:
+    model, data = embedded["model"], embedded["data"]
+    epochs = len(curves.get("epoch", []))
+    planned = embedded.get("epochs")
+    trained = f"{epochs} of {planned} epochs" if epochs and planned and epochs < planned else f"{planned} epochs"
+    how = "" if model.get("binary", True) is True else ", the float twin" if model.get("binary") is False else ""
+    return f"{model.get('name', 'a network')}{how} on {data.get('name')}, {trained}, seed {embedded.get('seed')}"
+
+
+def _facts(seen: Predictions, profile: Profile, packed: Path | None, curves: Curves) -> dict[str, str]:
+    totals = profile.totals()
+    facts = {
+        "top-1, test": f"{100 * seen.top1:.2f} %",
+        "top-5, test": f"{100 * seen.in_five / max(1, seen.images):.2f} %",
+        "loss, test": f"{seen.loss / max(1, seen.images):.4f}",
+        "parameters": f"{totals['parameters']:,}",
+        "of them binary": f"{100 * totals['binary_parameter_share']:.1f} %",
+        "operations": f"{totals['ops'] / 1e6:.2f} M",
+        "size at a bit a sign": f"{totals['size_bytes'] / 1e3:,.1f} kB",
+    }
+    if packed is not None:
+        facts["packed file"] = f"{packed.stat().st_size / 1e3:,.1f} kB"
+    seconds = [value for value in curves.get("s_per_epoch", []) if math.isfinite(value)]
+    if seconds:
+        facts["training time"] = duration(sum(seconds))
+    return facts
+
+
+def _notes(seen: Predictions, network: nn.Module, data: Mapping[str, Any], settings: ReportSettings) -> list[str]:
+    notes = [f"Scored on {seen.images:,} test images of {data.get('name')}, when this page was written."]
+    if settings.images is not None and seen.images >= settings.images:
+        notes[0] += f" At most {settings.images:,} were asked for, in whole batches: images=null takes all."
+    if (warning := relaxed(network)) is not None:
+        notes.append(warning)
+    return notes
+
+
+def _curves(run: Path) -> Curves:
+    try:
+        return read_curves(run)
+    except ValueError:  # trained without the CSV logger: the page has no charts
+        return {}
+
+
+def _class_names(datamodule: Any) -> list[str]:
+    names = [str(name) for name in getattr(datamodule, "class_names", ())]
+    return names if len(names) == datamodule.num_classes else [str(i) for i in range(datamodule.num_classes)]
+
+
+def _layers(profile: Profile) -> Table:
+    header = [field.name.replace("_", " ") for field in fields(LayerOps)]
+    return Table(header, [astuple(layer) for layer in profile.count.layers])
+
+
+def _signs(network: nn.Module, curves: Curves) -> Table | None:
+    layers = binary_layers(network)
+    if not layers:
+        return None
+    rates = {name: _last(curves.get(f"binary/flip_rate/{name}", [])) for name in layers}
+    logged = any(rate is not None for rate in rates.values())
+    rows: list[list[str | int | float]] = []
+    for name, layer in layers.items():
+        with torch.no_grad():
+            positive = float((layer.binary_weight > 0).float().mean())
+        rate = rates[name]
+        flips = [f"{100 * rate:.3f}" if rate is not None else ""] if logged else []
+        rows.append([name, type(layer).__name__, layer.weight.numel(), round(100 * positive, 2), *flips])
+    return Table(["layer", "kind", "weights", "of them +1, %", *(["flipped in the last epoch, %"] * logged)], rows)
+
+
+def _last(values: list[float]) -> float | None:
+    return next((value for value in reversed(values) if math.isfinite(value)), None)
+
+
+def _bank(task: ClassificationTask, names: list[str]) -> Matrix | None:
+    bank = getattr(task.distiller, "bank", None)
+    logits, valid = getattr(bank, "bank", None), getattr(bank, "valid", None)
+    if not isinstance(logits, torch.Tensor) or not isinstance(valid, torch.Tensor) or not bool(valid.any()):
+        return None
+    shares = torch.where(valid[:, None], logits.float().softmax(1), 0.0)
+    return Matrix(shares.cpu().double().numpy(), names)
+
+
+def _overrides(run: Path) -> list[str]:
+    file = run / ".hydra" / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(file)] if file.is_file() else []
