@@ -1,15 +1,15 @@
 """Interleaved timing and peak memory, shared by the benchmarks."""
 
 import argparse
-import platform
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
+
+from bnn_lightning.metrics.latency import machine as machine
+from bnn_lightning.metrics.latency import peak_resident as peak_resident
+from bnn_lightning.metrics.latency import time_in_turns
 
 FLAGS = ("compile", "bf16", "channels-last", "no-memory")
 
@@ -42,18 +42,6 @@ def parse(
     return args
 
 
-def machine() -> str:
-    """Describe what a figure was measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        device = device if torch.cuda.is_available() or not names else names[0]
-    except OSError:
-        pass
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
 def interleave(
     steps: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 2, synchronise: bool = False
 ) -> dict[str, list[float]]:
@@ -68,28 +56,11 @@ def interleave(
     Returns:
         Seconds of each round, by name.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(warmup + repeats):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if synchronise:
-                torch.cuda.synchronize()
-            if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    finish = torch.cuda.synchronize if synchronise else None
+    turns = time_in_turns(steps, repeats=repeats, warmup=warmup, finish=finish)
+    return {name: [turn.wall for turn in of_one] for name, of_one in turns.items()}
 
 
 def summary(seconds: list[float]) -> str:
     """Format the median and the least of some seconds in milliseconds."""
     return f"{statistics.median(seconds) * 1e3:8.1f} ms (least {min(seconds) * 1e3:.1f})"
-
-
-def peak_resident() -> int:
-    """Return the most bytes that this process has held."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not `ru_maxrss`: on Linux a process begins with that of the one that started it.
-        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib if sys.platform == "darwin" else 1024 * kib

@@ -108,6 +108,25 @@ class ReportSettings:
 
 
 @dataclass
+class BenchmarkSettings:
+    """The keys of `benchmark.yaml` that `bnn benchmark` itself reads."""
+
+    packed: str | None = None
+    ckpt: str | None = None
+    layers: bool = False
+    threads: list[int] | None = None
+    batch: list[int] = field(default_factory=lambda: [1])
+    rivals: list[str] | None = None
+    larq: str | None = None
+    repeats: int = 15
+    strict: bool = False
+    out: str | None = None
+    chart: str | None = None
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RankSettings:
     """The keys of `rank.yaml` that `bnn rank` itself reads."""
 
@@ -128,7 +147,7 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     ExportSettings: {"format": ("packed", "torch", "c")},
 }
 # Keys whose values count something, or scale it.
-_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers")
+_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers", "batch", "repeats")
 
 
 def read_settings(
@@ -150,9 +169,12 @@ def read_settings(
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     assert isinstance(settings, kind)
     for key in _POSITIVE:
-        value = getattr(settings, key, None)
-        if isinstance(value, int | float) and value < 1:
-            raise UserError(f"`{key}` must be 1 or more, got {value}.")
+        given_values = getattr(settings, key, None)
+        for value in given_values if isinstance(given_values, list) else [given_values]:
+            if isinstance(value, int | float) and value < 1:
+                raise UserError(f"`{key}` must be 1 or more, got {value}.")
+        if given_values == []:
+            raise UserError(f"`{key}` must name at least one number, got [].")
     for key, values in (choices or _CHOICES.get(kind, {})).items():
         if getattr(settings, key) not in values:
             one = ", ".join(values[:-1])

@@ -76,7 +76,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
         True
     """
     check_binary(model)
-    example = _example(model) if example is None else example
+    example = example_images(model) if example is None else example
     network = copy.deepcopy(model).eval()
     packed: list[str] = []
     left: dict[str, str] = {}
@@ -158,11 +158,16 @@ class _Settled(WeightBinarizer):
         return weight
 
 
-def _example(model: nn.Module) -> Tensor:
+def example_images(model: nn.Module, number: int = 1) -> Tensor:
+    """Return images of the size that a backbone takes, (number, C, H, W).
+
+    Raises:
+        ValueError: The network does not say what it takes.
+    """
     channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
     if not isinstance(channels, int) or not isinstance(size, int):
         raise ValueError(
             f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
         )
     parameter = next(model.parameters())
-    return torch.rand(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+    return torch.rand(number, channels, size, size, device=parameter.device, dtype=parameter.dtype)

@@ -1,0 +1,138 @@
+"""Measure a packed network beside its rivals, in one process and in turns."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning import seed_everything
+
+from bnn_lightning.cli.contest_layers import measure_layers
+from bnn_lightning.cli.contest_report import Entry, Report, chart, text, write_json
+from bnn_lightning.cli.contestants import PACKED, RIVALS, Contestants
+from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import BenchmarkSettings, read_settings
+from bnn_lightning.cli.subject import Subject, read_subject
+from bnn_lightning.deploy.footprint import measure_footprint
+from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.deploy.rivals import Runner
+from bnn_lightning.deploy.shares import Share, time_shares
+from bnn_lightning.metrics.latency import num_cores, time_in_turns
+
+_LEAST = 0.01  # seconds of a turn: several clock ticks, and short for a network of milliseconds
+
+
+def measure(config: DictConfig) -> Report:
+    """Measure, print a table, and write what is asked for.
+
+    Args:
+        config: As composed by Hydra from `benchmark.yaml`.
+
+    Raises:
+        UserError: No network is named, or two; it cannot be packed; or, with `strict`, a binary layer does not run in a
+            compiled kernel.
+    """
+    settings = read_settings(BenchmarkSettings, config)
+    silence()
+    _check(settings)
+    seed_everything(settings.seed, workers=False, verbose=False)
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if settings.layers:
+                _refuse_fallback(settings, [])
+                report = measure_layers(settings, Path(folder))
+            else:
+                report = measure_network(settings, read_subject(settings, config, Path(folder)), Path(folder))
+    finally:
+        torch.set_num_threads(threads)
+    print(text(report), flush=True)
+    if settings.out is not None:
+        write_json(report, Path(settings.out))
+    if settings.chart is not None:
+        chart(report, Path(settings.chart))
+    return report
+
+
+def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path) -> Report:
+    """Measure a network beside its rivals.
+
+    Args:
+        settings: Of `bnn benchmark`.
+        subject: The network.
+        folder: For files that are not kept.
+
+    Raises:
+        UserError: With `strict`, a binary layer does not run in a compiled kernel.
+    """
+    info = subject.info
+    images = torch.rand(max(settings.batch), info.in_channels, info.image_size, info.image_size)
+    torch.set_num_threads(1)
+    shares = time_shares(subject.packed, images[:1])
+    _refuse_fallback(settings, shares, subject.left)
+    contestants = Contestants(subject, folder, larq=settings.larq)
+    runners = contestants.runners(list(RIVALS) if settings.rivals is None else settings.rivals)
+    report = Report.of_machine(info.name, (info.in_channels, info.image_size, info.image_size))
+    report.shares, report.absent = shares, contestants.absent
+    report.footprint = measure_footprint(subject.file)
+    for number in settings.threads or sorted({1, num_cores()}):
+        for batch in settings.batch:
+            report.entries += run(runners, images[:batch], number, settings.repeats, contestants)
+    return report
+
+
+def run(
+    runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, contestants: Contestants
+) -> list[Entry]:
+    """Time runners in turns on some images.
+
+    Args:
+        runners: By name.
+        images: Of one batch.
+        threads: That each may use.
+        repeats: Turns of each.
+        contestants: Hears of those that fail.
+    """
+    steps = {}
+    for name, runner in runners.items():
+        with contestants.refusing(name):
+            step = runner(threads, images)
+            step()
+            steps[name] = step
+    if PACKED not in steps:
+        raise UserError(f"the packed network cannot be run: {contestants.absent[PACKED]}")
+    torch.set_num_threads(threads)
+    turns = time_in_turns(steps, repeats=repeats, least=_LEAST, settle=True)
+    return [Entry(name, threads, len(images), tuple(turns[name])) for name in steps]
+
+
+def _check(settings: BenchmarkSettings) -> None:
+    """Refuse what would only be found after minutes."""
+    for name in settings.rivals or []:
+        if name not in RIVALS:
+            raise UserError(f"`rivals`: there is no {name}.{did_you_mean(name, RIVALS)} There are: {listed(RIVALS)}.")
+    for key, endings in (("out", (".json",)), ("chart", (".png", ".svg", ".pdf"))):
+        given = getattr(settings, key)
+        if given is None:
+            continue
+        if Path(given).suffix not in endings:
+            raise UserError(f"`{key}` must end in {' or '.join(endings)}, got {given}.")
+        if not Path(given).parent.is_dir():
+            raise UserError(f"`{key}`: there is no folder {Path(given).parent}.")
+    if settings.larq is not None and not Path(settings.larq).is_file():
+        raise UserError(f"`larq`: there is no file {settings.larq}.")
+
+
+def _refuse_fallback(
+    settings: BenchmarkSettings, shares: Sequence[Share], left: Mapping[str, str] | None = None
+) -> None:
+    if not settings.strict:
+        return
+    kernel = kernel_info()
+    if kernel.name == "torch" or any(share.binary and share.kernel == "torch" for share in shares):
+        raise UserError(f"`strict`: binary layers run in torch, not in a compiled kernel. {kernel.reason}")
+    if left:
+        name, reason = next(iter(left.items()))
+        raise UserError(f"`strict`: {len(left)} binary layers are not packed; `{name}`: {reason}.")

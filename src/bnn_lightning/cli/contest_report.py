@@ -1,0 +1,226 @@
+"""What a benchmark found: as a table, as JSON, as a chart."""
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bnn_lightning.cli.contestants import PACKED
+from bnn_lightning.deploy.footprint import Footprint
+from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.deploy.shares import Share
+from bnn_lightning.metrics.latency import Turn, num_cores, processor, quartiles
+from bnn_lightning.utils.optional import require
+
+_LIBRARIES = ("bnn-lightning", "torch", "torchvision", "onnxruntime", "openvino", "nncf", "larq-compute-engine")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was measured of one contestant.
+
+    Attributes:
+        name: Of the contestant.
+        threads: That it might use.
+        batch: Images of a call.
+        turns: Seconds of a call, by the clock and of the processor, one a repeat.
+        layer: Which layer, where single layers are measured.
+    """
+
+    name: str
+    threads: int
+    batch: int
+    turns: tuple[Turn, ...]
+    layer: str = ""
+
+    @property
+    def clock(self) -> str:
+        """Which seconds count: for one thread the processor's, which neighbours disturb less, otherwise the clock's."""
+        return "cpu" if self.threads == 1 else "wall"
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of a call, by `clock`, one a repeat."""
+        return [getattr(turn, self.clock) for turn in self.turns]
+
+    @property
+    def median(self) -> float:
+        """Of `seconds`."""
+        return quartiles(self.seconds)[1]
+
+    @property
+    def wall(self) -> float:
+        """Median by the clock."""
+        return quartiles([turn.wall for turn in self.turns])[1]
+
+
+@dataclass
+class Report:
+    """All that a benchmark found.
+
+    Attributes:
+        name: Of the network.
+        image: Channels, height and width.
+        machine: What it was measured on.
+        versions: Of libraries.
+        entries: One a contestant, number of threads and batch.
+        absent: Who took no part, and why.
+        footprint: Of the packed file in a fresh process.
+        shares: Time of the operations of the packed network, one thread, one image.
+    """
+
+    name: str
+    image: tuple[int, ...]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    entries: list[Entry] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    footprint: Footprint | None = None
+    shares: list[Share] = field(default_factory=list)
+
+    @classmethod
+    def of_machine(cls, name: str, image: tuple[int, ...]) -> "Report":
+        """Begin a report of this machine."""
+        kernel = kernel_info()
+        machine = {"processor": processor(), "cores": num_cores(), "system": platform.platform()}
+        machine |= {"python": platform.python_version(), "kernel": kernel.name, "why_no_kernel": kernel.reason}
+        return cls(name, image, machine, dict(_versions()) | {"torch": torch.__version__})
+
+    def entry(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> Entry | None:
+        """Return what was measured of a contestant, None if it took no part."""
+        wanted = (name, threads, batch, layer)
+        return next((e for e in self.entries if (e.name, e.threads, e.batch, e.layer) == wanted), None)
+
+    def ratio(self, rival: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> float | None:
+        """Return how many times longer a rival takes than the packed network, None if one of them took no part."""
+        ours, theirs = (self.entry(name, threads=threads, batch=batch, layer=layer) for name in (PACKED, rival))
+        return None if ours is None or theirs is None else theirs.median / ours.median
+
+
+def text(report: Report) -> str:
+    """Return tables: a contest for each number of threads and batch, what took no part, memory, where the time goes."""
+    machine = report.machine
+    name = ", ".join([report.name, " x ".join(map(str, report.image))] if report.image else [report.name])
+    lines = [f"{name}, on {machine['processor']}, kernel {machine['kernel']}"]
+    lines += [f"  {machine['why_no_kernel']}"] if machine["why_no_kernel"] else []
+    lines += [", ".join(f"{name} {number}" for name, number in report.versions.items())]
+    for (threads, batch), entries in _groups(report.entries):
+        found = list(entries)
+        lines += ["", *(_layers(threads, found) if found[0].layer else _contest(threads, batch, found))]
+    lines += [""] * bool(report.absent)
+    lines += [f"not measured: {name}: {reason}" for name, reason in report.absent.items()]
+    return "\n".join([*lines, *_footprint(report.footprint), *_shares(report.shares)])
+
+
+def _groups(entries: list[Entry]) -> Iterator[tuple[tuple[int, int], Iterator[Entry]]]:
+    def key(entry: Entry) -> tuple[int, int]:
+        return entry.threads, entry.batch
+
+    return groupby(sorted(entries, key=key), key=key)
+
+
+def _contest(threads: int, batch: int, entries: list[Entry]) -> Iterator[str]:
+    ours = next((entry.median for entry in entries if entry.name == PACKED), None)
+    yield f"{_heading(threads)}, batch {batch}: median, quartiles of the repeats, times the packed one"
+    width = max(len(entry.name) for entry in entries)
+    for entry in sorted(entries, key=lambda entry: entry.median):
+        first, median, third = (1e3 * value for value in quartiles(entry.seconds))
+        ratio = "" if ours is None else f"{entry.median / ours:9.2f} x"
+        yield f"  {entry.name:<{width}}  {median:10.3f}   {f'{first:.3f} .. {third:.3f}':<24}{ratio}".rstrip()
+
+
+def _layers(threads: int, entries: list[Entry]) -> Iterator[str]:
+    yield f"{_heading(threads)}; in brackets times the packed layer"
+    for layer, group in groupby(entries, key=lambda entry: entry.layer):
+        found = {entry.name: entry.median for entry in group}
+        ours = found.get(PACKED)
+        parts = [
+            f"{name} {1e3 * median:.3f}" + ("" if ours is None or name == PACKED else f" ({median / ours:.1f} x)")
+            for name, median in found.items()
+        ]
+        yield f"  {layer:<12}" + "".join(f"{part:<36}" for part in parts).rstrip()
+
+
+def _heading(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}, ms of {'processor time' if threads == 1 else 'time'} a call"
+
+
+def _footprint(found: Footprint | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        "",
+        f"packed file: {found.file:,} bytes; in a fresh process it loads in {1e3 * found.load_seconds:.0f} ms, and the "
+        f"first image takes {1e3 * found.first_seconds:.0f} ms;",
+        f"             peak memory {found.peak / _MIB:.0f} MiB, of which {found.before / _MIB:.0f} MiB before it loads",
+    ]
+
+
+def _shares(shares: Sequence[Share]) -> Iterator[str]:
+    if not shares:
+        return
+    whole = sum(share.seconds for share in shares)
+    yield from ("", f"where the time of the packed network goes (1 thread, 1 image, {1e3 * whole:.3f} ms in all):")
+    few = [share for share in shares if share.seconds < 0.01 * whole]
+    for share in shares:
+        if share not in few:
+            shape = "x".join(map(str, share.shape))
+            kernel = f"{share.kernel}, binary" if share.binary else share.kernel
+            part = f"{1e6 * share.seconds:9.1f} us {100 * share.seconds / whole:5.1f} %"
+            yield f"  {share.operation:<24} {shape:<16} {kernel:<18} {part}"
+    if few:
+        rest = sum(share.seconds for share in few)
+        yield f"  {len(few)} others, of less than 1 % each {'':26} {1e6 * rest:9.1f} us {100 * rest / whole:5.1f} %"
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write all of a report, with every repeat."""
+    plain = asdict(report)
+    for entry, plain_entry in zip(report.entries, plain["entries"], strict=True):
+        first, median, third = quartiles(entry.seconds)
+        plain_entry |= {"clock": entry.clock, "median": median, "first_quartile": first, "third_quartile": third}
+    path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def chart(report: Report, path: Path) -> None:
+    """Draw bars of the medians with their quartiles, one picture for all numbers of threads and batches.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    figure_module = require("matplotlib.figure", extra="benchmark")
+    groups = [(key, list(group)) for key, group in _groups(report.entries)]
+    height = 1.0 + 0.32 * max(len(entries) for _, entries in groups)
+    figure = figure_module.Figure(figsize=(6.5 * len(groups), height), layout="constrained")
+    for place, ((threads, batch), entries) in enumerate(groups, start=1):
+        axes = figure.add_subplot(1, len(groups), place)
+        entries.sort(key=lambda entry: entry.median, reverse=True)
+        spread = [quartiles(entry.seconds) for entry in entries]
+        medians = [1e3 * median for _, median, _ in spread]
+        errors = [
+            [1e3 * (median - first) for first, median, _ in spread],
+            [1e3 * (third - median) for _, median, third in spread],
+        ]
+        colours = ["tab:orange" if entry.name == PACKED else "tab:blue" for entry in entries]
+        names = [f"{entry.name} {entry.layer}".strip() for entry in entries]
+        bars = axes.barh(names, medians, xerr=errors, color=colours)
+        axes.bar_label(bars, fmt="%.2f", padding=4)
+        axes.margins(x=0.15)
+        axes.set_xlabel(f"ms a call of {batch} image{'s' * (batch > 1)}, {threads} thread{'s' * (threads > 1)}")
+    figure.suptitle(f"{report.name}, {report.machine['processor']}")
+    figure.savefig(path)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _LIBRARIES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

@@ -1,0 +1,150 @@
+"""Who takes part in a benchmark: the packed network, and what a user would run instead."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+from torchvision import models
+
+from bnn_lightning.cli.subject import Subject
+from bnn_lightning.deploy import rivals
+from bnn_lightning.deploy.onnx import write_onnx
+from bnn_lightning.deploy.rivals import Runner
+
+PACKED = "packed"
+# What the libraries raise for a network that they cannot take; they have classes of their own besides.
+_REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError),
+    *(LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
+
+
+class Contestants:
+    """Make the runners of a benchmark; what cannot be made is left out with the reason.
+
+    Args:
+        subject: The network.
+        folder: For ONNX files.
+        larq: A .tflite file of the same network, for larq-compute-engine.
+    """
+
+    def __init__(self, subject: Subject, folder: Path, *, larq: str | None = None) -> None:
+        self.subject, self.folder, self.larq = subject, folder, larq
+        self.absent: dict[str, str] = {}
+        self._written: dict[str, Path] = {}
+
+    def runners(self, names: Sequence[str]) -> dict[str, Runner]:
+        """Return the packed network, and the rivals of these names that can be had."""
+        found = {PACKED: rivals.torch_runner(self.subject.packed, channels_last=False)}
+        for name in names:
+            with self.refusing(name):
+                found[name] = RIVALS[name](self)
+        return found
+
+    def refusing(self, name: str) -> "Refusing":
+        """Note in `absent` why a rival takes no part."""
+        return Refusing(self.absent, name)
+
+    def simulated(self) -> nn.Module:
+        """Return the network with floats for signs."""
+        return self._known(self.subject.simulated)
+
+    def twin(self) -> nn.Module:
+        """Return the float twin."""
+        return self._known(self.subject.twin)
+
+    def onnx(self, kind: str, make: Callable[[], nn.Module]) -> Path:
+        """Return the ONNX file of a network, written once."""
+        if kind not in self._written:
+            path = self.folder / f"{kind}.onnx"
+            write_onnx(make(), path)
+            self._written[kind] = path
+        return self._written[kind]
+
+    def int8(self, kind: str, make: Callable[[], nn.Module]) -> Path:
+        """Return the ONNX file of a network with 8-bit weights and activations, written once."""
+        out = self.folder / f"{kind}.int8.onnx"
+        if not out.is_file():
+            rivals.quantize_onnx(self.onnx(kind, make), out)
+        return out
+
+    def compact(self, builder: str) -> Path:
+        """Return the 8-bit ONNX file of a compact network of torchvision, with weights that were never trained."""
+        info = self.subject.info
+        if info.in_channels != 3 or info.image_size < 32:
+            raise ValueError("it takes images of 3 channels, of 32 pixels or more")
+
+        def make() -> nn.Module:
+            network: nn.Module = getattr(models, builder)(weights=None, num_classes=1000).eval()
+            network.in_channels, network.image_size = 3, info.image_size  # type: ignore[assignment]
+            return network
+
+        return self.int8(builder, make)
+
+    def _known(self, network: nn.Module | None) -> nn.Module:
+        if network is None:
+            raise ValueError(self.subject.unknown)
+        return network
+
+
+class Refusing:
+    """Note why a rival takes no part, where a library is missing or refuses the network, and go on.
+
+    Args:
+        absent: Takes the reason.
+        name: Of the rival.
+    """
+
+    def __init__(self, absent: dict[str, str], name: str) -> None:
+        self.absent, self.name = absent, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, (*_REFUSALS, *_own_errors())):
+            return False
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        self.absent[self.name] = lines[0][:200]
+        return True
+
+
+@cache
+def _own_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that onnxruntime and nncf define, which are none of Python's."""
+    found: list[type[Exception]] = []
+    for module in _imported("onnxruntime.capi.onnxruntime_pybind11_state", "nncf.errors"):
+        found += [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return tuple(found)
+
+
+def _imported(*names: str) -> Iterator[ModuleType]:
+    for name in names:
+        try:
+            yield importlib.import_module(name)
+        except ImportError:
+            continue
+
+
+def _larq(contestants: Contestants) -> Runner:
+    rivals.require_larq()
+    if contestants.larq is None:
+        raise ValueError("give the network as larq=FILE.tflite, from larq-compute-engine's converter")
+    return rivals.larq_runner(Path(contestants.larq))
+
+
+RIVALS: Mapping[str, Callable[[Contestants], Runner]] = {
+    "torch_simulated": lambda c: rivals.torch_runner(c.simulated()),
+    "onnxruntime_simulated": lambda c: rivals.onnxruntime_runner(c.onnx("simulated", c.simulated)),
+    "torch_float": lambda c: rivals.torch_runner(c.twin()),
+    "onnxruntime_float": lambda c: rivals.onnxruntime_runner(c.onnx("twin", c.twin)),
+    "onnxruntime_int8": lambda c: rivals.onnxruntime_runner(c.int8("twin", c.twin)),
+    "openvino_float": lambda c: rivals.openvino_runner(c.onnx("twin", c.twin)),
+    "openvino_int8": lambda c: rivals.openvino_runner(c.onnx("twin", c.twin), int8=True),
+    "larq": _larq,
+    "mobilenet_v2_int8": lambda c: rivals.onnxruntime_runner(c.compact("mobilenet_v2")),
+    "mobilenet_v3_int8": lambda c: rivals.onnxruntime_runner(c.compact("mobilenet_v3_large")),
+}

@@ -1,0 +1,132 @@
+"""The network that a benchmark is about: packed, simulated, and its float twin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from bnn_lightning.cli.build import build
+from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
+from bnn_lightning.deploy.container import PackedFileError
+from bnn_lightning.deploy.convert import pack
+from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.layers.tree import annealed
+
+Plain = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in the forms that are compared.
+
+    Attributes:
+        file: The packed one.
+        packed: The same, loaded.
+        simulated: With floats for signs; None where it is not known.
+        twin: The float twin; None where it is not known.
+        left: Binary layers that are not packed, and why.
+        unknown: Why there is no simulated network, or no twin.
+    """
+
+    file: Path
+    packed: LoadedNetwork
+    simulated: nn.Module | None
+    twin: nn.Module | None
+    left: Mapping[str, str]
+    unknown: str = ""
+
+    @property
+    def info(self) -> PackedInfo:
+        """What the packed file says of it."""
+        return self.packed.info
+
+
+def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) -> Subject:
+    """Return the network that `packed=`, `ckpt=`, or `model=` and `data=` name.
+
+    Args:
+        settings: Of `bnn benchmark`.
+        config: The whole configuration.
+        folder: Where to write the packed file of a network that has none yet.
+
+    Raises:
+        UserError: None is named, or two; or it cannot be read or packed.
+    """
+    chosen = "_target_" in config.model or "_target_" in config.data
+    if sum((settings.packed is not None, settings.ckpt is not None, chosen)) != 1:
+        raise UserError(
+            "name one network: packed=net.bnn, ckpt=runs/.../final.ckpt, or model=resnet20 data=cifar10 "
+            "(with weights that were never trained); or layers=true."
+        )
+    if settings.packed is not None:
+        return _of_file(Path(settings.packed), settings.trust)
+    if settings.ckpt is not None:
+        path = network_file(settings.ckpt)
+        model: Plain = embedded_config(read_checkpoint(path), path)["model"]
+        return make_subject(load_backbone(path, trust=settings.trust), model, folder, trust=settings.trust)
+    if "_target_" not in config.model or "_target_" not in config.data:
+        raise UserError("`model=` needs `data=` beside it, for the size of the images and the number of classes.")
+    model = plain_values(config.model)
+    return make_subject(build(model, at="model", trust=settings.trust), model, folder, trust=settings.trust)
+
+
+def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[str]) -> Subject:
+    """Pack a network, and build its twin.
+
+    Args:
+        network: As trained or as built; annealing that is not over is ended.
+        model: The section of the configuration that it was built from.
+        folder: Where to write the packed file.
+        trust: See `build`.
+
+    Raises:
+        UserError: It cannot be packed or written.
+    """
+    name = str(model.get("name", model["_target_"]))
+    finish(network)
+    file = folder / f"{name}.bnn"
+    try:
+        packed = pack(network)
+        save(packed, file, PackedInfo(name, in_channels=network.in_channels, image_size=network.image_size))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"`{name}` cannot be packed: {error}") from error
+    twin, unknown = _twin(model, trust)
+    return Subject(file, load(file), network, twin, packed.report.left, unknown)
+
+
+def finish(network: nn.Module) -> None:
+    """Bring a network into evaluation, and its annealing to the end."""
+    for binarizer in annealed(network.eval()):
+        binarizer.set_progress(1.0)
+
+
+def _of_file(file: Path, trust: list[str]) -> Subject:
+    try:
+        packed = load(file)
+    except (PackedFileError, OSError) as error:
+        raise UserError(str(error)) from error
+    config = packed.info.provenance.get("config")
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or "_target_" not in model:
+        return Subject(file, packed, None, None, {}, "the file does not say which network it was made from")
+    try:
+        simulated = build(model, at="model", trust=trust)
+    except UserError as error:
+        return Subject(file, packed, None, None, {}, str(error))
+    finish(simulated)
+    twin, unknown = _twin(model, trust)
+    return Subject(file, packed, simulated, twin, {}, unknown)
+
+
+def _twin(model: Plain, trust: list[str]) -> tuple[nn.Module | None, str]:
+    if "binary" not in model:
+        return None, "the network has no `binary` to switch off"
+    try:
+        return build({**model, "binary": False}, at="model", trust=trust).eval(), ""
+    except UserError as error:
+        return None, f"it cannot be built with binary=false: {error}"

@@ -1,0 +1,121 @@
+"""Networks as ONNX: the sums of binary layers stay whole under the optimisations that onnxruntime makes by default."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import OnnxError, write_onnx
+from bnn_lightning.deploy.onnx import exact
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear
+from bnn_lightning.models import create_backbone
+
+
+class Net(nn.Module):
+    """Layers of every kind, whose sums meet zero often: few inputs, a scale, and no shift behind them."""
+
+    in_channels, image_size = 3, 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for pad_value, channels, binarizer in ((0.0, 3, WeightSign()), (1.0, 4, Libra()), (-1.0, 4, XNORScale())):
+            layers += [
+                BinaryConv2d(
+                    *(channels, 4, 2),
+                    padding=1,
+                    bias=False,
+                    input_binarizer=SignSTE(),
+                    weight_binarizer=binarizer,
+                    pad_value=pad_value,
+                ),
+                nn.BatchNorm2d(4, affine=False, track_running_stats=True),
+            ]
+        self.real = BinaryConv2d(4, 6, 3, groups=2, weight_binarizer=XNORScale())
+        self.signs = BinaryLinear(6, 5, input_binarizer=RSign(6), weight_binarizer=XNORScale())
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.signs(self.real(self.features(images - 0.5)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def runtime_logits(path: Path, images: Tensor, batch: int) -> Tensor:
+    runtime: Any = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.cat([torch.from_numpy(session.run(None, {"images": part.numpy()})[0]) for part in images.split(batch)])
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript")
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    assert write_onnx(network, path) == path.stat().st_size
+    return path
+
+
+def test_the_copy_computes_the_same(network: nn.Module) -> None:
+    images = torch.rand(64, 3, 8, 8)
+    assert torch.allclose(exact(network)(images), network(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_sums_of_zero_stay_zero(network: nn.Module, file: Path, batch: int) -> None:
+    images = torch.rand(64, 3, 8, 8)
+    zeros: list[int] = []
+    layer = network.get_submodule("features.2")
+    handle = layer.register_forward_hook(lambda module, inputs, output: zeros.append(int((output == 0).sum())))
+    with torch.no_grad():
+        wanted = network(images)
+    handle.remove()
+    assert zeros[0] > 100  # the next sign would be another one, were they 1e-9
+    assert (runtime_logits(file, images, batch) - wanted).abs().max() < 1e-4
+
+
+def test_a_zero_is_positive(file: Path, network: nn.Module) -> None:
+    images = torch.full((2, 3, 8, 8), 0.5)  # 0 after the subtraction
+    with torch.no_grad():
+        wanted = network(images)
+    assert (runtime_logits(file, images, 2) - wanted).abs().max() < 1e-4
+
+
+def test_a_backbone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32).eval()
+    write_onnx(network, tmp_path / "net.onnx")
+    images = torch.rand(7, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(runtime_logits(tmp_path / "net.onnx", images, 7), network(images), atol=1e-4)
+
+
+class LooksAtValues(nn.Module):
+    in_channels, image_size = 3, 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.flatten(1)) if images.sum().item() > 0 else images.flatten(1)  # type: ignore[no-any-return]
+
+
+def test_what_cannot_be_traced_is_one_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(OnnxError, match=r"LooksAtValues cannot be written as ONNX: .+"):
+        write_onnx(LooksAtValues().eval(), tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_what_is_not_binary_yet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = create_backbone("bnext18", num_classes=10, image_size=32, width=8)
+    with pytest.raises(ValueError, match="not binary"):
+        write_onnx(network, tmp_path / "net.onnx")
