@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,11 +27,13 @@ class _Row:
         steps: What the kernel runs.
         given: By number of a value that may lie elsewhere at each call, the words of the jobs that say where.
         ends: Values that nothing reads afterwards.
+        owners: For each step, the place of its action in the plan.
     """
 
     steps: "ctypes.Array[NativeStep]"
     given: dict[int, list[tuple[_Words, int]]]
     ends: list[int]
+    owners: list[int]
 
 
 class Execution:
@@ -61,26 +64,43 @@ class Execution:
         self._converts = self.graph.bytes and any(0 in action.reads(self.graph) for action in plan.actions)
 
     @torch.no_grad()
-    def run(self, images: Tensor) -> Tensor:
-        """Compute the network's output for images of the plan's shape."""
+    def run(self, images: Tensor, seconds: list[float] | None = None) -> Tensor:
+        """Compute the network's output for images of the plan's shape.
+
+        Args:
+            images: Of that shape.
+            seconds: One a plan's action; what each takes is added, and the steps of a row run one by one.
+        """
         values = {BYTES: images} if self.graph.bytes else {0: images}
         if self._converts:
             values[0] = images / 255
         for item in self._items:
             if isinstance(item, _Row):
                 held = self._point(item, values)
-                self.kernel.run_all(item.steps)
+                if seconds is None:
+                    self.kernel.run_all(item.steps)
+                else:
+                    self._time(item, seconds)
                 del held
                 ends = item.ends
             else:
-                number = self.plan.actions[item].number
+                number, start = self.plan.actions[item].number, time.perf_counter()
                 values[number] = self.graph.network.run_step(number, {**self._maps, **values})
+                if seconds is not None:
+                    seconds[item] += time.perf_counter() - start
                 ends = self.plan.ends[item]
             for number in ends:
                 values.pop(number, None)
         output = values[self.graph.last]
         inside = output.untyped_storage().data_ptr() == self._arena.untyped_storage().data_ptr()
         return output.clone() if inside else output
+
+    def _time(self, row: _Row, seconds: list[float]) -> None:
+        for step, owner in zip(row.steps, row.owners, strict=True):
+            one = (NativeStep * 1)(step)
+            start = time.perf_counter()
+            self.kernel.run_all(one)
+            seconds[owner] += time.perf_counter() - start
 
     def _point(self, row: _Row, values: dict[int, Tensor]) -> list[Tensor]:
         """Tell jobs where what they are given lies in this call; return tensors that must live while they run."""
@@ -102,6 +122,7 @@ class Execution:
         """Make the jobs of actions that follow upon each other."""
         given: dict[int, list[tuple[_Words, int]]] = {}
         jobs: list[Job] = []
+        owners: list[int] = []
         for at in numbers:
             action = self.plan.actions[at]
             tensors, outside = self._tensors(at, action)
@@ -113,11 +134,12 @@ class Execution:
                     places = [place for place in range(count) if memory[place] == tensor.data_ptr()]
                     given.setdefault(number, []).extend((memory, place) for place in places)
             jobs += made
+            owners += [at] * len(made)
         self._keep.append(jobs)
         steps = (NativeStep * len(jobs))(
             *(NativeStep(self.kernel.address(job.operation), ctypes.addressof(job.structure)) for job in jobs)
         )
-        return _Row(steps, given, [number for at in numbers for number in self.plan.ends[at]])
+        return _Row(steps, given, [number for at in numbers for number in self.plan.ends[at]], owners)
 
     def _jobs(self, action: Action, tensors: Mapping[Resource, Tensor]) -> list[Job]:
         operation = action.operation

@@ -3,15 +3,17 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.deploy.execute import Execution
+from bnn_lightning.deploy.graph import Graph, Signs
+from bnn_lightning.deploy.kernels import current_kernel, kernel_info
+from bnn_lightning.deploy.plan import make_plan
+from bnn_lightning.deploy.runtime import LoadedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Share:
     """An operation of a network.
 
     Attributes:
-        operation: Its name in torch.
+        operation: Its name, in the packed file or in torch; "signs of" it where its result is packed by itself.
         shape: Of what it gives.
         kernel: What computed it: a compiled kernel, or "torch".
         binary: Whether it computes on bits.
@@ -51,17 +53,42 @@ def time_shares(network: nn.Module, images: Tensor, *, repeats: int = 9) -> list
         >>> sum(share.operation == "binary_conv2d" for share in shares)
         18
     """
-    runs: list[list[Share]] = []
     with torch.no_grad():
-        for _ in range(1 + repeats):
-            with _recording() as found:
-                network(images)
-            runs.append(found)
-    runs = [run for run in runs[1:] if len(run) == len(runs[-1])]
+        network(images)  # what is made at the first call is made
+        planned = plan_of(network, images) if isinstance(network, LoadedNetwork) else None
+        runs = [_dispatched(network, images) if planned is None else _planned(*planned, images) for _ in range(repeats)]
     return [
         dataclasses.replace(same[0], seconds=statistics.median(share.seconds for share in same))
         for same in zip(*runs, strict=True)
     ]
+
+
+def plan_of(network: LoadedNetwork, images: Tensor) -> tuple[Execution, str] | None:
+    """Return the plan by which a network runs some images and the name of the kernel, None where torch runs all."""
+    kernel = current_kernel()
+    return None if kernel is None else (Execution(make_plan(Graph(network, images)), kernel), kernel.name)
+
+
+def _planned(execution: Execution, kernel: str, images: Tensor) -> list[Share]:
+    actions = execution.plan.actions
+    seconds = [0.0] * len(actions)
+    execution.run(images, seconds)
+    found = []
+    for action, of_one in zip(actions, seconds, strict=True):
+        name = execution.graph.steps[action.number - 1].operation if action.number else "images"
+        packs = action.operation is not None and isinstance(action.operation.result, Signs)
+        shape = tuple(execution.graph.shape(action.number))
+        where = "torch" if action.operation is None else kernel
+        binary = packs or name == "binary_conv2d"
+        found.append(Share(f"signs of {name}" if packs else name, shape, where, binary, of_one))
+    return found
+
+
+def _dispatched(network: nn.Module, images: Tensor) -> list[Share]:
+    recorder = _Recorder()
+    with recorder:
+        network(images)
+    return recorder.found
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -79,10 +106,3 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ours = space == "bnn_lightning"
         self.found.append(Share(name, shape, self.kernel if ours else "torch", ours, seconds))
         return out
-
-
-@contextmanager
-def _recording() -> Iterator[list[Share]]:
-    recorder = _Recorder()
-    with recorder:
-        yield recorder.found
