@@ -12,6 +12,7 @@ from bnn_lightning.functional.sign import (
     approx_sign,
     ede_sharpness,
     reste,
+    round_down,
     sign,
     sign_ede,
     sign_identity,
@@ -149,3 +150,38 @@ def test_the_clipped_identity_saves_one_byte_an_element() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         sign_ste(x)
     assert sum(saved) == 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_shift_that_is_rounded_down_changes_no_sign(dtype: torch.dtype) -> None:
+    bias = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    shift = round_down(bias, dtype)
+    assert shift.dtype == dtype
+    assert bool((shift.float() <= bias).all())
+    nearest = (-bias).to(dtype)
+    infinity = torch.full_like(nearest, math.inf)
+    for x in (nearest, torch.nextafter(nearest, infinity), torch.nextafter(nearest, -infinity)):
+        assert torch.equal(x + shift >= 0, x.double() + bias.double() >= 0)
+    assert round_down(bias, torch.float64).dtype == torch.float64
+    leaf = bias.clone().requires_grad_()
+    round_down(leaf, dtype).sum().backward()
+    assert leaf.grad is not None
+    assert bool((leaf.grad == 1).all())
+
+
+def test_the_clipped_identity_in_half_precision_is_the_formula() -> None:
+    x = torch.linspace(-3, 3, 2001).to(torch.bfloat16).requires_grad_()
+    upstream = torch.randn(2001, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    y = sign_ste(x, 1.5)
+    y.backward(upstream)
+    assert torch.equal(y > 0, x >= 0)
+    assert torch.equal(x.grad, torch.where(x.abs() <= 1.5, upstream, 0))
+
+
+def test_ede_in_half_precision_is_close_to_the_formula_where_it_is_small() -> None:
+    """1 - tanh^2 computed as such is 0 or 1/256 there."""
+    x = torch.linspace(2, 6, 50).to(torch.bfloat16).requires_grad_()
+    sign_ede(x, torch.tensor(1.0)).sum().backward()
+    expected = torch.cosh(x.detach().double()) ** -2
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.double(), expected, rtol=0.03, atol=0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer
-from bnn_lightning.functional.sign import approx_sign, sign_ste
+from bnn_lightning.functional.sign import approx_sign, round_down, sign_ste
 
 Surrogate = Literal["approx_sign", "sign_ste"]
 
@@ -57,7 +57,7 @@ class RSign(InputBinarizer):
         return -self.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        shifted = x + self.bias.view(-1, *[1] * (x.dim() - 2))
+        shifted = x + round_down(self.bias, x.dtype).view(-1, *[1] * (x.dim() - 2))
         return approx_sign(shifted) if self.surrogate == "approx_sign" else sign_ste(shifted, self.clip)
 
     def extra_repr(self) -> str:

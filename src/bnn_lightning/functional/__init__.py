@@ -5,6 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "elementwise": ["concatenate", "prelu", "spatial_mean"],
         "quantize": ["minmax_quantize"],
         "scale": ["divide_gradient", "libra_standardise", "power_of_two_scale", "xnor_scale"],
         "sign": [

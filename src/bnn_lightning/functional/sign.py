@@ -27,13 +27,42 @@ def sign(x: Tensor) -> Tensor:
         >>> sign(torch.tensor([-2.0, -0.0, 0.0, 1e-45, -1e-45, float("nan")]))
         tensor([-1.,  1.,  1.,  1., -1., nan])
     """
-    # floor, then three passes in place: on a CPU faster than torch.where(x >= 0, 1.0, -1.0),
-    # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
-    floor = x.detach().floor()
     if torch.compiler.is_compiling():
         # Compilers fuse anyway; and torch 2.11 gives an autograd function that ends in place a gradient of zero.
-        return F.hardtanh(floor, -1.0, 0.0) * 2 + 1
+        return F.hardtanh(x.detach().floor(), -1.0, 0.0) * 2 + 1
+    return _sign_of_floor_(x.detach().floor())
+
+
+def _sign_of_floor_(floor: Tensor) -> Tensor:
+    # floor, then three passes in place: on a CPU faster than torch.where(x >= 0, 1.0, -1.0),
+    # and the only form of that speed that lets NaN through (torch.sign, heaviside and comparisons all lose it).
     return F.hardtanh_(floor, -1.0, 0.0).mul_(2).add_(1)
+
+
+def round_down(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    r"""Convert to `dtype`, towards minus infinity where it is narrower; the gradient is the identity.
+
+    For x of that dtype, `x + round_down(bias) >= 0` where and only where `x + bias >= 0`: a shift before a sign needs
+    no more precision than x has.
+
+    Args:
+        bias: Any shape.
+        dtype: A floating dtype.
+
+    Returns:
+        Tensor of the shape of `bias`.
+
+    Example:
+        >>> round_down(torch.tensor([0.3, -0.3, 0.25]), torch.bfloat16)
+        tensor([ 0.2988, -0.3008,  0.2500], dtype=torch.bfloat16)
+    """
+    nearest = bias.to(dtype)
+    if torch.finfo(dtype).eps <= torch.finfo(bias.dtype).eps:
+        return nearest
+    with torch.no_grad():
+        below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
+        step = torch.where(nearest > bias, below - nearest, 0.0)
+    return nearest + step
 
 
 class _SignSTE(torch.autograd.Function):
@@ -42,7 +71,12 @@ class _SignSTE(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, clip: float) -> tuple[Tensor, Tensor]:
         # One byte an element is kept for backward instead of the four of `x`.
-        return sign(x), x.abs() > clip
+        if torch.compiler.is_compiling():
+            return sign(x), x.abs() <= clip
+        # A comparison in place is vectorised, one into a bool tensor is not; and its memory serves once more.
+        buffer = x.abs().le_(clip)
+        inside = buffer.to(torch.int8)
+        return _sign_of_floor_(buffer.copy_(x).floor_()), inside
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
@@ -51,8 +85,8 @@ class _SignSTE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        (outside,) = ctx.saved_tensors
-        return grad.masked_fill(outside, 0.0), None
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -145,9 +179,10 @@ class _SignEDE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, t = ctx.saved_tensors
         t = t.to(x.dtype)
-        # k t = max(1/t, 1) t = max(1, t); tanh_backward(g, y) = g (1 - y^2) in one pass. In place where that is
+        # k t = max(1/t, 1) t = max(1, t), and 1 - tanh^2(z) = 4 s (1 - s) with s = sigmoid(-2|z|), which is faster than
+        # tanh and precise for large |z|, too; sigmoid_backward(g, s) = g s (1 - s) in one pass. In place where that is
         # possible: on a CPU a new large tensor costs more than the arithmetic that fills it.
-        return _aten.tanh_backward(grad, (x * t).tanh_()).mul_(t.clamp(min=1.0)), None
+        return _aten.sigmoid_backward(grad, x.abs().mul_(-2 * t).sigmoid_()).mul_(4 * t.clamp(min=1.0)), None
 
 
 class _TemperatureSign(torch.autograd.Function):

@@ -1,7 +1,9 @@
-"""Activations with learnable shifts."""
+"""PReLU, and activations with learnable shifts."""
 
 import torch
 from torch import Tensor, nn
+
+from bnn_lightning.functional.elementwise import prelu
 
 
 class LearnableBias(nn.Module):
@@ -29,6 +31,18 @@ class LearnableBias(nn.Module):
         return f"{self.bias.numel()}"
 
 
+class PReLU(nn.PReLU):
+    """torch's PReLU with `functional.prelu`, which is several times faster backwards on a CPU: same values, same state.
+
+    Example:
+        >>> PReLU(2)(torch.tensor([[-1.0, 4.0]]))
+        tensor([[-0.2500,  4.0000]], grad_fn=<_PReLUBackward>)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return prelu(input, self.weight)
+
+
 class RPReLU(nn.Module):
     """A PReLU with a learnable shift of each channel before and after it: `PReLU(x + shift_in) + shift_out`.
 
@@ -52,7 +66,7 @@ class RPReLU(nn.Module):
     def __init__(self, num_channels: int, init: float = 0.25) -> None:
         super().__init__()
         self.shift_in = LearnableBias(num_channels)
-        self.prelu = nn.PReLU(num_channels, init)
+        self.prelu = PReLU(num_channels, init)
         self.shift_out = LearnableBias(num_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.functional.elementwise import spatial_mean
+
 
 class Mix(nn.Module):
     """Blend two feature maps with a learnable weight of each channel: `scale x + (1 - scale) y`.
@@ -82,5 +84,5 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate (N, out_channels, 1, 1) of a feature map (N, channels, H, W)."""
-        gate: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3), keepdim=True))))
+        gate: Tensor = self.excite(self.act(self.squeeze(spatial_mean(x))))
         return gate.sigmoid()

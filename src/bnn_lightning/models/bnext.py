@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.functional.elementwise import concatenate, spatial_mean
+from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
@@ -62,7 +63,7 @@ class BNextBlock(nn.Module):
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         y = self.spatial(x)
         halves = [unit(y) for unit in self.pointwise]
-        return halves[0] if len(halves) == 1 else torch.cat(halves, 1)
+        return halves[0] if len(halves) == 1 else concatenate(halves)
 
 
 class BNext(Backbone):
@@ -118,7 +119,7 @@ class BNext(Backbone):
                 before, after, stride, multiply=multiply, layers=layers, real=real, recoupling=recoupling
             )
             self.blocks.append(block)
-        self.act = nn.PReLU(widths[-1])
+        self.act = PReLU(widths[-1])
         self.linear = real.linear(widths[-1], num_classes)
         init_latent_(self, latent_std)
 
@@ -129,7 +130,7 @@ class BNext(Backbone):
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
-        x = self.act(x).mean((2, 3))
+        x = spatial_mean(self.act(x)).flatten(1)
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory
 from bnn_lightning.models.bnext import bnext_layers, init_latent_
@@ -124,7 +126,7 @@ class BNext18(Backbone):
                 block = BNext18Block(channels, after, stride, elm=elm, layers=layers, real=real, recoupling=recoupling)
                 self.blocks.append(block)
                 channels = after
-        self.act = nn.PReLU(channels)
+        self.act = PReLU(channels)
         self.linear = real.linear(channels, num_classes)
         init_latent_(self, latent_std)
 
@@ -135,7 +137,7 @@ class BNext18(Backbone):
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
-        x = self.act(x).mean((2, 3))
+        x = spatial_mean(self.act(x)).flatten(1)
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:

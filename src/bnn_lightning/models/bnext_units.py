@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import Mix, SqueezeExcite
 from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
 from bnn_lightning.models.blocks import LayerFactory
@@ -105,7 +107,7 @@ class BNextConv(nn.Module):
         real = RealLayers() if real is None else real
         self.conv = layers.conv(in_channels, out_channels, kernel_size, stride)
         self.norm = nn.BatchNorm2d(out_channels)
-        self.act = nn.PReLU(out_channels)
+        self.act = PReLU(out_channels)
         self.mix = Mix(out_channels) if recoupling else None
         self.gate = SqueezeExcite(out_channels, conv=real.gate) if recoupling else None
         self.pool = half() if stride == 2 else nn.Identity()
@@ -116,7 +118,7 @@ class BNextConv(nn.Module):
         if self.mix is None or self.gate is None:
             return u
         real = self.pool(x) if real is None else real
-        means = (y.mean((2, 3), keepdim=True) for y in (real, u))
+        means = (spatial_mean(y) for y in (real, u))
         gated: Tensor = u * self.gate(self.mix(*means))
         return gated
 
@@ -139,7 +141,7 @@ class BNextUnit(nn.Module):
         recoupling: See `BNextConv`; without it, FFN has no second batch norm.
     """
 
-    act: nn.PReLU | None
+    act: PReLU | None
     norm: nn.BatchNorm2d | None
 
     def __init__(
@@ -162,7 +164,7 @@ class BNextUnit(nn.Module):
             in_channels, out_channels, kernel_size, stride, layers=layers, real=real, recoupling=recoupling
         )
         self.shortcut = shortcut
-        self.act = nn.PReLU(in_channels) if multiply else None
+        self.act = PReLU(in_channels) if multiply else None
         self.norm = nn.BatchNorm2d(out_channels) if multiply or recoupling else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
-from bnn_lightning.layers.activation import RPReLU
+from bnn_lightning.layers.activation import PReLU, RPReLU
 from bnn_lightning.layers.attention import SqueezeExcite
 from bnn_lightning.models.blocks import LayerFactory, Shortcut, layer_factory, pool_shortcut
 
@@ -192,7 +192,7 @@ class RealToBinaryUnit(Unit):
         super().__init__(in_channels, out_channels, stride, kernel_size=kernel_size, layers=layers)
         self.bn = nn.BatchNorm2d(in_channels)
         self.gate = SqueezeExcite(in_channels, out_channels=out_channels, reduction=reduction, bias=False)
-        self.act = nn.PReLU(out_channels)
+        self.act = PReLU(out_channels)
         self.shortcut = pool_shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, repeat_shortcut
@@ -99,7 +100,7 @@ class ReActNetA(Backbone):
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
-        x = x.mean((2, 3))
+        x = spatial_mean(x).flatten(1)
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone
 
 BlockMaker = Callable[[int, int, int], nn.Module]
@@ -71,7 +72,7 @@ class ResNet(Backbone):
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` the head's batch norm (N, num_features), from the last feature map."""
-        x = self.bn2(x.mean((2, 3)))
+        x = self.bn2(spatial_mean(x).flatten(1))
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.processors import Unit
 from bnn_lightning.models.resnet import BlockMaker
@@ -95,7 +96,7 @@ class UnitResNet(Backbone):
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
-        x = x.mean((2, 3))
+        x = spatial_mean(x).flatten(1)
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:
