@@ -11,9 +11,11 @@ import torch.nn.functional as F
 
 from bnn_lightning.deploy import kernels, ops
 from bnn_lightning.functional import pack
+from tests.deploy.emulated import can_emulate, emulated
 
 CASES = 500
 KERNELS = [*kernels.supported_kernels(), "torch"]
+EMULATED = "aarch64 in qemu"
 
 
 class Case(NamedTuple):
@@ -47,9 +49,12 @@ def draw(number: int) -> Case:
     )
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=[*KERNELS, EMULATED])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    loaded = None if request.param == "torch" else kernels.Kernel(request.param)
+    if request.param == EMULATED and not can_emulate():
+        pytest.skip("Needs ziglang and qemu-aarch64.")
+    emulator = emulated() if request.param == EMULATED else None
+    loaded = emulator or (None if request.param == "torch" else kernels.Kernel(request.param))
     monkeypatch.setattr(ops, "current_kernel", lambda: loaded)
     return str(request.param)
 
@@ -62,7 +67,18 @@ def pack_with(x: torch.Tensor, threshold: torch.Tensor, case: Case) -> torch.Ten
 
 
 def test_integers_are_those_of_the_reference(kernel: str) -> None:
-    for number in range(CASES):
+    # Emulation is slow; `make test-slow` has all cases.
+    check_integers(range(0, CASES, 12 if kernel == EMULATED else 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [EMULATED], indirect=True)
+def test_integers_of_all_cases_emulated(kernel: str) -> None:
+    check_integers(range(CASES))
+
+
+def check_integers(numbers: range) -> None:
+    for number in numbers:
         case = draw(number)
         torch.manual_seed(number)
         groups, (images, height, width) = case.groups, case.size

@@ -6,6 +6,9 @@ Plain data: to read a program needs neither torch nor numpy.
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+_MOST = 1 << 31  # torch's kernels count in 32 bits, here and there
+_TO_THE_END = (1 << 63) - 1  # what torch writes for the end of a slice
+
 
 @dataclass(frozen=True)
 class Value:
@@ -105,6 +108,8 @@ def _argument(item: Any, *, values: int, tensors: int, depth: int) -> Argument:
             return Stored(index)
         case list() if depth == 0:
             return [_argument(inner, values=values, tensors=tensors, depth=1) for inner in item]
+        case int() if not (-_MOST <= item < _MOST or item == _TO_THE_END):
+            raise ValueError(f"{item} is beyond what operations of torch take.")
         case None | bool() | int() | float() | str():
             return item
     raise ValueError(f"{item!r:.80} is no argument of a step.")

@@ -312,10 +312,11 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
         if value.numel() > 2 * _MOST_ELEMENTS:
             raise ValueError(f"A result of the shape {tuple(value.shape)} is beyond any network's.")
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(2, info.in_channels, info.image_size, info.image_size)
-        logits = network.run_steps(images, refuse_monsters)
-    if logits.dim() != 2 or logits.shape[0] != 2 or not logits.is_floating_point():
-        raise ValueError(f"Its output for 2 images has the shape {tuple(logits.shape)}, which are no logits.")
+    for number in (2, 1):  # what fits one number of images alone is no network
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            images = torch.empty(number, info.in_channels, info.image_size, info.image_size)
+            logits = network.run_steps(images, refuse_monsters)
+        if logits.dim() != 2 or logits.shape[0] != number or not logits.is_floating_point():
+            raise ValueError(f"Its output for {number} images is {tuple(logits.shape)}, {logits.dtype}: no logits.")
     if info.class_names and len(info.class_names) != logits.shape[1]:
         raise ValueError(f"It has {len(info.class_names)} names for {logits.shape[1]} classes.")

@@ -1,0 +1,145 @@
+"""Read packed files that lie or are damaged, many more than the tests do: `make fuzz`.
+
+Each input is a small valid file with something changed: bytes (which checksums must notice), or the header with
+checksums that hold (so that everything behind them is reached). A file is refused with `PackedFileError`, or it is a network that
+runs; anything else ends this program with an error, and leaves the file.
+"""
+
+import argparse
+import copy
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, read_container, save, write_container
+from bnn_lightning.layers import BinaryConv2d
+
+SIZE = 6
+ODD = [None, True, False, -1, 0, 1, 2, 3, 7, 33, 70, 1 << 16, 1 << 40, -(1 << 62), 0.5, -0.0, 1e308, "", "x", [], {}]
+
+
+def whole_file(path: Path) -> bytes:
+    """Write a network of a convolution, a residual, groups and a classifier; return its file."""
+    torch.manual_seed(0)
+    binary: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+    network = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1),
+        BinaryConv2d(40, 36, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=XNORScale()),
+        nn.BatchNorm2d(36),
+        nn.PReLU(36),
+        BinaryConv2d(36, 36, 3, padding=1, groups=2, pad_value=1.0, **binary),
+        nn.Hardtanh(),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(36, 4),
+    ).eval()
+    info = PackedInfo("net", 3, SIZE, ("a", "b", "c", "d"), {"seed": 0})
+    save(pack(network, torch.rand(2, 3, SIZE, SIZE)), path, info)
+    return path.read_bytes()
+
+
+def damaged(r: random.Random, whole: bytes) -> bytes:
+    """Change bytes: flips, cuts, insertions, pieces that change places."""
+    data = bytearray(whole)
+    for _ in range(r.choice([1, 1, 2, 8])):
+        at, length = r.randrange(len(data) + 1), r.randint(0, 40)
+        match r.randrange(5):
+            case 0 if at < len(data):
+                data[at] ^= 1 << r.randrange(8)
+            case 1:
+                del data[at:]
+            case 2:
+                data[at:at] = r.randbytes(length)
+            case 3:
+                data[at : at + length] = r.randbytes(length)
+            case _:
+                other = r.randrange(len(data) + 1)
+                data[at : at + length] = data[other : other + length]
+        if not data:
+            break
+    return bytes(data)
+
+
+def lie(r: random.Random, plain: Any) -> Any:
+    """Change something within plain values."""
+    if isinstance(plain, list) and plain and r.random() < 0.9:
+        at = r.randrange(len(plain))
+        match r.randrange(12):
+            case 0:
+                del plain[at]
+            case 1:
+                plain.insert(at, copy.deepcopy(r.choice(plain)))
+            case 2:
+                other = r.randrange(len(plain))
+                plain[at], plain[other] = plain[other], plain[at]
+            case _:
+                plain[at] = lie(r, plain[at])
+        return plain
+    if isinstance(plain, dict) and plain and r.random() < 0.9:
+        key = r.choice(list(plain))
+        if r.random() < 0.05:
+            del plain[key]
+        else:
+            plain[key] = lie(r, plain[key])
+        return plain
+    if type(plain) is int and r.random() < 0.5:
+        return plain + r.choice([-2, -1, 1, 2])
+    return r.choice([*ODD, {"v": r.randint(-1, 9)}, {"t": r.randint(-1, 20)}])
+
+
+def read(data: bytes) -> str:
+    """Load a file and run what it holds; return what came of it."""
+    try:
+        network = load(data)
+    except PackedFileError:
+        return "refused"
+    images = torch.rand(1, network.info.in_channels, network.info.image_size, network.info.image_size)
+    if network(images).shape[0] != 1:
+        raise ValueError("A network for one image gives another number of results.")
+    return "run"
+
+
+def main() -> int:
+    """Read as many inputs as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lies", type=float, default=0.05, help="share of the inputs whose checksums hold")
+    options = parser.parse_args()
+    logging.disable(logging.ERROR)  # torch logs what does not fit
+    r, counts, begin = random.Random(options.seed), Counter[str](), time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="bnn-fuzz-"))
+    whole = whole_file(folder / "whole.bnn")
+    container = read_container(whole)
+    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
+    for number in range(options.inputs):
+        if r.random() < options.lies:
+            header = copy.deepcopy(container.header)
+            for _ in range(r.choice([1, 1, 1, 2, 3])):
+                key = r.choice(["program", "program", "program", "info"])
+                header[key] = lie(r, header[key])
+            write_container(folder / "input.bnn", header, tensors)
+            data, kind = (folder / "input.bnn").read_bytes(), "checksums hold"
+        else:
+            data, kind = damaged(r, whole), "damaged"
+        (folder / "input.bnn").write_bytes(data)  # what is left, should the process die
+        result = read(data)
+        if kind == "damaged" and result != "refused" and data != whole:
+            raise ValueError(f"Input {number} is damaged, and was read: {folder / 'input.bnn'}")
+        counts[f"{kind}, {result}"] += 1
+    print(f"{sum(counts.values())} inputs, seed {options.seed}, {time.monotonic() - begin:.0f} s: {dict(counts)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
