@@ -1,8 +1,8 @@
 """Read packed files that lie or are damaged, many more than the tests do: `make fuzz`.
 
 Each input is a small valid file with something changed: bytes (which checksums must notice), or the header with
-checksums that hold (so that everything behind them is reached). A file is refused with `PackedFileError`, or it is a network that
-runs; anything else ends this program with an error, and leaves the file.
+checksums that hold (so that everything behind them is reached). A file is refused with `PackedFileError`, or it is a
+network that runs; anything else ends this program with an error, and leaves the file.
 """
 
 import argparse
