@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource, Signs
-from bnn_lightning.deploy.kernels import Convolution, Packing
+from bnn_lightning.deploy.kernels import Convolution
 from bnn_lightning.deploy.modules import PackedConv2d
-from bnn_lightning.deploy.ops import conv_geometry, window_offsets
+from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
 from bnn_lightning.deploy.program import Argument, Value
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
@@ -104,22 +104,7 @@ def packing(graph: Graph, signs: Signs) -> Operation:
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         x, bits = tensors[signs.value], tensors[signs]
-        job = Packing(
-            images=x.shape[0],
-            channels=x.shape[1] // signs.groups,
-            height=x.shape[2],
-            width=x.shape[3],
-            groups=signs.groups,
-            words=words,
-            **dict(zip(("stride_image", "stride_channel", "stride_y", "stride_x"), x.stride(), strict=True)),
-            bits_height=bits.shape[1],
-            bits_width=bits.shape[2],
-            top=signs.padding[0],
-            left=signs.padding[2],
-            x=x.data_ptr(),
-            threshold=threshold.data_ptr(),
-            bits=bits.data_ptr(),
-        )
+        job = packing_job(x, threshold, bits, groups=signs.groups, top=signs.padding[0], left=signs.padding[2])
         return [Job("pack", job, (threshold,))]
 
     return Operation(result=signs, reads=(signs.value,), build=build, any_layout=True)

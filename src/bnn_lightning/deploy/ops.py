@@ -51,30 +51,42 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
         packed[:, top : top + height, left : left + width] = inside
         return packed
     threshold = threshold.contiguous()
-    stride_image, stride_channel, stride_y, stride_x = x.stride()
-    kernel.run(
-        "pack",
-        Packing(
-            images=number,
-            channels=channels // groups,
-            height=height,
-            width=width,
-            groups=groups,
-            words=words,
-            stride_image=stride_image,
-            stride_channel=stride_channel,
-            stride_y=stride_y,
-            stride_x=stride_x,
-            bits_height=shape[1],
-            bits_width=shape[2],
-            top=top,
-            left=left,
-            x=x.data_ptr(),
-            threshold=threshold.data_ptr(),
-            bits=packed.data_ptr(),
-        ),
-    )
+    kernel.run("pack", packing_job(x, threshold, packed, groups=groups, top=top, left=left))
     return packed
+
+
+def packing_job(x: Tensor, threshold: Tensor, packed: Tensor, *, groups: int, top: int, left: int) -> Packing:
+    """Return what a kernel is given to binarize and pack activations.
+
+    Args:
+        x: Shape (N, C, H, W), anyhow in memory.
+        threshold: Shape (groups * words * 32), +inf where there is no channel.
+        packed: What it writes to, (N, H + padding, W + padding, groups * words).
+        groups: Divides C.
+        top: Pixels above.
+        left: Pixels on the left.
+    """
+    number, channels, height, width = x.shape
+    stride_image, stride_channel, stride_y, stride_x = x.stride()
+    return Packing(
+        images=number,
+        channels=channels // groups,
+        height=height,
+        width=width,
+        groups=groups,
+        words=packed.shape[3] // groups,
+        stride_image=stride_image,
+        stride_channel=stride_channel,
+        stride_y=stride_y,
+        stride_x=stride_x,
+        bits_height=packed.shape[1],
+        bits_width=packed.shape[2],
+        top=top,
+        left=left,
+        x=x.data_ptr(),
+        threshold=threshold.data_ptr(),
+        bits=packed.data_ptr(),
+    )
 
 
 def _pack_fake(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], ones: bool) -> Tensor:
