@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bnn_lightning.cli.errors import did_you_mean, explain
+from bnn_lightning.cli.checks import check_sizes
+from bnn_lightning.cli.errors import UserError, did_you_mean, explain
 from bnn_lightning.data import MNISTDataModule
+from bnn_lightning.models import create_backbone
+from bnn_lightning.tasks import ClassificationTask
 
 Bnn = Callable[..., Any]
 
@@ -149,3 +153,18 @@ def test_callbacks_that_need_whole_weights_are_refused_where_these_are_shared_ou
     assert done.code == 2
     assert "`strategy=fsdp`: " in done.err
     assert "Take strategy=ddp" in done.err
+
+
+@pytest.mark.parametrize("sizes", [[16, 32], [32, 48]])
+def test_training_sizes_that_the_network_does_not_take_are_refused(sizes: list[int]) -> None:
+    def task(name: str) -> ClassificationTask:
+        network = create_backbone(name, num_classes=2, image_size=32, width=4)
+        return ClassificationTask(network, num_classes=2, optimizer=torch.optim.SGD)
+
+    data = SimpleNamespace(in_channels=3, options=SimpleNamespace(train_sizes=sizes))
+    check_sizes(task("resnet20"), data)
+    wrong = next(size for size in sizes if size != 32)
+    with pytest.raises(UserError, match=f"`data.train_sizes`: VGGSmall does not take images of {wrong} pixels"):
+        check_sizes(task("vgg_small"), data)
+    data.options.train_sizes = None
+    check_sizes(task("vgg_small"), data)

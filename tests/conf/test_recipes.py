@@ -1,5 +1,6 @@
-"""The published hyper-parameters (Zeng et al. 2024, and the reference's code and logs), number by number."""
+"""The published hyper-parameters (of papers, of their code and logs), number by number."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.cli.build import build, check_sections
+from bnn_lightning.models import create_backbone
 
 Composed = Callable[..., dict[str, Any]]
 
@@ -141,3 +143,107 @@ def test_schedule_per_step(composed: Composed) -> None:
     config = build(node, at="schedule")(optimizer, steps_per_epoch=4)
     assert config["interval"] == "step"
     assert [config["scheduler"].lr_lambdas[0](t) for t in (0, 4, 12)] == pytest.approx([1 / 5, 1.0, 0.0], abs=0.04)
+
+
+def published_schedule_of_bnext(epoch: int) -> float:
+    if epoch < 5:
+        return 1e-5 + epoch * (1e-3 - 1e-5) / 5
+    return 1e-7 + 0.5 * (1e-3 - 1e-7) * (1 + math.cos(math.pi * (epoch - 5) / 512))
+
+
+def rates(config: dict[str, Any], epochs: range) -> list[float]:
+    """Return the learning rates of a configuration, epoch by epoch."""
+    optimizer = build(config["optimizer"], at="optimizer")([torch.zeros(1)])
+    scheduler = build(config["schedule"], at="schedule")(optimizer, steps_per_epoch=1)["scheduler"]
+    return [config["optimizer"]["lr"] * scheduler.lr_lambdas[0](epoch) for epoch in epochs]
+
+
+def decays(config: dict[str, Any], network: nn.Module) -> dict[str, float]:
+    """Return the weight decay of each parameter by name."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = build(config["param_groups"], at="param_groups")(network)
+    return {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+#          experiment: batch
+BNEXT = {
+    "imagenet_bnext_tiny": 512,
+    "imagenet_bnext_small": 512,
+    "imagenet_bnext_middle": 512,
+    "imagenet_bnext_large": 128,
+    "cifar10_bnext18": 128,
+    "cifar10_bnext_tiny": 128,
+    "cifar100_bnext18": 128,
+    "cifar100_bnext_tiny": 128,
+}
+
+
+@pytest.mark.parametrize("experiment", BNEXT)
+def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
+    config = composed(f"experiment={experiment}")
+    check_sections(config)
+    assert config["data"]["batch_size"] == BNEXT[experiment]
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["callbacks"]["anneal"]["epochs"]) == (512,) * 3
+    assert rates(config, range(512)) == pytest.approx([published_schedule_of_bnext(epoch) for epoch in range(512)])
+    assert config["schedule"]["interval"] == "epoch"
+    optimizer = {key: config["optimizer"][key] for key in ("_target_", "betas", "eps")}
+    assert optimizer == {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999], "eps": 1e-8}
+    own = create_backbone("bnext_tiny", num_classes=10, image_size=32, width=8, depths=(1,))
+    for name, decay in decays(config, own).items():
+        small = dict(own.named_parameters())[name].ndim == 4 or name.endswith(("input_binarizer.bias", "mix.scale"))
+        assert decay == (1e-8 if small else 1e-3), name
+    trainer, callbacks = config["trainer"], config["callbacks"]
+    assert (trainer["gradient_clip_val"], trainer["precision"], trainer["sync_batchnorm"]) == (5.0, "32-true", False)
+    assert (callbacks["latent_clip"]["limit"], callbacks["ema"]) == (1.5, None)
+    assert callbacks["mix_clip"]["_target_"].endswith("MixClip")
+    assert config["task"]["mix"] is None
+    assert config["model"]["weight_binarizer"] is None
+    assert config["model"]["stem"] == experiment.partition("_")[0].rstrip("0123456789")
+
+
+@pytest.mark.parametrize("experiment", [name for name in BNEXT if "imagenet" in name])
+def test_published_images_of_bnext(experiment: str, composed: Composed) -> None:
+    data = composed(f"experiment={experiment}")["data"]
+    augment = {key: value for key, value in data["auto_augment"].items() if key in ("num_ops", "magnitude", "std")}
+    assert augment == {"num_ops": 2, "magnitude": 7.0, "std": 0.5}
+    keys = ("interpolation", "crop_ratio", "image_size", "min_area", "flip", "lighting", "repeats", "train_sizes")
+    assert [data[key] for key in keys] == ["bicubic", 0.95, 224, 0.08, 0.5, 0.0, 1, None]
+    assert (data["mean"], data["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("experiment", [name for name in BNEXT if "cifar" in name])
+def test_published_cifar_images_of_bnext(experiment: str, composed: Composed) -> None:
+    config = composed(f"experiment={experiment}")
+    augment = {key: config["data"]["augment"][key] for key in ("flip", "padding", "padding_mode")}
+    assert augment == {"flip": 0.5, "padding": 4, "padding_mode": "zero"}
+    assert (config["data"]["mean"], config["data"]["std"]) == ([0.507, 0.487, 0.441], [0.267, 0.256, 0.276])
+    assert config["data"]["auto_augment"] is None
+    assert config["distill"] == {"_target_": "bnn_lightning.distill.HardLabels", "label_smoothing": 0.0}
+
+
+@pytest.mark.parametrize(("step", "decay", "binary"), [("_step1", 1e-5, "activations"), ("", 0.0, True)])
+def test_published_recipe_of_reactnet(step: str, decay: float, binary: Any, composed: Composed) -> None:
+    config = composed(f"experiment=imagenet_reactnet_a{step}", *([] if step else ["init_from=x"]))
+    check_sections(config)
+    assert (config["epochs"], config["data"]["batch_size"], config["data"]["lighting"]) == (128, 256, 0.1)
+    assert config["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert rates(config, range(128)) == pytest.approx([1.25e-3 * (1 - epoch / 128) for epoch in range(128)])
+    assert config["model"]["binary"] == binary
+    network = create_backbone("reactnet_a", num_classes=10, image_size=32, width=2, binary=binary)
+    shifts = (".shift_in.bias", ".shift_out.bias", ".input_binarizer.bias")
+    for name, found in decays(config, network).items():
+        convolution = dict(network.named_parameters())[name].ndim == 4 or name.endswith(shifts)
+        assert found == (decay if convolution else 0.0), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "binary", "divergence"),
+    [("_step1", False, 3.0), ("_step2", "activations", 3.0), ("", True, 0.8)],
+)
+def test_published_recipe_of_real2binary(stage: str, binary: Any, divergence: float, composed: Composed) -> None:
+    words = [] if stage == "_step1" else ["init_from=x", "distill.teacher.ckpt=x"]
+    config = composed(f"experiment=imagenet_real2binary18{stage}", *words)
+    check_sections(config)
+    assert (config["epochs"], config["model"]["binary"]) == (75, binary)
+    weights = {key: config["distill"][key] for key in ("hard", "soft", "kl", "attention", "attention_scale")}
+    assert weights == {"hard": 1.0, "soft": 0.0, "kl": divergence, "attention": 30.0, "attention_scale": "max"}

@@ -38,7 +38,7 @@ class RSign(InputBinarizer):
         tensor([-0.2500, -0.2500])
 
     References:
-        Liu et al., ReActNet, ECCV 2020, equation 1.
+        Liu et al., ReActNet, ECCV 2020: RSign.
     """
 
     def __init__(self, num_channels: int, surrogate: Surrogate = "approx_sign", clip: float = 1.0) -> None:

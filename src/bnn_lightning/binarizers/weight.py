@@ -60,8 +60,8 @@ class XNORScale(WeightSign):
         (tensor([[ 1., -1.]]), tensor([1.]))
 
     References:
-        Rastegari et al., XNOR-Net, ECCV 2016, section 3.1; Liu et al., Bi-Real Net, ECCV 2018, section 3.3; Liu et al.,
-        ReActNet, ECCV 2020.
+        Rastegari et al., XNOR-Net, ECCV 2016; Liu et al., Bi-Real Net, ECCV 2018: its magnitude-aware gradient; Liu et
+        al., ReActNet, ECCV 2020.
     """
 
     def __init__(self, clip: float = 1.0, gradient: ScaleGradient = "full") -> None:

@@ -18,10 +18,26 @@ from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
 
 Node = Mapping[str, Any]
+
+
+def check_trainer(trainer: Node, matmul_precision: str) -> None:
+    """Refuse numbers of the trainer that mean nothing, and a machine that lacks what is asked for.
+
+    Raises:
+        UserError: See `check_devices` and `check_precision`; or a number out of its range.
+    """
+    accumulated, clip = trainer.get("accumulate_grad_batches", 1), trainer.get("gradient_clip_val")
+    if accumulated < 1:
+        raise UserError(f"trainer.accumulate_grad_batches must be 1 or more, got {accumulated}.")
+    if clip is not None and clip < 0:  # Lightning would pass over it
+        raise UserError(f"trainer.gradient_clip_val must not be negative, got {clip}; null does not clip.")
+    check_devices(trainer)
+    check_precision(trainer, matmul_precision)
 
 
 def check_devices(trainer: Node) -> None:
@@ -188,6 +204,45 @@ def relaxed(model: nn.Module) -> str | None:
         f"NOT BINARY: {len(unfinished)} binarizers ({type(unfinished[0]).__name__}) still give other values than -1 "
         "and +1. These are the scores of a relaxed network; train to the end of the annealing."
     )
+
+
+def check_optimization(task: ClassificationTask) -> None:
+    """Make parameter groups, optimizer and schedule once, so that what they refuse is said before the training.
+
+    Raises:
+        UserError: An option that one of them refuses; or see `check_bop`.
+    """
+    check_bop(task)
+    section = "param_groups"
+    try:
+        groups = task.param_groups(task)
+        section = "optimizer"
+        optimizer = task.optimizer(groups)
+        section = "schedule"
+        if task.schedule is not None:
+            task.schedule(optimizer, steps_per_epoch=1)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"`{section}`: {error}") from error
+
+
+def check_sizes(task: ClassificationTask, datamodule: Any) -> None:
+    """Refuse sizes of training images that the network does not take, which a later epoch would meet.
+
+    Raises:
+        UserError: The classifier of an MLP or of VGG-Small fits one size.
+    """
+    sizes = getattr(getattr(datamodule, "options", None), "train_sizes", None)
+    network: Any = task.backbone
+    for size in sorted({min(sizes), max(sizes)} if sizes else ()):
+        try:
+            with evaluation(network), torch.no_grad():
+                # `forward`, not a call: a network that is compiled in place would be compiled for this.
+                network.forward(torch.zeros(1, datamodule.in_channels, size, size))
+        except RuntimeError as error:
+            raise UserError(
+                f"`data.train_sizes`: {type(network).__name__} does not take images of {size} pixels ({error}). Leave "
+                "it out, or take a network that averages over its last map, such as a ResNet."
+            ) from error
 
 
 def check_bop(task: ClassificationTask) -> None:

@@ -23,14 +23,14 @@ from bnn_lightning.cli.checkpoint import load_backbone
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
-    check_bop,
     check_compile,
     check_data,
-    check_devices,
     check_distiller,
-    check_precision,
+    check_optimization,
     check_selection,
     check_sharding,
+    check_sizes,
+    check_trainer,
     damaged_files,
     relaxed,
 )
@@ -124,8 +124,7 @@ def prepare(config: DictConfig) -> Run:
     plain = _resolve(config)
     check_sections(plain, trust=settings.trust)
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
-    check_devices(plain["trainer"])
-    check_precision(plain["trainer"], settings.matmul_precision)
+    check_trainer(plain["trainer"], settings.matmul_precision)
     silence()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
@@ -136,7 +135,7 @@ def prepare(config: DictConfig) -> Run:
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
-    check_bop(task)
+    check_optimization(task)
     check_distiller(task, callbacks)
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
@@ -146,6 +145,7 @@ def prepare(config: DictConfig) -> Run:
         rank_zero_warn(warning)
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
+    check_sizes(task, datamodule)
     run = Run(settings, trainer, task, datamodule)
     _take_weights(run, plain)
     return run
@@ -211,7 +211,7 @@ def _check_recipe(config: DictConfig) -> None:
         )
         node = OmegaConf.to_container(OmegaConf.load(file))
         _check_recipes_optimizer(config, str(recipe), node, folders)
-        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(node))}")
+        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(node)) or 'nothing'}")
     elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
         raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
     else:

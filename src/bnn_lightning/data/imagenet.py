@@ -127,7 +127,7 @@ class ImageNetDataModule(DecodedDataModule):
             if len(found) != self.num_classes:
                 raise ValueError(
                     f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)}, "
-                    f"got {self.num_classes}; null takes it from the folder `train`."
+                    f"got {self.num_classes}: data.num_classes={len(found)}."
                 )
 
     def source(self, part: Literal["train", "val"]) -> "FolderImages":

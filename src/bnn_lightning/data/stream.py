@@ -134,7 +134,7 @@ class ImageNetStreamDataModule(DecodedDataModule):
             if len(names) != self.num_classes:
                 raise ValueError(
                     f"`num_classes` must be the number of classes in `{self.folder / part}`, {len(names)}, "
-                    f"got {self.num_classes}; null takes it from there."
+                    f"got {self.num_classes}: data.num_classes={len(names)}."
                 )
 
     def source(self, part: Literal["train", "val"]) -> "StoredImages":

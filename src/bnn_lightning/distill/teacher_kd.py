@@ -67,8 +67,8 @@ class TeacherKD(Distiller):
         >>> distiller.total(losses).backward()
 
     References:
-        Hinton et al., Distilling the knowledge in a neural network, 2015; Liu et al., ReActNet, ECCV 2020, section 3.4
-        (its distributional loss is "soft" with T = 1); Martinez et al., Real-to-Binary, ICLR 2020, section 4.2.
+        Hinton et al., Distilling the knowledge in a neural network, 2015; Liu et al., ReActNet, ECCV 2020 (its
+        distributional loss is "soft" with T = 1); Martinez et al., Real-to-Binary, ICLR 2020 (attention).
     """
 
     def __init__(

@@ -257,7 +257,7 @@ def approx_sign(x: Tensor) -> Tensor:
         tensor([0.0000, 1.0000, 2.0000, 0.5000])
 
     References:
-        Liu et al., Bi-Real Net, ECCV 2018, equation 6.
+        Liu et al., Bi-Real Net, ECCV 2018: ApproxSign.
     """
     return cast(Tensor, _ApproxSign.apply(x))
 

@@ -60,7 +60,7 @@ class RPReLU(nn.Module):
         [0.0, 2.5]
 
     References:
-        Liu et al., ReActNet, ECCV 2020, equation 2.
+        Liu et al., ReActNet, ECCV 2020: RPReLU.
     """
 
     def __init__(self, num_channels: int, init: float = 0.25) -> None:

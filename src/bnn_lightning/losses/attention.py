@@ -63,7 +63,7 @@ def attention_loss(student: Tensor, teacher: Tensor, scale: AttentionScale = "un
 
     References:
         Zagoruyko, Komodakis, Paying more attention to attention, ICLR 2017; Martinez et al., Training binary neural
-        networks with real-to-binary convolutions, ICLR 2020, section 4.2.
+        networks with real-to-binary convolutions, ICLR 2020.
     """
     check_attention_scale(scale)
     if student.ndim != 4 or teacher.ndim != 4 or len(student) != len(teacher):

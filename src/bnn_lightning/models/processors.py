@@ -57,7 +57,7 @@ class XNORUnit(Unit):
         torch.Size([1, 32, 4, 4])
 
     References:
-        Rastegari et al., XNOR-Net, ECCV 2016, section 3.2 and figure 3.
+        Rastegari et al., XNOR-Net, ECCV 2016: its block of an XNOR-Network.
     """
 
     default_binarizers = (binarizer_factory("SignSTE"), binarizer_factory("XNORScale"))
@@ -93,7 +93,7 @@ class BiRealUnit(Unit):
         torch.Size([1, 32, 4, 4])
 
     References:
-        Liu et al., Bi-Real Net, ECCV 2018, figure 3.
+        Liu et al., Bi-Real Net, ECCV 2018.
     """
 
     default_binarizers = (binarizer_factory("ApproxSign"), binarizer_factory("XNORScale", gradient="detached"))
@@ -134,7 +134,7 @@ class ReActUnit(BiRealUnit):
         torch.Size([1, 16, 8, 8])
 
     References:
-        Liu et al., ReActNet, ECCV 2020, figures 2 and 3.
+        Liu et al., ReActNet, ECCV 2020.
     """
 
     default_binarizers = (binarizer_factory("RSign"), binarizer_factory("XNORScale", gradient="identity"))
@@ -174,7 +174,7 @@ class RealToBinaryUnit(Unit):
         torch.Size([1, 32, 4, 4])
 
     References:
-        Martinez et al., Training Binary Neural Networks with Real-to-Binary Convolutions, ICLR 2020, figure 1.
+        Martinez et al., Training Binary Neural Networks with Real-to-Binary Convolutions, ICLR 2020.
     """
 
     default_binarizers = (binarizer_factory("SignSTE"), binarizer_factory("WeightSign", clip=1.0))
