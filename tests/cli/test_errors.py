@@ -1,6 +1,7 @@
 """Bad input: one clear message, exit code 2, no traceback, before training starts."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,14 +158,18 @@ def test_callbacks_that_need_whole_weights_are_refused_where_these_are_shared_ou
 
 @pytest.mark.parametrize("sizes", [[16, 32], [32, 48]])
 def test_training_sizes_that_the_network_does_not_take_are_refused(sizes: list[int]) -> None:
-    def task(name: str) -> ClassificationTask:
-        network = create_backbone(name, num_classes=2, image_size=32, width=4)
-        return ClassificationTask(network, num_classes=2, optimizer=torch.optim.SGD)
+    def check(name: str, **options: Any) -> None:
+        model = {"num_classes": 2, "image_size": 32, "width": 4} | options
+        task = ClassificationTask(create_backbone(name, **model), num_classes=2, optimizer=torch.optim.SGD)
+        check_sizes(task, data, {"_target_": "bnn_lightning.models.create_backbone", "name": name} | model)
 
     data = SimpleNamespace(in_channels=3, options=SimpleNamespace(train_sizes=sizes))
-    check_sizes(task("resnet20"), data)
+    check("resnet20")
     wrong = next(size for size in sizes if size != 32)
     with pytest.raises(UserError, match=f"`data.train_sizes`: VGGSmall does not take images of {wrong} pixels"):
-        check_sizes(task("vgg_small"), data)
+        check("vgg_small")
+    least = pytest.raises(UserError, match="`image_size` must be at least 17 for `bnext_tiny`, got 16")
+    with least if min(sizes) < 17 else nullcontext():
+        check("bnext_tiny", stem="imagenet", depths=(1, 1, 1, 1))
     data.options.train_sizes = None
-    check_sizes(task("vgg_small"), data)
+    check("vgg_small")

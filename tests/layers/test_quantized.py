@@ -40,6 +40,16 @@ def test_value_is_the_formula(bits: int) -> None:
     assert all(len(row.unique()) <= 2**bits for row in quantised)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_that_of_the_formula_rounded_once(dtype: torch.dtype) -> None:
+    x = torch.randn(5, 7).to(dtype)
+    x[0] = 3.0  # a constant row, whose range of 1e-8 is 0 in float16
+    quantised = minmax_quantize(x, 8, clip=25.0)
+    assert quantised.dtype == dtype
+    assert torch.equal(quantised, minmax_quantize(x.float(), 8, clip=25.0).to(dtype))
+    assert torch.equal(quantised[0], x[0])
+
+
 def test_gradient_goes_straight_through_within_the_clip() -> None:
     x = torch.tensor([[-26.0, -25.0, 0.1, 25.0, 25.1]], requires_grad=True)
     minmax_quantize(x, 2, clip=25.0).backward(torch.arange(1.0, 6.0)[None])

@@ -1,6 +1,6 @@
 """What can be known to fail before training starts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.callbacks.distill_progress import DistillProgress
 from bnn_lightning.callbacks.gradient_share import GradientShare
+from bnn_lightning.cli.build import build
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
@@ -225,15 +226,29 @@ def check_optimization(task: ClassificationTask) -> None:
         raise UserError(f"`{section}`: {error}") from error
 
 
-def check_sizes(task: ClassificationTask, datamodule: Any) -> None:
+def check_sizes(task: ClassificationTask, datamodule: Any, model: Node, *, trust: Sequence[str] = ()) -> None:
     """Refuse sizes of training images that the network does not take, which a later epoch would meet.
 
+    Args:
+        task: Holds the network.
+        datamodule: Says the sizes.
+        model: The section that the network was built from; at the least size it must be possible to build it.
+        trust: See `build`.
+
     Raises:
-        UserError: The classifier of an MLP or of VGG-Small fits one size.
+        UserError: A size below the network's least; or the classifier of an MLP or of VGG-Small, which fits one size.
     """
     sizes = getattr(getattr(datamodule, "options", None), "train_sizes", None)
+    if not sizes:
+        return
+    if "image_size" in model:
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                build({**model, "image_size": min(sizes)}, at="model", trust=trust)
+        except UserError as error:
+            raise UserError(f"`data.train_sizes`: {error}") from error
     network: Any = task.backbone
-    for size in sorted({min(sizes), max(sizes)} if sizes else ()):
+    for size in sorted({min(sizes), max(sizes)}):
         try:
             with evaluation(network), torch.no_grad():
                 # `forward`, not a call: a network that is compiled in place would be compiled for this.

@@ -145,7 +145,7 @@ def prepare(config: DictConfig) -> Run:
         rank_zero_warn(warning)
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
-    check_sizes(task, datamodule)
+    check_sizes(task, datamodule, plain["model"], trust=settings.trust)
     run = Run(settings, trainer, task, datamodule)
     _take_weights(run, plain)
     return run

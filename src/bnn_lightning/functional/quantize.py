@@ -16,10 +16,12 @@ class _MinMaxQuantize(torch.autograd.Function):
     def forward(x: Tensor, bits: int, row_dims: int, clip: float) -> tuple[Tensor, Tensor]:
         levels = 2**bits - 1
         dims = tuple(range(row_dims, x.dim()))
-        clipped = x.clamp(-clip, clip)
+        # In half precision 1e-8 is 0, and a constant row would become NaN.
+        clipped = x.clamp(-clip, clip).to(torch.promote_types(x.dtype, torch.float32))
         low, high = clipped.amin(dims, keepdim=True), clipped.amax(dims, keepdim=True)
         extent = high - low + EPS
-        return ((clipped - low) / extent * levels).round() / levels * extent + low, x.abs() > clip
+        rounded = ((clipped - low) / extent * levels).round() / levels * extent + low
+        return rounded.to(x.dtype), x.abs() > clip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, int, float], output: tuple[Tensor, Tensor]) -> None:
