@@ -85,6 +85,7 @@ class LoadedNetwork(nn.Module):
         self.steps = program.steps
         self._ends = program.last_uses()
         self._plans = Plans()
+        self._readable: bool | None = None
         stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in _stored(step)}
         for index in stored:
             self.register_buffer(f"tensor{index}", _tensor(container, index))
@@ -106,8 +107,8 @@ class LoadedNetwork(nn.Module):
         shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
-        kernel = current_kernel() if _can_be_planned(images) else None
-        if kernel is not None and all(tensor.is_cpu and tensor.dtype != torch.float64 for tensor in self.buffers()):
+        kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
+        if kernel is not None:
             return self._plans.run(self, images, kernel)
         return self.run_steps(images / 255 if images.dtype == torch.uint8 else images)
 
@@ -145,8 +146,16 @@ class LoadedNetwork(nn.Module):
         """Return a tensor of the file, except those of binary layers."""
         return self.get_buffer(f"tensor{item.index}")
 
+    def _for_kernels(self) -> bool:
+        """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
+        if self._readable is None:
+            floats = [tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()]
+            self._readable = all(tensor.is_cpu for tensor in self.buffers()) and set(floats) <= {torch.float32}
+        return self._readable
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._plans.clear()  # they point to tensors that move
+        self._readable = None
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def _argument(self, item: Argument, values: Mapping[int, Tensor]) -> Any:
