@@ -63,6 +63,7 @@ def test_epoch_metrics(tmp_path: Path) -> None:
         assert row["train/loss"] == pytest.approx(sum(terms), rel=1e-6)
         assert row["lr"] == pytest.approx(recorder.rates[5 * epoch + 4])
         assert 0 < row["train/acc"] < 1
+        assert row["train/acc"] <= row["train/acc_top5"] <= 1
     assert rows[0]["train/loss_label"] == 0 < rows[1]["train/loss_label"]
 
 
@@ -125,6 +126,29 @@ def test_state_dict_holds_network_distiller_and_sums() -> None:
         "train_means.sums",
         "train_means.count",
     }
+
+
+def test_sums_of_a_checkpoint_that_counted_less_are_read() -> None:
+    task = tiny_task()
+    state = task.state_dict()
+    assert task.train_means.names[-1] == "acc_top5"
+    state["train_means.sums"] = torch.arange(1.0, len(task.train_means.names))  # without the last one
+    task.load_state_dict(state)
+    assert task.train_means.sums.tolist() == [*range(1, len(task.train_means.names)), 0]
+
+
+def test_top5_of_training_images() -> None:
+    task = tiny_task()
+    logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 10
+    task._count(torch.tensor(1.0), logits, labels)
+    means = task.train_means.compute()
+    assert (
+        float(means["acc"])
+        == sum(int(row.argmax()) == label for row, label in zip(logits, labels.tolist(), strict=True)) / 20
+    )
+    expected = sum(label in row.topk(5).indices for row, label in zip(logits, labels.tolist(), strict=True)) / 20
+    assert float(means["acc_top5"]) == expected
 
 
 def test_compile_in_place() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.deploy.container import PackedFileError, read_container
 from bnn_lightning.deploy.runtime import LoadedNetwork, load
+from bnn_lightning.metrics.latency import processor
 from bnn_lightning.report.content import Table
 
 _REPEATS = 20
@@ -53,9 +53,8 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
         )
     if latency:
         milliseconds = 1e3 * _seconds(network)
-        machine = platform.processor() or platform.machine()
         threads = torch.get_num_threads()
-        what = f"median of {_REPEATS} when this page was written, {threads} thread{'s' * (threads > 1)}, {machine}"
+        what = f"median of {_REPEATS} when this page was written, {threads} thread{'s' * (threads > 1)}, {processor()}"
         rows.append(("latency of an image", f"{milliseconds:.3g} ms", what))
     return Table(["", "", ""], rows)
 

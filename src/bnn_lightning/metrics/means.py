@@ -58,8 +58,11 @@ class EpochMeans(Metric):
         with self.sync_context(should_sync=dist.is_available() and dist.is_initialized()):
             return self.state_dict(prefix=prefix)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        sums = state_dict.get(f"{prefix}sums")
+        if sums is not None and len(sums) < len(self.names):  # written before the last of these names was counted
+            state_dict[f"{prefix}sums"] = torch.nn.functional.pad(sums, (0, len(self.names) - len(sums)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._update_count = int(self.count > 0)  # torchmetrics does not save it, and warns before the first update
 
 

@@ -98,7 +98,7 @@ class ClassificationTask(LightningModule):
             self.backbone.compile()
         self.term_names = tuple(name for name, weight in self.distiller.weights.items() if weight)
         terms = [f"loss_{name}" for name in self.term_names]
-        self.train_means = EpochMeans(["loss", *terms, *self.distiller.measures, "acc"], persistent=True)
+        self.train_means = EpochMeans(["loss", *terms, *self.distiller.measures, "acc", "acc_top5"], persistent=True)
         self.eval_means = EpochMeans(["loss", "acc", "acc_top5"])
         self.terms: dict[str, Tensor] = {}  # of the running step, weighted, with their graph
         self.checkpoint_extras: dict[str, Any] = {}  # plain containers that every checkpoint carries
@@ -150,7 +150,8 @@ class ClassificationTask(LightningModule):
         number, absent = labels.shape[0], loss.new_zeros(())
         sums = [loss * number, *[self.terms.get(name, absent) * number for name in self.term_names]]
         sums += [self.distiller.measured[name] * number for name in self.distiller.measures]
-        self.train_means.update([*sums, count_correct(logits, labels)], number)
+        sums += [count_correct(logits, labels), count_correct(logits, labels, 5)]
+        self.train_means.update(sums, number)
 
     def on_after_backward(self) -> None:
         self.terms = {}  # lets go of the graph
