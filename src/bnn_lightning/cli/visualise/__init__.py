@@ -19,6 +19,11 @@ KINDS = {
     "graph": "a block, a module or a network as a graph: SVG, TensorBoard, ONNX",
     "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
     "modules": "convolution modules side by side",
+    "feature_maps": "what binary layers see of an image: inputs and their signs",
+    "embedding": "penultimate features in the plane, coloured by class: t-SNE or UMAP",
+    "bank": "the soft-label bank of self-knowledge distillation as a heat map",
+    "signs": "signs of weights and activations, layer by layer",
+    "surrogates": "value and gradient of binarizers",
     "pipeline": "a backbone, a block of it, and the block's convolution module",
 }
 

@@ -1,0 +1,115 @@
+"""`bnn visualise feature_maps=...`: what the binary layers of a run's network see of an image."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.visualise.output import place_of, run_name, save
+from bnn_lightning.cli.visualise.runs import Run, read_run
+from bnn_lightning.visualise.feature_maps import plot_feature_maps, record_maps, spread_over
+
+
+@dataclass
+class FeatureMapsSettings:
+    """The keys of `visualise/feature_maps.yaml`."""
+
+    feature_maps: str
+    out: str
+    formats: list[str]
+    dpi: int
+    index: int
+    channels: int
+    count: int
+    image: str | None = None
+    size: int | None = None
+    layers: list[str] | None = None
+    trust: list[str] = field(default_factory=list)
+
+
+def draw(config: DictConfig) -> None:
+    """Record what binary layers see of an image, and draw it.
+
+    Args:
+        config: As composed by Hydra from `visualise/feature_maps.yaml`.
+
+    Raises:
+        UserError: A run or picture that cannot be read, missing data, or layers that there are not.
+    """
+    settings = read_settings(FeatureMapsSettings, config)
+    silence()
+    for key in ("channels", "count"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"`{key}` must be at least 1, got {getattr(settings, key)}.")
+    name = f"feature_maps_{run_name(settings.feature_maps)}"
+    place = place_of(settings.out, name, formats=settings.formats, dpi=settings.dpi)
+    run = read_run(settings.feature_maps, config, trust=settings.trust)
+    image = _image(run, settings)
+    try:
+        maps = record_maps(run.network, image, settings.layers)
+        if settings.layers is None:
+            maps = {name: maps[name] for name in spread_over(list(maps), settings.count)}
+        figure = plot_feature_maps(image, maps, channels=settings.channels)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    save({"": figure}, place)
+    arrays = {f"{name}.real": one.real.numpy() for name, one in maps.items()}
+    arrays |= {f"{name}.signs": one.signs.to(torch.int8).numpy() for name, one in maps.items()}
+    np.savez_compressed(place.path("npz"), image=image.numpy(), **arrays)
+    print(f"written: {place.path('npz')}", flush=True)
+
+
+def _image(run: Run, settings: FeatureMapsSettings) -> Tensor:
+    """Return the image, (C, H, W) in [0, 1]: a file, or one of the test set."""
+    if settings.image is not None:
+        return read_picture(Path(settings.image), channels=int(run.data["in_channels"]), size=settings.size)
+    if settings.index < 0:
+        raise UserError(f"`index` must be 0 or more, got {settings.index}.")
+    images, _ = run.images("test", settings.index + 1)
+    if len(images) <= settings.index:
+        raise UserError(f"`index` must be below the number of test images, {len(images)}, got {settings.index}.")
+    image = images[settings.index]
+    if settings.size is None:
+        return image
+    return torch.nn.functional.interpolate(image[None], size=_sides(image, settings.size), mode="bilinear")[0]
+
+
+def _sides(image: Tensor, size: int) -> tuple[int, int]:
+    height, width = image.shape[1:]
+    scale = size / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def read_picture(path: Path, *, channels: int, size: int | None = None) -> Tensor:
+    """Read a picture whole, (C, H, W) in [0, 1].
+
+    Args:
+        path: A file that Pillow reads.
+        channels: 1 or 3.
+        size: Its shorter side becomes this many pixels; None keeps it.
+
+    Raises:
+        UserError: It cannot be read, or the network takes another number of channels.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"Pictures have 1 or 3 channels, and the network takes {channels}.")
+    if size is not None and size < 1:
+        raise UserError(f"`size` must be at least 1, got {size}.")
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"`image`: {path} is not a picture that can be read: {error}") from error
+    if size is not None:
+        scale = size / min(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.array(image)
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1).float() / 255

@@ -1,0 +1,53 @@
+"""`bnn visualise signs=...`: statistics of the signs of a run, layer by layer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_table
+from bnn_lightning.cli.visualise.runs import read_run
+from bnn_lightning.visualise.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, plot_signs, sign_rows, sign_statistics
+
+
+@dataclass
+class SignsSettings:
+    """The keys of `visualise/signs.yaml`."""
+
+    signs: str
+    out: str
+    formats: list[str]
+    dpi: int
+    split: Any
+    images: int
+    batch_size: int
+    trust: list[str] = field(default_factory=list)
+
+
+def draw(config: DictConfig) -> None:
+    """Count the signs of a run's network, and draw what was counted.
+
+    Args:
+        config: As composed by Hydra from `visualise/signs.yaml`.
+
+    Raises:
+        UserError: A run that cannot be read, missing data, or a network without signs.
+    """
+    settings = read_settings(SignsSettings, config, {"split": ("train", "test")})
+    silence()
+    place = place_of(settings.out, f"signs_{run_name(settings.signs)}", formats=settings.formats, dpi=settings.dpi)
+    run = read_run(settings.signs, config, trust=settings.trust)
+    images, _ = run.images(settings.split, settings.images)
+    try:
+        statistics = sign_statistics(run.network, images.split(settings.batch_size))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    save({"": plot_signs(statistics)}, place)
+    save_table(*sign_rows(statistics), place.path("csv"))
+    edges = np.linspace(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, HISTOGRAM_BINS + 1)
+    np.savez_compressed(place.path("npz"), edges=edges, **{one.layer: one.histogram.numpy() for one in statistics})
+    print(f"written: {place.path('npz')}", flush=True)

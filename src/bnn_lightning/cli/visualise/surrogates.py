@@ -1,0 +1,47 @@
+"""`bnn visualise surrogates=...`: value and gradient of binarizers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bnn_lightning.binarizers.factory import list_binarizers
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.visualise.output import place_of, save, save_table, several
+from bnn_lightning.visualise.surrogates import plot_surrogates, surrogate_rows, surrogates_of
+
+
+@dataclass
+class SurrogatesSettings:
+    """The keys of `visualise/surrogates.yaml`."""
+
+    surrogates: Any
+    out: str
+    formats: list[str]
+    dpi: int
+    progress: list[float]
+    points: int
+    limit: float
+
+
+def draw(config: DictConfig) -> None:
+    """Draw value and gradient of binarizers.
+
+    Args:
+        config: As composed by Hydra from `visualise/surrogates.yaml`.
+
+    Raises:
+        UserError: An unknown binarizer, or a value out of its range.
+    """
+    settings = read_settings(SurrogatesSettings, config)
+    silence()
+    names = list_binarizers() if settings.surrogates == "all" else several(settings.surrogates, "surrogates")
+    place = place_of(settings.out, "surrogates", formats=settings.formats, dpi=settings.dpi)
+    try:
+        found = surrogates_of(names, progresses=settings.progress, points=settings.points, limit=settings.limit)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    save({"": plot_surrogates(found)}, place)
+    save_table(*surrogate_rows(found), place.path("csv"))

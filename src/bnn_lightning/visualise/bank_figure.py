@@ -1,0 +1,88 @@
+"""The soft-label bank of SKD-BNN as a heat map."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.visualise.style import COLOUR_MAP, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Cells of more classes are too small for numbers, and of still more for names.
+_NUMBERS, _NAMES = 20, 60
+
+
+def plot_bank(
+    bank: Tensor, *, temperature: float = 4.0, class_names: Sequence[str] = (), valid: Tensor | None = None
+) -> "Figure":
+    """Draw a soft-label bank: mean logits, and the soft labels that the loss takes them for.
+
+    Args:
+        bank: (C, C) mean logits; row = true class, column = logit.
+        temperature: Of the soft labels, `softmax(bank / temperature)`.
+        class_names: One a class; none takes numbers.
+        valid: (C,) whether a row has ever been filled; empty rows stay white.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: A bank that is not square, another number of names, or a temperature that is not positive.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+        >>> figure = plot_bank(torch.eye(3), temperature=4.0, class_names=["a", "b", "c"])
+        >>> [axes.get_title() for axes in figure.axes[:2]]
+        ['mean logits', 'soft labels at T = 4 (%)']
+    """
+    classes = bank.shape[0]
+    if bank.shape != (classes, classes):
+        raise ValueError(f"`bank` must have shape (C, C), got {tuple(bank.shape)}.")
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    names = list(class_names) or [str(label) for label in range(classes)]
+    if len(names) != classes:
+        raise ValueError(f"`class_names` must have a name for each of {classes} classes, got {len(names)}.")
+    bank = bank.detach().float().cpu()
+    empty = torch.zeros(classes, dtype=torch.bool) if valid is None else ~valid.cpu()
+    logits = bank.masked_fill(empty[:, None], torch.nan)
+    size = max(3.6, min(0.42 * classes, 9.0))
+    figure, axes = new_figure(1, 2, width=size + 1.0, height=size)
+    limit = float(bank.abs().max()) or 1.0
+    soft = 100 * soft_labels(logits, temperature)
+    _heat(figure, axes[0], logits, names, "mean logits", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    _heat(figure, axes[1], soft, names, f"soft labels at T = {temperature:g} (%)", cmap=COLOUR_MAP, vmin=0.0)
+    return figure
+
+
+def soft_labels(bank: Tensor, temperature: float) -> Tensor:
+    """Return the soft labels of a bank, a distribution a row: `softmax(bank / temperature)`."""
+    return (bank / temperature).softmax(1)
+
+
+def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title: str, **colours: Any) -> None:
+    image = ax.imshow(values.numpy(), **colours)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    ax.set_xlabel("logit of", fontsize=9)
+    ax.set_ylabel("true class", fontsize=9)
+    if len(names) <= _NAMES:
+        ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+    bar = figure.colorbar(image, ax=ax, shrink=0.8)
+    bar.ax.tick_params(labelsize=8)
+    if len(names) > _NUMBERS:
+        return
+    for row, column in torch.cartesian_prod(torch.arange(len(names)), torch.arange(len(names))).tolist():
+        value = float(values[row, column])
+        if value == value:  # empty rows have none
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            text = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
+            text = text.replace("-0.0", "0.0")
+            ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
