@@ -78,10 +78,11 @@ def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title:
     bar.ax.tick_params(labelsize=8)
     if len(names) > _NUMBERS:
         return
+    shown = image.to_rgba(values.numpy())
     for row, column in torch.cartesian_prod(torch.arange(len(names)), torch.arange(len(names))).tolist():
         value = float(values[row, column])
         if value == value:  # empty rows have none
-            red, green, blue, _ = image.cmap(image.norm(value))
+            red, green, blue, _ = shown[row, column]
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             text = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
             text = text.replace("-0.0", "0.0")

@@ -127,7 +127,8 @@ def plot_embedding(points: Tensor, labels: Tensor, *, class_names: Sequence[str]
         of = labels == label
         colour = maps["tab10"](place) if len(classes) <= 10 else maps["turbo"](place / (len(classes) - 1))
         name = class_names[label] if class_names else str(label)
-        ax.scatter(*points[of].T.numpy(), s=7, color=colour, linewidths=0, alpha=0.8, label=name)
+        x, y = points[of].T.numpy()
+        ax.scatter(x, y, s=7, color=colour, linewidths=0, alpha=0.8, label=name)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(visible=False)

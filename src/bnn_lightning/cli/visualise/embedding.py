@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_table
+from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualise.runs import read_run
 from bnn_lightning.utils.optional import require
 from bnn_lightning.visualise.embedding import Method, embed, neighbour_accuracy, penultimate_features, plot_embedding
@@ -55,7 +55,7 @@ def draw(config: DictConfig) -> None:
         require(library, extra=extra)
         run = read_run(settings.embedding, config, trust=settings.trust)
         images, labels = run.images(settings.split, settings.images)
-        features, logits = penultimate_features(run.network, images.split(settings.batch_size))
+        features, logits = penultimate_features(run.network, torch.split(images, settings.batch_size))
         points = embed(
             features,
             settings.method,
@@ -74,5 +74,5 @@ def draw(config: DictConfig) -> None:
     save({"": plot_embedding(points, labels, class_names=run.class_names(), title=title)}, place)
     rows = zip(*points.T.tolist(), labels.tolist(), logits.argmax(1).tolist(), strict=True)
     save_table(["x", "y", "label", "predicted"], (list(row) for row in rows), place.path("csv"))
-    np.savez_compressed(place.path("npz"), features=features.numpy(), logits=logits.numpy(), labels=labels.numpy())
-    print(f"written: {place.path('npz')}", flush=True)
+    arrays = {"features": features.numpy(), "logits": logits.numpy(), "labels": labels.numpy()}
+    save_arrays(arrays, place.path("npz"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save
+from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays
 from bnn_lightning.cli.visualise.runs import Run, read_run
 from bnn_lightning.visualise.feature_maps import plot_feature_maps, record_maps, spread_over
 
@@ -62,8 +62,7 @@ def draw(config: DictConfig) -> None:
     save({"": figure}, place)
     arrays = {f"{name}.real": one.real.numpy() for name, one in maps.items()}
     arrays |= {f"{name}.signs": one.signs.to(torch.int8).numpy() for name, one in maps.items()}
-    np.savez_compressed(place.path("npz"), image=image.numpy(), **arrays)
-    print(f"written: {place.path('npz')}", flush=True)
+    save_arrays({"image": image.numpy(), **arrays}, place.path("npz"))
 
 
 def _image(run: Run, settings: FeatureMapsSettings) -> Tensor:

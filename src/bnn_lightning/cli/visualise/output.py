@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.utils.optional import require
 
@@ -121,6 +123,17 @@ def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+    print(f"written: {path}", flush=True)
+
+
+def save_arrays(arrays: Mapping[str, Any], path: Path) -> None:
+    """Write arrays as a compressed file of NumPy, and print where.
+
+    Args:
+        arrays: By name.
+        path: Ends in .npz.
+    """
+    np.savez_compressed(path, **arrays)
     print(f"written: {path}", flush=True)
 
 

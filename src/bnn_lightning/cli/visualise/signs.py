@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_table
+from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualise.runs import read_run
 from bnn_lightning.visualise.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, plot_signs, sign_rows, sign_statistics
 
@@ -43,11 +44,11 @@ def draw(config: DictConfig) -> None:
     run = read_run(settings.signs, config, trust=settings.trust)
     images, _ = run.images(settings.split, settings.images)
     try:
-        statistics = sign_statistics(run.network, images.split(settings.batch_size))
+        statistics = sign_statistics(run.network, torch.split(images, settings.batch_size))
     except ValueError as error:
         raise UserError(str(error)) from error
     save({"": plot_signs(statistics)}, place)
     save_table(*sign_rows(statistics), place.path("csv"))
     edges = np.linspace(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, HISTOGRAM_BINS + 1)
-    np.savez_compressed(place.path("npz"), edges=edges, **{one.layer: one.histogram.numpy() for one in statistics})
-    print(f"written: {place.path('npz')}", flush=True)
+    histograms = {one.layer: one.histogram.numpy() for one in statistics}
+    save_arrays({"edges": edges, **histograms}, place.path("npz"))
