@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "onnx": ["OnnxError", "write_onnx"],
         "parity": ["Comparison", "OtherClass", "Parity"],
         "program": ["Program", "Step", "Stored", "Value"],
+        "repack": ["Repacker"],
         "rivals": ["larq_runner", "onnxruntime_runner", "openvino_runner", "quantize_onnx", "torch_runner"],
         "runtime": ["FileSizes", "LoadedNetwork", "PackedInfo", "load", "save"],
         "shares": ["Share", "time_shares"],
