@@ -1,6 +1,5 @@
 """`bnn visualise`: which picture, where it is written, and what cannot be."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,19 +68,3 @@ def test_names() -> None:
     for wrong in ([], 3, ["a", 3], ""):
         with pytest.raises(UserError, match="`k` must be a name"):
             several(wrong, "k")
-
-
-def test_landscape_of_a_run(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    words = (f"landscape={trained.folder}", "points=3", "images=20", f"out={tmp_path}/l.png")
-    done = bnn("visualise", *words)
-    assert done.code == 0, done.err
-    assert (tmp_path / "l.png").stat().st_size > 1000
-    rows = list(csv.DictReader((tmp_path / "l.csv").open()))
-    assert [(row["step_1"], row["step_2"]) for row in rows][:4] == [
-        ("-1.0", "-1.0"),
-        ("-1.0", "0.0"),
-        ("-1.0", "1.0"),
-        ("0.0", "-1.0"),
-    ]
-    assert float(rows[4]["flipped"]) == 0.0
-    assert all(0 < float(row["flipped"]) < 0.6 for row in rows[:4] + rows[5:])

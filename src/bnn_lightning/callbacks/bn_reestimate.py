@@ -1,7 +1,6 @@
 """Clean statistics of batch normalisation, at the end."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -10,8 +9,10 @@ import torch.distributed as dist
 from lightning_fabric.utilities.data import _set_sampler_epoch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnn_lightning.layers.norm import cumulative
 
 
 class BNReestimate(Callback):
@@ -58,26 +59,6 @@ class BNReestimate(Callback):
         if trainer.world_size > 1:
             for norm in norms:
                 average_over_ranks(norm)
-
-
-@contextmanager
-def cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Let `norms` gather plain means from zero, and the rest of the model evaluate; then put all modes back."""
-    modes = {module: module.training for module in model.modules()}
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.train()
-        norm.momentum = None
-        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
-        norm.reset_running_stats()
-    try:
-        yield
-    finally:
-        for norm, momentum, num_batches_tracked in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def training_images(trainer: Trainer, pl_module: LightningModule) -> Iterator[Tensor]:

@@ -1,14 +1,13 @@
 """The table of a loss landscape: a loss, an accuracy and a share of flipped signs a point."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.visualise.scan import Measured
+from bnn_lightning.visualise.surroundings import Measured
 
 Array = NDArray[np.float64]
 
@@ -82,12 +81,3 @@ def landscape_of(name: str, steps: Array, dimensions: int, measured: Iterable[tu
     for index, found in measured:
         table[:, index] = found
     return Landscape(name, steps, *table.reshape(3, *[len(steps)] * dimensions))
-
-
-def as_rows(landscape: Landscape) -> tuple[Sequence[str], list[list[Any]]]:
-    """Return a landscape as a plain table: the names of its columns, and a row a point."""
-    steps = [f"step_{axis}" for axis in range(1, landscape.losses.ndim + 1)]
-    values = (landscape.losses, landscape.accuracies, landscape.flipped)
-    points = grid_points(landscape.steps, landscape.losses.ndim)
-    rows = [[*point, *found] for point, found in zip(points, np.stack(values, -1).reshape(-1, 3).tolist(), strict=True)]
-    return [*steps, "loss", "accuracy", "flipped"], rows

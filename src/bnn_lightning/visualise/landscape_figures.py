@@ -1,33 +1,37 @@
 """Loss landscapes drawn: lines, contours, surfaces."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnn_lightning.visualise.landscape import Array, Landscape
-from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, new_figure
+from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, new_figure, new_interactive
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def landscape_lines(landscapes: Sequence[Landscape]) -> "Figure":
+def landscape_lines(landscapes: Sequence[Landscape], *, cap: float | None = None) -> "Figure":
     """Draw losses along one direction, and below them the shares of flipped signs; one scale for all networks.
 
     Args:
         landscapes: Of one direction each.
+        cap: The axis ends there; None shows them all.
 
     Raises:
         ValueError: None, or one of two directions.
     """
-    check_dimensions(landscapes, 1)
+    _check_dimensions(landscapes, 1)
+    _, highest = loss_range(landscapes, cap)
     figure, (top, bottom) = new_figure(2, 1, width=6.0, height=2.8)
     for index, one in enumerate(landscapes):
         colour = COLOURS[index % len(COLOURS)]
         top.plot(one.steps, one.losses, color=colour, label=one.name)
         bottom.plot(one.steps, 100 * one.flipped, color=colour)
     top.set_ylabel("loss")
+    top.set_ylim(top=highest if cap is not None else None)
     top.legend(frameon=False)
     bottom.set_ylabel("flipped signs [%]")
     bottom.set_xlabel("step [filter norms]")
@@ -36,55 +40,139 @@ def landscape_lines(landscapes: Sequence[Landscape]) -> "Figure":
 
 
 def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = None, levels: int = 20) -> "Figure":
-    """Draw losses over two directions as contours, networks side by side; levels and colours are those of all.
+    """Draw losses over two directions as contours, and below them the shares of flipped signs, networks side by side.
+
+    Levels and colours are those of all networks.
 
     Args:
         landscapes: Of two directions each.
         cap: Losses above it are drawn as this one; None draws them all.
-        levels: How many.
+        levels: How many, 2 or more.
 
     Raises:
-        ValueError: None, or one of one direction.
+        ValueError: None, or one of one direction; a `cap` or `levels` with which nothing can be drawn.
     """
-    check_dimensions(landscapes, 2)
+    _check_dimensions(landscapes, 2)
+    if levels < 2:
+        raise ValueError(f"`levels` must be 2 or more, got {levels}.")
     lowest, highest = loss_range(landscapes, cap)
-    edges = np.linspace(lowest, highest, levels)
-    figure, axes = new_figure(1, len(landscapes), width=4.4, height=3.8)
+    columns = len(landscapes)
+    figure, axes = new_figure(2, columns, width=4.2, height=3.5)
+    flips = [one.flipped[np.isfinite(one.flipped)].max(initial=0.0) for one in landscapes]
+    most = 100 * max(*flips, 0.01)
+    for one, above, below in zip(landscapes, axes[:columns], axes[columns:], strict=True):
+        losses = _contour(above, one, _capped(one.losses, lowest, highest), np.linspace(lowest, highest, levels))
+        signs = _contour(below, one, 100 * one.flipped, np.linspace(0.0, most, levels))
+        above.set_title(one.name)
+        below.set_xlabel("direction 1 [filter norms]")
+    for row in (axes[0], axes[columns]):
+        row.set_ylabel("direction 2 [filter norms]")
+    figure.colorbar(losses, ax=axes[:columns], label="loss")
+    figure.colorbar(signs, ax=axes[columns:], label="flipped signs [%]")
+    return figure
+
+
+def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = None) -> "Figure":
+    """Draw losses over two directions as surfaces, networks side by side; heights and colours are those of all.
+
+    Args:
+        landscapes: Of two directions each.
+        cap: Losses above it are drawn as this one; None draws them all.
+
+    Raises:
+        ValueError: See `landscape_contours`.
+    """
+    _check_dimensions(landscapes, 2)
+    lowest, highest = loss_range(landscapes, cap)
+    figure, axes = new_figure(1, len(landscapes), width=4.8, height=4.2, projection="3d")
     for axis, one in zip(axes, landscapes, strict=True):
-        shown = capped(one.losses, lowest, highest).T  # matplotlib's rows are the vertical axis
-        filled = axis.contourf(one.steps, one.steps, shown, levels=edges, cmap=COLOUR_MAP)
-        axis.contour(one.steps, one.steps, shown, levels=edges, colors="white", linewidths=0.4)
-        axis.plot(0, 0, marker="+", color="white")
-        axis.set(title=one.name, xlabel="direction 1", ylabel="direction 2", aspect="equal")
-    figure.colorbar(filled, ax=axes, label="loss")
+        first, second = np.meshgrid(one.steps, one.steps, indexing="ij")
+        heights = _capped(one.losses, lowest, highest)
+        three: Any = axis  # the stubs of matplotlib know flat axes only
+        three.plot_surface(
+            first, second, heights, cmap=COLOUR_MAP, vmin=lowest, vmax=highest, rcount=101, ccount=101, linewidth=0
+        )
+        three.set(title=one.name, xlabel="direction 1", ylabel="direction 2", zlabel="loss", zlim=(lowest, highest))
+    return figure
+
+
+def interactive_landscapes(landscapes: Sequence[Landscape], *, cap: float | None = None) -> Any:
+    """Draw losses over two directions as surfaces that can be turned, with plotly; scales as of `landscape_surfaces`.
+
+    Under the pointer stand the loss as measured, the accuracy and the share of flipped signs.
+
+    Args:
+        landscapes: Of two directions each.
+        cap: Losses above it are drawn as this one; None draws them all.
+
+    Returns:
+        A figure of plotly.
+
+    Raises:
+        ValueError: See `landscape_contours`.
+    """
+    _check_dimensions(landscapes, 2)
+    lowest, highest = loss_range(landscapes, cap)
+    figure = new_interactive(len(landscapes), kind="surface", titles=[one.name for one in landscapes])
+    text = "steps %{x:.3g}, %{y:.3g}<br>loss %{customdata[0]:.4g}<br>top-1 %{customdata[1]:.1%}"
+    for column, one in enumerate(landscapes, start=1):
+        flipped = "" if np.isnan(one.flipped).all() else "<br>flipped %{customdata[2]:.1%}"
+        figure.add_surface(
+            x=one.steps,
+            y=one.steps,
+            z=_capped(one.losses, lowest, highest).T,  # rows are y
+            customdata=np.stack([one.losses.T, one.accuracies.T, one.flipped.T], axis=-1),
+            hovertemplate=f"{text}{flipped}<extra></extra>",
+            coloraxis="coloraxis",
+            row=1,
+            col=column,
+        )
+    figure.update_layout(coloraxis={"colorscale": COLOUR_MAP, "cmin": lowest, "cmax": highest})
+    titles = {"xaxis_title": "direction 1", "yaxis_title": "direction 2", "zaxis_title": "loss"}
+    figure.update_scenes(zaxis_range=[lowest, highest], **titles)
     return figure
 
 
 def loss_range(landscapes: Sequence[Landscape], cap: float | None) -> tuple[float, float]:
-    """Return the lowest and the highest loss that is drawn, over all networks; they differ."""
+    """Return the lowest and the highest loss that is drawn, over all networks; they differ.
+
+    Args:
+        landscapes: One or more.
+        cap: The highest is at most this; None sets no bound.
+
+    Raises:
+        ValueError: No loss is finite, or `cap` lies below all of them.
+    """
     finite = np.concatenate([one.losses[np.isfinite(one.losses)].ravel() for one in landscapes])
     if not finite.size:
         raise ValueError("There is no finite loss to draw.")
     lowest, highest = float(finite.min()), float(finite.max())
     if cap is not None:
-        if cap <= lowest:
+        if not cap > lowest:
             raise ValueError(f"`cap` must lie above the lowest loss, {lowest:.4g}, got {cap:g}.")
         highest = min(highest, cap)
     return lowest, highest if highest > lowest else lowest + 1.0
 
 
-def capped(losses: Array, lowest: float, highest: float) -> Array:
-    """Return losses within what is drawn: what is above, and infinities, at its upper edge."""
-    return np.clip(np.nan_to_num(losses, nan=np.nan, posinf=highest, neginf=lowest), lowest, highest)
+def _contour(axis: "Axes", one: Landscape, values: Array, levels: Array) -> Any:
+    # The first direction is the horizontal axis: matplotlib's rows are the vertical one.
+    filled = axis.contourf(one.steps, one.steps, values.T, levels=levels, cmap=COLOUR_MAP)
+    if not np.isnan(values).all():
+        axis.contour(one.steps, one.steps, values.T, levels=levels, colors="white", linewidths=0.4)
+    axis.plot(0, 0, marker="+", color="white")
+    axis.set_aspect("equal")
+    axis.grid(visible=False)
+    return filled
 
 
-def check_dimensions(landscapes: Sequence[Landscape], dimensions: int) -> None:
-    """Refuse no landscapes, and those of another number of directions.
+def _capped(losses: Array, lowest: float, highest: float) -> Array:
+    """Return losses within what is drawn; infinite ones at its upper edge, NaN as it is: a hole."""
+    return np.clip(losses, lowest, highest)
 
-    Raises:
-        ValueError: Says which.
-    """
+
+def _check_dimensions(landscapes: Sequence[Landscape], dimensions: int) -> None:
     if not landscapes:
         raise ValueError("`landscapes` is empty.")
     if others := [one.name for one in landscapes if one.losses.ndim != dimensions]:
-        raise ValueError(f"`landscapes` must have {dimensions} direction(s); {', '.join(others)} has not.")
+        wanted = "one direction" if dimensions == 1 else "two directions"
+        raise ValueError(f"`landscapes` must be of {wanted}; {', '.join(others)} is not.")

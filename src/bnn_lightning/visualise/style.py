@@ -1,5 +1,6 @@
 """How our figures look: colours, sizes and frames, in one place."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnn_lightning.utils.optional import require
@@ -47,12 +48,18 @@ def new_figure(
     return figure, axes
 
 
-def new_interactive() -> Any:
-    """Make an empty figure of plotly.
+def new_interactive(columns: int = 1, *, kind: str = "xy", titles: Sequence[str] = ()) -> Any:
+    """Make an empty figure of plotly, whose parts stand side by side.
+
+    Args:
+        columns: How many.
+        kind: Of what is drawn in each, in plotly's words: "xy", "surface" ...
+        titles: One a column.
 
     Raises:
         ModuleNotFoundError: plotly is not installed.
     """
-    figure = require("plotly.graph_objects", extra=EXTRA).Figure()
+    subplots = require("plotly.subplots", extra=EXTRA)
+    figure = subplots.make_subplots(1, columns, specs=[[{"type": kind}] * columns], subplot_titles=titles or None)
     figure.update_layout(template="plotly_white", colorway=COLOURS, margin={"l": 10, "r": 10, "t": 50, "b": 10})
     return figure

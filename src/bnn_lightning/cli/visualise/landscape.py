@@ -1,23 +1,36 @@
 """`bnn visualise landscape=...`: the loss around trained networks."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.images import data_of, labelled_images
+from bnn_lightning.cli.visualise.landscape_file import Identity, read_landscape
+from bnn_lightning.cli.visualise.landscape_measure import Extras, measure_runs
 from bnn_lightning.cli.visualise.output import place_of, run_names, save, save_table, several
-from bnn_lightning.visualise.directions import Normalised, Perturbed, random_direction
-from bnn_lightning.visualise.landscape import Landscape, as_rows, grid, grid_points, landscape_of
-from bnn_lightning.visualise.landscape_figures import landscape_contours, landscape_lines
-from bnn_lightning.visualise.scan import Problem, scan
+from bnn_lightning.visualise.directions import Normalised, Perturbed
+from bnn_lightning.visualise.landscape import Landscape, grid
+from bnn_lightning.visualise.landscape_figures import (
+    interactive_landscapes,
+    landscape_contours,
+    landscape_lines,
+    landscape_surfaces,
+)
+from bnn_lightning.visualise.sharpness import basin, curvature, loss_at_radius
 
-CHOICES = {"perturb": get_args(Perturbed), "normalise": get_args(Normalised), "split": ("train", "test")}
+CHOICES = {
+    "perturb": get_args(Perturbed),
+    "normalise": get_args(Normalised),
+    "split": ("train", "test"),
+    "evaluator": ("auto", "packed", "eager"),
+    "device": ("auto", "cpu", "cuda"),
+}
+# What must agree between landscapes for one scale to mean something.
+_SHARED = ("images", "seed", "perturb", "normalise", "bn_images")
 
 
 @dataclass
@@ -28,6 +41,7 @@ class LandscapeSettings:
     out: str
     formats: list[str]
     dpi: int
+    cap: float | None
     dimensions: int
     points: int
     radius: float
@@ -37,46 +51,128 @@ class LandscapeSettings:
     split: Any
     images: int
     batch_size: int
-    cap: float | None = None
+    bn_images: int
+    evaluator: Any
+    device: Any
+    workers: int | None
+    radii: list[float] | None
+    basin_above: float
+    curvature_step: float
+    hessian_images: int
+    hessian_iterations: int
     trust: list[str] = field(default_factory=list)
 
 
 def draw(config: DictConfig) -> None:
-    """Measure the loss around networks, and draw it.
+    """Measure the loss around networks, or read what was measured, and draw it.
 
     Args:
         config: As composed by Hydra from `visualise/landscape.yaml`.
 
     Raises:
-        UserError: A run that cannot be read, missing data, or a value out of its range.
+        UserError: A run or a file that cannot be read, missing data, or a value out of its range.
     """
     settings = read_settings(LandscapeSettings, config, CHOICES)
+    _check_ranges(settings)
     silence()
-    runs = several(settings.landscape, "landscape")
-    names = run_names(runs)
-    place = place_of(settings.out, f"landscape_{'_'.join(names)}", formats=settings.formats, dpi=settings.dpi)
-    networks = [load_backbone(run, trust=settings.trust) for run in runs]
-    first = network_file(runs[0])
-    data = data_of(embedded_config(read_checkpoint(first), first), config)
-    images, labels = labelled_images(data, split=settings.split, count=settings.images, trust=settings.trust)
+    given = several(settings.landscape, "landscape")
+    runs = [name for name in given if Path(name).suffix != ".npz"]
+    names = run_names(given)
+    place = place_of(settings.out, _stem(names, settings), formats=settings.formats, dpi=settings.dpi)
+    read = {name: read_landscape(Path(name)) for name in given if name not in runs}
+    measured = measure_runs(config, settings, [(run, names[given.index(run)]) for run in runs]) if runs else {}
+    found = [(read | measured)[name] for name in given]
+    _note_differences(found)
     try:
-        found = [
-            _measure(network, name, images, labels, settings) for network, name in zip(networks, names, strict=True)
-        ]
-        figure = landscape_lines(found) if settings.dimensions == 1 else landscape_contours(found, cap=settings.cap)
+        header, rows = sharpness_table([(one, extras) for one, _, extras in found], settings)
+        figures = _figures([one for one, _, _ in found], settings)
     except ValueError as error:
         raise UserError(str(error)) from error
-    for one in found:
-        save_table(*as_rows(one), place.path("csv", one.name if len(found) > 1 else ""))
-    save({"": figure}, place)
+    _print_table(header, rows)
+    save_table(header, rows, place.path("csv", "sharpness"))
+    save(figures, place)
 
 
-def _measure(network: nn.Module, name: str, images: Tensor, labels: Tensor, settings: LandscapeSettings) -> Landscape:
-    steps = grid(settings.points, settings.radius)
-    directions = [
-        random_direction(network, seed=settings.seed + index, perturb=settings.perturb, normalise=settings.normalise)
-        for index in range(settings.dimensions)
-    ]
-    problem = Problem(network, directions, images, labels, settings.batch_size)
-    points = enumerate(grid_points(steps, settings.dimensions))
-    return landscape_of(name, steps, settings.dimensions, scan(problem, points))
+def sharpness_table(
+    found: list[tuple[Landscape, Extras]], settings: LandscapeSettings
+) -> tuple[list[str], list[list[Any]]]:
+    """Return the sharpness of landscapes as a plain table: names of the columns, and a row a network.
+
+    Args:
+        found: Landscapes, and the eigenvalues beside them.
+        settings: Says at which radii.
+
+    Raises:
+        ValueError: A radius outside a grid.
+    """
+    rows: list[dict[str, Any]] = []
+    header: list[str] = []
+    for one, extras in found:
+        radius = float(one.steps[-1])
+        row: dict[str, Any] = {"network": one.name, "loss": float(one.losses[one.centre])}
+        for at in settings.radii or (radius / 4, radius / 2, radius):
+            row[f"loss_at_{at:g}"], row[f"highest_at_{at:g}"] = loss_at_radius(one, at)
+        region = basin(one, settings.basin_above)
+        row["basin"], row["basin_is_cut"] = region.size, region.is_cut
+        row["curvature"], row["curvature_step"] = curvature(one, settings.curvature_step)
+        for name in ("hessian_surrogate", "hessian_surrogate_filter"):
+            row[name] = extras.get(name, "")
+        rows.append(row)
+        header = list(dict.fromkeys([*header, *row]))
+    return header, [[row.get(name, "") for name in header] for row in rows]
+
+
+def _figures(landscapes: list[Landscape], settings: LandscapeSettings) -> dict[str, Any]:
+    if unfinished := [one.name for one in landscapes if not one.is_complete]:
+        raise ValueError(f"{unfinished[0]} is not measured whole: go on with the command that began it.")
+    if len({one.losses.ndim for one in landscapes}) > 1:
+        raise ValueError("`landscape` names files of one and of two directions: draw them apart.")
+    if landscapes[0].losses.ndim == 1:
+        return {"": landscape_lines(landscapes, cap=settings.cap)}
+    figures: dict[str, Any] = {
+        "": landscape_contours(landscapes, cap=settings.cap),
+        "surface": landscape_surfaces(landscapes, cap=settings.cap),
+    }
+    if "html" in settings.formats or settings.out.endswith(".html"):
+        figures["interactive"] = interactive_landscapes(landscapes, cap=settings.cap)
+    return figures
+
+
+def _check_ranges(settings: LandscapeSettings) -> None:
+    if settings.dimensions not in (1, 2):
+        raise UserError(f"`dimensions` must be 1 or 2, got {settings.dimensions}.")
+    for key in ("bn_images", "hessian_images"):
+        if getattr(settings, key) < 0:
+            raise UserError(f"`{key}` must not be negative, got {getattr(settings, key)}.")
+    if settings.hessian_iterations < 1:
+        raise UserError(f"`hessian_iterations` must be 1 or more, got {settings.hessian_iterations}.")
+    for key in ("basin_above", "curvature_step"):
+        if getattr(settings, key) <= 0:
+            raise UserError(f"`{key}` must be positive, got {getattr(settings, key)}.")
+    if outside := [at for at in settings.radii or [] if not 0 < at <= settings.radius]:
+        raise UserError(f"`radii` must be positive and at most radius={settings.radius:g}, got {outside[0]:g}.")
+    try:
+        grid(settings.points, settings.radius)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _stem(names: list[str], settings: LandscapeSettings) -> str:
+    kind = "landscape_line" if settings.dimensions == 1 else "landscape"
+    clean = [name.removesuffix(".npz").removeprefix(f"{kind}_") for name in names]
+    joined = "_".join(clean) if len("_".join(clean)) < 80 else f"{clean[0]}_and_{len(clean) - 1}_more"
+    return f"{kind}_{joined}{'_bn' if settings.bn_images else ''}"
+
+
+def _note_differences(found: list[tuple[Landscape, Identity, Extras]]) -> None:
+    different = [key for key in _SHARED if len({str(identity.get(key)) for _, identity, _ in found}) > 1]
+    if different:
+        print(f"note: not measured alike, in {', '.join(different)}: compare with care", flush=True)
+
+
+def _print_table(header: list[str], rows: list[list[Any]]) -> None:
+    text = [header, *[[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]]
+    width = max(map(len, header)) + 2
+    # A line a figure, a column a network: there are more figures than networks.
+    for line in zip(*text, strict=True):
+        print(line[0].ljust(width) + "".join(value.rjust(max(14, len(value) + 2)) for value in line[1:]))

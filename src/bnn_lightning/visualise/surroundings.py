@@ -1,17 +1,21 @@
-"""Measure a network at many points around itself."""
+"""Measure a network at points around itself."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnn_lightning.layers.norm import cumulative
 from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.visualise.directions import Direction, shifted
 
 Classify = Callable[[Tensor], Tensor]
+Evaluator = Callable[[nn.Module], Callable[[], Classify]]
 
 
 class Measured(NamedTuple):
@@ -48,6 +52,8 @@ class Problem:
         labels: (N,).
         batch_size: Images at a time.
         evaluator: See `eager`.
+        bn_images: At each point the statistics of batch norm are estimated anew from these; None keeps those of the
+            network.
     """
 
     model: nn.Module
@@ -55,7 +61,19 @@ class Problem:
     images: Tensor
     labels: Tensor
     batch_size: int = 250
-    evaluator: Callable[[nn.Module], Callable[[], Classify]] = eager
+    evaluator: Evaluator = eager
+    bn_images: Tensor | None = None
+
+    def to(self, device: str) -> "Problem":
+        """Return the problem on a device; the network itself moves there."""
+        return replace(
+            self,
+            model=self.model.to(device),
+            directions=[{name: tensor.to(device) for name, tensor in one.items()} for one in self.directions],
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            bn_images=None if self.bn_images is None else self.bn_images.to(device),
+        )
 
 
 class Surroundings:
@@ -63,6 +81,9 @@ class Surroundings:
 
     Args:
         problem: What is the same for all of them.
+
+    Raises:
+        ValueError: No images, labels of another number, or what the evaluator refuses.
 
     Example:
         >>> from bnn_lightning.visualise import random_direction
@@ -74,6 +95,10 @@ class Surroundings:
     """
 
     def __init__(self, problem: Problem) -> None:
+        if not len(problem.labels) or len(problem.labels) != len(problem.images):
+            raise ValueError(
+                f"`images` and `labels` must be as many, got {len(problem.images)} and {len(problem.labels)}."
+            )
         self.problem = problem
         self.model = problem.model.eval()
         self.classify = problem.evaluator(self.model)
@@ -82,7 +107,11 @@ class Surroundings:
     @torch.no_grad()
     def at(self, steps: Sequence[float]) -> Measured:
         """Measure the network at `centre + sum of step * direction`."""
-        with shifted(self.model, self.problem.directions, steps):
+        with ExitStack() as stack:
+            stack.enter_context(shifted(self.model, self.problem.directions, steps))
+            if self.problem.bn_images is not None:
+                batches = torch.split(self.problem.bn_images, self.problem.batch_size)
+                stack.enter_context(reestimated(self.model, batches))
             loss, accuracy = self._score(self.classify())
             return Measured(loss, accuracy, self._flipped())
 
@@ -96,23 +125,32 @@ class Surroundings:
             right += int((logits.argmax(1) == labels).sum())
         return loss / len(problem.labels), right / len(problem.labels)
 
-    @torch.no_grad()
     def _signs(self) -> list[Tensor]:
-        return [layer.binary_weight.detach() > 0 for layer in binary_layers(self.model).values()]
+        with torch.no_grad():
+            return [layer.binary_weight > 0 for layer in binary_layers(self.model).values()]
 
     def _flipped(self) -> float:
-        pairs = list(zip(self._signs(), self.signs, strict=True))
         total = sum(signs.numel() for signs in self.signs)
-        return sum(int((now != before).sum()) for now, before in pairs) / total if total else float("nan")
+        differ = [(now != before).sum() for now, before in zip(self._signs(), self.signs, strict=True)]
+        return int(torch.stack(differ).sum()) / total if total else float("nan")
 
 
-def scan(problem: Problem, points: Iterable[tuple[int, Sequence[float]]]) -> Iterator[tuple[int, Measured]]:
-    """Measure points, and yield each as it is done.
+@contextmanager
+def reestimated(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
+    """Let batch norms have the statistics of these images within the context, and put theirs back to the bit.
 
     Args:
-        problem: What is the same for all of them.
-        points: Number and steps of each.
+        model: In evaluation mode.
+        batches: Images, (N, C, H, W) each; a batch norm's statistics are the plain means over batches.
     """
-    around = Surroundings(problem)
-    for index, steps in points:
-        yield index, around.at(steps)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    kept = [(norm, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
+    try:
+        with cumulative(model, norms), torch.no_grad():
+            for images in batches:
+                model(images)
+        yield
+    finally:
+        for norm, buffers in kept:
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])

@@ -1,0 +1,146 @@
+"""How sharp a landscape is, in numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_lightning.visualise.landscape import Array, Landscape
+
+# Points of a circle, and of the refined grid for each step of the grid.
+_ANGLES = 256
+_REFINED = 10
+
+
+@dataclass(frozen=True)
+class Basin:
+    """The region around a network in which the loss stays below a level.
+
+    Attributes:
+        size: A length for one direction, an area for two, in filter norms.
+        is_cut: Whether it reaches the edge of the grid, so that it is larger.
+    """
+
+    size: float
+    is_cut: bool
+
+
+def loss_at_radius(landscape: Landscape, radius: float) -> tuple[float, float]:
+    """Return the mean and the highest loss at a distance from the network, interpolated linearly between points.
+
+    Args:
+        landscape: Measured whole.
+        radius: In filter norms, within the grid. For one direction it is two points, for two a circle.
+
+    Raises:
+        ValueError: It lies outside the grid.
+    """
+    if not 0 < radius <= landscape.steps[-1]:
+        raise ValueError(f"`radius` must be positive and at most {landscape.steps[-1]:g}, got {radius:g}.")
+    if landscape.losses.ndim == 1:
+        losses = np.interp([-radius, radius], landscape.steps, landscape.losses)
+    else:
+        angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
+        losses = interpolate(landscape, radius * np.cos(angles), radius * np.sin(angles))
+    return float(losses.mean()), float(losses.max())
+
+
+def basin(landscape: Landscape, above: float = 1.0) -> Basin:
+    """Measure the connected region around the network in which the loss is less than `above` over the network's own.
+
+    Args:
+        landscape: Measured whole.
+        above: Positive.
+
+    Raises:
+        ValueError: `above` is not positive.
+    """
+    if above <= 0:
+        raise ValueError(f"`above` must be positive, got {above}.")
+    fine = np.linspace(landscape.steps[0], landscape.steps[-1], (len(landscape.steps) - 1) * _REFINED + 1)
+    if landscape.losses.ndim == 1:
+        losses = np.interp(fine, landscape.steps, landscape.losses)
+    else:
+        losses = interpolate(landscape, *np.meshgrid(fine, fine, indexing="ij"))
+    low = losses < landscape.losses[landscape.centre] + above
+    inside = _connected(low, (len(fine) // 2,) * low.ndim)
+    # A point of the refined grid stands for the cell around it, of which at an edge a part lies outside.
+    width = np.full(len(fine), fine[1] - fine[0])
+    width[[0, -1]] /= 2
+    cells = width if low.ndim == 1 else np.outer(width, width)
+    edges = [inside[index] for axis in range(low.ndim) for index in _both_ends(axis, low.ndim)]
+    return Basin(float(cells[inside].sum()), any(bool(edge.any()) for edge in edges))
+
+
+def curvature(landscape: Landscape, step: float) -> tuple[float, float]:
+    """Return the second difference of the true loss, `(L(h) + L(-h) - 2 L(0)) / h^2`, the mean over the directions.
+
+    The loss of a binary network is a step function of its latent weights: what this says depends on h, which is given
+    back beside it.
+
+    Args:
+        landscape: Measured whole.
+        step: h; the nearest step of the grid is taken.
+
+    Returns:
+        The curvature, and the h that was taken.
+    """
+    middle = len(landscape.steps) // 2
+    offset = max(1, int(np.abs(landscape.steps[middle:] - step).argmin()))
+    taken = float(landscape.steps[middle + offset])
+    lines = (
+        [landscape.losses] if landscape.losses.ndim == 1 else [landscape.losses[:, middle], landscape.losses[middle]]
+    )
+    second = [line[middle + offset] + line[middle - offset] - 2 * line[middle] for line in lines]
+    return float(np.mean(second)) / taken**2, taken
+
+
+def interpolate(landscape: Landscape, first: Array, second: Array) -> Array:
+    """Return losses between the points of a grid of two directions, bilinearly.
+
+    Args:
+        landscape: Of two directions.
+        first: Steps along the first one, any shape, within the grid.
+        second: Steps along the second one, of the same shape.
+    """
+    steps, losses = landscape.steps, landscape.losses
+    i, u = _cell(steps, first)
+    j, v = _cell(steps, second)
+    low = losses[i, j] * (1 - v) + losses[i, j + 1] * v
+    high = losses[i + 1, j] * (1 - v) + losses[i + 1, j + 1] * v
+    found: Array = low * (1 - u) + high * u
+    return found
+
+
+def _cell(steps: Array, values: Array) -> tuple[NDArray[np.intp], Array]:
+    index = np.clip(np.searchsorted(steps, values, side="right") - 1, 0, len(steps) - 2)
+    return index, (values - steps[index]) / (steps[index + 1] - steps[index])
+
+
+def _connected(low: NDArray[np.bool_], start: Sequence[int]) -> NDArray[np.bool_]:
+    """Return those places that are reached from `start` through neighbours that are low."""
+    inside = np.zeros_like(low)
+    inside[tuple(start)] = low[tuple(start)]
+    while True:
+        grown = inside.copy()
+        for axis in range(low.ndim):
+            before, after = _shifted_slices(axis, low.ndim)
+            grown[after] |= inside[before]
+            grown[before] |= inside[after]
+        grown &= low
+        if (grown == inside).all():
+            return inside
+        inside = grown
+
+
+def _shifted_slices(axis: int, dimensions: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    every = [slice(None)] * dimensions
+    return (
+        tuple(slice(None, -1) if index == axis else one for index, one in enumerate(every)),
+        tuple(slice(1, None) if index == axis else one for index, one in enumerate(every)),
+    )
+
+
+def _both_ends(axis: int, dimensions: int) -> list[tuple[slice | int, ...]]:
+    return [tuple(end if index == axis else slice(None) for index in range(dimensions)) for end in (0, -1)]
