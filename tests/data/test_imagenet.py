@@ -65,6 +65,16 @@ def test_a_training_epoch(root: Path) -> None:
     assert data.class_names == tuple(WNIDS)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loading_draws_nothing_from_the_trainings_generator(root: Path, num_workers: int) -> None:
+    data = module(root, num_workers=num_workers)
+    data.setup("fit")
+    before = torch.get_rng_state()
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_workers_and_layout_do_not_change_an_image(root: Path) -> None:
     data = module(root)
     data.setup("fit")

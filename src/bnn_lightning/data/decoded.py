@@ -269,6 +269,8 @@ class DecodedDataModule(ImageDataModule):
                 num_workers=self.num_workers,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=persistent and self.num_workers > 0,
+                # Its own: torch's draws a number of the training's generator for each iterator, also a resumed one.
+                generator=torch.Generator(),
             )
 
         return decode
