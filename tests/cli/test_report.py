@@ -49,7 +49,7 @@ def test_packed_file_bank_and_benchmark(bnn: Bnn, small: tuple[str, ...], workpl
         assert f'id="{key}"' in page, key
     assert "of final.ckpt" in page
     assert f"{Path('run/checkpoints/final.bnn').stat().st_size:,} bytes" in page
-    assert "latency of an image" in page
+    assert "time of an image" in page
     assert '<td>packed</td><td class="number">1</td><td class="number">1</td><td class="number">0.25</td>' in page
     assert "flipped in the last epoch" in page
 

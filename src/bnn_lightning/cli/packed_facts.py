@@ -3,7 +3,6 @@
 import hashlib
 import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -11,10 +10,11 @@ import torch
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.deploy.container import PackedFileError, read_container
 from bnn_lightning.deploy.runtime import LoadedNetwork, load
-from bnn_lightning.metrics.latency import processor
+from bnn_lightning.metrics.latency import processor, time_in_turns
 from bnn_lightning.report.content import Table
 
-_REPEATS = 20
+_REPEATS = 15
+_LEAST = 0.005  # seconds of a turn, of one call or of many short ones
 
 
 def find_packed(run: Path) -> Path | None:
@@ -52,10 +52,8 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
             ("largest difference of a logit", difference, f"on {parity.get('images')} images, when it was written")
         )
     if latency:
-        milliseconds = 1e3 * _seconds(network)
-        threads = torch.get_num_threads()
-        what = f"median of {_REPEATS} when this page was written, {threads} thread{'s' * (threads > 1)}, {processor()}"
-        rows.append(("latency of an image", f"{milliseconds:.3g} ms", what))
+        what = f"of the processor on one thread, median of {_REPEATS} when this page was written; {processor()}"
+        rows.append(("time of an image", f"{1e3 * _seconds(network):,.2f} ms", what))
     return Table(["", "", ""], rows)
 
 
@@ -68,15 +66,14 @@ def _whose(network: LoadedNetwork, checkpoint: Path) -> str:
 def _seconds(network: LoadedNetwork) -> float:
     info = network.info
     image = torch.rand(1, info.in_channels, info.image_size, info.image_size)
-    times = []
-    with torch.inference_mode():
-        for _ in range(3):
-            network(image)
-        for _ in range(_REPEATS):
-            start = time.perf_counter()
-            network(image)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, threads that wait for each other on a busy machine would be measured
+    try:
+        with torch.inference_mode():
+            turns = time_in_turns({"packed": lambda: network(image)}, repeats=_REPEATS, least=_LEAST)["packed"]
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(turn.cpu for turn in turns)
 
 
 def contest_table(run: Path) -> Table | None:

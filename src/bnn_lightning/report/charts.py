@@ -167,7 +167,7 @@ def _square(x: float, y: float, size: int, value: float, largest: float, title: 
     parts = [tag("rect", tag("title", title), **place, class_="cell", fill_opacity=round(0.05 + 0.85 * strength, 3))]
     text = f"{value:.0f}" if counts else f"{100 * value:.0f}"
     if text != "0":
-        strong = "strong" if strength > 0.6 else None
+        strong = "strong" if strength > 0.72 else None
         parts.append(tag("text", text, x=x + size / 2, y=y + size / 2 + 4, text_anchor="middle", class_=strong))
     return parts
 
