@@ -126,13 +126,15 @@ class Execution:
         for at in numbers:
             action = self.plan.actions[at]
             tensors, outside = self._tensors(at, action)
-            made = self._jobs(action, tensors)
+            made, found = self._jobs(action, tensors), set()
             for job in made:
                 count = ctypes.sizeof(job.structure) // 8
                 memory = (ctypes.c_uint64 * count).from_buffer(job.structure)
                 for number, tensor in outside.items():
                     places = [place for place in range(count) if memory[place] == tensor.data_ptr()]
                     given.setdefault(number, []).extend((memory, place) for place in places)
+                    found |= {number} if places else set()
+            assert found == set(outside), f"The jobs of value {action.number} hold other addresses than what they got."
             jobs += made
             owners += [at] * len(made)
         self._keep.append(jobs)
