@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
         self.classes: dict[str, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.atoms) or super().is_leaf_module(m, module_qualified_name) or _is_real_layer(m)
+        return isinstance(m, self.atoms) or super().is_leaf_module(m, module_qualified_name) or _is_of_torch(m)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -107,7 +107,7 @@ class _Tracer(fx.Tracer):
         self.classes[instance] = path.rpartition(".")[2] if isinstance(m, CONTAINERS) else type(m).__name__
         self.stack.append((path, instance))
         try:
-            if isinstance(m, BinaryLayer) and not _is_real_layer(m):
+            if isinstance(m, BinaryLayer):
                 return self._binary_layer(m, path, args[0])
             return super().call_module(m, forward, args, kwargs)
         finally:
@@ -156,10 +156,12 @@ def _plus_bias(layer: Any, y: Tensor) -> Tensor:
     return y + layer.per_channel(layer.bias)  # type: ignore[no-any-return]
 
 
-def _is_real_layer(module: nn.Module) -> bool:
+def _is_of_torch(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers, or a variant of it that computes the same in its own way."""
     if isinstance(module, BinaryLayer):
         return module.weight_binarizer is None and module.input_binarizer is None
-    return isinstance(module, nn.Conv2d | nn.Linear)
+    classes = type(module).__mro__[: -len(nn.Module.__mro__)]
+    return any(cls.__module__.startswith("torch.nn.") and cls not in CONTAINERS for cls in classes)
 
 
 class _Values(fx.Interpreter):
@@ -215,8 +217,9 @@ class _Builder:
                 return node.all_input_nodes[0]
         before = node.all_input_nodes[0] if node.all_input_nodes else None
         same = node.target in (operator.getitem, "contiguous", "detach", "clone")
-        # An average over a map of one pixel changes nothing, either.
-        same |= node.target == "mean" and before is not None and before.meta.get("shape") == node.meta["shape"]
+        # An average over a map of one pixel changes nothing, either, nor does it to leave out its height and width.
+        if before is not None and node.target in ("mean", "flatten"):
+            same |= _pixels(before) == _pixels(node)
         return before if same and before is not None and "shape" in before.meta else None
 
     def _add(self, node: fx.Node) -> None:
@@ -256,6 +259,12 @@ def unused(name: str, taken: Container[str]) -> str:
         number += 1
         free = f"{name}_{number}"
     return free
+
+
+def _pixels(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's output, without the height and width of a map of one pixel."""
+    shape = tuple(node.meta.get("shape", ()))
+    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _short(node: fx.Node) -> str:
