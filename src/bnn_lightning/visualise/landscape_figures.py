@@ -93,6 +93,8 @@ def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = N
             first, second, heights, cmap=COLOUR_MAP, vmin=lowest, vmax=highest, rcount=101, ccount=101, linewidth=0
         )
         three.set(title=one.name, xlabel="direction 1", ylabel="direction 2", zlabel="loss", zlim=(lowest, highest))
+        ticks = [one.steps[0], 0.0, one.steps[-1]]  # more of them run into each other
+        three.set(xticks=ticks, yticks=ticks)
     return figure
 
 

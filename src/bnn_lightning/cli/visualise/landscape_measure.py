@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -65,8 +66,15 @@ def measure_runs(
             file = _file(problem, name, settings, alone=len(runs) == 1)
             _measure_missing(file, problem, settings)
             _measure_eigenvalues(file, problem, settings)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"`{run}`: a worker ended by itself, perhaps for want of memory: take fewer (workers=1), or a smaller "
+                "batch_size. The points that were measured are kept."
+            ) from error
+        except UserError:
+            raise
         except ValueError as error:
-            raise UserError(f"`{run}`: {error}" if not isinstance(error, UserError) else str(error)) from error
+            raise UserError(f"`{run}`: {error}") from error
         found[run] = (file.landscape, file.identity, file.extras)
     return found
 
