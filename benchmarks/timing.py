@@ -15,7 +15,13 @@ FLAGS = ("compile", "bf16", "channels-last", "no-memory")
 
 
 def parse(
-    description: str | None, models: list[str], given: list[str] | None = None, *, unused: tuple[str, ...] = ()
+    description: str | None,
+    models: list[str],
+    given: list[str] | None = None,
+    *,
+    unused: tuple[str, ...] = (),
+    batch: int = 128,
+    image_size: int | None = None,
 ) -> argparse.Namespace:
     """Read the command line that the benchmarks of training share; `make bench-train` gives all of them the same.
 
@@ -24,10 +30,14 @@ def parse(
         models: The networks, where none are given.
         given: Arguments; None takes those of the process.
         unused: Flags that this benchmark has no use for: accepted, and said to be without effect.
+        batch: Images of a step, where not given.
+        image_size: Height and width of the images, where not given; None accepts no `--image-size`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=models)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=batch)
+    if image_size is not None:
+        parser.add_argument("--image-size", type=int, default=image_size)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

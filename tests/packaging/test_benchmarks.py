@@ -1,5 +1,6 @@
-"""`make bench-train ARGS=...` gives both benchmarks the same arguments."""
+"""`make bench-train ARGS=...` gives the benchmarks of training the same arguments."""
 
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ def root_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-def test_both_take_the_same_arguments(root_on_path: None, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks import skd, train
+def test_all_take_the_same_arguments(root_on_path: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import bnext, skd, train
 
     given = "--models resnet20 mlp --batch 8 --repeats 2 --threads 1 --compile --no-memory --bf16 --channels-last"
     ours, distilled = train.parse(given.split()), skd.parse(given.split())
@@ -26,10 +27,37 @@ def test_both_take_the_same_arguments(root_on_path: None, capsys: pytest.Capture
     assert distilled.models == ["resnet20"]
     for name in ("batch", "repeats", "threads", "device", "compile", "no_memory", "bf16", "channels_last"):
         assert getattr(ours, name) == getattr(distilled, name), name
+        assert getattr(ours, name) == getattr(bnext.parse(given.split()), name), name
+    assert bnext.parse(["--models", "bnext_tiny", "resnet20"]).models == ["bnext_tiny"]
+    assert bnext.parse([]).batch == 8
     said = capsys.readouterr().err
     assert "--compile has no effect" in said
     assert "--no-memory has no effect" in said
     assert "no transcription of mlp" in said
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-8])
+def test_the_transcription_of_bnext_has_our_loss_and_gradients(root_on_path: None, temperature: float) -> None:
+    from benchmarks.bnext_plain import PlainBNext
+
+    from bnn_lightning.models import create_backbone
+
+    torch.manual_seed(0)
+    network = create_backbone("bnext_tiny", num_classes=10, image_size=32, width=8, depths=(2, 1)).double()
+    for name, values in (*network.named_parameters(), *network.named_buffers()):
+        with torch.no_grad():
+            if name.endswith("temperature"):
+                values.fill_(temperature)
+            elif values.dim() == 1 and values.is_floating_point():
+                values.add_(torch.rand_like(values) / 8)
+    plain = PlainBNext(copy.deepcopy(network))
+    images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    losses = [net(images).logsumexp(1).sum() for net in (network, plain)]
+    torch.testing.assert_close(losses[0], losses[1])
+    for loss in losses:
+        loss.backward()
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name, rtol=1e-6, atol=1e-7)
 
 
 def test_a_folder_is_read_by_both(
