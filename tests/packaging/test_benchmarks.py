@@ -39,7 +39,6 @@ def test_all_take_the_same_arguments(root_on_path: None, capsys: pytest.CaptureF
 @pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-8])
 def test_the_transcription_of_bnext_has_our_loss_and_gradients(root_on_path: None, temperature: float) -> None:
     from benchmarks.bnext_plain import PlainBNext
-
     from bnn_lightning.models import create_backbone
 
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """What BNext networks are built of: the binary convolution module, units of one module and a shortcut, real layers."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +8,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.functional.elementwise import prelu, spatial_mean
+from bnn_lightning.functional.recompute import Cheap, call, cheap
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import Mix, SqueezeExcite
 from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
@@ -114,13 +116,17 @@ class BNextConv(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride)."""
-        u: Tensor = self.act(self.norm(self.conv(x)))
+        return self.gated(x, real).value
+
+    def gated(self, x: Tensor, real: Tensor | None = None) -> Cheap:
+        """Compute what `forward` returns, and how to compute it again from the output of batch norm and the gate."""
+        normalised = self.norm(self.conv(x))
+        u = cheap(prelu, normalised, self.act.weight, value=self.act(normalised))
         if self.mix is None or self.gate is None:
             return u
         real = self.pool(x) if real is None else real
-        means = (spatial_mean(y) for y in (real, u))
-        gated: Tensor = u * self.gate(self.mix(*means))
-        return gated
+        means = (spatial_mean(y) for y in (real, u.value))
+        return cheap(operator.mul, u, self.gate(self.mix(*means)))
 
 
 class BNextUnit(nn.Module):
@@ -169,10 +175,16 @@ class BNextUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        r: Tensor = self.shortcut(x if self.act is None else self.act(x))
-        v: Tensor = self.conv(x, r if self.act is None or self.mix_shortcut else None)
-        v = v if self.act is None else v * r
-        return r + (v if self.norm is None else self.norm(v))
+        # Of v, and of PReLU before the shortcut, autograd keeps what they are computed from: half of the memory.
+        if self.act is None:
+            r: Tensor = self.shortcut(x)
+            v = self.conv.gated(x, r)
+        else:
+            activated = cheap(prelu, x, self.act.weight, value=self.act(x))
+            r = call(self.shortcut, activated)
+            v = self.conv.gated(x, r if self.mix_shortcut else None)
+            v = cheap(operator.mul, v, activated if r is activated.value else r)
+        return r + (v.value if self.norm is None else call(self.norm, v))
 
 
 def half() -> nn.Module:
