@@ -61,7 +61,7 @@ def _recipes(inputs: list[Cheap]) -> Iterator[None]:
         return
 
     def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-        return next((x.again for x in inputs if saved.is_set_to(x.value)), saved)
+        return next((x.again for x in inputs if _same(saved, x.value)), saved)
 
     def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
         if isinstance(packed, Tensor):
@@ -74,6 +74,12 @@ def _recipes(inputs: list[Cheap]) -> Iterator[None]:
             yield
     finally:
         inputs.clear()  # the graph keeps `pack`, which must not keep the values
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    # `Tensor.is_set_to`, which the meta device does not have.
+    storage = a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return storage and (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
 
 
 def _hooks_are_taken() -> bool:
