@@ -62,6 +62,16 @@ bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DA
 graphs: $(STAMP)  ## Draw docs/graphs again: the basic blocks of binary networks
 	$(BIN)/python tools/draw_graphs.py docs/graphs
 
+# Other runtimes, which nothing else needs.
+RIVALS := $(VENV)/.bnn-lightning-benchmark
+
+$(RIVALS): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[benchmark]"
+	@touch $@
+
+bench-deploy: $(RIVALS)  ## Packed networks against onnxruntime, OpenVINO and compact networks: one table, and deploy.json
+	$(BIN)/python -m benchmarks.deploy --out deploy.json $(ARGS)
+
 clean:  ## Remove caches and build outputs (not the environment, data or runs)
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests conf benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -75,3 +75,33 @@ def test_a_folder_is_read_by_both(
     out = capsys.readouterr().out
     assert "4 files: " in out
     assert "ours, pil, after bnn prepare" in out
+
+
+def entry(name: str, seconds: float, *, threads: int = 1, batch: int = 1, layer: str = "") -> dict[str, object]:
+    turns = [{"cpu": seconds, "wall": 2 * seconds}] * 3
+    clock = "cpu" if threads == 1 else "wall"
+    return {"name": name, "threads": threads, "batch": batch, "layer": layer, "clock": clock, "turns": turns}
+
+
+def test_ratios_of_deploy_stand_beside_their_aims(root_on_path: None) -> None:
+    from benchmarks import deploy
+
+    layers = [entry(name, s, layer="7x7x64") for name, s in (("packed", 1), ("onnxruntime_float", 16))]
+    whole = [entry(name, s) for name, s in (("packed", 2), ("packed_bytes", 1), ("onnxruntime_int8", 4))]
+    whole.append(entry("packed", 1.25, threads=2))
+    found = {"layers": layers, "birealnet18": whole}
+    rows = {case: list(deploy.rows_of(case, deploy.Found({"entries": found[case]}))) for case in found}
+    assert rows["layers"] == [("3x3 7x7x64 / onnxruntime_float", 16.0, 15.0)]
+    assert [(row.ratio, row.aim) for row in rows["birealnet18"]] == [(2.0, 2.3), (4.0, 3.3), (1.6, 1.8)]
+    text = deploy.table(rows, {"resnet20": "no reason"})
+    assert text.count("MISSED") == 2
+    assert "resnet20     failed: no reason" in text
+
+
+def test_cases_of_deploy_name_what_there_is(root_on_path: None) -> None:
+    from benchmarks import deploy
+    from bnn_lightning.cli.contestants import RIVALS
+
+    for words in deploy.CASES.values():
+        (named,) = [word for word in words if word.startswith("rivals=")] or ["rivals=[]"]
+        assert set(named.removeprefix("rivals=[").removesuffix("]").split(",")) - {""} <= set(RIVALS)

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from torch import nn
 from torchvision import models
 
@@ -136,7 +137,13 @@ def _larq(contestants: Contestants) -> Runner:
     return rivals.larq_runner(Path(contestants.larq))
 
 
+def _bytes(contestants: Contestants) -> Runner:
+    run = rivals.torch_runner(contestants.subject.packed, channels_last=False)
+    return lambda threads, images: run(threads, (images * 255).to(torch.uint8))
+
+
 RIVALS: Mapping[str, Callable[[Contestants], Runner]] = {
+    "packed_bytes": _bytes,  # the same network; its images come as bytes
     "torch_simulated": lambda c: rivals.torch_runner(c.simulated()),
     "onnxruntime_simulated": lambda c: rivals.onnxruntime_runner(c.onnx("simulated", c.simulated)),
     "torch_float": lambda c: rivals.torch_runner(c.twin()),
