@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bnn_lightning.cli.checkpoint import load_task
-from bnn_lightning.deploy import load
+from bnn_lightning.cli.checkpoint import load_backbone, load_task
+from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.parity import Parity
+from bnn_lightning.models import create_backbone
 
 
 def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
@@ -59,6 +60,77 @@ def test_export_as_c(trained: Any, bnn: Callable[..., Any], workplace: Path) -> 
     assert "bytes of constants" in done.out
 
 
+def test_onnx_is_compared_in_onnxruntime(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = bnn("export", f"ckpt={trained.final}", "format=onnx", "out=net.onnx", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    assert "parity: 24 images" in done.out
+    assert "sums that differ" not in done.out  # which onnxruntime does not show
+    assert "images one by one: largest difference" in done.out
+    assert [path.name for path in workplace.iterdir()] == ["net.onnx"]
+    images = torch.rand(5, 3, 8, 8)
+    (logits,) = runtime.InferenceSession("net.onnx").run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(logits), load_backbone(trained.final)(images), atol=1e-4)
+
+
+def test_onnx_that_disagrees_is_not_written(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(Parity, "faults", ["Image 3: another class."])
+    done = bnn("export", f"ckpt={trained.final}", "format=onnx", "out=net.onnx", "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert "`net.onnx` was not written, onnxruntime disagrees: Image 3: another class." in done.err
+    assert list(workplace.iterdir()) == []
+
+
+def test_what_torch_cannot_export_is_one_clear_error(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise torch._dynamo.exc.Unsupported("call_function looks at values\n\npages of advice")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    done = bnn("export", f"ckpt={trained.final}", "format=torch", "out=net.pt2", "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert "`net.pt2` was not written, torch cannot export the network: call_function looks at values\n" in done.err
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_packed_file_is_scored_like_its_checkpoint(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+    quiet = "trainer.enable_progress_bar=false"
+    assert bnn("export", f"ckpt={trained.final}", "out=net.bnn", quiet).code == 0
+    of_checkpoint = bnn("evaluate", f"ckpt={trained.final}", quiet).out
+    of_file = bnn("evaluate", "packed=net.bnn", "data.batch_size=7", quiet)
+    assert of_file.code == 0, of_file.err
+    assert "net.bnn: mlp, packed, kernel " in of_file.out
+    result = of_checkpoint[of_checkpoint.index("images: 24") :]
+    assert result in of_file.out
+    elsewhere = bnn("evaluate", "packed=net.bnn", "data=synthetic", "data.image_size=8", "data.num_test=9", quiet)
+    assert "images: 9" in elsewhere.out, elsewhere.err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("packed=net.bnn ckpt=net.ckpt", "not both"),
+        ("packed=nowhere.bnn", "nowhere.bnn"),
+        ("packed=net.bnn", "does not say which data it was exported with"),
+        ("packed=net.bnn model=mlp data=digits", "says itself which network it is"),
+        ("packed=net.bnn data=cifar100", "is a network with num_classes=10"),
+    ],
+)
+def test_packed_files_that_cannot_be_scored(words: str, message: str, bnn: Callable[..., Any], workplace: Path) -> None:
+    network = create_backbone("mlp", num_classes=10, in_channels=3, image_size=32, width=32).eval()
+    save(pack(network), workplace / "net.bnn", PackedInfo("mlp", in_channels=3, image_size=32))
+    done = bnn("evaluate", *words.split(), "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert message in done.err
+
+
 def test_a_network_that_disagrees_is_not_written(
     trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +147,7 @@ def test_a_network_that_disagrees_is_not_written(
         (("export", "ckpt=nothing.ckpt"), "no such file"),
         (("export", "ckpt=x.ckpt", "out=net.onnx"), "`out` must end in .bnn"),
         (("export", "ckpt=x.ckpt", "out=nowhere/net.bnn"), "there is no folder nowhere"),
-        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch or c, got zip"),
+        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx or c, got zip"),
         (("export", "ckpt=x.ckpt", "images=0"), "`images` must be 1 or more"),
         (("predict", "packed=x.bnn", "images=nowhere"), "there is no file or folder nowhere"),
         (("predict", "packed=x.bnn", "images=.", "top=0"), "`top` must be 1 or more"),

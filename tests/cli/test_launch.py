@@ -101,3 +101,25 @@ def test_the_environment_is_left_as_it_was(bnn: Bnn, monkeypatch: pytest.MonkeyP
     before = dict(os.environ)
     bnn("train", "seed=1")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("flag", ["--cfg", "-c"])
+def test_a_sweep_has_no_one_configuration_to_show(flag: str, bnn: Bnn) -> None:
+    done = bnn("train", "-m", "seed=1,2", flag, "job")
+    assert done.code == 2
+    assert done.err.startswith("error: -m with --cfg: a sweep is many jobs")
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("words", ["model=_backbone", "data=_image_data", "callbacks=[default,_none]"])
+def test_parts_of_options_cannot_be_chosen(words: str, bnn: Bnn) -> None:
+    done = bnn("train", words)
+    assert done.code == 2
+    assert "have in common, and no option" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_help_lists_options_only(bnn: Bnn) -> None:
+    groups = bnn("train", "--help").out.partition("== Groups and their options ==")[2].partition("==")[0]
+    assert "model: birealnet18" in groups
+    assert not re.search(r"[ ,]_", groups)

@@ -1,5 +1,6 @@
 """Packed networks are the networks that they were made from."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -250,3 +251,17 @@ def test_compile() -> None:
     with torch.no_grad():
         compiled = torch.compile(packed, fullgraph=True)
         torch.testing.assert_close(compiled(images), packed(images))
+
+
+@pytest.mark.slow
+def test_ahead_of_time(tmp_path: Path) -> None:
+    """AOTInductor: compiled to a file, loaded, equal."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("Inductor needs a compiler for C++")
+    images = torch.rand(4, 3, 32, 32)
+    packed = pack(settled(create_backbone("resnet20", num_classes=10, image_size=32, width=16), images))
+    with torch.no_grad():
+        program = torch.export.export(packed, (images,))
+        file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "net.pt2"))
+        loaded = torch._inductor.aoti_load_package(file)
+        torch.testing.assert_close(loaded(images), packed(images), rtol=1e-4, atol=1e-4)

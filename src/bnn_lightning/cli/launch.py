@@ -5,15 +5,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import hydra
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly
+from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly, listed
 from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
@@ -52,11 +54,12 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
 
     try:
         with friendly():
-            _refuse_null_options(arguments)
+            _refuse(arguments)
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
-            hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
+            with _options_only():
+                hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
     finally:
         sys.argv = argv
         _restore(environment, (SHOW_TRACE, RUN_ID))
@@ -133,14 +136,43 @@ def refuse_multi_node_sweep(num_nodes: int) -> None:
         )
 
 
-def _refuse_null_options(arguments: Sequence[str]) -> None:
-    # Hydra's own answer is a traceback.
+def _refuse(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra answers with a traceback, or does not understand as we do."""
+    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    if parsed.multirun and parsed.cfg:
+        raise UserError(
+            "-m with --cfg: a sweep is many jobs, and --cfg shows the configuration of one. Leave -m out, and give "
+            "each key one value."
+        )
     for argument in arguments:
         key, _, value = argument.partition("=")
         group = key.partition("@")[0]
-        if value == "null" and list_options(group):
-            none = f" or {key}=none" if "none" in list_options(group) else ""
+        options = list_options(group) if value else []
+        if value == "null" and options:
+            none = f" or {key}=none" if "none" in options else ""
             raise UserError(f"`{argument}`: leave the option out, take it away ('~{key}'){none}.")
+        for name in value.strip("[]").split(","):
+            if options and name.strip().startswith("_"):
+                raise UserError(
+                    f"`{argument}`: {name.strip()} is what options of `{group}` have in common, and no option. "
+                    f"`{group}` has: {listed(options)}."
+                )
+
+
+@contextmanager
+def _options_only() -> Iterator[None]:
+    # `--help`, globs of sweeps and messages list what Hydra finds in a group's folder; files with `_` in front are
+    # parts of options. Hydra has no way to say so.
+    original = ConfigRepository.get_group_options
+
+    def options(*args: Any, **kwargs: Any) -> list[str]:
+        return [name for name in original(*args, **kwargs) if not name.startswith("_")]
+
+    ConfigRepository.get_group_options = options  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigRepository.get_group_options = original  # type: ignore[method-assign]
 
 
 def _job_arguments(arguments: Sequence[str]) -> list[str]:

@@ -2,6 +2,9 @@
 
 import hashlib
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 import bnn_lightning
 from bnn_lightning.cli.build import build_datamodule, build_trainer
@@ -19,18 +23,22 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.cli.score import restore
 from bnn_lightning.deploy.c99 import to_c99
-from bnn_lightning.deploy.convert import PackedNetwork, pack
+from bnn_lightning.deploy.convert import PackedNetwork, example_images, pack
 from bnn_lightning.deploy.lower import LoweringError
+from bnn_lightning.deploy.onnx import first_line, write_onnx
 from bnn_lightning.deploy.parity import Comparison, Parity
+from bnn_lightning.deploy.rivals import OnnxNetwork
 from bnn_lightning.deploy.runtime import FileSizes, PackedInfo, load, save
 
-_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "c": ".c"}
+_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
+# What torch.export raises, beside its own, where Python looks at values.
+_UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Compare(LightningModule):
     def __init__(self, model: nn.Module, packed: nn.Module) -> None:
         super().__init__()
-        self.comparison = Comparison(model, packed)
+        self.comparison = Comparison(model, packed, layers=isinstance(packed, PackedNetwork))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.comparison.update(batch[0])
@@ -55,13 +63,16 @@ def write(config: DictConfig) -> int:
     embedded = embedded_config(checkpoint, settings.ckpt)
     task, data = restore(settings.ckpt, config, embedded, trust=settings.trust)
     backbone = task.backbone.eval()
+    datamodule = build_datamodule(data, trust=settings.trust)
+    if settings.format == "onnx":
+        compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, images=settings.images)
+        return _write_onnx(backbone, out, compare)
     try:
         packed = pack(backbone)
     except ValueError as error:
         raise UserError(f"`{settings.ckpt}` cannot be packed: {error}") from error
     _print_report(packed)
-    datamodule = build_datamodule(data, trust=settings.trust)
-    parity = _compare(backbone, packed, datamodule, trainer, settings.images)
+    parity = _compare(backbone, packed, datamodule=datamodule, trainer=trainer, images=settings.images)
     print(parity, flush=True)
     if parity.faults:
         raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}")
@@ -97,10 +108,44 @@ def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
 
 
 def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
-    shape = (2, backbone.in_channels, backbone.image_size, backbone.image_size)
-    program = torch.export.export(packed, (torch.rand(shape),), dynamic_shapes=({0: torch.export.Dim.AUTO},))  # type: ignore[arg-type]
-    torch.export.save(program, out)
+    images = example_images(backbone, 2)
+    try:
+        program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.export.save(program, out)
+        with torch.no_grad():
+            same = torch.equal(torch.export.load(out).module()(images), packed(images))
+    except (*_UNTRACEABLE, TorchDynamoException) as error:
+        out.unlink(missing_ok=True)
+        raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
+    if not same:
+        out.unlink()
+        raise UserError(f"`{out}` was not written: the program that torch exports gives other logits than the network.")
     print(f"written: {out} ({out.stat().st_size:,} bytes; import bnn_lightning.deploy.ops before torch.export.load)")
+    return out.stat().st_size
+
+
+def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity]) -> int:
+    """Write ONNX; where onnxruntime is installed, only if it computes what the network does."""
+    made = out.with_name(f".{out.name}")
+    try:
+        write_onnx(backbone, made)
+        if find_spec("onnxruntime") is None:
+            print("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
+        else:
+            network = OnnxNetwork(made)
+            parity = compare(network)
+            print(parity)
+            print(
+                f"        images one by one: largest difference of a logit {network.largest_difference:.2g}", flush=True
+            )
+            if parity.faults:
+                raise UserError(f"`{out}` was not written, onnxruntime disagrees: {' '.join(parity.faults[:3])}")
+        made.replace(out)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise error if isinstance(error, UserError) else UserError(f"`{out}` was not written: {error}") from error
+    finally:
+        made.unlink(missing_ok=True)
+    print(f"written: {out} ({out.stat().st_size:,} bytes of floats; images in [0, 1], any number of them)")
     return out.stat().st_size
 
 
@@ -116,9 +161,9 @@ def _out(settings: ExportSettings) -> Path:
 
 
 def _compare(
-    backbone: nn.Module, packed: nn.Module, datamodule: Any, trainer: dict[Any, Any], images: int | None
+    backbone: nn.Module, other: nn.Module, *, datamodule: Any, trainer: dict[Any, Any], images: int | None
 ) -> Parity:
-    module = _Compare(backbone, packed)
+    module = _Compare(backbone, other)
     if images is not None:
         trainer["limit_test_batches"] = max(1, -(-images // datamodule.eval_batch_size))
     runner = build_trainer(trainer, callbacks=[], loggers=[])

@@ -40,7 +40,8 @@ class RunSettings:
 class EvaluateSettings:
     """The keys of `evaluate.yaml` that `bnn evaluate` itself reads."""
 
-    ckpt: str
+    ckpt: str | None = None
+    packed: str | None = None
     seed: int = 1
     matmul_precision: str = "highest"
     trust: list[str] = field(default_factory=list)
@@ -144,7 +145,7 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},
-    ExportSettings: {"format": ("packed", "torch", "c")},
+    ExportSettings: {"format": ("packed", "torch", "onnx", "c")},
 }
 # Keys whose values count something, or scale it.
 _POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers", "batch", "repeats")

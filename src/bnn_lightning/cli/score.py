@@ -1,4 +1,4 @@
-"""Score every test image with a checkpoint."""
+"""Score every test image with a checkpoint, or a packed file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
@@ -18,6 +19,9 @@ from bnn_lightning.cli.checks import check_data, check_devices, check_precision,
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
+from bnn_lightning.deploy.container import PackedFileError
+from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.deploy.runtime import load
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -80,17 +84,15 @@ def score(config: DictConfig) -> Score:
     settings = read_settings(EvaluateSettings, config)
     silence()
     plain = {key: plain_values(config[key]) for key in ("trainer", "paths")}
+    if settings.packed is not None:
+        plain["trainer"]["accelerator"] = "cpu"  # where the kernels are
     check_devices(plain["trainer"])
     check_precision(plain["trainer"], settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    checkpoint = read_checkpoint(settings.ckpt)
-    if is_ours(checkpoint):
-        task, data = restore(settings.ckpt, config, embedded_config(checkpoint, settings.ckpt), trust=settings.trust)
-    else:
-        task, data = _published(settings, config)
+    task, data, path = _task(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
-    _check_classes(task, datamodule, settings.ckpt)
+    _check_classes(task, datamodule, path)
     counter = CountImages()
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
     check_data(datamodule, trainer, stage="test")
@@ -102,6 +104,51 @@ def score(config: DictConfig) -> Score:
     if (warning := relaxed(task.backbone)) is not None:
         _say(warning)
     return result
+
+
+def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain, str]:
+    """Return the task, the configuration of the data, and the file that both come from."""
+    if settings.packed is not None:
+        if settings.ckpt is not None:
+            raise UserError("give `ckpt=...` or `packed=...`, not both.")
+        return (*unpack(settings.packed, config), settings.packed)
+    if settings.ckpt is None:
+        raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
+    checkpoint = read_checkpoint(settings.ckpt)
+    if is_ours(checkpoint):
+        embedded = embedded_config(checkpoint, settings.ckpt)
+        return (*restore(settings.ckpt, config, embedded, trust=settings.trust), settings.ckpt)
+    return (*_published(settings, settings.ckpt, config), settings.ckpt)
+
+
+def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
+    """Return a task with the network of a packed file, and the configuration of the data to score it on.
+
+    Args:
+        packed: The file; kernels run on the CPU, and so `config.trainer` must.
+        config: What is not null in its `data` takes the place of what the file was exported with.
+
+    Raises:
+        UserError: It cannot be read, another network is named beside it, or it does not know its data.
+    """
+    if "_target_" in config.get("model", {}):
+        raise UserError(f"`{packed}` says itself which network it is: leave `model=` out.")
+    try:
+        network = load(packed)
+    except (PackedFileError, OSError) as error:
+        raise UserError(str(error)) from error
+    known = network.info.provenance.get("config")
+    known = known.get("data") if isinstance(known, dict) else None
+    if "_target_" not in config.data and not isinstance(known, dict):
+        raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
+    data = _data(config, known if isinstance(known, dict) else {})
+    size = network.info.image_size
+    with torch.inference_mode():
+        num_classes = network(torch.zeros(1, network.info.in_channels, size, size)).shape[1]
+    task = _only_scored(network, num_classes)
+    task.backbone.num_classes, task.backbone.in_channels = num_classes, network.info.in_channels  # type: ignore[assignment]
+    _say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
+    return task, data
 
 
 def restore(
@@ -121,36 +168,44 @@ def restore(
     if "_target_" in config.get("model", {}):
         raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
     task = load_task(ckpt, trust=trust)
-    given = plain_values(config.data)
-    if "_target_" in given:
-        data = given
-    else:
-        data = embedded["data"] | {key: value for key, value in given.items() if value is not None}
-        if given.get("root") is None and not Path(str(data.get("root"))).exists():
-            data["root"] = config.paths.data_dir
+    data = _data(config, embedded["data"])
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
     _say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
 
 
-def _published(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain]:
+def _data(config: DictConfig, known: Plain) -> Plain:
+    """Return the configuration of the data: what is given, or what a file knows with what is given in its place."""
+    given = plain_values(config.data)
+    if "_target_" in given:
+        return given
+    data = known | {key: value for key, value in given.items() if value is not None}
+    if given.get("root") is None and not Path(str(data.get("root"))).exists():
+        data["root"] = config.paths.data_dir
+    return data
+
+
+def _published(settings: EvaluateSettings, ckpt: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     if "_target_" not in config.model or "_target_" not in config.data:
         raise UserError(
-            f"`{settings.ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
-            f"data, as in `bnn evaluate ckpt={settings.ckpt} model=resnet20 data=cifar10`."
+            f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
+            f"data, as in `bnn evaluate ckpt={ckpt} model=resnet20 data=cifar10`."
         )
     model, data = plain_values(config.model), plain_values(config.data)
     backbone = build(model, at="model", trust=settings.trust)
     try:
-        report = load_published(backbone, settings.ckpt)
+        report = load_published(backbone, ckpt)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
-    _say(f"{settings.ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
+    _say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
+    return _only_scored(backbone, data["num_classes"]), data
+
+
+def _only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
     # Nothing is trained: the optimizer is never made.
-    optimizer = partial(torch.optim.SGD, lr=0.1)
-    return ClassificationTask(backbone, num_classes=data["num_classes"], optimizer=optimizer), data
+    return ClassificationTask(backbone, num_classes=num_classes, optimizer=partial(torch.optim.SGD, lr=0.1))
 
 
 @rank_zero_only

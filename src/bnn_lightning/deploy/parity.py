@@ -70,8 +70,9 @@ class Parity:
         lines = [
             f"parity: {self.images} images, largest difference of a logit {self.largest_difference:.2g}, "
             f"{len(self.others)} in another class",
-            f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}",
         ]
+        if self.layers:
+            lines.append(f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}")
         lines += [
             f"        image {tie.index}: {tie.simulated} or {tie.packed}, a tie by {tie.margin:.2g}" for tie in ties
         ]
@@ -85,6 +86,7 @@ class Comparison:
         model: In evaluation mode; computes with floats.
         packed: From `pack` or `load`.
         margin: See `Parity`.
+        layers: Compare the sums of binary layers, too: those of packed layers, whatever `packed` is.
 
     Example:
         >>> from bnn_lightning.deploy import pack
@@ -96,14 +98,16 @@ class Comparison:
         ([], 18)
     """
 
-    def __init__(self, model: nn.Module, packed: Callable[[Tensor], Tensor], *, margin: float = 1e-3) -> None:
-        self.model, self.packed = model, packed
+    def __init__(
+        self, model: nn.Module, packed: Callable[[Tensor], Tensor], *, margin: float = 1e-3, layers: bool = True
+    ) -> None:
+        self.model, self.packed, self.layers = model, packed, layers
         self.parity = Parity(margin=margin)
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
         """Compare for a batch, (N, C, H, W). The layers are compared for the first one."""
-        if self.parity.images == 0:
+        if self.parity.images == 0 and self.layers:
             with _compared_layers(self.model, self.parity.layers):
                 simulated = self.model(images)
         else:

@@ -63,6 +63,39 @@ def onnxruntime_runner(path: Path) -> Runner:
     return make
 
 
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network: onnxruntime with the optimisations that it makes by default.
+
+    The first images are run one by one, too, as runtimes choose other algorithms for one image than for many.
+
+    Args:
+        path: A file that `write_onnx` wrote.
+
+    Raises:
+        ModuleNotFoundError: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        runtime = require("onnxruntime", extra=EXTRA)
+        self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.largest_difference = 0.0  # of a logit, between an image among others and the same alone
+        self._first = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        logits = self._run(images)
+        if self._first:
+            self._first = False
+            alone = torch.cat([self._run(image[None]) for image in images[:64]])
+            self.largest_difference = (alone - logits[:64]).abs().max().item()
+        return logits
+
+    def _run(self, images: Tensor) -> Tensor:
+        (logits,) = self._session.run(None, {"images": images.float().cpu().numpy()})
+        return torch.from_numpy(logits).to(images.device)
+
+
 def quantize_onnx(path: Path, out: Path) -> None:
     """Write an ONNX file with the 8-bit weights and activations of a static quantization (QDQ, a range a channel).
 
