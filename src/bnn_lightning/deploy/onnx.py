@@ -20,7 +20,7 @@ from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.utils.optional import require
 
 OPSET = 18
-_EXTRA = "benchmark"
+_EXTRA = "onnx"
 
 
 class OnnxError(ValueError):
