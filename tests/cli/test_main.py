@@ -82,7 +82,7 @@ def test_train_and_train_py_compose_the_same(bnn: Bnn, process: Process) -> None
 def test_help_shows_groups_and_examples(bnn: Bnn) -> None:
     done = bnn("train", "--help")
     assert done.code == 0
-    models = ", ".join(["_backbone", *list_options("model")])
+    models = ", ".join(list_options("model"))
     assert f"model: {models}" in done.out
     assert "bnn train ckpt_path=last" in done.out
 
