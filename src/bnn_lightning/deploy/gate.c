@@ -4,12 +4,10 @@
 // gate = sigmoid(excite relu(squeeze m)), m = own + mix * (other - own) of means; weights as those of `struct linear`.
 struct bnn_gate {
   int64_t images, channels, hidden, out_channels;
-  int64_t own_parts, other_parts, sums_channels;  // sums are (image, part, sums_channels)
-  const float *own, *other, *mix;                 // sums over the map; other, mix: null for m = own
-  float own_factor, other_factor;                 // 1 / pixels
+  const float *own, *other, *mix;  // (images, channels); other, mix: null for m = own
   const float *squeeze, *squeeze_scale, *squeeze_bias, *excite, *excite_scale, *excite_bias;
   const int8_t *squeeze_bytes, *excite_bytes;  // in place of the floats
-  float *work, *gate;  // (images, blocks of channels and of hidden), (images, blocks of out_channels)
+  float *work, *gate;  // (images, blocks of channels and of hidden), (images, out_channels)
 };
 
 INLINE F exponential(F x) {
@@ -26,12 +24,6 @@ INLINE F exponential(F x) {
   y = y * r + 5.0000001201e-1f;
   y = y * r * r + r + 1.0f;
   return (F)((I)y + (__builtin_convertvector(n, I) << 23));
-}
-
-static F mean_of(const float *sums, int64_t parts, int64_t stride, float factor) {
-  F sum = 0;
-  for (int64_t part = 0; part < parts; part++) sum += LOAD(F, sums + part * stride);
-  return sum * factor;
 }
 
 // One block of outputs; four sums, so that additions do not wait for each other.
@@ -53,11 +45,9 @@ static void gate_image(const struct bnn_gate *c, int64_t image) {
   const int64_t blocks = blocks_of(c->channels), inner = blocks_of(c->hidden), outer = blocks_of(c->out_channels);
   float *mean = c->work + image * (blocks + inner) * BLOCK, *hidden = mean + blocks * BLOCK;
   for (int64_t b = 0; b < blocks; b++) {
-    F m = mean_of(c->own + image * c->own_parts * c->sums_channels + b * BLOCK, c->own_parts, c->sums_channels, c->own_factor);
-    if (c->other) {
-      const float *other = c->other + image * c->other_parts * c->sums_channels + b * BLOCK;
-      m += LOAD(F, c->mix + b * BLOCK) * (mean_of(other, c->other_parts, c->sums_channels, c->other_factor) - m);
-    }
+    const int64_t at = image * c->channels + b * BLOCK, left = c->channels - b * BLOCK;
+    F m = load_some(c->own + at, left);
+    if (c->other) m += LOAD(F, c->mix + b * BLOCK) * (load_some(c->other + at, left) - m);
     *(F *)(mean + b * BLOCK) = m;
   }
   for (int64_t b = 0; b < inner; b++) {
@@ -70,7 +60,7 @@ static void gate_image(const struct bnn_gate *c, int64_t image) {
     const int64_t at = b * c->hidden * BLOCK;
     const F t = row_of(hidden, c->excite + at, c->excite_bytes ? c->excite_bytes + at : 0,
                        c->excite_scale ? c->excite_scale + b * BLOCK : 0, c->excite_bias + b * BLOCK, c->hidden);
-    *(F *)(c->gate + (image * outer + b) * BLOCK) = 1 / (1 + exponential(-t));
+    store_some(c->gate + image * c->out_channels + b * BLOCK, 1 / (1 + exponential(-t)), c->out_channels - b * BLOCK);
   }
 }
 
@@ -86,7 +76,7 @@ enum { PART = 64 };
 struct bnn_combine {
   int64_t images, pixels, residual_channels;  // pixels of an image; the residual's channels are repeated
   int64_t multiply, sums_channels;
-  const float *x, *gate, *residual, *residual_slope, *scale, *bias, *inner;  // x is needed; gate: (images, whole blocks)
+  const float *x, *gate, *residual, *residual_slope, *scale, *bias, *inner;  // x is needed; gate: (images, channels)
   float *sums;
   struct after after;
 };
@@ -102,7 +92,7 @@ static F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
 
 static void combine_block(const struct bnn_combine *c, int64_t image, int64_t part, int64_t begin, int64_t end, int64_t first) {
   const int64_t channels = c->after.channels, left = channels - first;
-  const F gate = c->gate ? LOAD(F, c->gate + image * blocks_of(channels) * BLOCK + first) : (F)1;
+  const F gate = c->gate ? load_some(c->gate + image * channels + first, left) : (F)1;
   const float *residual = c->residual ? c->residual + first % c->residual_channels : 0;
   struct place at = place_of(begin, c->after.height, c->after.width);
   F sum = 0;

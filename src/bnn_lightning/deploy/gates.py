@@ -9,69 +9,28 @@ from bnn_lightning.deploy.maps import (
     channels_last,
     kernel_for,
     new_map,
-    new_sums,
     pointer,
     prelu,
     unblocked,
 )
-from bnn_lightning.deploy.native import Combining, Gating, Summing
+from bnn_lightning.deploy.native import Combining, Gating
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 
-class ChannelSums(nn.Module):
-    """Sums of each channel over parts of the map, in one order for any number of threads.
-
-    Args:
-        channels: Of the map.
-
-    Example:
-        >>> ChannelSums(2)(torch.ones(1, 2, 3, 3)).sum(1)[:, :3]
-        tensor([[9., 9., 0.]])
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def job(self, x: Tensor, sums: Tensor) -> Summing:
-        """Return what the kernel is given; `sums` is made by `new_sums`."""
-        return Summing(
-            images=x.shape[0],
-            pixels=x.shape[2] * x.shape[3],
-            channels=self.channels,
-            sums_channels=sums.shape[2],
-            x=x.data_ptr(),
-            sums=sums.data_ptr(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, parts, C in whole blocks); their number is the kernel's own affair."""
-        kernel = kernel_for(x)
-        if kernel is None:
-            return spread(x.sum((2, 3)))[:, None]
-        x = channels_last(x)
-        sums = new_sums(x.shape)
-        kernel.run("sum", self.job(x, sums))
-        return sums
-
-
 class Gate(nn.Module):
-    """Squeeze-and-excite of averages, from sums: `sigmoid(excite relu(squeeze m))`, m = own + mix (other - own).
+    """Squeeze-and-excite behind the averages: `sigmoid(excite relu(squeeze m))`, m = own + mix (other - own).
 
     Args:
         squeeze: Weight, (hidden, channels): float32, or int8 with a scale.
         squeeze_bias: Shape (hidden,), or None.
         excite: Weight, (out_channels, hidden): float32, or int8 with a scale.
         excite_bias: Shape (out_channels,), or None.
-        pixels: Of the map whose sums come first.
-        mix: Shape (channels,); None is a gate without a second map.
-        other_pixels: Of the second map.
+        mix: Shape (channels,); None is a gate of a single map.
         squeeze_scale: Shape (hidden,); of int8 weights.
         excite_scale: Shape (out_channels,); of int8 weights.
 
     Example:
-        >>> gate = Gate(torch.ones(1, 4), None, torch.ones(4, 1), None, pixels=9)
-        >>> gate(ChannelSums(4)(torch.zeros(2, 4, 3, 3))).unique()
+        >>> Gate(torch.ones(1, 4), None, torch.ones(4, 1), None)(torch.zeros(2, 4)).unique()
         tensor([0.5000])
     """
 
@@ -90,15 +49,12 @@ class Gate(nn.Module):
         excite: Tensor,
         excite_bias: Tensor | None,
         *,
-        pixels: int,
         mix: Tensor | None = None,
-        other_pixels: int = 1,
         squeeze_scale: Tensor | None = None,
         excite_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
         (self.hidden, self.channels), self.out_channels = squeeze.shape, excite.shape[0]
-        self.pixels, self.other_pixels = pixels, other_pixels
         self.register_buffer("squeeze", blocked(squeeze.detach()))
         self.register_buffer("excite", blocked(excite.detach()))
         for name, bias, size in (
@@ -109,13 +65,12 @@ class Gate(nn.Module):
         for name, values in (("squeeze_scale", squeeze_scale), ("excite_scale", excite_scale), ("mix", mix)):
             self.register_buffer(name, None if values is None else spread(values.detach().float()))
 
-    def new_outputs(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return what the kernel works in and writes to, for a number of images."""
-        inner = num_blocks(self.channels) + num_blocks(self.hidden)
-        return torch.empty(number, inner * BLOCK), torch.empty(number, num_blocks(self.out_channels) * BLOCK)
+    def work(self, number: int) -> tuple[int, int]:
+        """Return the shape of the memory that the kernel works in, for a number of images."""
+        return number, (num_blocks(self.channels) + num_blocks(self.hidden)) * BLOCK
 
     def job(self, own: Tensor, other: Tensor | None, work: Tensor, gate: Tensor) -> Gating:
-        """Return what the kernel is given; see `new_outputs`."""
+        """Return what the kernel is given: averages and gate without gaps, and memory of the shape that `work` returns."""
         parts: dict[str, int | None] = {}
         for name in ("squeeze", "excite"):
             weight: Tensor = getattr(self, name)
@@ -127,39 +82,33 @@ class Gate(nn.Module):
             channels=self.channels,
             hidden=self.hidden,
             out_channels=self.out_channels,
-            own_parts=own.shape[1],
-            other_parts=0 if other is None else other.shape[1],
-            sums_channels=own.shape[2],
             own=own.data_ptr(),
             other=pointer(other),
             mix=pointer(self.mix),
-            own_factor=1 / self.pixels,
-            other_factor=1 / self.other_pixels,
             work=work.data_ptr(),
             gate=gate.data_ptr(),
             **parts,
         )
 
     def forward(self, own: Tensor, other: Tensor | None = None) -> Tensor:
-        """Map sums of one map, or two, to (N, out_channels in whole blocks).
+        """Map the averages of one map, or two, to gates, (N, out_channels).
 
         Args:
-            own: From `ChannelSums`.
-            other: From `ChannelSums`, of the map that `mix` weighs.
+            own: Shape (N, channels).
+            other: Of the map that `mix` weighs, (N, channels).
         """
         kernel = kernel_for(own, other)
         if kernel is None:
             return self._in_torch(own, other)
-        work, gate = self.new_outputs(own.shape[0])
+        work, gate = torch.empty(self.work(own.shape[0])), torch.empty(own.shape[0], self.out_channels)
         kernel.run("gate", self.job(own.contiguous(), None if other is None else other.contiguous(), work, gate))
         return gate
 
-    def _in_torch(self, own: Tensor, other: Tensor | None) -> Tensor:
-        mean = own.sum(1) / self.pixels
+    def _in_torch(self, mean: Tensor, other: Tensor | None) -> Tensor:
         if other is not None and self.mix is not None:
-            mean = mean + self.mix * (other.sum(1) / self.other_pixels - mean)
-        hidden = self._rows("squeeze", mean[:, : self.channels], self.hidden).relu()
-        return spread(self._rows("excite", hidden, self.out_channels).sigmoid())
+            mean = mean + self.mix[: self.channels] * (other - mean)
+        hidden = self._rows("squeeze", mean, self.hidden).relu()
+        return self._rows("excite", hidden, self.out_channels).sigmoid()
 
     def _rows(self, name: str, x: Tensor, outputs: int) -> Tensor:
         scale: Tensor | None = getattr(self, f"{name}_scale")
@@ -189,7 +138,7 @@ class Combine(nn.Module):
 
     Example:
         >>> layer = Combine(2, scale=torch.ones(2), bias=torch.zeros(2))
-        >>> layer(torch.ones(1, 2, 1, 1), torch.full((1, 16), 0.5), torch.ones(1, 2, 1, 1)).flatten()
+        >>> layer(torch.ones(1, 2, 1, 1), torch.full((1, 2), 0.5), torch.ones(1, 2, 1, 1)).flatten()
         tensor([1.5000, 1.5000])
     """
 
@@ -244,7 +193,7 @@ class Combine(nn.Module):
 
         Args:
             x: What is gated.
-            gate: From `Gate`, (N, C in whole blocks).
+            gate: From `Gate`, (N, C).
             residual: What is added, and multiplied with; (N, C, H, W).
         """
         kernel = kernel_for(x, gate, residual)
@@ -252,12 +201,13 @@ class Combine(nn.Module):
             return self._in_torch(x, gate, residual)
         x = channels_last(x)
         residual = None if residual is None else channels_last(residual)
+        gate = None if gate is None else gate.contiguous()
         out = new_map(*x.shape)
         kernel.run("combine", self.job(x, gate, residual, out))
         return out
 
     def _in_torch(self, x: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
-        t = x if gate is None else x * gate[:, : self.channels, None, None]
+        t = x if gate is None else x * gate[:, :, None, None]
         residual = None if residual is None else prelu(residual, self.residual_slope)
         if self.multiply and residual is not None:
             t = t * residual

@@ -80,9 +80,8 @@ class Gating(ctypes.Structure):
     """`struct bnn_gate` of gate.c."""
 
     _fields_ = [
-        *_fields(ctypes.c_int64, "images channels hidden out_channels own_parts other_parts sums_channels"),
+        *_fields(ctypes.c_int64, "images channels hidden out_channels"),
         *_fields(ctypes.c_void_p, "own other mix"),
-        *_fields(ctypes.c_float, "own_factor other_factor"),
         *_fields(ctypes.c_void_p, "squeeze squeeze_scale squeeze_bias excite excite_scale excite_bias"),
         *_fields(ctypes.c_void_p, "squeeze_bytes excite_bytes work gate"),
     ]
