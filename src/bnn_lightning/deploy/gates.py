@@ -170,7 +170,7 @@ class Combine(nn.Module):
     def job(
         self, x: Tensor, gate: Tensor | None, residual: Tensor | None, out: Tensor | None, sums: Tensor | None = None
     ) -> Combining:
-        """Return what the kernel is given; maps in the channels_last format, `sums` made by `new_sums`."""
+        """Return what the kernel is given; maps in the channels_last format, `sums` of `sums_shape`."""
         return Combining(
             images=x.shape[0],
             pixels=x.shape[2] * x.shape[3],

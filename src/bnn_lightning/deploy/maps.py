@@ -112,9 +112,9 @@ class Activation(nn.Module):
         return t if self.low == -math.inf and self.high == math.inf else t.clamp(self.low, self.high)
 
 
-def new_sums(shape: Sequence[int]) -> Tensor:
-    """Return an empty (N, parts, C in whole blocks) for the sums over the parts of a map (N, C, H, W)."""
-    return torch.empty(shape[0], -(-shape[2] * shape[3] // PART), num_blocks(shape[1]) * BLOCK)
+def sums_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape, (N, parts, C in whole blocks), of the sums over the parts of a map (N, C, H, W)."""
+    return shape[0], -(-shape[2] * shape[3] // PART), num_blocks(shape[1]) * BLOCK
 
 
 def prelu(x: Tensor, slope: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new_map, new_sums, pointer, prelu
+from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new_map, pointer, prelu, sums_shape
 from bnn_lightning.deploy.native import Averaging, Pooling, Summing
 from bnn_lightning.functional.pack import spread
 
@@ -58,8 +58,9 @@ class Pool2d(nn.Module):
             sizes.append(out - 1 if self.ceil_mode and (out - 1) * stride >= size + pad else out)
         return shape[0], shape[1], sizes[0], sizes[1]
 
-    def job(self, x: Tensor, out: Tensor) -> Pooling:
+    def job(self, x: Tensor, out: Tensor | None) -> Pooling:
         """Return what the kernel is given; both in the channels_last format."""
+        _, _, out_height, out_width = self.out_shape(x.shape)
         return Pooling(
             images=x.shape[0],
             height=x.shape[2],
@@ -73,7 +74,7 @@ class Pool2d(nn.Module):
             average=int(self.average),
             x=x.data_ptr(),
             before=pointer(self.before),
-            after=self.activation.after(out, out.shape[2], out.shape[3]),
+            after=self.activation.after(out, out_height, out_width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class ChannelMean(nn.Module):
         self.register_buffer("before", None if before is None else spread(before.detach().float()))
 
     def jobs(self, x: Tensor, sums: Tensor, out: Tensor) -> tuple[Summing, Averaging]:
-        """Return what the kernels `sum` and `average` are given; `sums` is made by `sums_of`."""
+        """Return what the kernels `sum` and `average` are given; `sums` has the shape that `sums_shape` gives."""
         pixels = x.shape[2] * x.shape[3]
         summing = Summing(
             images=x.shape[0],
@@ -137,7 +138,7 @@ class ChannelMean(nn.Module):
         if kernel is None:
             return prelu(x, self.before).mean((2, 3))
         x = channels_last(x)
-        sums, out = new_sums(x.shape), torch.empty(x.shape[0], self.channels)
+        sums, out = torch.empty(sums_shape(x.shape)), torch.empty(x.shape[0], self.channels)
         summing, averaging = self.jobs(x, sums, out)
         kernel.run("sum", summing)
         kernel.run("average", averaging)

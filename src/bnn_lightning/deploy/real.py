@@ -80,9 +80,14 @@ class RealConv2d(nn.Module):
         ]
         return shape[0], self.out_channels, sizes[0], sizes[1]
 
-    def band(self, shape: Sequence[int]) -> int | None:
-        """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is too large."""
-        if not any(self.padding) and self.pool == 1:
+    def band(self, shape: Sequence[int], *, copied: bool = False) -> int | None:
+        """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is too large.
+
+        Args:
+            shape: Of the input.
+            copied: The input is bytes, and copied in any case.
+        """
+        if not any(self.padding) and self.pool == 1 and not copied:
             return 0
         _, _, height, width = self.out_shape(shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
@@ -90,17 +95,20 @@ class RealConv2d(nn.Module):
         fits = min(max(fits, 1), height if torch.get_num_threads() == 1 else -(-height // 4))
         return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= _MOST else None
 
-    def readable(self, x: Tensor) -> Tensor:
-        """Return the input as the kernel takes it: pixels or channels side by side."""
-        if x.stride(3) == 1 and x.stride(1) != 1 and self.pool == 1 and self.in_channels <= 4:
-            return x
-        return channels_last(x)
+    def reads(self, x: Tensor) -> bool:
+        """Whether the kernel takes an input as it lies in memory, without channels side by side."""
+        return x.stride(3) == 1 and x.stride(1) != 1 and self.pool == 1 and self.in_channels <= 4
 
-    def job(self, x: Tensor, out: Tensor, residual: Tensor | None = None) -> RealConvolution:
+    def readable(self, x: Tensor) -> Tensor:
+        """Return the input as the kernel takes it."""
+        return x if self.reads(x) else channels_last(x)
+
+    def job(self, x: Tensor, out: Tensor | None, residual: Tensor | None = None) -> RealConvolution:
         """Return what the kernel is given: `x` as `readable` returns it, the others in the channels_last format."""
         number, channels, height, width = x.shape
-        band = self.band(x.shape)
+        band = self.band(x.shape, copied=x.dtype == torch.uint8)
         assert band is not None
+        _, _, out_height, out_width = self.out_shape(x.shape)
         return RealConvolution(
             images=number,
             channels=channels,
@@ -126,8 +134,8 @@ class RealConv2d(nn.Module):
             bias=self.bias.data_ptr(),
             residual=pointer(residual),
             padding=pointer(self.around),
-            offsets=self._places(x, band, out.shape[3]).data_ptr(),
-            after=self.activation.after(out, out.shape[2], out.shape[3]),
+            offsets=self._places(x, band, out_width).data_ptr(),
+            after=self.activation.after(out, out_height, out_width),
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
