@@ -56,7 +56,7 @@ class Chain:
         if step is None:
             return None, None
         default = (-1.0, 1.0) if step.operation == "hardtanh" else (None, None)
-        low, high = (*step.arguments[1:], *default[len(step.arguments) - 1 :])
+        low, high = (step.arguments[i + 1] if i + 1 < len(step.arguments) else default[i] for i in (0, 1))
         self.at = step.arguments[0]
         return _number(low), _number(high)
 

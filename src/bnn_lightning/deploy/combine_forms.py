@@ -1,8 +1,9 @@
-"""Native forms of what is done element by element, in one pass over the map: from the gate to the next layer's signs."""
+"""Native forms of what is done element by element, in one pass over the map: from a gate to the next layer's signs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.chains import Chain
@@ -53,7 +54,7 @@ def concatenation(graph: Graph, number: int) -> Operation | None:
     widths = [graph.shape(part.number)[1] for part in parts]  # type: ignore[union-attr]
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        places = tensors[number].split(widths, 1)
+        places = torch.split(tensors[number], widths, 1)
         return [found.job(tensors, place) for found, place in zip(passes, places, strict=True) if found is not None]
 
     if any(found is None for found in passes):
@@ -111,13 +112,15 @@ def _addition(chain: Chain) -> Value | None:
         return None
     here = chain.at
 
-    def known(pair: tuple[Value, Value]) -> bool:
+    def begins(pair: tuple[Value, Value], *operations: str) -> bool:
         chain.at = pair[0]
-        found = chain.step("affine", "prelu", "relu", "mul.Tensor") is not None
+        found = chain.step(*operations) is not None
         chain.at = here
         return found
 
-    ahead, other = next((pair for pair in pairs if known(pair)), pairs[0])
+    # A PReLU may belong to the shortcut; what is scaled or gated does not.
+    kinds = (("affine", "mul.Tensor"), ("prelu", "relu"))
+    ahead, other = next((pair for kind in kinds for pair in pairs if begins(pair, *kind)), pairs[0])
     chain.at = ahead
     return other
 

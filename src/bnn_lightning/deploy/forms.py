@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.combine_forms import combination, concatenation
 from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource, Signs
 from bnn_lightning.deploy.kernels import Convolution
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
 from bnn_lightning.deploy.program import Argument, Value
+from bnn_lightning.deploy.real_forms import gate, linear, mean, pooling, real_convolution
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
 Form = Callable[[Graph, int], Operation | None]
@@ -129,4 +131,15 @@ def emitting(job: Job, signs: Signs, bits: Tensor, blocks: int) -> Job:
 
 # The forms of a program's operations, by name; the first that fits is taken. A form may compute steps before its own as
 # well, and read what these read: steps that nothing reads any more are left out.
-FORMS: dict[str, tuple[Form, ...]] = {"binary_conv2d": (convolution,)}
+_LAYERS = (real_convolution, combination)
+FORMS: dict[str, tuple[Form, ...]] = {
+    "binary_conv2d": (convolution,),
+    "conv2d": (real_convolution,),
+    **dict.fromkeys(("affine", "prelu", "relu", "hardtanh", "clamp"), _LAYERS),
+    **dict.fromkeys(("add.Tensor", "mul.Tensor"), (combination,)),
+    **dict.fromkeys(("max_pool2d", "avg_pool2d"), (pooling,)),
+    "mean.dim": (mean,),
+    "linear": (linear,),
+    "sigmoid": (gate,),
+    "cat": (concatenation,),
+}

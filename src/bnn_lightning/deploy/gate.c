@@ -27,7 +27,7 @@ INLINE F exponential(F x) {
 }
 
 // One block of outputs; four sums, so that additions do not wait for each other.
-static F row_of(const float *x, const float *w, const int8_t *bytes, const float *scale, const float *bias, int64_t n) {
+INNERMOST F row_of(const float *x, const float *w, const int8_t *bytes, const float *scale, const float *bias, int64_t n) {
   F sums[4] = {0};
   int64_t k = 0;
   if (bytes) {
@@ -81,7 +81,7 @@ struct bnn_combine {
   struct after after;
 };
 
-static F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
+INLINE F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
   t *= gate;
   if (c->residual_slope) r = r > 0 ? r : r * LOAD(F, c->residual_slope + first);
   if (c->multiply) t *= r;
@@ -90,28 +90,35 @@ static F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
   return c->residual ? t + r : t;
 }
 
-static void combine_block(const struct bnn_combine *c, int64_t image, int64_t part, int64_t begin, int64_t end, int64_t first) {
-  const int64_t channels = c->after.channels, left = channels - first;
-  const F gate = c->gate ? load_some(c->gate + image * channels + first, left) : (F)1;
-  const float *residual = c->residual ? c->residual + first % c->residual_channels : 0;
-  struct place at = place_of(begin, c->after.height, c->after.width);
-  F sum = 0;
-  at.image = image;
-  for (int64_t p = begin; p < end; p++, step(&at, c->after.height, c->after.width)) {
-    const int64_t pixel = image * c->pixels + p;
-    const F r = residual ? load_some(residual + pixel * c->residual_channels, left) : (F)0;
-    const F t = combine(c, load_some(c->x + pixel * channels + first, left), gate, r, first);
-    sum += finish(&c->after, t, pixel, &at, first);
+// FEW pixels from the p-th on: their channels lie one after the other in memory, and share what belongs to a channel.
+enum { FEW = 4 };
+INNERMOST void combine_few(const struct bnn_combine *c, int64_t image, int64_t p, int64_t n, float *sums, bool fresh) {
+  const struct after after = c->after;
+  const float *gates = c->gate ? c->gate + image * after.channels : 0;
+  struct place at[FEW], next = place_of(p, after.height, after.width);
+  for (int64_t i = 0; i < n; i++) at[i] = (struct place){image, next.y, next.x}, step(&next, after.height, after.width);
+  for (int64_t first = 0; first < after.channels; first += BLOCK) {
+    const int64_t left = after.channels - first, pixel = image * c->pixels + p;
+    const F gate = gates ? load_some(gates + first, left) : (F)1;
+    const float *x = c->x + pixel * after.channels + first;
+    const float *residual = c->residual ? c->residual + pixel * c->residual_channels + first % c->residual_channels : 0;
+    F sum = sums && !fresh ? LOAD(F, sums + first) : (F)0;
+    for (int64_t i = 0; i < n; i++, x += after.channels) {
+      const F r = residual ? load_some(residual + i * c->residual_channels, left) : (F)0;
+      sum += finish(&after, combine(c, load_some(x, left), gate, r, first), pixel + i, at + i, first);
+    }
+    if (sums) *(F *)(sums + first) = sum;
   }
-  if (c->sums) *(F *)(c->sums + (image * ((c->pixels + PART - 1) / PART) + part) * c->sums_channels + first) = sum;
 }
 
 static void combine_parts(int64_t from, int64_t to, void *context) {
   const struct bnn_combine *c = context;
   const int64_t parts = (c->pixels + PART - 1) / PART;
-  for (int64_t i = from; i < to; i++)
-    for (int64_t first = 0; first < c->after.channels; first += BLOCK)
-      combine_block(c, i / parts, i % parts, i % parts * PART, least(i % parts * PART + PART, c->pixels), first);
+  for (int64_t i = from; i < to; i++) {
+    const int64_t begin = i % parts * PART, end = least(begin + PART, c->pixels);
+    float *sums = c->sums ? c->sums + i * c->sums_channels : 0;
+    for (int64_t p = begin; p < end; p += FEW) combine_few(c, i / parts, p, least(FEW, end - p), sums, p == begin);
+  }
 }
 
 void bnn_combine(const struct bnn_combine *c, parallel_for parallel) {

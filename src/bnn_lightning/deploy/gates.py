@@ -70,7 +70,7 @@ class Gate(nn.Module):
         return number, (num_blocks(self.channels) + num_blocks(self.hidden)) * BLOCK
 
     def job(self, own: Tensor, other: Tensor | None, work: Tensor, gate: Tensor) -> Gating:
-        """Return what the kernel is given: averages and gate without gaps, and memory of the shape that `work` returns."""
+        """Return what the kernel is given: averages and gate without gaps, memory of the shape that `work` returns."""
         parts: dict[str, int | None] = {}
         for name in ("squeeze", "excite"):
             weight: Tensor = getattr(self, name)

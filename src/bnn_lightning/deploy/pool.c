@@ -10,7 +10,7 @@ struct bnn_pool {
   struct after after;
 };
 
-static F pool_window(const struct bnn_pool *c, const struct place *at, int64_t first) {
+INLINE F pool_window(const struct bnn_pool *c, const struct place *at, int64_t first) {
   const int64_t top = at->y * c->stride_y - c->pad_y, left = at->x * c->stride_x - c->pad_x, channels = c->after.channels;
   const int64_t y0 = top < 0 ? 0 : top, y1 = least(top + c->kernel_height, c->height);
   const int64_t x0 = left < 0 ? 0 : left, x1 = least(left + c->kernel_width, c->width);
@@ -26,7 +26,7 @@ static F pool_window(const struct bnn_pool *c, const struct place *at, int64_t f
   return c->average ? result / (float)((y1 - y0) * (x1 - x0)) : result;
 }
 
-static void pool_rows(int64_t from, int64_t to, void *context) {
+INNERMOST void pool_rows(int64_t from, int64_t to, void *context) {
   const struct bnn_pool *c = context;
   for (int64_t row = from; row < to; row++) {
     struct place at = {row / c->after.height, row % c->after.height, 0};
@@ -50,7 +50,7 @@ struct bnn_sum {
   float *sums;
 };
 
-static void sum_parts(int64_t from, int64_t to, void *context) {
+INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
   const struct bnn_sum *c = context;
   const int64_t parts = (c->pixels + PART - 1) / PART;
   for (int64_t i = from; i < to; i++) {

@@ -72,7 +72,7 @@ struct view {
   int64_t image, y, x_step;
 };
 
-static void tile(const struct bnn_real_convolve *c, const struct shape *s, const struct view *v, int64_t first, int64_t n) {
+INNERMOST void tile(const struct bnn_real_convolve *c, const struct shape *s, const struct view *v, int64_t first, int64_t n) {
   const int64_t factors = c->kernel_height * c->kernel_width * c->channels, blocks = blocks_of(c->after.channels);
   const struct after after = c->after;
   struct place at[MOST], next = place_of(first, after.height, after.width);
@@ -117,7 +117,7 @@ static struct band band_of(const struct bnn_real_convolve *c) {
   return b;
 }
 
-static void copy(const struct bnn_real_convolve *c, int64_t from, int64_t n, float *to) {
+INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t n, float *to) {
   if (c->bytes) {
     const uint8_t *x = (const uint8_t *)c->x + from;
     for (int64_t i = 0; i < n; i++) to[i] = x[i];
@@ -144,7 +144,7 @@ static void copy_row(const struct bnn_real_convolve *c, const struct band *b, in
 }
 
 // Averages over 2x2, or what there is of it at the far sides: what is missing is what lies before it, counted twice.
-static void average_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t y, float *to) {
+INNERMOST void average_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t y, float *to) {
   const float *row = (const float *)c->x + image * c->x_image + 2 * y * c->x_y;
   const int64_t down = 2 * y + 1 < c->height ? c->x_y : 0;
   for (int64_t i = 0; i < b->columns; i++, row += 2 * c->x_x, to += c->channels) {

@@ -17,8 +17,10 @@ Build = Callable[[Mapping[Resource, Tensor]], list[Job]]
 
 
 def real_convolution(graph: Graph, number: int) -> Operation | None:
-    """A convolution without groups, with the affine map, PReLU and clamp behind it, and averages over 2x2 or the
-    normalisation of images before it."""
+    """A convolution without groups, and what stands around it.
+
+    That is the affine map, PReLU and clamp behind it, and averages over 2x2 or the normalisation of images before it.
+    """
     if not graph.is_map(Value(number)):
         return None
     chain = Chain.from_value(graph, Value(number))
@@ -82,20 +84,31 @@ def _convolution_of(
 
 
 def linear(graph: Graph, number: int) -> Operation | None:
-    """A linear layer of rows."""
+    """A linear layer of rows, and the affine map before it."""
     step = graph.steps[number - 1]
-    x, weight = step.arguments[0], _floats(graph, step.arguments[1])
-    if weight is None or not isinstance(x, Value) or graph.metas[x.number].dim() != 2:
+    weight = _floats(graph, step.arguments[1])
+    if weight is None or not isinstance(step.arguments[0], Value):
         return None
     bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), weight.shape[0])
-    if (bias is None) != (_at(step, 2) is None) or graph.metas[x.number].dtype != torch.float32:
+    if (bias is None) != (_at(step, 2) is None):
         return None
-    layer = RowLinear(weight, bias)
+    chain = Chain(graph, Value(number), step.arguments[0])
+    affine = chain.affine(weight.shape[1])
+    if affine is not None:
+        scale, shift = affine
+        bias = weight.double() @ shift + (0 if bias is None else bias)
+        weight = weight.double() * scale
+    if not isinstance(chain.at, Value):
+        return None
+    source, meta = chain.at.number, graph.metas[chain.at.number]
+    if meta.dim() != 2 or meta.dtype != torch.float32:
+        return None
+    layer = RowLinear(weight.float(), bias)
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        return [Job("linear", layer.job(tensors[x.number], tensors[number]), (layer,))]
+        return [Job("linear", layer.job(tensors[source], tensors[number]), (layer,))]
 
-    return Operation(number, (x.number,), build)
+    return Operation(number, (source,), build)
 
 
 def pooling(graph: Graph, number: int) -> Operation | None:

@@ -1,0 +1,142 @@
+"""Programs computed natively give what their operations give one by one; patterns are taken only where they fit."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bnn_lightning.deploy import PackedInfo, kernels, load, pack, plans, runtime, save
+from bnn_lightning.deploy.graph import Graph
+from bnn_lightning.deploy.plan import make_plan
+from bnn_lightning.layers import SqueezeExcite
+from bnn_lightning.models import create_backbone
+from tests.deploy.test_convert import conv, settled
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import BACKBONES, small_options
+
+needs_kernel = pytest.mark.skipif(not kernels.supported_kernels(), reason="needs a compiled kernel")
+
+
+def loaded(network: nn.Module, images: torch.Tensor, folder: Path) -> runtime.LoadedNetwork:
+    save(pack(network, images), folder / "net.bnn", PackedInfo("net", images.shape[1], images.shape[2]))
+    return load(folder / "net.bnn")
+
+
+def in_torch(network: runtime.LoadedNetwork, images: torch.Tensor) -> list[str]:
+    """Return the operations that stay with torch."""
+    plan = make_plan(Graph(network, images))
+    return [network.steps[action.number - 1].operation for action in plan.actions if action.operation is None]
+
+
+def agree(network: runtime.LoadedNetwork, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = network.run_steps(images)
+        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1))
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", BACKBONES)
+def test_nothing_of_a_network_is_left_to_torch(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = 40
+    options = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    options |= {} if name.startswith(("mlp", "vgg", "resnet")) else {"stem": "imagenet"}
+    if name == "mlp":
+        pytest.skip("Its layers are linear ones on rows.")
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
+    network = create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=24, **options))
+    packed = loaded(settled(network, images / 255), images / 255, tmp_path)
+    left = in_torch(packed, images / 255)
+    assert set(left) <= {"reshape", "pad", "slice.Tensor"}, left  # the shortcut of ResNet-20
+    agree(packed, images / 255)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(images), packed(images / 255), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(packed(images[:1]), packed(images)[:1], rtol=1e-4, atol=1e-4)
+
+
+class Traps(nn.Module):
+    """Values that look like patterns, and are read elsewhere, too, or have another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 20, 3, 2, 1), nn.BatchNorm2d(20)
+        self.grouped, self.same = nn.Conv2d(20, 20, 3, padding=1, groups=2), nn.Conv2d(20, 20, 1)
+        self.binary, self.act = conv(20, 20), nn.PReLU(20)
+        self.gate, self.quarter = SqueezeExcite(20), nn.AvgPool2d(2)
+        self.even, self.padded = nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2, ceil_mode=True)
+        self.largest, self.spread = nn.MaxPool2d(3, 2, 1, dilation=2), nn.MaxPool2d(2, ceil_mode=True)
+        self.clamp, self.out = nn.Hardtanh(-0.5, 2.0), nn.Linear(20, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.stem((x - 0.25) / 0.5)
+        b = self.norm(a)  # a is read again below
+        c = self.clamp(self.same(self.quarter(b)))  # of an odd side, cut off
+        d = self.act(self.grouped(b))
+        e = self.binary(d) * self.gate(d)
+        f = e * d + self.act(a)  # one factor is not what is added
+        g = e * b * b + b
+        h = torch.cat([f, g.relu()], 1)[:, 10:30]
+        i = self.even(h) + self.even(b).sum(1, keepdim=True)  # broadcasts
+        j = self.padded(h * h) + self.largest(h).mean((2, 3), keepdim=True) + self.spread(h).clamp(max=0.5)
+        k = i.mean((2, 3)) + j.mean((1, 2, 3)).unsqueeze(1) + self.padded(self.act(b)).mean((2, 3))
+        return self.out(k * self.quarter(c).mean((2, 3)).sigmoid() + b.mean(3)[:, :, 0])
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [22, 25])
+def test_a_network_of_traps(size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, size, size)
+    agree(loaded(settled(Traps(), images), images, tmp_path), images)
+
+
+class Attention(nn.Module):
+    """Binary convolutions with all that BNext has around them, in the order that is asked for."""
+
+    def __init__(self, channels: int, multiply: bool) -> None:
+        super().__init__()
+        self.multiply = multiply
+        self.conv = conv(channels, channels)
+        self.gate, self.norm, self.act = SqueezeExcite(channels), nn.BatchNorm2d(channels), nn.PReLU(channels)
+        self.second = conv(channels, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        r = self.act(x)
+        v = self.conv(x)
+        v = self.gate(v) * v
+        v = r * v if self.multiply else v
+        y = r + self.norm(v)
+        return self.second(y).flatten(1)[:, :6]
+
+
+@needs_kernel
+@pytest.mark.parametrize("multiply", [False, True])
+@pytest.mark.parametrize("channels", [8, 16, 40])
+def test_everything_behind_a_gate_is_one_pass(channels: int, multiply: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, channels, 11, 11)
+    packed = loaded(settled(Attention(channels, multiply), images), images, tmp_path)
+    agree(packed, images)
+    operations = [
+        action.operation for action in make_plan(Graph(packed, images)).actions if action.operation is not None
+    ]
+    maps = {number: tuple(meta.shape) for number, meta in Graph(packed, images).metas.items()}
+    whole = [op for op in operations if isinstance(op.result, int) and maps[op.result] == tuple(images.shape)]
+    assert len(whole) == 2  # the binary convolution, and the second pass
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", kernels.supported_kernels())
+def test_every_kernel(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 40, 40)
+    options = small_options("bnext_tiny", width=16, stem="imagenet")
+    network = settled(create_backbone("bnext_tiny", num_classes=7, image_size=40, **options), images)
+    packed = loaded(network, images, tmp_path)
+    kernel = kernels.Kernel(name)
+    with torch.no_grad():
+        found = plans.Plans().run(packed, images, kernel)
+    torch.testing.assert_close(found, packed.run_steps(images), rtol=1e-4, atol=1e-4)
