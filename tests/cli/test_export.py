@@ -44,6 +44,18 @@ def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: P
     assert float(row["probability"]) == pytest.approx(found[1]["probabilities"][0], abs=1e-6)
 
 
+def test_export_with_rounded_weights(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+    quiet = "trainer.enable_progress_bar=false"
+    done = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "rest=int8", quiet)
+    assert done.code == 0, done.err
+    assert "before rounding" in done.out
+    assert load("net.bnn").info.provenance["parity"]["correct"].keys() == {"trained", "packed"}
+    done = bnn("export", f"ckpt={trained.final}", "out=other.bnn", "rest=int8", "max_drop=-1", quiet)
+    assert done.code == 2
+    assert "The accuracy falls by 0.00 points, more than -1." in done.err
+    assert not Path("other.bnn").exists()
+
+
 def test_export_as_a_program_of_torch(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
     done = bnn("export", f"ckpt={trained.final}", "out=net.pt2", "format=torch", "trainer.enable_progress_bar=false")
     assert done.code == 0, done.err
@@ -148,6 +160,8 @@ def test_a_network_that_disagrees_is_not_written(
         (("export", "ckpt=x.ckpt", "out=net.onnx"), "`out` must end in .bnn"),
         (("export", "ckpt=x.ckpt", "out=nowhere/net.bnn"), "there is no folder nowhere"),
         (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx or c, got zip"),
+        (("export", "ckpt=x.ckpt", "format=c", "rest=int8"), "format=c takes rest=fp32"),
+        (("export", "ckpt=x.ckpt", "rest=fp16"), "`rest` must be fp32 or int8, got fp16"),
         (("export", "ckpt=x.ckpt", "images=0"), "`images` must be 1 or more"),
         (("predict", "packed=x.bnn", "images=nowhere"), "there is no file or folder nowhere"),
         (("predict", "packed=x.bnn", "images=.", "top=0"), "`top` must be 1 or more"),

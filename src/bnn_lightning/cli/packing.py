@@ -36,12 +36,13 @@ _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeE
 
 
 class _Compare(LightningModule):
-    def __init__(self, model: nn.Module, packed: nn.Module) -> None:
+    def __init__(self, model: nn.Module, packed: nn.Module, max_drop: float | None) -> None:
         super().__init__()
-        self.comparison = Comparison(model, packed, layers=isinstance(packed, PackedNetwork))
+        layers = max_drop is not None or isinstance(packed, PackedNetwork)
+        self.comparison = Comparison(model, packed, max_drop=max_drop, layers=layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.comparison.update(batch[0])
+        self.comparison.update(*batch)
 
 
 def write(config: DictConfig) -> int:
@@ -72,19 +73,25 @@ def write(config: DictConfig) -> int:
     except ValueError as error:
         raise UserError(f"`{settings.ckpt}` cannot be packed: {error}") from error
     _print_report(packed)
-    parity = _compare(backbone, packed, datamodule=datamodule, trainer=trainer, images=settings.images)
+    compared: nn.Module = packed
+    max_drop = None
+    if settings.rest != "fp32":
+        compared, max_drop = _rounded(packed, datamodule, settings.rest), settings.max_drop
+    parity = _compare(
+        backbone, compared, datamodule=datamodule, trainer=trainer, images=settings.images, max_drop=max_drop
+    )
     print(parity, flush=True)
     if parity.faults:
         raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}")
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = _info(settings.ckpt, embedded, datamodule, parity)
-    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info)
+    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings.rest)
 
 
-def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
+def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, rest: str) -> int:
     try:
-        sizes = save(packed, out, info)
+        sizes = save(packed, out, info, rest=rest)  # type: ignore[arg-type]
     except LoweringError as error:
         raise UserError(f"`{out}` was not written: {error}") from error
     load(out)
@@ -152,6 +159,8 @@ def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], P
 def _out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
     suffix = _SUFFIXES[settings.format]
+    if settings.rest != "fp32" and settings.format != "packed":
+        raise UserError(f"`rest`={settings.rest} is a form of packed files; format={settings.format} takes rest=fp32.")
     out = Path(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
@@ -161,9 +170,15 @@ def _out(settings: ExportSettings) -> Path:
 
 
 def _compare(
-    backbone: nn.Module, other: nn.Module, *, datamodule: Any, trainer: dict[Any, Any], images: int | None
+    backbone: nn.Module,
+    other: nn.Module,
+    *,
+    datamodule: Any,
+    trainer: dict[Any, Any],
+    images: int | None,
+    max_drop: float | None = None,
 ) -> Parity:
-    module = _Compare(backbone, other)
+    module = _Compare(backbone, other, max_drop)
     if images is not None:
         trainer["limit_test_batches"] = max(1, -(-images // datamodule.eval_batch_size))
     runner = build_trainer(trainer, callbacks=[], loggers=[])
@@ -172,13 +187,24 @@ def _compare(
     return module.comparison.parity
 
 
+def _rounded(packed: PackedNetwork, datamodule: Any, rest: str) -> nn.Module:
+    """Return what a file with rounded weights holds."""
+    info = PackedInfo("rounded", datamodule.in_channels, datamodule.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save(packed, Path(folder, "net.bnn"), info, rest=rest)  # type: ignore[arg-type]
+        except LoweringError as error:
+            raise UserError(f"The network cannot be written: {error}") from error
+        return load(Path(folder, "net.bnn").read_bytes())
+
+
 def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) -> PackedInfo:
     model = embedded["model"]
     provenance = {
         "made_by": f"bnn-lightning {bnn_lightning.__version__}",
         "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "config": {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded},
-        "parity": {"images": parity.images, "largest_difference": parity.largest_difference},
+        "parity": {"images": parity.images, "largest_difference": parity.largest_difference, **_accuracies(parity)},
     }
     names = tuple(datamodule.class_names)
     return PackedInfo(
@@ -188,6 +214,10 @@ def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) 
         class_names=names if len(names) == datamodule.num_classes else (),
         provenance=provenance,
     )
+
+
+def _accuracies(parity: Parity) -> dict[str, Any]:
+    return {} if parity.max_drop is None else {"correct": {"trained": parity.correct[0], "packed": parity.correct[1]}}
 
 
 def _print_report(packed: PackedNetwork) -> None:

@@ -77,6 +77,8 @@ class ExportSettings:
     ckpt: str
     out: str | None = None
     format: str = "packed"
+    rest: str = "fp32"
+    max_drop: float = 1.0
     images: int | None = 1000
     seed: int = 1
     trust: list[str] = field(default_factory=list)
@@ -145,7 +147,7 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},
-    ExportSettings: {"format": ("packed", "torch", "onnx", "c")},
+    ExportSettings: {"format": ("packed", "torch", "onnx", "c"), "rest": ("fp32", "int8")},
 }
 # Keys whose values count something, or scale it.
 _POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers", "batch", "repeats")

@@ -90,8 +90,8 @@ class _Lowering:
             assert isinstance(source, fx.Node)
             if source in self.values:
                 self.values[node] = self.values[source]
-        elif target in (_ATEN.sym_size.int, _OURS.pack_activations.default):
-            return  # read where they are used
+        elif target in (_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default, _OURS.pack_activations.default):
+            return  # read where they are used; what an assertion says of a parameter was so when it was traced
         elif target is _OURS.binary_conv2d.default:
             self.values[node] = self._emit("binary_conv2d", self._binary(node))
         elif target is _ATEN._native_batch_norm_legit_no_training.default:

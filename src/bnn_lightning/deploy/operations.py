@@ -65,4 +65,14 @@ def reshape(x: Tensor, shape: list[int]) -> Tensor:
     return x.reshape(shape)
 
 
-OPERATIONS: dict[str, Callable[..., Tensor]] = {**TORCH_OPERATIONS, "affine": affine, "reshape": reshape}
+def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply int8 weights, (out_channels, ...), with the scale of each output channel."""
+    return weight.float() * scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    **TORCH_OPERATIONS,
+    "affine": affine,
+    "dequantize": dequantize,
+    "reshape": reshape,
+}

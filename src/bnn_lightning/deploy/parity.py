@@ -37,17 +37,27 @@ class Parity:
 
     Attributes:
         margin: Largest margin at which another class is put down to rounding.
+        max_drop: Where weights were rounded, how many percentage points of accuracy the packed network may lose; other
+            classes are expected then. None demands equal classes.
         images: How many were compared.
         largest_difference: Of two logits.
         layers: By name of a binary layer, how many of its sums differ; they are whole numbers, so none may.
         others: Images with another class.
+        correct: Images that the trained and the packed network classify as their labels say, where these are given.
     """
 
     margin: float = 1e-3
+    max_drop: float | None = None
     images: int = 0
     largest_difference: float = 0.0
     layers: dict[str, int] = field(default_factory=dict)
     others: list[OtherClass] = field(default_factory=list)
+    correct: list[int] = field(default_factory=lambda: [0, 0])
+
+    @property
+    def drop(self) -> float:
+        """Accuracy that the packed network loses, in percentage points."""
+        return 100 * (self.correct[0] - self.correct[1]) / self.images if self.images else 0.0
 
     @property
     def faults(self) -> list[str]:
@@ -57,8 +67,10 @@ class Parity:
             f"Image {other.index}: class {other.simulated} simulated, {other.packed} packed, with a margin of "
             f"{other.margin:.3g}."
             for other in self.others
-            if not other.margin <= self.margin
+            if self.max_drop is None and not other.margin <= self.margin
         ]
+        if self.max_drop is not None and self.drop > self.max_drop:
+            faults.append(f"The accuracy falls by {self.drop:.2f} points, more than {self.max_drop:g}.")
         if not self.images:
             faults.append("There was no image to compare.")
         elif not self.largest_difference < float("inf"):
@@ -66,6 +78,15 @@ class Parity:
         return faults
 
     def __str__(self) -> str:
+        if self.max_drop is not None:
+            accuracies = ", ".join(
+                f"{100 * count / max(self.images, 1):.2f} % {name}"
+                for count, name in zip(self.correct, ("before rounding", "after"), strict=True)
+            )
+            return (
+                f"rounded: {self.images} images, {accuracies}; {len(self.others)} in another class\n"
+                f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}"
+            )
         ties = [other for other in self.others if other.margin <= self.margin]
         lines = [
             f"parity: {self.images} images, largest difference of a logit {self.largest_difference:.2g}, "
@@ -86,6 +107,7 @@ class Comparison:
         model: In evaluation mode; computes with floats.
         packed: From `pack` or `load`.
         margin: See `Parity`.
+        max_drop: See `Parity`.
         layers: Compare the sums of binary layers, too: those of packed layers, whatever `packed` is.
 
     Example:
@@ -99,14 +121,25 @@ class Comparison:
     """
 
     def __init__(
-        self, model: nn.Module, packed: Callable[[Tensor], Tensor], *, margin: float = 1e-3, layers: bool = True
+        self,
+        model: nn.Module,
+        packed: Callable[[Tensor], Tensor],
+        *,
+        margin: float = 1e-3,
+        max_drop: float | None = None,
+        layers: bool = True,
     ) -> None:
         self.model, self.packed, self.layers = model, packed, layers
-        self.parity = Parity(margin=margin)
+        self.parity = Parity(margin=margin, max_drop=max_drop)
 
     @torch.no_grad()
-    def update(self, images: Tensor) -> None:
-        """Compare for a batch, (N, C, H, W). The layers are compared for the first one."""
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Compare for a batch. The layers are compared for the first one.
+
+        Args:
+            images: Shape (N, C, H, W).
+            labels: Shape (N,); needed where accuracies are compared.
+        """
         if self.parity.images == 0 and self.layers:
             with _compared_layers(self.model, self.parity.layers):
                 simulated = self.model(images)
@@ -119,6 +152,9 @@ class Comparison:
         top = simulated.topk(min(2, simulated.shape[1]), dim=1).values
         margins = top[:, 0] - top[:, -1]
         before, after = simulated.argmax(1), packed.argmax(1)
+        if labels is not None:
+            for place, classes in enumerate((before, after)):
+                self.parity.correct[place] += int((classes == labels).sum())
         for place in (before != after).nonzero().flatten().tolist():
             self.parity.others.append(
                 OtherClass(self.parity.images + place, int(before[place]), int(after[place]), margins[place].item())

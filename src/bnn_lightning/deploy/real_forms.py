@@ -93,8 +93,9 @@ def linear(graph: Graph, number: int) -> Operation | None:
     if (bias is None) != (_at(step, 2) is None):
         return None
     chain = Chain(graph, Value(number), step.arguments[0])
-    affine = chain.affine(weight.shape[1])
+    affine, (whole, outputs) = chain.affine(weight.shape[1]), _int8(graph, step.arguments[1])
     if affine is not None:
+        whole, outputs = None, None
         scale, shift = affine
         bias = weight.double() @ shift + (0 if bias is None else bias)
         weight = weight.double() * scale
@@ -103,7 +104,7 @@ def linear(graph: Graph, number: int) -> Operation | None:
     source, meta = chain.at.number, graph.metas[chain.at.number]
     if meta.dim() != 2 or meta.dtype != torch.float32:
         return None
-    layer = RowLinear(weight.float(), bias)
+    layer = RowLinear(weight.float() if whole is None else whole, bias, scale=outputs)
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         return [Job("linear", layer.job(tensors[source], tensors[number]), (layer,))]
@@ -166,25 +167,14 @@ def _even(graph: Graph, argument: Argument) -> bool:
 def gate(graph: Graph, number: int) -> Operation | None:
     """Squeeze-and-excite behind averages, of one map or of a blend of two."""
     chain = Chain.from_value(graph, Value(number))
-    weights: list[tuple[Tensor, Tensor | None]] = []
-    step = chain.step("sigmoid")
-    while step is not None and len(weights) < 2:
-        chain.at = step.arguments[0]
-        step = chain.step("conv2d")
-        weight = None if step is None else _floats(graph, step.arguments[1])
-        if step is None or weight is None or weight.shape[2:] != (1, 1) or len(step.arguments) > 3:
-            return None
-        bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), weight.shape[0])
-        weights.append((weight.flatten(1), bias))
-        chain.at = step.arguments[0]
-        step = chain.step("relu")
-    if len(weights) < 2:
+    excite = _pointwise(chain, "sigmoid")
+    squeeze = None if excite is None else _pointwise(chain, "relu")
+    if excite is None or squeeze is None:
         return None
-    (excite, excite_bias), (squeeze, squeeze_bias) = weights
-    own, other, mix = _blend(chain, squeeze.shape[1])
+    own, other, mix = _blend(chain, squeeze[0].shape[1])
     if own is None:
         return None
-    layer = Gate(squeeze, squeeze_bias, excite, excite_bias, mix=mix)
+    layer = Gate(*squeeze[:2], *excite[:2], mix=mix, squeeze_scale=squeeze[2], excite_scale=excite[2])
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         second = None if other is None else tensors[other]
@@ -192,6 +182,22 @@ def gate(graph: Graph, number: int) -> Operation | None:
 
     reads = (own,) if other is None else (own, other)
     return Operation(number, reads, build, scratch={"work": layer.work(graph.shape(number)[0])})
+
+
+def _pointwise(chain: Chain, behind: str) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """Step over an activation and the plain 1x1 convolution before it: its weight, bias, and the scale of int8."""
+    graph, step = chain.graph, chain.step(behind)
+    chain.at = chain.at if step is None else step.arguments[0]
+    conv = None if step is None else chain.step("conv2d")
+    weight = None if conv is None else _floats(graph, conv.arguments[1])
+    if conv is None or weight is None or weight.shape[2:] != (1, 1) or len(conv.arguments) > 3:
+        return None
+    chain.at = conv.arguments[0]
+    whole, scale = _int8(graph, conv.arguments[1])
+    bias = None if _at(conv, 2) is None else constant(graph, _at(conv, 2), weight.shape[0])
+    if bias is None and _at(conv, 2) is not None:
+        return None
+    return (weight if whole is None else whole).flatten(1), bias, scale
 
 
 def _blend(chain: Chain, channels: int) -> tuple[int | None, int | None, Tensor | None]:
@@ -229,11 +235,23 @@ def _first_like(graph: Graph, argument: Argument) -> int:
 
 
 def _floats(graph: Graph, argument: Argument) -> Tensor | None:
-    """Return a tensor of the file, in float32."""
+    """Return a weight in float32, as the file holds it or times its scale."""
+    whole, scale = _int8(graph, argument)
+    if whole is not None and scale is not None:
+        return whole * scale.view(-1, *[1] * (whole.dim() - 1))
     if not isinstance(argument, Stored):
         return None
     stored = graph.network.stored(argument)
     return stored if stored.dtype == torch.float32 else None
+
+
+def _int8(graph: Graph, argument: Argument) -> tuple[Tensor | None, Tensor | None]:
+    """Return a weight that the file holds in int8, and its scale."""
+    step = graph.step_of(argument)
+    if step is None or step.operation != "dequantize" or not all(isinstance(item, Stored) for item in step.arguments):
+        return None, None
+    whole, scale = (graph.network.stored(item) for item in step.arguments)  # type: ignore[arg-type]
+    return whole, scale.flatten()
 
 
 def _at(step: Step, place: int) -> Argument:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.operations import OPERATIONS
 from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.rounding import round_rest
 
+# Precision of real-valued weights in a file.
+Rest = Literal["fp32", "int8"]
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
@@ -189,20 +192,22 @@ class FileSizes:
     rest: int
 
 
-def save(packed: PackedNetwork, path: str | Path, info: PackedInfo) -> FileSizes:
+def save(packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Rest = "fp32") -> FileSizes:
     """Write a packed network to one file.
 
     Args:
         packed: From `pack`.
         path: The file; an older one is replaced when the new one is complete.
         info: What the network is.
+        rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
+            (`round_rest`), a quarter of the size.
 
     Returns:
         The sizes of the parts.
 
     Raises:
         LoweringError: The network does what a file cannot say.
-        ValueError: `info` holds other values than plain ones.
+        ValueError: `info` holds other values than plain ones; an unknown `rest`.
 
     Example:
         >>> import tempfile
@@ -215,7 +220,10 @@ def save(packed: PackedNetwork, path: str | Path, info: PackedInfo) -> FileSizes
         >>> sizes.binary, network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
         (33408, torch.Size([1, 10]))
     """
+    if rest not in get_args(Rest):
+        raise ValueError(f"`rest` must be one of {list(get_args(Rest))}, got {rest!r}.")
     lowered = lower(packed, torch.rand(2, info.in_channels, info.image_size, info.image_size))
+    lowered = round_rest(lowered) if rest == "int8" else lowered
     header = {"program": lowered.program.plain(), "info": info.plain()}
     num_header = write_container(path, header, lowered.tensors)
     container = read_container(path)
