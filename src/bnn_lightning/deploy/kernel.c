@@ -365,4 +365,4 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel) {
   for (int64_t i = 0; i < n; i++) steps[i].operation(steps[i].job, parallel);
 }
 
-int64_t bnn_version(void) { return 3; }
+int64_t bnn_version(void) { return 4; }

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 3  # of the structures below; `bnn_version` of kernel.c
+VERSION = 4  # of the structures below; `bnn_version` of kernel.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
