@@ -64,6 +64,8 @@ def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = N
         losses = _contour(above, one, _capped(one.losses, lowest, highest), np.linspace(lowest, highest, levels))
         signs = _contour(below, one, 100 * one.flipped, np.linspace(0.0, most, levels))
         above.set_title(one.name)
+        if np.isnan(one.flipped).all():
+            below.text(0.5, 0.5, "no binary weights", transform=below.transAxes, ha="center", va="center")
         below.set_xlabel("direction 1 [filter norms]")
     for row in (axes[0], axes[columns]):
         row.set_ylabel("direction 2 [filter norms]")
