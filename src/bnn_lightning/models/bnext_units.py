@@ -114,12 +114,16 @@ class BNextConv(nn.Module):
         self.gate = SqueezeExcite(out_channels, conv=real.gate) if recoupling else None
         self.pool = half() if stride == 2 else nn.Identity()
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride)."""
-        return self.gated(x, real).value
+    def forward(self, x: Tensor, real: Tensor | None = None, *, again: bool = False) -> Tensor | Cheap:
+        """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride).
 
-    def gated(self, x: Tensor, real: Tensor | None = None) -> Cheap:
-        """Compute what `forward` returns, and how to compute it again from the output of batch norm and the gate."""
+        With `again`, how to compute it again from the output of batch norm and the gate comes with it. The unit asks
+        so, and not by another method: hooks and graphs see only modules that are called.
+        """
+        v = self._gated(x, real)
+        return v if again else v.value
+
+    def _gated(self, x: Tensor, real: Tensor | None) -> Cheap:
         normalised = self.norm(self.conv(x))
         u = cheap(prelu, normalised, self.act.weight, value=self.act(normalised))
         if self.mix is None or self.gate is None:
@@ -178,11 +182,11 @@ class BNextUnit(nn.Module):
         # Of v, and of PReLU before the shortcut, autograd keeps what they are computed from: half of the memory.
         if self.act is None:
             r: Tensor = self.shortcut(x)
-            v = self.conv.gated(x, r)
+            v: Cheap = self.conv(x, r, again=True)
         else:
             activated = cheap(prelu, x, self.act.weight, value=self.act(x))
             r = call(self.shortcut, activated)
-            v = self.conv.gated(x, r if self.mix_shortcut else None)
+            v = self.conv(x, r if self.mix_shortcut else None, again=True)
             v = cheap(operator.mul, v, activated if r is activated.value else r)
         return r + (v.value if self.norm is None else call(self.norm, v))
 

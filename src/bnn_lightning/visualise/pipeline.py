@@ -86,7 +86,7 @@ def pipeline_graphs(network: nn.Module, example: torch.Tensor) -> tuple[list[Net
         example: Images, (N, C, H, W).
 
     Raises:
-        ValueError: The network has no binary layer.
+        ValueError: The network has no binary layer, or none within a block.
     """
     whole = trace_graph(network, example)
     if not binary_layers(network):
@@ -96,16 +96,17 @@ def pipeline_graphs(network: nn.Module, example: torch.Tensor) -> tuple[list[Net
         path = next((p for p in ancestors(node.group, whole.groups) if not _is_container(network, p)), None)
         if path is not None:
             tops.setdefault(path, []).append(node.name)
-    block = max(tops, key=lambda path: len(tops[path]))
-    first = next(iter(binary_layers(network.get_submodule(block))))
-    module = f"{block}.{first}".rpartition(".")[0]
-    module = f"{block}.{first}" if module == block or not first else module
-    backbone = with_repeats(collapsed(whole, lambda path, _: path in tops))
-    entering = {
-        path: next(e.source for e in whole.edges if e.target in of and e.source not in of)
-        for path, of in ((block, tops[block]), (module, _inside(whole, module)))
-    }
+    if not (tops := {path: of for path, of in tops.items() if _is_block(network.get_submodule(path))}):
+        raise ValueError(f"{type(network).__name__} has binary layers, but no blocks of them to enlarge.")
     shapes = {node.name: node.shape for node in whole.nodes}
+    by_size = sorted(tops, key=lambda path: -len(tops[path]))
+    modules = {path: _module_of(network, path) for path in by_size}
+    # A module that is given a second tensor of another shape cannot be drawn with one.
+    alike = (path for path in by_size if len({shapes[n] for n in _entering(whole, _inside(whole, modules[path]))}) == 1)
+    block = next(alike, by_size[0])
+    module = modules[block]
+    backbone = with_repeats(collapsed(whole, lambda path, _: path in tops))
+    entering = {block: _entering(whole, tops[block])[0], module: _entering(whole, _inside(whole, module))[0]}
     inputs = {path: torch.randn(1, *shapes[name]) for path, name in entering.items()}
     of_block = collapsed(
         trace_graph(network.get_submodule(block), inputs[block]),
@@ -114,8 +115,25 @@ def pipeline_graphs(network: nn.Module, example: torch.Tensor) -> tuple[list[Net
     return [backbone, of_block, trace_graph(network.get_submodule(module), inputs[module])], [block, module]
 
 
+def _module_of(network: nn.Module, block: str) -> str:
+    first = next(iter(binary_layers(network.get_submodule(block))))
+    module = f"{block}.{first}".rpartition(".")[0]
+    return f"{block}.{first}" if module == block else module
+
+
+def _entering(graph: NetworkGraph, inside: Sequence[str]) -> list[str]:
+    """Return the nodes outside whose outputs go inside."""
+    within = set(inside)
+    return [edge.source for edge in graph.edges if edge.target in within and edge.source not in within]
+
+
 def _inside(graph: NetworkGraph, path: str) -> list[str]:
     return [node.name for node in graph.nodes if path in ancestors(node.group, graph.groups) or node.name == path]
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module holds binary layers, and is none itself."""
+    return "" not in (names := binary_layers(module)) and bool(names)
 
 
 def _is_container(network: nn.Module, path: str) -> bool:

@@ -71,6 +71,8 @@ def trace_graph(module: nn.Module, example: Tensor, *, atoms: tuple[type[nn.Modu
             f"{type(module).__name__} cannot be traced by torch.fx ({error}). Modules that look at shapes or values "
             "are given as `atoms`, each of which becomes one node."
         ) from error
+    for node in [node for node in traced.nodes if node.op == "get_attr" and not node.users]:
+        traced.erase_node(node)  # only backward reads it
     found = _Values(module, graph=traced).run(example.clone())
     if not torch.allclose(found, module(example.clone()), equal_nan=True):
         raise TraceError(
