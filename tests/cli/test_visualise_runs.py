@@ -25,6 +25,12 @@ def test_surrogates(bnn: Bnn, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert [row["gradient"] for row in rows_of(tmp_path / "surrogates.csv")][:5] == ["0.0", "1.0", "1.0", "1.0", "0.0"]
     assert (tmp_path / "surrogates.png").is_file()
+    assert (
+        "`progress` must be a list of at least one"
+        in bnn("visualise", "surrogates=all", "progress=[]", f"out={tmp_path}").err
+    )
+    done = bnn("visualise", "surrogates=SignSTE", "points=5", f"out={tmp_path}", "formats=[html]")
+    assert "no picture: this one is drawn as png, svg, pdf" in done.out
     assert "Did you mean `SignSTE`" in bnn("visualise", "surrogates=SignSTTE", f"out={tmp_path}").err
 
 
@@ -72,6 +78,8 @@ def test_bank_and_feature_maps_of_a_run(skd: Path, bnn: Bnn, tmp_path: Path) -> 
     done = bnn("visualise", f"bank={skd}", f"out={tmp_path}/b.png", "dpi=20")
     assert done.code == 0, done.err
     rows = rows_of(tmp_path / "b.csv")
+    assert "`temperature` must be positive, got 0" in bnn("visualise", f"bank={skd}", "temperature=0").err
+    assert "`size` must be 1 or more, got 0" in bnn("visualise", f"feature_maps={skd}", "size=0").err
     classes = {row["class"] for row in rows}
     assert len(rows) == len(classes) ** 2
     one = [float(row["soft_label"]) for row in rows if row["class"] == rows[0]["class"]]

@@ -150,7 +150,10 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     ExportSettings: {"format": ("packed", "torch", "onnx", "c"), "rest": ("fp32", "int8")},
 }
 # Keys whose values count something, or scale it.
-_POSITIVE = ("epochs", "images", "top", "batch_size", "threads", "resize", "dpi", "workers", "batch", "repeats")
+_POSITIVE = (
+    *("epochs", "images", "size", "top", "batch_size", "threads", "resize"),
+    *("dpi", "workers", "batch", "repeats"),
+)
 
 
 def read_settings(

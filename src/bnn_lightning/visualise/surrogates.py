@@ -59,7 +59,7 @@ def surrogates_of(
         One entry a binarizer and progress.
 
     Raises:
-        ValueError: An unknown name, fewer than 2 points, or a limit that is not positive.
+        ValueError: An unknown name, fewer than 2 points, a limit that is not positive, or no progress.
 
     Example:
         >>> (found,) = surrogates_of(["ApproxSign"], points=5)
@@ -70,6 +70,8 @@ def surrogates_of(
         raise ValueError(f"`points` must be at least 2, got {points}.")
     if not limit > 0:
         raise ValueError(f"`limit` must be positive, got {limit}.")
+    if not progresses:
+        raise ValueError("`progress` must be a list of at least one share of training, such as [0.0,1.0], got [].")
     found = []
     for name in list_binarizers() if names is None else names:
         binarizer = binarizer_factory(name)(1)

@@ -47,7 +47,8 @@ def draw(config: DictConfig) -> None:
             f"`{settings.bank}` has no soft-label bank: only runs with distill=skd, beta above 0, have one."
         )
     bank, valid = state[f"{_BANK}.bank"], state[f"{_BANK}.valid"]
-    temperature = settings.temperature or float(distill.get("temperature", 4.0))
+    given = settings.temperature
+    temperature = float(distill.get("temperature", 4.0)) if given is None else given
     names = run.class_names() or [str(label) for label in range(len(bank))]
     try:
         figure = plot_bank(bank, temperature=temperature, class_names=names, valid=valid)

@@ -27,6 +27,8 @@ from bnn_lightning.visualise.trace import trace_graph
 BLOCK_SIZE, NETWORK_SIZE = 16, 32
 # A network has too many operations for a picture: modules this deep are one node.
 NETWORK_DEPTH = 2
+# What the formats beside the picture need, by extra, which is called as their key.
+_LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 
 @dataclass
@@ -93,9 +95,9 @@ def draw(config: DictConfig) -> None:
     save({"": draw_graph(graph, subject.title)}, place)
     rows = graph.rows()
     save_table(list(rows[0]), (list(row.values()) for row in rows), place.path("csv"))
-    if wanted(settings.tensorboard, "tensorboard"):
+    if _wanted(settings.tensorboard, "tensorboard"):
         write_event_file(whole, place.path("tensorboard").with_suffix(""))
-    if wanted(settings.onnx, "onnx", "onnxscript"):
+    if _wanted(settings.onnx, "onnx"):
         _write_onnx(subject, place)
 
 
@@ -153,19 +155,24 @@ def _of_run(settings: GraphSettings) -> Subject:
     return Subject(network, example, run_name(settings.graph), NETWORK_DEPTH)
 
 
-def wanted(asked: bool | None, *libraries: str) -> bool:
-    """Whether a file is to be written: as asked for, or where its libraries are installed."""
-    return all(find_spec(library) is not None for library in libraries) if asked is None else asked
+def _wanted(asked: bool | None, extra: str) -> bool:
+    """Whether a file is to be written: as asked for, or where its libraries are installed; else say so."""
+    if asked is not None:
+        return asked
+    missing = [library for library in _LIBRARIES[extra] if find_spec(library) is None]
+    if missing:
+        install = f"pip install 'bnn-lightning[{extra}]'"
+        print(f"not written: {extra}, as `{missing[0]}` is not installed; `{install}` installs it", flush=True)
+    return not missing
 
 
 def _check_libraries(settings: GraphSettings) -> None:
-    extras = {"tensorboard": "tensorboard"} if settings.tensorboard else {}
-    extras |= {"onnx": "onnx", "onnxscript": "onnx"} if settings.onnx else {}
-    for library, extra in extras.items():
-        try:
-            require(library, extra=extra)
-        except ModuleNotFoundError as error:
-            raise UserError(str(error)) from error
+    for extra in (extra for extra in _LIBRARIES if getattr(settings, extra)):
+        for library in _LIBRARIES[extra]:
+            try:
+                require(library, extra=extra)
+            except ModuleNotFoundError as error:
+                raise UserError(str(error)) from error
 
 
 def write_event_file(graph: NetworkGraph, folder: Path) -> None:

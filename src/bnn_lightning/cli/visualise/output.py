@@ -54,6 +54,8 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
         UserError: A format that does not exist, or a place that cannot be.
     """
     known = (*STATIC, INTERACTIVE)
+    if not formats:
+        raise UserError(f"`formats` must name one or more of {', '.join(known)}, got [].")
     if unknown := [name for name in formats if name not in known]:
         raise UserError(f"`formats`: `{unknown[0]}` is none of {', '.join(known)}.")
     if dpi < 1:
@@ -101,6 +103,8 @@ def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
                 written.append(path)
     for path in written:
         print(f"written: {path}", flush=True)
+    if not written:
+        print(f"no picture: this one is drawn as {', '.join(STATIC)}, see `formats` and `out`", flush=True)
     return written
 
 
