@@ -8,7 +8,14 @@ from omegaconf.errors import MissingMandatoryValue, ValidationError
 from torch import nn
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.schema import EvaluateSettings, RunSettings, check_arguments, check_value, read_settings
+from bnn_lightning.cli.schema import (
+    EvaluateSettings,
+    ExportSettings,
+    RunSettings,
+    check_arguments,
+    check_value,
+    read_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +97,4 @@ def test_settings_of_another_type(keys: dict[str, Any]) -> None:
 
 def test_missing_settings() -> None:
     with pytest.raises(MissingMandatoryValue):
-        read_settings(EvaluateSettings, OmegaConf.create({"ckpt": "???"}))
+        read_settings(ExportSettings, OmegaConf.create({"ckpt": "???"}))
