@@ -133,7 +133,7 @@ def interactive_landscapes(landscapes: Sequence[Landscape], *, cap: float | None
         )
     figure.update_layout(coloraxis={"colorscale": COLOUR_MAP, "cmin": lowest, "cmax": highest})
     titles = {"xaxis_title": "direction 1", "yaxis_title": "direction 2", "zaxis_title": "loss"}
-    figure.update_scenes(zaxis_range=[lowest, highest], **titles)
+    figure.update_scenes(zaxis_range=[lowest, highest], aspectmode="cube", **titles)
     return figure
 
 
