@@ -27,7 +27,7 @@ from benchmarks import timing
 from benchmarks.bnext_plain import PlainBNext
 from benchmarks.timing import machine, summary
 from bnn_lightning.metrics.latency import time_in_turns
-from bnn_lightning.models import create_backbone
+from bnn_lightning.models import BNext, create_backbone
 
 CLASSES = 1000
 MODELS = ("bnext_tiny", "bnext_small", "bnext_middle", "bnext_large")  # that the transcription knows
@@ -66,7 +66,10 @@ def make(model: str, variant: str, args: argparse.Namespace) -> nn.Module:
     network = network.to(torch.device(args.device), memory_format=layout_of(variant, args))
     if args.compile:
         network.compile()
-    return PlainBNext(network) if variant == "plain transcription" else network  # type: ignore[arg-type]
+    if variant != "plain transcription":
+        return network
+    assert isinstance(network, BNext)
+    return PlainBNext(network)
 
 
 def make_loss(network: nn.Module, variant: str, args: argparse.Namespace) -> Callable[[], Tensor]:

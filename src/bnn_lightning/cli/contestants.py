@@ -60,8 +60,8 @@ class Contestants:
     def onnx(self, kind: str, make: Callable[[], nn.Module]) -> Path:
         """Return the ONNX file of a network, written once."""
         if kind not in self._written:
-            path = self.folder / f"{kind}.onnx"
-            write_onnx(make(), path)
+            path, info = self.folder / f"{kind}.onnx", self.subject.info
+            write_onnx(make(), path, torch.rand(2, info.in_channels, info.image_size, info.image_size))
             self._written[kind] = path
         return self._written[kind]
 
@@ -79,9 +79,8 @@ class Contestants:
             raise ValueError("it takes images of 3 channels, of 32 pixels or more")
 
         def make() -> nn.Module:
-            network: nn.Module = getattr(models, builder)(weights=None, num_classes=1000).eval()
-            network.in_channels, network.image_size = 3, info.image_size  # type: ignore[assignment]
-            return network
+            network: nn.Module = getattr(models, builder)(weights=None, num_classes=1000)
+            return network.eval()
 
         return self.int8(builder, make)
 

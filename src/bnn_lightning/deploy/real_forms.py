@@ -1,6 +1,6 @@
 """Native forms of the real-valued operations of a program: convolution, linear layer, pooling, averages, gates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from bnn_lightning.deploy.maps import Activation, sums_shape
 from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
 from bnn_lightning.deploy.program import Argument, Step, Stored, Value
 from bnn_lightning.deploy.real import RealConv2d, RowLinear
-
-Build = Callable[[Mapping[Resource, Tensor]], list[Job]]
 
 
 def real_convolution(graph: Graph, number: int) -> Operation | None:
