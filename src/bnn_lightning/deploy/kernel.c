@@ -174,19 +174,6 @@ struct tile {
   U acc[MOST * BLOCKS];
 };
 
-INLINE F load_some(const float *from, int64_t n) {
-  F values = 0;
-  if (n >= BLOCK) return LOAD(F, from);
-  for (int i = 0; i < n; i++) values[i] = from[i];
-  return values;
-}
-
-INLINE void store_some(float *to, F values, int64_t n) {
-  if (n >= BLOCK) *(F *)to = values;
-  else
-    for (int i = 0; i < n; i++) to[i] = values[i];
-}
-
 INLINE uint64_t mask_of(M mask) {
   union {
     M mask;

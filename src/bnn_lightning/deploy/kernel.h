@@ -30,3 +30,16 @@ INLINE void spread_out(parallel_for parallel, int64_t n, int64_t grain, void (*l
   if (parallel && n > grain) parallel(0, n, grain, loop, (void *)context);
   else loop(0, n, (void *)context);
 }
+
+INLINE F load_some(const float *from, int64_t n) {
+  F values = 0;
+  if (n >= BLOCK) return LOAD(F, from);
+  for (int i = 0; i < n; i++) values[i] = from[i];
+  return values;
+}
+
+INLINE void store_some(float *to, F values, int64_t n) {
+  if (n >= BLOCK) *(F *)to = values;
+  else
+    for (int i = 0; i < n; i++) to[i] = values[i];
+}

@@ -28,19 +28,6 @@ struct place {
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t blocks_of(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
 
-INLINE F load_some(const float *from, int64_t n) {
-  F values = 0;
-  if (n >= BLOCK) return LOAD(F, from);
-  for (int i = 0; i < n; i++) values[i] = from[i];
-  return values;
-}
-
-INLINE void store_some(float *to, F values, int64_t n) {
-  if (n >= BLOCK) *(F *)to = values;
-  else
-    for (int i = 0; i < n; i++) to[i] = values[i];
-}
-
 INLINE struct place place_of(int64_t pixel, int64_t height, int64_t width) {
   return (struct place){pixel / (height * width), pixel / width % height, pixel % width};
 }
