@@ -18,7 +18,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 FOLDER = Path("src", "bnn_lightning", "deploy")
-SOURCES = [str(FOLDER / name) for name in ("kernel.c", "real.c", "pool.c", "gate.c")]
+SOURCES = [str(FOLDER / name) for name in ("team.c", "kernel.c", "real.c", "pool.c", "gate.c")]
 KERNELS = Path("bnn_lightning", "deploy", "_kernels")
 X86 = {
     "x86_64_v2": "x86_64_v2",

@@ -74,7 +74,7 @@ class Emulated:
 
     def __init__(self, folder: Path) -> None:
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
-        sources = [str(folder / "driver.c"), str(FOLDER / "kernel.c")]
+        sources = [str(folder / "driver.c"), str(FOLDER / "kernel.c"), str(FOLDER / "team.c")]
         command = [*zig(), "cc", "-target", "aarch64-linux-musl", "-static", "-O3", "-std=c11", *sources]
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
         subprocess.run([*command, "-o", str(folder / "driver")], check=True, env=os.environ | caches)

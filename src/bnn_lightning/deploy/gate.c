@@ -68,7 +68,7 @@ static void gate_images(int64_t from, int64_t to, void *context) {
   for (int64_t image = from; image < to; image++) gate_image(context, image);
 }
 
-void bnn_gate(const struct bnn_gate *c, parallel_for parallel) { spread_out(parallel, c->images, 1, gate_images, c); }
+void bnn_gate(const struct bnn_gate *c, struct worker *worker) { spread_out(worker, c->images, 1, gate_images, c); }
 
 // t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
 // t += r ; then what follows (`struct after`), and the sums of what is written over parts of PART pixels.
@@ -121,6 +121,6 @@ static void combine_parts(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_combine(const struct bnn_combine *c, parallel_for parallel) {
-  spread_out(parallel, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
+void bnn_combine(const struct bnn_combine *c, struct worker *worker) {
+  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
 }

@@ -271,11 +271,11 @@ static void tiles(int64_t from, int64_t to, void *context) {
 
 enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
-void bnn_convolve(const struct bnn_convolve *c, parallel_for parallel) {
+void bnn_convolve(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
   const int64_t work = s.run * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
-  spread_out(parallel, s.tiles * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
+  spread_out(worker, s.tiles * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
 }
 
 struct bnn_pack {
@@ -338,18 +338,6 @@ static void rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pack(const struct bnn_pack *p, parallel_for parallel) {
-  spread_out(parallel, p->images * p->height, 1 + (1 << 16) / (p->width * p->groups * p->channels), rows, p);
+void bnn_pack(const struct bnn_pack *p, struct worker *worker) {
+  spread_out(worker, p->images * p->height, 1 + (1 << 16) / (p->width * p->groups * p->channels), rows, p);
 }
-
-// Operations one after the other, without Python in between.
-struct bnn_step {
-  void (*operation)(const void *job, parallel_for parallel);
-  const void *job;
-};
-
-void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel) {
-  for (int64_t i = 0; i < n; i++) steps[i].operation(steps[i].job, parallel);
-}
-
-int64_t bnn_version(void) { return 4; }

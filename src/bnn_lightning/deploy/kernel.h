@@ -1,9 +1,10 @@
 // What the files of kernels share: vectors of 16 lanes in Clang's types, for any instruction set, and torch's threads.
 //
-// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, parallel_for parallel)`. The
+// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`. The
 // layout of a job is that of a `ctypes.Structure` in Python; its pointers are valid while the function runs. All files
 // are compiled together, into one library for each instruction set, without libc. See docs/packed.md.
 #pragma once
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,10 +25,16 @@ typedef bool M __attribute__((ext_vector_type(BLOCK)));
 // torch_parallel_for, of libtorch's stable C interface: (begin, end, grain, function(from, to, context), context).
 typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
-// Call `loop` for all of 0 .. n, at least `grain` at once; null is no threads.
-INLINE void spread_out(parallel_for parallel, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *),
+// One of the threads that run a row of operations together (team.c). Each of them calls every operation, which divides its
+// loops by `spread_out` and does nothing besides.
+struct worker;
+__attribute__((visibility("hidden"))) void bnn_share(struct worker *me, int64_t n, int64_t grain,
+                                                     void (*loop)(int64_t, int64_t, void *), void *context);
+
+// Let `loop` be called for all of 0 .. n, at least `grain` at once, by the workers together; null is one that is alone.
+INLINE void spread_out(struct worker *worker, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *),
                        const void *context) {
-  if (parallel && n > grain) parallel(0, n, grain, loop, (void *)context);
+  if (worker) bnn_share(worker, n, grain, loop, (void *)context);
   else loop(0, n, (void *)context);
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 4  # of the structures below; `bnn_version` of kernel.c
+VERSION = 5  # of the structures below and elsewhere; `bnn_version` of team.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
@@ -56,7 +56,7 @@ class Packing(ctypes.Structure):
 
 
 class NativeStep(ctypes.Structure):
-    """`struct bnn_step` of kernel.c."""
+    """`struct bnn_step` of team.c."""
 
     _fields_ = [("operation", ctypes.c_void_p), ("job", ctypes.c_void_p)]
 
@@ -86,7 +86,7 @@ class Kernel:
 
     Raises:
         OSError: There is no such file, or it cannot be loaded.
-        RuntimeError: It was built from another version of kernel.c.
+        RuntimeError: It was built from another version of the C files.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,6 +95,10 @@ class Kernel:
         self._library.bnn_version.restype = ctypes.c_int64
         if self._library.bnn_version() != VERSION:
             raise RuntimeError(f"The kernel {name} was built from another version: install the package again.")
+        self._run = self._library.bnn_run
+        self._run.restype = None
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._run.argtypes = (pointer, number, pointer, number, pointer)
 
     def address(self, operation: str) -> int:
         """Return where the function of an operation, such as "convolve", lies."""
@@ -108,12 +112,12 @@ class Kernel:
             operation: The function of the library is `bnn_<operation>`.
             job: The structure that it takes.
         """
-        function = getattr(self._library, f"bnn_{operation}")
-        function(ctypes.byref(job), ctypes.c_void_p(parallel_for()))
+        step = NativeStep(self.address(operation), ctypes.addressof(job))
+        self.run_all((NativeStep * 1)(step))
 
     def run_all(self, steps: "ctypes.Array[NativeStep]") -> None:
-        """Run operations one after the other, without Python in between."""
-        self._library.bnn_run(steps, ctypes.c_int64(len(steps)), ctypes.c_void_p(parallel_for()))
+        """Run operations one after the other on torch's threads, without Python in between."""
+        self._run(steps, len(steps), parallel_for(), torch.get_num_threads(), give_way())
 
 
 def kernel_info() -> KernelInfo:
@@ -184,3 +188,12 @@ def parallel_for() -> int | None:
             function = getattr(ctypes.CDLL(str(folder / file)), "torch_parallel_for", None)
             return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
     return None
+
+
+@cache
+def give_way() -> int | None:
+    """Return the address of what gives the processor to other threads while one waits for them; None: nothing does."""
+    posix = os.name == "posix"
+    library = ctypes.CDLL(None if posix else "kernel32")
+    function = getattr(library, "sched_yield" if posix else "SwitchToThread", None)
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value

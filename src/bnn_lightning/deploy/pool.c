@@ -36,9 +36,9 @@ INNERMOST void pool_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pool(const struct bnn_pool *c, parallel_for parallel) {
+void bnn_pool(const struct bnn_pool *c, struct worker *worker) {
   const int64_t work = c->after.width * c->after.channels * c->kernel_height * c->kernel_width;
-  spread_out(parallel, c->images * c->after.height, 1 + (1 << 15) / work, pool_rows, c);
+  spread_out(worker, c->images * c->after.height, 1 + (1 << 15) / work, pool_rows, c);
 }
 
 // Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any
@@ -68,8 +68,8 @@ INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_sum(const struct bnn_sum *c, parallel_for parallel) {
-  spread_out(parallel, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->channels), sum_parts, c);
+void bnn_sum(const struct bnn_sum *c, struct worker *worker) {
+  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->channels), sum_parts, c);
 }
 
 // mean[image, c] = sum over parts / pixels
@@ -91,4 +91,4 @@ static void average_images(int64_t from, int64_t to, void *context) {
     }
 }
 
-void bnn_average(const struct bnn_average *c, parallel_for parallel) { spread_out(parallel, c->images, 8, average_images, c); }
+void bnn_average(const struct bnn_average *c, struct worker *worker) { spread_out(worker, c->images, 8, average_images, c); }

@@ -180,13 +180,13 @@ static void bands(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_real_convolve(const struct bnn_real_convolve *c, parallel_for parallel) {
+void bnn_real_convolve(const struct bnn_real_convolve *c, struct worker *worker) {
   const struct shape s = shape_of(blocks_of(c->after.channels));
   const int64_t pixels = c->images * c->after.height * c->after.width;
   const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
   if (c->band)
-    spread_out(parallel, c->images * ((c->after.height + c->band - 1) / c->band), 1 + (1 << 18) / (work * c->band * c->after.width), bands, c);
-  else spread_out(parallel, (pixels + s.pixels - 1) / s.pixels, 1 + (1 << 18) / (work * s.pixels), tiles, c);
+    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), 1 + (1 << 18) / (work * c->band * c->after.width), bands, c);
+  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, 1 + (1 << 18) / (work * s.pixels), tiles, c);
 }
 
 int64_t bnn_band_room(void) { return ROOM; }
@@ -234,7 +234,7 @@ static void linear_rows(int64_t from, int64_t to, void *context) {
     }
 }
 
-void bnn_linear(const struct bnn_linear *c, parallel_for parallel) {
+void bnn_linear(const struct bnn_linear *c, struct worker *worker) {
   const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
-  spread_out(parallel, chunks, 1 + (1 << 16) / (c->rows * c->factors * BLOCK * LANES), linear_rows, c);
+  spread_out(worker, chunks, 1 + (1 << 16) / (c->rows * c->factors * BLOCK * LANES), linear_rows, c);
 }
