@@ -136,11 +136,11 @@ def test_signs_pass_without_floats(tmp_path: Any) -> None:
     actions = plan_of(network).actions
     convs = [action for action in actions if action.operation is not None and isinstance(action.operation.result, int)]
     binary = [action for action in convs if action.number in (2, 3, 4)]
-    # Two that give signs alone, the last one floats alone; no packing but that of the stem, if torch computes it.
-    assert [(action.emitted is not None, action.floats) for action in binary] == [
-        (True, False),
-        (True, False),
-        (False, True),
+    # Two that give signs alone, the last one sums alone; no packing but that of the stem, if torch computes it.
+    assert [(action.emitted is not None, action.sums is not None, action.floats) for action in binary] == [
+        (True, False, False),
+        (True, False, False),
+        (False, True, False),
     ]
     packs = [action for action in actions if action.operation is not None and action not in convs]
     assert all(action.number == 1 for action in packs)

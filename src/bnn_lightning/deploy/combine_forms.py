@@ -1,7 +1,8 @@
 """Native forms of what is done element by element, in one pass over the map: from a gate to the next layer's signs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,14 +10,19 @@ from torch import Tensor
 from bnn_lightning.deploy.chains import Chain
 from bnn_lightning.deploy.gates import Combine
 from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource
+from bnn_lightning.deploy.maps import Activation
 from bnn_lightning.deploy.program import Argument, Step, Value
+from bnn_lightning.functional.pack import BLOCK
+
+_COPY: Mapping[str, Any] = {"multiply": False} | dict.fromkeys(("residual_slope", "scale", "bias", "inner"))
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass over a map: the layer, and the numbers of what it reads."""
+    """A pass over a map: what `Combine` is given, and the numbers of what it reads."""
 
-    layer: Combine
+    options: Mapping[str, Any]
+    activation: Activation
     x: int
     gate: int | None
     residual: int | None
@@ -24,12 +30,10 @@ class _Pass:
     @property
     def reads(self) -> tuple[int, ...]:
         given = (self.x, self.gate, self.residual)
-        return tuple(dict.fromkeys(number for number in given if number is not None))
+        return tuple(number for number in given if number is not None)
 
-    def job(self, tensors: Mapping[Resource, Tensor], out: Tensor | None) -> Job:
-        gate = None if self.gate is None else tensors[self.gate]
-        residual = None if self.residual is None else tensors[self.residual]
-        return Job("combine", self.layer.job(tensors[self.x], gate, residual, out), (self.layer,))
+    def layer(self) -> Combine:
+        return Combine(self.activation.channels, **self.options, activation=self.activation)
 
 
 def combination(graph: Graph, number: int) -> Operation | None:
@@ -37,30 +41,74 @@ def combination(graph: Graph, number: int) -> Operation | None:
     found = _pass_to(graph, Value(number))
     if found is None or found.x == number:
         return None
+    layer = found.layer()
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        return [found.job(tensors, tensors.get(number))]
+        return [_job(layer, found, tensors, tensors.get(number))]
 
-    return Operation(number, found.reads, build, emits=True)
+    return Operation(number, _unique(found.reads), build, emits=True, sums=True, halves=True)
 
 
 def concatenation(graph: Graph, number: int) -> Operation | None:
-    """Maps side by side, each computed in its place."""
+    """Maps side by side, each computed in its place, or two alike in one pass."""
     step = graph.steps[number - 1]
     parts, dimension = (*step.arguments, 0)[:2]
     if dimension not in (1, -3) or not isinstance(parts, list) or not all(graph.is_map(part) for part in parts):
         return None
-    passes = [_pass_to(graph, part, shared=not graph.only_use(part)) for part in parts]
-    widths = [graph.shape(part.number)[1] for part in parts]  # type: ignore[union-attr]
+    read = [_pass_to(graph, part, shared=not graph.only_use(part)) for part in parts]
+    passes = [found for found in read if found is not None]
+    if len(passes) < len(parts):
+        return None
+    joined = _joined(*passes) if len(passes) == 2 else None
+    if joined is not None:
+        return _both(number, passes[0], passes[1], joined)
+    layers, widths = [found.layer() for found in passes], [found.activation.channels for found in passes]
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         places = torch.split(tensors[number], widths, 1)
-        return [found.job(tensors, place) for found, place in zip(passes, places, strict=True) if found is not None]
+        return [_job(*item[:2], tensors, item[2]) for item in zip(layers, passes, places, strict=True)]
 
-    if any(found is None for found in passes):
+    return Operation(number, _unique(item for found in passes for item in found.reads), build)
+
+
+def _job(layer: Combine, found: _Pass, tensors: Mapping[Resource, Tensor], out: Tensor | None) -> Job:
+    gate, residual = (None if item is None else tensors[item] for item in (found.gate, found.residual))
+    return Job("combine", layer.job(tensors[found.x], gate, residual, out), (layer,))
+
+
+def _unique(numbers: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers))
+
+
+def _both(number: int, one: _Pass, two: _Pass, layer: Combine) -> Operation:
+    """Two passes in one: the map that both add is read once, and signs, sums and averages are of all channels."""
+
+    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
+        gate, other_gate, residual = (None if n is None else tensors[n] for n in (one.gate, two.gate, one.residual))
+        second = tensors[two.x], other_gate
+        return [Job("combine", layer.job(tensors[one.x], gate, residual, tensors.get(number), second=second), (layer,))]
+
+    return Operation(number, _unique(one.reads + two.reads), build, emits=True, sums=True, halves=True)
+
+
+def _joined(one: _Pass, two: _Pass) -> Combine | None:
+    """Return the layer that computes two passes side by side, if they differ in the values of channels alone."""
+    first, second = one.activation, two.activation
+    width = first.channels
+    alike = one.residual == two.residual and one.options["multiply"] == two.options["multiply"]
+    bounds = (first.low, first.high) == (second.low, second.high)
+    if not (alike and bounds) or width != second.channels or width % BLOCK or (one.gate is None) != (two.gate is None):
         return None
-    reads = tuple(dict.fromkeys(item for found in passes if found is not None for item in found.reads))
-    return Operation(number, reads, build)
+    values = [{**item.options, "slope": item.activation.slope, "shift": item.activation.shift} for item in (one, two)]
+    if any((values[0][name] is None) != (values[1][name] is None) for name in values[0]):
+        return None
+    both: dict[str, Any] = {
+        name: torch.cat([value, values[1][name]]) if isinstance(value, Tensor) else value
+        for name, value in values[0].items()
+    }
+    slope, shift = both.pop("slope"), both.pop("shift")
+    activation = Activation(2 * width, slope=slope, shift=shift, low=first.low, high=first.high)
+    return Combine(2 * width, **both, activation=activation)
 
 
 def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass | None:
@@ -69,7 +117,7 @@ def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass
         return None
     channels = graph.shape(argument.number)[1]
     if shared:
-        return _Pass(Combine(channels), argument.number, None, None)
+        return _Pass(_COPY, Activation(channels), argument.number, None, None)
     chain = Chain.from_value(graph, argument)
     activation = chain.activation(channels)
     residual = _addition(chain)
@@ -83,16 +131,9 @@ def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass
     x = chain.at
     if not isinstance(x, Value) or not graph.is_map(x):
         return None
-    layer = Combine(
-        channels,
-        multiply=multiply,
-        residual_slope=slope,
-        scale=None if affine is None else affine[0],
-        bias=None if affine is None else affine[1],
-        inner=inner,
-        activation=activation,
-    )
-    return _Pass(layer, x.number, gate, None if residual is None else residual.number)
+    scale, bias = (None, None) if affine is None else affine
+    options = {"multiply": multiply, "residual_slope": slope, "scale": scale, "bias": bias, "inner": inner}
+    return _Pass(options, activation, x.number, gate, None if residual is None else residual.number)
 
 
 def _pairs(chain: Chain, step: Step | None) -> list[tuple[Value, Value]]:

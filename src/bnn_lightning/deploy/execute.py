@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.forms import emitting
-from bnn_lightning.deploy.graph import BYTES, Job, Resource, Signs
+from bnn_lightning.deploy.forms import emitting, halved, summed
+from bnn_lightning.deploy.graph import BYTES, Job, Resource, Signs, Sums
 from bnn_lightning.deploy.kernels import Kernel, NativeStep
 from bnn_lightning.deploy.plan import Action, Plan, kind_of
 from bnn_lightning.functional.pack import pack_activations
@@ -52,6 +52,11 @@ class Execution:
         self._first = -self._arena.data_ptr() % _ALIGN // 4
         self._signs = self._memory_of_signs()
         self._maps = {name: self._map(name) for name in plan.places if isinstance(name, int)}
+        self._sums = {
+            name: self._floats(place, math.prod(name.shape)).view(name.shape)
+            for name, place in plan.places.items()
+            if isinstance(name, Sums)
+        }
         self._items: list[_Row | int] = []  # an action that torch does is its place among all
         row: list[int] = []
         for at, action in enumerate([*plan.actions, None]):
@@ -149,6 +154,10 @@ class Execution:
         jobs = operation.build(tensors)
         if action.emitted is not None:
             jobs[-1] = emitting(jobs[-1], action.emitted, self._signs[action.emitted], operation.blocks)
+        if action.sums is not None:
+            jobs[-1] = summed(jobs[-1], self._sums[action.sums])
+        if action.half is not None:
+            jobs[-1] = halved(jobs[-1], action.half, self._maps[action.half.number])
         return jobs
 
     def _tensors(self, at: int, action: Action) -> tuple[dict[Resource, Tensor], dict[int, Tensor]]:
@@ -157,10 +166,12 @@ class Execution:
         assert operation is not None
         tensors: dict[Resource, Tensor] = {}
         outside: dict[int, Tensor] = {}
-        result = [operation.result] if isinstance(operation.result, Signs) or action.floats else []
+        result = [operation.result] if isinstance(operation.result, Signs | Sums) or action.floats else []
         for item in [*operation.reads, *result]:
             if isinstance(item, Signs):
                 tensors[item] = self._signs[item]
+            elif isinstance(item, Sums):
+                tensors[item] = self._sums[item]
             elif isinstance(item, int) and item in self._maps:
                 tensors[item] = self._maps[item]
             elif isinstance(item, int):

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.combine_forms import combination, concatenation
-from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource, Signs
+from bnn_lightning.deploy.graph import Graph, Half, Job, Operation, Resource, Signs
 from bnn_lightning.deploy.kernels import Convolution
+from bnn_lightning.deploy.maps import pointer
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
 from bnn_lightning.deploy.program import Argument, Value
-from bnn_lightning.deploy.real_forms import gate, linear, mean, pooling, real_convolution
+from bnn_lightning.deploy.real_forms import gate, linear, pooling, real_convolution
+from bnn_lightning.deploy.sum_forms import mean
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
 Form = Callable[[Graph, int], Operation | None]
@@ -56,13 +58,9 @@ def convolution(graph: Graph, number: int) -> Operation | None:
         job.residual_channels = residual_channels
         return [Job("convolve", job, (layer, offsets))]
 
-    return Operation(
-        result=number,
-        reads=(signs,) if residual is None else (signs, residual),
-        build=build,
-        emits=layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0,
-        blocks=layer.groups,
-    )
+    whole = layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0
+    reads = (signs,) if residual is None else (signs, residual)
+    return Operation(number, reads, build, emits=whole, sums=whole, blocks=layer.groups)
 
 
 def _repeated(graph: Graph, added: Argument) -> tuple[int | None, int]:
@@ -127,6 +125,20 @@ def emitting(job: Job, signs: Signs, bits: Tensor, blocks: int) -> Job:
     fields.bits_top, fields.bits_left = signs.padding[0], signs.padding[2]
     fields.threshold, fields.bits = threshold.data_ptr(), bits.data_ptr()
     return job._replace(keep=(*job.keep, threshold))
+
+
+def summed(job: Job, sums: Tensor) -> Job:
+    """Let a job write the sums of its result, too, of the shape that `sums_shape` gives."""
+    fields: Any = job.structure
+    fields.sums = sums.data_ptr()
+    return job
+
+
+def halved(job: Job, half: Half, out: Tensor) -> Job:
+    """Let a job write averages over 2x2 of its result, too; what is left of an odd side by itself."""
+    fields: Any = job.structure
+    fields.half, fields.half_slope = out.data_ptr(), pointer(half.slope)
+    return job._replace(keep=(*job.keep, half))
 
 
 # The forms of a program's operations, by name; the first that fits is taken. A form may compute steps before its own as

@@ -71,56 +71,144 @@ static void gate_images(int64_t from, int64_t to, void *context) {
 void bnn_gate(const struct bnn_gate *c, struct worker *worker) { spread_out(worker, c->images, 1, gate_images, c); }
 
 // t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
-// t += r ; then what follows (`struct after`), and the sums of what is written over parts of PART pixels.
-enum { PART = 64 };
+// t += r ; then what follows (`struct after`), sums of the result over parts of an image, and its averages over 2x2.
 struct bnn_combine {
-  int64_t images, pixels, residual_channels;  // pixels of an image; the residual's channels are repeated
-  int64_t multiply, sums_channels;
-  const float *x, *gate, *residual, *residual_slope, *scale, *bias, *inner;  // x is needed; gate: (images, channels)
-  float *sums;
+  int64_t images, parts;                  // parts of an image
+  int64_t x_channels, residual_channels;  // of a pixel; the residual's channels are repeated
+  int64_t multiply;
+  const float *x, *gate, *second, *second_gate;  // `second`: the channels that follow upon those of x; gates: (images, x_channels)
+  const float *residual, *residual_slope, *scale, *bias, *inner;
+  float *sums, *half;       // (images, parts, channels in whole blocks); (images, height / 2, width / 2, channels), rounded up
+  const float *half_slope;  // of a PReLU before these averages
   struct after after;
 };
 
-INLINE F combine(const struct bnn_combine *c, F t, F gate, F r, int64_t first) {
-  t *= gate;
-  if (c->residual_slope) r = r > 0 ? r : r * LOAD(F, c->residual_slope + first);
-  if (c->multiply) t *= r;
-  if (c->scale) t = t * LOAD(F, c->scale + first) + LOAD(F, c->bias + first);
-  if (c->inner) t = t > 0 ? t : t * LOAD(F, c->inner + first);
-  return c->residual ? t + r : t;
+// Pixels that share what belongs to a channel: some that follow upon each other, or those of a window of 2x2.
+enum { FEW = 4 };
+struct few {
+  int64_t n, pixels[FEW];
+  uint16_t *bits[FEW];
+};
+
+INLINE void take(const struct bnn_combine *c, struct few *f, const struct place *at) {
+  const struct after *a = &c->after;
+  const int64_t row = (at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left;
+  f->pixels[f->n] = (at->image * a->height + at->y) * a->width + at->x;
+  f->bits[f->n++] = a->bits + row * a->bits_words * (WORD / BLOCK);
 }
 
-// FEW pixels from the p-th on: their channels lie one after the other in memory, and share what belongs to a channel.
-enum { FEW = 4 };
-INNERMOST void combine_few(const struct bnn_combine *c, int64_t image, int64_t p, int64_t n, float *sums, bool fresh) {
-  const struct after after = c->after;
-  const float *gates = c->gate ? c->gate + image * after.channels : 0;
-  struct place at[FEW], next = place_of(p, after.height, after.width);
-  for (int64_t i = 0; i < n; i++) at[i] = (struct place){image, next.y, next.x}, step(&next, after.height, after.width);
-  for (int64_t first = 0; first < after.channels; first += BLOCK) {
-    const int64_t left = after.channels - first, pixel = image * c->pixels + p;
-    const F gate = gates ? load_some(gates + first, left) : (F)1;
-    const float *x = c->x + pixel * after.channels + first;
-    const float *residual = c->residual ? c->residual + pixel * c->residual_channels + first % c->residual_channels : 0;
-    F sum = sums && !fresh ? LOAD(F, sums + first) : (F)0;
-    for (int64_t i = 0; i < n; i++, x += after.channels) {
-      const F r = residual ? load_some(residual + i * c->residual_channels, left) : (F)0;
-      sum += finish(&after, combine(c, load_some(x, left), gate, r, first), pixel + i, at + i, first);
+// The next few pixels from `at` on.
+INLINE struct few next_of(const struct bnn_combine *c, struct place *at) {
+  const struct after *a = &c->after;
+  struct few f = {.n = 0};
+  if (c->half) {
+    for (int64_t i = 0; i < FEW; i++) {
+      const struct place one = {at->image, at->y + i / 2, at->x + i % 2};
+      if (one.y < a->height && one.x < a->width) take(c, &f, &one);
     }
-    if (sums) *(F *)(sums + first) = sum;
+    at->x += 2;
+    if (at->x >= a->width) at->x = 0, at->y += 2;
+  } else
+    while (f.n < FEW && at->y < a->height) {
+      take(c, &f, at);
+      if (++at->x == a->width) at->x = 0, at->y++;
+    }
+  return f;
+}
+
+// A block of n pixels: returns the sum of what is written.
+INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t image, float *half, int64_t first,
+                       const int64_t n, const bool whole) {
+  const struct after *a = &c->after;
+  const int64_t left = whole ? BLOCK : a->channels - first;
+  const bool other = first >= c->x_channels;
+  const float *x = other ? c->second - c->x_channels : c->x, *gate = other ? c->second_gate : c->gate;
+  F t[FEW], r[FEW];
+  UNROLL for (int64_t i = 0; i < n; i++) t[i] = load_some(x + first + f->pixels[i] * c->x_channels, left);
+  if (gate) {
+    const F gates = load_some(gate + (image - other) * c->x_channels + first, left);
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] *= gates;
+  }
+  if (c->residual) {
+    int64_t at = first;
+    while (at >= c->residual_channels) at -= c->residual_channels;
+    UNROLL for (int64_t i = 0; i < n; i++) r[i] = load_some(c->residual + at + f->pixels[i] * c->residual_channels, left);
+    if (c->residual_slope) {
+      const F slope = LOAD(F, c->residual_slope + first);
+      UNROLL for (int64_t i = 0; i < n; i++) r[i] = r[i] > 0 ? r[i] : r[i] * slope;
+    }
+    if (c->multiply) UNROLL for (int64_t i = 0; i < n; i++) t[i] *= r[i];
+  }
+  if (c->scale) {
+    const F scale = LOAD(F, c->scale + first), bias = LOAD(F, c->bias + first);
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] * scale + bias;
+  }
+  if (c->inner) {
+    const F slope = LOAD(F, c->inner + first);
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+  }
+  if (c->residual) UNROLL for (int64_t i = 0; i < n; i++) t[i] += r[i];
+  if (a->slope) {
+    const F slope = LOAD(F, a->slope + first);
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+  }
+  if (a->shift) {
+    const F shift = LOAD(F, a->shift + first);
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] += shift;
+  }
+  if (a->low > -__builtin_inff() || a->high < __builtin_inff()) {
+    const F low = a->low, high = a->high;
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] < low ? low : t[i], t[i] = t[i] > high ? high : t[i];
+  }
+  if (a->bits) {
+    const F threshold = LOAD(F, a->threshold + first);
+    UNROLL for (int64_t i = 0; i < n; i++) f->bits[i][first / BLOCK] = mask_of(__builtin_convertvector(t[i] >= threshold, M));
+  }
+  if (a->out) UNROLL for (int64_t i = 0; i < n; i++) store_some(a->out + first + f->pixels[i] * a->out_channels, t[i], left);
+  F sum = t[0];
+  UNROLL for (int64_t i = 1; i < n; i++) sum += t[i];
+  if (half) {
+    F all = sum;
+    if (c->half_slope) {
+      const F slope = LOAD(F, c->half_slope + first);
+      UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+      all = t[0];
+      UNROLL for (int64_t i = 1; i < n; i++) all += t[i];
+    }
+    store_some(half + first, all / (float)n, left);
+  }
+  return sum;
+}
+
+INNERMOST void combine_part(const struct bnn_combine *job, int64_t image, int64_t part) {
+  const struct bnn_combine c = *job;  // for all that compilers know, the stores change what `job` points to
+  const int64_t channels = c.after.channels, columns = c.half ? (c.after.width + 1) / 2 : c.after.width;
+  const int64_t fews = c.half ? (c.after.height + 1) / 2 * columns : (c.after.height * columns + FEW - 1) / FEW;
+  const int64_t each = (fews + c.parts - 1) / c.parts, begin = least(part * each, fews), end = least(begin + each, fews);
+  const int64_t pixel = c.half ? begin : begin * FEW;
+  float *sums = c.sums ? c.sums + (image * c.parts + part) * blocks_of(channels) * BLOCK : 0;
+  for (int64_t first = 0; sums && first < channels; first += BLOCK) *(F *)(sums + first) = 0;
+  struct place at = {image, pixel / columns * (c.half ? 2 : 1), pixel % columns * (c.half ? 2 : 1)};
+  for (int64_t i = begin; i < end; i++) {
+    const struct few f = next_of(&c, &at);
+    float *half = c.half ? c.half + (image * fews + i) * channels : 0;
+    for (int64_t first = 0; first < channels; first += BLOCK) {
+      F sum;
+      if (f.n == FEW && channels - first >= BLOCK) sum = combine_block(&c, &f, image, half, first, FEW, true);
+      else if (f.n == FEW) sum = combine_block(&c, &f, image, half, first, FEW, false);
+      else if (f.n == 3) sum = combine_block(&c, &f, image, half, first, 3, false);
+      else if (f.n == 2) sum = combine_block(&c, &f, image, half, first, 2, false);
+      else sum = combine_block(&c, &f, image, half, first, 1, false);
+      if (sums) *(F *)(sums + first) += sum;
+    }
   }
 }
 
 static void combine_parts(int64_t from, int64_t to, void *context) {
   const struct bnn_combine *c = context;
-  const int64_t parts = (c->pixels + PART - 1) / PART;
-  for (int64_t i = from; i < to; i++) {
-    const int64_t begin = i % parts * PART, end = least(begin + PART, c->pixels);
-    float *sums = c->sums ? c->sums + i * c->sums_channels : 0;
-    for (int64_t p = begin; p < end; p += FEW) combine_few(c, i / parts, p, least(FEW, end - p), sums, p == begin);
-  }
+  for (int64_t i = from; i < to; i++) combine_part(c, i / c->parts, i % c->parts);
 }
 
 void bnn_combine(const struct bnn_combine *c, struct worker *worker) {
-  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
+  spread_out(worker, c->images * c->parts, 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
 }

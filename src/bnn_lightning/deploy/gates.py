@@ -11,6 +11,7 @@ from bnn_lightning.deploy.maps import (
     new_map,
     pointer,
     prelu,
+    sums_shape,
     unblocked,
 )
 from bnn_lightning.deploy.native import Combining, Gating
@@ -122,10 +123,11 @@ class Combine(nn.Module):
     """The second pass: everything from the gate on, in one pass over the map.
 
     `t = x * gate`, `r = prelu(residual)`, `t *= r` where `multiply`, `t = scale * t + bias`, `t = prelu(t)` by `inner`,
-    `t += r`, and what `activation` says.
+    `t += r`, and what `activation` says. Two maps side by side may stand in the place of x, and the residual beside
+    itself.
 
     Args:
-        channels: Of the map.
+        channels: Of the result.
         multiply: Whether the residual multiplies, too (element-wise attention).
         residual_slope: Of a PReLU of the residual, (channels,).
         scale: Shape (channels,); None leaves the affine map out.
@@ -168,23 +170,39 @@ class Combine(nn.Module):
             self.register_buffer(name, None if values is None else spread(values.detach().float()))
 
     def job(
-        self, x: Tensor, gate: Tensor | None, residual: Tensor | None, out: Tensor | None, sums: Tensor | None = None
+        self,
+        x: Tensor,
+        gate: Tensor | None,
+        residual: Tensor | None,
+        out: Tensor | None,
+        *,
+        second: tuple[Tensor, Tensor | None] | None = None,
     ) -> Combining:
-        """Return what the kernel is given; maps in the channels_last format, `sums` of `sums_shape`."""
+        """Return what the kernel is given; maps in the channels_last format.
+
+        Args:
+            x: See `forward`.
+            gate: See `forward`.
+            residual: See `forward`.
+            out: What is written to, None for none.
+            second: A map whose channels follow upon those of x, whole blocks, and its gate.
+        """
+        other, other_gate = (None, None) if second is None else second
         return Combining(
             images=x.shape[0],
-            pixels=x.shape[2] * x.shape[3],
+            parts=sums_shape(x.shape)[1],
+            x_channels=x.shape[1],
             residual_channels=0 if residual is None else residual.shape[1],
             multiply=int(self.multiply),
-            sums_channels=0 if sums is None else sums.shape[2],
             x=x.data_ptr(),
             gate=pointer(gate),
+            second=pointer(other),
+            second_gate=pointer(other_gate),
             residual=pointer(residual),
             residual_slope=pointer(self.residual_slope),
             scale=pointer(self.scale),
             bias=pointer(self.bias),
             inner=pointer(self.inner),
-            sums=pointer(sums),
             after=self.activation.after(out, x.shape[2], x.shape[3]),
         )
 

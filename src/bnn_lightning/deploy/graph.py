@@ -47,9 +47,31 @@ class Signs:
         return torch.frombuffer(bytearray(self.threshold), dtype=torch.float32)
 
 
-# What operations read and write: the floats of a value by its number, signs, memory of their own by a name. BYTES are
-# the images as they came, where they came in bytes.
-Resource: TypeAlias = "int | Signs | str"
+@dataclass(frozen=True)
+class Sums:
+    """The sums of a map's channels over parts of it, from which averages are computed.
+
+    Attributes:
+        value: Number of the map.
+        shape: (N, parts, channels in whole blocks), see `maps.sums_shape`.
+        slope: Of a PReLU before, float32 bytes, (C,); empty is none.
+    """
+
+    value: int
+    shape: tuple[int, int, int]
+    slope: bytes = b""
+
+
+class Half(NamedTuple):
+    """Averages over 2x2 of a map: the number of this value, and the slope, in whole blocks, of a PReLU before."""
+
+    number: int
+    slope: Tensor | None
+
+
+# What operations read and write: the floats of a value by its number, what is computed of a value beside them, memory
+# of their own by a name. BYTES are the images as they came, where they came in bytes.
+Resource: TypeAlias = "int | Signs | Sums | str"
 BYTES = -1
 
 
@@ -74,15 +96,19 @@ class Operation:
             elsewhere at the next call.
         scratch: Memory that only these jobs use, by name: its shape in floats.
         emits: Whether the last job has fields for signs (`bits`, `threshold` ..., or `after` with these in it).
+        sums: Whether the last job has a field for sums of what it writes.
+        halves: Whether the last job has a field for averages over 2x2 of what it writes.
         blocks: Groups of channels that the thresholds of these signs are laid out in, see `functional.pack.spread`.
         any_layout: Whether it reads maps however they lie in memory.
     """
 
-    result: "int | Signs"
+    result: "int | Signs | Sums"
     reads: tuple[Resource, ...]
     build: Callable[[Mapping[Resource, Tensor]], list[Job]]
     scratch: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     emits: bool = False
+    sums: bool = False
+    halves: bool = False
     blocks: int = 1
     any_layout: bool = False
 

@@ -6,7 +6,7 @@
 //
 //   dot[pixel, c] = reach - sum over padded taps of tap_sums[tap, c] - 2 sum_k popcount(weight[k, c] ^ x[pixel + offset k])
 //   t = dot * scale[c] + bias[c] (+ residual) ; t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
-//   out = t ; bits = t >= threshold[c]
+//   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
 //
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
 #include "kernel.h"
@@ -44,6 +44,7 @@ struct bnn_convolve {
   float low, high;
   float *out;
   uint16_t *bits;
+  float *sums;  // (images, parts, channels of all groups in whole blocks)
 };
 
 INLINE U popcount(U x) { return BYTES ? (U)__builtin_elementwise_popcount((B)x) : __builtin_elementwise_popcount(x); }
@@ -86,17 +87,24 @@ INLINE int64_t class_of(const struct border *b, int64_t place) {
   return place < b->begin ? 1 + place : place < b->end ? 0 : 1 + b->begin + place - b->end;
 }
 
-// How a layer is cut into tiles: chunks of blocks, and in each of them runs of pixels.
+// How a layer is cut: chunks of blocks, and in each of them units of pixels, a tile or a part that is summed.
 struct cut {
-  int64_t pixels, blocks, chunks, tiles, run;
+  int64_t pixels, blocks, chunks, units, unit, run, parts;  // pixels of an image where its parts are summed, or of all
 };
 
 static struct cut cut_of(const struct bnn_convolve *c) {
   struct cut s = {.pixels = c->images * c->out_height * c->out_width, .blocks = (c->channels + BLOCK - 1) / BLOCK};
   s.run = s.blocks <= FEW ? NARROW : WIDE;
   s.chunks = (s.blocks + BLOCKS - 1) / BLOCKS;
-  s.tiles = (s.pixels + s.run - 1) / s.run;
+  s.unit = c->sums ? PART : s.run;
+  if (c->sums) s.pixels /= c->images;
+  s.parts = (s.pixels + s.unit - 1) / s.unit;
+  s.units = c->sums ? c->images * s.parts : s.parts;
   return s;
+}
+
+INLINE int64_t first_of(const struct cut *s, int64_t unit) {
+  return unit / s->parts * s->pixels + least(unit % s->parts * s->unit, s->pixels);
 }
 
 // What all tiles of a chunk share. KEPT classes of pixels have their sums kept; what are more is computed each time.
@@ -172,19 +180,11 @@ struct tile {
   const I *start[MOST];
   uint16_t *bits[MOST];
   U acc[MOST * BLOCKS];
+  F sums[BLOCKS];  // of the tiles of a part
 };
 
-INLINE uint64_t mask_of(M mask) {
-  union {
-    M mask;
-    uint16_t bits;
-  } signs = {.bits = 0};
-  signs.mask = mask;
-  return signs.bits;
-}
-
 // What follows the sums of a tile, and its stores.
-INLINE void finish(const struct chunk *k, const struct tile *t, const int64_t nb) {
+INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb) {
   const struct bnn_convolve *c = k->c;
   const bool whole = k->left >= nb * BLOCK;
   const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
@@ -193,7 +193,9 @@ INLINE void finish(const struct chunk *k, const struct tile *t, const int64_t nb
   const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
   const float *threshold = c->threshold + k->parameters;
   const F low = c->low, high = c->high;
-  const bool signed_too = c->bits;
+  const bool signed_too = c->bits, summed = c->sums;
+  F sums[BLOCKS];
+  UNROLL for (int64_t b = 0; b < nb; b++) sums[b] = t->sums[b];
   const float *residual = c->residual ? c->residual + t->first * added : 0;
   float *out = c->out ? c->out + t->first * channels + k->channel : 0;
   for (int64_t p = 0; p < t->n; p++) {
@@ -208,12 +210,19 @@ INLINE void finish(const struct chunk *k, const struct tile *t, const int64_t nb
       y = y < low ? low : y;
       y = y > high ? high : y;
       if (out) store_some(out + at, y, left);
+      if (summed) sums[b] += y;
       if (signed_too) signs |= mask_of(__builtin_convertvector(y >= LOAD(F, threshold + at), M)) << at;
     }
     if (signed_too) __builtin_memcpy(t->bits[p], &signs, nb * sizeof(uint16_t));
     if (residual) residual += added;
     if (out) out += channels;
   }
+  UNROLL for (int64_t b = 0; b < nb; b++) t->sums[b] = sums[b];
+}
+
+static void store_sums(const struct chunk *k, const struct cut *s, struct tile *t, int64_t unit) {
+  float *to = k->c->sums + unit * k->c->groups * s->blocks * BLOCK + k->parameters;
+  for (int64_t b = 0; b < k->nb; b++) *(F *)(to + b * BLOCK) = t->sums[b], t->sums[b] = 0;
 }
 
 // A tile of at most PIXELS pixels: those beyond the last one are copies of it.
@@ -240,12 +249,13 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
   struct chunk k = chunk_of(c, s, number);
   const int64_t group = number / s->chunks, taps = c->kernel_height * c->kernel_width * c->words;
   const uint32_t *weight = c->weight + k.parameters * taps;
-  const int64_t first = from * s->run, end = to * s->run < s->pixels ? to * s->run : s->pixels;
+  const int64_t first = first_of(s, from), end = first_of(s, to);
   struct walk at = {first / (c->out_height * c->out_width), first / c->out_width % c->out_height, first % c->out_width};
-  struct tile t;
+  struct tile t = {.sums = {0}};
   begin_row(&k, &at, group * c->words);
   for (t.first = first; t.first < end; t.first += t.n) {
-    t.n = end - t.first < s->run ? end - t.first : s->run;
+    const int64_t stop = c->sums ? first_of(s, from + 1) : end;
+    t.n = least(stop - t.first, s->run);
     for (int64_t p = 0; p < t.n; p++) {
       t.x[p] = at.window, t.bits[p] = at.bits, t.start[p] = start_of(&k, &at, p);
       at.window += c->stride_x * c->groups * c->words;
@@ -256,6 +266,7 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
       begin_row(&k, &at, group * c->words);
     }
     run_tile(&k, &t, weight, taps);
+    if (c->sums && t.first + t.n == stop) store_sums(&k, s, &t, from++);
   }
 }
 
@@ -263,8 +274,8 @@ static void tiles(int64_t from, int64_t to, void *context) {
   const struct bnn_convolve *c = context;
   const struct cut s = cut_of(c);
   while (from < to) {
-    const int64_t number = from / s.tiles, end = (number + 1) * s.tiles < to ? (number + 1) * s.tiles : to;
-    run_chunk(c, &s, number, from - number * s.tiles, end - number * s.tiles);
+    const int64_t number = from / s.units, end = least((number + 1) * s.units, to);
+    run_chunk(c, &s, number, from - number * s.units, end - number * s.units);
     from = end;
   }
 }
@@ -273,9 +284,9 @@ enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
 void bnn_convolve(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
-  const int64_t work = s.run * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
+  const int64_t work = s.unit * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
-  spread_out(worker, s.tiles * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
+  spread_out(worker, s.units * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
 }
 
 struct bnn_pack {

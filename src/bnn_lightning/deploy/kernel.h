@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BLOCK = 16, WORD = 32 };
+enum { BLOCK = 16, WORD = 32, PART = 60 };  // PART: pixels of an image that are summed by themselves, of any thread
 
 #define VECTOR(type, n) type __attribute__((ext_vector_type(n), aligned(4)))
 typedef VECTOR(uint32_t, BLOCK) U;
@@ -21,6 +21,7 @@ typedef bool M __attribute__((ext_vector_type(BLOCK)));
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // torch_parallel_for, of libtorch's stable C interface: (begin, end, grain, function(from, to, context), context).
 typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
@@ -49,4 +50,14 @@ INLINE void store_some(float *to, F values, int64_t n) {
   if (n >= BLOCK) *(F *)to = values;
   else
     for (int i = 0; i < n; i++) to[i] = values[i];
+}
+
+// Bit i of the result is lane i.
+INLINE uint64_t mask_of(M mask) {
+  union {
+    M mask;
+    uint16_t bits;
+  } signs = {.bits = 0};
+  signs.mask = mask;
+  return signs.bits;
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 5  # of the structures below and elsewhere; `bnn_version` of team.c
+VERSION = 6  # of the structures below and elsewhere; `bnn_version` of team.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
@@ -41,6 +41,7 @@ class Convolution(ctypes.Structure):
         ("high", ctypes.c_float),
         ("out", ctypes.c_void_p),
         ("bits", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
     ]
 
 

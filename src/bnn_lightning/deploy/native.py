@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any
 
-PART = 64  # pixels of a part of a map that is summed; of pool.c and gate.c
+PART = 60  # pixels of a part of a map that is summed; of kernel.h
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -91,7 +91,8 @@ class Combining(ctypes.Structure):
     """`struct bnn_combine` of gate.c."""
 
     _fields_ = [
-        *_fields(ctypes.c_int64, "images pixels residual_channels multiply sums_channels"),
-        *_fields(ctypes.c_void_p, "x gate residual residual_slope scale bias inner sums"),
+        *_fields(ctypes.c_int64, "images parts x_channels residual_channels multiply"),
+        *_fields(ctypes.c_void_p, "x gate second second_gate residual residual_slope scale bias inner"),
+        *_fields(ctypes.c_void_p, "sums half half_slope"),
         ("after", After),
     ]

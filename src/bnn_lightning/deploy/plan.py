@@ -7,9 +7,13 @@ same pass, and the floats only where something reads them.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from bnn_lightning.deploy.chains import Chain
 from bnn_lightning.deploy.forms import native_form, packing
-from bnn_lightning.deploy.graph import BYTES, Graph, Operation, Resource, Signs
+from bnn_lightning.deploy.graph import BYTES, Graph, Half, Operation, Resource, Signs, Sums
 from bnn_lightning.deploy.memory import Buffer, lay_out
+from bnn_lightning.deploy.program import Value
+from bnn_lightning.deploy.sum_forms import summing
+from bnn_lightning.functional.pack import spread
 
 _ALIGN = 64
 
@@ -19,15 +23,19 @@ class Action:
     """One thing to do: a native operation, or a step with torch.
 
     Attributes:
-        number: Of the value that is computed, or whose signs are.
+        number: Of the value that is computed, or whose signs or sums are.
         operation: The native one; None is torch.
         emitted: Signs of the result that the operation writes, too.
+        sums: Sums of the result that it writes, too.
+        half: Averages over 2x2 of the result that it writes, too.
         floats: Whether something reads the result's floats.
     """
 
     number: int
     operation: Operation | None
     emitted: Signs | None = None
+    sums: Sums | None = None
+    half: Half | None = None
     floats: bool = True
 
     def reads(self, graph: Graph) -> tuple[Resource, ...]:
@@ -44,7 +52,7 @@ class Plan:
     Attributes:
         graph: The program.
         actions: In order.
-        places: Bytes from the arena's beginning, for floats and scratch memory, (number of an action, name).
+        places: Bytes from the arena's beginning, for floats, sums and scratch memory, (number of an action, name).
         arena: Bytes of all of these.
         slots: The place of signs among those of their kind: those of one kind share memory when they live at different
             times, and what surrounds them is written once.
@@ -53,7 +61,7 @@ class Plan:
 
     graph: Graph
     actions: list[Action]
-    places: "dict[int | tuple[int, str], int]" = field(default_factory=dict)
+    places: "dict[int | Sums | tuple[int, str], int]" = field(default_factory=dict)
     arena: int = 0
     slots: dict[Signs, int] = field(default_factory=dict)
     ends: list[list[int]] = field(default_factory=list)
@@ -61,7 +69,7 @@ class Plan:
 
 def make_plan(graph: Graph) -> Plan:
     """Choose native operations for a program, and places for what they compute."""
-    plan = Plan(graph, _with_packing(graph, _needed(graph)))
+    plan = Plan(graph, _with_companions(graph, _with_halves(graph, _needed(graph))))
     _place_floats(plan)
     _place_signs(plan)
     return plan
@@ -80,40 +88,63 @@ def _needed(graph: Graph) -> list[Action]:
             action = Action(number, native_form(graph, number))
             actions.append(action)
             for item in action.reads(graph):
-                if isinstance(item, Signs):
+                if isinstance(item, Signs | Sums):
                     wanted.add(item.value)
                 elif isinstance(item, int) and item != BYTES:
                     wanted.add(item)
     return actions[::-1]
 
 
-def _with_packing(graph: Graph, actions: list[Action]) -> list[Action]:
-    """Let operations write the signs that are wanted of their results; what remains is packed before it is read."""
+def _with_halves(graph: Graph, actions: list[Action]) -> list[Action]:
+    """Let operations write averages over 2x2 of their results, too."""
+    makers = {action.number: action for action in actions}
+    remaining = []
+    for action in actions:
+        chain = Chain.from_value(graph, Value(action.number))
+        slope = chain.slope(graph.shape(action.number)[1]) if action.number != graph.last and chain.halving() else None
+        maker = makers.get(chain.at.number) if isinstance(chain.at, Value) else None
+        operation = None if maker is None or maker is action else maker.operation
+        if maker is not None and operation is not None and operation.halves and maker.half is None:
+            maker.half = Half(action.number, None if slope is None else spread(slope.float()))
+        else:
+            remaining.append(action)
+    return remaining
+
+
+def _with_companions(graph: Graph, actions: list[Action]) -> list[Action]:
+    """Let operations write the signs and sums that are wanted of results; the rest is computed before it is read."""
     makers = {action.number: action for action in actions}
     float_users = {item for action in actions for item in action.reads(graph) if isinstance(item, int)}
-    done: set[Signs] = set()
-    ordered: list[Action] = []
-    packed: list[tuple[Action, Signs]] = []
+    done: set[Signs | Sums] = set()
+    apart: list[tuple[Action, Action]] = []  # what computes it by itself, and before what
     for action in actions:
-        for signs in _signs(action.reads(graph)):
-            if signs in done:
+        for item in action.reads(graph):
+            if not isinstance(item, Signs | Sums) or item in done:
                 continue
-            done.add(signs)
-            maker = makers.get(signs.value)
-            if maker is not None and _emits(maker) and signs.dense:
-                maker.emitted = signs
-            else:
-                packed.append((action, signs))
-                float_users.add(signs.value)
+            done.add(item)
+            if not _left_by(makers.get(item.value), item):
+                operation = packing(graph, item) if isinstance(item, Signs) else summing(graph, item)
+                apart.append((Action(item.value, operation), action))
+                float_users.add(item.value)
+    ordered: list[Action] = []
     for action in actions:
         action.floats = action.number in float_users or action.number == graph.last
-        ordered += [Action(signs.value, packing(graph, signs)) for before, signs in packed if before is action]
+        ordered += [single for single, before in apart if before is action]
         ordered.append(action)
     return ordered
 
 
-def _emits(maker: Action) -> bool:
-    return maker.operation is not None and maker.operation.emits and maker.emitted is None
+def _left_by(maker: Action | None, item: Signs | Sums) -> bool:
+    """Let an action write signs or sums of its result, if it can; whether it does."""
+    if maker is None or maker.operation is None:
+        return False
+    if isinstance(item, Signs):
+        can = maker.operation.emits and maker.emitted is None and item.dense
+        maker.emitted = item if can else maker.emitted
+    else:
+        can = maker.operation.sums and maker.sums is None and not item.slope
+        maker.sums = item if can else maker.sums
+    return can
 
 
 def _signs(resources: Iterable[Resource]) -> list[Signs]:
@@ -123,10 +154,13 @@ def _signs(resources: Iterable[Resource]) -> list[Signs]:
 def _place_floats(plan: Plan) -> None:
     graph, roots = plan.graph, plan.graph.roots()
     last: dict[int, int] = {}
+    last_sums: dict[Sums, int] = {}
     for at, action in enumerate(plan.actions):
         for item in action.reads(graph):
             if isinstance(item, int) and item != BYTES:
                 last[item] = at
+            elif isinstance(item, Sums):
+                last_sums[item] = at
     plan.ends = [[] for _ in plan.actions]
     for value, at in last.items():
         plan.ends[at].append(value)
@@ -134,15 +168,19 @@ def _place_floats(plan: Plan) -> None:
     until: dict[int, int] = {}
     for value, at in last.items():
         until[roots[value]] = max(until.get(roots[value], 0), at)
-    buffers: dict[int | tuple[int, str], Buffer] = {}
+    buffers: dict[int | Sums | tuple[int, str], Buffer] = {}
     for at, action in enumerate(plan.actions):
         operation = action.operation
         if operation is None:
             continue
         for name, shape in operation.scratch.items():
             buffers[at, name] = Buffer(_bytes(shape), at, at)
-        if operation.result == action.number != graph.last and action.floats:
-            buffers[action.number] = Buffer(_bytes(graph.shape(action.number)), at, until.get(action.number, at))
+        for sums in {action.sums, operation.result}:
+            if isinstance(sums, Sums):
+                buffers[sums] = Buffer(_bytes(sums.shape), at, last_sums[sums])
+        floats = {action.number} if operation.result == action.number != graph.last and action.floats else set()
+        for number in floats | ({action.half.number} if action.half is not None else set()):
+            buffers[number] = Buffer(_bytes(graph.shape(number)), at, until.get(number, at))
     plan.arena = lay_out(list(buffers.values()))
     plan.places = {name: buffer.offset for name, buffer in buffers.items()}
 
@@ -151,9 +189,9 @@ def _place_signs(plan: Plan) -> None:
     last = {signs: at for at, action in enumerate(plan.actions) for signs in _signs(action.reads(plan.graph))}
     busy: dict[tuple[object, ...], list[int]] = {}  # by kind, until when each slot is taken
     for at, action in enumerate(plan.actions):
-        made = action.emitted if action.operation is None or not isinstance(action.operation.result, Signs) else None
-        signs = made or (action.operation.result if action.operation is not None else None)
-        if not isinstance(signs, Signs):
+        result = None if action.operation is None else action.operation.result
+        signs = result if isinstance(result, Signs) else action.emitted
+        if signs is None:
             continue
         slots = busy.setdefault(kind_of(signs), [])
         slot = next((number for number, end in enumerate(slots) if end < at), len(slots))

@@ -43,7 +43,6 @@ void bnn_pool(const struct bnn_pool *c, struct worker *worker) {
 
 // Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any
 // number of threads.
-enum { PART = 64 };
 struct bnn_sum {
   int64_t images, pixels, channels, sums_channels;  // pixels of an image; channels of `sums`, whole blocks
   const float *x, *before;

@@ -110,20 +110,22 @@ class ChannelMean(nn.Module):
         self.channels = channels
         self.register_buffer("before", None if before is None else spread(before.detach().float()))
 
-    def jobs(self, x: Tensor, sums: Tensor, out: Tensor) -> tuple[Summing, Averaging]:
-        """Return what the kernels `sum` and `average` are given; `sums` has the shape that `sums_shape` gives."""
-        pixels = x.shape[2] * x.shape[3]
-        summing = Summing(
+    def summing(self, x: Tensor, sums: Tensor) -> Summing:
+        """Return what the kernel `sum` is given; `sums` has the shape that `sums_shape` gives."""
+        return Summing(
             images=x.shape[0],
-            pixels=pixels,
+            pixels=x.shape[2] * x.shape[3],
             channels=self.channels,
             sums_channels=sums.shape[2],
             x=x.data_ptr(),
             before=pointer(self.before),
             sums=sums.data_ptr(),
         )
-        averaging = Averaging(
-            images=x.shape[0],
+
+    def averaging(self, sums: Tensor, out: Tensor, pixels: int) -> Averaging:
+        """Return what the kernel `average` is given: sums over parts of a map of so many pixels."""
+        return Averaging(
+            images=sums.shape[0],
             parts=sums.shape[1],
             channels=self.channels,
             sums_channels=sums.shape[2],
@@ -131,7 +133,6 @@ class ChannelMean(nn.Module):
             mean=out.data_ptr(),
             factor=1 / pixels,
         )
-        return summing, averaging
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = kernel_for(x)
@@ -139,7 +140,6 @@ class ChannelMean(nn.Module):
             return prelu(x, self.before).mean((2, 3))
         x = channels_last(x)
         sums, out = torch.empty(sums_shape(x.shape)), torch.empty(x.shape[0], self.channels)
-        summing, averaging = self.jobs(x, sums, out)
-        kernel.run("sum", summing)
-        kernel.run("average", averaging)
+        kernel.run("sum", self.summing(x, sums))
+        kernel.run("average", self.averaging(sums, out, x.shape[2] * x.shape[3]))
         return out

@@ -25,7 +25,6 @@ struct place {
   int64_t image, y, x;
 };
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t blocks_of(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
 
 INLINE struct place place_of(int64_t pixel, int64_t height, int64_t width) {
@@ -48,13 +47,8 @@ INLINE F finish(const struct after *a, F t, int64_t pixel, const struct place *a
   t = t > a->high ? (F)a->high : t;
   if (a->out) store_some(a->out + pixel * a->out_channels + first, t, a->channels - first);
   if (a->bits) {
-    union {
-      M mask;
-      uint16_t bits;
-    } signs = {.bits = 0};
-    signs.mask = __builtin_convertvector(t >= LOAD(F, a->threshold + first), M);
     const int64_t row = (at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left;
-    a->bits[row * a->bits_words * 2 + first / BLOCK] = signs.bits;
+    a->bits[row * a->bits_words * 2 + first / BLOCK] = mask_of(__builtin_convertvector(t >= LOAD(F, a->threshold + first), M));
   }
   return t;
 }

@@ -1,4 +1,4 @@
-"""Native forms of the real-valued operations of a program: convolution, linear layer, pooling, averages, gates."""
+"""Native forms of the real-valued operations of a program: convolution, linear layer, pooling, gates."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from bnn_lightning.deploy.chains import Chain, constant, pair, pooling_arguments
 from bnn_lightning.deploy.gates import Gate
 from bnn_lightning.deploy.graph import BYTES, Graph, Job, Operation, Resource
-from bnn_lightning.deploy.maps import Activation, sums_shape
-from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
+from bnn_lightning.deploy.maps import Activation
+from bnn_lightning.deploy.pooling import Pool2d
 from bnn_lightning.deploy.program import Argument, Step, Stored, Value
 from bnn_lightning.deploy.real import RealConv2d, RowLinear
 
@@ -133,33 +133,6 @@ def pooling(graph: Graph, number: int) -> Operation | None:
         return [Job("pool", layer.job(tensors[source], tensors.get(number)), (layer,))]
 
     return Operation(number, (source,), build, emits=True)
-
-
-def mean(graph: Graph, number: int) -> Operation | None:
-    """The average of each channel over the map, with the PReLU before it, or the averages over 2x2 of even sides."""
-    step = graph.steps[number - 1]
-    if step.arguments[1] not in ([2, 3], [-2, -1]) or not graph.is_map(step.arguments[0]):
-        return None
-    chain = Chain.from_value(graph, step.arguments[0])
-    channels = graph.shape(number)[1]
-    if isinstance(chain.at, Value) and all(side > 1 for side in graph.shape(chain.at.number)[2:]):
-        before_halving = chain.at
-        if chain.halving() and not _even(graph, chain.at):
-            chain.at = before_halving
-    before = chain.slope(channels)
-    if not isinstance(chain.at, Value) or not graph.is_map(chain.at):
-        return None
-    layer, source = ChannelMean(channels, before=before), chain.at.number
-
-    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        summing, averaging = layer.jobs(tensors[source], tensors["sums"], tensors[number])
-        return [Job("sum", summing, (layer,)), Job("average", averaging)]
-
-    return Operation(number, (source,), build, scratch={"sums": sums_shape(graph.shape(source))})
-
-
-def _even(graph: Graph, argument: Argument) -> bool:
-    return isinstance(argument, Value) and all(side % 2 == 0 for side in graph.shape(argument.number)[2:])
 
 
 def gate(graph: Graph, number: int) -> Operation | None:

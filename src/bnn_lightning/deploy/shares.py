@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn_lightning.deploy.execute import Execution
-from bnn_lightning.deploy.graph import Graph, Signs
+from bnn_lightning.deploy.graph import Graph, Signs, Sums
 from bnn_lightning.deploy.kernels import current_kernel, kernel_info
 from bnn_lightning.deploy.plan import make_plan
 from bnn_lightning.deploy.runtime import LoadedNetwork
@@ -76,11 +76,13 @@ def _planned(execution: Execution, kernel: str, images: Tensor) -> list[Share]:
     found = []
     for action, of_one in zip(actions, seconds, strict=True):
         name = execution.graph.steps[action.number - 1].operation if action.number else "images"
-        packs = action.operation is not None and isinstance(action.operation.result, Signs)
+        result = None if action.operation is None else action.operation.result
+        packs, sums = isinstance(result, Signs), isinstance(result, Sums)
         shape = tuple(execution.graph.shape(action.number))
         where = "torch" if action.operation is None else kernel
         binary = packs or name == "binary_conv2d"
-        found.append(Share(f"signs of {name}" if packs else name, shape, where, binary, of_one))
+        name = f"signs of {name}" if packs else f"sums of {name}" if sums else name
+        found.append(Share(name, shape, where, binary, of_one))
     return found
 
 
