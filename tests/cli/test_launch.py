@@ -119,6 +119,14 @@ def test_parts_of_options_cannot_be_chosen(words: str, bnn: Bnn) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("words", ["precision=32", "precision=true", "optimizer=1e-3", "callbacks=[default,3]"])
+def test_an_option_is_no_number(words: str, bnn: Bnn) -> None:
+    done = bnn("train", words)
+    assert done.code == 2
+    assert re.search(r"is no option of `(precision|optimizer|callbacks)`, which has: .*(fp32|adam|default)", done.err)
+    assert "Traceback" not in done.err
+
+
 def test_help_lists_options_only(bnn: Bnn) -> None:
     groups = bnn("train", "--help").out.partition("== Groups and their options ==")[2].partition("==")[0]
     assert "model: birealnet18" in groups

@@ -151,12 +151,22 @@ def _refuse(arguments: Sequence[str]) -> None:
         if value == "null" and options:
             none = f" or {key}=none" if "none" in options else ""
             raise UserError(f"`{argument}`: leave the option out, take it away ('~{key}'){none}.")
-        for name in value.strip("[]").split(","):
-            if options and name.strip().startswith("_"):
+        for name in (part.strip() for part in value.strip("[]").split(",") if options):
+            if name.startswith("_"):
                 raise UserError(
-                    f"`{argument}`: {name.strip()} is what options of `{group}` have in common, and no option. "
+                    f"`{argument}`: {name} is what options of `{group}` have in common, and no option. "
                     f"`{group}` has: {listed(options)}."
                 )
+            if _is_number(name):  # Hydra wants a string
+                raise UserError(f"`{argument}`: {name} is no option of `{group}`, which has: {listed(options)}.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text.lower() in ("true", "false")
+    return True
 
 
 @contextmanager
