@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import Binarizer, WeightBinarizer
 from bnn_lightning.deploy.fuse import fuse
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
+from bnn_lightning.deploy.unpacked import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
@@ -46,7 +47,7 @@ class PackedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
-        return self.network(images)  # type: ignore[no-any-return]
+        return self.network(for_torch(images))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

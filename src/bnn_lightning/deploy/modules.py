@@ -1,6 +1,6 @@
 """Layers that hold one bit a weight."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.deploy import ops as ops  # registers the operations
+from bnn_lightning.deploy.kernels import current_kernel
+from bnn_lightning.deploy.unpacked import Unpacked, plain
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
@@ -57,6 +59,7 @@ class PackedConv2d(nn.Module):
         self.groups, self.pad_value = groups, pad_value
         self.low: float | None = None
         self.high: float | None = None
+        self._unpacked = Unpacked()
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
         self.register_buffer("threshold", self._thresholds(threshold, signs.device))
@@ -158,6 +161,10 @@ class PackedConv2d(nn.Module):
             raise ValueError(
                 f"The input must have the shape (N, {self.groups * self.in_channels}, H, W), got {tuple(x.shape)}."
             )
+        if (current_kernel() is None or not x.is_cpu) and plain(
+            x, self.weight, *([] if residual is None else [residual])
+        ):
+            return self._unpacked.run(self, x, residual)
         top, _, left, _ = self.padding
         packed = torch.ops.bnn_lightning.pack_activations(
             x, self.threshold, self.groups, self.padding, self.pad_value == 1
@@ -181,6 +188,10 @@ class PackedConv2d(nn.Module):
             self.low,
             self.high,
         )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._unpacked.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def extra_repr(self) -> str:
         return (

@@ -15,11 +15,11 @@ from torch import Tensor
 from bnn_lightning.deploy.kernels import Convolution, Packing, current_kernel
 from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
 
-_LIBRARY = torch.library.Library("bnn_lightning", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+LIBRARY = torch.library.Library("bnn_lightning", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "pack_activations(Tensor x, Tensor threshold, SymInt groups, SymInt[] padding, bool ones) -> Tensor",
 )
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor scale, Tensor bias, SymInt out_channels, "
     "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
     "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
@@ -121,7 +121,7 @@ def _conv(
     if kernel is None or not x.is_cpu:
         parameters = (scale, bias, slope, shift)
         dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
-        return _epilogue(dot, weight.shape[0], residual, parameters, low, high)
+        return epilogue(dot, weight.shape[0], residual, parameters, low, high)
     out = _conv_fake(
         x, weight, tap_sums, scale, bias, out_channels, in_channels, kernel_size, stride, dilation, zero_padding
     )
@@ -260,7 +260,7 @@ def _torch_dot(
     return F.conv2d(images, signs, None, list(stride), padding, list(dilation), groups)
 
 
-def _epilogue(
+def epilogue(
     dot: Tensor,
     groups: int,
     residual: Tensor | None,
@@ -268,27 +268,40 @@ def _epilogue(
     low: float | None,
     high: float | None,
 ) -> Tensor:
+    """Compute in torch what follows the sums of a layer, and return it in the channels_last format.
+
+    Args:
+        dot: The sums, (N, C, H, W).
+        groups: Of the layer.
+        residual: What is added, of the same shape.
+        parameters: Scale, bias, slope and shift, each group filled up to whole blocks.
+        low: Lower bound.
+        high: Upper bound.
+    """
+
     def gather(values: Tensor | None) -> Tensor | None:
         if values is None:
             return None
         return torch.unflatten(values, 0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
 
+    if residual is not None:
+        _check_addend(residual, tuple(dot.shape), dot.dtype)
     scale, bias, slope, shift = (gather(values) for values in parameters)
     assert scale is not None
     assert bias is not None
-    t = dot * scale + bias
+    t = torch.addcmul(bias, dot, scale)
     if residual is not None:
-        t = t + residual
+        t.add_(residual)
     if slope is not None:
-        t = t.clamp(min=0) + t.clamp(max=0) * slope
+        t = torch.prelu(t, slope.flatten())
     if shift is not None:
-        t = t + shift
+        t.add_(shift)
     if low is not None or high is not None:
-        t = t.clamp(low, high)
+        t.clamp_(low, high)
     return t.contiguous(memory_format=torch.channels_last)
 
 
-_LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("binary_conv2d", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("bnn_lightning::pack_activations", _pack_fake, lib=_LIBRARY)
-torch.library.register_fake("bnn_lightning::binary_conv2d", _conv_fake, lib=_LIBRARY)
+LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+LIBRARY.impl("binary_conv2d", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("bnn_lightning::pack_activations", _pack_fake, lib=LIBRARY)
+torch.library.register_fake("bnn_lightning::binary_conv2d", _conv_fake, lib=LIBRARY)

@@ -17,6 +17,7 @@ from bnn_lightning.deploy.operations import OPERATIONS
 from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.rounding import round_rest
+from bnn_lightning.deploy.unpacked import for_torch, plain
 
 # Precision of real-valued weights in a file.
 Rest = Literal["fp32", "int8"]
@@ -113,7 +114,7 @@ class LoadedNetwork(nn.Module):
         kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
         if kernel is not None:
             return self._plans.run(self, images, kernel)
-        return self.run_steps(images / 255 if images.dtype == torch.uint8 else images)
+        return self.run_steps(for_torch(images / 255 if images.dtype == torch.uint8 else images))
 
     def run_steps(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
         """Run the program operation by operation: what plans are held to.
@@ -260,11 +261,8 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
 
 def _can_be_planned(images: Tensor) -> bool:
     """Whether these are plain images on the CPU: neither traced nor differentiated."""
-    plain = type(images) in (Tensor, nn.Parameter) and not images.requires_grad
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return (
-        plain and not traced and images.is_cpu and images.dtype in (torch.float32, torch.uint8) and images.numel() > 0
-    )
+    readable = images.is_cpu and images.dtype in (torch.float32, torch.uint8) and images.numel() > 0
+    return readable and plain(images)
 
 
 def _packed_layer(step: Step, container: Container) -> PackedConv2d:

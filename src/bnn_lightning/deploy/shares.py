@@ -104,6 +104,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         seconds = time.perf_counter() - start
         space, _, name = func.name().partition("::")
+        name = name.removesuffix(".unpacked")
         shape = tuple(out.shape) if isinstance(out, Tensor) else ()
         ours = space == "bnn_lightning"
         self.found.append(Share(name, shape, self.kernel if ours else "torch", ours, seconds))

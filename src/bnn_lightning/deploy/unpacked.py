@@ -1,0 +1,132 @@
+"""Packed layers where no kernel runs: torch convolves signs that were unpacked once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnn_lightning.deploy.kernels import current_kernel
+from bnn_lightning.deploy.ops import LIBRARY, epilogue
+from bnn_lightning.functional.pack import unpack_weight
+
+if TYPE_CHECKING:
+    from bnn_lightning.deploy.modules import PackedConv2d
+
+LIBRARY.define(  # type: ignore[no-untyped-call]
+    "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor scale, Tensor bias, SymInt groups, "
+    "SymInt[] stride, SymInt[] dilation, SymInt[] padding, float pad_value, Tensor? residual=None, "
+    "Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
+)
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are tensors with values in them, and neither traced nor differentiated."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return False
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not differentiated and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+
+
+def for_torch(images: Tensor) -> Tensor:
+    """Lay images out as torch is fastest where it computes a packed network: max-pooling, convolutions."""
+    if current_kernel() is not None or images.shape[1] == 1 or not (images.is_cpu and plain(images)):
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+class Unpacked:
+    """The signs of a layer in float32: as much memory as the float layer's weights, from the first call on.
+
+    They are made anew when the packed ones change; copies of a layer begin without.
+    """
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, int, int, Tensor] | None = None  # whose, its address and version; the signs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Unpacked":
+        return Unpacked()
+
+    def __reduce__(self) -> tuple[type["Unpacked"], tuple[()]]:
+        return Unpacked, ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are held."""
+        return 0 if self._held is None else self._held[3].nbytes
+
+    def clear(self) -> None:
+        """Forget the signs."""
+        self._held = None
+
+    def signs(self, layer: "PackedConv2d") -> Tensor:
+        """Return -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width)."""
+        weight, held = layer.weight, self._held
+        if weight.is_inference():  # whose changes nobody counts
+            return _unpacked(layer)
+        if held is None or held[0] is not weight or held[1:3] != (weight.data_ptr(), weight._version):
+            held = (weight, weight.data_ptr(), weight._version, _unpacked(layer))
+            self._held = held
+        return held[3]
+
+    def run(self, layer: "PackedConv2d", x: Tensor, residual: Tensor | None) -> Tensor:
+        """Compute a layer in torch."""
+        channels = layer.groups * layer.in_channels
+        threshold = torch.unflatten(layer.threshold, 0, (layer.groups, -1))[:, : layer.in_channels].reshape(channels)
+        return torch.ops.bnn_lightning.binary_conv2d.unpacked(  # type: ignore[no-any-return]
+            x,
+            self.signs(layer),
+            threshold,
+            layer.scale,
+            layer.bias,
+            layer.groups,
+            layer.stride,
+            layer.dilation,
+            layer.padding,
+            layer.pad_value,
+            residual,
+            layer.slope,
+            layer.shift,
+            layer.low,
+            layer.high,
+        )
+
+
+def _unpacked(layer: "PackedConv2d") -> Tensor:
+    signs = unpack_weight(layer.weight, layer.out_channels, layer.in_channels, layer.kernel_size)
+    return signs.contiguous(memory_format=torch.channels_last)
+
+
+def _conv(
+    x: Tensor,
+    signs: Tensor,
+    threshold: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    pad_value: float,
+    residual: Tensor | None = None,
+    slope: Tensor | None = None,
+    shift: Tensor | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    # In place, and not by `where`, which is three times as slow.
+    images = (x >= threshold.view(-1, 1, 1).to(x.dtype)).to(signs.dtype).mul_(2).sub_(1)
+    top, bottom, left, right = padding
+    around = [top, left]
+    if pad_value or top != bottom or left != right:
+        images, around = F.pad(images, (left, right, top, bottom), value=pad_value), [0, 0]
+    if images.shape[1] == 1:
+        # In the strides of channels_last a single channel makes torch (2.11 to 2.14) read some strided windows wrongly.
+        images = images.clone(memory_format=torch.contiguous_format)
+    # Exact: the sums are whole numbers far below 2^24.
+    dot = F.conv2d(images, signs, None, list(stride), around, list(dilation), groups)
+    return epilogue(dot, groups, residual, (scale, bias, slope, shift), low, high)
+
+
+LIBRARY.impl("binary_conv2d.unpacked", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
