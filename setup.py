@@ -18,17 +18,20 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 FOLDER = Path("src", "bnn_lightning", "deploy")
-SOURCES = [str(FOLDER / name) for name in ("team.c", "kernel.c", "real.c", "pool.c", "gate.c")]
+SOURCES = [str(FOLDER / name) for name in ("team.c", "kernel.c", "real.c", "linear.c", "pool.c", "gate.c")]
 KERNELS = Path("bnn_lightning", "deploy", "_kernels")
 X86 = {
     "x86_64_v2": "x86_64_v2",
     "x86_64_v3": "x86_64_v3",
-    "x86_64_v4": "x86_64_v4+avx512vpopcntdq+avx512bitalg",
+    "x86_64_v4": "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni",
 }
 # Name of a kernel: what zig calls the processor.
 TARGETS = {"x86_64": X86, "amd64": X86, "aarch64": {"aarch64": "generic"}, "arm64": {"aarch64": "generic"}}
 # The same for Clang's own -march.
-MARCH = {"x86_64_v4+avx512vpopcntdq+avx512bitalg": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg", "generic": "armv8-a"}
+MARCH = {
+    "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg -mavx512vnni",
+    "generic": "armv8-a",
+}
 FLAGS = ["-O3", "-std=c11", "-shared", "-fPIC", "-nostdlib"]
 
 

@@ -56,6 +56,35 @@ def test_export_with_rounded_weights(trained: Any, bnn: Callable[..., Any], work
     assert not Path("other.bnn").exists()
 
 
+def test_export_with_a_stem_on_bytes(bnn: Callable[..., Any], workplace: Path, small: tuple[str, ...]) -> None:
+    quiet = "trainer.enable_progress_bar=false"
+    words = [word for word in small if not word.startswith(("model", "epochs"))]
+    done = bnn("train", *words, "model=resnet20", "epochs=1", "data.num_train=16")
+    assert done.code == 0, done.err
+    (final,) = Path().rglob("final.ckpt")
+    done = bnn("export", f"ckpt={final}", "out=net.bnn", "stem=u8", "max_drop=100", quiet)
+    assert done.code == 0, done.err
+    assert "rounded: 24 images" in done.out
+    assert "in another class" in done.out
+    network = load("net.bnn")
+    assert network.steps[0].operation == "byte_conv2d"
+    assert network.info.provenance["parity"]["correct"].keys() == {"trained", "packed"}
+    done = bnn("evaluate", "packed=net.bnn")
+    assert done.code == 0, done.err
+    done = bnn("export", f"ckpt={final}", "format=c", "out=net.c", "stem=u8", quiet)
+    assert done.code == 2
+    assert "rest=fp32 and stem=u8 are forms of packed files; format=c takes rest=fp32 and stem=fp32." in done.err
+
+
+def test_a_network_without_a_convolution_has_no_stem_on_bytes(
+    trained: Any, bnn: Callable[..., Any], workplace: Path
+) -> None:
+    done = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "stem=u8", "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert "here `reshape` reads them. Take stem=fp32." in done.err
+    assert not Path("net.bnn").exists()
+
+
 def test_export_as_a_program_of_torch(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
     done = bnn("export", f"ckpt={trained.final}", "out=net.pt2", "format=torch", "trainer.enable_progress_bar=false")
     assert done.code == 0, done.err

@@ -87,6 +87,36 @@ def test_convolutions(kernel: str) -> None:
         assert tuple(out.shape) == layer.out_shape(x.shape)
 
 
+def test_maxima_in_the_same_pass(kernel: str) -> None:
+    for number in range(2 * CASES):
+        r = random.Random(number)
+        torch.manual_seed(number)
+        channels, outputs, kernel_size = r.choice([1, 3, 16]), r.choice(CHANNELS), r.choice([1, 3, 5])
+        moves = {"stride": (r.randint(1, 2), r.randint(1, 2)), "padding": (r.randint(0, 2), r.randint(0, 2))}
+        x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(9, 40), r.randint(9, 40)))
+        weight, bias, around = (
+            torch.randn(outputs, channels, kernel_size, kernel_size),
+            some(r, outputs),
+            some(r, channels),
+        )
+        weight /= weight[0].numel() ** 0.5
+        size, steps = (r.randint(1, 4), r.randint(1, 4)), (r.randint(1, 3), r.randint(1, 3))
+        pad, ceil_mode = tuple(r.randint(0, side // 2) for side in size), r.random() < 0.5
+        maxima = Pool2d(outputs, size, steps, padding=pad, average=False, ceil_mode=ceil_mode)
+        layer = RealConv2d(weight, bias, **moves, around=around, activation=activation(r, outputs), maxima=maxima)
+        far = 0 if around is None else around.view(-1, 1, 1)
+        rows, columns = moves["padding"]
+        t = F.conv2d(F.pad(x - far, (columns, columns, rows, rows)) + far, weight, bias, moves["stride"])
+        expected = F.max_pool2d(activated(t, layer.activation), size, steps, pad, ceil_mode=ceil_mode)
+        out = layer(x)
+        close(out, expected, (number, tuple(x.shape), kernel_size, moves, size, steps, pad, outputs))
+        assert tuple(out.shape) == layer.out_shape(x.shape)
+        if number < 8:
+            x[..., 4, 4] = float("nan")
+            expected = F.max_pool2d(layer._in_torch(x, None), 1)
+            assert torch.equal(layer(x).isnan(), expected.isnan())
+
+
 def test_pointwise_convolutions_after_averages(kernel: str) -> None:
     for number in range(CASES):
         r = random.Random(number)
@@ -221,6 +251,12 @@ def test_threads_give_the_same() -> None:
     layers = [
         RealConv2d(torch.randn(64, 32, 3, 3), None, padding=(1, 1)),
         RealConv2d(torch.randn(64, 32, 1, 1), None, pool=2),
+        RealConv2d(
+            torch.randn(64, 32, 3, 3),
+            None,
+            padding=(1, 1),
+            maxima=Pool2d(64, (3, 3), (2, 2), padding=(1, 1), average=False),
+        ),
         Pool2d(32, (3, 3), (2, 2), padding=(1, 1), average=False),
         ChannelMean(32),
         Combine(32, scale=torch.randn(32), bias=torch.randn(32)),

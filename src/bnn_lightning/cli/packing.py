@@ -75,8 +75,8 @@ def write(config: DictConfig) -> int:
     _print_report(packed)
     compared: nn.Module = packed
     max_drop = None
-    if settings.rest != "fp32":
-        compared, max_drop = _rounded(packed, datamodule, settings.rest), settings.max_drop
+    if _rounds(settings):
+        compared, max_drop = _rounded(packed, datamodule, settings), settings.max_drop
     parity = _compare(
         backbone, compared, datamodule=datamodule, trainer=trainer, images=settings.images, max_drop=max_drop
     )
@@ -86,12 +86,12 @@ def write(config: DictConfig) -> int:
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = _info(settings.ckpt, embedded, datamodule, parity)
-    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings.rest)
+    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
 
 
-def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, rest: str) -> int:
+def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
     try:
-        sizes = save(packed, out, info, rest=rest)  # type: ignore[arg-type]
+        sizes = save(packed, out, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
     except LoweringError as error:
         raise UserError(f"`{out}` was not written: {error}") from error
     load(out)
@@ -159,8 +159,9 @@ def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], P
 def _out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
     suffix = _SUFFIXES[settings.format]
-    if settings.rest != "fp32" and settings.format != "packed":
-        raise UserError(f"`rest`={settings.rest} is a form of packed files; format={settings.format} takes rest=fp32.")
+    if _rounds(settings) and settings.format != "packed":
+        forms = f"rest={settings.rest} and stem={settings.stem}"
+        raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
     out = Path(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
@@ -187,12 +188,17 @@ def _compare(
     return module.comparison.parity
 
 
-def _rounded(packed: PackedNetwork, datamodule: Any, rest: str) -> nn.Module:
+def _rounds(settings: ExportSettings) -> bool:
+    return settings.rest != "fp32" or settings.stem != "fp32"
+
+
+def _rounded(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) -> nn.Module:
     """Return what a file with rounded weights holds."""
     info = PackedInfo("rounded", datamodule.in_channels, datamodule.image_size)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save(packed, Path(folder, "net.bnn"), info, rest=rest)  # type: ignore[arg-type]
+            forms = {"rest": settings.rest, "stem": settings.stem}
+            save(packed, Path(folder, "net.bnn"), info, **forms)  # type: ignore[arg-type]
         except LoweringError as error:
             raise UserError(f"The network cannot be written: {error}") from error
         return load(Path(folder, "net.bnn").read_bytes())

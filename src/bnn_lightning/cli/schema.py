@@ -78,6 +78,7 @@ class ExportSettings:
     out: str | None = None
     format: str = "packed"
     rest: str = "fp32"
+    stem: str = "fp32"
     max_drop: float = 1.0
     images: int | None = 1000
     seed: int = 1
@@ -147,7 +148,11 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},
-    ExportSettings: {"format": ("packed", "torch", "onnx", "c"), "rest": ("fp32", "int8")},
+    ExportSettings: {
+        "format": ("packed", "torch", "onnx", "c"),
+        "rest": ("fp32", "int8"),
+        "stem": ("fp32", "u8"),
+    },
 }
 # Keys whose values count something, or scale it.
 _POSITIVE = (

@@ -211,6 +211,9 @@ class _Writer:
             f"{size(self.shapes[place])});"
         )
 
+    def _do_byte_conv2d(self, place: int, *arguments: Argument) -> None:
+        raise C99Error("A stem on bytes is not known in C: take a file with stem=fp32.")
+
     def _do_linear(self, place: int, x: Argument, weight: Argument, bias: Argument = None) -> None:
         source, shape, _ = self._value(x)
         if math.prod(shape) != shape[-1]:

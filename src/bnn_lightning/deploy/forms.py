@@ -14,7 +14,7 @@ from bnn_lightning.deploy.maps import pointer
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
 from bnn_lightning.deploy.program import Argument, Value
-from bnn_lightning.deploy.real_forms import gate, linear, pooling, real_convolution
+from bnn_lightning.deploy.real_forms import convolution_and_maxima, gate, linear, pooling, real_convolution
 from bnn_lightning.deploy.sum_forms import mean
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
@@ -146,10 +146,11 @@ def halved(job: Job, half: Half, out: Tensor) -> Job:
 _LAYERS = (real_convolution, combination)
 FORMS: dict[str, tuple[Form, ...]] = {
     "binary_conv2d": (convolution,),
-    "conv2d": (real_convolution,),
+    **dict.fromkeys(("conv2d", "byte_conv2d"), (real_convolution,)),
     **dict.fromkeys(("affine", "prelu", "relu", "hardtanh", "clamp"), _LAYERS),
     **dict.fromkeys(("add.Tensor", "mul.Tensor"), (combination,)),
-    **dict.fromkeys(("max_pool2d", "avg_pool2d"), (pooling,)),
+    "max_pool2d": (convolution_and_maxima, pooling),
+    "avg_pool2d": (pooling,),
     "mean.dim": (mean,),
     "linear": (linear,),
     "sigmoid": (gate,),

@@ -15,10 +15,13 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 6  # of the structures below and elsewhere; `bnn_version` of team.c
+VERSION = 7  # of the structures below and elsewhere; `bnn_version` of team.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
-    "x86_64_v4": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vpopcntdq", "avx512_bitalg"),
+    "x86_64_v4": (
+        *("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"),
+        *("avx512_vpopcntdq", "avx512_bitalg", "avx512_vnni"),
+    ),
     "x86_64_v3": ("avx2", "bmi2", "fma3", "lzcnt"),
     "x86_64_v2": ("sse4_2", "popcnt"),
 }

@@ -1,4 +1,4 @@
-"""The jobs of the real-valued kernels: mirrors of the structures of real.c, pool.c and gate.c."""
+"""The jobs of the real-valued kernels: mirrors of the structures of real.c, linear.c, pool.c and gate.c."""
 
 import ctypes
 from typing import Any
@@ -22,21 +22,31 @@ class After(ctypes.Structure):
     ]
 
 
+class Windows(ctypes.Structure):
+    """`struct windows` of real.h."""
+
+    _fields_ = _fields(ctypes.c_int64, "height width stride_y stride_x pad_y pad_x")
+
+
 class RealConvolution(ctypes.Structure):
     """`struct bnn_real_convolve` of real.c."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images channels height width kernel_height kernel_width stride_y stride_x"),
-        *_fields(ctypes.c_int64, "dilation_y dilation_x pad_y pad_x x_image x_channel x_y x_x pool band"),
+        *_fields(ctypes.c_int64, "dilation_y dilation_x pad_y pad_x x_image x_channel x_y x_x pool band factors"),
         *_fields(ctypes.c_void_p, "x"),
-        *_fields(ctypes.c_int64, "bytes"),
-        *_fields(ctypes.c_void_p, "weight bias residual padding offsets"),
+        *_fields(ctypes.c_int64, "bytes whole"),
+        *_fields(ctypes.c_void_p, "weight bias residual padding offsets scale bias_y bias_x"),
+        ("maxima", Windows),
+        *_fields(ctypes.c_int64, "chunks"),
+        *_fields(ctypes.c_void_p, "work"),
+        ("inner", After),
         ("after", After),
     ]
 
 
 class Linear(ctypes.Structure):
-    """`struct bnn_linear` of real.c."""
+    """`struct bnn_linear` of linear.c."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "rows factors x_row"),
@@ -49,9 +59,9 @@ class Pooling(ctypes.Structure):
     """`struct bnn_pool` of pool.c."""
 
     _fields_ = [
-        *_fields(
-            ctypes.c_int64, "images height width kernel_height kernel_width stride_y stride_x pad_y pad_x average"
-        ),
+        *_fields(ctypes.c_int64, "images height width"),
+        ("windows", Windows),
+        *_fields(ctypes.c_int64, "average"),
         *_fields(ctypes.c_void_p, "x before"),
         ("after", After),
     ]

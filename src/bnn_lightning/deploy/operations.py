@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.byte_conv import byte_conv2d
+
 _ATEN = torch.ops.aten
 # The name in a file, and what it calls. All are pure: they write into none of their arguments.
 TORCH_OPERATIONS: dict[str, Callable[..., Tensor]] = {
@@ -73,6 +75,7 @@ def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **TORCH_OPERATIONS,
     "affine": affine,
+    "byte_conv2d": byte_conv2d,
     "dequantize": dequantize,
     "reshape": reshape,
 }

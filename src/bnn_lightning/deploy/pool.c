@@ -4,41 +4,55 @@
 // out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. Windows of an
 // average that reach beyond the map are averaged over what lies in it.
 struct bnn_pool {
-  int64_t images, height, width, kernel_height, kernel_width, stride_y, stride_x, pad_y, pad_x;
+  int64_t images, height, width;
+  struct windows windows;
   int64_t average;
   const float *x, *before;
   struct after after;
 };
 
-INLINE F pool_window(const struct bnn_pool *c, const struct place *at, int64_t first) {
-  const int64_t top = at->y * c->stride_y - c->pad_y, left = at->x * c->stride_x - c->pad_x, channels = c->after.channels;
-  const int64_t y0 = top < 0 ? 0 : top, y1 = least(top + c->kernel_height, c->height);
-  const int64_t x0 = left < 0 ? 0 : left, x1 = least(left + c->kernel_width, c->width);
+INLINE F average_of(const struct bnn_pool *c, int64_t image, int64_t y0, int64_t y1, int64_t x0, int64_t x1, int64_t first) {
+  const int64_t channels = c->after.channels;
   const F slope = c->before ? LOAD(F, c->before + first) : (F)1;
-  F result = c->average ? (F)0 : (F)-__builtin_inff();
+  F sum = 0;
   for (int64_t y = y0; y < y1; y++)
     for (int64_t x = x0; x < x1; x++) {
-      F t = load_some(c->x + ((at->image * c->height + y) * c->width + x) * channels + first, channels - first);
-      if (c->before) t = t > 0 ? t : t * slope;
-      // A NaN stays.
-      result = c->average ? result + t : result < t ? t : result >= t ? result : result + t;
+      const F t = load_some(c->x + ((image * c->height + y) * c->width + x) * channels + first, channels - first);
+      sum += t > 0 ? t : t * slope;
     }
-  return c->average ? result / (float)((y1 - y0) * (x1 - x0)) : result;
+  return sum / (float)((y1 - y0) * (x1 - x0));
 }
 
-INNERMOST void pool_rows(int64_t from, int64_t to, void *context) {
+INNERMOST void average_rows(int64_t from, int64_t to, void *context) {
   const struct bnn_pool *c = context;
+  const struct windows *w = &c->windows;
   for (int64_t row = from; row < to; row++) {
     struct place at = {row / c->after.height, row % c->after.height, 0};
-    for (; at.x < c->after.width; at.x++)
+    const int64_t top = at.y * w->stride_y, bottom = least(top + w->height, c->height);
+    for (; at.x < c->after.width; at.x++) {
+      const int64_t left = at.x * w->stride_x, right = least(left + w->width, c->width);
       for (int64_t first = 0; first < c->after.channels; first += BLOCK)
-        finish(&c->after, pool_window(c, &at, first), row * c->after.width + at.x, &at, first);
+        finish(&c->after, average_of(c, at.image, top, bottom, left, right, first), row * c->after.width + at.x, &at, first);
+    }
+  }
+}
+
+static void maxima_rows(int64_t from, int64_t to, void *context) {
+  const struct bnn_pool *c = context;
+  const struct windows *w = &c->windows;
+  const int64_t pitch = c->width * c->after.channels;
+  for (int64_t row = from; row < to; row++) {
+    const int64_t top = row % c->after.height * w->stride_y - w->pad_y, end = least(top + w->height, c->height);
+    const float *lines[w->height], *x = c->x + row / c->after.height * c->height * pitch;
+    int64_t n = 0;
+    for (int64_t y = top < 0 ? 0 : top; y < end; y++) lines[n++] = x + y * pitch;
+    maxima_row(w, &c->after, c->before, lines, n, c->width, c->after.channels, row);
   }
 }
 
 void bnn_pool(const struct bnn_pool *c, struct worker *worker) {
-  const int64_t work = c->after.width * c->after.channels * c->kernel_height * c->kernel_width;
-  spread_out(worker, c->images * c->after.height, 1 + (1 << 15) / work, pool_rows, c);
+  const int64_t work = c->after.width * c->after.channels * c->windows.height * c->windows.width;
+  spread_out(worker, c->images * c->after.height, 1 + (1 << 15) / work, c->average ? average_rows : maxima_rows, c);
 }
 
 // Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new_map, pointer, prelu, sums_shape
-from bnn_lightning.deploy.native import Averaging, Pooling, Summing
+from bnn_lightning.deploy.native import Averaging, Pooling, Summing, Windows
 from bnn_lightning.functional.pack import spread
 
 
@@ -58,6 +58,10 @@ class Pool2d(nn.Module):
             sizes.append(out - 1 if self.ceil_mode and (out - 1) * stride >= size + pad else out)
         return shape[0], shape[1], sizes[0], sizes[1]
 
+    def windows(self) -> Windows:
+        """Return the windows as kernels take them."""
+        return Windows(*self.kernel_size, *self.stride, *self.padding)
+
     def job(self, x: Tensor, out: Tensor | None) -> Pooling:
         """Return what the kernel is given; both in the channels_last format."""
         _, _, out_height, out_width = self.out_shape(x.shape)
@@ -65,12 +69,7 @@ class Pool2d(nn.Module):
             images=x.shape[0],
             height=x.shape[2],
             width=x.shape[3],
-            kernel_height=self.kernel_size[0],
-            kernel_width=self.kernel_size[1],
-            stride_y=self.stride[0],
-            stride_x=self.stride[1],
-            pad_y=self.padding[0],
-            pad_x=self.padding[1],
+            windows=self.windows(),
             average=int(self.average),
             x=x.data_ptr(),
             before=pointer(self.before),

@@ -2,8 +2,14 @@
 //
 //   t[pixel, c] = bias[c] + sum_k weight[k, c] * x[pixel + offset k] (+ residual) ; then what follows (`struct after`)
 //
-// Weights are (block, tap and input channel, BLOCK). Where windows leave the map, or x is averaged over 2x2 first, or is
-// bytes, as many rows as `band` rows of the result need are copied into a small buffer with all that lies around them.
+// or, of images in bytes and weights in int8, with sums that are whole numbers, the same on every instruction set:
+//
+//   t[pixel, c] = bias[c] + scale[c] * sum_k weight[k, c] * x[pixel + offset k]
+//
+// Weights are (block, tap and input channel, BLOCK), those in int8 (block, word, BLOCK, 4): a word is four pixels side by
+// side. Where windows leave the map, or x is averaged over 2x2 first, or is bytes, as many rows as `band` rows of the
+// result need are copied into a small buffer with all that lies around them. Maxima of windows may follow while rows are
+// in the cache: only they are written then.
 #include "real.h"
 
 enum { MOST = 12, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
@@ -14,133 +20,225 @@ struct bnn_real_convolve {
   int64_t x_image, x_channel, x_y, x_x;  // strides of x in elements; of a band: pixels or channels are dense
   int64_t pool;                          // 2: x is averaged over 2x2 first, and the kernel is 1x1; otherwise 1
   int64_t band;                          // rows of the result that are computed at a time; 0: x is read in place
+  int64_t factors;                       // of a window: floats, or words
   const void *x;
-  int64_t bytes;  // whether x is uint8
-  const float *weight, *bias, *residual;
+  int64_t bytes, whole;  // whether x is uint8; whether pixels are computed with as bytes: floats are rounded to 255ths
+  const void *weight;
+  const float *bias, *residual;
   const float *padding;    // (channels): what lies around x; null: 0
   const int32_t *offsets;  // of the factors of a window from its beginning, in x, or in a band
-  struct after after;
+  // Of whole sums: where the bias lies, as a sum over rows and columns, which depends on what a window has outside of x.
+  const float *scale;
+  const int32_t *bias_y, *bias_x;
+  // Of maxima: the map before them is computed by each of `chunks` in its share of `work`, 2 * band rows in whole blocks.
+  struct windows maxima;
+  int64_t chunks;
+  float *work;
+  struct after inner, after;
 };
 
 #define SUMS(PIXELS, NB)                                                                                               \
-  INNERMOST void sums_##PIXELS##_##NB(const float *const *x, const int32_t *offsets, const float *w, const float *bias, \
-                                      int64_t n, F *acc) {                                                             \
+  INNERMOST void sums_##PIXELS##_##NB(const void *const *x, const int32_t *offsets, const void *weight,                \
+                                      const float *bias, int64_t n, F *acc) {                                          \
     F sums[PIXELS][NB];                                                                                                \
-    const int64_t stride = n * BLOCK;                                                                                  \
+    const float *w = weight;                                                                                           \
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] = LOAD(F, bias + b * BLOCK); \
     for (int64_t k = 0; k < n; k++, w += BLOCK) {                                                                      \
       const ptrdiff_t offset = offsets[k];                                                                             \
       F weights[NB];                                                                                                   \
-      UNROLL for (int b = 0; b < NB; b++) weights[b] = LOAD(F, w + b * stride);                                        \
-      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] += weights[b] * x[p][offset]; \
+      UNROLL for (int b = 0; b < NB; b++) weights[b] = LOAD(F, w + b * n * BLOCK);                                     \
+      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++)                                      \
+          sums[p][b] += weights[b] * ((const float *)x[p])[offset];                                                    \
     }                                                                                                                  \
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] = sums[p][b];          \
   }
-#if __AVX512F__
-SUMS(6, 4)
-SUMS(12, 2)
-SUMS(12, 1)
-#elif __AVX2__ || __ARM_NEON
-SUMS(6, 1)
+
+// Four products each, unsigned with signed, added to a sum.
+#if __AVX512VNNI__
+typedef I weights_of_word;
+typedef uint32_t pixels_of_word;
+INLINE weights_of_word split_weights(const int8_t *w) { return LOAD(I, w); }
+INLINE pixels_of_word split_pixels(uint32_t word) { return word; }
+INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
+  typedef int VNNI __attribute__((vector_size(64)));
+  return (I)__builtin_ia32_vpdpbusd512((VNNI)sum, (VNNI)(U)x, (VNNI)w);
+}
 #else
-SUMS(3, 1)
+// In 16 bits nothing is lost: bytes 0 and 2, and 1 and 3.
+typedef int16_t H __attribute__((ext_vector_type(2 * BLOCK), aligned(4)));
+typedef struct {
+  H even, odd;
+} weights_of_word;
+typedef struct {
+  uint32_t even, odd;
+} pixels_of_word;
+INLINE weights_of_word split_weights(const int8_t *w) { return (weights_of_word){LOAD(H, w) << 8 >> 8, LOAD(H, w) >> 8}; }
+INLINE pixels_of_word split_pixels(uint32_t word) { return (pixels_of_word){word & 0xff00ff, word >> 8 & 0xff00ff}; }
+INLINE I pairs(H x, H w) {
+  return __builtin_convertvector(x.even, I) * __builtin_convertvector(w.even, I) +
+         __builtin_convertvector(x.odd, I) * __builtin_convertvector(w.odd, I);
+}
+INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
+  return sum + pairs((H)(U)x.even, w.even) + pairs((H)(U)x.odd, w.odd);
+}
 #endif
 
-typedef void (*sums_of)(const float *const *, const int32_t *, const float *, const float *, int64_t, F *);
+#define WHOLE(PIXELS, NB)                                                                                              \
+  INNERMOST void whole_##PIXELS##_##NB(const void *const *x, const int32_t *offsets, const void *weight,               \
+                                       const float *scale, int64_t n, F *acc) {                                        \
+    I sums[PIXELS][NB] = {0};                                                                                          \
+    const int8_t *w = weight;                                                                                          \
+    for (int64_t k = 0; k < n; k++, w += 4 * BLOCK) {                                                                  \
+      const ptrdiff_t offset = offsets[k];                                                                             \
+      weights_of_word weights[NB];                                                                                     \
+      UNROLL for (int b = 0; b < NB; b++) weights[b] = split_weights(w + b * n * 4 * BLOCK);                           \
+      UNROLL for (int p = 0; p < PIXELS; p++) {                                                                        \
+        uint32_t word;                                                                                                 \
+        __builtin_memcpy(&word, (const uint8_t *)x[p] + offset, sizeof word);                                          \
+        const pixels_of_word pixels = split_pixels(word);                                                              \
+        UNROLL for (int b = 0; b < NB; b++) sums[p][b] = dot(sums[p][b], pixels, weights[b]);                          \
+      }                                                                                                                \
+    }                                                                                                                  \
+    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++)                                        \
+        acc[p * NB + b] = __builtin_convertvector(sums[p][b], F) * LOAD(F, scale + b * BLOCK);                         \
+  }
+#define TILE(PIXELS, NB) SUMS(PIXELS, NB) WHOLE(PIXELS, NB)
+#if __AVX512F__
+TILE(6, 4)
+TILE(12, 2)
+TILE(12, 1)
+#elif __AVX2__ || __ARM_NEON
+TILE(6, 1)
+#else
+TILE(3, 1)
+#endif
+
+// Sums start from the bias, those of whole numbers are multiplied with the scale: the fourth argument.
+typedef void (*sums_of)(const void *const *, const int32_t *, const void *, const float *, int64_t, F *);
 // A tile of a layer: how many pixels and blocks, and what sums them.
 struct shape {
   int64_t pixels, blocks;
   sums_of sums;
 };
 
-static struct shape shape_of(int64_t blocks) {
-  (void)blocks;
+static struct shape shape_of(const struct bnn_real_convolve *c) {
+#define SHAPE(PIXELS, NB) (struct shape) {PIXELS, NB, c->whole ? whole_##PIXELS##_##NB : sums_##PIXELS##_##NB}
 #if __AVX512F__
-  if (blocks >= 4) return (struct shape){6, 4, sums_6_4};
-  if (blocks >= 2) return (struct shape){12, 2, sums_12_2};
-  return (struct shape){12, 1, sums_12_1};
+  const int64_t blocks = blocks_of(c->after.channels);
+  if (blocks >= 4) return SHAPE(6, 4);
+  if (blocks >= 2) return SHAPE(12, 2);
+  return SHAPE(12, 1);
 #elif __AVX2__ || __ARM_NEON
-  return (struct shape){6, 1, sums_6_1};
+  return SHAPE(6, 1);
 #else
-  return (struct shape){3, 1, sums_3_1};
+  return SHAPE(3, 1);
 #endif
 }
 
-// Where windows are read: x itself, or a band of it; strides in floats.
+// Where windows are read: x itself, or a band of it; strides in bytes.
 struct view {
-  const float *x;
+  const char *x;
   int64_t image, y, x_step;
 };
 
-INNERMOST void tile(const struct bnn_real_convolve *c, const struct shape *s, const struct view *v, int64_t first, int64_t n) {
-  const int64_t factors = c->kernel_height * c->kernel_width * c->channels, blocks = blocks_of(c->after.channels);
-  const struct after after = c->after;
-  struct place at[MOST], next = place_of(first, after.height, after.width);
-  const float *x[MOST];
+// Compute `n` pixels, of all images from the `first` one on; in what is written they begin at `to`.
+INNERMOST void tile(const struct bnn_real_convolve *c, const struct after *after, const struct shape *s,
+                    const struct view *v, int64_t first, int64_t n, int64_t to) {
+  const int64_t factors = c->factors, blocks = blocks_of(after->channels), size = c->whole ? 4 : sizeof(float);
+  struct place at[MOST], next = place_of(first, after->height, after->width);
+  const void *x[MOST];
   for (int64_t p = 0; p < s->pixels; p++) {
     at[p] = next;
     x[p] = p < n ? v->x + next.image * v->image + next.y * v->y + next.x * v->x_step : x[n - 1];
-    if (p < n) step(&next, after.height, after.width);
+    if (p < n) step(&next, after->height, after->width);
   }
   // The last blocks may overlap those before them: they are written twice, the same.
   for (int64_t done = 0; done < blocks; done += s->blocks) {
     const int64_t block = least(done, blocks - s->blocks);
+    const float *terms = c->whole ? c->scale : c->bias;
     F acc[MOST * 4];
-    s->sums(x, c->offsets, c->weight + block * factors * BLOCK, c->bias + block * BLOCK, factors, acc);
-    for (int64_t p = 0; p < n; p++)
+    s->sums(x, c->offsets, (const char *)c->weight + block * factors * BLOCK * size, terms + block * BLOCK, factors, acc);
+    for (int64_t p = 0; p < n; p++) {
+      const float *bias = c->whole ? c->bias + c->bias_y[at[p].y] + c->bias_x[at[p].x] : 0;
       for (int64_t b = 0; b < s->blocks; b++) {
-        const int64_t channel = (block + b) * BLOCK, pixel = first + p;
+        const int64_t channel = (block + b) * BLOCK, pixel = to + p;
         F value = acc[p * s->blocks + b];
-        if (c->residual) value += load_some(c->residual + pixel * after.channels + channel, after.channels - channel);
-        finish(&after, value, pixel, at + p, channel);
+        if (bias) value += LOAD(F, bias + channel);
+        if (c->residual) value += load_some(c->residual + pixel * after->channels + channel, after->channels - channel);
+        finish(after, value, pixel, at + p, channel);
       }
+    }
   }
 }
 
 static void tiles(int64_t from, int64_t to, void *context) {
   const struct bnn_real_convolve *c = context;
-  const struct shape s = shape_of(blocks_of(c->after.channels));
-  const struct view v = {c->x, c->x_image, c->stride_y * c->x_y, c->stride_x * c->x_x};
-  const int64_t pixels = c->images * c->after.height * c->after.width;
-  for (int64_t i = from * s.pixels; i < to * s.pixels && i < pixels; i += s.pixels) tile(c, &s, &v, i, least(s.pixels, pixels - i));
+  const struct shape s = shape_of(c);
+  const int64_t size = sizeof(float), pixels = c->images * c->after.height * c->after.width;
+  const struct view v = {c->x, c->x_image * size, c->stride_y * c->x_y * size, c->stride_x * c->x_x * size};
+  for (int64_t i = from * s.pixels; i < to * s.pixels && i < pixels; i += s.pixels)
+    tile(c, &c->after, &s, &v, i, least(s.pixels, pixels - i), i);
 }
 
-// Numbers of a band: rows, pixels of a row, and those that lie in x; planes are channels that lie apart.
+// Numbers of a band: rows, pixels of a row, and those that lie in x; planes are channels that lie apart. Elements are
+// floats, or bytes where sums are whole.
 struct band {
-  int64_t rows, columns, inner, planes;
+  int64_t rows, columns, inner, planes, size;
+  const struct after *after;  // of the map that is computed
 };
 
 static struct band band_of(const struct bnn_real_convolve *c) {
-  struct band b = {.planes = c->x_channel == 1 ? 1 : c->channels, .inner = c->x_channel == 1 ? c->channels : 1};
+  const bool apart = c->whole || c->x_channel != 1;
+  struct band b = {.planes = apart ? c->channels : 1, .inner = apart ? 1 : c->channels};
+  b.after = c->chunks ? &c->inner : &c->after;
+  b.size = c->whole ? 1 : sizeof(float);
   b.rows = (c->band - 1) * c->stride_y + (c->kernel_height - 1) * c->dilation_y + 1;
-  b.columns = (c->after.width - 1) * c->stride_x + (c->kernel_width - 1) * c->dilation_x + 1;
+  b.columns = (b.after->width - 1) * c->stride_x + (c->kernel_width - 1) * c->dilation_x + 1;
   return b;
 }
 
-INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t n, float *to) {
-  if (c->bytes) {
-    const uint8_t *x = (const uint8_t *)c->x + from;
-    for (int64_t i = 0; i < n; i++) to[i] = x[i];
-  } else {
-    const float *x = (const float *)c->x + from;
-    for (int64_t i = 0; i < n; i++) to[i] = x[i];
+// Pixels as bytes: the nearest 255th; NaN is 0.
+INNERMOST void round_pixels(const float *x, int64_t step, int64_t n, uint8_t *to) {
+  for (int64_t i = 0; i < n; i++) {
+    float t = x[i * step] * 255;
+    t = t > 0 ? t : 0;
+    t = t < 255 ? t : 255;
+    to[i] = (uint8_t)(int32_t)__builtin_rintf(t);
   }
 }
 
-static void surround(const struct bnn_real_convolve *c, const struct band *b, int64_t plane, int64_t pixels, float *to) {
-  for (int64_t i = 0; i < pixels * b->inner; i++) to[i] = c->padding ? c->padding[plane + i % b->inner] : 0;
+#define COPY(FROM, TO)                                                  \
+  do {                                                                  \
+    const FROM *x = (const FROM *)c->x + from;                          \
+    TO *y = to;                                                         \
+    if (step == 1) for (int64_t i = 0; i < n; i++) y[i] = x[i];         \
+    else for (int64_t i = 0; i < n; i++) y[i] = x[i * step];            \
+  } while (0)
+INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t step, int64_t n, void *to) {
+  if (c->whole && c->bytes) COPY(uint8_t, uint8_t);
+  else if (c->whole) round_pixels((const float *)c->x + from, step, n, to);
+  else if (c->bytes) COPY(uint8_t, float);
+  else COPY(float, float);
+}
+
+static void surround(const struct bnn_real_convolve *c, const struct band *b, int64_t plane, int64_t pixels, char *to) {
+  if (c->whole)
+    for (int64_t i = 0; i < pixels; i++) to[i] = 0;
+  else
+    for (int64_t i = 0; i < pixels * b->inner; i++) ((float *)to)[i] = c->padding ? c->padding[plane + i % b->inner] : 0;
 }
 
 // A row of the map, y of `plane`, and what lies left and right of it.
-static void copy_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t plane, int64_t y, float *to) {
-  const int64_t left = least(c->pad_x, b->columns), inside = least(c->width, b->columns - left);
+static void copy_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t plane, int64_t y, char *to) {
+  const int64_t left = least(c->pad_x, b->columns), inside = least(c->width, b->columns - left), pixel = b->inner * b->size;
   if (y < 0 || y >= c->height) {
     surround(c, b, plane, b->columns, to);
     return;
   }
+  const int64_t from = image * c->x_image + plane * c->x_channel + y * c->x_y;
   surround(c, b, plane, left, to);
-  copy(c, image * c->x_image + plane * c->x_channel + y * c->x_y, inside * b->inner, to + left * b->inner);
-  surround(c, b, plane, b->columns - left - inside, to + (left + inside) * b->inner);
+  copy(c, from, b->planes > 1 || c->whole ? c->x_x : 1, inside * b->inner, to + left * pixel);
+  surround(c, b, plane, b->columns - left - inside, to + (left + inside) * pixel);
 }
 
 // Averages over 2x2, or what there is of it at the far sides: what is missing is what lies before it, counted twice.
@@ -158,83 +256,79 @@ INNERMOST void average_row(const struct bnn_real_convolve *c, const struct band 
   }
 }
 
+// Compute some rows of an image, at most a band, from the copy of what they need in `room`; pixels are written from `to` on.
+static void band_rows(const struct bnn_real_convolve *c, const struct band *b, const struct shape *s, int64_t image,
+                      int64_t top, int64_t rows, int64_t to, char *room) {
+  const int64_t first_row = top * c->stride_y - c->pad_y, row = b->columns * b->inner * b->size;
+  const int64_t needed = b->rows - (c->band - rows) * c->stride_y;
+  for (int64_t plane = 0; plane < b->planes; plane++)
+    for (int64_t y = 0; y < needed; y++) {
+      char *place = room + (plane * b->rows + y) * row;
+      if (c->pool == 1) copy_row(c, b, image, plane, first_row + y, place);
+      else average_row(c, b, image, top + y, (float *)place);
+    }
+  // Pixels are counted from the first one of all images; the band begins where the first of its own would be read.
+  const struct view v = {room - top * c->stride_y * row, 0, c->stride_y * row, c->stride_x * b->inner * b->size};
+  const int64_t first = (image * b->after->height + top) * b->after->width, pixels = rows * b->after->width;
+  for (int64_t p = 0; p < pixels; p += s->pixels) tile(c, b->after, s, &v, first + p, least(s->pixels, pixels - p), to + p);
+}
+
 static void bands(int64_t from, int64_t to, void *context) {
   const struct bnn_real_convolve *c = context;
-  const struct shape s = shape_of(blocks_of(c->after.channels));
+  const struct shape s = shape_of(c);
   const struct band b = band_of(c);
-  const int64_t each = (c->after.height + c->band - 1) / c->band, row = b.columns * b.inner;
+  const int64_t each = (c->after.height + c->band - 1) / c->band;
   float room[ROOM];
   for (int64_t i = from; i < to; i++) {
-    const int64_t image = i / each, top = i % each * c->band, rows = least(c->band, c->after.height - top);
-    const int64_t first_row = top * c->stride_y - c->pad_y;
-    for (int64_t plane = 0; plane < b.planes; plane++)
-      for (int64_t y = 0; y < b.rows; y++) {
-        float *place = room + (plane * b.rows + y) * row;
-        if (c->pool == 1) copy_row(c, &b, image, plane, first_row + y, place);
-        else if (y < rows) average_row(c, &b, image, top + y, place);
-      }
-    // Pixels are counted from the first one of all images; the band begins where the first of its own would be read.
-    const struct view v = {room - top * c->stride_y * row, 0, c->stride_y * row, c->stride_x * b.inner};
-    const int64_t first = (image * c->after.height + top) * c->after.width, pixels = rows * c->after.width;
-    for (int64_t p = 0; p < pixels; p += s.pixels) tile(c, &s, &v, first + p, least(s.pixels, pixels - p));
+    const int64_t image = i / each, top = i % each * c->band;
+    const int64_t first = (image * c->after.height + top) * c->after.width;
+    band_rows(c, &b, &s, image, top, least(c->band, c->after.height - top), first, (char *)room);
   }
 }
 
-void bnn_real_convolve(const struct bnn_real_convolve *c, struct worker *worker) {
-  const struct shape s = shape_of(blocks_of(c->after.channels));
-  const int64_t pixels = c->images * c->after.height * c->after.width;
-  const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
-  if (c->band)
-    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), 1 + (1 << 18) / (work * c->band * c->after.width), bands, c);
-  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, 1 + (1 << 18) / (work * s.pixels), tiles, c);
+// Maxima of the rows `from` .. `to` of an image. Rows before them lie in `work` in turns: those of the last band are kept.
+static void maxima_of(const struct bnn_real_convolve *c, const struct band *b, const struct shape *s, int64_t image,
+                      int64_t from, int64_t to, float *work, char *room) {
+  const int64_t top = from * c->maxima.stride_y - c->maxima.pad_y, first = top < 0 ? 0 : top, width = b->after->width;
+  const int64_t end = least((to - 1) * c->maxima.stride_y - c->maxima.pad_y + c->maxima.height, b->after->height);
+  struct after inner = *b->after;
+  struct band own = *b;
+  inner.out = work;
+  own.after = &inner;
+  for (int64_t row = first, y = from; row < end; row += c->band) {
+    const int64_t rows = least(c->band, end - row);
+    band_rows(c, &own, s, image, row, rows, (row - first) / c->band % 2 * c->band * width, room);
+    for (; y < to; y++) {
+      const int64_t above = y * c->maxima.stride_y - c->maxima.pad_y, last = least(above + c->maxima.height, end);
+      if (last > row + rows) break;
+      const float *lines[MOST_LINES];
+      int64_t n = 0;
+      for (int64_t r = above < 0 ? 0 : above; r < last; r++) lines[n++] = work + (r - first) % (2 * c->band) * width * inner.out_channels;
+      maxima_row(&c->maxima, &c->after, 0, lines, n, width, inner.out_channels, image * c->after.height + y);
+    }
+  }
 }
 
-int64_t bnn_band_room(void) { return ROOM; }
-
-// Linear layers, row by row: y[c] = bias[c] + scale[c] * sum_k weight[k, c] * x[k], with weights in float32 or int8.
-
-struct bnn_linear {
-  int64_t rows, factors, x_row;  // elements from one row of x to the next
-  const float *x, *weight, *scale, *bias;  // scale: null unless the weights are int8
-  const int8_t *bytes;
-  struct after after;  // of pixels in a row
-};
-enum { LANES = 4 };  // blocks at a time
-
-#define ROW(name, type, load)                                                                                          \
-  INNERMOST void name(const float *x, const type *w, int64_t stride, int64_t n, F *acc) {       \
-    F sums[LANES] = {0};                                                                                               \
-    for (int64_t k = 0; k < n; k++, w += BLOCK) UNROLL for (int b = 0; b < LANES; b++) sums[b] += load(w + b * stride) * x[k]; \
-    UNROLL for (int b = 0; b < LANES; b++) acc[b] = sums[b];                                                           \
-  }
-#define FLOATS(p) LOAD(F, p)
-#define BYTES(p) __builtin_convertvector(LOAD(C, p), F)
-ROW(row_of_floats, float, FLOATS)
-ROW(row_of_bytes, int8_t, BYTES)
-
-// Strides of blocks: fewer than LANES of them are summed several times, which nobody sees.
-static void linear_rows(int64_t from, int64_t to, void *context) {
-  const struct bnn_linear *c = context;
-  const int64_t blocks = blocks_of(c->after.channels);
+static void chunks(int64_t from, int64_t to, void *context) {
+  const struct bnn_real_convolve *c = context;
+  const struct shape s = shape_of(c);
+  const struct band b = band_of(c);
+  const int64_t rows = c->images * c->after.height, height = c->after.height;
+  float room[ROOM];
   for (int64_t i = from; i < to; i++)
-    for (int64_t row = 0; row < c->rows; row++) {
-      const int64_t block = i * LANES, some = least(LANES, blocks - block), stride = some < LANES ? 0 : c->factors * BLOCK;
-      for (int64_t b = 0; b < some; b += stride ? LANES : 1) {
-        F acc[LANES];
-        const int64_t at = (block + b) * c->factors * BLOCK;
-        if (c->bytes) row_of_bytes(c->x + row * c->x_row, c->bytes + at, stride, c->factors, acc);
-        else row_of_floats(c->x + row * c->x_row, c->weight + at, stride, c->factors, acc);
-        for (int64_t k = 0; k < (stride ? LANES : 1); k++) {
-          const int64_t first = (block + b + k) * BLOCK;
-          const F scaled = c->scale ? acc[k] * LOAD(F, c->scale + first) : acc[k];
-          const struct place place = {0, 0, row};
-          finish(&c->after, scaled + LOAD(F, c->bias + first), row, &place, first);
-        }
-      }
+    for (int64_t row = i * rows / c->chunks, end = (i + 1) * rows / c->chunks, some; row < end; row += some) {
+      some = least(end - row, height - row % height);
+      float *work = c->work + i * 2 * c->band * c->inner.width * c->inner.out_channels;
+      maxima_of(c, &b, &s, row / height, row % height, row % height + some, work, (char *)room);
     }
 }
 
-void bnn_linear(const struct bnn_linear *c, struct worker *worker) {
-  const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
-  spread_out(worker, chunks, 1 + (1 << 16) / (c->rows * c->factors * BLOCK * LANES), linear_rows, c);
+void bnn_real_convolve(const struct bnn_real_convolve *c, struct worker *worker) {
+  const struct shape s = shape_of(c);
+  const int64_t pixels = c->images * c->after.height * c->after.width;
+  const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
+  if (c->chunks) spread_out(worker, c->chunks, 1, chunks, c);
+  else if (c->band)
+    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), 1 + (1 << 18) / (work * c->band * c->after.width), bands, c);
+  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, 1 + (1 << 18) / (work * s.pixels), tiles, c);
 }

@@ -52,3 +52,33 @@ INLINE F finish(const struct after *a, F t, int64_t pixel, const struct place *a
   }
   return t;
 }
+
+// Windows of a pooling.
+struct windows {
+  int64_t height, width, stride_y, stride_x, pad_y, pad_x;
+};
+enum { MOST_LINES = 16 };  // rows of a window, where their map is not kept
+
+// A row of maxima over windows: of `n` lines of a map, `width` pixels of `channels` floats, of which those below 0 are
+// multiplied by `before`, if given. A NaN stays. `row` is counted over all images.
+INNERMOST __attribute__((unused)) void maxima_row(const struct windows *w, const struct after *after, const float *before,
+                                                  const float *const *lines, int64_t n, int64_t width, int64_t channels,
+                                                  int64_t row) {
+  struct place at = {row / after->height, row % after->height, 0};
+  for (; at.x < after->width; at.x++) {
+    const int64_t left = at.x * w->stride_x - w->pad_x, x0 = left < 0 ? 0 : left, x1 = least(left + w->width, width);
+    for (int64_t first = 0; first < after->channels; first += BLOCK) {
+      const F slope = before ? LOAD(F, before + first) : (F)1;
+      F most = -__builtin_inff();
+      I odd = 0;
+      for (int64_t line = 0; line < n; line++)
+        for (int64_t x = x0; x < x1; x++) {
+          F t = load_some(lines[line] + x * channels + first, channels - first);
+          if (before) t = t > 0 ? t : t * slope;
+          most = t > most ? t : most;
+          odd |= t != t;
+        }
+      finish(after, odd ? (F)__builtin_nanf("") : most, row * after->width + at.x, &at, first);
+    }
+  }
+}

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from bnn_lightning.deploy.maps import Activation, blocked, channels_last, kernel_for, new_map, pointer, unblocked
 from bnn_lightning.deploy.native import Linear, RealConvolution
 from bnn_lightning.deploy.ops import out_size
-from bnn_lightning.functional.pack import spread
+from bnn_lightning.deploy.pooling import Pool2d
+from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
 _MOST = 1 << 15  # ROOM of real.c
+_MOST_LINES = 16  # of real.h
+_WORK = 1 << 16  # floats of the map before maxima that a thread keeps
 
 
 class RealConv2d(nn.Module):
@@ -32,6 +35,7 @@ class RealConv2d(nn.Module):
         around: Values, (in_channels,), of the padding; None is 0.
         pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
         activation: See `Activation`; None is nothing.
+        maxima: Maxima of windows that follow, in the same pass.
 
     Raises:
         ValueError: Averages before another kernel than 1x1.
@@ -45,6 +49,7 @@ class RealConv2d(nn.Module):
     weight: Tensor
     bias: Tensor
     around: Tensor | None
+    _room, _most = _ROOM, _MOST
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class RealConv2d(nn.Module):
         around: Tensor | None = None,
         pool: int = 1,
         activation: Activation | None = None,
+        maxima: Pool2d | None = None,
     ) -> None:
         super().__init__()
         self.out_channels, self.in_channels = weight.shape[0], weight.shape[1]
@@ -65,20 +71,26 @@ class RealConv2d(nn.Module):
             raise ValueError(f"`pool` must be 1, or 2 before a plain 1x1 convolution, got {pool}.")
         self.stride, self.padding, self.dilation, self.pool = stride, padding, dilation, pool
         self.activation = Activation(self.out_channels) if activation is None else activation
+        self.maxima = maxima
         bias = torch.zeros(self.out_channels) if bias is None else bias
         self.register_buffer("weight", blocked(weight.detach().float().permute(0, 2, 3, 1).flatten(1)))
         self.register_buffer("bias", spread(bias.detach().float()))
         self.register_buffer("around", None if around is None else around.detach().float().contiguous())
         self._offsets: dict[tuple[int, ...], Tensor] = {}
 
-    def out_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
-        """Return the shape of the result for an input of this shape."""
+    def map_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """Return the shape of the convolution's own result for an input of this shape."""
         height, width = (-(-size // self.pool) for size in shape[2:])
         sizes = [
             out_size(size + 2 * self.padding[i], self.kernel_size[i], self.stride[i], self.dilation[i])
             for i, size in enumerate((height, width))
         ]
         return shape[0], self.out_channels, sizes[0], sizes[1]
+
+    def out_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """Return the shape of the result for an input of this shape."""
+        own = self.map_shape(shape)
+        return own if self.maxima is None else self.maxima.out_shape(own)
 
     def band(self, shape: Sequence[int], *, copied: bool = False) -> int | None:
         """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is too large.
@@ -87,13 +99,27 @@ class RealConv2d(nn.Module):
             shape: Of the input.
             copied: The input is bytes, and copied in any case.
         """
-        if not any(self.padding) and self.pool == 1 and not copied:
+        if not any(self.padding) and self.pool == 1 and not copied and self.maxima is None:
             return 0
-        _, _, height, width = self.out_shape(shape)
+        _, _, height, width = self.map_shape(shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
-        fits = (_ROOM // (columns * self.in_channels) - rows) // step + 1
+        fits = (self._room // (columns * self.in_channels) - rows) // step + 1
         fits = min(max(fits, 1), height if torch.get_num_threads() == 1 else -(-height // 4))
-        return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= _MOST else None
+        if self.maxima is not None:
+            lines = self.maxima.kernel_size[0]
+            if lines > _MOST_LINES:
+                return None
+            fits = max(lines - 1, 1, min(fits, _WORK // (2 * width * num_blocks(self.out_channels) * BLOCK)))
+        return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= self._most else None
+
+    def work_shape(self, shape: Sequence[int], *, copied: bool = False) -> tuple[int, ...]:
+        """Return the shape of the memory that maxima need beside: rows of the map before them, for each thread."""
+        assert self.maxima is not None
+        (number, channels, height, width), band = self.map_shape(shape), self.band(shape, copied=copied)
+        assert band is not None
+        work = number * height * width * channels * self.weight.shape[1]
+        chunks = max(1, min(torch.get_num_threads(), self.out_shape(shape)[2], work >> 18))
+        return chunks, 2 * band, width, num_blocks(channels) * BLOCK
 
     def reads(self, x: Tensor) -> bool:
         """Whether the kernel takes an input as it lies in memory, without channels side by side."""
@@ -103,13 +129,21 @@ class RealConv2d(nn.Module):
         """Return the input as the kernel takes it."""
         return x if self.reads(x) else channels_last(x)
 
-    def job(self, x: Tensor, out: Tensor | None, residual: Tensor | None = None) -> RealConvolution:
-        """Return what the kernel is given: `x` as `readable` returns it, the others in the channels_last format."""
+    def job(
+        self, x: Tensor, out: Tensor | None, residual: Tensor | None = None, work: Tensor | None = None
+    ) -> RealConvolution:
+        """Return what the kernel is given: `x` as `readable` returns it, the others in the channels_last format.
+
+        Args:
+            x: The input.
+            out: For the result, if it is wanted.
+            residual: What is added.
+            work: Memory of `work_shape`, where maxima follow.
+        """
         number, channels, height, width = x.shape
         band = self.band(x.shape, copied=x.dtype == torch.uint8)
         assert band is not None
-        _, _, out_height, out_width = self.out_shape(x.shape)
-        return RealConvolution(
+        job = RealConvolution(
             images=number,
             channels=channels,
             height=height,
@@ -128,26 +162,42 @@ class RealConv2d(nn.Module):
             x_x=x.stride(3),
             pool=self.pool,
             band=band,
+            factors=self.weight.shape[1],
             x=x.data_ptr(),
             bytes=int(x.dtype == torch.uint8),
             weight=self.weight.data_ptr(),
             bias=self.bias.data_ptr(),
             residual=pointer(residual),
             padding=pointer(self.around),
-            offsets=self._places(x, band, out_width).data_ptr(),
-            after=self.activation.after(out, out_height, out_width),
+            offsets=self._places(x, band).data_ptr(),
         )
+        self._ends(job, x.shape, out, work)
+        return job
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map (N, in_channels, H, W), and what is added, to (N, out_channels, H', W'), in the channels_last format."""
         kernel = kernel_for(x, residual)
-        if kernel is None or self.band(x.shape) is None:
+        mixed = residual is not None and self.maxima is not None
+        if kernel is None or mixed or self.band(x.shape) is None:
             return self._in_torch(x, residual)
         x = self.readable(x)
         residual = None if residual is None else channels_last(residual)
         out = new_map(*self.out_shape(x.shape))
-        kernel.run("real_convolve", self.job(x, out, residual))
+        work = None if self.maxima is None else torch.empty(self.work_shape(x.shape))
+        kernel.run("real_convolve", self.job(x, out, residual, work))
         return out
+
+    def _ends(self, job: RealConvolution, shape: Sequence[int], out: Tensor | None, work: Tensor | None) -> None:
+        """Say what follows the sums, and where results go."""
+        _, _, height, width = self.map_shape(shape)
+        if self.maxima is None:
+            job.after = self.activation.after(out, height, width)
+            return
+        assert work is not None
+        job.inner = self.activation.after(None, height, width)
+        job.inner.channels = job.inner.out_channels = work.shape[3]
+        job.maxima, job.chunks, job.work = self.maxima.windows(), work.shape[0], work.data_ptr()
+        job.after = self.maxima.activation.after(out, *self.out_shape(shape)[2:])
 
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         dense = unblocked(self.weight, self.out_channels)
@@ -161,18 +211,22 @@ class RealConv2d(nn.Module):
             padding = (0, 0)
         bias = self.bias[: self.out_channels].to(x.dtype)
         t = F.conv2d(x, weight.to(x.dtype), bias, self.stride, padding, self.dilation)
-        result: Tensor = self.activation(t if residual is None else t + residual)
-        return result.contiguous(memory_format=torch.channels_last)
+        return self._followed(t if residual is None else t + residual)
+
+    def _followed(self, t: Tensor) -> Tensor:
+        t = self.activation(t)
+        t = t if self.maxima is None else self.maxima(t)
+        return t.contiguous(memory_format=torch.channels_last)
 
     def _reach(self, width: int) -> tuple[int, int]:
         """Return the rows of a window, and the columns of a row of windows."""
         rows, columns = ((self.kernel_size[i] - 1) * self.dilation[i] + 1 for i in (0, 1))
         return rows, columns + (width - 1) * self.stride[1]
 
-    def _places(self, x: Tensor, band: int, width: int) -> Tensor:
+    def _places(self, x: Tensor, band: int) -> Tensor:
         """Return how far each factor of a window lies from its beginning, in x or in a band of it."""
         if band:
-            window, columns = self._reach(width)
+            window, columns = self._reach(self.map_shape(x.shape)[3])
             rows = (band - 1) * self.stride[0] + window
             planar = x.stride(1) != 1 and x.shape[1] > 1
             strides = (rows * columns, columns, 1) if planar else (1, columns * self.in_channels, self.in_channels)

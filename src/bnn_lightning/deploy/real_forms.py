@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.byte_conv import MOST_FACTORS, ByteConv2d
 from bnn_lightning.deploy.chains import Chain, constant, pair, pooling_arguments
 from bnn_lightning.deploy.gates import Gate
 from bnn_lightning.deploy.graph import BYTES, Graph, Job, Operation, Resource
@@ -15,24 +16,94 @@ from bnn_lightning.deploy.real import RealConv2d, RowLinear
 
 
 def real_convolution(graph: Graph, number: int) -> Operation | None:
-    """A convolution without groups, and what stands around it.
+    """A convolution without groups, of floats or of images in bytes, and what stands around it.
 
     That is the affine map, PReLU and clamp behind it, and averages over 2x2 or the normalisation of images before it.
     """
     if not graph.is_map(Value(number)):
         return None
-    chain = Chain.from_value(graph, Value(number))
-    channels = graph.shape(number)[1]
+    return _convolution(Chain.from_value(graph, Value(number)), number, None)
+
+
+def convolution_and_maxima(graph: Graph, number: int) -> Operation | None:
+    """A convolution, as above, whose result only a max-pooling reads: it is taken while rows are in the cache."""
+    source, maxima = graph.steps[number - 1].arguments[0], _max_pool(graph, number)
+    if maxima is None or not graph.is_map(source) or not graph.only_use(source):
+        return None
+    return _convolution(Chain.from_value(graph, source), number, maxima)
+
+
+def _convolution(chain: Chain, number: int, maxima: Pool2d | None) -> Operation | None:
+    graph, channels = chain.graph, chain.graph.shape(chain.at.number)[1]  # type: ignore[union-attr]
     activation, affine = chain.activation(channels), chain.affine(channels)
-    step = chain.step("conv2d")
-    weight = None if step is None else _floats(graph, step.arguments[1])
-    if step is None or weight is None or pair(_at(step, 6), 1)[0] != 1 or isinstance(_at(step, 4), str):
+    step = chain.step("conv2d", "byte_conv2d")
+    if step is None:
+        return None
+    layer_of = _float_layer if step.operation == "conv2d" else _byte_layer
+    layer = layer_of(chain, step, affine, activation, maxima)
+    if layer is None or not isinstance(chain.at, Value) or not graph.is_map(chain.at):
+        return None
+    source = BYTES if graph.bytes and chain.at == Value(0) else chain.at.number
+    meta = graph.metas[source]
+    if layer.band(meta.shape, copied=source == BYTES) is None:
+        return None
+
+    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
+        job = layer.job(tensors[source], tensors.get(number), work=tensors.get("work"))
+        return [Job("real_convolve", job, (layer,))]
+
+    scratch = {} if maxima is None else {"work": layer.work_shape(meta.shape, copied=source == BYTES)}
+    return Operation(number, (source,), build, scratch, emits=True, any_layout=layer.reads(meta))
+
+
+def _float_layer(
+    chain: Chain,
+    step: Step,
+    affine: tuple[Tensor, Tensor] | None,
+    activation: Activation,
+    maxima: Pool2d | None,
+) -> RealConv2d | None:
+    graph, channels = chain.graph, activation.channels
+    weight = _floats(graph, step.arguments[1])
+    if weight is None or pair(_at(step, 6), 1)[0] != 1 or isinstance(_at(step, 4), str):
         return None
     bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), channels)
     if _at(step, 2) is not None and bias is None:
         return None
-    folded = _folded(weight.double(), bias, affine)
-    return _convolution_of(chain, step, number, *folded, activation)
+    weight, bias = _folded(weight.double(), bias, affine)
+    stride, padding, dilation = (pair(_at(step, place), default) for place, default in ((3, 1), (4, 0), (5, 1)))
+    chain.at = step.arguments[0]
+    plain = tuple(weight.shape[2:]) + stride + padding == (1, 1, 1, 1, 0, 0)
+    pool = 2 if plain and chain.halving() else 1
+    normalisation, around = chain.normalisation(weight.shape[1]) if pool == 1 else None, None
+    unit = 255.0 if graph.bytes and chain.at == Value(0) else 1.0
+    if normalisation is not None:
+        mean, std = normalisation
+        weight = weight / std.view(-1, 1, 1)
+        bias, around = bias - (weight * mean.view(-1, 1, 1)).sum((1, 2, 3)), mean * unit
+    fixed = {"stride": stride, "padding": padding, "dilation": dilation, "around": around, "pool": pool}
+    return RealConv2d(weight / unit, bias, **fixed, activation=activation, maxima=maxima)  # type: ignore[arg-type]
+
+
+def _byte_layer(
+    chain: Chain,
+    step: Step,
+    affine: tuple[Tensor, Tensor] | None,
+    activation: Activation,
+    maxima: Pool2d | None,
+) -> RealConv2d | None:
+    if not all(isinstance(item, Stored) for item in step.arguments[1:4]):
+        return None
+    weight, scale, around = (chain.graph.network.stored(item) for item in step.arguments[1:4])  # type: ignore[arg-type]
+    bias = None if _at(step, 4) is None else constant(chain.graph, _at(step, 4), len(weight))
+    if weight[0].numel() >= MOST_FACTORS or (bias is None) != (_at(step, 4) is None):
+        return None
+    if affine is not None:
+        scale, bias = scale * affine[0], (0 if bias is None else bias * affine[0]) + affine[1]
+    stride, padding, dilation = (pair(_at(step, place), default) for place, default in ((5, 1), (6, 0), (7, 1)))
+    chain.at = step.arguments[0]
+    moves = {"stride": stride, "padding": padding, "dilation": dilation}
+    return ByteConv2d(weight, scale, around, bias, **moves, activation=activation, maxima=maxima)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, affine: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -41,44 +112,6 @@ def _folded(weight: Tensor, bias: Tensor | None, affine: tuple[Tensor, Tensor] |
         return weight, bias
     scale, shift = affine
     return weight * scale.view(-1, 1, 1, 1), bias * scale + shift
-
-
-def _convolution_of(
-    chain: Chain, step: Step, number: int, weight: Tensor, bias: Tensor, activation: Activation
-) -> Operation | None:
-    graph, around = chain.graph, None
-    stride, padding, dilation = (pair(_at(step, place), default) for place, default in ((3, 1), (4, 0), (5, 1)))
-    chain.at = step.arguments[0]
-    plain = tuple(weight.shape[2:]) + stride + padding == (1, 1, 1, 1, 0, 0)
-    pool = 2 if plain and chain.halving() else 1
-    normalisation = chain.normalisation(weight.shape[1]) if pool == 1 else None
-    unit = 255.0 if graph.bytes and chain.at == Value(0) else 1.0
-    if normalisation is not None:
-        mean, std = normalisation
-        weight = weight / std.view(-1, 1, 1)
-        bias, around = bias - (weight * mean.view(-1, 1, 1)).sum((1, 2, 3)), mean * unit
-    if not isinstance(chain.at, Value) or not graph.is_map(chain.at):
-        return None
-    layer = RealConv2d(
-        weight / unit,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        around=around,
-        pool=pool,
-        activation=activation,
-    )
-    meta = graph.metas[chain.at.number]
-    if layer.band(meta.shape, copied=unit > 1) is None:
-        return None
-    source: Resource = BYTES if unit > 1 else chain.at.number
-
-    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        job = layer.job(tensors[source], tensors.get(number))
-        return [Job("real_convolve", job, (layer,))]
-
-    return Operation(number, (source,), build, emits=True, any_layout=layer.reads(meta))
 
 
 def linear(graph: Graph, number: int) -> Operation | None:
@@ -113,26 +146,37 @@ def linear(graph: Graph, number: int) -> Operation | None:
 def pooling(graph: Graph, number: int) -> Operation | None:
     """Maxima or averages of windows, with the PReLU before them."""
     step = graph.steps[number - 1]
-    average = step.operation == "avg_pool2d"
-    kernel, stride, padding, ceil_mode, _, divisor = pooling_arguments(step)
-    if average:
-        plain = padding == (0, 0) and divisor is None
-    else:
-        plain, ceil_mode = pair(_at(step, 4), 1) == (1, 1), bool(_at(step, 5))
-    if not plain or not graph.is_map(Value(number)):
+    if not graph.is_map(Value(number)):
         return None
     chain = Chain.from_value(graph, step.arguments[0])
-    channels = graph.shape(number)[1]
-    before = chain.slope(channels)
+    before = chain.slope(graph.shape(number)[1])
     if not isinstance(chain.at, Value) or not graph.is_map(chain.at):
         return None
-    layer = Pool2d(channels, kernel, stride, padding=padding, average=average, ceil_mode=ceil_mode, before=before)
-    source = chain.at.number
+    pool_of = _average_pool if step.operation == "avg_pool2d" else _max_pool
+    layer, source = pool_of(graph, number, before), chain.at.number
+    if layer is None:
+        return None
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         return [Job("pool", layer.job(tensors[source], tensors.get(number)), (layer,))]
 
     return Operation(number, (source,), build, emits=True)
+
+
+def _max_pool(graph: Graph, number: int, before: Tensor | None = None) -> Pool2d | None:
+    step = graph.steps[number - 1]
+    kernel, stride, padding, *_ = pooling_arguments(step)
+    if pair(_at(step, 4), 1) != (1, 1) or not graph.is_map(Value(number)):
+        return None
+    fixed = {"padding": padding, "ceil_mode": bool(_at(step, 5)), "before": before}
+    return Pool2d(graph.shape(number)[1], kernel, stride, average=False, **fixed)  # type: ignore[arg-type]
+
+
+def _average_pool(graph: Graph, number: int, before: Tensor | None) -> Pool2d | None:
+    kernel, stride, padding, ceil_mode, _, divisor = pooling_arguments(graph.steps[number - 1])
+    if padding != (0, 0) or divisor is not None:
+        return None
+    return Pool2d(graph.shape(number)[1], kernel, stride, average=True, ceil_mode=ceil_mode, before=before)
 
 
 def gate(graph: Graph, number: int) -> Operation | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.byte_stem import round_stem
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.kernels import current_kernel
@@ -19,8 +20,9 @@ from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.rounding import round_rest
 from bnn_lightning.deploy.unpacked import for_torch, plain
 
-# Precision of real-valued weights in a file.
+# Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
+Stem = Literal["fp32", "u8"]
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
@@ -193,7 +195,9 @@ class FileSizes:
     rest: int
 
 
-def save(packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Rest = "fp32") -> FileSizes:
+def save(
+    packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Rest = "fp32", stem: Stem = "fp32"
+) -> FileSizes:
     """Write a packed network to one file.
 
     Args:
@@ -202,13 +206,15 @@ def save(packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Res
         info: What the network is.
         rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
             (`round_rest`), a quarter of the size.
+        stem: What the convolution that reads the images computes with: "fp32", or "u8", bytes for pixels and int8 for
+            weights (`round_stem`).
 
     Returns:
         The sizes of the parts.
 
     Raises:
-        LoweringError: The network does what a file cannot say.
-        ValueError: `info` holds other values than plain ones; an unknown `rest`.
+        LoweringError: The network does what a file cannot say, or has no stem that takes bytes.
+        ValueError: `info` holds other values than plain ones; an unknown `rest` or `stem`.
 
     Example:
         >>> import tempfile
@@ -221,11 +227,13 @@ def save(packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Res
         >>> sizes.binary, network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
         (33408, torch.Size([1, 10]))
     """
-    if rest not in get_args(Rest):
-        raise ValueError(f"`rest` must be one of {list(get_args(Rest))}, got {rest!r}.")
+    for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
     lowered = lower(packed, torch.rand(2, info.in_channels, info.image_size, info.image_size))
+    lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
-    header = {"program": lowered.program.plain(), "info": info.plain()}
+    header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
     num_header = write_container(path, header, lowered.tensors)
     container = read_container(path)
     sizes = {"bits": 0, "rest": 0}

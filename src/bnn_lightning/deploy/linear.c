@@ -1,0 +1,48 @@
+// Linear layers, row by row: y[c] = bias[c] + scale[c] * sum_k weight[k, c] * x[k], with weights in float32 or int8. See real.h.
+#include "real.h"
+
+struct bnn_linear {
+  int64_t rows, factors, x_row;  // elements from one row of x to the next
+  const float *x, *weight, *scale, *bias;  // scale: null unless the weights are int8
+  const int8_t *bytes;
+  struct after after;  // of pixels in a row
+};
+enum { LANES = 4 };  // blocks at a time
+
+#define ROW(name, type, load)                                                                                          \
+  INNERMOST void name(const float *x, const type *w, int64_t stride, int64_t n, F *acc) {       \
+    F sums[LANES] = {0};                                                                                               \
+    for (int64_t k = 0; k < n; k++, w += BLOCK) UNROLL for (int b = 0; b < LANES; b++) sums[b] += load(w + b * stride) * x[k]; \
+    UNROLL for (int b = 0; b < LANES; b++) acc[b] = sums[b];                                                           \
+  }
+#define FLOATS(p) LOAD(F, p)
+#define BYTES(p) __builtin_convertvector(LOAD(C, p), F)
+ROW(row_of_floats, float, FLOATS)
+ROW(row_of_bytes, int8_t, BYTES)
+
+// Strides of blocks: fewer than LANES of them are summed several times, which nobody sees.
+static void linear_rows(int64_t from, int64_t to, void *context) {
+  const struct bnn_linear *c = context;
+  const int64_t blocks = blocks_of(c->after.channels);
+  for (int64_t i = from; i < to; i++)
+    for (int64_t row = 0; row < c->rows; row++) {
+      const int64_t block = i * LANES, some = least(LANES, blocks - block), stride = some < LANES ? 0 : c->factors * BLOCK;
+      for (int64_t b = 0; b < some; b += stride ? LANES : 1) {
+        F acc[LANES];
+        const int64_t at = (block + b) * c->factors * BLOCK;
+        if (c->bytes) row_of_bytes(c->x + row * c->x_row, c->bytes + at, stride, c->factors, acc);
+        else row_of_floats(c->x + row * c->x_row, c->weight + at, stride, c->factors, acc);
+        for (int64_t k = 0; k < (stride ? LANES : 1); k++) {
+          const int64_t first = (block + b + k) * BLOCK;
+          const F scaled = c->scale ? acc[k] * LOAD(F, c->scale + first) : acc[k];
+          const struct place place = {0, 0, row};
+          finish(&c->after, scaled + LOAD(F, c->bias + first), row, &place, first);
+        }
+      }
+    }
+}
+
+void bnn_linear(const struct bnn_linear *c, struct worker *worker) {
+  const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
+  spread_out(worker, chunks, 1 + (1 << 16) / (c->rows * c->factors * BLOCK * LANES), linear_rows, c);
+}

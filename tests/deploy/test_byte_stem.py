@@ -1,0 +1,175 @@
+"""Stems on bytes: sums are the same whole numbers everywhere, surroundings are exact, and files say what they hold."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnn_lightning.deploy import PackedInfo, byte_conv, kernels, load, pack, runtime, save, to_c99
+from bnn_lightning.deploy.byte_conv import ByteConv2d, byte_conv2d, pixels_in_bytes
+from bnn_lightning.deploy.container import read_container
+from bnn_lightning.deploy.lower import LoweringError
+from bnn_lightning.deploy.maps import Activation
+from bnn_lightning.deploy.pooling import Pool2d
+from bnn_lightning.layers import BinaryConv2d
+from bnn_lightning.models import create_backbone
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_networks import small_options
+
+CASES = 40
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture(params=[*kernels.supported_kernels(), "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    loaded = None if request.param == "torch" else kernels.Kernel(request.param)
+    for module in (byte_conv, runtime):
+        monkeypatch.setattr(module, "current_kernel", lambda: loaded)
+    return str(request.param)
+
+
+def drawn(number: int) -> tuple[random.Random, torch.Tensor, torch.Tensor, dict[str, tuple[int, int]]]:
+    r = random.Random(number)
+    torch.manual_seed(number)
+    channels, outputs = r.choice([1, 3, 3, 4, 5]), r.choice([1, 16, 17, 32, 64, 70, 128])
+    moves = {"stride": (1, 3), "padding": (0, 3), "dilation": (1, 2)}
+    drawn = {name: (r.randint(*span), r.randint(*span)) for name, span in moves.items()}
+    kernel_size = (r.randint(1, 7), r.randint(1, 7))
+    reach = [drawn["dilation"][i] * (kernel_size[i] - 1) - 2 * drawn["padding"][i] for i in (0, 1)]
+    size = [max(1, reach[i] + r.randint(1, 30)) for i in (0, 1)]
+    x = torch.randint(0, 256, (r.randint(1, 3), channels, *size)).to(torch.uint8)
+    weight = torch.randint(-128, 128, (outputs, channels, *kernel_size)).to(torch.int8)
+    if r.random() < 0.2:  # the largest sums that there are
+        x, weight = torch.full_like(x, 255), torch.full_like(weight, r.choice([-128, 127]))
+    kind = r.choice(["planes", "last", "cut"])
+    if kind == "last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    return r, F.pad(x, (1, 2, 2, 1))[:, :, 2:-1, 1:-2] if kind == "cut" else x, weight, drawn
+
+
+def test_sums_are_whole_numbers(kernel: str) -> None:
+    for number in range(CASES):
+        _, x, weight, moves = drawn(number)
+        layer = ByteConv2d(weight, torch.ones(len(weight)), torch.zeros(x.shape[1]), None, **moves)
+        wanted = F.conv2d(x.double(), weight.double(), None, *moves.values()).float()
+        assert torch.equal(layer(x), wanted), number
+        assert torch.equal(layer(x / 255), wanted), number
+        assert layer(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_follows_the_sums(kernel: str) -> None:
+    for number in range(CASES):
+        r, x, weight, moves = drawn(number)
+        outputs, channels = weight.shape[:2]
+        scale, around = torch.rand(outputs) / weight[0].numel() / 1e4, 255 * torch.rand(channels)
+        bias = torch.randn(outputs) if r.random() < 0.5 else None
+        activation = Activation(outputs, slope=torch.rand(outputs), low=-1.5, high=1.0)
+        size = ByteConv2d(weight, scale, around, bias, **moves).out_shape(x.shape)[2:]
+        maxima = None
+        if r.random() < 0.5 and min(size) > 2:
+            steps = {"kernel_size": (r.randint(1, 3), r.randint(1, 3)), "stride": (r.randint(1, 3), r.randint(1, 3))}
+            pad = tuple(r.randint(0, side // 2) for side in steps["kernel_size"])
+            maxima = Pool2d(outputs, **steps, padding=pad, average=False, ceil_mode=r.random() < 0.5)
+        layer = ByteConv2d(weight, scale, around, bias, **moves, activation=activation, maxima=maxima)
+        # Padding is zero where pixels are compared with what surrounds them.
+        t = F.conv2d(x.double() - around.double().view(-1, 1, 1), weight.double(), None, *moves.values())
+        t = t * scale.double().view(-1, 1, 1) + (0 if bias is None else bias.double().view(-1, 1, 1))
+        t = torch.where(t > 0, t, t * activation.slope[:outputs].view(-1, 1, 1)).clamp(-1.5, 1.0).float()
+        if maxima is not None:
+            t = F.max_pool2d(t, maxima.kernel_size, maxima.stride, maxima.padding, ceil_mode=maxima.ceil_mode)
+        torch.testing.assert_close(layer(x), t, rtol=1e-5, atol=2e-5, msg=lambda text, at=number: f"{at}: {text}")
+
+
+def test_floats_are_taken_in_255ths(kernel: str) -> None:
+    layer = ByteConv2d(torch.ones(1, 1, 1, 1, dtype=torch.int8), torch.ones(1), torch.zeros(1), None)
+    values = torch.tensor([0.0, 1.0, -3.0, 7.0, float("nan"), float("inf"), 0.4 / 255, 0.6 / 255, 254.4 / 255])
+    ties = (torch.arange(255) + 0.5) / 255
+    found = layer(torch.cat([values, ties]).view(1, 1, 1, -1)).flatten()
+    assert found[:9].tolist() == [0, 255, 0, 255, 0, 255, 0, 1, 254]
+    assert torch.equal(found[9:], (ties * 255).round())
+    every = torch.arange(256) / 255
+    assert torch.equal(layer(every.view(1, 1, 1, -1)).flatten(), torch.arange(256.0))
+    assert torch.equal(pixels_in_bytes(every), torch.arange(256.0))
+
+
+def test_weights_that_are_not_whole_are_refused() -> None:
+    fits = torch.zeros(2), torch.zeros(3)
+    with pytest.raises(ValueError, match=r"must be int8 in four dimensions, got torch\.float32, 4"):
+        byte_conv2d(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 1, 1), *fits)
+    with pytest.raises(ValueError, match="do not fit 2 x 4 channels"):
+        byte_conv2d(torch.zeros(1, 4, 4, 4), torch.zeros(2, 4, 1, 1, dtype=torch.int8), *fits)
+
+
+@pytest.mark.parametrize("name", ["birealnet18", "resnet20"])
+def test_files(name: str, kernel: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size, options = (32, {}) if name == "resnet20" else (40, small_options(name, width=16, stem="imagenet"))
+    network = create_backbone(name, num_classes=7, image_size=size, mean=MEAN, std=STD, **options).eval()
+    packed, info = pack(network), PackedInfo("net", 3, size)
+    whole = save(packed, tmp_path / "whole.bnn", info)
+    sizes = save(packed, tmp_path / "net.bnn", info, stem="u8")
+    weights = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).weight
+    assert 3 * weights.numel() - 1024 < whole.rest - sizes.rest <= 3 * weights.numel()
+    container = read_container(tmp_path / "net.bnn")
+    assert (container.header["stem"], container.header["rest"]) == ("u8", "fp32")
+    assert container.header["program"][0][0] == "byte_conv2d"
+    loaded = load(tmp_path / "net.bnn")
+    pixels = torch.randint(0, 256, (2, 3, size, size)).to(torch.uint8)
+    with torch.no_grad():
+        wanted = loaded.run_steps(pixels / 255)
+        torch.testing.assert_close(loaded(pixels), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loaded(pixels / 255), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stem_is_the_float_one_with_rounded_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_backbone("resnet20", num_classes=7, image_size=32, mean=MEAN, std=STD).eval()
+    save(pack(network), tmp_path / "net.bnn", PackedInfo("net", 3, 32), stem="u8")
+    loaded, pixels = load(tmp_path / "net.bnn"), torch.randint(0, 256, (2, 3, 32, 32)).to(torch.uint8)
+    stem = next(m for m in network.modules() if isinstance(m, nn.Conv2d) and not isinstance(m, BinaryConv2d))
+    mean, std = (torch.tensor(values).view(-1, 1, 1).double() for values in (MEAN, STD))
+    folded = stem.weight.detach().double() / std
+    step = folded.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127
+    rounded = (folded / step).round() * step
+    wanted = F.conv2d(pixels / 255 - mean, rounded, None, stem.stride, stem.padding)
+    found = loaded.run_step(1, {0: pixels / 255})
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-5)
+    exact = F.conv2d((pixels / 255 - mean) / std, stem.weight.detach().double(), None, stem.stride, stem.padding)
+    assert 0 < (found - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+def test_both_roundings_in_one_file(tmp_path: Path) -> None:
+    packed = pack(create_backbone("resnet20", num_classes=7, image_size=32, mean=MEAN, std=STD).eval())
+    for stem, rest in (("u8", "fp32"), ("u8", "int8")):
+        save(packed, tmp_path / f"{rest}.bnn", PackedInfo("net", 3, 32), stem=stem, rest=rest)
+    operations = [step.operation for step in load(tmp_path / "int8.bnn").steps]
+    assert operations[:2] == ["dequantize", "byte_conv2d"]
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        one, two = (load(tmp_path / f"{rest}.bnn")(images) for rest in ("fp32", "int8"))
+    assert 0 < (one - two).abs().max() < 0.05 * one.abs().max()
+
+
+def test_what_has_no_such_stem_is_refused(tmp_path: Path) -> None:
+    packed, info = pack(create_backbone("mlp", num_classes=7, image_size=8).eval()), PackedInfo("net", 3, 8)
+    with pytest.raises(LoweringError, match=r"into one convolution of real weights; here `reshape` reads them"):
+        save(packed, tmp_path / "net.bnn", info, stem="u8")
+    with pytest.raises(ValueError, match=r"`stem` must be one of \['fp32', 'u8'\], got 'int8'"):
+        save(packed, tmp_path / "net.bnn", info, stem="int8")  # type: ignore[arg-type]
+    assert not (tmp_path / "net.bnn").exists()
+
+
+def test_c_refuses_it(tmp_path: Path) -> None:
+    save(
+        pack(create_backbone("resnet20", num_classes=7, image_size=32).eval()),
+        tmp_path / "net.bnn",
+        PackedInfo("net", 3, 32),
+        stem="u8",
+    )
+    with pytest.raises(ValueError, match="take a file with stem=fp32"):
+        to_c99(tmp_path / "net.bnn")
