@@ -13,6 +13,7 @@ from bnn_lightning.deploy.kernels import Convolution
 from bnn_lightning.deploy.maps import pointer
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
+from bnn_lightning.deploy.pad_forms import padding
 from bnn_lightning.deploy.program import Argument, Value
 from bnn_lightning.deploy.real_forms import convolution_and_maxima, gate, linear, pooling, real_convolution
 from bnn_lightning.deploy.sum_forms import mean
@@ -152,6 +153,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "max_pool2d": (convolution_and_maxima, pooling),
     "avg_pool2d": (pooling,),
     "mean.dim": (mean,),
+    "pad": (padding,),
     "linear": (linear,),
     "sigmoid": (gate,),
     "cat": (concatenation,),

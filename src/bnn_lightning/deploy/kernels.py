@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 7  # of the structures below and elsewhere; `bnn_version` of team.c
+VERSION = 8  # of the structures below and elsewhere; `bnn_version` of team.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": (

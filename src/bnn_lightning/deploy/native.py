@@ -86,6 +86,12 @@ class Averaging(ctypes.Structure):
     ]
 
 
+class Padding(ctypes.Structure):
+    """`struct bnn_pad` of pool.c."""
+
+    _fields_ = [*_fields(ctypes.c_int64, "pixels channels first inner"), *_fields(ctypes.c_void_p, "out")]
+
+
 class Gating(ctypes.Structure):
     """`struct bnn_gate` of gate.c."""
 

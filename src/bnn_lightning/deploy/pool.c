@@ -105,3 +105,22 @@ static void average_images(int64_t from, int64_t to, void *context) {
 }
 
 void bnn_average(const struct bnn_average *c, struct worker *worker) { spread_out(worker, c->images, 8, average_images, c); }
+
+// Zeros in the channels around `inner` ones, which begin with the channel `first` and are written by others.
+struct bnn_pad {
+  int64_t pixels, channels, first, inner;
+  float *out;
+};
+
+static void pad_pixels(int64_t from, int64_t to, void *context) {
+  const struct bnn_pad *c = context;
+  for (int64_t p = from; p < to; p++) {
+    float *out = c->out + p * c->channels;
+    for (int64_t k = 0; k < c->first; k += BLOCK) store_some(out + k, 0, c->first - k);
+    for (int64_t k = c->first + c->inner; k < c->channels; k += BLOCK) store_some(out + k, 0, c->channels - k);
+  }
+}
+
+void bnn_pad(const struct bnn_pad *c, struct worker *worker) {
+  spread_out(worker, c->pixels, 1 + (1 << 15) / c->channels, pad_pixels, c);
+}

@@ -130,17 +130,29 @@ def linear(graph: Graph, number: int) -> Operation | None:
         scale, shift = affine
         bias = weight.double() @ shift + (0 if bias is None else bias)
         weight = weight.double() * scale
+    flat = _flattening(chain)
     if not isinstance(chain.at, Value):
         return None
     source, meta = chain.at.number, graph.metas[chain.at.number]
-    if meta.dim() != 2 or meta.dtype != torch.float32:
+    if meta.dtype != torch.float32 or not (flat or meta.dim() == 2):
         return None
     layer = RowLinear(weight.float() if whole is None else whole, bias, scale=outputs)
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        return [Job("linear", layer.job(tensors[source], tensors[number]), (layer,))]
+        return [Job("linear", layer.job(tensors[source].flatten(1), tensors[number]), (layer,))]
 
     return Operation(number, (source,), build)
+
+
+def _flattening(chain: Chain) -> bool:
+    """Step over a view of (N, C, 1, 1) as (N, C); whether there is one."""
+    graph, step = chain.graph, chain.step("reshape")
+    if step is not None and isinstance(chain.at, Value) and _is_average(graph, step.arguments[0]):
+        shape = graph.shape(step.arguments[0].number)  # type: ignore[union-attr]
+        if graph.shape(chain.at.number) == shape[:2]:
+            chain.at = step.arguments[0]
+            return True
+    return False
 
 
 def pooling(graph: Graph, number: int) -> Operation | None:
