@@ -46,7 +46,8 @@ def combination(graph: Graph, number: int) -> Operation | None:
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
         return [_job(layer, found, tensors, tensors.get(number))]
 
-    return Operation(number, _unique(found.reads), build, emits=True, sums=True, halves=True)
+    over = tuple(item for item in found.reads if graph.shape(item) == graph.shape(number))
+    return Operation(number, _unique(found.reads), build, emits=True, sums=True, halves=True, over=over)
 
 
 def concatenation(graph: Graph, number: int) -> Operation | None:

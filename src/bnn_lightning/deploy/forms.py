@@ -61,7 +61,8 @@ def convolution(graph: Graph, number: int) -> Operation | None:
 
     whole = layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0
     reads = (signs,) if residual is None else (signs, residual)
-    return Operation(number, reads, build, emits=whole, sums=whole, blocks=layer.groups)
+    over = () if residual is None or residual_channels else (residual,)
+    return Operation(number, reads, build, emits=whole, sums=whole, blocks=layer.groups, over=over)
 
 
 def _repeated(graph: Graph, added: Argument) -> tuple[int | None, int]:

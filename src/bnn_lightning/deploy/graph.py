@@ -100,6 +100,8 @@ class Operation:
         halves: Whether the last job has a field for averages over 2x2 of what it writes.
         blocks: Groups of channels that the thresholds of these signs are laid out in, see `functional.pack.spread`.
         any_layout: Whether it reads maps however they lie in memory.
+        over: Maps in whose place the result may be written, where nothing else reads them any more: an element is read
+            before its place is written, and never after.
     """
 
     result: "int | Signs | Sums"
@@ -111,6 +113,7 @@ class Operation:
     halves: bool = False
     blocks: int = 1
     any_layout: bool = False
+    over: tuple[int, ...] = ()
 
 
 class Graph:

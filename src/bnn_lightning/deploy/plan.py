@@ -178,10 +178,15 @@ def _place_floats(plan: Plan) -> None:
         for sums in {action.sums, operation.result}:
             if isinstance(sums, Sums):
                 buffers[sums] = Buffer(_bytes(sums.shape), at, last_sums[sums])
-        floats = {action.number} if operation.result == action.number != graph.last and action.floats else set()
-        for number in floats | ({action.half.number} if action.half is not None else set()):
+        if action.half is not None:
+            number = action.half.number
             buffers[number] = Buffer(_bytes(graph.shape(number)), at, until.get(number, at))
-    plan.arena = lay_out(list(buffers.values()))
+        if operation.result == action.number != graph.last and action.floats:
+            number = action.number
+            free = (buffers[v] for v in operation.over if v in buffers and roots[v] == v and until[v] == at)
+            buffers[number] = next(free, Buffer(_bytes(graph.shape(number)), at, at))
+            buffers[number].end = until.get(number, at)
+    plan.arena = lay_out(list({id(buffer): buffer for buffer in buffers.values()}.values()))
     plan.places = {name: buffer.offset for name, buffer in buffers.items()}
 
 
