@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnn_lightning.deploy import kernels
-from bnn_lightning.deploy.gates import Combine
+from bnn_lightning.deploy.gates import Combine, Gate
 from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.maps import channels_last, new_map, pointer, sums_shape
+from bnn_lightning.deploy.maps import channels_last, new_map, pointer, sums_shape, unblocked
 from bnn_lightning.deploy.plan import Plan, make_plan
 from bnn_lightning.functional.pack import spread
 from bnn_lightning.layers import SqueezeExcite
@@ -116,3 +116,24 @@ def test_any_number_of_threads_gives_the_same(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@needs_kernel
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_gate_is_the_same_for_any_number_of_threads(images: int) -> None:
+    torch.manual_seed(0)
+    gate = Gate(torch.randn(96, 700) / 30, torch.randn(96), torch.randn(700, 96), torch.randn(700), mix=torch.rand(700))
+    own, other = torch.randn(2, images, 700)
+    hidden = F.linear(
+        torch.lerp(own, other, gate.mix[:700]), unblocked(gate.squeeze, 96), gate.squeeze_bias[:96]
+    ).relu()
+    close(gate(own, other), F.linear(hidden, unblocked(gate.excite, 700), gate.excite_bias[:700]).sigmoid(), images)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(gate(own, other))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

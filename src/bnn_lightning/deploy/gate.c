@@ -41,34 +41,51 @@ INNERMOST F row_of(const float *x, const float *w, const int8_t *bytes, const fl
   return (scale ? sum * LOAD(F, scale) : sum) + LOAD(F, bias);
 }
 
-static void gate_image(const struct bnn_gate *c, int64_t image) {
-  const int64_t blocks = blocks_of(c->channels), inner = blocks_of(c->hidden), outer = blocks_of(c->out_channels);
-  float *mean = c->work + image * (blocks + inner) * BLOCK, *hidden = mean + blocks * BLOCK;
-  for (int64_t b = 0; b < blocks; b++) {
-    const int64_t at = image * c->channels + b * BLOCK, left = c->channels - b * BLOCK;
-    F m = load_some(c->own + at, left);
-    if (c->other) m += LOAD(F, c->mix + b * BLOCK) * (load_some(c->other + at, left) - m);
-    *(F *)(mean + b * BLOCK) = m;
-  }
-  for (int64_t b = 0; b < inner; b++) {
-    const int64_t at = b * c->channels * BLOCK;
+static float *work_of(const struct bnn_gate *c, int64_t image) {
+  return c->work + image * (blocks_of(c->channels) + blocks_of(c->hidden)) * BLOCK;
+}
+
+static void blend(int64_t from, int64_t to, void *context) {
+  const struct bnn_gate *c = context;
+  for (int64_t image = from; image < to; image++)
+    for (int64_t first = 0; first < c->channels; first += BLOCK) {
+      const int64_t at = image * c->channels + first, left = c->channels - first;
+      F m = load_some(c->own + at, left);
+      if (c->other) m += LOAD(F, c->mix + first) * (load_some(c->other + at, left) - m);
+      *(F *)(work_of(c, image) + first) = m;
+    }
+}
+
+static void squeeze(int64_t from, int64_t to, void *context) {
+  const struct bnn_gate *c = context;
+  const int64_t blocks = blocks_of(c->hidden);
+  for (int64_t i = from; i < to; i++) {
+    const int64_t first = i % blocks * BLOCK, at = first * c->channels;
+    float *mean = work_of(c, i / blocks);
     const F t = row_of(mean, c->squeeze + at, c->squeeze_bytes ? c->squeeze_bytes + at : 0,
-                       c->squeeze_scale ? c->squeeze_scale + b * BLOCK : 0, c->squeeze_bias + b * BLOCK, c->channels);
-    *(F *)(hidden + b * BLOCK) = t > 0 ? t : (F)0;
+                       c->squeeze_scale ? c->squeeze_scale + first : 0, c->squeeze_bias + first, c->channels);
+    *(F *)(mean + blocks_of(c->channels) * BLOCK + first) = t > 0 ? t : (F)0;
   }
-  for (int64_t b = 0; b < outer; b++) {
-    const int64_t at = b * c->hidden * BLOCK;
+}
+
+static void excite(int64_t from, int64_t to, void *context) {
+  const struct bnn_gate *c = context;
+  const int64_t blocks = blocks_of(c->out_channels);
+  for (int64_t i = from; i < to; i++) {
+    const int64_t image = i / blocks, first = i % blocks * BLOCK, at = first * c->hidden;
+    const float *hidden = work_of(c, image) + blocks_of(c->channels) * BLOCK;
     const F t = row_of(hidden, c->excite + at, c->excite_bytes ? c->excite_bytes + at : 0,
-                       c->excite_scale ? c->excite_scale + b * BLOCK : 0, c->excite_bias + b * BLOCK, c->hidden);
-    store_some(c->gate + image * c->out_channels + b * BLOCK, 1 / (1 + exponential(-t)), c->out_channels - b * BLOCK);
+                       c->excite_scale ? c->excite_scale + first : 0, c->excite_bias + first, c->hidden);
+    store_some(c->gate + image * c->out_channels + first, 1 / (1 + exponential(-t)), c->out_channels - first);
   }
 }
 
-static void gate_images(int64_t from, int64_t to, void *context) {
-  for (int64_t image = from; image < to; image++) gate_image(context, image);
+void bnn_gate(const struct bnn_gate *c, struct worker *worker) {
+  const int64_t grain = 1 << 14;  // weights that are worth a share
+  spread_out(worker, c->images, 1 + grain / c->channels, blend, c);
+  spread_out(worker, c->images * blocks_of(c->hidden), 1 + grain / (c->channels * BLOCK), squeeze, c);
+  spread_out(worker, c->images * blocks_of(c->out_channels), 1 + grain / (c->hidden * BLOCK), excite, c);
 }
-
-void bnn_gate(const struct bnn_gate *c, struct worker *worker) { spread_out(worker, c->images, 1, gate_images, c); }
 
 // t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
 // t += r ; then what follows (`struct after`), sums of the result over parts of an image, and its averages over 2x2.
