@@ -166,6 +166,17 @@ def test_pools(kernel: str) -> None:
         close(layer(x), expected, (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode))
 
 
+def test_windows_of_many_rows(kernel: str) -> None:
+    x = torch.randn(1, 16, 40, 8)
+    assert torch.equal(Pool2d(16, (20, 3), (7, 2), average=False)(x), F.max_pool2d(x, (20, 3), (7, 2)))
+
+
+def test_a_maximum_of_infinities_is_one(kernel: str) -> None:
+    x = torch.full((1, 70, 4, 4), -float("inf"))
+    x[:, :, 1, 1] = float("inf")
+    assert torch.equal(Pool2d(70, (2, 2), (2, 2), average=False)(x), F.max_pool2d(x, 2))
+
+
 def test_a_maximum_of_nan_is_nan(kernel: str) -> None:
     x = torch.randn(1, 16, 3, 3)
     x[0, :, 1, 1] = float("nan")

@@ -43,10 +43,11 @@ static void maxima_rows(int64_t from, int64_t to, void *context) {
   const int64_t pitch = c->width * c->after.channels;
   for (int64_t row = from; row < to; row++) {
     const int64_t top = row % c->after.height * w->stride_y - w->pad_y, end = least(top + w->height, c->height);
-    const float *lines[w->height], *x = c->x + row / c->after.height * c->height * pitch;
-    int64_t n = 0;
-    for (int64_t y = top < 0 ? 0 : top; y < end; y++) lines[n++] = x + y * pitch;
-    maxima_row(w, &c->after, c->before, lines, n, c->width, c->after.channels, row);
+    const float *x = c->x + row / c->after.height * c->height * pitch;
+    struct lines lines;
+    lines.before = c->before, lines.n = 0, lines.width = c->width, lines.channels = c->after.channels;
+    for (int64_t y = top < 0 ? 0 : top; y < end; y++) lines.at[lines.n++] = x + y * pitch;
+    maxima_row(w, &c->after, &lines, row);
   }
 }
 

@@ -10,6 +10,8 @@ from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new
 from bnn_lightning.deploy.native import Averaging, Pooling, Summing, Windows
 from bnn_lightning.functional.pack import spread
 
+MOST_LINES = 16  # of real.h
+
 
 class Pool2d(nn.Module):
     """Maxima or averages of windows, after a PReLU if asked for.
@@ -58,6 +60,11 @@ class Pool2d(nn.Module):
             sizes.append(out - 1 if self.ceil_mode and (out - 1) * stride >= size + pad else out)
         return shape[0], shape[1], sizes[0], sizes[1]
 
+    @property
+    def is_native(self) -> bool:
+        """Whether kernels take the windows: those of maxima reach over a limited number of rows."""
+        return self.average or self.kernel_size[0] <= MOST_LINES
+
     def windows(self) -> Windows:
         """Return the windows as kernels take them."""
         return Windows(*self.kernel_size, *self.stride, *self.padding)
@@ -78,7 +85,7 @@ class Pool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to (N, channels, H', W')."""
-        kernel = kernel_for(x)
+        kernel = kernel_for(x) if self.is_native else None
         if kernel is None:
             x = prelu(x, self.before)
             if self.average:

@@ -12,7 +12,7 @@
 // in the cache: only they are written then.
 #include "real.h"
 
-enum { MOST = 12, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
+enum { MOST = 14, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
 
 struct bnn_real_convolve {
   int64_t images, channels, height, width;  // of x
@@ -37,6 +37,12 @@ struct bnn_real_convolve {
   struct after inner, after;
 };
 
+// Compilers load the pixels of a tile ahead of the products, and have no registers left for the sums, unless told.
+#if __AVX512F__
+#define IN_TURN(v) __asm__ volatile("" : "+v"(v))
+#else
+#define IN_TURN(v) (void)(v)
+#endif
 #define SUMS(PIXELS, NB)                                                                                               \
   INNERMOST void sums_##PIXELS##_##NB(const void *const *x, const int32_t *offsets, const void *weight,                \
                                       const float *bias, int64_t n, F *acc) {                                          \
@@ -47,8 +53,11 @@ struct bnn_real_convolve {
       const ptrdiff_t offset = offsets[k];                                                                             \
       F weights[NB];                                                                                                   \
       UNROLL for (int b = 0; b < NB; b++) weights[b] = LOAD(F, w + b * n * BLOCK);                                     \
-      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++)                                      \
-          sums[p][b] += weights[b] * ((const float *)x[p])[offset];                                                    \
+      UNROLL for (int p = 0; p < PIXELS; p++) {                                                                        \
+        F pixel = ((const float *)x[p])[offset];                                                                       \
+        IN_TURN(pixel);                                                                                                \
+        UNROLL for (int b = 0; b < NB; b++) sums[p][b] += weights[b] * pixel;                                          \
+      }                                                                                                                \
     }                                                                                                                  \
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] = sums[p][b];          \
   }
@@ -56,12 +65,16 @@ struct bnn_real_convolve {
 // Four products each, unsigned with signed, added to a sum.
 #if __AVX512VNNI__
 typedef I weights_of_word;
-typedef uint32_t pixels_of_word;
+typedef U pixels_of_word;
 INLINE weights_of_word split_weights(const int8_t *w) { return LOAD(I, w); }
-INLINE pixels_of_word split_pixels(uint32_t word) { return word; }
+INLINE pixels_of_word split_pixels(uint32_t word) {
+  U pixels = word;
+  IN_TURN(pixels);
+  return pixels;
+}
 INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
   typedef int VNNI __attribute__((vector_size(64)));
-  return (I)__builtin_ia32_vpdpbusd512((VNNI)sum, (VNNI)(U)x, (VNNI)w);
+  return (I)__builtin_ia32_vpdpbusd512((VNNI)sum, (VNNI)x, (VNNI)w);
 }
 #else
 // In 16 bits nothing is lost: bytes 0 and 2, and 1 and 3.
@@ -106,7 +119,7 @@ INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
 #if __AVX512F__
 TILE(6, 4)
 TILE(12, 2)
-TILE(12, 1)
+TILE(14, 1)
 #elif __AVX2__ || __ARM_NEON
 TILE(6, 1)
 #else
@@ -127,7 +140,7 @@ static struct shape shape_of(const struct bnn_real_convolve *c) {
   const int64_t blocks = blocks_of(c->after.channels);
   if (blocks >= 4) return SHAPE(6, 4);
   if (blocks >= 2) return SHAPE(12, 2);
-  return SHAPE(12, 1);
+  return SHAPE(14, 1);
 #elif __AVX2__ || __ARM_NEON
   return SHAPE(6, 1);
 #else
@@ -141,33 +154,55 @@ struct view {
   int64_t image, y, x_step;
 };
 
-// Compute `n` pixels, of all images from the `first` one on; in what is written they begin at `to`.
-INNERMOST void tile(const struct bnn_real_convolve *c, const struct after *after, const struct shape *s,
-                    const struct view *v, int64_t first, int64_t n, int64_t to) {
-  const int64_t factors = c->factors, blocks = blocks_of(after->channels), size = c->whole ? 4 : sizeof(float);
-  struct place at[MOST], next = place_of(first, after->height, after->width);
+// The pixels of a tile: where they are read and written, and the bias of each, which is null where sums began from it.
+struct pixels {
   const void *x[MOST];
-  for (int64_t p = 0; p < s->pixels; p++) {
-    at[p] = next;
-    x[p] = p < n ? v->x + next.image * v->image + next.y * v->y + next.x * v->x_step : x[n - 1];
-    if (p < n) step(&next, after->height, after->width);
+  const float *bias[MOST];
+  int64_t signs[MOST], n, to;
+};
+
+// What follows the sums of some blocks; `plain` is whole blocks and neither residual, slope nor shift.
+INLINE void follow(const struct bnn_real_convolve *c, const struct after *after, const struct pixels *at, const F *acc,
+                   int64_t block, int64_t blocks, bool plain, bool whole) {
+  for (int64_t b = 0; b < blocks; b++) {
+    const int64_t channel = (block + b) * BLOCK;
+    struct after own = *after;
+    if (plain) own.slope = own.shift = 0, own.channels = channel + BLOCK;
+    const struct terms terms = terms_of(&own, channel);
+    for (int64_t p = 0; p < at->n; p++) {
+      F t = acc[p * blocks + b];
+      if (whole) t += LOAD(F, at->bias[p] + channel);
+      if (!plain && c->residual)
+        t += load_some(c->residual + (at->to + p) * own.channels + channel, own.channels - channel);
+      finish_block(&own, &terms, t, at->to + p, at->signs[p], channel);
+    }
   }
+}
+
+// Compute `n` pixels from `next` on, which is moved behind them; in what is written they begin at `to`.
+INNERMOST void tile(const struct bnn_real_convolve *c, const struct after *given, const struct shape *s,
+                    const struct view *v, struct place *next, int64_t n, int64_t to) {
+  const struct after after = *given;  // what is written cannot change it
+  const int64_t factors = c->factors, blocks = blocks_of(after.channels), size = c->whole ? 4 : sizeof(float);
+  const bool plain = !c->residual && !after.slope && !after.shift && after.channels % BLOCK == 0;
+  struct pixels at;
+  at.n = n, at.to = to;
+  for (int64_t p = 0; p < n; p++) {
+    at.x[p] = v->x + next->image * v->image + next->y * v->y + next->x * v->x_step;
+    if (c->whole) at.bias[p] = c->bias + c->bias_y[next->y] + c->bias_x[next->x];
+    if (after.bits) at.signs[p] = signs_at(&after, next);
+    step(next, after.height, after.width);
+  }
+  for (int64_t p = n; p < s->pixels; p++) at.x[p] = at.x[n - 1];
   // The last blocks may overlap those before them: they are written twice, the same.
   for (int64_t done = 0; done < blocks; done += s->blocks) {
     const int64_t block = least(done, blocks - s->blocks);
-    const float *terms = c->whole ? c->scale : c->bias;
+    const float *start = c->whole ? c->scale : c->bias;
     F acc[MOST * 4];
-    s->sums(x, c->offsets, (const char *)c->weight + block * factors * BLOCK * size, terms + block * BLOCK, factors, acc);
-    for (int64_t p = 0; p < n; p++) {
-      const float *bias = c->whole ? c->bias + c->bias_y[at[p].y] + c->bias_x[at[p].x] : 0;
-      for (int64_t b = 0; b < s->blocks; b++) {
-        const int64_t channel = (block + b) * BLOCK, pixel = to + p;
-        F value = acc[p * s->blocks + b];
-        if (bias) value += LOAD(F, bias + channel);
-        if (c->residual) value += load_some(c->residual + pixel * after->channels + channel, after->channels - channel);
-        finish(after, value, pixel, at + p, channel);
-      }
-    }
+    s->sums(at.x, c->offsets, (const char *)c->weight + block * factors * BLOCK * size, start + block * BLOCK, factors, acc);
+    if (plain && c->whole) follow(c, &after, &at, acc, block, s->blocks, true, true);
+    else if (plain) follow(c, &after, &at, acc, block, s->blocks, true, false);
+    else follow(c, &after, &at, acc, block, s->blocks, false, c->whole);
   }
 }
 
@@ -176,8 +211,9 @@ static void tiles(int64_t from, int64_t to, void *context) {
   const struct shape s = shape_of(c);
   const int64_t size = sizeof(float), pixels = c->images * c->after.height * c->after.width;
   const struct view v = {c->x, c->x_image * size, c->stride_y * c->x_y * size, c->stride_x * c->x_x * size};
+  struct place at = place_of(from * s.pixels, c->after.height, c->after.width);
   for (int64_t i = from * s.pixels; i < to * s.pixels && i < pixels; i += s.pixels)
-    tile(c, &c->after, &s, &v, i, least(s.pixels, pixels - i), i);
+    tile(c, &c->after, &s, &v, &at, least(s.pixels, pixels - i), i);
 }
 
 // Numbers of a band: rows, pixels of a row, and those that lie in x; planes are channels that lie apart. Elements are
@@ -221,7 +257,8 @@ INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t ste
   else COPY(float, float);
 }
 
-static void surround(const struct bnn_real_convolve *c, const struct band *b, int64_t plane, int64_t pixels, char *to) {
+// There is no libc to call.
+__attribute__((no_builtin("memset"))) static void surround(const struct bnn_real_convolve *c, const struct band *b, int64_t plane, int64_t pixels, char *to) {
   if (c->whole)
     for (int64_t i = 0; i < pixels; i++) to[i] = 0;
   else
@@ -267,10 +304,11 @@ static void band_rows(const struct bnn_real_convolve *c, const struct band *b, c
       if (c->pool == 1) copy_row(c, b, image, plane, first_row + y, place);
       else average_row(c, b, image, top + y, (float *)place);
     }
-  // Pixels are counted from the first one of all images; the band begins where the first of its own would be read.
+  // Rows are counted from the first one of the image; the band begins where the first of its own would be read.
   const struct view v = {room - top * c->stride_y * row, 0, c->stride_y * row, c->stride_x * b->inner * b->size};
-  const int64_t first = (image * b->after->height + top) * b->after->width, pixels = rows * b->after->width;
-  for (int64_t p = 0; p < pixels; p += s->pixels) tile(c, b->after, s, &v, first + p, least(s->pixels, pixels - p), to + p);
+  const int64_t pixels = rows * b->after->width;
+  struct place at = {image, top, 0};
+  for (int64_t p = 0; p < pixels; p += s->pixels) tile(c, b->after, s, &v, &at, least(s->pixels, pixels - p), to + p);
 }
 
 static void bands(int64_t from, int64_t to, void *context) {
@@ -301,10 +339,11 @@ static void maxima_of(const struct bnn_real_convolve *c, const struct band *b, c
     for (; y < to; y++) {
       const int64_t above = y * c->maxima.stride_y - c->maxima.pad_y, last = least(above + c->maxima.height, end);
       if (last > row + rows) break;
-      const float *lines[MOST_LINES];
-      int64_t n = 0;
-      for (int64_t r = above < 0 ? 0 : above; r < last; r++) lines[n++] = work + (r - first) % (2 * c->band) * width * inner.out_channels;
-      maxima_row(&c->maxima, &c->after, 0, lines, n, width, inner.out_channels, image * c->after.height + y);
+      struct lines lines;
+      lines.before = 0, lines.n = 0, lines.width = width, lines.channels = inner.out_channels;
+      for (int64_t r = above < 0 ? 0 : above; r < last; r++)
+        lines.at[lines.n++] = work + (r - first) % (2 * c->band) * width * inner.out_channels;
+      maxima_row(&c->maxima, &c->after, &lines, image * c->after.height + y);
     }
   }
 }

@@ -19,7 +19,6 @@ from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
 _MOST = 1 << 15  # ROOM of real.c
-_MOST_LINES = 16  # of real.h
 _WORK = 1 << 16  # floats of the map before maxima that a thread keeps
 
 
@@ -106,9 +105,9 @@ class RealConv2d(nn.Module):
         fits = (self._room // (columns * self.in_channels) - rows) // step + 1
         fits = min(max(fits, 1), height if torch.get_num_threads() == 1 else -(-height // 4))
         if self.maxima is not None:
-            lines = self.maxima.kernel_size[0]
-            if lines > _MOST_LINES:
+            if not self.maxima.is_native:
                 return None
+            lines = self.maxima.kernel_size[0]
             fits = max(lines - 1, 1, min(fits, _WORK // (2 * width * num_blocks(self.out_channels) * BLOCK)))
         return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= self._most else None
 

@@ -166,7 +166,7 @@ def pooling(graph: Graph, number: int) -> Operation | None:
         return None
     pool_of = _average_pool if step.operation == "avg_pool2d" else _max_pool
     layer, source = pool_of(graph, number, before), chain.at.number
-    if layer is None:
+    if layer is None or not layer.is_native:
         return None
 
     def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
