@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "layers": ("layers=true", "threads=[1]"),
     "birealnet18": (
         *("model=birealnet18", IMAGENET),
-        "rivals=[packed_bytes,torch_simulated,onnxruntime_float,onnxruntime_int8,openvino_float,openvino_int8,"
+        "rivals=[packed_u8,torch_simulated,onnxruntime_float,onnxruntime_int8,openvino_float,openvino_int8,"
         "mobilenet_v2_int8]",
     ),
     "bnext_tiny": (
@@ -81,9 +81,9 @@ def rows_of(case: str, found: Found) -> Iterator[Row]:
             yield from found.rows(f"3x3 {layer}", aims, layer=layer)
     elif case == "birealnet18":
         others = {"openvino_float": None, "openvino_int8": None, "torch_simulated": None, "mobilenet_v2_int8": None}
-        yield from found.rows("images as floats", {"onnxruntime_float": 7.0, "onnxruntime_int8": 2.3, **others})
+        yield from found.rows("fp32 stem", {"onnxruntime_float": 7.0, "onnxruntime_int8": 2.3, **others})
         bytewise: dict[str, float | None] = {"onnxruntime_float": 10.0, "onnxruntime_int8": 3.3}
-        yield from found.rows("images as bytes", bytewise, ours="packed_bytes")
+        yield from found.rows("u8 stem", bytewise, ours="packed_u8")
         yield from _two_threads(found)
     elif case == "bnext_tiny":
         twins = {"onnxruntime_float": None, "onnxruntime_int8": None, "torch_simulated": None}

@@ -12,6 +12,7 @@ from torch import nn
 
 from bnn_lightning.deploy import PackedInfo, byte_conv, kernels, load, pack, runtime, save, to_c99
 from bnn_lightning.deploy.byte_conv import ByteConv2d, byte_conv2d, pixels_in_bytes
+from bnn_lightning.deploy.byte_stem import write_byte_stem
 from bnn_lightning.deploy.container import read_container
 from bnn_lightning.deploy.lower import LoweringError
 from bnn_lightning.deploy.maps import Activation
@@ -169,6 +170,13 @@ def test_both_roundings_in_one_file(files: Files) -> None:
     with torch.no_grad():
         torch.testing.assert_close(two.run_step(place + 1, {0: images}), one.run_step(1, {0: images}))
         assert not torch.equal(one(images), two(images))
+
+
+def test_a_file_is_written_once_more_with_such_a_stem(files: Files, tmp_path: Path) -> None:
+    write_byte_stem(files.folder / "whole", tmp_path / "net.bnn")
+    assert (tmp_path / "net.bnn").read_bytes() == (files.folder / "u8").read_bytes()
+    with pytest.raises(LoweringError, match="here `byte_conv2d` reads them"):
+        write_byte_stem(files.folder / "u8", tmp_path / "other.bnn")
 
 
 def test_c_refuses_it(files: Files) -> None:

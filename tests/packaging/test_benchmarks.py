@@ -87,7 +87,7 @@ def test_ratios_of_deploy_stand_beside_their_aims(root_on_path: None) -> None:
     from benchmarks import deploy
 
     layers = [entry(name, s, layer="7x7x64") for name, s in (("packed", 1), ("onnxruntime_float", 16))]
-    whole = [entry(name, s) for name, s in (("packed", 2), ("packed_bytes", 1), ("onnxruntime_int8", 4))]
+    whole = [entry(name, s) for name, s in (("packed", 2), ("packed_u8", 1), ("onnxruntime_int8", 4))]
     whole.append(entry("packed", 1.25, threads=2))
     found = {"layers": layers, "birealnet18": whole}
     rows = {case: list(deploy.rows_of(case, deploy.Found({"entries": found[case]}))) for case in found}

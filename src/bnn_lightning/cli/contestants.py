@@ -12,8 +12,10 @@ from torchvision import models
 
 from bnn_lightning.cli.subject import Subject
 from bnn_lightning.deploy import rivals
+from bnn_lightning.deploy.byte_stem import write_byte_stem
 from bnn_lightning.deploy.onnx import write_onnx
 from bnn_lightning.deploy.rivals import Runner
+from bnn_lightning.deploy.runtime import load
 
 PACKED = "packed"
 # What the libraries raise for a network that they cannot take; they have classes of their own besides.
@@ -136,13 +138,15 @@ def _larq(contestants: Contestants) -> Runner:
     return rivals.larq_runner(Path(contestants.larq))
 
 
-def _bytes(contestants: Contestants) -> Runner:
-    run = rivals.torch_runner(contestants.subject.packed, channels_last=False)
+def _byte_stem(contestants: Contestants) -> Runner:
+    file = contestants.folder / "byte_stem.bnn"
+    write_byte_stem(contestants.subject.file, file)
+    run = rivals.torch_runner(load(file), channels_last=False)
     return lambda threads, images: run(threads, (images * 255).to(torch.uint8))
 
 
 RIVALS: Mapping[str, Callable[[Contestants], Runner]] = {
-    "packed_bytes": _bytes,  # the same network; its images come as bytes
+    "packed_u8": _byte_stem,  # the same network with its stem on bytes, which is how images come
     "torch_simulated": lambda c: rivals.torch_runner(c.simulated()),
     "onnxruntime_simulated": lambda c: rivals.onnxruntime_runner(c.onnx("simulated", c.simulated)),
     "torch_float": lambda c: rivals.torch_runner(c.twin()),

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bnn_lightning.deploy.byte_conv import MOST_FACTORS
-from bnn_lightning.deploy.container import Array
+from bnn_lightning.deploy.container import Array, read_container, write_container
 from bnn_lightning.deploy.lower import Lowered, LoweringError
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
@@ -43,6 +44,26 @@ def round_stem(lowered: Lowered) -> Lowered:
     tensors = _rounded(name, values, 0 * std if stem.mean is None else mean, std)
     moves: list[Argument] = [stride or [1, 1], padding or [0, 0], dilation or [1, 1]]
     return _rebuilt(lowered, stem, tensors, bias, moves)
+
+
+def write_byte_stem(source: str | Path, out: str | Path) -> None:
+    """Write a packed file once more, with its stem on bytes.
+
+    Args:
+        source: A packed file with a stem in float32.
+        out: The file to write.
+
+    Raises:
+        LoweringError: See `round_stem`.
+        PackedFileError: The file is damaged.
+    """
+    container = read_container(source)
+    program = Program.from_plain(container.header["program"], num_tensors=len(container.entries))
+    entries = enumerate(container.entries)
+    lowered = Lowered(program, {entry.name: (entry.dtype, container.array(index)) for index, entry in entries})
+    rounded = round_stem(lowered)
+    header = {**container.header, "program": rounded.program.plain(), "stem": "u8"}
+    write_container(out, header, rounded.tensors)
 
 
 @dataclass(frozen=True)
