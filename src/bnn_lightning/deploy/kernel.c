@@ -183,10 +183,9 @@ struct tile {
   F sums[BLOCKS];  // of the tiles of a part
 };
 
-// What follows the sums of a tile, and its stores.
-INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb) {
+// What follows the sums of a tile, and its stores; `whole`: all blocks are.
+INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, const bool whole) {
   const struct bnn_convolve *c = k->c;
-  const bool whole = k->left >= nb * BLOCK;
   const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
   // In variables of its own: for all that compilers know, the stores below change what `c` points to.
   const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
@@ -220,6 +219,14 @@ INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb) {
   UNROLL for (int64_t b = 0; b < nb; b++) t->sums[b] = sums[b];
 }
 
+// The same where the last block is not whole: rare, and so not in every tile's function.
+static __attribute__((noinline)) void finish_some(const struct chunk *k, struct tile *t) {
+  if (k->nb == 1) finish(k, t, 1, false);
+  else if (BLOCKS > 1 && k->nb == 2) finish(k, t, 2, false);
+  else if (BLOCKS > 2 && k->nb == 3) finish(k, t, 3, false);
+  else if (BLOCKS > 3 && k->nb == 4) finish(k, t, 4, false);
+}
+
 static void store_sums(const struct chunk *k, const struct cut *s, struct tile *t, int64_t unit) {
   float *to = k->c->sums + unit * k->c->groups * s->blocks * BLOCK + k->parameters;
   for (int64_t b = 0; b < k->nb; b++) *(F *)(to + b * BLOCK) = t->sums[b], t->sums[b] = 0;
@@ -235,7 +242,8 @@ static void store_sums(const struct chunk *k, const struct cut *s, struct tile *
     for (int64_t i = 0; i < taps; i += STEP)                                                                           \
       dots_##PIXELS##_##NB(t->x, k->c->offsets + i, w + i * BLOCK, taps * BLOCK, taps - i < STEP ? taps - i : STEP,    \
                            t->acc);                                                                                    \
-    finish(k, t, NB);                                                                                                  \
+    if (k->left >= NB * BLOCK) finish(k, t, NB, true);                                                                 \
+    else finish_some(k, t);                                                                                            \
   }
 SHAPES(TILE)
 
