@@ -12,16 +12,19 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from bnn_lightning.deploy.kernels import Convolution, Packing
+from bnn_lightning.deploy.native import After, Pooling, RealConvolution
 
 FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+OPERATIONS = ("pack", "convolve", "real_convolve", "pool")
 # Reads the number of an operation, the bytes of its job, and what its pointers point to; returns the last of these.
 DRIVER = """
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-void bnn_pack(const void *job, void *parallel);
-void bnn_convolve(const void *job, void *parallel);
+typedef void operation(const void *job, void *worker);
+operation bnn_pack, bnn_convolve, bnn_real_convolve, bnn_pool;
+static operation *const operations[] = {bnn_pack, bnn_convolve, bnn_real_convolve, bnn_pool};
 static void take(void *to, size_t n) { if (n && fread(to, 1, n, stdin) != n) exit(0); }
 int main(void) {
   for (;;) {
@@ -35,7 +38,7 @@ int main(void) {
       take(blobs[i], at[1]);
       *(char **)(job + at[0]) = blobs[i];
     }
-    (head[0] ? bnn_convolve : bnn_pack)(job, 0);
+    operations[head[0]](job, 0);
     fwrite(blobs[head[2] - 1], 1, at[1], stdout);
     fflush(stdout);
     for (int64_t i = 0; i < head[2]; i++) free(blobs[i]);
@@ -64,7 +67,7 @@ def emulated() -> "Emulated":
 
 
 class Emulated:
-    """In the place of `kernels.Kernel`, for the operations of binary layers.
+    """In the place of `kernels.Kernel`, for the operations of binary layers, real convolutions and pooling.
 
     Args:
         folder: Of the program that is compiled.
@@ -74,7 +77,8 @@ class Emulated:
 
     def __init__(self, folder: Path) -> None:
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
-        sources = [str(folder / "driver.c"), str(FOLDER / "kernel.c"), str(FOLDER / "team.c")]
+        kernels = [str(FOLDER / name) for name in ("kernel.c", "real.c", "pool.c", "team.c")]
+        sources = [str(folder / "driver.c"), *kernels]
         command = [*zig(), "cc", "-target", "aarch64-linux-musl", "-static", "-O3", "-std=c11", *sources]
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
         subprocess.run([*command, "-o", str(folder / "driver")], check=True, env=os.environ | caches)
@@ -83,18 +87,68 @@ class Emulated:
 
     def run(self, operation: str, job: ctypes.Structure) -> None:
         """Run an operation, and write its result where the job says."""
-        assert isinstance(job, Packing if operation == "pack" else Convolution)
-        sizes = _packing(job) if isinstance(job, Packing) else _convolution(job)
-        given = {name: size for name, size in sizes.items() if getattr(job, name)}
-        request = struct.pack("<qqq", int(operation == "convolve"), ctypes.sizeof(job), len(given)) + bytes(job)
-        for name, size in given.items():
-            request += struct.pack("<qq", getattr(type(job), name).offset, size)
-            request += ctypes.string_at(getattr(job, name), size)
+        number = OPERATIONS.index(operation)
+        sizes = (_packing, _convolution, _real_convolution, _pooling)[number](job)  # type: ignore[operator]
+        found = {name: (*_pointer(job, name), size) for name, size in sizes.items()}
+        given = [(offset, address, size) for offset, address, size in found.values() if address]
+        request = struct.pack("<qqq", number, ctypes.sizeof(job), len(given)) + bytes(job)
+        for offset, address, size in given:
+            request += struct.pack("<qq", offset, size) + ctypes.string_at(address, size)
         self._process.stdin.write(request)
         self._process.stdin.flush()
+        _, address, size = given[-1]
         result = self._process.stdout.read(size)
         assert len(result) == size, "the emulated kernel has ended"
-        ctypes.memmove(getattr(job, name), result, size)
+        ctypes.memmove(address, result, size)
+
+
+def _pointer(job: ctypes.Structure, name: str) -> tuple[int, int]:
+    """Return where a pointer lies in a job, and what it points to; "after.out" is one of a structure within."""
+    outer, _, inner = name.rpartition(".")
+    if not outer:
+        return getattr(type(job), name).offset, getattr(job, name)
+    offset, address = _pointer(getattr(job, outer), inner)
+    return getattr(type(job), outer).offset + offset, address
+
+
+def _span(counts: tuple[int, ...], steps: tuple[int, ...]) -> int:
+    """Return the elements from the first to the last."""
+    return 1 + sum(step * (count - 1) for step, count in zip(steps, counts, strict=True))
+
+
+def _after(after: After, images: int, name: str = "after") -> dict[str, int]:
+    channels = 64 * -(-after.channels // 16)
+    out = 4 * images * after.height * after.width * after.out_channels
+    return {f"{name}.slope": channels, f"{name}.shift": channels, f"{name}.out": out}
+
+
+def _real_convolution(job: RealConvolution) -> dict[str, int]:
+    of_map = job.inner if job.chunks else job.after
+    channels = 64 * -(-job.after.channels // 16)
+    starts = [(job.bias_y, of_map.height), (job.bias_x, of_map.width)]
+    far = [max(struct.unpack(f"<{n}i", ctypes.string_at(at, 4 * n))) for at, n in starts if at]
+    counts, steps = (job.images, job.channels, job.height, job.width), (job.x_image, job.x_channel, job.x_y, job.x_x)
+    inner = {name: size for name, size in _after(job.inner, 0, "inner").items() if name != "inner.out"}
+    return {
+        "x": (1 if job.bytes else 4) * _span(counts, steps),
+        "weight": job.factors * channels,
+        "bias": 4 * sum(far) + channels,
+        "residual": 4 * job.images * job.after.height * job.after.width * job.after.channels,
+        "padding": 4 * job.channels,
+        "offsets": 4 * job.factors,
+        "scale": channels,
+        "bias_y": 4 * of_map.height,
+        "bias_x": 4 * of_map.width,
+        "work": job.chunks * 2 * job.band * of_map.width * channels,
+        **inner,
+        **_after(job.after, job.images),
+    }
+
+
+def _pooling(job: Pooling) -> dict[str, int]:
+    channels = 64 * -(-job.after.channels // 16)
+    x = 4 * job.images * job.height * job.width * job.after.channels
+    return {"x": x, "before": channels, **_after(job.after, job.images)}
 
 
 def _packing(job: Packing) -> dict[str, int]:
@@ -103,7 +157,7 @@ def _packing(job: Packing) -> dict[str, int]:
     counts = (job.images, job.height, job.width, job.groups * job.channels)
     words = job.groups * job.words
     return {
-        "x": 4 * (1 + sum(step * (count - 1) for step, count in zip(steps, counts, strict=True))),
+        "x": 4 * _span(counts, steps),
         "threshold": 4 * 32 * words,
         "bits": 4 * job.images * job.bits_height * job.bits_width * words,
     }
