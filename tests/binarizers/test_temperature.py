@@ -147,6 +147,18 @@ def test_base_trains_through_latent_and_scale() -> None:
     torch.testing.assert_close(linear.weight.grad, weight.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 1.1e-7, 1e-7, 1e-8, 0.0])
+def test_the_least_and_the_largest_numbers(dtype: torch.dtype, temperature: float) -> None:
+    limits = torch.finfo(dtype)
+    magnitudes = torch.tensor([limits.tiny * limits.eps, limits.tiny, limits.eps, limits.max, math.inf], dtype=dtype)
+    x = torch.cat([magnitudes, -magnitudes, torch.zeros(2, dtype=dtype).copysign(torch.tensor([1.0, -1.0]))])
+    signs = torch.where(x >= 0, 1.0, -1.0).to(dtype)
+    stored = torch.tensor(temperature)  # in single precision
+    expected = (x / stored.item()).clamp(-1, 1) if temperature > 1e-7 else signs
+    assert torch.equal(temperature_sign(x, stored), expected)
+
+
 def conv(progress: float, **options: object) -> BinaryConv2d:
     torch.manual_seed(0)
     binarizer = TemperatureSign(**options)  # type: ignore[arg-type]

@@ -121,6 +121,18 @@ def test_vmaps_over_values_and_gradients(name: str) -> None:
 
 
 @every_surrogate
+def test_gradients_in_a_batch_and_of_gradients(name: str) -> None:
+    function, _ = SURROGATES[name]
+    x = torch.tensor(POINTS, requires_grad=True)
+    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    (jacobian,) = torch.autograd.grad(function(x), x, torch.eye(len(POINTS)), is_grads_batched=True)
+    torch.testing.assert_close(jacobian, slope.diag())
+    upstream = torch.ones_like(x, requires_grad=True)
+    (given,) = torch.autograd.grad(function(x), x, upstream, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(given.sum(), upstream)[0], slope)
+
+
+@every_surrogate
 def test_exports(name: str) -> None:
     function, _ = SURROGATES[name]
 

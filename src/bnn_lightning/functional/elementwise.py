@@ -16,6 +16,11 @@ def _takes_torch(*tensors: Tensor) -> bool:
     return torch.compiler.is_compiling() or has_torch_function(tensors)
 
 
+def halves_evenly(x: Tensor) -> bool:
+    """Whether the average of the 2x2 averages of (N, C, H, W) is that of the map; not in a trace, whose sizes vary."""
+    return not _takes_torch(x) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+
+
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
     """View (C,) values so that they broadcast against dimension 1 of `x`, in the dtype of `x`."""
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 2))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import prelu, spatial_mean
+from bnn_lightning.functional.elementwise import halves_evenly, prelu, spatial_mean
 from bnn_lightning.functional.recompute import Cheap, call, cheap
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import Mix, SqueezeExcite
@@ -128,7 +128,8 @@ class BNextConv(nn.Module):
         u = cheap(prelu, normalised, self.act.weight, value=self.act(normalised))
         if self.mix is None or self.gate is None:
             return u
-        real = self.pool(x) if real is None else real
+        if real is None:  # of which the average alone is used
+            real = x if halves_evenly(x) else self.pool(x)
         means = (spatial_mean(y) for y in (real, u.value))
         return cheap(operator.mul, u, self.gate(self.mix(*means)))
 
