@@ -28,7 +28,7 @@ from bnn_lightning.deploy.lower import LoweringError
 from bnn_lightning.deploy.onnx import first_line, write_onnx
 from bnn_lightning.deploy.parity import Comparison, Parity
 from bnn_lightning.deploy.rivals import OnnxNetwork
-from bnn_lightning.deploy.runtime import FileSizes, PackedInfo, load, save
+from bnn_lightning.deploy.runtime import FileSizes, LoadedNetwork, PackedInfo, load, save
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
 # What torch.export raises, beside its own, where Python looks at values.
@@ -38,7 +38,7 @@ _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeE
 class _Compare(LightningModule):
     def __init__(self, model: nn.Module, packed: nn.Module, max_drop: float | None) -> None:
         super().__init__()
-        layers = max_drop is not None or isinstance(packed, PackedNetwork)
+        layers = isinstance(packed, PackedNetwork | LoadedNetwork)
         self.comparison = Comparison(model, packed, max_drop=max_drop, layers=layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -73,10 +73,9 @@ def write(config: DictConfig) -> int:
     except ValueError as error:
         raise UserError(f"`{settings.ckpt}` cannot be packed: {error}") from error
     _print_report(packed)
-    compared: nn.Module = packed
-    max_drop = None
-    if _rounds(settings):
-        compared, max_drop = _rounded(packed, datamodule, settings), settings.max_drop
+    # What users will run: the file as it is loaded, which adds in another order than the module.
+    compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
+    max_drop = settings.max_drop if _rounds(settings) else None
     parity = _compare(
         backbone, compared, datamodule=datamodule, trainer=trainer, images=settings.images, max_drop=max_drop
     )
@@ -192,15 +191,15 @@ def _rounds(settings: ExportSettings) -> bool:
     return settings.rest != "fp32" or settings.stem != "fp32"
 
 
-def _rounded(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) -> nn.Module:
-    """Return what a file with rounded weights holds."""
-    info = PackedInfo("rounded", datamodule.in_channels, datamodule.image_size)
+def _stored(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) -> nn.Module:
+    """Return what the file will hold, loaded."""
+    info = PackedInfo("stored", datamodule.in_channels, datamodule.image_size)
     with tempfile.TemporaryDirectory() as folder:
         try:
             forms = {"rest": settings.rest, "stem": settings.stem}
             save(packed, Path(folder, "net.bnn"), info, **forms)  # type: ignore[arg-type]
         except LoweringError as error:
-            raise UserError(f"The network cannot be written: {error}") from error
+            raise UserError(f"`{_out(settings)}` was not written: {error}") from error
         return load(Path(folder, "net.bnn").read_bytes())
 
 
