@@ -89,13 +89,17 @@ def write(config: DictConfig) -> int:
 
 
 def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
-    try:
-        sizes = save(packed, out, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
-    except LoweringError as error:
-        raise UserError(f"`{out}` was not written: {error}") from error
+    sizes = _save(packed, out, info, settings)
     load(out)
     _print_sizes(out, sizes)
     return sizes.total
+
+
+def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportSettings) -> FileSizes:
+    try:
+        return save(packed, path, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
+    except LoweringError as error:
+        raise UserError(f"`{_out(settings)}` was not written: {error}") from error
 
 
 def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
@@ -195,11 +199,7 @@ def _stored(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) ->
     """Return what the file will hold, loaded."""
     info = PackedInfo("stored", datamodule.in_channels, datamodule.image_size)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            forms = {"rest": settings.rest, "stem": settings.stem}
-            save(packed, Path(folder, "net.bnn"), info, **forms)  # type: ignore[arg-type]
-        except LoweringError as error:
-            raise UserError(f"`{_out(settings)}` was not written: {error}") from error
+        _save(packed, Path(folder, "net.bnn"), info, settings)
         return load(Path(folder, "net.bnn").read_bytes())
 
 
