@@ -134,7 +134,8 @@ def _real_convolution(job: RealConvolution) -> dict[str, int]:
         "weight": job.factors * channels,
         "bias": 4 * sum(far) + channels,
         "residual": 4 * job.images * job.after.height * job.after.width * job.after.channels,
-        "padding": 4 * job.channels,
+        **dict.fromkeys(("gain", "offset"), channels),
+        **dict.fromkeys(("mean", "std"), 4 * job.channels),
         "offsets": 4 * job.factors,
         "scale": channels,
         "bias_y": 4 * of_map.height,
@@ -171,7 +172,7 @@ def _convolution(job: Convolution) -> dict[str, int]:
         "weight": 4 * taps * job.words * channels,
         "tap_sums": 4 * taps * channels,
         "offsets": 4 * taps * job.words,
-        **dict.fromkeys(("scale", "bias", "slope", "shift"), 4 * channels),
+        **dict.fromkeys(("gain", "offset", "scale", "bias", "lift", "slope", "shift"), 4 * channels),
         "residual": 4 * pixels * (job.residual_channels or job.groups * job.channels),
         "out": 4 * pixels * job.groups * job.channels,
     }

@@ -126,7 +126,7 @@ def check_integers(numbers: range) -> None:
 def test_epilogue(kernel: str, channels: int, size: int) -> None:
     torch.manual_seed(channels)
     x, weight = torch.randn(2, 8, size, size), torch.where(torch.rand(channels, 8, 1, 1) < 0.5, -1.0, 1.0)
-    scale, bias, slope, shift = torch.randn(4, channels)
+    scale, bias, slope, shift, gain, offset, lift = torch.randn(7, channels)
     residual = torch.randn(2, channels, size, size)
     packed = pack_with(
         x, torch.zeros(8), Case(1, 8, channels, (1, 1), (1, 1), (1, 1), (0, 0), 0, (2, size, size), False)
@@ -140,9 +140,11 @@ def test_epilogue(kernel: str, channels: int, size: int) -> None:
         residual,
         *[pack.spread(values) for values in (slope, shift)],
         *[-1.5, 2.5],
+        *[pack.spread(values) for values in (gain, offset, lift)],
     )
     view = (-1, 1, 1)
-    t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * scale.view(view) + bias.view(view) + residual
+    t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * gain.view(view) + offset.view(view)
+    t = t * scale.view(view) + bias.view(view) + residual + lift.view(view)
     expected = (torch.where(t > 0, t, t * slope.view(view)) + shift.view(view)).clamp(-1.5, 2.5)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-5)
     assert out.is_contiguous(memory_format=torch.channels_last)

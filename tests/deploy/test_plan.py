@@ -11,6 +11,7 @@ import torch
 from bnn_lightning.deploy import PackedInfo, kernels, runtime
 from bnn_lightning.deploy.container import Array, read_container, write_container
 from bnn_lightning.deploy.graph import Graph
+from bnn_lightning.deploy.modules import PARTS
 from bnn_lightning.deploy.plan import Plan, make_plan
 from bnn_lightning.deploy.plans import MOST_PLANS
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
@@ -42,7 +43,7 @@ class Writer:
         groups, kernel = options.get("groups", 1), options.get("kernel", 3)
         signs = self.draw.choice([-1.0, 1.0], (outputs, inputs // groups, kernel, kernel))
         parts: list[Argument] = [self.stored(signs, "bits")]
-        for name in ("scale", "bias", "slope", "shift"):
+        for name in PARTS[1:-1]:
             wanted = name in options.get("parts", ("scale", "bias"))
             parts.append(self.stored(0.2 * self.draw.standard_normal(outputs)) if wanted else None)
         threshold = options.get("threshold")
@@ -101,7 +102,7 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
                 kernel=r.choice([1, 3]),
                 pad_value=r.choice([0, 0, 1, -1]),
                 threshold=r.choice([None, writer.thresholds(inputs), writer.thresholds(inputs)]),
-                parts=r.sample(["scale", "bias", "slope", "shift"], r.randint(0, 4)),
+                parts=r.sample(PARTS[1:-1], r.randint(0, 6)),
                 low=r.choice([None, -1.0]),
                 high=r.choice([None, 1.0]),
             )

@@ -5,8 +5,10 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from bnn_lightning.deploy import kernels, maps
+from bnn_lightning.deploy.fuse import batch_norm_affine
 from bnn_lightning.deploy.gates import Combine, Gate
 from bnn_lightning.deploy.maps import Activation
 from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
@@ -52,6 +54,14 @@ def activated(t: torch.Tensor, a: Activation) -> torch.Tensor:
     return t.clamp(a.low, a.high)
 
 
+def normalised(x: torch.Tensor, given: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    return x if given is None else (x - given[0].view(-1, 1, 1)) / given[1].view(-1, 1, 1)
+
+
+def scaled(t: torch.Tensor, given: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    return t if given is None else t * given[0].view(-1, 1, 1) + given[1].view(-1, 1, 1)
+
+
 def test_convolutions(kernel: str) -> None:
     for number in range(2 * CASES):
         r = random.Random(number)
@@ -62,20 +72,22 @@ def test_convolutions(kernel: str) -> None:
         padding = [r.randint(0, 3) for _ in (0, 1)]
         size = [max(1, dilation[i] * (kernel_size[i] - 1) + r.randint(1, 12) - 2 * padding[i]) for i in (0, 1)]
         x = layout(r, torch.randn(r.randint(1, 3), channels, *size))
-        weight, bias, around = torch.randn(outputs, channels, *kernel_size), some(r, outputs), some(r, channels)
+        weight, bias = torch.randn(outputs, channels, *kernel_size), some(r, outputs)
         weight /= weight[0].numel() ** 0.5
+        affine = (torch.randn(outputs), torch.randn(outputs)) if r.random() < 0.5 else None
+        normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
         layer = RealConv2d(
             weight,
             bias,
             stride=tuple(stride),
             padding=tuple(padding),
             dilation=tuple(dilation),
-            around=around,
+            affine=affine,
+            normalisation=normalisation,
             activation=activation(r, outputs),
         )
-        far = 0 if around is None else around.view(-1, 1, 1)
-        padded = F.pad(x - far, (padding[1], padding[1], padding[0], padding[0])) + far
-        expected = F.conv2d(padded, weight, bias, stride, 0, dilation)
+        expected = F.conv2d(normalised(x, normalisation), weight, bias, stride, padding, dilation)
+        expected = scaled(expected, affine)
         residual = None
         if r.random() < 0.5:
             residual = layout(r, torch.randn(expected.shape))
@@ -94,19 +106,15 @@ def test_maxima_in_the_same_pass(kernel: str) -> None:
         channels, outputs, kernel_size = r.choice([1, 3, 16]), r.choice(CHANNELS), r.choice([1, 3, 5])
         moves = {"stride": (r.randint(1, 2), r.randint(1, 2)), "padding": (r.randint(0, 2), r.randint(0, 2))}
         x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(9, 40), r.randint(9, 40)))
-        weight, bias, around = (
-            torch.randn(outputs, channels, kernel_size, kernel_size),
-            some(r, outputs),
-            some(r, channels),
-        )
+        weight, bias = torch.randn(outputs, channels, kernel_size, kernel_size), some(r, outputs)
+        normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
+        fixed = {"normalisation": normalisation, "activation": activation(r, outputs)}
         weight /= weight[0].numel() ** 0.5
         size, steps = (r.randint(1, 4), r.randint(1, 4)), (r.randint(1, 3), r.randint(1, 3))
         pad, ceil_mode = tuple(r.randint(0, side // 2) for side in size), r.random() < 0.5
         maxima = Pool2d(outputs, size, steps, padding=pad, average=False, ceil_mode=ceil_mode)
-        layer = RealConv2d(weight, bias, **moves, around=around, activation=activation(r, outputs), maxima=maxima)
-        far = 0 if around is None else around.view(-1, 1, 1)
-        rows, columns = moves["padding"]
-        t = F.conv2d(F.pad(x - far, (columns, columns, rows, rows)) + far, weight, bias, moves["stride"])
+        layer = RealConv2d(weight, bias, **moves, **fixed, maxima=maxima)
+        t = F.conv2d(normalised(x, normalisation), weight, bias, **moves)
         expected = F.max_pool2d(activated(t, layer.activation), size, steps, pad, ceil_mode=ceil_mode)
         out = layer(x)
         close(out, expected, (number, tuple(x.shape), kernel_size, moves, size, steps, pad, outputs))
@@ -127,6 +135,38 @@ def test_pointwise_convolutions_after_averages(kernel: str) -> None:
         layer = RealConv2d(weight, bias, pool=2, activation=activation(r, outputs))
         expected = F.conv2d(F.avg_pool2d(x, 2, ceil_mode=True), weight, bias)
         close(layer(x), activated(expected, layer.activation), (number, tuple(x.shape), outputs))
+
+
+@pytest.mark.skipif(
+    kernels.kernel_info().name != "x86_64_v4" or not torch.backends.mkldnn.is_available(),
+    reason="oneDNN's direct convolutions are known to add in this order on AVX-512",
+)
+@pytest.mark.parametrize(
+    "channels, outputs, kernel_size, stride, size, pool",
+    [(3, 64, 3, 1, 32, 1), (3, 64, 7, 2, 56, 1), (1, 16, 5, 1, 28, 1), (64, 128, 1, 1, 8, 2), (16, 32, 1, 1, 8, 2)],
+)
+def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, stride: int, size: int, pool: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(outputs).eval()
+    for values in (*norm.parameters(), norm.running_mean):
+        nn.init.normal_(values)
+    nn.init.uniform_(norm.running_var, 0.1, 3)
+    affine = batch_norm_affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    normalisation = None if channels > 3 else (torch.rand(channels), 0.5 + torch.rand(channels))
+    padding = (kernel_size // 2, kernel_size // 2)
+    weight, x = torch.randn(outputs, channels, kernel_size, kernel_size), torch.rand(5, channels, size, size)
+    fixed = {"stride": (stride, stride), "padding": padding, "affine": affine, "normalisation": normalisation}
+    layer = RealConv2d(weight, None, **fixed, pool=pool)
+    with torch.no_grad():
+        before = F.avg_pool2d(x, 2) if pool == 2 else normalised(x, normalisation)
+        wanted = norm(F.conv2d(before, weight, None, stride, padding))
+        assert torch.equal(layer(x), wanted)
+        if channels == 3:
+            images = (255 * x).byte()
+            out = torch.empty_like(wanted).contiguous(memory_format=torch.channels_last)
+            kernels.Kernel("x86_64_v4").run("real_convolve", layer.job(images, out))
+            wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, None, stride, padding))
+            assert torch.equal(out, wanted)
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -39,16 +39,19 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     )
     threshold = 0.3 * torch.randn(groups * inputs)
     layer = PackedConv2d(signs, stride=stride, padding=padding, groups=groups, pad_value=value, threshold=threshold)
-    scale, bias, slope, shift = torch.randn(4, groups * outputs)
-    layer.fold_affine_(scale, bias)
-    layer.slope, layer.shift, layer.low, layer.high = layer.spread(slope), layer.spread(shift), -1.5, 2.5
+    gain, offset, scale, bias, lift, slope, shift = torch.randn(7, groups * outputs)
+    assert layer.fold_affine_(gain, torch.zeros_like(gain))
+    assert layer.fold_affine_(torch.ones_like(gain), offset)
+    assert layer.fold_affine_(scale, bias)
+    layer.lift, layer.slope, layer.shift = (layer.spread(values) for values in (lift, slope, shift))
+    layer.low, layer.high = -1.5, 2.5
     x = torch.randn(2, groups * inputs, 6, 7)
     x = x.contiguous(memory_format=torch.channels_last) if r.random() < 0.5 else x
     top, bottom, left, right = padding
     inside = torch.where(x >= threshold.view(-1, 1, 1), 1.0, -1.0).contiguous()
     t = F.conv2d(F.pad(inside, (left, right, top, bottom), value=value), signs, None, stride, 0, 1, groups)
     added, view = torch.randn_like(t), (-1, 1, 1)
-    t = t * scale.view(view) + bias.view(view) + added
+    t = (t * gain.view(view) + offset.view(view)) * scale.view(view) + bias.view(view) + added + lift.view(view)
     wanted = (torch.where(t > 0, t, t * slope.view(view)) + shift.view(view)).clamp(-1.5, 2.5)
     for _ in range(2):
         found = layer(x, added)

@@ -28,7 +28,7 @@ def test_a_turn_is_the_mean_of_its_calls() -> None:
 def test_a_settled_turn_begins_with_a_call_that_does_not_count() -> None:
     calls: list[int] = []
     finished: list[int] = []
-    time_in_turns({"a": lambda: calls.append(1)}, repeats=3, warmup=0, settle=True, finish=lambda: finished.append(1))
+    time_in_turns({"a": lambda: calls.append(1)}, repeats=3, warmup=0, settle=0.001, finish=lambda: finished.append(1))
     assert (len(calls), len(finished)) == (6, 3)
 
 

@@ -72,7 +72,7 @@ def _time(runners: dict[str, dict[int, Runner]], layer: tuple[int, int], threads
     torch.set_num_threads(threads)
     steps = {(name, n): make(threads, images) for name, both in runners.items() for n, make in both.items()}
     turns = time_in_turns(
-        {f"{name} {n}": step for (name, n), step in steps.items()}, repeats=repeats, least=0.005, settle=True
+        {f"{name} {n}": step for (name, n), step in steps.items()}, repeats=repeats, least=0.005, settle=0.002
     )
     entries = []
     for name in runners:

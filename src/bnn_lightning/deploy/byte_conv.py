@@ -143,11 +143,10 @@ class ByteConv2d(RealConv2d):
     ) -> None:
         super().__init__(
             weight,
-            bias,
+            None,
             stride=stride,
             padding=padding,
             dilation=dilation,
-            around=around,
             activation=activation,
             maxima=maxima,
         )
@@ -175,7 +174,7 @@ class ByteConv2d(RealConv2d):
         """Return what the kernel is given, for images in uint8 or float32; see `RealConv2d.job`."""
         job = super().job(x, out, residual, work)
         bias, rows, columns = self._border(x.shape[2], x.shape[3])
-        job.whole, job.padding, job.scale = 1, None, self.scale.data_ptr()
+        job.whole, job.scale = 1, self.scale.data_ptr()
         job.bias, job.bias_y, job.bias_x = bias.data_ptr(), rows.data_ptr(), columns.data_ptr()
         return job
 

@@ -346,7 +346,8 @@ class _Writer:
         )
 
     def _do_binary_conv2d(self, place: int, x: Argument, residual: Argument, *rest: Argument) -> None:
-        signs, scale, bias, slope, shift, threshold, stride, padding, dilation, groups, pad_value, low, high = rest
+        signs, gain, offset, scale, bias, lift, slope, shift, threshold, *geometry = rest
+        stride, padding, dilation, groups, pad_value, low, high = geometry
         source, shape, _ = self._value(x)
         assert isinstance(signs, Stored)
         assert isinstance(groups, int)
@@ -363,9 +364,9 @@ class _Writer:
         moves = window(kernel[2:], two(stride), two([top, left]), two(dilation))
         epilogue = ", ".join(
             [
-                *(self._tensor(part, optional=True) for part in (scale, bias)),
+                *(self._tensor(part, optional=True) for part in (gain, offset, scale, bias)),
                 more,
-                *(self._tensor(part, optional=True) for part in (slope, shift)),
+                *(self._tensor(part, optional=True) for part in (lift, slope, shift)),
                 *("0" if bound is None else number(bound) for bound in (low, high)),
                 *(str(int(bound is not None)) for bound in (low, high)),
             ]

@@ -87,7 +87,7 @@ def _convolution_job(
     fixed = (layer.in_channels, layer.kernel_size, layer.stride, layer.dilation, padded)
     tensors = {"weight": layer.weight, "tap_sums": layer.tap_sums, "offsets": offsets}
     tensors |= {"scale": layer.scale, "bias": layer.bias}
-    more = {"slope": layer.slope, "shift": layer.shift}
+    more = {"gain": layer.gain, "offset": layer.offset, "lift": layer.lift, "slope": layer.slope, "shift": layer.shift}
     tensors |= {name: tensor for name, tensor in more.items() if tensor is not None}
     return Convolution(
         **conv_geometry(words, layer.weight, out_shape, *fixed),

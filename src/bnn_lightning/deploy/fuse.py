@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -15,14 +16,14 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # What tracing raises where Python looks at values or shapes.
 _UNTRACEABLE = (fx.proxy.TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 # How far a layer's epilogue has come; each step may follow those before it.
-_AFFINE, _RESIDUAL, _SLOPE, _SHIFT, _CLAMP = range(5)
+_AFFINE, _RESIDUAL, _LIFT, _SLOPE, _SHIFT, _CLAMP = range(6)
 
 
 def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...], str]:
     """Fold the operations behind packed layers into them.
 
     Folded is what has no other user and stands in the order that kernels have: affine maps, one addition, a shift,
-    PReLU, a shift, clamp.
+    PReLU, a shift, clamp. Each keeps its rounding; what has no place for it is not folded.
 
     Args:
         model: In evaluation mode, with `PackedConv2d` layers in it. Its packed layers are changed.
@@ -45,19 +46,26 @@ def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...],
     return traced, tuple(folded), ""
 
 
-def affine_of(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch norm in evaluation, in float64.
+def batch_norm_affine(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the scale and the shift that torch's batch norm computes with in evaluation, to the bit.
 
-    Raises:
-        ValueError: It has no running statistics.
+    Args:
+        mean: Of the running statistics, (channels,).
+        variance: The same.
+        weight: Shape (channels,), or None.
+        bias: Shape (channels,), or None.
+        eps: Added to the variance.
+
+    Example:
+        >>> batch_norm_affine(torch.tensor([2.0]), torch.tensor([3.0]), None, torch.tensor([5.0]), eps=1.0)
+        (tensor([0.5000]), tensor([4.]))
     """
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("A batch norm without running statistics is no affine map.")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+    # It is asked for them: where nothing is subtracted it returns the scale of a one, and the shift of a zero.
+    zeros = torch.zeros_like(mean)
+    scale = F.batch_norm(torch.ones_like(mean)[None], zeros, variance, weight, None, eps=eps)[0]
+    return scale, F.batch_norm(zeros[None], mean, variance, weight, bias, eps=eps)[0]
 
 
 class _Tracer(fx.Tracer):
@@ -135,15 +143,15 @@ class _Chain:
 
 def _batch_norm(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-    if stage != _AFFINE or module.running_mean is None:
+    if stage != _AFFINE or module.running_mean is None or module.running_var is None:
         return None
-    layer.fold_affine_(*affine_of(module))
-    return _AFFINE
+    norm = batch_norm_affine(module.running_mean, module.running_var, module.weight, module.bias, module.eps)
+    return _AFFINE if layer.fold_affine_(*norm) else None
 
 
 def _prelu(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     assert isinstance(module, nn.PReLU)
-    if stage > _RESIDUAL:
+    if stage > _LIFT:
         return None
     layer.slope = layer.spread(module.weight.expand(layer.out_channels))
     return _SLOPE
@@ -151,13 +159,15 @@ def _prelu(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
 
 def _shift(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     assert isinstance(module, LearnableBias)
-    if stage <= _RESIDUAL:
-        layer.add_bias_(module.bias)
-        return stage
+    if stage == _AFFINE and layer.fold_affine_(torch.ones_like(module.bias), module.bias):
+        return _AFFINE
     if stage > _SLOPE:
         return None
-    layer.shift = layer.spread(module.bias)
-    return _SHIFT
+    if stage > _RESIDUAL:
+        layer.shift = layer.spread(module.bias)
+        return _SHIFT
+    layer.lift = layer.spread(module.bias)
+    return _LIFT
 
 
 def _hardtanh(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:

@@ -5,7 +5,8 @@
 // being BLOCK output channels. A sum of products of signs is the number of factors less twice the number of unlike bits:
 //
 //   dot[pixel, c] = reach - sum over padded taps of tap_sums[tap, c] - 2 sum_k popcount(weight[k, c] ^ x[pixel + offset k])
-//   t = dot * scale[c] + bias[c] (+ residual) ; t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
+//   t = dot * gain[c] ; t += offset[c] ; t = t * scale[c] + bias[c] (+ residual) ; t += lift[c]
+//   t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
 //   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
 //
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
@@ -40,7 +41,7 @@ struct bnn_convolve {
   int64_t residual_channels;               // of all groups; fewer than the output's are read again and again, by blocks
   const uint32_t *x, *weight;
   const int32_t *tap_sums, *offsets;
-  const float *scale, *bias, *residual, *slope, *shift, *threshold;
+  const float *gain, *offset, *scale, *bias, *residual, *lift, *slope, *shift, *threshold;
   float low, high;
   float *out;
   uint16_t *bits;
@@ -189,6 +190,8 @@ INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, cons
   const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
   // In variables of its own: for all that compilers know, the stores below change what `c` points to.
   const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
+  const float *gain = c->gain ? c->gain + k->parameters : 0, *offset = c->offset ? c->offset + k->parameters : 0;
+  const float *lift = c->lift ? c->lift + k->parameters : 0;
   const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
   const float *threshold = c->threshold + k->parameters;
   const F low = c->low, high = c->high;
@@ -202,8 +205,12 @@ INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, cons
     UNROLL for (int64_t b = 0; b < nb; b++) {
       const int64_t at = b * BLOCK, left = whole ? BLOCK : k->left - at;
       const I dot = t->start[p][b] - 2 * (I)t->acc[p * nb + b];
-      F y = __builtin_convertvector(dot, F) * LOAD(F, scale + at) + LOAD(F, bias + at);
+      F y = __builtin_convertvector(dot, F);
+      if (gain) y *= LOAD(F, gain + at);
+      if (offset) y += LOAD(F, offset + at);
+      y = y * LOAD(F, scale + at) + LOAD(F, bias + at);
       if (residual) y += load_some(residual + k->residual[b], left);
+      if (lift) y += LOAD(F, lift + at);
       if (slope) y = y > 0 ? y : y * LOAD(F, slope + at);
       if (shift) y += LOAD(F, shift + at);
       y = y < low ? low : y;

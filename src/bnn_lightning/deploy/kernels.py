@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 8  # of the structures below and elsewhere; `bnn_version` of team.c
+VERSION = 9  # of the structures below and elsewhere; `bnn_version` of team.c
 # Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
 _NEEDS = {
     "x86_64_v4": (
@@ -38,8 +38,8 @@ class Convolution(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
         *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
         ("residual_channels", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "scale", "bias", "residual")],
-        *[(name, ctypes.c_void_p) for name in ("slope", "shift", "threshold")],
+        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "gain", "offset")],
+        *[(name, ctypes.c_void_p) for name in ("scale", "bias", "residual", "lift", "slope", "shift", "threshold")],
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),
         ("out", ctypes.c_void_p),

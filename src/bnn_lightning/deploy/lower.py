@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from bnn_lightning.deploy.container import Array
 from bnn_lightning.deploy.convert import PackedNetwork
-from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy.fuse import batch_norm_affine
+from bnn_lightning.deploy.modules import PARTS, PackedConv2d
 from bnn_lightning.deploy.operations import TORCH_OPERATIONS
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
@@ -137,18 +138,16 @@ class _Lowering:
 
     def _norm(self, node: fx.Node) -> list[Argument]:
         x, *parameters, _, eps = node.args
-        gain, offset, mean, variance = (None if item is None else self._tensor(item).double() for item in parameters)
+        gain, offset, mean, variance = (None if item is None else self._tensor(item) for item in parameters)
         assert mean is not None
         assert variance is not None
         assert isinstance(eps, float)
-        scale = (variance + eps).rsqrt()
-        scale = scale if gain is None else scale * gain
-        shift = -mean * scale if offset is None else offset - mean * scale
+        scale, shift = batch_norm_affine(mean, variance, gain, offset, eps)
         prefix = self._name(parameters[2]).rpartition(".")[0]
         return [
             self._argument(x),
-            self._stored(f"{prefix}.scale", scale.float()),
-            self._stored(f"{prefix}.shift", shift.float()),
+            self._stored(f"{prefix}.scale", scale),
+            self._stored(f"{prefix}.shift", shift),
         ]
 
     def _name(self, node: Any) -> str:
@@ -167,12 +166,11 @@ class _Lowering:
         residual = node.args[11] if len(node.args) > 11 else None
         tensors = {key: value for key, value in layer.dense().items() if value is not None}
         stored: dict[str, Argument] = {key: self._stored(f"{name}.{key}", value) for key, value in tensors.items()}
-        keys = ("signs", "scale", "bias", "slope", "shift", "threshold")
         geometry: list[Argument] = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
         return [
             self._argument(packing.args[0]),
             self._argument(residual),
-            *(stored.get(key) for key in keys),
+            *(stored.get(key) for key in PARTS),
             *geometry,
             *(layer.pad_value, layer.low, layer.high),
         ]

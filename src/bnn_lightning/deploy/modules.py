@@ -15,12 +15,17 @@ from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
+# The tensors of a layer in the layout of torch; between signs and threshold in the order in which they take effect.
+PARTS = ("signs", "gain", "offset", "scale", "bias", "lift", "slope", "shift", "threshold")
+
 
 class PackedConv2d(nn.Module):
     """A binary convolution on bits, with what may follow it in one pass: affine, addition, PReLU, shift, clamp.
 
-    `clamp(prelu(scale * dot + bias + residual) + shift)`; made by `from_layer`, and widened by `fold_affine_` and the
-    like. The sums are exact: the output is that of the simulated layer, up to the rounding of the affine map.
+    `clamp(prelu(scale * (gain * dot + offset) + bias + residual + lift) + shift)`; made by `from_layer`, and widened by
+    `fold_affine_`. The sums are exact, and what follows them is rounded where torch rounds it: after each operation,
+    but for the product and the sum of an affine map, which batch norm rounds once. The output is that of the simulated
+    layer, to the bit, where torch's batch norm and the kernel have fused products and sums, as AVX2 and later do.
 
     Args:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
@@ -35,8 +40,11 @@ class PackedConv2d(nn.Module):
     weight: Tensor
     tap_sums: Tensor
     threshold: Tensor
+    gain: Tensor | None
+    offset: Tensor | None
     scale: Tensor
     bias: Tensor
+    lift: Tensor | None
     slope: Tensor | None
     shift: Tensor | None
 
@@ -63,8 +71,11 @@ class PackedConv2d(nn.Module):
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
         self.register_buffer("threshold", self._thresholds(threshold, signs.device))
+        self.register_buffer("gain", None)
+        self.register_buffer("offset", None)
         self.register_buffer("scale", self.spread(torch.ones(self.out_channels, device=signs.device)))
         self.register_buffer("bias", self.spread(torch.zeros(self.out_channels, device=signs.device)))
+        self.register_buffer("lift", None)
         self.register_buffer("slope", None)
         self.register_buffer("shift", None)
 
@@ -95,7 +106,7 @@ class PackedConv2d(nn.Module):
         """Undo `dense`.
 
         Args:
-            tensors: "signs", and what there is of "scale", "bias", "slope", "shift", (out_channels,), and "threshold".
+            tensors: "signs", and what there is of the other `PARTS`: "threshold", (in_channels,), and (out_channels,).
             **geometry: `stride`, `padding`, `dilation`, `groups`, `pad_value`.
 
         Raises:
@@ -112,7 +123,7 @@ class PackedConv2d(nn.Module):
             if name != "signs" and tensor is not None and tuple(tensor.shape) != wanted:
                 raise ValueError(f"`{name}` must have the shape {wanted}, got {tuple(tensor.shape)}.")
         new = cls(signs, threshold=tensors.get("threshold"), **geometry)
-        for name in ("scale", "bias", "slope", "shift"):
+        for name in PARTS[1:-1]:
             tensor = tensors.get(name)
             if tensor is not None:
                 setattr(new, name, new.spread(tensor))
@@ -128,10 +139,7 @@ class PackedConv2d(nn.Module):
         threshold = torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
         return {
             "signs": unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size),
-            "scale": gather(self.scale),
-            "bias": gather(self.bias),
-            "slope": gather(self.slope),
-            "shift": gather(self.shift),
+            **{name: gather(getattr(self, name)) for name in PARTS[1:-1]},
             "threshold": threshold if threshold.any() else None,
         }
 
@@ -140,16 +148,33 @@ class PackedConv2d(nn.Module):
         return spread(values.detach().to(torch.float32), groups=self.groups)
 
     @torch.no_grad()
-    def fold_affine_(self, scale: Tensor, bias: Tensor) -> None:
-        """Let `scale * y + bias`, (out_channels,) each, follow; only while nothing but a scale and a bias does."""
-        scale = self.spread(scale)
-        self.scale.mul_(scale)
-        self.bias.mul_(scale).add_(self.spread(bias))
+    def fold_affine_(self, scale: Tensor, bias: Tensor) -> bool:
+        """Let `scale * y + bias`, (out_channels,) each, follow, while nothing but affine maps does.
 
-    @torch.no_grad()
-    def add_bias_(self, bias: Tensor) -> None:
-        """Let an addition of (out_channels,) values follow."""
-        self.bias.add_(self.spread(bias))
+        Returns:
+            Whether it does. Where the layer has no place for another rounding, nothing is changed.
+        """
+        if not self._make_room():
+            return False
+        self.scale, self.bias = self.scale * self.spread(scale), self.spread(bias)
+        return True
+
+    def _make_room(self) -> bool:
+        """Let gain and offset do what scale and bias do, but for powers of two; whether these are free then."""
+        exact = bool((torch.frexp(self.scale).mantissa.abs() == 0.5).logical_or(self.scale == 0).all())
+        biased = bool(self.bias.any())
+        if exact and not biased:
+            return True
+        # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
+        if self.offset is not None or (biased and not exact) or not (exact or self.gain is None):
+            return False
+        self.gain = self.scale if self.gain is None else self.gain * self.scale
+        self.offset = self.bias if biased else None
+        self.scale, self.bias = (
+            self.spread(torch.ones(self.out_channels, device=self.scale.device)),
+            torch.zeros_like(self.bias),
+        )
+        return True
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
@@ -187,6 +212,9 @@ class PackedConv2d(nn.Module):
             self.shift,
             self.low,
             self.high,
+            self.gain,
+            self.offset,
+            self.lift,
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -211,7 +239,7 @@ class PackedConv2d(nn.Module):
         if scale is not None:
             self.fold_affine_(scale, torch.zeros_like(scale))
         if layer.bias is not None:
-            self.add_bias_(layer.bias)
+            self.fold_affine_(torch.ones_like(layer.bias), layer.bias)
         return self.train(layer.training)
 
 

@@ -36,7 +36,7 @@ class RealConvolution(ctypes.Structure):
         *_fields(ctypes.c_int64, "dilation_y dilation_x pad_y pad_x x_image x_channel x_y x_x pool band factors"),
         *_fields(ctypes.c_void_p, "x"),
         *_fields(ctypes.c_int64, "bytes whole"),
-        *_fields(ctypes.c_void_p, "weight bias residual padding offsets scale bias_y bias_x"),
+        *_fields(ctypes.c_void_p, "weight bias gain offset residual mean std offsets scale bias_y bias_x"),
         ("maxima", Windows),
         *_fields(ctypes.c_int64, "chunks"),
         *_fields(ctypes.c_void_p, "work"),

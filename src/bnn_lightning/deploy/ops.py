@@ -22,7 +22,8 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor scale, Tensor bias, SymInt out_channels, "
     "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
-    "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
+    "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None, "
+    "Tensor? gain=None, Tensor? offset=None, Tensor? lift=None) -> Tensor",
 )
 
 
@@ -116,10 +117,13 @@ def _conv(
     shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    gain: Tensor | None = None,
+    offset: Tensor | None = None,
+    lift: Tensor | None = None,
 ) -> Tensor:
     kernel = current_kernel()
     if kernel is None or not x.is_cpu:
-        parameters = (scale, bias, slope, shift)
+        parameters = (gain, offset, scale, bias, lift, slope, shift)
         dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
         return epilogue(dot, weight.shape[0], residual, parameters, low, high)
     out = _conv_fake(
@@ -133,9 +137,8 @@ def _conv(
     geometry = conv_geometry(x.shape, weight, out.shape, in_channels, kernel_size, stride, dilation, zero_padding)
     tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "offsets": offsets, "scale": scale, "bias": bias}
     tensors |= {"out": out}
-    for name, tensor in (("residual", residual), ("slope", slope), ("shift", shift)):
-        if tensor is not None:
-            tensors[name] = tensor
+    optional = {"gain": gain, "offset": offset, "residual": residual, "lift": lift, "slope": slope, "shift": shift}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
     kernel.run("convolve", Convolution(**geometry, **pointers, **bounds))
@@ -159,6 +162,9 @@ def _conv_fake(
     shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    gain: Tensor | None = None,
+    offset: Tensor | None = None,
+    lift: Tensor | None = None,
 ) -> Tensor:
     height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
     shape = (x.shape[0], out_channels, height, width)
@@ -264,7 +270,7 @@ def epilogue(
     dot: Tensor,
     groups: int,
     residual: Tensor | None,
-    parameters: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    parameters: Sequence[Tensor | None],
     low: float | None,
     high: float | None,
 ) -> Tensor:
@@ -274,7 +280,7 @@ def epilogue(
         dot: The sums, (N, C, H, W).
         groups: Of the layer.
         residual: What is added, of the same shape.
-        parameters: Scale, bias, slope and shift, each group filled up to whole blocks.
+        parameters: Gain, offset, scale, bias, lift, slope and shift, each group filled up to whole blocks.
         low: Lower bound.
         high: Upper bound.
     """
@@ -286,12 +292,16 @@ def epilogue(
 
     if residual is not None:
         _check_addend(residual, tuple(dot.shape), dot.dtype)
-    scale, bias, slope, shift = (gather(values) for values in parameters)
+    gain, offset, scale, bias, lift, slope, shift = (gather(values) for values in parameters)
     assert scale is not None
     assert bias is not None
+    dot = dot if gain is None else dot * gain
+    dot = dot if offset is None else dot + offset
     t = torch.addcmul(bias, dot, scale)
     if residual is not None:
         t.add_(residual)
+    if lift is not None:
+        t.add_(lift)
     if slope is not None:
         t = torch.prelu(t, slope.flatten())
     if shift is not None:

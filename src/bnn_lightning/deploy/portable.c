@@ -149,7 +149,7 @@ static int bnn_count(uint32_t v) {
 //// binary
 // What follows the sums of a binary convolution; a null pointer leaves a part out.
 struct bnn_epilogue {
-  const float *scale, *bias, *residual, *slope, *shift;
+  const float *gain, *offset, *scale, *bias, *residual, *lift, *slope, *shift;
   float low, high;
   int clamp_low, clamp_high;
 };
@@ -195,8 +195,12 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
             sum += inputs - 2 * unlike;
           }
         const int at = (o * out.height + row) * out.width + column;
-        float t = (float)sum * e.scale[o] + e.bias[o];
+        float t = (float)sum;
+        if (e.gain) t *= e.gain[o];
+        if (e.offset) t += e.offset[o];
+        t = t * e.scale[o] + e.bias[o];
         if (e.residual) t += e.residual[at];
+        if (e.lift) t += e.lift[o];
         if (e.slope) t = t > 0 ? t : t * e.slope[o];
         if (e.shift) t += e.shift[o];
         if (e.clamp_low && t < e.low) t = e.low;

@@ -1,13 +1,15 @@
 // Convolutions of real-valued maps, directly: no im2col, one tile of pixels x channels in registers. See real.h.
 //
-//   t[pixel, c] = bias[c] + sum_k weight[k, c] * x[pixel + offset k] (+ residual) ; then what follows (`struct after`)
+//   t[pixel, c] = sum_k weight[k, c] * x[pixel + offset k] ; t += bias[c] ; t = t * gain[c] + offset[c] (+ residual)
 //
-// or, of images in bytes and weights in int8, with sums that are whole numbers, the same on every instruction set:
+// and then what follows (`struct after`). Products are added by rows, columns and channels, and each step is rounded, as
+// in oneDNN's direct convolutions and torch's batch norm: with fused products and sums the results have the same bits. Or,
+// of images in bytes and weights in int8, with sums that are whole numbers, the same on every instruction set:
 //
 //   t[pixel, c] = bias[c] + scale[c] * sum_k weight[k, c] * x[pixel + offset k]
 //
 // Weights are (block, tap and input channel, BLOCK), those in int8 (block, word, BLOCK, 4): a word is four pixels side by
-// side. Where windows leave the map, or x is averaged over 2x2 first, or is bytes, as many rows as `band` rows of the
+// side. Where windows leave the map, or x is averaged or normalised first, or is bytes, as many rows as `band` rows of the
 // result need are copied into a small buffer with all that lies around them. Maxima of windows may follow while rows are
 // in the cache: only they are written then.
 #include "real.h"
@@ -22,10 +24,10 @@ struct bnn_real_convolve {
   int64_t band;                          // rows of the result that are computed at a time; 0: x is read in place
   int64_t factors;                       // of a window: floats, or words
   const void *x;
-  int64_t bytes, whole;  // whether x is uint8; whether pixels are computed with as bytes: floats are rounded to 255ths
+  int64_t bytes, whole;  // whether x is uint8, in 255ths; whether pixels are computed with as bytes: floats are rounded
   const void *weight;
-  const float *bias, *residual;
-  const float *padding;    // (channels): what lies around x; null: 0
+  const float *bias, *gain, *offset, *residual;  // null: there is none
+  const float *mean, *std;  // (channels): x becomes (x - mean) / std first, and lies in zeros; null: it does not
   const int32_t *offsets;  // of the factors of a window from its beginning, in x, or in a band
   // Of whole sums: where the bias lies, as a sum over rows and columns, which depends on what a window has outside of x.
   const float *scale;
@@ -45,10 +47,10 @@ struct bnn_real_convolve {
 #endif
 #define SUMS(PIXELS, NB)                                                                                               \
   INNERMOST void sums_##PIXELS##_##NB(const void *const *x, const int32_t *offsets, const void *weight,                \
-                                      const float *bias, int64_t n, F *acc) {                                          \
-    F sums[PIXELS][NB];                                                                                                \
+                                      const float *scale, int64_t n, F *acc) {                                         \
+    F sums[PIXELS][NB] = {0};                                                                                          \
     const float *w = weight;                                                                                           \
-    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] = LOAD(F, bias + b * BLOCK); \
+    (void)scale;                                                                                                       \
     for (int64_t k = 0; k < n; k++, w += BLOCK) {                                                                      \
       const ptrdiff_t offset = offsets[k];                                                                             \
       F weights[NB];                                                                                                   \
@@ -126,7 +128,7 @@ TILE(6, 1)
 TILE(3, 1)
 #endif
 
-// Sums start from the bias, those of whole numbers are multiplied with the scale: the fourth argument.
+// Those of whole numbers are multiplied with the scale, the fourth argument.
 typedef void (*sums_of)(const void *const *, const int32_t *, const void *, const float *, int64_t, F *);
 // A tile of a layer: how many pixels and blocks, and what sums them.
 struct shape {
@@ -154,7 +156,7 @@ struct view {
   int64_t image, y, x_step;
 };
 
-// The pixels of a tile: where they are read and written, and the bias of each, which is null where sums began from it.
+// The pixels of a tile: where they are read and written, and where sums are whole, the bias of each.
 struct pixels {
   const void *x[MOST];
   const float *bias[MOST];
@@ -169,9 +171,14 @@ INLINE void follow(const struct bnn_real_convolve *c, const struct after *after,
     struct after own = *after;
     if (plain) own.slope = own.shift = 0, own.channels = channel + BLOCK;
     const struct terms terms = terms_of(&own, channel);
+    const bool biased = !whole && c->bias, scaled = !whole && c->gain;
+    const F bias = biased ? LOAD(F, c->bias + channel) : (F)0, gain = scaled ? LOAD(F, c->gain + channel) : (F)1;
+    const F offset = scaled ? LOAD(F, c->offset + channel) : (F)0;
     for (int64_t p = 0; p < at->n; p++) {
       F t = acc[p * blocks + b];
       if (whole) t += LOAD(F, at->bias[p] + channel);
+      if (biased) t += bias;
+      if (scaled) t = t * gain + offset;
       if (!plain && c->residual)
         t += load_some(c->residual + (at->to + p) * own.channels + channel, own.channels - channel);
       finish_block(&own, &terms, t, at->to + p, at->signs[p], channel);
@@ -197,9 +204,9 @@ INNERMOST void tile(const struct bnn_real_convolve *c, const struct after *given
   // The last blocks may overlap those before them: they are written twice, the same.
   for (int64_t done = 0; done < blocks; done += s->blocks) {
     const int64_t block = least(done, blocks - s->blocks);
-    const float *start = c->whole ? c->scale : c->bias;
+    const float *scale = c->whole ? c->scale + block * BLOCK : 0;
     F acc[MOST * 4];
-    s->sums(at.x, c->offsets, (const char *)c->weight + block * factors * BLOCK * size, start + block * BLOCK, factors, acc);
+    s->sums(at.x, c->offsets, (const char *)c->weight + block * factors * BLOCK * size, scale, factors, acc);
     if (plain && c->whole) follow(c, &after, &at, acc, block, s->blocks, true, true);
     else if (plain) follow(c, &after, &at, acc, block, s->blocks, true, false);
     else follow(c, &after, &at, acc, block, s->blocks, false, c->whole);
@@ -224,7 +231,7 @@ struct band {
 };
 
 static struct band band_of(const struct bnn_real_convolve *c) {
-  const bool apart = c->whole || c->x_channel != 1;
+  const bool apart = c->whole || c->mean || c->x_channel != 1;
   struct band b = {.planes = apart ? c->channels : 1, .inner = apart ? 1 : c->channels};
   b.after = c->chunks ? &c->inner : &c->after;
   b.size = c->whole ? 1 : sizeof(float);
@@ -257,38 +264,48 @@ INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t ste
   else COPY(float, float);
 }
 
+INNERMOST void normalise(const struct bnn_real_convolve *c, int64_t plane, int64_t n, float *to) {
+  const float mean = c->mean ? c->mean[plane] : 0, std = c->mean ? c->std[plane] : 1;
+  if (c->bytes)
+    for (int64_t i = 0; i < n; i++) to[i] /= 255;
+  if (c->mean)
+    for (int64_t i = 0; i < n; i++) to[i] = (to[i] - mean) / std;
+}
+
 // There is no libc to call.
-__attribute__((no_builtin("memset"))) static void surround(const struct bnn_real_convolve *c, const struct band *b, int64_t plane, int64_t pixels, char *to) {
-  if (c->whole)
-    for (int64_t i = 0; i < pixels; i++) to[i] = 0;
-  else
-    for (int64_t i = 0; i < pixels * b->inner; i++) ((float *)to)[i] = c->padding ? c->padding[plane + i % b->inner] : 0;
+__attribute__((no_builtin("memset"))) static void surround(const struct band *b, int64_t pixels, char *to) {
+  for (int64_t i = 0; i < pixels * b->inner * b->size; i++) to[i] = 0;
 }
 
 // A row of the map, y of `plane`, and what lies left and right of it.
 static void copy_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t plane, int64_t y, char *to) {
   const int64_t left = least(c->pad_x, b->columns), inside = least(c->width, b->columns - left), pixel = b->inner * b->size;
   if (y < 0 || y >= c->height) {
-    surround(c, b, plane, b->columns, to);
+    surround(b, b->columns, to);
     return;
   }
   const int64_t from = image * c->x_image + plane * c->x_channel + y * c->x_y;
-  surround(c, b, plane, left, to);
-  copy(c, from, b->planes > 1 || c->whole ? c->x_x : 1, inside * b->inner, to + left * pixel);
-  surround(c, b, plane, b->columns - left - inside, to + (left + inside) * pixel);
+  surround(b, left, to);
+  copy(c, from, b->inner == 1 ? c->x_x : 1, inside * b->inner, to + left * pixel);
+  if (!c->whole) normalise(c, plane, inside * b->inner, (float *)(to + left * pixel));
+  surround(b, b->columns - left - inside, to + (left + inside) * pixel);
 }
 
-// Averages over 2x2, or what there is of it at the far sides: what is missing is what lies before it, counted twice.
+// Averages over 2x2, or what there is of it at the far sides, added by rows and columns.
 INNERMOST void average_row(const struct bnn_real_convolve *c, const struct band *b, int64_t image, int64_t y, float *to) {
   const float *row = (const float *)c->x + image * c->x_image + 2 * y * c->x_y;
-  const int64_t down = 2 * y + 1 < c->height ? c->x_y : 0;
+  const bool down = 2 * y + 1 < c->height;
   for (int64_t i = 0; i < b->columns; i++, row += 2 * c->x_x, to += c->channels) {
-    const int64_t right = 2 * i + 1 < c->width ? c->x_x : 0;
+    const bool right = 2 * i + 1 < c->width;
+    const float factor = 1 / (float)((1 + down) * (1 + right));
     for (int64_t k = 0; k < c->channels; k += BLOCK) {
       const int64_t left = c->channels - k;
-      const float *at = row + k;
-      const F sum = (load_some(at, left) + load_some(at + right, left)) + (load_some(at + down, left) + load_some(at + down + right, left));
-      store_some(to + k, sum * 0.25f, left);
+      const float *at = row + k, *below = at + c->x_y;
+      F sum = load_some(at, left);
+      if (right) sum += load_some(at + c->x_x, left);
+      if (down) sum += load_some(below, left);
+      if (down && right) sum += load_some(below + c->x_x, left);
+      store_some(to + k, sum * factor, left);
     }
   }
 }

@@ -1,8 +1,8 @@
 """Real-valued layers on the project's own kernels: convolution and linear layer.
 
-Each computes what torch does, up to rounding, and computes it with torch where there is no kernel or the input is not
-float32 on the CPU. `job` makes the kernel's structure for given tensors: a plan asks for it once, and runs it again and
-again. Maps are in the channels_last format.
+Each computes what torch does, and computes it with torch where there is no kernel or the input is not float32 on the
+CPU. A convolution rounds as oneDNN's direct ones do, a linear layer adds in another order than torch's. `job` makes the
+kernel's structure for given tensors: a plan asks for it once, and runs it again and again. Maps are channels_last.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ _WORK = 1 << 16  # floats of the map before maxima that a thread keeps
 
 
 class RealConv2d(nn.Module):
-    """A real convolution with what follows it: bias, addition, PReLU, shift, clamp; after 2x2 averages, if asked for.
+    """A real convolution with what stands around it.
+
+    That is bias, affine map, addition, PReLU, shift and clamp behind it, and a normalisation or 2x2 averages before it.
 
     Args:
         weight: Shape (out_channels, in_channels, kernel_height, kernel_width).
@@ -31,7 +33,8 @@ class RealConv2d(nn.Module):
         stride: Of rows and columns.
         padding: Of rows and columns, on both sides.
         dilation: Of rows and columns.
-        around: Values, (in_channels,), of the padding; None is 0.
+        affine: Scale and shift, (out_channels,) each, of what follows the bias; None is nothing.
+        normalisation: Mean and standard deviation, (in_channels,) each, of the input; None: it is taken as it is.
         pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
         activation: See `Activation`; None is nothing.
         maxima: Maxima of windows that follow, in the same pass.
@@ -46,8 +49,11 @@ class RealConv2d(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor
-    around: Tensor | None
+    bias: Tensor | None
+    gain: Tensor | None
+    offset: Tensor | None
+    mean: Tensor | None
+    std: Tensor | None
     _room, _most = _ROOM, _MOST
 
     def __init__(
@@ -58,7 +64,8 @@ class RealConv2d(nn.Module):
         stride: tuple[int, int] = (1, 1),
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
-        around: Tensor | None = None,
+        affine: tuple[Tensor, Tensor] | None = None,
+        normalisation: tuple[Tensor, Tensor] | None = None,
         pool: int = 1,
         activation: Activation | None = None,
         maxima: Pool2d | None = None,
@@ -71,10 +78,11 @@ class RealConv2d(nn.Module):
         self.stride, self.padding, self.dilation, self.pool = stride, padding, dilation, pool
         self.activation = Activation(self.out_channels) if activation is None else activation
         self.maxima = maxima
-        bias = torch.zeros(self.out_channels) if bias is None else bias
         self.register_buffer("weight", blocked(weight.detach().float().permute(0, 2, 3, 1).flatten(1)))
-        self.register_buffer("bias", spread(bias.detach().float()))
-        self.register_buffer("around", None if around is None else around.detach().float().contiguous())
+        for name, values in zip(("bias", "gain", "offset"), (bias, *(affine or (None, None))), strict=True):
+            self.register_buffer(name, None if values is None else spread(values.detach().float()))
+        for name, values in zip(("mean", "std"), normalisation or (None, None), strict=True):
+            self.register_buffer(name, None if values is None else values.detach().float().contiguous())
         self._offsets: dict[tuple[int, ...], Tensor] = {}
 
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
@@ -98,7 +106,8 @@ class RealConv2d(nn.Module):
             shape: Of the input.
             copied: The input is bytes, and copied in any case.
         """
-        if not any(self.padding) and self.pool == 1 and not copied and self.maxima is None:
+        copied = copied or any(self.padding) or self.pool == 2 or self.mean is not None or self.maxima is not None
+        if not copied:
             return 0
         _, _, height, width = self.map_shape(shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
@@ -165,9 +174,12 @@ class RealConv2d(nn.Module):
             x=x.data_ptr(),
             bytes=int(x.dtype == torch.uint8),
             weight=self.weight.data_ptr(),
-            bias=self.bias.data_ptr(),
+            bias=pointer(self.bias),
+            gain=pointer(self.gain),
+            offset=pointer(self.offset),
             residual=pointer(residual),
-            padding=pointer(self.around),
+            mean=pointer(self.mean),
+            std=pointer(self.std),
             offsets=self._places(x, band).data_ptr(),
         )
         self._ends(job, x.shape, out, work)
@@ -201,15 +213,16 @@ class RealConv2d(nn.Module):
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         dense = unblocked(self.weight, self.out_channels)
         weight = torch.unflatten(dense, 1, (*self.kernel_size, self.in_channels)).permute(0, 3, 1, 2)
-        padding = self.padding
-        if self.pool == 2:
-            x = F.avg_pool2d(x, 2, ceil_mode=True)
-        if self.around is not None:
-            around = self.around.view(-1, 1, 1).to(x.dtype)
-            x = F.pad(x - around, (padding[1], padding[1], padding[0], padding[0])) + around
-            padding = (0, 0)
-        bias = self.bias[: self.out_channels].to(x.dtype)
-        t = F.conv2d(x, weight.to(x.dtype), bias, self.stride, padding, self.dilation)
+        x = F.avg_pool2d(x, 2, ceil_mode=True) if self.pool == 2 else x
+        if self.mean is not None and self.std is not None:
+            x = (x - self.mean.view(-1, 1, 1).to(x.dtype)) / self.std.view(-1, 1, 1).to(x.dtype)
+        bias, gain, offset = (
+            None if values is None else values[: self.out_channels].to(x.dtype)
+            for values in (self.bias, self.gain, self.offset)
+        )
+        t = F.conv2d(x, weight.to(x.dtype), bias, self.stride, self.padding, self.dilation)
+        if gain is not None and offset is not None:
+            t = torch.addcmul(offset.view(-1, 1, 1), t, gain.view(-1, 1, 1))
         return self._followed(t if residual is None else t + residual)
 
     def _followed(self, t: Tensor) -> Tensor:
@@ -227,7 +240,7 @@ class RealConv2d(nn.Module):
         if band:
             window, columns = self._reach(self.map_shape(x.shape)[3])
             rows = (band - 1) * self.stride[0] + window
-            planar = x.stride(1) != 1 and x.shape[1] > 1
+            planar = self.mean is not None or (x.stride(1) != 1 and x.shape[1] > 1)
             strides = (rows * columns, columns, 1) if planar else (1, columns * self.in_channels, self.in_channels)
         else:
             strides = (x.stride(1), x.stride(2), x.stride(3))

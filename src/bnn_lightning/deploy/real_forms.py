@@ -70,19 +70,14 @@ def _float_layer(
     bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), channels)
     if _at(step, 2) is not None and bias is None:
         return None
-    weight, bias = _folded(weight.double(), bias, affine)
     stride, padding, dilation = (pair(_at(step, place), default) for place, default in ((3, 1), (4, 0), (5, 1)))
     chain.at = step.arguments[0]
     plain = tuple(weight.shape[2:]) + stride + padding == (1, 1, 1, 1, 0, 0)
     pool = 2 if plain and chain.halving() else 1
-    normalisation, around = chain.normalisation(weight.shape[1]) if pool == 1 else None, None
-    unit = 255.0 if graph.bytes and chain.at == Value(0) else 1.0
-    if normalisation is not None:
-        mean, std = normalisation
-        weight = weight / std.view(-1, 1, 1)
-        bias, around = bias - (weight * mean.view(-1, 1, 1)).sum((1, 2, 3)), mean * unit
-    fixed = {"stride": stride, "padding": padding, "dilation": dilation, "around": around, "pool": pool}
-    return RealConv2d(weight / unit, bias, **fixed, activation=activation, maxima=maxima)  # type: ignore[arg-type]
+    normalisation = chain.normalisation(weight.shape[1]) if pool == 1 else None
+    moves = {"stride": stride, "padding": padding, "dilation": dilation, "pool": pool}
+    ends = {"affine": affine, "activation": activation, "maxima": maxima}
+    return RealConv2d(weight, bias, **moves, **ends, normalisation=normalisation)  # type: ignore[arg-type]
 
 
 def _byte_layer(
@@ -104,14 +99,6 @@ def _byte_layer(
     chain.at = step.arguments[0]
     moves = {"stride": stride, "padding": padding, "dilation": dilation}
     return ByteConv2d(weight, scale, around, bias, **moves, activation=activation, maxima=maxima)
-
-
-def _folded(weight: Tensor, bias: Tensor | None, affine: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias
-    if affine is None:
-        return weight, bias
-    scale, shift = affine
-    return weight * scale.view(-1, 1, 1, 1), bias * scale + shift
 
 
 def linear(graph: Graph, number: int) -> Operation | None:

@@ -49,9 +49,9 @@ class Repacker:
         modules = dict(self.packed.network.named_modules())
         # A layer that the network never calls is not in the packed one.
         own = {name: layer for name, layer in binary_layers(model).items() if name in modules}
-        self._on_bits = [(own[name], modules[name]) for name in own if isinstance(modules[name], PackedConv2d)]
-        # What follows a layer's scale, as it was folded: the new scale is multiplied with it.
-        self._folded = [cast(PackedConv2d, packed).scale.clone() for _, packed in self._on_bits]
+        on_bits = [name for name in own if isinstance(modules[name], PackedConv2d)]
+        # With the gain that was folded, if any: a scale is multiplied with it.
+        self._on_bits = [(own[name], packed, packed.gain) for name in on_bits if (packed := modules[name])]
         self._real = [(own[name], modules[name]) for name in own if not isinstance(modules[name], PackedConv2d)]
         settled = {id(parameter) for _, layer in self._real for parameter in layer.parameters()}
         source = dict(model.named_parameters())
@@ -68,8 +68,8 @@ class Repacker:
         Raises:
             ValueError: A weight is neither -1 nor +1.
         """
-        for (layer, packed), folded in zip(self._on_bits, self._folded, strict=True):
-            _write(layer, cast(PackedConv2d, packed), folded)
+        for layer, packed, folded in self._on_bits:
+            _write(layer, cast(PackedConv2d, packed), cast(Tensor | None, folded))
         for layer, real in self._real:
             assert layer.weight_binarizer is not None
             signs, scale = layer.weight_binarizer.binarize(layer.weight)
@@ -89,7 +89,7 @@ def _without_scale(layer: BinaryLayer) -> None:
     layer.weight_binarizer = WeightSign()
 
 
-def _write(layer: BinaryLayer, packed: PackedConv2d, folded: Tensor) -> None:
+def _write(layer: BinaryLayer, packed: PackedConv2d, folded: Tensor | None) -> None:
     assert isinstance(layer.weight_binarizer, WeightBinarizer)
     signs, scale = layer.weight_binarizer.binarize(layer.weight)
     check_signs(signs)
@@ -97,4 +97,4 @@ def _write(layer: BinaryLayer, packed: PackedConv2d, folded: Tensor) -> None:
     packed.weight.copy_(pack_weight(signs, groups=packed.groups))
     packed.tap_sums.copy_(tap_sums(signs, groups=packed.groups))
     if scale is not None:
-        packed.scale.copy_(packed.spread(scale)).mul_(folded)
+        packed.gain = packed.spread(scale) if folded is None else packed.spread(scale) * folded

@@ -13,7 +13,7 @@ from bnn_lightning.deploy.container import Container, PackedFileError, read_cont
 from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lower import lower
-from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy.modules import PARTS, PackedConv2d
 from bnn_lightning.deploy.operations import OPERATIONS
 from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
@@ -275,12 +275,11 @@ def _can_be_planned(images: Tensor) -> bool:
 
 def _packed_layer(step: Step, container: Container) -> PackedConv2d:
     try:
-        _, _, signs, scale, bias, slope, shift, threshold, *rest = step.arguments
-        stride, padding, dilation, groups, pad_value, low, high = rest
+        _, _, *parts, stride, padding, dilation, groups, pad_value, low, high = step.arguments
+        named = dict(zip(PARTS, parts, strict=True))
     except ValueError as error:
-        raise ValueError(f"A binary convolution has 15 arguments, not {len(step.arguments)}.") from error
-    parts = {"signs": signs, "scale": scale, "bias": bias, "slope": slope, "shift": shift, "threshold": threshold}
-    tensors = {key: None if part is None else _of_file(part, container) for key, part in parts.items()}
+        raise ValueError(f"A binary convolution has {9 + len(PARTS)} arguments, not {len(step.arguments)}.") from error
+    tensors = {key: None if part is None else _of_file(part, container) for key, part in named.items()}
     if tensors["signs"] is None:
         raise ValueError("A binary convolution has no signs.")
     if pad_value not in (0, 1, -1):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor scale, Tensor bias, SymInt groups, "
     "SymInt[] stride, SymInt[] dilation, SymInt[] padding, float pad_value, Tensor? residual=None, "
-    "Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None) -> Tensor",
+    "Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None, Tensor? gain=None, "
+    "Tensor? offset=None, Tensor? lift=None) -> Tensor",
 )
 
 
@@ -90,6 +91,9 @@ class Unpacked:
             layer.shift,
             layer.low,
             layer.high,
+            layer.gain,
+            layer.offset,
+            layer.lift,
         )
 
 
@@ -114,6 +118,9 @@ def _conv(
     shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    gain: Tensor | None = None,
+    offset: Tensor | None = None,
+    lift: Tensor | None = None,
 ) -> Tensor:
     # In place, and not by `where`, which is three times as slow.
     images = (x >= threshold.view(-1, 1, 1).to(x.dtype)).to(signs.dtype).mul_(2).sub_(1)
@@ -126,7 +133,7 @@ def _conv(
         images = images.clone(memory_format=torch.contiguous_format)
     # Exact: the sums are whole numbers far below 2^24.
     dot = F.conv2d(images, signs, None, list(stride), around, list(dilation), groups)
-    return epilogue(dot, groups, residual, (scale, bias, slope, shift), low, high)
+    return epilogue(dot, groups, residual, (gain, offset, scale, bias, lift, slope, shift), low, high)
 
 
 LIBRARY.impl("binary_conv2d.unpacked", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

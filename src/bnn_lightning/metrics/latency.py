@@ -31,7 +31,7 @@ def time_in_turns(
     repeats: int,
     warmup: int = 2,
     least: float = 0.0,
-    settle: bool = False,
+    settle: float = 0.0,
     finish: Callable[[], object] | None = None,
 ) -> dict[str, list[Turn]]:
     """Time several functions in turns, so that a slow moment of the machine meets all of them.
@@ -41,8 +41,8 @@ def time_in_turns(
         repeats: Turns that count.
         warmup: Turns before, which do not count.
         least: Seconds that a turn should take: short functions are called several times.
-        settle: Begin every turn with a pause, in which threads of the others fall asleep, and a call that does not
-            count, which brings its own data into the caches.
+        settle: Begin every turn with a pause of so many seconds, in which threads of the others fall asleep, and a call
+            that does not count, which brings its own data into the caches.
         finish: Called after each function, such as `torch.cuda.synchronize`.
 
     Returns:
@@ -58,7 +58,7 @@ def time_in_turns(
     for number in range(warmup + repeats):
         for name, step in steps.items():
             if settle:
-                time.sleep(0.002)
+                time.sleep(settle)
                 step()
             turn = _turn(step, calls[name], finish)
             if number >= warmup:
