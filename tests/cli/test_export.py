@@ -18,7 +18,7 @@ from bnn_lightning.models import create_backbone
 
 
 def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
-    done = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "trainer.enable_progress_bar=false")
+    done = bnn("export", f"ckpt={Path(trained.final).parents[1]}", "out=net.bnn", "trainer.enable_progress_bar=false")
     assert done.code == 0, done.err
     assert "sums that differ: 0" in done.out
     assert "bnn predict packed=net.bnn images=FOLDER" in done.out

@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"`{path}` is a folder: give the checkpoint file itself.")
+        raise UserError(f"`{path}` is a folder without final.ckpt and last.ckpt: give a run, or the file itself.")
     if not path.is_file():
         near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
         raise UserError(f"`{path}`: no such file.{near}")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnn_lightning.cli.build import build
-from bnn_lightning.cli.checkpoint import embedded_config, load_task, read_checkpoint
+from bnn_lightning.cli.checkpoint import embedded_config, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ProfileSettings, read_settings
@@ -96,9 +96,10 @@ def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain
             f"`{settings.ckpt}` says itself which network it is: leave `model=` and `data=` out; for a file that is "
             "not ours leave `ckpt=` out, since counts depend on the network alone."
         )
-    embedded = embedded_config(read_checkpoint(settings.ckpt), settings.ckpt)
-    network = load_task(settings.ckpt, trust=settings.trust).backbone
-    facts = {"ckpt": settings.ckpt} | _facts(embedded) | {"binary_now": is_binary(network)}
+    ckpt = str(network_file(settings.ckpt))
+    embedded = embedded_config(read_checkpoint(ckpt), ckpt)
+    network = load_task(ckpt, trust=settings.trust).backbone
+    facts = {"ckpt": ckpt} | _facts(embedded) | {"binary_now": is_binary(network)}
     return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(embedded["data"]))
 
 

@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 import bnn_lightning
 from bnn_lightning.cli.build import build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import embedded_config, read_checkpoint
+from bnn_lightning.cli.checkpoint import embedded_config, network_file, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
@@ -60,9 +60,9 @@ def write(config: DictConfig) -> int:
     trainer = plain_values(config.trainer)
     check_devices(trainer)
     seed_everything(settings.seed, workers=True, verbose=False)
-    checkpoint = read_checkpoint(settings.ckpt)
-    embedded = embedded_config(checkpoint, settings.ckpt)
-    task, data = restore(settings.ckpt, config, embedded, trust=settings.trust)
+    ckpt = str(network_file(settings.ckpt))
+    embedded = embedded_config(read_checkpoint(ckpt), ckpt)
+    task, data = restore(ckpt, config, embedded, trust=settings.trust)
     backbone = task.backbone.eval()
     datamodule = build_datamodule(data, trust=settings.trust)
     if settings.format == "onnx":
@@ -71,7 +71,7 @@ def write(config: DictConfig) -> int:
     try:
         packed = pack(backbone)
     except ValueError as error:
-        raise UserError(f"`{settings.ckpt}` cannot be packed: {error}") from error
+        raise UserError(f"`{ckpt}` cannot be packed: {error}") from error
     _print_report(packed)
     # What users will run: the file as it is loaded, which adds in another order than the module.
     compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
@@ -84,7 +84,7 @@ def write(config: DictConfig) -> int:
         raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}")
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
-    info = _info(settings.ckpt, embedded, datamodule, parity)
+    info = _info(ckpt, embedded, datamodule, parity)
     return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
 
 
@@ -165,7 +165,7 @@ def _out(settings: ExportSettings) -> Path:
     if _rounds(settings) and settings.format != "packed":
         forms = f"rest={settings.rest} and stem={settings.stem}"
         raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
-    out = Path(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
+    out = network_file(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
     if not out.parent.is_dir():

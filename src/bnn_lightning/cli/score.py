@@ -14,7 +14,7 @@ from torch import nn
 
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, read_checkpoint
+from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
@@ -114,11 +114,11 @@ def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[Classificatio
         return (*unpack(settings.packed, config), settings.packed)
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
-    checkpoint = read_checkpoint(settings.ckpt)
+    ckpt = str(network_file(settings.ckpt))
+    checkpoint = read_checkpoint(ckpt)
     if is_ours(checkpoint):
-        embedded = embedded_config(checkpoint, settings.ckpt)
-        return (*restore(settings.ckpt, config, embedded, trust=settings.trust), settings.ckpt)
-    return (*_published(settings, settings.ckpt, config), settings.ckpt)
+        return (*restore(ckpt, config, embedded_config(checkpoint, ckpt), trust=settings.trust), ckpt)
+    return (*_published(settings, ckpt, config), ckpt)
 
 
 def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
