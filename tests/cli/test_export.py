@@ -13,7 +13,7 @@ from PIL import Image
 
 from bnn_lightning.cli.checkpoint import load_backbone, load_task
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.parity import Parity
+from bnn_lightning.deploy.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
 
 
@@ -152,6 +152,31 @@ def test_a_packed_file_is_scored_like_its_checkpoint(trained: Any, bnn: Callable
     assert result in of_file.out
     elsewhere = bnn("evaluate", "packed=net.bnn", "data=synthetic", "data.image_size=8", "data.num_test=9", quiet)
     assert "images: 9" in elsewhere.out, elsewhere.err
+
+
+def test_a_class_that_hangs_on_rounding_is_accepted_on_demand(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Comparison.update
+
+    def disagreeing(self: Comparison, images: torch.Tensor, labels: torch.Tensor) -> None:
+        update(self, images, labels)
+        self.parity.others.append(OtherClass(index=3, simulated=0, packed=1, margin=0.03))
+
+    monkeypatch.setattr(Comparison, "update", disagreeing)
+    words = ("export", f"ckpt={trained.final}", "out=net.bnn", "trainer.enable_progress_bar=false")
+    done = bnn(*words)
+    assert done.code == 2
+    assert "Image 3: class 0 simulated, 1 packed, with a margin of 0.03." in done.err
+    assert "`margin=` accepts larger margins" in done.err
+    assert not Path("net.bnn").exists()
+    done = bnn(*words, "margin=0.05")
+    assert done.code == 0, done.err
+    assert "image 3: 0 or 1, a tie by 0.03" in done.out
+    assert load("net.bnn").info.provenance["parity"]["margin"] == 0.05
+    done = bnn(*words, "margin=-1")
+    assert done.code == 2
+    assert "`margin` must be a number from 0 on, got -1" in done.err
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeE
 
 
 class _Compare(LightningModule):
-    def __init__(self, model: nn.Module, packed: nn.Module, max_drop: float | None) -> None:
+    def __init__(self, model: nn.Module, packed: nn.Module, margin: float, max_drop: float | None) -> None:
         super().__init__()
         layers = isinstance(packed, PackedNetwork | LoadedNetwork)
-        self.comparison = Comparison(model, packed, max_drop=max_drop, layers=layers)
+        self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.comparison.update(*batch)
@@ -56,6 +56,8 @@ def write(config: DictConfig) -> int:
     """
     settings = read_settings(ExportSettings, config)
     silence()
+    if not 0 <= settings.margin < float("inf"):
+        raise UserError(f"`margin` must be a number from 0 on, got {settings.margin}.")
     out = _out(settings)
     trainer = plain_values(config.trainer)
     check_devices(trainer)
@@ -66,7 +68,7 @@ def write(config: DictConfig) -> int:
     backbone = task.backbone.eval()
     datamodule = build_datamodule(data, trust=settings.trust)
     if settings.format == "onnx":
-        compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, images=settings.images)
+        compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
         return _write_onnx(backbone, out, compare)
     try:
         packed = pack(backbone)
@@ -75,13 +77,12 @@ def write(config: DictConfig) -> int:
     _print_report(packed)
     # What users will run: the file as it is loaded, which adds in another order than the module.
     compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
-    max_drop = settings.max_drop if _rounds(settings) else None
-    parity = _compare(
-        backbone, compared, datamodule=datamodule, trainer=trainer, images=settings.images, max_drop=max_drop
-    )
+    parity = _compare(backbone, compared, datamodule=datamodule, trainer=trainer, settings=settings)
     print(parity, flush=True)
     if parity.faults:
-        raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}")
+        hangs = parity.others and parity.max_drop is None
+        remedy = " A class may hang on rounding: `margin=` accepts larger margins." if hangs else ""
+        raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}{remedy}")
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = _info(ckpt, embedded, datamodule, parity)
@@ -179,12 +180,11 @@ def _compare(
     *,
     datamodule: Any,
     trainer: dict[Any, Any],
-    images: int | None,
-    max_drop: float | None = None,
+    settings: ExportSettings,
 ) -> Parity:
-    module = _Compare(backbone, other, max_drop)
-    if images is not None:
-        trainer["limit_test_batches"] = max(1, -(-images // datamodule.eval_batch_size))
+    module = _Compare(backbone, other, settings.margin, settings.max_drop if _rounds(settings) else None)
+    if settings.images is not None:
+        trainer["limit_test_batches"] = max(1, -(-settings.images // datamodule.eval_batch_size))
     runner = build_trainer(trainer, callbacks=[], loggers=[])
     check_data(datamodule, runner, stage="test")
     runner.test(module, datamodule=datamodule, verbose=False)
@@ -209,7 +209,13 @@ def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) 
         "made_by": f"bnn-lightning {bnn_lightning.__version__}",
         "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "config": {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded},
-        "parity": {"images": parity.images, "largest_difference": parity.largest_difference, **_accuracies(parity)},
+        "parity": {
+            "images": parity.images,
+            "largest_difference": parity.largest_difference,
+            "margin": parity.margin,
+            "others": len(parity.others),
+            **_accuracies(parity),
+        },
     }
     names = tuple(datamodule.class_names)
     return PackedInfo(

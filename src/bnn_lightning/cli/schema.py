@@ -80,6 +80,7 @@ class ExportSettings:
     rest: str = "fp32"
     stem: str = "fp32"
     max_drop: float = 1.0
+    margin: float = 1e-3
     images: int | None = 1000
     seed: int = 1
     trust: list[str] = field(default_factory=list)
