@@ -85,3 +85,15 @@ def test_files(name: str, tmp_path: Path) -> None:
         wanted, found = network(images), load(tmp_path / "net.bnn")(images)
     # Behind the last sign averages and the classifier are added in another order.
     assert (wanted - found).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float64, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 0.1)])
+def test_layers_of_other_types(dtype: torch.dtype, near: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Residual(norm(), None, nn.Hardtanh(), scaled=True, bias=False))
+    images = torch.where(torch.rand(3, 24, 9, 10) < 0.5, -1.0, 1.0)
+    settled(network, images)
+    with torch.no_grad():
+        found, wanted = pack(network, images).to(dtype)(images.to(dtype)), network(images)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, rtol=near, atol=near)

@@ -42,7 +42,7 @@ def test_what_was_written_is_read(file: Path) -> None:
 def test_the_layout_is_the_documented_one(file: Path) -> None:
     data = file.read_bytes()
     length, crc, num_data = struct.unpack("<IIQ", data[8:24])
-    assert data[:8] == b"BNNPACK\x01"
+    assert data[:8] == b"BNNPACK\x02"
     assert zlib.crc32(data[64 : 64 + length]) == crc
     begin = -(-(64 + length) // 64) * 64
     assert len(data) == begin + num_data

@@ -155,18 +155,20 @@ def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, str
     normalisation = None if channels > 3 else (torch.rand(channels), 0.5 + torch.rand(channels))
     padding = (kernel_size // 2, kernel_size // 2)
     weight, x = torch.randn(outputs, channels, kernel_size, kernel_size), torch.rand(5, channels, size, size)
+    bias = torch.randn(outputs) if kernel_size > 1 else None
     fixed = {"stride": (stride, stride), "padding": padding, "affine": affine, "normalisation": normalisation}
-    layer = RealConv2d(weight, None, **fixed, pool=pool)
+    layer = RealConv2d(weight, bias, **fixed, pool=pool)
     with torch.no_grad():
         before = F.avg_pool2d(x, 2) if pool == 2 else normalised(x, normalisation)
-        wanted = norm(F.conv2d(before, weight, None, stride, padding))
+        wanted = norm(F.conv2d(before, weight, bias, stride, padding))
         assert torch.equal(layer(x), wanted)
         if channels == 3:
             images = (255 * x).byte()
             out = torch.empty_like(wanted).contiguous(memory_format=torch.channels_last)
             kernels.Kernel("x86_64_v4").run("real_convolve", layer.job(images, out))
-            wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, None, stride, padding))
+            wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, bias, stride, padding))
             assert torch.equal(out, wanted)
+            close(layer(images), wanted, "in torch, from bytes")
 
 
 @pytest.mark.parametrize("int8", [False, True])

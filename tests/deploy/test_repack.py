@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import Repacker, pack
+from bnn_lightning.layers import BinaryConv2d, LearnableBias
 from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.models import create_backbone
 from tests.small_networks import BACKBONES, small_options
@@ -35,6 +37,18 @@ def test_follows_the_weights(name: str) -> None:
     after = repack()(images)
     torch.testing.assert_close(after, anew(images), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(after, before)
+
+
+def test_folds_as_pack_does() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8, affine=False)
+    conv = BinaryConv2d(8, 8, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    network = nn.Sequential(conv, norm, LearnableBias(8)).eval()
+    nn.init.normal_(network[2].bias)
+    images = torch.randn(2, 8, 5, 5)
+    repack = Repacker(network, images)
+    moved(network, seed=1)
+    assert torch.equal(repack()(images), pack(network, images)(images))
 
 
 def test_model_and_its_layers_stay_as_they_are() -> None:

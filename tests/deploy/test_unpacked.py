@@ -59,6 +59,10 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
         assert found.is_contiguous(memory_format=torch.channels_last)
     with pytest.raises(RuntimeError, match="what is added must"):
         layer(x, torch.randn(3))
+    for dtype, near in ((torch.float64, 1e-5), (torch.bfloat16, 0.2)):
+        found = copy.deepcopy(layer).to(dtype)(torch.where(inside > 0, 2.0, -2.0).to(dtype), added.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), wanted, rtol=near, atol=near)
 
 
 def test_signs_are_kept_until_the_weights_change() -> None:

@@ -72,16 +72,13 @@ class Chain:
         return slopes
 
     def affine(self, channels: int) -> tuple[Tensor, Tensor] | None:
-        """Step over affine maps of channels, and return the scale and the shift of all together."""
-        scale, shift = torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
-        found = False
-        while (step := self.step("affine")) is not None:
-            values = [constant(self.graph, item, channels) for item in step.arguments[1:]]
-            if len(values) != 2 or values[0] is None or values[1] is None:
-                break
-            scale, shift = scale * values[0], shift + scale * values[1]
-            self.at, found = step.arguments[0], True
-        return (scale, shift) if found else None
+        """Step over an affine map of channels, and return its scale and shift; two together would be rounded once."""
+        step = self.step("affine")
+        values = [] if step is None else [constant(self.graph, item, channels) for item in step.arguments[1:]]
+        if step is None or len(values) != 2 or values[0] is None or values[1] is None:
+            return None
+        self.at = step.arguments[0]
+        return values[0], values[1]
 
     def activation(self, channels: int) -> Activation:
         """Step over what kernels do last: a clamp, and a PReLU before it."""

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"BNNPACK"
 _PREFIX = struct.Struct("<7sBIIQ32s")
 _ALIGN = 64

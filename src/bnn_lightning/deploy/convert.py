@@ -54,8 +54,8 @@ class PackedNetwork(nn.Module):
 def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
 
-    The outputs are those of `model` in evaluation, up to rounding where affine maps were folded; what is not known to
-    be foldable stays in torch.
+    The outputs are those of `model` in evaluation, to the bit where `PackedConv2d` says so; what is not known to be
+    foldable stays in torch.
 
     Args:
         model: A backbone, or any network built from our layers. It is not changed.
@@ -140,10 +140,10 @@ def _settle(layer: BinaryLayer) -> None:
     assert layer.weight_binarizer is not None
     signs, scale = layer.weight_binarizer.binarize(layer.weight)
     layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
-    layer.weight_binarizer = None if scale is None else _Settled(scale)
+    layer.weight_binarizer = None if scale is None else Settled(scale)
 
 
-class _Settled(WeightBinarizer):
+class Settled(WeightBinarizer):
     """Weights that are signs already, and the scale that follows them."""
 
     fixed: Tensor

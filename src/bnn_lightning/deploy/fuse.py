@@ -62,10 +62,13 @@ def batch_norm_affine(
         >>> batch_norm_affine(torch.tensor([2.0]), torch.tensor([3.0]), None, torch.tensor([5.0]), eps=1.0)
         (tensor([0.5000]), tensor([4.]))
     """
-    # It is asked for them: where nothing is subtracted it returns the scale of a one, and the shift of a zero.
-    zeros = torch.zeros_like(mean)
-    scale = F.batch_norm(torch.ones_like(mean)[None], zeros, variance, weight, None, eps=eps)[0]
-    return scale, F.batch_norm(zeros[None], mean, variance, weight, bias, eps=eps)[0]
+    # It is asked for them: where nothing is subtracted it returns the scale of a one, and the shift of a zero. That of
+    # the CPU: on a GPU it subtracts first.
+    device, mean, variance = mean.device, mean.detach().cpu(), variance.detach().cpu()
+    weight, bias = (None if item is None else item.detach().cpu() for item in (weight, bias))
+    zeros, ones = torch.zeros_like(mean)[None], torch.ones_like(mean)[None]
+    scale = F.batch_norm(ones, zeros[0], variance, weight, None, eps=eps)[0]
+    return scale.to(device), F.batch_norm(zeros, mean, variance, weight, bias, eps=eps)[0].to(device)
 
 
 class _Tracer(fx.Tracer):

@@ -20,7 +20,7 @@ PARTS = ("signs", "gain", "offset", "scale", "bias", "lift", "slope", "shift", "
 
 
 class PackedConv2d(nn.Module):
-    """A binary convolution on bits, with what may follow it in one pass: affine, addition, PReLU, shift, clamp.
+    """A binary convolution on bits, with what may follow it in one pass: affine maps, addition, RPReLU, clamp.
 
     `clamp(prelu(scale * (gain * dot + offset) + bias + residual + lift) + shift)`; made by `from_layer`, and widened by
     `fold_affine_`. The sums are exact, and what follows them is rounded where torch rounds it: after each operation,
@@ -168,12 +168,11 @@ class PackedConv2d(nn.Module):
         # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
         if self.offset is not None or (biased and not exact) or not (exact or self.gain is None):
             return False
-        self.gain = self.scale if self.gain is None else self.gain * self.scale
+        ones = self.spread(torch.ones(self.out_channels, device=self.scale.device))
+        if not torch.equal(self.scale, ones):
+            self.gain = self.scale if self.gain is None else self.gain * self.scale
         self.offset = self.bias if biased else None
-        self.scale, self.bias = (
-            self.spread(torch.ones(self.out_channels, device=self.scale.device)),
-            torch.zeros_like(self.bias),
-        )
+        self.scale, self.bias = ones, torch.zeros_like(self.bias)
         return True
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

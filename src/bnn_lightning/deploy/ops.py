@@ -121,7 +121,7 @@ def _conv(
     offset: Tensor | None = None,
     lift: Tensor | None = None,
 ) -> Tensor:
-    kernel = current_kernel()
+    kernel = current_kernel() if scale.dtype == torch.float32 else None
     if kernel is None or not x.is_cpu:
         parameters = (gain, offset, scale, bias, lift, slope, shift)
         dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
@@ -290,12 +290,12 @@ def epilogue(
             return None
         return torch.unflatten(values, 0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
 
-    if residual is not None:
-        _check_addend(residual, tuple(dot.shape), dot.dtype)
     gain, offset, scale, bias, lift, slope, shift = (gather(values) for values in parameters)
     assert scale is not None
     assert bias is not None
-    dot = dot if gain is None else dot * gain
+    if residual is not None:
+        _check_addend(residual, tuple(dot.shape), scale.dtype)
+    dot = dot.to(scale.dtype) if gain is None else dot.to(scale.dtype) * gain
     dot = dot if offset is None else dot + offset
     t = torch.addcmul(bias, dot, scale)
     if residual is not None:

@@ -198,7 +198,8 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
         float t = (float)sum;
         if (e.gain) t *= e.gain[o];
         if (e.offset) t += e.offset[o];
-        t = t * e.scale[o] + e.bias[o];
+        if (e.scale) t *= e.scale[o];
+        if (e.bias) t += e.bias[o];
         if (e.residual) t += e.residual[at];
         if (e.lift) t += e.lift[o];
         if (e.slope) t = t > 0 ? t : t * e.slope[o];

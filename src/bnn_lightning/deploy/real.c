@@ -3,7 +3,8 @@
 //   t[pixel, c] = sum_k weight[k, c] * x[pixel + offset k] ; t += bias[c] ; t = t * gain[c] + offset[c] (+ residual)
 //
 // and then what follows (`struct after`). Products are added by rows, columns and channels, and each step is rounded, as
-// in oneDNN's direct convolutions and torch's batch norm: with fused products and sums the results have the same bits. Or,
+// in oneDNN's direct convolutions and torch's batch norm: where these run, with fused products and sums, the bits are the
+// same. Or,
 // of images in bytes and weights in int8, with sums that are whole numbers, the same on every instruction set:
 //
 //   t[pixel, c] = bias[c] + scale[c] * sum_k weight[k, c] * x[pixel + offset k]

@@ -23,7 +23,7 @@ _WORK = 1 << 16  # floats of the map before maxima that a thread keeps
 
 
 class RealConv2d(nn.Module):
-    """A real convolution with what stands around it.
+    """A real convolution with what stands around it; of images in bytes, too, which are taken in 255ths.
 
     That is bias, affine map, addition, PReLU, shift and clamp behind it, and a normalisation or 2x2 averages before it.
 
@@ -213,6 +213,7 @@ class RealConv2d(nn.Module):
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         dense = unblocked(self.weight, self.out_channels)
         weight = torch.unflatten(dense, 1, (*self.kernel_size, self.in_channels)).permute(0, 3, 1, 2)
+        x = x / 255 if x.dtype == torch.uint8 else x
         x = F.avg_pool2d(x, 2, ceil_mode=True) if self.pool == 2 else x
         if self.mean is not None and self.std is not None:
             x = (x - self.mean.view(-1, 1, 1).to(x.dtype)) / self.std.view(-1, 1, 1).to(x.dtype)

@@ -43,7 +43,7 @@ def _convolution(chain: Chain, number: int, maxima: Pool2d | None) -> Operation 
     layer = layer_of(chain, step, affine, activation, maxima)
     if layer is None or not isinstance(chain.at, Value) or not graph.is_map(chain.at):
         return None
-    source = BYTES if graph.bytes and chain.at == Value(0) else chain.at.number
+    source = BYTES if graph.bytes and chain.at == Value(0) and layer.pool == 1 else chain.at.number
     meta = graph.metas[source]
     if layer.band(meta.shape, copied=source == BYTES) is None:
         return None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import WeightBinarizer
 from bnn_lightning.binarizers.weight import WeightSign
-from bnn_lightning.deploy.convert import PackedNetwork, pack
+from bnn_lightning.deploy.convert import PackedNetwork, Settled, pack
 from bnn_lightning.deploy.modules import PackedConv2d, check_signs
 from bnn_lightning.functional.pack import pack_weight, tap_sums
 from bnn_lightning.layers.binary import BinaryLayer
@@ -44,14 +44,13 @@ class Repacker:
         self.model = model
         neutral = copy.deepcopy(model)
         for layer in binary_layers(neutral).values():
-            _without_scale(layer)
+            _with_any_scale(layer)
         self.packed = pack(neutral, example)
         modules = dict(self.packed.network.named_modules())
         # A layer that the network never calls is not in the packed one.
         own = {name: layer for name, layer in binary_layers(model).items() if name in modules}
         on_bits = [name for name in own if isinstance(modules[name], PackedConv2d)]
-        # With the gain that was folded, if any: a scale is multiplied with it.
-        self._on_bits = [(own[name], packed, packed.gain) for name in on_bits if (packed := modules[name])]
+        self._on_bits = [(own[name], modules[name]) for name in on_bits]
         self._real = [(own[name], modules[name]) for name in own if not isinstance(modules[name], PackedConv2d)]
         settled = {id(parameter) for _, layer in self._real for parameter in layer.parameters()}
         source = dict(model.named_parameters())
@@ -68,8 +67,8 @@ class Repacker:
         Raises:
             ValueError: A weight is neither -1 nor +1.
         """
-        for layer, packed, folded in self._on_bits:
-            _write(layer, cast(PackedConv2d, packed), cast(Tensor | None, folded))
+        for layer, packed in self._on_bits:
+            _write(layer, cast(PackedConv2d, packed))
         for layer, real in self._real:
             assert layer.weight_binarizer is not None
             signs, scale = layer.weight_binarizer.binarize(layer.weight)
@@ -81,15 +80,16 @@ class Repacker:
         return self.packed
 
 
-def _without_scale(layer: BinaryLayer) -> None:
-    """Let a layer that will run on bits have its signs for weights and no scale, so that packing folds none."""
-    if layer.input_binarizer is None:
+def _with_any_scale(layer: BinaryLayer) -> None:
+    """Let a layer that will run on bits have a scale that is no power of two, which packing folds as it does most."""
+    if layer.input_binarizer is None or layer.weight_binarizer is None:
         return
-    layer.weight = nn.Parameter(layer.binary_weight.detach().clone(), requires_grad=False)
-    layer.weight_binarizer = WeightSign()
+    signs, scale = layer.weight_binarizer.binarize(layer.weight.detach())
+    layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
+    layer.weight_binarizer = WeightSign() if scale is None else Settled(torch.full_like(scale, 1.5))
 
 
-def _write(layer: BinaryLayer, packed: PackedConv2d, folded: Tensor | None) -> None:
+def _write(layer: BinaryLayer, packed: PackedConv2d) -> None:
     assert isinstance(layer.weight_binarizer, WeightBinarizer)
     signs, scale = layer.weight_binarizer.binarize(layer.weight)
     check_signs(signs)
@@ -97,4 +97,5 @@ def _write(layer: BinaryLayer, packed: PackedConv2d, folded: Tensor | None) -> N
     packed.weight.copy_(pack_weight(signs, groups=packed.groups))
     packed.tap_sums.copy_(tap_sums(signs, groups=packed.groups))
     if scale is not None:
-        packed.gain = packed.spread(scale) if folded is None else packed.spread(scale) * folded
+        # Where nothing has to be rounded behind it, it has the place of an affine map.
+        setattr(packed, "scale" if packed.gain is None else "gain", packed.spread(scale))
