@@ -229,7 +229,7 @@ def test_bad_input(words: tuple[str, ...], message: str, bnn: Callable[..., Any]
 
 
 def test_a_file_that_is_no_packed_network(bnn: Callable[..., Any], workplace: Path) -> None:
-    (workplace / "x.bnn").write_bytes(b"BNNPACK\x01" + bytes(56))
+    (workplace / "x.bnn").write_bytes(b"BNNPACK\x02" + bytes(56))
     (workplace / "x.png").write_bytes(b"no picture")
     done = bnn("predict", "packed=x.bnn", "images=x.png")
     assert done.code == 2

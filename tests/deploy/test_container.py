@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnn_lightning.deploy.container import PackedFileError, read_container, write_container
+from bnn_lightning.deploy.container import VERSION, PackedFileError, read_container, write_container
 
 SIGNS = np.where(np.arange(3 * 5 * 7) % 3 == 0, 1, -1).reshape(3, 5, 7)
 FLOATS = np.linspace(-1, 1, 11, dtype=np.float32)
@@ -109,7 +109,7 @@ def forged(file: Path, table: object) -> bytes:
     data = bytes(128)
     text = zlib.compress(json.dumps({"tensors": table}).encode())
     prefix = struct.pack(
-        "<7sBIIQ32s", b"BNNPACK", 1, len(text), zlib.crc32(text), len(data), hashlib.sha256(data).digest()
+        "<7sBIIQ32s", b"BNNPACK", VERSION, len(text), zlib.crc32(text), len(data), hashlib.sha256(data).digest()
     )
     start = prefix + struct.pack("<II", zlib.crc32(prefix), 0) + text
     return start + bytes(-len(start) % 64) + data
@@ -117,7 +117,7 @@ def forged(file: Path, table: object) -> bytes:
 
 def test_a_header_that_inflates_without_end_is_refused() -> None:
     text = zlib.compress(b" " * (1 << 25))
-    prefix = struct.pack("<7sBIIQ32s", b"BNNPACK", 1, len(text), zlib.crc32(text), 0, bytes(32))
+    prefix = struct.pack("<7sBIIQ32s", b"BNNPACK", VERSION, len(text), zlib.crc32(text), 0, bytes(32))
     import hashlib
 
     prefix = prefix[:24] + hashlib.sha256(b"").digest()
