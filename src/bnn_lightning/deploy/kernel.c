@@ -184,18 +184,24 @@ struct tile {
   F sums[BLOCKS];  // of the tiles of a part
 };
 
+// Rare, and so not in variables of the loop: these would cost all layers registers.
+INLINE F adjust(const struct bnn_convolve *c, F y, int64_t first) {
+  if (c->gain) y *= LOAD(F, c->gain + first);
+  if (c->offset) y += LOAD(F, c->offset + first);
+  return y;
+}
+
 // What follows the sums of a tile, and its stores; `whole`: all blocks are.
 INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, const bool whole) {
   const struct bnn_convolve *c = k->c;
   const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
   // In variables of its own: for all that compilers know, the stores below change what `c` points to.
   const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
-  const float *gain = c->gain ? c->gain + k->parameters : 0, *offset = c->offset ? c->offset + k->parameters : 0;
   const float *lift = c->lift ? c->lift + k->parameters : 0;
   const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
   const float *threshold = c->threshold + k->parameters;
   const F low = c->low, high = c->high;
-  const bool signed_too = c->bits, summed = c->sums;
+  const bool signed_too = c->bits, summed = c->sums, adjusted = c->gain || c->offset;
   F sums[BLOCKS];
   UNROLL for (int64_t b = 0; b < nb; b++) sums[b] = t->sums[b];
   const float *residual = c->residual ? c->residual + t->first * added : 0;
@@ -206,8 +212,7 @@ INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, cons
       const int64_t at = b * BLOCK, left = whole ? BLOCK : k->left - at;
       const I dot = t->start[p][b] - 2 * (I)t->acc[p * nb + b];
       F y = __builtin_convertvector(dot, F);
-      if (gain) y *= LOAD(F, gain + at);
-      if (offset) y += LOAD(F, offset + at);
+      if (adjusted) y = adjust(c, y, k->parameters + at);
       y = y * LOAD(F, scale + at) + LOAD(F, bias + at);
       if (residual) y += load_some(residual + k->residual[b], left);
       if (lift) y += LOAD(F, lift + at);

@@ -303,9 +303,9 @@ INNERMOST void average_row(const struct bnn_real_convolve *c, const struct band 
       const int64_t left = c->channels - k;
       const float *at = row + k, *below = at + c->x_y;
       F sum = load_some(at, left);
-      if (right) sum += load_some(at + c->x_x, left);
-      if (down) sum += load_some(below, left);
-      if (down && right) sum += load_some(below + c->x_x, left);
+      if (down && right) sum = sum + load_some(at + c->x_x, left) + load_some(below, left) + load_some(below + c->x_x, left);
+      else if (right) sum += load_some(at + c->x_x, left);
+      else if (down) sum += load_some(below, left);
       store_some(to + k, sum * factor, left);
     }
   }
