@@ -15,6 +15,7 @@ from bnn_lightning.deploy import PackedInfo, kernels, load, pack, save
 from bnn_lightning.layers import BinaryConv2d, LearnableBias
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
+from tests.deploy.test_real import adds_as_onednn
 
 fused = pytest.mark.skipif(
     kernels.kernel_info().name not in ("x86_64_v4", "x86_64_v3")
@@ -71,10 +72,7 @@ def test_layers(chain: str, scaled: bool, bias: bool) -> None:
         assert torch.equal(pack(network, images)(images), network(images))
 
 
-@pytest.mark.skipif(
-    kernels.kernel_info().name != "x86_64_v4" or not torch.backends.mkldnn.is_available(),
-    reason="oneDNN's direct convolutions are known to add in this order on AVX-512",
-)
+@adds_as_onednn
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "vgg_small", "birealnet18"])
 def test_files(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

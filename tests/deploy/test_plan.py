@@ -210,6 +210,7 @@ def test_averages_of_images_in_bytes(tmp_path: Any) -> None:
         torch.testing.assert_close(network(pixels), network.run_steps(pixels / 255), rtol=1e-5, atol=1e-5)
 
 
+@needs_kernel
 def test_plans_are_kept_by_shape_and_bounded(tmp_path: Any) -> None:
     network = drawn(6, tmp_path)
     for number in range(1, MOST_PLANS + 3):

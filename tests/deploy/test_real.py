@@ -15,6 +15,10 @@ from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
 from bnn_lightning.deploy.real import RealConv2d, RowLinear
 
 CASES = 24
+adds_as_onednn = pytest.mark.skipif(
+    kernels.kernel_info().name != "x86_64_v4" or not torch.backends.mkldnn.is_available(),
+    reason="oneDNN's direct convolutions are known to add in this order on AVX-512",
+)
 CHANNELS = (1, 3, 8, 15, 16, 17, 32, 33, 48, 64, 70, 96)
 
 
@@ -137,10 +141,7 @@ def test_pointwise_convolutions_after_averages(kernel: str) -> None:
         close(layer(x), activated(expected, layer.activation), (number, tuple(x.shape), outputs))
 
 
-@pytest.mark.skipif(
-    kernels.kernel_info().name != "x86_64_v4" or not torch.backends.mkldnn.is_available(),
-    reason="oneDNN's direct convolutions are known to add in this order on AVX-512",
-)
+@adds_as_onednn
 @pytest.mark.parametrize(
     "channels, outputs, kernel_size, stride, size, pool",
     [(3, 64, 3, 1, 32, 1), (3, 64, 7, 2, 56, 1), (1, 16, 5, 1, 28, 1), (64, 128, 1, 1, 8, 2), (16, 32, 1, 1, 8, 2)],

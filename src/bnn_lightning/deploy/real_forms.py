@@ -75,9 +75,18 @@ def _float_layer(
     plain = tuple(weight.shape[2:]) + stride + padding == (1, 1, 1, 1, 0, 0)
     pool = 2 if plain and chain.halving() else 1
     normalisation = chain.normalisation(weight.shape[1]) if pool == 1 else None
-    moves = {"stride": stride, "padding": padding, "dilation": dilation, "pool": pool}
-    ends = {"affine": affine, "activation": activation, "maxima": maxima}
-    return RealConv2d(weight, bias, **moves, **ends, normalisation=normalisation)  # type: ignore[arg-type]
+    return RealConv2d(
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        affine=affine,
+        normalisation=normalisation,
+        pool=pool,
+        activation=activation,
+        maxima=maxima,
+    )
 
 
 def _byte_layer(

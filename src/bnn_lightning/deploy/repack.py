@@ -49,8 +49,7 @@ class Repacker:
         modules = dict(self.packed.network.named_modules())
         # A layer that the network never calls is not in the packed one.
         own = {name: layer for name, layer in binary_layers(model).items() if name in modules}
-        on_bits = [name for name in own if isinstance(modules[name], PackedConv2d)]
-        self._on_bits = [(own[name], modules[name]) for name in on_bits]
+        self._on_bits = [(own[name], modules[name]) for name in own if isinstance(modules[name], PackedConv2d)]
         self._real = [(own[name], modules[name]) for name in own if not isinstance(modules[name], PackedConv2d)]
         settled = {id(parameter) for _, layer in self._real for parameter in layer.parameters()}
         source = dict(model.named_parameters())
