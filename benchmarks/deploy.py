@@ -86,11 +86,11 @@ def rows_of(case: str, found: Found) -> Iterator[Row]:
         yield from found.rows("u8 stem", bytewise, ours="packed_u8")
         yield from _two_threads(found)
     elif case == "bnext_tiny":
-        twins = {"onnxruntime_float": None, "onnxruntime_int8": None, "torch_simulated": None}
-        yield from found.rows("packed", {"onnxruntime_simulated": 20.0, "mobilenet_v2_int8": 1.0, **twins})
+        others = {"onnxruntime_simulated": None, "onnxruntime_int8": None, "torch_simulated": None}
+        yield from found.rows("packed", {"onnxruntime_float": 20.0, "mobilenet_v2_int8": 1.0, **others})
     elif case == "reactnet_a":
-        twins = {"onnxruntime_float": None, "onnxruntime_int8": None, "torch_simulated": None}
-        yield from found.rows("packed", {"onnxruntime_simulated": 15.0, **twins})
+        others = {"onnxruntime_simulated": None, "onnxruntime_int8": None, "torch_simulated": None}
+        yield from found.rows("packed", {"onnxruntime_float": 15.0, **others})
     elif case == "resnet20":
         for batch in (1, 128):
             rivals = {"onnxruntime_float": 5.0, "onnxruntime_int8": 2.0, "torch_simulated": None}

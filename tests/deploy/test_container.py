@@ -1,10 +1,12 @@
 """Packed files: every bit is checked, and to read one needs numpy alone."""
 
+import lzma
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_what_was_written_is_read(file: Path) -> None:
 def test_the_layout_is_the_documented_one(file: Path) -> None:
     data = file.read_bytes()
     length, crc, num_data = struct.unpack("<IIQ", data[8:24])
-    assert data[:8] == b"BNNPACK\x02"
+    assert data[:8] == b"BNNPACK\x03"
     assert zlib.crc32(data[64 : 64 + length]) == crc
     begin = -(-(64 + length) // 64) * 64
     assert len(data) == begin + num_data
@@ -86,14 +88,15 @@ def test_any_bytes_are_read_or_refused(file: Path, data: st.DataObject) -> None:
     "table",
     [
         None,
-        [["a", "bits", [3], 0]],  # the signs need 14 bytes, and there are more
-        [["a", "f64", [1], 0]],
-        [["a", "f32", [-1], 0]],
-        [["a", "f32", [1 << 60], 0]],
-        [["a", "f32", [True], 0]],
-        [["a", "f32", [1] * 9, 0]],
-        [["a", "f32", [16], 64]],
-        [["a", "f32", [16], 0], ["a", "f32", [16], 64]],
+        [["a", "bits", [3]]],  # the signs need 14 bytes, and there are more
+        [["a", "f64", [1]]],
+        [["a", "f32", [-1]]],
+        [["a", "f32", [1 << 60]]],
+        [["a", "f32", [True]]],
+        [["a", "f32", [1] * 9]],
+        [["a", "f32", [16], 0]],
+        [["a", "f32", [16]]],
+        [["a", "f32", [16]], ["a", "f32", [16]]],
     ],
 )
 def test_a_table_that_lies_is_refused(file: Path, table: object) -> None:
@@ -101,13 +104,13 @@ def test_a_table_that_lies_is_refused(file: Path, table: object) -> None:
         read_container(forged(file, table))
 
 
-def forged(file: Path, table: object) -> bytes:
+def forged(file: Path, table: object, **compression: Any) -> bytes:
     """Return a file whose checksums hold, with another table."""
     import hashlib
     import json
 
     data = bytes(128)
-    text = zlib.compress(json.dumps({"tensors": table}).encode())
+    text = lzma.compress(json.dumps({"tensors": table}).encode(), **compression)
     prefix = struct.pack(
         "<7sBIIQ32s", b"BNNPACK", VERSION, len(text), zlib.crc32(text), len(data), hashlib.sha256(data).digest()
     )
@@ -116,7 +119,7 @@ def forged(file: Path, table: object) -> bytes:
 
 
 def test_a_header_that_inflates_without_end_is_refused() -> None:
-    text = zlib.compress(b" " * (1 << 25))
+    text = lzma.compress(b" " * (1 << 25), preset=1)
     prefix = struct.pack("<7sBIIQ32s", b"BNNPACK", VERSION, len(text), zlib.crc32(text), 0, bytes(32))
     import hashlib
 
@@ -124,6 +127,12 @@ def test_a_header_that_inflates_without_end_is_refused() -> None:
     start = prefix + struct.pack("<II", zlib.crc32(prefix), 0) + text
     with pytest.raises(PackedFileError, match="at most"):
         read_container(start + bytes(-len(start) % 64))
+
+
+def test_a_header_that_wants_memory_is_refused(file: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 29}]
+    with pytest.raises(PackedFileError, match="header cannot be read"):
+        read_container(forged(file, [], filters=filters))
 
 
 def test_an_older_file_stays_when_writing_fails(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedConv2d, PackedNetwork, pack
+from bnn_lightning.deploy import PackedConv2d, PackedInfo, PackedNetwork, kernels, load, pack, save
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import create_backbone, list_backbones
@@ -141,6 +141,121 @@ def test_operations_in_place_keep_their_meaning() -> None:
     same(Unfriendly().eval(), images, images)
 
 
+class AddedIntoView(nn.Module):
+    """A sum that is written into what is read by another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 1
+        view = x.view(x.shape)
+        view += self.conv(x)
+        return x.mean((2, 3))
+
+
+def test_a_sum_in_a_view_is_seen_by_all_that_read_it() -> None:
+    images = torch.randn(2, 4, 5, 5)
+    same(AddedIntoView().eval(), images, images)
+
+
+class Positions(nn.Module):
+    """Adds a learned map to each image alike."""
+
+    in_channels, image_size = 4, 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.positions = conv(4, 4), nn.Parameter(torch.randn(1, 4, 5, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x) + self.positions).mean((2, 3))
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_what_is_added_to_each_image_alike(number: int) -> None:
+    network = Positions().eval()
+    packed = same(network, torch.randn(number, 4, 5, 5))  # its example is a single image
+    assert packed.report.folded == ()
+    wrong = torch.randn(2, 4, 5, 5)
+    with pytest.raises(RuntimeError, match="what is added must have the shape"):
+        packed.network.get_submodule("conv")(torch.randn(3, 4, 5, 5), wrong)
+
+
+class FromOneTenth(SignSTE):
+    """Without a `threshold()` of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - 0.1)
+
+
+class AboveMean(SignSTE):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean((2, 3), keepdim=True))
+
+
+class Doubled(BinaryConv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+class DoubledDot(BinaryConv2d):
+    def scaled_dot(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().scaled_dot(x)
+
+
+def hooked() -> BinaryConv2d:
+    layer = conv(4, 4)
+    layer.register_forward_hook(lambda module, inputs, output: output * 3)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Doubled(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
+        (DoubledDot(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
+        (BinaryConv2d(4, 4, 3, input_binarizer=FromOneTenth(), weight_binarizer=WeightSign()), "threshold"),
+        (BinaryConv2d(4, 4, 3, input_binarizer=AboveMean(), weight_binarizer=WeightSign()), "threshold"),
+        (hooked(), "hooks"),
+    ],
+)
+def test_what_computes_in_a_way_of_its_own_is_left(layer: BinaryConv2d, reason: str) -> None:
+    images = torch.rand(2, 4, 6, 6)
+    network = nn.Sequential(conv(4, 4), layer).eval()
+    packed = same(network, images, images)
+    assert packed.report.packed == ("0",)
+    assert reason in packed.report.left["1"]
+
+
+def test_a_batch_norm_with_a_hook_is_not_folded() -> None:
+    images = torch.rand(2, 4, 6, 6)
+    norm = nn.BatchNorm2d(4)
+    norm.register_forward_hook(lambda module, inputs, output: output * 3)
+    assert same(nn.Sequential(conv(4, 4), norm).eval(), images, images).report.folded == ()
+
+
+class ReadsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.conv.binary_weight)
+
+
+def test_the_signs_of_a_packed_layer_can_be_read() -> None:
+    images = torch.rand(2, 4, 6, 6)
+    same(ReadsWeights().eval(), images, images)
+
+
+def test_other_precisions_are_refused() -> None:
+    network = nn.Sequential(conv(4, 4)).double()
+    with pytest.raises(ValueError, match=r"`0` has weights in torch.float64: .* `model.float\(\)`"):
+        pack(network, torch.rand(2, 4, 6, 6, dtype=torch.float64))
+
+
 class ByValue(nn.Module):
     """Cannot be traced."""
 
@@ -244,13 +359,25 @@ def test_export(name: str) -> None:
             torch.testing.assert_close(program.module()(batch), packed(batch))
 
 
-@pytest.mark.slow
-def test_compile() -> None:
+def compiled_is_the_same(name: str, backend: str, folder: Path) -> None:
     images = torch.rand(4, 3, 32, 32)
-    packed = pack(settled(create_backbone("resnet20", num_classes=10, image_size=32, width=16), images))
-    with torch.no_grad():
-        compiled = torch.compile(packed, fullgraph=True)
-        torch.testing.assert_close(compiled(images), packed(images))
+    packed = pack(settled(create_backbone(name, num_classes=10, image_size=32, width=16), images))
+    save(packed, folder / "net.bnn", PackedInfo(name, 3, 32))
+    for network in (packed, load(folder / "net.bnn")):
+        with torch.no_grad():
+            compiled = torch.compile(network, fullgraph=True, backend=backend)
+            for batch in (images, images[:3]):
+                torch.testing.assert_close(compiled(batch), network(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_traced_by_a_compiler(tmp_path: Path) -> None:
+    kernels._load.cache_clear()  # found anew, by whoever asks first
+    compiled_is_the_same("mlp", "aot_eager", tmp_path)
+
+
+@pytest.mark.slow
+def test_compile(tmp_path: Path) -> None:
+    compiled_is_the_same("resnet20", "inductor", tmp_path)
 
 
 @pytest.mark.slow

@@ -55,15 +55,20 @@ class Writer:
     def thresholds(self, channels: int) -> Array:
         return 0.3 * self.draw.standard_normal(channels)
 
-    def network(self, channels: int, folder: Any) -> LoadedNetwork:
-        """Return it as loaded from a file, with `channels` of the last value in the output."""
-        mean = self.call("mean.dim", Value(len(self.steps)), [2, 3])
-        weight = self.draw.standard_normal((5, channels)) / channels**0.5
-        self.call("linear", mean, self.stored(weight), self.stored(np.zeros(5)))
+    def network(self, channels: int, folder: Any, *rows: tuple[Value, int], last: Value | None = None) -> LoadedNetwork:
+        """Return it as loaded from a file: logits from the map `last` (None: the last value), and from `rows`."""
+        mean = self.call("mean.dim", Value(len(self.steps)) if last is None else last, [2, 3])
+        logits = self.linear(mean, channels)
+        for values, inputs in rows:
+            logits = self.call("add.Tensor", self.linear(values, inputs), logits)
         header = {"program": Program(tuple(self.steps)).plain(), "info": PackedInfo("net", 3, SIZE).plain()}
         write_container(folder / "net.bnn", header, self.tensors)
         container = read_container(folder / "net.bnn")
         return LoadedNetwork(Program(tuple(self.steps)), container, PackedInfo("net", 3, SIZE)).eval()
+
+    def linear(self, x: Value, inputs: int) -> Value:
+        weight = self.draw.standard_normal((5, inputs)) / inputs**0.5
+        return self.call("linear", x, self.stored(weight), self.stored(np.zeros(5)))
 
     def stem(self, channels: int) -> Value:
         weight = self.draw.standard_normal((channels, 3, 3, 3)) / 3
@@ -90,9 +95,10 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
     """A network of binary layers and torch's operations, each reading any map before it."""
     r, writer = random.Random(seed), Writer(seed)
     maps = [(writer.stem(width := r.choice([16, 33, 64, 70])), width)]
+    rows: list[tuple[Value, int]] = []
     for _ in range(r.randint(2, 9)):
         (x, inputs), (other, others) = r.choice(maps[-3:]), r.choice(maps)
-        kind = r.choice(["conv", "conv", "conv", "conv", "relu", "view", "cat", "hardtanh"])
+        kind = r.choice(["conv", "conv", "conv", "conv", "relu", "view", "rows", "cat", "hardtanh"])
         if kind == "conv":
             outputs = r.choice([16, 32, 48, 64, 100, others, others])
             groups = r.choice([1, 1, 1, *[g for g in (2, 4) if inputs % g == outputs % g == 0]])
@@ -110,12 +116,15 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
         elif kind == "view":  # a view of a map, and back: shares memory with it
             turned = writer.call("permute", x, [0, 1, 3, 2])
             maps.append((turned, inputs))
+        elif kind == "rows" and not rows:  # channels last, read when all else is done
+            last = writer.call("permute", x, [0, 2, 3, 1])
+            rows.append((writer.call("reshape", last, [-1, SIZE * SIZE * inputs]), SIZE * SIZE * inputs))
         elif kind == "cat" and inputs <= 70:
             maps.append((writer.call("cat", [x, x], 1), 2 * inputs))
         else:
             arguments = [-0.5, 0.5] if kind == "hardtanh" else []
             maps.append((writer.call("hardtanh" if kind == "hardtanh" else "relu", x, *arguments), inputs))
-    return writer.network(maps[-1][1], folder)
+    return writer.network(maps[-1][1], folder, *rows, last=maps[-1][0])
 
 
 @needs_kernel

@@ -90,6 +90,31 @@ def test_bytes_and_pixels_are_images(tmp_path: Path) -> None:
         network(images[0])
 
 
+def test_images_of_any_precision(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8) / 255
+    written(create_backbone("resnet20", num_classes=10, image_size=32).eval(), images, tmp_path / "net.bnn")
+    network = load(tmp_path / "net.bnn")
+    wanted = network(images)
+    assert torch.equal(network(images.double()), wanted)
+    assert network(images.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(network.double()(images).float(), wanted, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"must be uint8, or floating in \[0, 1\], got torch.int64"):
+        network(images.long())
+    with pytest.raises(TypeError, match=r"must be a torch.Tensor, got ndarray: torch.from_numpy"):
+        network(images.numpy())
+
+
+def test_a_state_that_is_loaded_counts(tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    for name in ("one", "other"):
+        network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+        written(network, images, tmp_path / f"{name}.bnn")
+    one, other = load(tmp_path / "one.bnn"), load(tmp_path / "other.bnn")
+    one(images)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one(images), other(images))
+
+
 def test_threads_may_share_a_network(tmp_path: Path) -> None:
     images = torch.rand(8, 3, 32, 32)
     written(create_backbone("resnet20", num_classes=10, image_size=32).eval(), images, tmp_path / "net.bnn")
@@ -123,6 +148,25 @@ def test_what_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "net.bnn").exists()
 
 
+class TwoOutputs(Sorted):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        y = self.conv(x).mean((2, 3))
+        return y, y + 1
+
+
+def test_two_outputs_are_refused(tmp_path: Path) -> None:
+    packed = pack(TwoOutputs().eval(), torch.rand(2, 3, 4, 4))
+    with pytest.raises(LoweringError, match=r"one tensor, not 2: wrap it"):
+        save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 4))
+
+
+def test_names_for_other_classes_are_refused_before_writing(tmp_path: Path) -> None:
+    packed = pack(create_backbone("resnet20", num_classes=10, image_size=32).eval())
+    with pytest.raises(ValueError, match="2 names for 10 classes"):
+        save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 32, ("a", "b")))
+    assert not (tmp_path / "net.bnn").exists()
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """The header and the tensors of a file, to write lies with."""
@@ -152,10 +196,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
         lambda header: header["program"].append(["relu", {"v": -1}]),
         lambda header: header["program"].append(["relu", {"t": 0}]),
         lambda header: header["program"][1].pop(),
-        lambda header: header["program"][1].__setitem__(9, [0, 0]),
-        lambda header: header["program"][1].__setitem__(10, [1 << 40] * 4),
-        lambda header: header["program"][1].__setitem__(12, 7),
-        lambda header: header["program"][1].__setitem__(13, 0.5),
+        lambda header: header["program"][1].__setitem__(12, [0, 0]),
+        lambda header: header["program"][1].__setitem__(13, [1 << 40] * 4),
+        # A result of a few pixels, from a map that is padded beyond all memory.
+        lambda header: header["program"][1].__setitem__(
+            slice(12, 15), [[65535, 65535], [20, 16500, 65535, 65535], [1, 16500]]
+        ),
+        lambda header: header["program"][1].__setitem__(15, 7),
+        lambda header: header["program"][1].__setitem__(16, 0.5),
         lambda header: header["program"][1].__setitem__(1, {"v": 0}),
         lambda header: header["program"][1].__setitem__(2, {"v": 0}),
         lambda header: header["program"][1].__setitem__(3, None),

@@ -13,11 +13,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import PredictSettings, read_settings
-from bnn_lightning.deploy.container import PackedFileError
-from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo, load
+from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_MOST_RESIZE = 16
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,21 @@ def classify(config: DictConfig) -> list[Prediction]:
         UserError: A file that is no packed network or no picture, or a value out of its range.
     """
     settings = read_settings(PredictSettings, config)
+    _check(settings)
     files = _pictures(Path(settings.images))
-    network = _network(settings.packed)
+    network = read_packed(settings.packed)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    found = []
-    for prediction in _predictions(network, files, settings):
-        found.append(prediction)
-        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        print(f"{prediction.image}  " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs), flush=True)
-    if settings.out is not None:
-        _write(Path(settings.out), found)
+    found: list[Prediction] = []
+    try:
+        for prediction in _predictions(network, files, settings):
+            found.append(prediction)
+            pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+            words = "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+            print(f"{prediction.image}  {words}", flush=True)
+    finally:  # what was done is not lost where a picture cannot be read
+        if settings.out is not None and found:
+            _write(Path(settings.out), found)
     return found
 
 
@@ -74,7 +79,7 @@ def picture(path: Path, info: PackedInfo, resize: float = 1.0) -> Tensor:
         raise UserError(f"Pictures have 1 or 3 channels, and the network takes {info.in_channels}.")
     try:
         with Image.open(path) as file:
-            image = file.convert("L" if info.in_channels == 1 else "RGB")
+            image = _eight_bits(file).convert("L" if info.in_channels == 1 else "RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"`{path}` is not a picture that can be read: {error}") from error
     size = info.image_size
@@ -85,6 +90,15 @@ def picture(path: Path, info: PackedInfo, resize: float = 1.0) -> Tensor:
     left, top = (width - size) // 2, (height - size) // 2
     pixels = np.array(image.crop((left, top, left + size, top + size)))
     return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture with 8 bits a channel; Pillow would cut the values of others off at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels in Pillow's mode {image.mode} have no known range: save it with 8 or 16 bits")
+    return image
 
 
 def _predictions(network: LoadedNetwork, files: list[Path], settings: PredictSettings) -> Iterator[Prediction]:
@@ -99,11 +113,17 @@ def _predictions(network: LoadedNetwork, files: list[Path], settings: PredictSet
             yield Prediction(str(file), [names[c] if names else str(c) for c in classes], values)
 
 
-def _network(path: str) -> LoadedNetwork:
-    try:
-        return load(path)
-    except (PackedFileError, OSError) as error:
-        raise UserError(str(error)) from error
+def _check(settings: PredictSettings) -> None:
+    """Refuse what could only fail once all pictures are classified."""
+    if settings.resize is not None and not 1 <= settings.resize <= _MOST_RESIZE:
+        raise UserError(f"`resize` must lie between 1 and {_MOST_RESIZE}, got {settings.resize}.")
+    if settings.out is None:
+        return
+    out = Path(settings.out)
+    if out.suffix not in (".csv", ".json"):
+        raise UserError(f"`out` must end in .csv or .json, got {out}.")
+    if not out.parent.is_dir():
+        raise UserError(f"`out`: there is no folder {out.parent}.")
 
 
 def _pictures(where: Path) -> list[Path]:

@@ -44,6 +44,8 @@ def measure(config: DictConfig) -> Report:
     try:
         with tempfile.TemporaryDirectory() as folder:
             if settings.layers:
+                if settings.packed is not None or settings.ckpt is not None:
+                    raise UserError("`layers=true` measures layers of its own: leave `packed=` and `ckpt=` out.")
                 _refuse_fallback(settings, [])
                 report = measure_layers(settings, Path(folder))
             else:

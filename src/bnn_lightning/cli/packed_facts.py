@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.deploy.container import PackedFileError, read_container
-from bnn_lightning.deploy.runtime import LoadedNetwork, load
+from bnn_lightning.cli.packed_file import read_packed
+from bnn_lightning.deploy.container import read_container
+from bnn_lightning.deploy.runtime import LoadedNetwork
 from bnn_lightning.metrics.latency import processor, time_in_turns
 from bnn_lightning.report.content import Table
 
@@ -34,11 +35,8 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
     Raises:
         UserError: The file is damaged.
     """
-    try:
-        network = load(file)
-        entries = read_container(file).entries
-    except (PackedFileError, OSError) as error:
-        raise UserError(str(error)) from error
+    network = read_packed(file)
+    entries = read_container(file).entries
     binary = sum(entry.num_bytes for entry in entries if entry.dtype == "bits")
     rest = sum(entry.num_bytes for entry in entries if entry.dtype != "bits")
     rows = [

@@ -1,6 +1,7 @@
 """Pack the network of a checkpoint, compare it on real images, and write it."""
 
 import hashlib
+import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.cli.score import restore
 from bnn_lightning.deploy.c99 import to_c99
+from bnn_lightning.deploy.c99_text import check_name
 from bnn_lightning.deploy.convert import PackedNetwork, example_images, pack
 from bnn_lightning.deploy.lower import LoweringError
 from bnn_lightning.deploy.onnx import first_line, write_onnx
@@ -38,8 +40,8 @@ _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeE
 class _Compare(LightningModule):
     def __init__(self, model: nn.Module, packed: nn.Module, margin: float, max_drop: float | None) -> None:
         super().__init__()
-        layers = isinstance(packed, PackedNetwork | LoadedNetwork)
-        self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=layers)
+        ours = isinstance(packed, PackedNetwork | LoadedNetwork)
+        self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=ours, alone=not ours)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.comparison.update(*batch)
@@ -58,6 +60,8 @@ def write(config: DictConfig) -> int:
     silence()
     if not 0 <= settings.margin < float("inf"):
         raise UserError(f"`margin` must be a number from 0 on, got {settings.margin}.")
+    if not 0 <= settings.max_drop <= 100:
+        raise UserError(f"`max_drop` must lie between 0 and 100 percentage points, got {settings.max_drop}.")
     out = _out(settings)
     trainer = plain_values(config.trainer)
     check_devices(trainer)
@@ -79,14 +83,18 @@ def write(config: DictConfig) -> int:
     compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
     parity = _compare(backbone, compared, datamodule=datamodule, trainer=trainer, settings=settings)
     print(parity, flush=True)
-    if parity.faults:
-        hangs = parity.others and parity.max_drop is None
-        remedy = " A class may hang on rounding: `margin=` accepts larger margins." if hangs else ""
-        raise UserError(f"`{out}` was not written, the packed network disagrees: {' '.join(parity.faults[:3])}{remedy}")
+    _refuse_faults(parity, out, "the packed network")
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = _info(ckpt, embedded, datamodule, parity)
     return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
+
+
+def _refuse_faults(parity: Parity, out: Path, who: str) -> None:
+    if parity.faults:
+        hangs = parity.others and parity.max_drop is None
+        remedy = " A class may hang on rounding: `margin=` accepts larger margins." if hangs else ""
+        raise UserError(f"`{out}` was not written, {who} disagrees: {' '.join(parity.faults[:3])}{remedy}")
 
 
 def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
@@ -120,18 +128,25 @@ def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
 
 def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
     images = example_images(backbone, 2)
+    made = out.with_name(f".{out.name}")
     try:
         program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        torch.export.save(program, out)
+        torch.export.save(program, made)
         with torch.no_grad():
-            same = torch.equal(torch.export.load(out).module()(images), packed(images))
+            same = torch.equal(torch.export.load(made).module()(images), packed(images))
+        if not same:
+            raise UserError(
+                f"`{out}` was not written: the program that torch exports gives other logits than the network."
+            )
+        made.replace(out)
     except (*_UNTRACEABLE, TorchDynamoException) as error:
-        out.unlink(missing_ok=True)
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
-    if not same:
-        out.unlink()
-        raise UserError(f"`{out}` was not written: the program that torch exports gives other logits than the network.")
-    print(f"written: {out} ({out.stat().st_size:,} bytes; import bnn_lightning.deploy.ops before torch.export.load)")
+    finally:
+        made.unlink(missing_ok=True)
+    remarks = "images in [0, 1]; import bnn_lightning.deploy.ops before torch.export.load"
+    print(f"written: {out} ({out.stat().st_size:,} bytes; {remarks})")
     return out.stat().st_size
 
 
@@ -149,8 +164,7 @@ def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], P
             print(
                 f"        images one by one: largest difference of a logit {network.largest_difference:.2g}", flush=True
             )
-            if parity.faults:
-                raise UserError(f"`{out}` was not written, onnxruntime disagrees: {' '.join(parity.faults[:3])}")
+            _refuse_faults(parity, out, "onnxruntime")
         made.replace(out)
     except (ValueError, ModuleNotFoundError) as error:
         raise error if isinstance(error, UserError) else UserError(f"`{out}` was not written: {error}") from error
@@ -171,6 +185,11 @@ def _out(settings: ExportSettings) -> Path:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
     if not out.parent.is_dir():
         raise UserError(f"`out`: there is no folder {out.parent}.")
+    if settings.format == "c":
+        try:
+            check_name(out.stem)
+        except ValueError as error:
+            raise UserError(f"`out`={out} names the functions, too: {error}") from error
     return out
 
 
@@ -205,16 +224,20 @@ def _stored(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) ->
 
 def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) -> PackedInfo:
     model = embedded["model"]
+    config = {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded}
+    if isinstance(config.get("data"), dict):
+        config["data"] = {key: value for key, value in config["data"].items() if key != "root"}  # of a machine
     provenance = {
         "made_by": f"bnn-lightning {bnn_lightning.__version__}",
+        **_commit(),
         "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "config": {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded},
+        "config": config,
         "parity": {
             "images": parity.images,
             "largest_difference": parity.largest_difference,
             "margin": parity.margin,
             "others": len(parity.others),
-            **_accuracies(parity),
+            "correct": {"trained": parity.correct[0], "packed": parity.correct[1]},
         },
     }
     names = tuple(datamodule.class_names)
@@ -227,8 +250,17 @@ def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) 
     )
 
 
-def _accuracies(parity: Parity) -> dict[str, Any]:
-    return {} if parity.max_drop is None else {"correct": {"trained": parity.correct[0], "packed": parity.correct[1]}}
+def _commit() -> dict[str, str]:
+    """Return the last commit of the package, where it is run from a checkout."""
+    command = ["git", "log", "-1", "--format=%H", "--", "."]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(bnn_lightning.__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit = done.stdout.strip()
+    return {"commit": commit} if done.returncode == 0 and commit else {}
 
 
 def _print_report(packed: PackedNetwork) -> None:

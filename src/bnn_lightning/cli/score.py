@@ -18,10 +18,9 @@ from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, ne
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
-from bnn_lightning.deploy.container import PackedFileError
 from bnn_lightning.deploy.kernels import kernel_info
-from bnn_lightning.deploy.runtime import load
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -133,10 +132,7 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     """
     if "_target_" in config.get("model", {}):
         raise UserError(f"`{packed}` says itself which network it is: leave `model=` out.")
-    try:
-        network = load(packed)
-    except (PackedFileError, OSError) as error:
-        raise UserError(str(error)) from error
+    network = read_packed(packed)
     known = network.info.provenance.get("config")
     known = known.get("data") if isinstance(known, dict) else None
     if "_target_" not in config.data and not isinstance(known, dict):

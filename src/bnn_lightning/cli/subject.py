@@ -11,8 +11,8 @@ from torch import nn
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
-from bnn_lightning.deploy.container import PackedFileError
 from bnn_lightning.deploy.convert import pack
 from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo, load, save
 from bnn_lightning.layers.tree import annealed
@@ -106,21 +106,23 @@ def finish(network: nn.Module) -> None:
 
 
 def _of_file(file: Path, trust: list[str]) -> Subject:
-    try:
-        packed = load(file)
-    except (PackedFileError, OSError) as error:
-        raise UserError(str(error)) from error
+    packed = read_packed(file)
     config = packed.info.provenance.get("config")
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or "_target_" not in model:
-        return Subject(file, packed, None, None, {}, "the file does not say which network it was made from")
+        return Subject(file, packed, None, None, _left(packed), "the file does not say which network it was made from")
     try:
         simulated = build(model, at="model", trust=trust)
     except UserError as error:
-        return Subject(file, packed, None, None, {}, str(error))
+        return Subject(file, packed, None, None, _left(packed), str(error))
     finish(simulated)
     twin, unknown = _twin(model, trust)
-    return Subject(file, packed, simulated, twin, {}, unknown)
+    return Subject(file, packed, simulated, twin, _left(packed), unknown)
+
+
+def _left(packed: LoadedNetwork) -> dict[str, str]:
+    """Return the layers of a file whose weights are signs, and that do not run on bits: their inputs are real."""
+    return dict.fromkeys(packed.signs_of_others, "its input is real")
 
 
 def _twin(model: Plain, trust: list[str]) -> tuple[nn.Module | None, str]:

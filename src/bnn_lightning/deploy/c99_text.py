@@ -22,10 +22,12 @@ def check_name(name: str) -> None:
     """Refuse what is not a name of C.
 
     Raises:
-        ValueError: It begins with no letter, or holds other signs than letters, digits and underscores.
+        ValueError: It begins with no letter, holds other signs than letters, digits and underscores, or is "stdint".
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"`name` must be letters, digits and underscores, a letter first, got {name!r}.")
+    if name == "stdint":
+        raise ValueError("`name` must not be stdint, whose header would hide that of the language.")
 
 
 def number(value: Any) -> str:
@@ -78,7 +80,8 @@ def functions(used: set[str]) -> str:
     """Return the functions of `portable.c` that are used, "binary 32" being that of words of 32 bits."""
     parts = re.split(r"^//// (.*)\n", _FUNCTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     texts = dict(zip(parts[::2], parts[1::2], strict=True))
-    written = []
+    fused = any("BNN_FMA" in texts[re.sub(r"\d+", "WORD", name)] for name in used)
+    used, written = used | ({"fma"} if fused else set()), []
     for name, text in texts.items():
         for word in (8, 16, 32) if name.endswith("WORD") else (0,):
             if name.replace("WORD", str(word)) in used:

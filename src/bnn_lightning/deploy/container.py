@@ -7,8 +7,9 @@
     bytes 24-55    SHA-256 of the tensors
     bytes 56-59    CRC-32 of bytes 0-55
     bytes 60-63    zero
-    header         JSON, deflated; zeros up to a multiple of 64
-    tensors        little-endian, row by row, each from a multiple of 64 on, zeros between them
+    header         JSON, compressed (xz); zeros up to a multiple of 64
+    tensors        little-endian, row by row, in the order of the header's table; each from a multiple of 64 on, zeros
+                   between them
 
 Numbers are little-endian. Every bit of a file is covered by a checksum or must be zero, and the first 64 bytes say how
 long it is.
@@ -16,6 +17,7 @@ long it is.
 
 import hashlib
 import json
+import lzma
 import mmap
 import struct
 import zlib
@@ -29,11 +31,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"BNNPACK"
 _PREFIX = struct.Struct("<7sBIIQ32s")
 _ALIGN = 64
 _MOST_HEADER = 1 << 24  # bytes of the JSON text: far beyond any network's, and no danger to memory
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20}]
+_MOST_MEMORY = 1 << 24  # bytes, to inflate a header
 DTYPES = {"f32": "<f4", "i8": "|i1", "i32": "<i4", "i64": "<i8", "bits": "|u1"}
 
 
@@ -131,7 +135,7 @@ def write_container(path: str | Path, header: Mapping[str, Any], tensors: Mappin
     """
     entries, data = _lay_out(tensors)
     text = json.dumps({**header, "tensors": entries}, separators=(",", ":"), allow_nan=False, sort_keys=True)
-    compressed = zlib.compress(text.encode("utf-8"), 9)
+    compressed = lzma.compress(text.encode("utf-8"), check=lzma.CHECK_NONE, filters=_XZ)  # it has a checksum of ours
     prefix = _PREFIX.pack(
         _MAGIC, VERSION, len(compressed), zlib.crc32(compressed), len(data), hashlib.sha256(data).digest()
     )
@@ -175,15 +179,14 @@ def read_container(source: str | Path | bytes) -> Container:
 
 
 def _lay_out(tensors: Mapping[str, tuple[str, Array]]) -> tuple[list[list[Any]], bytes]:
-    entries, parts, offset = [], [], 0
+    entries, parts = [], []
     for name, (dtype, values) in tensors.items():
         if dtype not in DTYPES:
             raise ValueError(f"The dtype of `{name}` must be one of {list(DTYPES)}, got {dtype!r}.")
         stored = pack_signs(values) if dtype == "bits" else np.ascontiguousarray(values, dtype=DTYPES[dtype])
-        entries.append([name, dtype, list(values.shape), offset])
+        entries.append([name, dtype, list(values.shape)])
         part = stored.tobytes()
         parts += [part, bytes(-len(part) % _ALIGN)]
-        offset += len(part) + len(parts[-1])
     return entries, b"".join(parts)
 
 
@@ -208,7 +211,7 @@ def _prefix(data: memoryview, name: str) -> tuple[int, int, int, bytes]:
 
 
 def _parse(compressed: memoryview, name: str) -> dict[str, Any]:
-    inflate = zlib.decompressobj()
+    inflate = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY)
     try:
         text = inflate.decompress(compressed, _MOST_HEADER)
         header = (
@@ -216,7 +219,7 @@ def _parse(compressed: memoryview, name: str) -> dict[str, Any]:
             if inflate.eof and not inflate.unused_data
             else None
         )
-    except (zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (lzma.LZMAError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise PackedFileError(f"{name}: its header cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise PackedFileError(f"{name}: its header is no JSON object of at most {_MOST_HEADER} bytes.")
@@ -233,8 +236,8 @@ def _entries(table: Any, num_data: int, name: str) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     end = 0
     for row in table:
-        entry = _entry(row)
-        if entry is None or entry.offset != end + (-end % _ALIGN) or entry.offset + entry.num_bytes > num_data:
+        entry = _entry(row, end + (-end % _ALIGN))
+        if entry is None or entry.offset + entry.num_bytes > num_data:
             raise PackedFileError(f"{name}: its table of tensors is wrong at entry {len(entries)}.")
         entries.append(entry)
         end = entry.offset + entry.num_bytes
@@ -243,10 +246,9 @@ def _entries(table: Any, num_data: int, name: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _entry(row: Any) -> Entry | None:
+def _entry(row: Any, offset: int) -> Entry | None:
     match row:
-        case [str(name), str(dtype), [*shape], offset] if dtype in DTYPES:
-            sizes = [*shape, offset]
-            if len(shape) <= 8 and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes):
+        case [str(name), str(dtype), [*shape]] if dtype in DTYPES:
+            if len(shape) <= 8 and all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
                 return Entry(name, dtype, tuple(shape), offset)
     return None

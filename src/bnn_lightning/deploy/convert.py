@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import Binarizer, WeightBinarizer
-from bnn_lightning.deploy.fuse import fuse
+from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
+from bnn_lightning.deploy.fuse import fuse, is_plain
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
 from bnn_lightning.deploy.unpacked import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
@@ -55,7 +55,8 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
 
     The outputs are those of `model` in evaluation, to the bit where `PackedConv2d` says so; what is not known to be
-    foldable stays in torch.
+    foldable stays in torch, and so does a layer that computes otherwise than `BinaryConv2d` and `BinaryLinear` do (a
+    `forward` or hooks of its own, a binarizer that is no `threshold()`): `report.left` says why.
 
     Args:
         model: A backbone, or any network built from our layers. It is not changed.
@@ -64,7 +65,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
 
     Raises:
         ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
-            layers, or there is no example.
+            layers or other weights than float32, or there is no example.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
@@ -83,14 +84,15 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     left: dict[str, str] = {}
     made: dict[int, nn.Module] = {}
     for name, layer in binary_layers(network).items():
-        if layer.input_binarizer is None:
-            left[name] = "its input is real"
+        reason = why_left(layer)
+        if reason or layer.input_binarizer is None:
+            left[name] = reason or "its input is real"
+            if not reason:
+                _settle(layer)
             continue
         made[id(layer)] = _packed(layer, name)
         packed.append(name)
     _replace(network, made)
-    for layer in binary_layers(network).values():
-        _settle(layer)
     fused, folded, unfused = fuse(network, example)
     return PackedNetwork(fused, PackReport(tuple(packed), folded, left, unfused)).eval()
 
@@ -109,11 +111,46 @@ def check_binary(model: nn.Module) -> None:
             f"The network is not binary: the annealing of {unfinished[0]} and {len(unfinished) - 1} more has not "
             "ended. Train to the end of the schedule, or take a later checkpoint."
         )
-    if not binary_layers(model):
+    layers = binary_layers(model)
+    if not layers:
         raise ValueError(
             f"{type(model).__name__} has no binary layer: pack one that was built with binary=True, or from "
             "BinaryConv2d and BinaryLinear."
         )
+    for name, layer in layers.items():
+        if layer.weight.dtype != torch.float32:
+            raise ValueError(
+                f"The weights of `{name}` are {layer.weight.dtype}: pack the network in float32, as `model.float()`."
+            )
+
+
+def why_left(layer: BinaryLayer) -> str:
+    """Say why a layer does not compute what a packed one would, or nothing."""
+    if not is_plain(layer, BinaryConv2d, BinaryLinear):
+        return "it has a `forward` or hooks of its own"
+    kind = BinaryConv2d if isinstance(layer, BinaryConv2d) else BinaryLinear
+    if any(getattr(type(layer), name) is not getattr(kind, name) for name in ("binary_forward", "scaled_dot", "dot")):
+        return "it multiplies in a way of its own"
+    if layer.input_binarizer is not None and not _is_threshold(layer.input_binarizer, layer):
+        return "its input binarizer is not +1 from its `threshold()` on and -1 below, for each value by itself"
+    return ""
+
+
+def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
+    """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
+    channels = layer.in_channels if isinstance(layer, BinaryConv2d) else layer.weight.shape[1]
+    threshold = binarizer.threshold()
+    level = torch.zeros(channels, device=layer.weight.device) if threshold is None else threshold.detach()
+    below = torch.nextafter(level, torch.full_like(level, -torch.inf))
+    spread = torch.linspace(-8, 8, 61, device=level.device)[:, None].expand(-1, channels)
+    tried = torch.cat([spread + level, spread, torch.stack([level, below])])
+    values = tried[:, :, None, None] if isinstance(layer, BinaryConv2d) else tried
+    signs = torch.where(tried >= level, 1.0, -1.0).view_as(values)
+    try:
+        # In two companies: none depends on what else is there.
+        return torch.equal(binarizer(values), signs) and torch.equal(binarizer(values[-7:]), signs[-7:])
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 def _packed(layer: BinaryLayer, name: str) -> nn.Module:

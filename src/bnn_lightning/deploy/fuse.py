@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from bnn_lightning.deploy.modules import PackedConv2d
-from bnn_lightning.layers.activation import LearnableBias
+from bnn_lightning.layers.activation import LearnableBias, PReLU
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # What tracing raises where Python looks at values or shapes.
@@ -27,7 +27,8 @@ def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...],
 
     Args:
         model: In evaluation mode, with `PackedConv2d` layers in it. Its packed layers are changed.
-        example: Images, (N, C, H, W), to learn shapes from.
+        example: Images, (N, C, H, W), to learn shapes from. A single one is taken twice: what is added to each image
+            alike is not a map of these images.
 
     Returns:
         The network to use, the names of what was folded, and why nothing was, or an empty text.
@@ -36,7 +37,7 @@ def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...],
         graph = _Tracer().trace(model)
         traced = fx.GraphModule(model, graph)
         with torch.no_grad():
-            ShapeProp(traced).propagate(example)
+            ShapeProp(traced).propagate(example if len(example) > 1 else torch.cat([example, example]))
     except _UNTRACEABLE as error:
         return model, (), f"The network cannot be traced: {error}"
     folded = [name for node in list(graph.nodes) for name in _Chain.starting_at(traced, node).absorb()]
@@ -108,9 +109,9 @@ class _Chain:
     def _apply(self, follower: fx.Node) -> bool:
         """Fold a module that maps one tensor."""
         module = _module(self.traced, follower)
-        step = next((step for kind, step in _STEPS.items() if isinstance(module, kind)), None)
-        if step is None or module is None or module.training or self.layer is None:
+        if module is None or module.training or self.layer is None or not is_plain(module, *_STEPS):
             return False
+        step = next(step for kind, step in _STEPS.items() if isinstance(module, kind))
         stage = step(module, self.layer, self.stage)
         if stage is None:
             return False
@@ -125,9 +126,8 @@ class _Chain:
         other = right if left is self.node else left
         if self.stage != _AFFINE or follower.kwargs or not isinstance(other, fx.Node) or other is self.node:
             return False
-        in_place = follower.target in (operator.iadd, "add_")
-        if in_place and left is other and len(other.users) > 1:
-            return False  # the sum overwrites a tensor that is read again
+        if follower.target in (operator.iadd, "add_") and left is other:
+            return False  # the sum overwrites a tensor that may be read again, by this name or as a view
         if _shape(other) != _shape(self.node) or _writes_between(self.traced, self.node, follower):
             return False
         call = self.node
@@ -185,13 +185,31 @@ def _identity(module: nn.Module, layer: PackedConv2d, stage: int) -> int | None:
     return stage
 
 
-_STEPS: dict[type | tuple[type, ...], Callable[[nn.Module, PackedConv2d, int], int | None]] = {
-    (nn.BatchNorm1d, nn.BatchNorm2d): _batch_norm,
+_STEPS: dict[type[nn.Module], Callable[[nn.Module, PackedConv2d, int], int | None]] = {
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
     LearnableBias: _shift,
+    PReLU: _prelu,
     nn.PReLU: _prelu,
     nn.Hardtanh: _hardtanh,
-    (nn.Identity, nn.Dropout): _identity,
+    nn.Identity: _identity,
+    nn.Dropout: _identity,
 }
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module computes what one of these classes does: no `forward` of its own, no hooks.
+
+    Example:
+        >>> class Loud(nn.PReLU):
+        ...     def forward(self, input: Tensor) -> Tensor:
+        ...         return 2 * super().forward(input)
+        >>> is_plain(nn.PReLU(), nn.PReLU), is_plain(Loud(), nn.PReLU)
+        (True, False)
+    """
+    return not (module._forward_hooks or module._forward_pre_hooks) and any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
+    )
 
 
 def _is_addition(node: fx.Node) -> bool:

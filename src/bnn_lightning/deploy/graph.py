@@ -188,6 +188,14 @@ class Graph:
             self.metas[BYTES] = fake
 
     def roots(self) -> dict[int, int]:
-        """Return, for each value, the first one that lies in the same memory: itself, unless it is a view."""
+        """Return, for each value, the first one that may lie in the same memory: itself, unless it is a view."""
         first: dict[int, int] = {}
-        return {number: first.setdefault(meta.untyped_storage()._cdata, number) for number, meta in self.metas.items()}
+        roots: dict[int, int] = {}
+        for number, meta in self.metas.items():
+            root = first.setdefault(meta.untyped_storage()._cdata, number)
+            step = self.steps[number - 1] if number > 0 else None
+            if root == number and step is not None and step.operation == "reshape":
+                # A copy here; of a map with channels side by side it may be a view.
+                root = next(iter(step.values()), number)
+            roots[number] = roots.get(root, root)
+        return roots

@@ -35,10 +35,12 @@ class Lowered:
     Attributes:
         program: Its steps.
         tensors: By name, the dtype to store and the values, in the order of the table.
+        num_classes: Columns of the logits.
     """
 
     program: Program
     tensors: dict[str, tuple[str, Array]] = field(default_factory=dict)
+    num_classes: int = 0
 
 
 @torch.no_grad()
@@ -79,10 +81,14 @@ class _Lowering:
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
-                (logits,) = node.args[0]
-                if self.values.get(logits) != Value(len(self.steps)):
-                    raise LoweringError("The network's output must be what its last operation gives, one tensor.")
-        return Lowered(Program(tuple(self.steps)), self.tensors)
+                outputs = node.args[0]
+                if len(outputs) != 1 or self.values.get(outputs[0]) != Value(len(self.steps)):
+                    raise LoweringError(
+                        "The network's output must be what its last operation gives, one tensor, not "
+                        f"{len(outputs)}: wrap it, so that it returns logits alone."
+                    )
+                shape = outputs[0].meta["val"].shape
+        return Lowered(Program(tuple(self.steps)), self.tensors, int(shape[1]) if len(shape) == 2 else 0)
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target

@@ -86,8 +86,8 @@ class PackedConv2d(nn.Module):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        new = cls(layer.binary_weight.detach(), threshold=input_threshold(layer), **cls.geometry_of(layer))
-        return new._take_scale(layer)
+        signs, scale = signs_and_scale(layer)
+        return cls(signs, threshold=input_threshold(layer), **cls.geometry_of(layer))._take_scale(layer, scale)
 
     @staticmethod
     def geometry_of(layer: BinaryConv2d) -> dict[str, Any]:
@@ -138,10 +138,15 @@ class PackedConv2d(nn.Module):
 
         threshold = torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
         return {
-            "signs": unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size),
+            "signs": self.binary_weight,
             **{name: gather(getattr(self, name)) for name in PARTS[1:-1]},
             "threshold": threshold if threshold.any() else None,
         }
+
+    @property
+    def binary_weight(self) -> Tensor:
+        """The signs in the layout of torch: for networks that read them beside calling the layer."""
+        return unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size)
 
     def spread(self, values: Tensor) -> Tensor:
         """Lay (out_channels,) values out as kernels read them."""
@@ -185,9 +190,9 @@ class PackedConv2d(nn.Module):
             raise ValueError(
                 f"The input must have the shape (N, {self.groups * self.in_channels}, H, W), got {tuple(x.shape)}."
             )
-        if (current_kernel() is None or not x.is_cpu) and plain(
-            x, self.weight, *([] if residual is None else [residual])
-        ):
+        # `plain` first: compilers that trace this do not look for a kernel.
+        tensors = (x, self.weight) if residual is None else (x, self.weight, residual)
+        if plain(*tensors) and (current_kernel() is None or not x.is_cpu):
             return self._unpacked.run(self, x, residual)
         top, _, left, _ = self.padding
         packed = torch.ops.bnn_lightning.pack_activations(
@@ -233,8 +238,7 @@ class PackedConv2d(nn.Module):
         missing = num_words(self.in_channels) * 32 - self.in_channels
         return F.pad(values.reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
 
-    def _take_scale(self, layer: BinaryLayer) -> Self:
-        scale = None if layer.weight_binarizer is None else layer.weight_binarizer.scale(layer.weight)
+    def _take_scale(self, layer: BinaryLayer, scale: Tensor | None) -> Self:
         if scale is not None:
             self.fold_affine_(scale, torch.zeros_like(scale))
         if layer.bias is not None:
@@ -252,7 +256,8 @@ class PackedLinear(PackedConv2d):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        return cls(layer.binary_weight.detach()[:, :, None, None], threshold=input_threshold(layer))._take_scale(layer)
+        signs, scale = signs_and_scale(layer)
+        return cls(signs[:, :, None, None], threshold=input_threshold(layer))._take_scale(layer, scale)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (..., in_features) to (..., out_features)."""
@@ -274,6 +279,14 @@ def check_signs(signs: Tensor) -> None:
             f"Packed weights must be -1 or +1, got {others.numel()} other values, such as {others[0].item():g}: finish "
             "the annealing of the network, or clean the checkpoint of NaN."
         )
+
+
+def signs_and_scale(layer: BinaryLayer) -> tuple[Tensor, Tensor | None]:
+    """Return the binary weights that a layer multiplies with, and the scale that follows, (out_channels,), or None."""
+    if layer.weight_binarizer is None:
+        return layer.weight.detach(), None
+    signs, scale = layer.weight_binarizer.binarize(layer.weight)
+    return signs.detach(), None if scale is None else scale.detach()
 
 
 def input_threshold(layer: BinaryLayer) -> Tensor | None:

@@ -126,22 +126,21 @@ def _conv(
         parameters = (gain, offset, scale, bias, lift, slope, shift)
         dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
         return epilogue(dot, weight.shape[0], residual, parameters, low, high)
-    out = _conv_fake(
-        x, weight, tap_sums, scale, bias, out_channels, in_channels, kernel_size, stride, dilation, zero_padding
-    )
+    geometry = (out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
+    out = _conv_fake(x, weight, tap_sums, scale, bias, *geometry, residual)
     groups, words = weight.shape[0], weight.shape[3]
     offsets = window_offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
     x = x.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    geometry = conv_geometry(x.shape, weight, out.shape, in_channels, kernel_size, stride, dilation, zero_padding)
+    sizes = conv_geometry(x.shape, weight, out.shape, in_channels, kernel_size, stride, dilation, zero_padding)
     tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "offsets": offsets, "scale": scale, "bias": bias}
     tensors |= {"out": out}
     optional = {"gain": gain, "offset": offset, "residual": residual, "lift": lift, "slope": slope, "shift": shift}
     tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
-    kernel.run("convolve", Convolution(**geometry, **pointers, **bounds))
+    kernel.run("convolve", Convolution(**sizes, **pointers, **bounds))
     return out
 
 
@@ -231,7 +230,14 @@ def conv_geometry(
 def window_offsets(
     width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """Return how far, in words, each word of a window lies from its first one."""
+    """Return how far, in words, each word of a window lies from its first one.
+
+    Raises:
+        ValueError: Farther than kernels count.
+    """
+    farthest = ((kernel_size[0] - 1) * dilation[0] * width + (kernel_size[1] - 1) * dilation[1] + 1) * groups * words
+    if farthest >= 1 << 31:
+        raise ValueError(f"A window must span fewer than 2^31 words, not {farthest}.")
     pixels = torch.arange(kernel_size[0])[:, None] * dilation[0] * width + torch.arange(kernel_size[1]) * dilation[1]
     return (pixels.flatten()[:, None] * groups * words + torch.arange(words)).flatten().to(torch.int32)
 

@@ -14,7 +14,20 @@ struct bnn_window {
   int height, width, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
 };
 
+//// fma
+// A product and a sum, rounded once, as torch and packed files do where processors have such an instruction. Others take
+// doubles, which hold a whole product; where these are slow and single images may get another class, compile with
+// -D'BNN_FMA(a,b,c)=((a)*(b)+(c))'.
+#ifndef BNN_FMA
+#if defined(__GNUC__) && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
+#define BNN_FMA(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define BNN_FMA(a, b, c) ((float)((double)(a) * (double)(b) + (double)(c)))
+#endif
+#endif
+
 //// conv2d
+// Products are added by rows, columns and channels.
 static void bnn_conv2d(const float *x, struct bnn_size in, const float *weight, const float *bias, struct bnn_window k,
                        int groups, float *y, struct bnn_size out) {
   const int inputs = in.channels / groups, outputs = out.channels / groups;
@@ -22,15 +35,15 @@ static void bnn_conv2d(const float *x, struct bnn_size in, const float *weight, 
     for (int row = 0; row < out.height; row++)
       for (int column = 0; column < out.width; column++) {
         float sum = 0;
-        for (int i = 0; i < inputs; i++)
-          for (int a = 0; a < k.height; a++)
-            for (int b = 0; b < k.width; b++) {
-              const int h = row * k.stride_y - k.pad_y + a * k.dilation_y;
-              const int w = column * k.stride_x - k.pad_x + b * k.dilation_x;
-              if (h < 0 || h >= in.height || w < 0 || w >= in.width) continue;
-              sum += x[((o / outputs * inputs + i) * in.height + h) * in.width + w] *
-                     weight[((o * inputs + i) * k.height + a) * k.width + b];
-            }
+        for (int a = 0; a < k.height; a++)
+          for (int b = 0; b < k.width; b++) {
+            const int h = row * k.stride_y - k.pad_y + a * k.dilation_y;
+            const int w = column * k.stride_x - k.pad_x + b * k.dilation_x;
+            if (h < 0 || h >= in.height || w < 0 || w >= in.width) continue;
+            for (int i = 0; i < inputs; i++)
+              sum = BNN_FMA(x[((o / outputs * inputs + i) * in.height + h) * in.width + w],
+                            weight[((o * inputs + i) * k.height + a) * k.width + b], sum);
+          }
         y[(o * out.height + row) * out.width + column] = bias ? sum + bias[o] : sum;
       }
 }
@@ -60,7 +73,7 @@ static void bnn_sign_linear(const float *x, int inputs, const uint8_t *signs, co
 //// affine
 static void bnn_affine(const float *x, int channels, int pixels, const float *scale, const float *shift, float *y) {
   for (int c = 0; c < channels; c++)
-    for (int i = 0; i < pixels; i++) y[c * pixels + i] = x[c * pixels + i] * scale[c] + shift[c];
+    for (int i = 0; i < pixels; i++) y[c * pixels + i] = BNN_FMA(x[c * pixels + i], scale[c], shift[c]);
 }
 
 //// prelu
@@ -198,8 +211,9 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
         float t = (float)sum;
         if (e.gain) t *= e.gain[o];
         if (e.offset) t += e.offset[o];
-        if (e.scale) t *= e.scale[o];
-        if (e.bias) t += e.bias[o];
+        if (e.scale && e.bias) t = BNN_FMA(t, e.scale[o], e.bias[o]);
+        else if (e.scale) t *= e.scale[o];
+        else if (e.bias) t += e.bias[o];
         if (e.residual) t += e.residual[at];
         if (e.lift) t += e.lift[o];
         if (e.slope) t = t > 0 ? t : t * e.slope[o];

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import WeightBinarizer
 from bnn_lightning.binarizers.weight import WeightSign
-from bnn_lightning.deploy.convert import PackedNetwork, Settled, pack
+from bnn_lightning.deploy.convert import PackedNetwork, Settled, pack, why_left
 from bnn_lightning.deploy.modules import PackedConv2d, check_signs
 from bnn_lightning.functional.pack import pack_weight, tap_sums
 from bnn_lightning.layers.binary import BinaryLayer
@@ -50,7 +50,8 @@ class Repacker:
         # A layer that the network never calls is not in the packed one.
         own = {name: layer for name, layer in binary_layers(model).items() if name in modules}
         self._on_bits = [(own[name], modules[name]) for name in own if isinstance(modules[name], PackedConv2d)]
-        self._real = [(own[name], modules[name]) for name in own if not isinstance(modules[name], PackedConv2d)]
+        # One that was left as it is has its parameters copied, as all others have.
+        self._real = [(own[name], modules[name]) for name in own if _is_settled(modules[name])]
         settled = {id(parameter) for _, layer in self._real for parameter in layer.parameters()}
         source = dict(model.named_parameters())
         self._copied = [
@@ -81,11 +82,16 @@ class Repacker:
 
 def _with_any_scale(layer: BinaryLayer) -> None:
     """Let a layer that will run on bits have a scale that is no power of two, which packing folds as it does most."""
-    if layer.input_binarizer is None or layer.weight_binarizer is None:
+    if layer.input_binarizer is None or layer.weight_binarizer is None or why_left(layer):
         return
     signs, scale = layer.weight_binarizer.binarize(layer.weight.detach())
     layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
     layer.weight_binarizer = WeightSign() if scale is None else Settled(torch.full_like(scale, 1.5))
+
+
+def _is_settled(layer: nn.Module) -> bool:
+    real = isinstance(layer, BinaryLayer)
+    return real and (not layer.is_binary_layer or isinstance(layer.weight_binarizer, Settled))
 
 
 def _write(layer: BinaryLayer, packed: PackedConv2d) -> None:

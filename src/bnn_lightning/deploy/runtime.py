@@ -19,6 +19,7 @@ from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.rounding import round_rest
 from bnn_lightning.deploy.unpacked import for_torch, plain
+from bnn_lightning.functional.pack import num_words
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
@@ -76,6 +77,9 @@ class PackedInfo:
 class LoadedNetwork(nn.Module):
     """A packed network, from images to logits. It has no state that changes: threads may share it.
 
+    Its tensors are what the file holds, and meant to stay: plans keep what they make of them, so that tensors that are
+    changed in place (but for `load_state_dict`) would count in part only.
+
     Args:
         program: What it does.
         container: The tensors.
@@ -93,6 +97,12 @@ class LoadedNetwork(nn.Module):
         self._plans = Plans()
         self._readable: bool | None = None
         stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in _stored(step)}
+        # Names of layers with real inputs whose weights are signs.
+        self.signs_of_others = sorted(
+            entry.name.removeprefix("network.").removesuffix(".weight")
+            for index, entry in enumerate(container.entries)
+            if index in stored and entry.dtype == "bits"
+        )
         for index in stored:
             self.register_buffer(f"tensor{index}", _tensor(container, index))
         for number, step in enumerate(program.steps, start=1):
@@ -105,18 +115,32 @@ class LoadedNetwork(nn.Module):
         """Compute logits (N, num_classes).
 
         Args:
-            images: Shape (N, C, H, W), of the size that the network was trained on: uint8, or floating in [0, 1].
+            images: Shape (N, C, H, W), of the size that the network was trained on: uint8, or floating in [0, 1], which
+                are computed with in the network's own precision.
 
         Raises:
-            ValueError: Another shape.
+            TypeError: No tensor.
+            ValueError: Another shape, or numbers of another type.
         """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
         shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
+        if images.dtype not in (torch.uint8, torch.float32):
+            if not images.is_floating_point():
+                raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
+            images = images.to(self.dtype)
         kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
         if kernel is not None:
             return self._plans.run(self, images, kernel)
-        return self.run_steps(for_torch(images / 255 if images.dtype == torch.uint8 else images))
+        images = images / 255 if images.dtype == torch.uint8 else images
+        return self.run_steps(for_torch(images.to(self.dtype)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes with: float32, unless it was converted."""
+        return next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), torch.float32)
 
     def run_steps(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
         """Run the program operation by operation: what plans are held to.
@@ -158,6 +182,11 @@ class LoadedNetwork(nn.Module):
             floats = [tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()]
             self._readable = all(tensor.is_cpu for tensor in self.buffers()) and set(floats) <= {torch.float32}
         return self._readable
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `nn.Module`."""
+        self._plans.clear()
+        return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._plans.clear()  # they point to tensors that move
@@ -214,7 +243,8 @@ def save(
 
     Raises:
         LoweringError: The network does what a file cannot say, or has no stem that takes bytes.
-        ValueError: `info` holds other values than plain ones; an unknown `rest` or `stem`.
+        ValueError: There are names for another number of classes; `info` holds other values than plain ones; an unknown
+            `rest` or `stem`.
 
     Example:
         >>> import tempfile
@@ -231,6 +261,7 @@ def save(
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
     lowered = lower(packed, torch.rand(2, info.in_channels, info.image_size, info.image_size))
+    _check_names(info, lowered.num_classes)
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
     header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
@@ -257,6 +288,7 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     """
     container = read_container(source)
     name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
+    current_kernel()  # a wrong BNN_KERNEL is no fault of the file
     try:
         info = PackedInfo.from_plain(container.header.get("info"))
         program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
@@ -330,15 +362,31 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
     if info.in_channels * info.image_size**2 > _MOST_ELEMENTS:
         raise ValueError(f"Images of {info.in_channels}x{info.image_size}x{info.image_size} are beyond any network's.")
 
-    def refuse_monsters(value: Tensor) -> None:
-        if value.numel() > 2 * _MOST_ELEMENTS:
-            raise ValueError(f"A result of the shape {tuple(value.shape)} is beyond any network's.")
-
     for number in (2, 1):  # what fits one number of images alone is no network
         with FakeTensorMode(allow_non_fake_inputs=True):
             images = torch.empty(number, info.in_channels, info.image_size, info.image_size)
-            logits = network.run_steps(images, refuse_monsters)
+            values = [images]
+            logits = network.run_steps(images, values.append)
+        _refuse_monsters(network, values)
         if logits.dim() != 2 or logits.shape[0] != number or not logits.is_floating_point():
             raise ValueError(f"Its output for {number} images is {tuple(logits.shape)}, {logits.dtype}: no logits.")
-    if info.class_names and len(info.class_names) != logits.shape[1]:
-        raise ValueError(f"It has {len(info.class_names)} names for {logits.shape[1]} classes.")
+    _check_names(info, logits.shape[1])
+
+
+def _refuse_monsters(network: LoadedNetwork, values: list[Tensor]) -> None:
+    """Refuse results, and padded maps before binary layers, that no network has."""
+    for number, (step, value) in enumerate(zip(network.steps, values[1:], strict=True), start=1):
+        elements = value.numel()
+        if step.operation == "binary_conv2d":
+            layer, (images, _, height, width) = network.layer(number), values[step.values()[0]].shape
+            top, bottom, left, right = layer.padding
+            words = layer.groups * num_words(layer.in_channels)
+            elements = max(elements, images * (height + top + bottom) * (width + left + right) * words)
+        if elements > 2 * _MOST_ELEMENTS:
+            shape = tuple(value.shape)
+            raise ValueError(f"A result of the shape {shape}, or what is padded for it, is beyond any network's.")
+
+
+def _check_names(info: PackedInfo, num_classes: int) -> None:
+    if info.class_names and len(info.class_names) != num_classes:
+        raise ValueError(f"There are {len(info.class_names)} names for {num_classes} classes.")

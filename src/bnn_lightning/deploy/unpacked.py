@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.ops import LIBRARY, epilogue
-from bnn_lightning.functional.pack import unpack_weight
 
 if TYPE_CHECKING:
     from bnn_lightning.deploy.modules import PackedConv2d
@@ -32,7 +31,8 @@ def plain(*tensors: Tensor) -> bool:
 
 def for_torch(images: Tensor) -> Tensor:
     """Lay images out as torch is fastest where it computes a packed network: max-pooling, convolutions."""
-    if current_kernel() is not None or images.shape[1] == 1 or not (images.is_cpu and plain(images)):
+    # `plain` first: compilers that trace this do not look for a kernel.
+    if not (images.is_cpu and plain(images)) or images.shape[1] == 1 or current_kernel() is not None:
         return images
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -98,8 +98,7 @@ class Unpacked:
 
 
 def _unpacked(layer: "PackedConv2d") -> Tensor:
-    signs = unpack_weight(layer.weight, layer.out_channels, layer.in_channels, layer.kernel_size)
-    return signs.contiguous(memory_format=torch.channels_last)
+    return layer.binary_weight.contiguous(memory_format=torch.channels_last)
 
 
 def _conv(

@@ -1,0 +1,20 @@
+"""Packed files as verbs read them."""
+
+from pathlib import Path
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.deploy.runtime import LoadedNetwork, load
+
+
+def read_packed(path: str | Path) -> LoadedNetwork:
+    """Load a packed file.
+
+    Raises:
+        UserError: There is none, it is damaged, or `BNN_KERNEL` names no kernel of this machine.
+    """
+    try:
+        return load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"`packed`: there is no file {path}; `bnn export ckpt=<run> out={path}` writes one.") from error
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
