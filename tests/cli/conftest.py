@@ -54,15 +54,6 @@ def small() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with the real data sets; a test that needs it carries the marker `data`."""
-    root = Path(os.environ.get("BNN_DATA", "data")).resolve()
-    if not root.is_dir():
-        pytest.skip("needs the real data sets: set BNN_DATA to their folder")
-    return root
-
-
-@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, out = tmp_path_factory.mktemp("trained"), io.StringIO()
     argv, handlers = sys.argv, list(logging.root.handlers)

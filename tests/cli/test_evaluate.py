@@ -194,9 +194,9 @@ def test_checkpoint_of_lightning_without_our_configuration(trained: Any, workpla
 
 
 @pytest.mark.data
-def test_cifar_scores_all_ten_thousand_images(real_data: Path, bnn: Bnn, workplace: Path) -> None:
+def test_cifar_scores_all_ten_thousand_images(data_root: Path, bnn: Bnn, workplace: Path) -> None:
     published_file(workplace / "best-checkpoint.th", width=4)
-    words = ("model=resnet20", "model.width=4", "data=cifar10", f"data.root={real_data}", "data.download=false")
+    words = ("model=resnet20", "model.width=4", "data=cifar10", f"data.root={data_root}", "data.download=false")
     done = bnn("evaluate", "ckpt=best-checkpoint.th", *words, QUIET)
     assert done.code == 0, done.err
     assert printed(done.out)["images"] == 10_000

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from bnn_lightning.cli.checkpoint import load_backbone, load_task
+from bnn_lightning.cli.classify import picture
+from bnn_lightning.cli.errors import UserError
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
@@ -25,7 +27,10 @@ def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: P
     network, task = load("net.bnn"), load_task(trained.final)
     images = torch.rand(5, network.info.in_channels, 8, 8)
     torch.testing.assert_close(network(images), task.backbone(images).detach(), rtol=1e-4, atol=1e-5)
-    assert network.info.provenance["config"]["model"]["name"] == "mlp"
+    provenance = network.info.provenance
+    assert provenance["config"]["model"]["name"] == "mlp"
+    assert "root" not in provenance["config"]["data"]
+    assert provenance["parity"]["correct"]["trained"] == provenance["parity"]["correct"]["packed"] > 0
 
     folder = workplace / "pictures"
     folder.mkdir()
@@ -44,15 +49,18 @@ def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: P
     assert float(row["probability"]) == pytest.approx(found[1]["probabilities"][0], abs=1e-6)
 
 
-def test_export_with_rounded_weights(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+def test_export_with_rounded_weights(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quiet = "trainer.enable_progress_bar=false"
     done = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "rest=int8", quiet)
     assert done.code == 0, done.err
     assert "before rounding" in done.out
     assert load("net.bnn").info.provenance["parity"]["correct"].keys() == {"trained", "packed"}
-    done = bnn("export", f"ckpt={trained.final}", "out=other.bnn", "rest=int8", "max_drop=-1", quiet)
+    monkeypatch.setattr(Parity, "drop", 2.5)
+    done = bnn("export", f"ckpt={trained.final}", "out=other.bnn", "rest=int8", "max_drop=2", quiet)
     assert done.code == 2
-    assert "The accuracy falls by 0.00 points, more than -1." in done.err
+    assert "The accuracy falls by 2.50 points, more than 2." in done.err
     assert not Path("other.bnn").exists()
 
 
@@ -220,6 +228,16 @@ def test_a_network_that_disagrees_is_not_written(
         (("predict", "packed=x.bnn", "images=nowhere"), "there is no file or folder nowhere"),
         (("predict", "packed=x.bnn", "images=.", "top=0"), "`top` must be 1 or more"),
         (("predict", "packed=x.bnn", "images=."), "holds no picture"),
+        (("predict", "packed=x.bnn", "images=.", "resize=1e9"), "`resize` must lie between 1 and 16, got 1000000000.0"),
+        (("predict", "packed=x.bnn", "images=.", "resize=nan"), "`resize` must lie between 1 and 16, got nan"),
+        (("predict", "packed=x.bnn", "images=.", "out=x.txt"), "`out` must end in .csv or .json, got x.txt"),
+        (("predict", "packed=x.bnn", "images=.", "out=nowhere/x.csv"), "`out`: there is no folder nowhere"),
+        (("evaluate", "packed=x.bnn"), "`packed`: there is no file x.bnn; `bnn export"),
+        (("export", "ckpt=x.ckpt", "max_drop=nan"), "`max_drop` must lie between 0 and 100 percentage points, got nan"),
+        (("export", "ckpt=x.ckpt", "max_drop=-1"), "`max_drop` must lie between 0 and 100"),
+        (("export", "ckpt=x.ckpt", "format=c", "out=my-net.c"), "must be letters, digits and underscores"),
+        (("export", "ckpt=x.ckpt", "format=c", "out=stdint.c"), "must not be stdint"),
+        (("benchmark", "layers=true", "packed=x.bnn"), "`layers=true` measures layers of its own"),
     ],
 )
 def test_bad_input(words: tuple[str, ...], message: str, bnn: Callable[..., Any]) -> None:
@@ -234,6 +252,44 @@ def test_a_file_that_is_no_packed_network(bnn: Callable[..., Any], workplace: Pa
     done = bnn("predict", "packed=x.bnn", "images=x.png")
     assert done.code == 2
     assert "is damaged in its first 64 bytes" in done.err
+
+
+def test_what_was_classified_is_kept_where_a_picture_cannot_be_read(
+    trained: Any, bnn: Callable[..., Any], workplace: Path
+) -> None:
+    assert bnn("export", f"ckpt={trained.final}", "out=net.bnn", "trainer.enable_progress_bar=false").code == 0
+    Path("pictures").mkdir()
+    Image.new("L", (8, 8)).save("pictures/a.png")
+    Path("pictures/b.png").write_bytes(b"no picture")
+    done = bnn("predict", "packed=net.bnn", "images=pictures", "out=out.csv", "batch_size=1")
+    assert done.code == 2
+    assert "`pictures/b.png` is not a picture that can be read" in done.err
+    assert "pictures/a.png,1" in Path("out.csv").read_text(encoding="utf-8")
+
+
+def test_pictures_of_sixteen_bits(workplace: Path) -> None:
+    info = PackedInfo("net", 1, 4)
+    levels = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+    Image.fromarray(levels).save("eight.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save("sixteen.png")
+    assert torch.equal(picture(Path("sixteen.png"), info), picture(Path("eight.png"), info))
+    Image.fromarray(levels.astype(np.float32)).save("floats.tiff")
+    with pytest.raises(UserError, match="mode F have no known range"):
+        picture(Path("floats.tiff"), info)
+
+
+def test_a_failed_export_leaves_an_older_file(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    Path("net.pt2").write_text("older")
+    done = bnn("export", f"ckpt={trained.final}", "format=torch", "out=net.pt2", "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert [path.name for path in workplace.iterdir()] == ["net.pt2"]
+    assert Path("net.pt2").read_text() == "older"
 
 
 def test_a_float_network_is_not_packed(small: tuple[str, ...], bnn: Callable[..., Any], workplace: Path) -> None:

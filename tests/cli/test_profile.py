@@ -25,6 +25,21 @@ def test_text(bnn: Bnn, workplace: Path) -> None:
     assert list(workplace.iterdir()) == []
 
 
+def test_a_network_alone_is_counted_on_imagenet(bnn: Bnn, workplace: Path) -> None:
+    done = bnn("profile", "model=bnext")
+    assert done.code == 0, done.err
+    assert done.out.startswith("bnext_tiny on imagenet, an image of 3 x 224 x 224\nno data was named, and so")
+    named, alone = (
+        json.loads(bnn("profile", "model=birealnet18", *data, "format=json").out) for data in (["data=imagenet"], [])
+    )
+    assert (named.pop("data_assumed"), alone.pop("data_assumed")) == (False, True)
+    assert alone == named
+    assert list(workplace.iterdir()) == []
+    done = bnn("profile", "model=birealnet18", "format=csv")
+    assert done.out.startswith("name,kind,parameters,")
+    assert "no data was named" in done.err
+
+
 def test_csv_has_a_line_a_layer(bnn: Bnn) -> None:
     lines = bnn("profile", *RESNET, "format=csv").out.splitlines()
     assert lines[0].startswith("name,kind,parameters,")
@@ -50,8 +65,8 @@ def test_a_run_says_its_profile_in_a_line(trained: Any) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("", "name the network and the data"),
-        ("model=resnet20", "name the network and the data"),
+        ("", "name the network, and the data whose images it sees"),
+        ("data=cifar10", "name the network, and the data whose images it sees"),
         ("ckpt=TRAINED model=mlp", "says itself which network it is"),
         ("ckpt=nowhere.ckpt", "no such file"),
         ("model=mlp data=digits format=xml", "`format` must be text, json or csv, got xml"),

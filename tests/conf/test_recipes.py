@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from bnn_lightning.cli.build import build, check_sections
 from bnn_lightning.models import create_backbone
 
 Composed = Callable[..., dict[str, Any]]
+RECIPES = Path(__file__).parents[2] / "conf" / "recipe"
 
 #          experiment: epochs, warm-up, peak rate, first rate, decay, batch
 PUBLISHED = {
@@ -99,6 +101,16 @@ def test_data_alone_change_the_head_and_the_input(composed: Composed) -> None:
     for data, classes, channels, size in (("cifar100", 100, 3, 32), ("mnist", 10, 1, 28), ("imagenet", 1000, 3, 224)):
         model = composed(f"data={data}")["model"]
         assert (model["num_classes"], model["in_channels"], model["image_size"]) == (classes, channels, size)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*_imagenet.yaml")))
+def test_streamed_images_have_the_recipe_of_the_folder(name: str, composed: Composed) -> None:
+    model = name.removesuffix("_imagenet")
+    folder, stream = (composed(f"model={model}", f"data={data}") for data in ("imagenet", "imagenet_stream"))
+    for section in ("epochs", "model", "optimizer", "schedule", "param_groups", "trainer", "callbacks", "distill"):
+        assert stream[section] == folder[section]
+    for key in ("batch_size", "interpolation", "crop_ratio"):
+        assert stream["data"][key] == folder["data"][key]
 
 
 def test_options_are_taken_over_the_models_own_optimizer_and_the_recipe(composed: Composed) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnn_lightning.binarizers import RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.data.cifar import CIFAR10DataModule
 from bnn_lightning.data.digits import DigitsDataModule
 from bnn_lightning.deploy import C99Error, PackedInfo, load, pack, save, to_c99
 from bnn_lightning.deploy.container import read_container, write_container
@@ -109,6 +110,28 @@ def test_every_part_of_a_layer(tmp_path: Path) -> None:
     torch.testing.assert_close(in_c(images), packed(images), rtol=1e-4, atol=1e-4)
 
 
+def train(network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for start in [*range(0, len(pixels), 50)] * epochs:
+        batch = slice(start, start + 50)
+        optimizer.zero_grad()
+        F.cross_entropy(network(pixels[batch] / 255), labels[batch]).backward()
+        optimizer.step()
+
+
+@needs_compiler
+@pytest.mark.data
+def test_a_thousand_images_of_cifar(data_root: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pixels, labels = CIFAR10DataModule(data_root, download=False).read(train=False)
+    network = create_backbone("resnet20", num_classes=10, image_size=32)
+    train(network, pixels[1000:3500], labels[1000:3500], epochs=1)
+    packed, in_c = compiled(network.eval(), pixels[:2] / 255, tmp_path)
+    logits, found = packed(pixels[:1000]), in_c(pixels[:1000])
+    assert torch.equal(found.argmax(1), logits.argmax(1))
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", ["mlp", "resnet20"])
 def test_real_images_get_the_classes_of_the_packed_network(name: str, tmp_path: Path) -> None:
@@ -117,12 +140,7 @@ def test_real_images_get_the_classes_of_the_packed_network(name: str, tmp_path: 
     pixels, labels = data.read(train=True)
     pixels, labels = pixels[:1000], labels[:1000]
     network = create_backbone(name, num_classes=10, in_channels=1, image_size=8, width=32)
-    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-    for start in [*range(0, 1000, 50)] * 4:
-        batch = slice(start, start + 50)
-        optimizer.zero_grad()
-        F.cross_entropy(network(pixels[batch] / 255), labels[batch]).backward()
-        optimizer.step()
+    train(network, pixels, labels, epochs=4)
     packed, in_c = compiled(network.eval(), pixels[:2] / 255, tmp_path)
     logits = packed(pixels)
     assert (logits.argmax(1) == labels).float().mean() > 0.5

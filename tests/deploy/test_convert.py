@@ -252,7 +252,7 @@ def test_the_signs_of_a_packed_layer_can_be_read() -> None:
 
 def test_other_precisions_are_refused() -> None:
     network = nn.Sequential(conv(4, 4)).double()
-    with pytest.raises(ValueError, match=r"`0` has weights in torch.float64: .* `model.float\(\)`"):
+    with pytest.raises(ValueError, match=r"weights of `0` are torch.float64: .* `model.float\(\)`"):
         pack(network, torch.rand(2, 4, 6, 6, dtype=torch.float64))
 
 

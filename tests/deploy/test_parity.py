@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bnn_lightning.deploy import Comparison, PackedConv2d, pack
 from bnn_lightning.models import create_backbone
@@ -47,3 +48,26 @@ def test_no_image_and_no_number_are_faults(network: torch.nn.Module) -> None:
     comparison = Comparison(network, lambda images: network(images) * float("nan"))
     comparison.update(torch.rand(1, 3, 32, 32))
     assert "A logit is not a finite number." in comparison.parity.faults
+
+
+class ByCompany(nn.Module):
+    """Rounds otherwise for an image alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = x.flatten(1)[:, :3]
+        return logits.flip(1) if len(x) == 1 else logits
+
+
+def test_an_image_may_have_what_the_network_gives_for_it_alone() -> None:
+    images = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]]).view(2, 3, 1, 1)
+
+    def flipped(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).flip(1)
+
+    strict, lenient = (Comparison(ByCompany(), flipped, layers=False, alone=alone) for alone in (False, True))
+    for comparison in (strict, lenient):
+        comparison.update(images, torch.tensor([2, 1]))
+    assert "Image 0: class 0 simulated, 2 packed" in strict.parity.faults[0]
+    assert (lenient.parity.faults, lenient.parity.alone, lenient.parity.largest_difference) == ([], 1, 0.0)
+    assert "1 of them have what the trained network gives for the image alone" in str(lenient.parity)
+    assert lenient.parity.correct == [2, 2]

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
 from bnn_lightning.data import DigitsDataModule
-from bnn_lightning.distill import Batch, FrozenTeacher, Outputs, TeacherKD, checkpoint_teacher
+from bnn_lightning.distill import Batch, FrozenTeacher, GapEnsemble, Outputs, TeacherKD, checkpoint_teacher
 from bnn_lightning.losses import attention_loss, channel_spatial_loss, soft_cross_entropy, soft_label_kl
 from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.tasks import ClassificationTask
@@ -145,6 +145,28 @@ def test_a_teacher_of_other_classes_is_refused_before_training():
         step(distiller, network(), batch())
     with pytest.raises(ValueError, match="in_channels=3, and the student in_channels=1"):
         TeacherKD(FrozenTeacher(partial(network, in_channels=3)), 10).prepare(network())
+
+
+def test_a_teacher_that_cannot_take_the_images_is_refused_before_training():
+    teacher = partial(network, name="mlp", image_size=6)
+    message = r"The teacher MLP cannot take images of \(1, 8, 8\) \(.*\): image_size=6 resizes them"
+    for distiller in (TeacherKD(FrozenTeacher(teacher), 10), GapEnsemble(FrozenTeacher(teacher), {"first": None}, 10)):
+        with pytest.raises(ValueError, match=message):
+            distiller.prepare(network())
+    TeacherKD(FrozenTeacher(teacher, image_size=6), 10).prepare(network())
+
+
+def test_maps_that_cannot_be_compared_are_refused_before_training():
+    student = network().train()
+    student.layer1.eval()
+    with pytest.raises(ValueError, match=r"gives no feature maps"):
+        TeacherKD(FrozenTeacher(partial(network, name="mlp")), 10, attention=1.0).prepare(student)
+    with pytest.raises(ValueError, match="`feature` compares maps of one shape"):
+        TeacherKD(FrozenTeacher(partial(network, width=8)), 10, feature=1.0).prepare(student)
+    TeacherKD(FrozenTeacher(twin), 10, feature=1.0).prepare(student)
+    assert student.training
+    assert not student.layer1.training
+    assert all(norm.num_batches_tracked == 0 for norm in student.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
 def test_checkpoint_teacher_needs_a_reader():

@@ -91,6 +91,10 @@ class TemperatureSign(AnnealedBinarizer, WeightBinarizer):
         seen, version, binary = self._known
         if (seen is self.temperature and version == _version(seen)) or self.temperature.is_meta:
             return binary
+        return self.look()
+
+    def look(self) -> bool:
+        """Return `is_binary` as the device has it: what is written through `.data` does not count as a write."""
         self._remember(not bool(self.temperature > self.threshold))  # compared as `temperature_sign` does
         return self._known[2]
 

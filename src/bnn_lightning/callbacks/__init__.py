@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = attach(
         "clip": ["BiasClip", "LatentClip", "MixClip"],
         "distill_progress": ["DistillProgress"],
         "damaged": ["DamagedImages"],
+        "early_stopping": ["EarlyStopping"],
+        "ema": ["EMAWeightAveraging"],
         "embed_config": ["EmbedConfig"],
         "flip_rate": ["FlipRateLogger"],
         "gradient_share": ["GradientShare"],

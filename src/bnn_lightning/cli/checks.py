@@ -6,17 +6,20 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.temperature import TemperatureSign
 from bnn_lightning.callbacks.anneal import AnnealProgress
+from bnn_lightning.callbacks.damaged import DamagedImages
 from bnn_lightning.callbacks.distill_progress import DistillProgress
+from bnn_lightning.callbacks.ema import EMAWeightAveraging
+from bnn_lightning.callbacks.flip_rate import FlipRateLogger
 from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.cli.build import build
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
@@ -142,15 +145,20 @@ def damaged_files() -> Iterator[None]:
         ) from error
 
 
-def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: str | None) -> None:
-    """Refuse to choose anything on the test set.
+def check_selection(
+    task: ClassificationTask, datamodule: Any, callbacks: Sequence[Callback], objective: str | None
+) -> None:
+    """Refuse to choose anything on the test set, or by what is not logged.
 
     Raises:
-        UserError: A callback or a sweep looks at test scores, or at a validation split that there is not.
+        UserError: A callback or a sweep looks at test scores, at a validation split that there is not, or at a metric
+            that nobody logs.
     """
     watched = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
     watched.append(("objective", objective))
     has_val = getattr(datamodule, "has_val", True)
+    logged = logged_names(task, callbacks, has_val=has_val)
+    counters = {type(callback).__name__ for callback in callbacks if isinstance(callback, ModelCheckpoint)}
     for name, metric in watched:
         if not isinstance(metric, str):
             continue
@@ -164,14 +172,60 @@ def check_selection(datamodule: Any, callbacks: Iterable[Callback], objective: s
                 f"{name} looks at `{metric}`, and there are no held-out images; the test set is for curves only. "
                 "Hold training images out: data.val_fraction=0.1."
             )
+        counted = name in counters and metric in ("epoch", "step")
+        if logged is not None and metric not in logged and not counted:
+            raise UserError(
+                f"{name} looks at `{metric}`, which is not logged.{did_you_mean(metric, logged)} "
+                f"There are: {listed(logged)}."
+            )
 
 
-def check_annealing(task: ClassificationTask, callbacks: Iterable[Callback]) -> None:
-    """Refuse annealed binarizers that nothing anneals.
+def logged_names(task: ClassificationTask, callbacks: Sequence[Callback], *, has_val: bool) -> list[str] | None:
+    """Return what may be chosen by: the metrics that are logged, but for those of the test set.
+
+    Args:
+        task: Logs losses and scores.
+        callbacks: Log the rest.
+        has_val: Whether there are held-out images to score.
+
+    Returns:
+        Their names; None where a callback of somebody else's may log others.
+    """
+    rooms = ("bnn_lightning", "pytorch_lightning")
+    if any(type(c).__module__.split(".")[0] not in rooms or isinstance(c, LearningRateMonitor) for c in callbacks):
+        return None
+    names = [f"val/{name}" for name in task.eval_means.names if has_val]
+    names += [f"train/{name}" for name in task.train_means.names]
+    names += ["train/loss_step", "lr", "s_per_epoch"]
+    for callback in callbacks:
+        names += _logged_by(callback, task)
+    return list(dict.fromkeys(names))
+
+
+def _logged_by(callback: Callback, task: ClassificationTask) -> list[str]:
+    if isinstance(callback, AnnealProgress):
+        return [f"binary/{name}" for m in annealed(task.backbone) for name, _ in m.named_buffers(recurse=False)]
+    if isinstance(callback, FlipRateLogger) and (layers := binary_layers(task.backbone)):
+        return ["binary/flip_rate", *(f"binary/flip_rate/{name}" for name in layers if callback.per_layer)]
+    if isinstance(callback, GradientShare):
+        return [f"gradient/{name}" for name in task.term_names if name != "hard"]
+    return ["data/damaged"] if isinstance(callback, DamagedImages) else []
+
+
+def check_annealing(task: ClassificationTask, callbacks: Sequence[Callback]) -> None:
+    """Refuse annealed binarizers that nothing anneals, and temperatures that are averaged.
 
     Raises:
-        UserError: The network has some, and `AnnealProgress` is not among the callbacks.
+        UserError: The network has some, and `AnnealProgress` is not among the callbacks; or another average than ours
+            is, whose network would not be binary.
     """
+    average = next((c for c in callbacks if isinstance(c, WeightAveraging)), None)
+    relaxing = any(isinstance(module, TemperatureSign) for module in task.backbone.modules())
+    if relaxing and average is not None and not isinstance(average, EMAWeightAveraging):
+        raise UserError(
+            f"`callbacks`: {type(average).__module__}.{type(average).__name__} averages the temperatures of the "
+            "binarizers, too: the average would not be binary. Take bnn_lightning.callbacks.EMAWeightAveraging."
+        )
     binarizer = next(annealed(task.backbone), None)
     if binarizer is not None and not any(isinstance(callback, AnnealProgress) for callback in callbacks):
         raise UserError(
@@ -198,6 +252,9 @@ def check_binary_end(task: ClassificationTask, callbacks: Iterable[Callback], ma
 
 def relaxed(model: nn.Module) -> str | None:
     """Return what to say of the scores of a network whose annealing has not ended."""
+    for module in model.modules():
+        if isinstance(module, TemperatureSign):
+            module.look()  # an average may have been copied into it
     unfinished = [m for m in model.modules() if isinstance(m, Binarizer) and not m.is_binary]
     if not unfinished:
         return None

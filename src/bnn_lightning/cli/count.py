@@ -1,11 +1,13 @@
 """Count a network that a configuration or a checkpoint names."""
 
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from bnn_lightning.cli.build import build
@@ -17,6 +19,8 @@ from bnn_lightning.layers.tree import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
 
 Plain = dict[str, Any]
+
+_ASSUMED = "no data was named, and so these images are assumed; others are given by data=..., as in data=cifar10"
 
 
 def count(config: DictConfig) -> Profile:
@@ -39,10 +43,13 @@ def count(config: DictConfig) -> Profile:
         print(profile_json(profile, **facts))
     elif settings.format == "csv":
         print(profile_csv(profile))
+        if facts["data_assumed"]:
+            print(_ASSUMED, file=sys.stderr)
     else:
         size = " x ".join(map(str, profile.input_size))
         unfinished = "" if facts["binary_now"] else "; its annealing is not over: counted as the binary network"
-        print(f"{facts['model']} on {facts['data']}, an image of {size}{unfinished}\n\n{profile_text(profile)}")
+        print(f"{facts['model']} on {facts['data']}, an image of {size}{unfinished}")
+        print(f"{_ASSUMED}\n" if facts["data_assumed"] else "", profile_text(profile), sep="\n")
     return profile
 
 
@@ -77,16 +84,27 @@ def profile_config(model: Plain, data: Plain, *, trust: list[str] | None = None)
 
 
 def _of_config(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
-    if "_target_" not in config.model or "_target_" not in config.data:
+    if "_target_" not in config.model:
         raise UserError(
-            "name the network and the data whose images it sees, as in `bnn profile model=resnet20 data=cifar10`, or "
-            "a checkpoint of ours: ckpt=..."
+            "name the network, and the data whose images it sees where those are not ImageNet's, as in "
+            "`bnn profile model=resnet20 data=cifar10`; or a checkpoint of ours: ckpt=..."
         )
+    assumed = "_target_" not in config.data
+    if assumed:
+        config = _with_imagenet(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     sections = {name: plain[name] for name in ("model", "data")}
-    facts = _facts(sections) | {"binary_now": True}
+    facts = _facts(sections) | {"data_assumed": assumed, "binary_now": True}
     return facts, profile_config(plain["model"], plain["data"], trust=settings.trust)
+
+
+def _with_imagenet(config: DictConfig) -> DictConfig:
+    """Return the configuration with the facts of ImageNet, of which no file is needed."""
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.data = OmegaConf.merge(compose("profile", ["data=imagenet"]).data, config.data)
+    return config
 
 
 def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
@@ -99,7 +117,7 @@ def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain
     ckpt = str(network_file(settings.ckpt))
     embedded = embedded_config(read_checkpoint(ckpt), ckpt)
     network = load_task(ckpt, trust=settings.trust).backbone
-    facts = {"ckpt": ckpt} | _facts(embedded) | {"binary_now": is_binary(network)}
+    facts = {"ckpt": ckpt} | _facts(embedded) | {"data_assumed": False, "binary_now": is_binary(network)}
     return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(embedded["data"]))
 
 

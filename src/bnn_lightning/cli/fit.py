@@ -133,7 +133,7 @@ def prepare(config: DictConfig) -> Run:
     _say_size(plain, settings.trust)
     callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
-    check_selection(datamodule, callbacks, settings.objective)
+    check_selection(task, datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
     check_optimization(task)
     check_distiller(task, callbacks)

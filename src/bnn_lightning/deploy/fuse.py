@@ -3,11 +3,13 @@
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._pytree import tree_leaves
 
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.layers.activation import LearnableBias, PReLU
@@ -36,10 +38,13 @@ def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...],
     try:
         graph = _Tracer().trace(model)
         traced = fx.GraphModule(model, graph)
+        images = example if len(example) > 1 else torch.cat([example, example])
         with torch.no_grad():
-            ShapeProp(traced).propagate(example if len(example) > 1 else torch.cat([example, example]))
+            kept = _same(ShapeProp(traced).propagate(images.clone()), model(images.clone()))
     except _UNTRACEABLE as error:
         return model, (), f"The network cannot be traced: {error}"
+    if not kept:  # `view += y`, which tracing takes for `view + y`, or a choice by value
+        return model, (), "The network cannot be traced: the trace computes something else."
     folded = [name for node in list(graph.nodes) for name in _Chain.starting_at(traced, node).absorb()]
     graph.lint()
     traced.delete_all_unused_submodules()
@@ -210,6 +215,13 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks) and any(
         isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
     )
+
+
+def _same(found: object, wanted: object) -> bool:
+    """Whether two results, tensors or nests of them, are equal but for rounding; NaN equals itself."""
+    pairs = zip(tree_leaves(found), tree_leaves(wanted), strict=True)
+    close = partial(torch.allclose, rtol=1e-3, atol=1e-3, equal_nan=True)
+    return all(close(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def _is_addition(node: fx.Node) -> bool:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.teacher import FrozenTeacher
-from bnn_lightning.distill.teacher_kd import check_weights, check_width
+from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
+from bnn_lightning.distill.teacher_kd import check_weights
 from bnn_lightning.losses.ensemble import Grain, gap_weighted_cross_entropy
 
 
@@ -90,7 +90,7 @@ class GapEnsemble(Distiller):
 
     def prepare(self, backbone: nn.Module) -> None:
         for teacher in filter(None, (self.main, *self.assistants.values())):
-            teacher.load(num_classes=self.num_classes, in_channels=getattr(backbone, "in_channels", None))
+            teacher.load(num_classes=self.num_classes, **sizes_of(backbone))
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}

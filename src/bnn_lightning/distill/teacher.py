@@ -75,15 +75,16 @@ class FrozenTeacher:
             self._network = network
         return self._network
 
-    def load(self, *, num_classes: int, in_channels: int | None = None) -> Self:
-        """Make the network now, and see that it has the student's classes.
+    def load(self, *, num_classes: int, in_channels: int | None = None, image_size: int | None = None) -> Self:
+        """Make the network now, and see that it takes the student's images and has its classes.
 
         Args:
             num_classes: Width of the student's logits.
             in_channels: Channels of the images.
+            image_size: Their height and width; an image is tried where both are known.
 
         Raises:
-            ValueError: It has others; or what making it raises.
+            ValueError: It has others, or cannot take such an image; or what making it raises.
         """
         for name, wanted in (("num_classes", num_classes), ("in_channels", in_channels)):
             own = getattr(self.network, name, None)
@@ -92,7 +93,32 @@ class FrozenTeacher:
                     f"The teacher {type(self.network).__name__} has {name}={own}, and the student {name}={wanted}: "
                     "take a teacher that was trained on the same classes and kind of images."
                 )
+        if in_channels is not None and image_size is not None:
+            check_width(self.probe(torch.zeros(1, in_channels, image_size, image_size)), num_classes)
         return self
+
+    @torch.no_grad()
+    def probe(self, images: Tensor) -> Tensor:
+        """Compute logits before the training: on the CPU, in float32, without compiling.
+
+        Raises:
+            ValueError: The network does not take such images.
+        """
+        try:
+            logits: Tensor = self.network.forward(self._resized(images))
+        except (IndexError, RuntimeError, ValueError) as error:
+            own = getattr(self.network, "image_size", None)
+            size = f"image_size={own}" if isinstance(own, int) else "`image_size`"
+            raise ValueError(
+                f"The teacher {type(self.network).__name__} cannot take images of {tuple(images.shape[1:])} "
+                f"({str(error).splitlines()[0]}): {size} resizes them to the size that it was trained on."
+            ) from error
+        return logits
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if self.image_size is None or images.shape[-2:] == (self.image_size, self.image_size):
+            return images
+        return F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -100,8 +126,7 @@ class FrozenTeacher:
         # In double precision, or where the whole training is in half, the teacher is as well.
         images = images if self.dtype is None else images.float()
         network = self._at(images.device, images.dtype)
-        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
+        images = self._resized(images)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._precision(images.device.type):
@@ -187,3 +212,19 @@ def published_teacher(
         return backbone
 
     return FrozenTeacher(make, dtype=dtype, image_size=image_size, channels_last=channels_last, compile=compile)
+
+
+def check_width(logits: Tensor, num_classes: int) -> None:
+    """Refuse a teacher's logits of another width than the student's.
+
+    Raises:
+        ValueError: They have one.
+    """
+    if logits.shape[1] != num_classes:
+        raise ValueError(f"The teacher has {logits.shape[1]} classes, and the student `num_classes`={num_classes}.")
+
+
+def sizes_of(student: nn.Module) -> dict[str, int | None]:
+    """Return channels and size of a backbone's images, None for what it does not say."""
+    own = {name: getattr(student, name, None) for name in ("in_channels", "image_size")}
+    return {name: value if isinstance(value, int) else None for name, value in own.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
 from bnn_lightning.distill.maps import pairs, record_maps, tapped_modules
 from bnn_lightning.distill.taps import Taps
-from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
 from bnn_lightning.losses.attention import AttentionScale, attention_loss, check_attention_scale
 from bnn_lightning.losses.feature import channel_spatial_loss
 from bnn_lightning.losses.soft import soft_cross_entropy, soft_label_kl
@@ -105,10 +105,30 @@ class TeacherKD(Distiller):
 
     def prepare(self, backbone: nn.Module) -> None:
         if len(self.weights) > 1:
-            self.teacher.load(num_classes=self.num_classes, in_channels=getattr(backbone, "in_channels", None))
+            self.teacher.load(num_classes=self.num_classes, **sizes_of(backbone))
         if self.records:
             tapped_modules(backbone, self.student_taps)
             tapped_modules(self.teacher.network, self.teacher_taps)
+            self._probe_maps(backbone)
+
+    @torch.no_grad()
+    def _probe_maps(self, backbone: nn.Module) -> None:
+        """See that the maps of both can be compared, with an image."""
+        sizes = sizes_of(backbone)
+        if sizes["in_channels"] is None or sizes["image_size"] is None:
+            return
+        images = torch.zeros(1, sizes["in_channels"], sizes["image_size"], sizes["image_size"])
+        maps: tuple[dict[object, Tensor], dict[object, Tensor]] = ({}, {})
+        modes = {module: module.training for module in backbone.modules()}
+        try:
+            with record_maps(backbone, self.student_taps, maps[0]):
+                backbone.eval().forward(images)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        with record_maps(self.teacher.network, self.teacher_taps, maps[1]):
+            self.teacher.probe(images)
+        self._map_losses(*maps)
 
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
         return _watch_maps(backbone, self.student_taps) if self.training and self.records else nullcontext(Taps())
@@ -152,16 +172,6 @@ def check_weights(weights: dict[str, float]) -> None:
             raise ValueError(f"`{name}` must not be negative, got {weight}.")
     if not any(weights.values()):
         raise ValueError(f"One of {', '.join(f'`{name}`' for name in weights)} must be positive, all are 0.")
-
-
-def check_width(logits: Tensor, num_classes: int) -> None:
-    """Refuse a teacher's logits of another width than the student's.
-
-    Raises:
-        ValueError: They have one.
-    """
-    if logits.shape[1] != num_classes:
-        raise ValueError(f"The teacher has {logits.shape[1]} classes, and the student `num_classes`={num_classes}.")
 
 
 def _feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""Patience with networks that are not binary yet."""
+
+from pytorch_lightning import LightningModule, Trainer, callbacks
+from pytorch_lightning.utilities import rank_zero_info
+
+from bnn_lightning.layers.tree import is_binary
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's `EarlyStopping`, which passes over epochs in which the network is not binary yet.
+
+    A network whose weights become binary in the course of training scores better before: patience would run out on
+    scores that the binary network does not reach. It starts with the first binary epoch. Arguments are Lightning's.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if not is_binary(pl_module):
+            rank_zero_info(
+                f"The network is not binary yet: until it is, `{self.monitor}` is that of a relaxed network, and "
+                "the patience of early stopping does not start."
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_binary(pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_binary(pl_module):
+            super().on_validation_end(trainer, pl_module)
