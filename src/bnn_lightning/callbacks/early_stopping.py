@@ -1,5 +1,7 @@
 """Patience with networks that are not binary yet."""
 
+from typing import Any, Literal
+
 from pytorch_lightning import LightningModule, Trainer, callbacks
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -10,8 +12,26 @@ class EarlyStopping(callbacks.EarlyStopping):
     """Lightning's `EarlyStopping`, which passes over epochs in which the network is not binary yet.
 
     A network whose weights become binary in the course of training scores better before: patience would run out on
-    scores that the binary network does not reach. It starts with the first binary epoch. Arguments are Lightning's.
+    scores that the binary network does not reach. It starts with the first binary epoch.
+
+    Args:
+        monitor: Metric to stop by, such as `val/acc`.
+        mode: "max" or "min".
+        patience: Epochs without a better one.
+        min_delta: By how much one must be better to count.
+        **options: Others of Lightning's.
     """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        mode: Literal["max", "min"] = "max",
+        patience: int = 20,
+        min_delta: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, **options)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -12,8 +12,35 @@ class EMAWeightAveraging(callbacks.EMAWeightAveraging):
     """Lightning's `EMAWeightAveraging`, whose network is annealed as far as the one that is trained.
 
     A temperature is neither averaged (`use_buffers=True`: it would never be small enough for signs) nor the one of the
-    last update (`update_every_n_steps`): what is scored and saved has the training's own. Arguments are Lightning's.
+    last update (`update_every_n_steps`): what is scored and saved has the training's own.
+
+    Args:
+        decay: Share of the average that an update keeps.
+        use_buffers: Average buffers, too, such as statistics of batch norm.
+        update_every_n_steps: Steps between updates.
+        update_starting_at_step: The first step that is averaged; None is the first one.
+        update_starting_at_epoch: The same in epochs.
+        **options: Others of Lightning's.
     """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        *,
+        use_buffers: bool = False,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            decay=decay,
+            use_buffers=use_buffers,
+            update_every_n_steps=update_every_n_steps,
+            update_starting_at_step=update_starting_at_step,
+            update_starting_at_epoch=update_starting_at_epoch,
+            **options,
+        )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._anneal(pl_module)

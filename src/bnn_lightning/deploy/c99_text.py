@@ -80,7 +80,7 @@ def functions(used: set[str]) -> str:
     """Return the functions of `portable.c` that are used, "binary 32" being that of words of 32 bits."""
     parts = re.split(r"^//// (.*)\n", _FUNCTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     texts = dict(zip(parts[::2], parts[1::2], strict=True))
-    fused = any("BNN_FMA" in texts[re.sub(r"\d+", "WORD", name)] for name in used)
+    fused = any("BNN_FMA" in texts[re.sub(r" \d+$", " WORD", name)] for name in used)
     used, written = used | ({"fma"} if fused else set()), []
     for name, text in texts.items():
         for word in (8, 16, 32) if name.endswith("WORD") else (0,):
