@@ -1,6 +1,7 @@
 """What is written when; that it resumes to the bit is in tests/tasks/test_resume.py."""
 
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bnn_lightning.layers import BinaryLinear
 from bnn_lightning.tasks import ClassificationTask
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
-from small_run import small_run
+from small_run import assert_equal, small_run
 
 
 def small_task(backbone: nn.Module) -> ClassificationTask:
@@ -74,6 +75,72 @@ def test_lightnings_folder_by_default(tmp_path: Path) -> None:
     assert Path(last.path).is_file()
     assert Path(final.path).parent == Path(last.path).parent
     assert "optimizer_states" not in torch.load(final.path, weights_only=True)
+
+
+class Batches(Callback):
+    """Notes epoch and number of every batch, and stops the training as `max_time` does."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.images: list[torch.Tensor] = []
+        self.stop_at = stop_at
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((trainer.current_epoch, batch_idx))
+        self.images.append(batch[0].clone())
+        trainer.should_stop = trainer.should_stop or len(self.seen) == self.stop_at
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "seen"),
+    [
+        ({"max_steps": 3}, {}, 3),
+        ({"max_steps": 5}, {}, 5),
+        ({"max_steps": 3}, {"val_check_interval": 3}, 3),
+        ({"max_steps": 2}, {"accumulate_grad_batches": 2}, 4),
+        ({"stop_at": 3}, {}, 3),
+        ({"stop_at": 3}, {"accumulate_grad_batches": 2}, 4),
+        ({"stop_at": 10}, {"accumulate_grad_batches": 2}, 10),
+    ],
+)
+def test_a_limit_within_an_epoch(tmp_path: Path, limit: dict[str, int], options: dict[str, Any], seen: int) -> None:
+    """Resumed with a larger one, the training goes on with the next batch (5 of 256 images an epoch, 10 of 128)."""
+    whole, first, second = Batches(), Batches(limit.get("stop_at")), Batches()
+    steps = {name: value for name, value in limit.items() if name == "max_steps"}
+    small_run(tmp_path / "whole", epochs=2, callbacks=[whole], **options)
+    small_run(tmp_path / "first", epochs=2, callbacks=[first], every_n_steps=None, **steps, **options)
+    last = tmp_path / "first" / "last.ckpt"
+    small_run(tmp_path / "second", epochs=2, callbacks=[second], ckpt_path=last, **options)
+    assert len(first.seen) == seen
+    batches = 5 * options.get("accumulate_grad_batches", 1)
+    assert first.seen + second.seen == whole.seen == [(epoch, batch) for epoch in range(2) for batch in range(batches)]
+    for images, wanted in zip(first.images + second.images, whole.images, strict=True):
+        assert torch.equal(images, wanted)
+    ends = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "second")]
+    assert_equal(ends[0]["state_dict"], ends[1]["state_dict"])
+
+
+def test_max_time(tmp_path: Path) -> None:
+    """The step in which the time is over is saved; its epoch goes on."""
+
+    class Slow(Batches):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 2:
+                time.sleep(2)
+
+    first, second = Slow(), Batches()
+    small_run(tmp_path, epochs=1, callbacks=[first], max_time={"seconds": 2})
+    small_run(tmp_path, epochs=1, callbacks=[second], ckpt_path=tmp_path / "last.ckpt", max_time={"hours": 1})
+    assert first.seen + second.seen == [(0, batch) for batch in range(5)]
+    assert len(first.seen) <= 3
+
+
+def test_nothing_is_left_to_do_at_the_same_limit(tmp_path: Path) -> None:
+    small_run(tmp_path, epochs=2, max_steps=3)
+    again = Batches()
+    small_run(tmp_path, epochs=2, max_steps=3, ckpt_path=tmp_path / "last.ckpt", callbacks=[again])
+    assert not again.seen
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_best_of_averaged_weights(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_truncated_checkpoint(trained: Any, bnn: Bnn, small: tuple[str, ...]) ->
         broken.write_bytes(content[:length])
         done = bnn("train", *small, "ckpt_path=broken.ckpt")
         assert done.code == 2
-        assert f"`broken.ckpt` ({length} bytes) is not a checkpoint, is truncated" in done.err
+        assert f"`broken.ckpt` ({length:,} bytes) is not a checkpoint, is truncated" in done.err
     with pytest.raises(UserError, match="is truncated"):
         bnn_lightning.load_task(broken)
 

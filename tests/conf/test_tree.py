@@ -140,6 +140,13 @@ def test_no_option_was_left_out() -> None:
         assert f"{group}={path.stem}" in taken
 
 
+def test_a_published_file_is_scored_on_images_cut_as_the_recipe_says(composed: Composed) -> None:
+    data = composed("ckpt=x", "model=bnext_small", "data=imagenet", primary="evaluate")["data"]
+    assert (data["interpolation"], data["crop_ratio"]) == ("bicubic", 0.95)
+    data = composed("ckpt=x", "model=bnext_small", "data=imagenet", "recipe=none", primary="evaluate")["data"]
+    assert (data["interpolation"], data["crop_ratio"]) == ("bilinear", 0.875)
+
+
 def test_evaluate_composes(composed: Composed) -> None:
     check(composed("ckpt=x", primary="evaluate")["trainer"], at="trainer")
     for data in options("data"):

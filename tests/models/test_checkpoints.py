@@ -1,12 +1,13 @@
 """Published files, written here in the format of specification 5.2 from tables and random numbers."""
 
 import random
+from argparse import Namespace
 
 import pytest
 import torch
 
 from bnn_lightning.models import create_backbone, load_published
-from bnn_lightning.models.checkpoints import read_published
+from bnn_lightning.models.published_file import read_published
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 # Steps of 699 epochs: what the published file counts.
@@ -95,6 +96,38 @@ def test_old_serialisation_and_bare_state_dicts_load(tmp_path):
         network = resnet20()
         assert load_published(network, path).epoch == epoch
         assert torch.equal(network.linear.weight, tensors["linear.weight"])
+
+
+def wrapped(tensors, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap, ignored",
+    [
+        (lambda net: {"model": {"state_dict": wrapped(net, "module.")}, "args": Namespace(lr=0.1)}, ("args",)),
+        (lambda net: {"epoch": 2, "model_state_dict": wrapped(net, "model._orig_mod.")}, ()),
+        (lambda net: {"net": net, "optimizer": {"state": {}}}, ("optimizer",)),
+        (lambda net: wrapped(net, "student.module."), ()),
+        (lambda net: wrapped(net, "module.backbone."), ()),
+        (
+            lambda net: {"model": wrapped(net, "student.module.") | {"teacher.fc.bias": torch.ones(2)}},
+            ("1 tensors of a teacher",),
+        ),
+    ],
+)
+def test_nested_and_prefixed_files_load(tmp_path, wrap, ignored):
+    tensors = resnet20_tensors()
+    network = resnet20()
+    report = load_published(network, save(tmp_path / "a.th", wrap(tensors)))
+    assert torch.equal(network.linear.bias, tensors["linear.bias"])
+    assert report.ignored == ignored
+    assert not report.dead
+
+
+def test_objects_of_other_classes_name_the_remedy(tmp_path):
+    path = save(tmp_path / "a.th", published({}, arch=Payload()))
+    assert_refused(resnet20(), path, "torch.save(torch.load(file, weights_only=False)['state_dict'], new_file)")
 
 
 def test_extra_entries_and_dead_tensors_are_named(tmp_path):

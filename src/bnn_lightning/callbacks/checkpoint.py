@@ -68,7 +68,8 @@ class LastCheckpoint(OneFile):
     What is saved is always the state between two optimizer steps, so that the resumed run is the uninterrupted one to
     the bit. (Lightning's `ModelCheckpoint` may save after the last step of an epoch, and then goes on with the next one
     without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
-    training after the running step; pressed again, at once, and the file of the last regular save stays.
+    training after the running step; pressed again, at once, and the file of the last regular save stays. Where
+    `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it.
 
     Args:
         dirpath: Folder; None takes Lightning's choice.
@@ -99,7 +100,7 @@ class LastCheckpoint(OneFile):
         super().__init__(dirpath, filename=self.CHECKPOINT_NAME_LAST, weights_only=False)
         self.epochs, self.steps, self.minutes = every_n_epochs, every_n_steps, every_n_minutes
         self.stop = StopRequest()
-        self._due = self._stopping = False
+        self._due = self._stopping = self._held = self._cut = False
         self._saved_at = 0.0
 
     def save(self, trainer: Trainer) -> None:
@@ -107,7 +108,8 @@ class LastCheckpoint(OneFile):
         self._due, self._saved_at = False, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._due, self._stopping, self._saved_at = False, False, time.monotonic()
+        self._due = self._stopping = self._held = self._cut = False
+        self._saved_at = time.monotonic()
         requeues = isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
         self.stop.listen(signal.SIGINT, *([] if requeues else [signal.SIGTERM]))
 
@@ -122,18 +124,24 @@ class LastCheckpoint(OneFile):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # gradients that are accumulated so far are not in a checkpoint
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            # Gradients that are accumulated so far are not in a checkpoint: who stops the training waits for the step.
+            self._held, trainer.should_stop = self._held or trainer.should_stop, False
+            return
+        self._held, trainer.should_stop = False, self._held or trainer.should_stop
+        cut = is_limit_reached(trainer)
         stepped = trainer.global_step % self.steps == 0 if self.steps else False
-        self._due = self._due or stepped or self._is_late(trainer, batch_idx)
-        if self._due and not trainer.is_last_batch and not self._is_validation_next(trainer, batch_idx):
+        self._due = self._due or cut or stepped or self._is_late(trainer, batch_idx)
+        if self._due and not trainer.is_last_batch and (cut or not self._is_validation_next(trainer, batch_idx)):
             self.save(trainer)
-            self._stopping = self.stop.agreed(pl_module.device)
+            self._stopping, self._cut = self.stop.agreed(pl_module.device), cut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stopping = self.stop.agreed(pl_module.device)
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
+        if self._cut:
+            return  # saved as the epoch that it is the start of
         if self._stopping or self._due or is_last or epoch % self.epochs == 0:
             self.save(trainer)
 
@@ -164,6 +172,11 @@ class LastCheckpoint(OneFile):
             return False
         time = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
         return (time + 1) % every == 0
+
+
+def is_limit_reached(trainer: Trainer) -> bool:
+    """Whether the training ends after this step: `max_steps`, or what has set `should_stop`, such as `max_time`."""
+    return 0 <= trainer.max_steps <= trainer.global_step or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 class BestCheckpoint(ModelCheckpoint):

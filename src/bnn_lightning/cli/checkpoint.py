@@ -1,17 +1,15 @@
 """From a checkpoint file back to a task, with the configuration that lies in it."""
 
-import pickle
-import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bnn_lightning.cli.build import build, build_task
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.models.published_file import read_file
 from bnn_lightning.tasks.classification import ClassificationTask
 
 CONFIG_KEY = "bnn_lightning_config"
@@ -19,11 +17,6 @@ CONFIG_KEY = "bnn_lightning_config"
 _SUMS = "train_means.sums"
 
 State = Mapping[str, Tensor]
-
-_UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError),
-    *(pickle.UnpicklingError, struct.error),
-)
 
 
 def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationTask:
@@ -97,17 +90,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
         raise UserError(f"`{path}`: no such file.{near}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        # What torch raises depends on where the bytes go wrong.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"`{path}` ({path.stat().st_size} bytes) is not a checkpoint, is truncated, or holds more than tensors "
-            f"and plain values: {reason}"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"`{path}` is no checkpoint: it holds {type(checkpoint).__name__}.")
-    return checkpoint
+        return read_file(path)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
 
 
 def is_ours(checkpoint: Mapping[str, Any]) -> bool:

@@ -27,21 +27,17 @@ Every tensor is loaded or stands on the list of dead ones:
 | BNext | `norm2` of FFN units without recoupling | batch norms that are never called |
 """
 
-import errno
-import pickle
-import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.published_file import read_published
 from bnn_lightning.models.published_names import names_of
 from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
 
@@ -68,32 +64,6 @@ class ImportReport:
     kept: tuple[str, ...]
     dead: dict[str, str]
     ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A published checkpoint as read: tensors without the prefix of `DataParallel`, and what stands beside them."""
-
-    path: Path
-    tensors: dict[str, Tensor]
-    epoch: int | None
-    accuracy: float | None
-    ignored: tuple[str, ...]
-
-
-# What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
-_DAMAGE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-)
 
 
 _SHAPE = "Of another shape"
@@ -142,75 +112,6 @@ def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
         dead=match.dead,
         ignored=published.ignored,
     )
-
-
-def read_published(path: str | Path) -> PublishedFile:
-    """Read a published checkpoint into CPU memory, without building a network.
-
-    Args:
-        path: The file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not a checkpoint, a truncated one, or one of Lightning's.
-    """
-    path = Path(path)
-    content = _read(path)
-    if "pytorch-lightning_version" in content:
-        raise ValueError(
-            f"`{path}` is a checkpoint of Lightning, not a published one: `bnn_lightning.load_task` reads it."
-        )
-    nested = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), Mapping)), None)
-    state = content if nested is None else content[nested]
-    tensors: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"`{path}` is no checkpoint of a network: its entry `{key}` is {type(value).__name__}, no tensor."
-            )
-        tensors[re.sub(r"^((module|_orig_mod)\.)+", "", key)] = value
-    if not tensors or len(tensors) < len(state):
-        raise ValueError(
-            f"`{path}` is no checkpoint of a network: it has {len(state)} entries, {len(tensors)} tensor names."
-        )
-    beside: dict[str, Any] = {} if nested is None else {key: value for key, value in content.items() if key != nested}
-    epoch = _number(beside.pop("epoch", None))
-    accuracy = next((_number(beside.pop(key)) for key in ("best_prec1", "best_top1_acc") if key in beside), None)
-    return PublishedFile(
-        path=path,
-        tensors=tensors,
-        epoch=None if epoch is None else int(epoch),
-        accuracy=accuracy,
-        ignored=tuple(beside),
-    )
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"`{path}` is not a file: give the path of a checkpoint.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise
-        # torch's first lines advise to switch `weights_only` off: keep what says why.
-        unsupported = re.search(r"Unsupported \w+: .*?(?=\. | was not|\n|$)", str(error))
-        reason = unsupported[0] if unsupported else f"{type(error).__name__} while reading it"
-        raise ValueError(
-            f"`{path}` ({path.stat().st_size:,} bytes) is not a checkpoint, is truncated, or holds more than tensors "
-            f"and plain values ({reason})."
-        ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise ValueError(
-            f"`{path}` is no checkpoint of a network: it holds {type(content).__name__}, not named tensors."
-        )
-    return dict(content)
 
 
 def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:

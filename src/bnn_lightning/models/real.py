@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.models.backbone import Backbone, Normalize
-from bnn_lightning.models.checkpoints import read_published
+from bnn_lightning.models.published_file import read_published
 from bnn_lightning.utils.optional import require
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
