@@ -39,6 +39,12 @@ def test_statistics_are_plain_means(tmp_path: Path) -> None:
     torch.testing.assert_close(state["backbone.bn1.running_var"], torch.stack(variances).mean(0), rtol=1e-4, atol=1e-4)
 
 
+def test_an_epoch_of_the_trainer_at_most(tmp_path: Path) -> None:
+    inputs = Inputs()
+    small_run(tmp_path, epochs=1, callbacks=[inputs, BNReestimate(3)], limit_train_batches=2)
+    assert len(inputs.images) == 2
+
+
 def test_evaluation_after_training_uses_them(tmp_path: Path) -> None:
     trainer = small_run(tmp_path, epochs=1, callbacks=[BNReestimate(4)])
     scored = trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)[0]  # type: ignore[attr-defined]

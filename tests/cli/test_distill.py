@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def test_assistants_take_turns(bnn: Bnn, workplace: Path, trained: Any) -> None:
     alphas = [float(row["train/alpha"]) for row in rows if row["train/alpha"]]
     assert alphas == [pytest.approx(0.5)] * 2  # both teachers are the same network
     assert "train/loss_hard" not in header
+    short = "before second of the 2 assistants has a turn"
+    with pytest.warns(UserWarning, match=short):
+        assert bnn("train", *words, "epochs=1").code == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=f".*{short}")
+        assert bnn("train", *words, "epochs=1", "callbacks.distill_progress.interval=step").code == 0
     done = bnn("train", *words, "epochs=1", "callbacks.distill_progress=null")
     assert done.code == 2
     assert "the teachers of GapEnsemble take turns" in done.err
@@ -111,6 +118,7 @@ def test_two_processes_share_the_teachers_work(
         ("distill=teacher", "`distill.teacher.ckpt` has no value: give `distill.teacher.ckpt=...`"),
         ("distill=teacher distill.teacher.ckpt=nowhere", "`distill`: `nowhere`: no such file"),
         ("distill=teacher teacher@distill.teacher=resnet34", "know 1000 classes, and `num_classes` is 10"),
+        ("distill=teacher teacher@distill.teacher=resnet34", "(distill.teacher.network.weights=<path>)"),
         (
             "distill=teacher teacher@distill.teacher=resnet19",
             "`teacher=resnet19`: no such option. Did you mean `resnet18`",
@@ -189,7 +197,7 @@ def test_stages_are_linked_by_init_from_which_says_what_it_loads(bnn: Bnn, workp
     assert first.code == 0, first.err
     done = bnn("train", *words, "init_from=runs/first", "hydra.run.dir=runs/second")
     assert done.code == 0, done.err
-    assert "Starting from the weights of runs/first/checkpoints/last.ckpt. Tensors of binarizers that keep" in done.out
+    assert "Starting from the weights of runs/first/checkpoints/final.ckpt. Tensors of binarizers that keep" in done.out
     assert "layer1.0.conv1.weight_binarizer.t, " in done.out
     assert "are not used" not in done.out
     back = bnn("train", *words, "model.binary=false", "init_from=runs/second", "hydra.run.dir=runs/third")

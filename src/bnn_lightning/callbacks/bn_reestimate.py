@@ -24,7 +24,7 @@ class BNReestimate(Callback):
     stands after one that averages weights, whose network has no statistics of its own otherwise.
 
     Args:
-        num_batches: Batches of the training loader, one epoch of it at most; 0 does nothing.
+        num_batches: Batches of the training loader, an epoch of the trainer at most; 0 does nothing.
 
     Raises:
         ValueError: A negative number, or an averaging callback stands after this one.
@@ -53,8 +53,9 @@ class BNReestimate(Callback):
         norms = [m for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         if not norms or not self.num_batches:
             return
+        number = int(min(self.num_batches, trainer.num_training_batches))  # the latter may be infinite
         with cumulative(pl_module, norms), torch.no_grad(), trainer.precision_plugin.forward_context():
-            for images in islice(training_images(trainer, pl_module), self.num_batches):
+            for images in islice(training_images(trainer, pl_module), number):
                 pl_module(images)
         if trainer.world_size > 1:
             for norm in norms:

@@ -335,8 +335,13 @@ def check_bop(task: ClassificationTask) -> None:
             )
 
 
-def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback]) -> None:
+def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback], distill: Any) -> None:
     """Fetch the teachers, and refuse those that do not fit, and turns that nobody gives.
+
+    Args:
+        task: Holds the distiller.
+        callbacks: Of the trainer.
+        distill: The section that the distiller was built from, whose keys a message names.
 
     Raises:
         UserError: A file that is not there, a teacher of other classes, or no `DistillProgress` where it is needed.
@@ -344,12 +349,40 @@ def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback]) -> 
     try:
         task.distiller.prepare(task.backbone)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        raise UserError(f"`distill`: {error}") from error
+        raise UserError(f"`distill`: {_with_keys(str(error), distill)}") from error
     if task.distiller.follows_progress and not any(isinstance(callback, DistillProgress) for callback in callbacks):
         raise UserError(
             f"`callbacks`: the teachers of {type(task.distiller).__name__} take turns, and there is no "
             "DistillProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
         )
+
+
+def _with_keys(message: str, node: Any, at: str = "distill") -> str:
+    """Put the place of the teacher's network that a message names before the keys that it advises."""
+    if not isinstance(node, Mapping):
+        return message
+    if "weights" in node and str(node.get("name")) in message:
+        return message.replace("weights=<path>", f"{at}.weights=<path>").replace(
+            "pretrained=false", f"{at}.pretrained=false"
+        )
+    return next((new for key in node if (new := _with_keys(message, node[key], f"{at}.{key}")) != message), message)
+
+
+def check_turns(task: ClassificationTask, callbacks: Iterable[Callback], max_epochs: int | None) -> str | None:
+    """Return what to warn of: the training ends before each of several assistants had its turn."""
+    turns = next((callback for callback in callbacks if isinstance(callback, DistillProgress)), None)
+    names = list(getattr(task.distiller, "assistants", ()))
+    if turns is None or len(names) < 2 or max_epochs is None or max_epochs < 0:
+        return None
+    last = max_epochs - (1 if turns.interval == "epoch" else 1e-6)
+    idle = [name for number, name in enumerate(names) if turns.epochs * number / len(names) > last]
+    if not idle:
+        return None
+    return (
+        f"The training ends before {listed(idle)} of the {len(names)} assistants {'has' if len(idle) == 1 else 'have'} "
+        f"a turn: of {turns.epochs} epochs each has a share, and {max_epochs} are trained. Train longer, or take "
+        "callbacks.distill_progress.interval=step."
+    )
 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:

@@ -31,6 +31,7 @@ from bnn_lightning.cli.checks import (
     check_sharding,
     check_sizes,
     check_trainer,
+    check_turns,
     damaged_files,
     relaxed,
 )
@@ -136,13 +137,14 @@ def prepare(config: DictConfig) -> Run:
     check_selection(task, datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
     check_optimization(task)
-    check_distiller(task, callbacks)
+    check_distiller(task, callbacks, plain.get("distill"))
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
     loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
-    if (warning := check_binary_end(task, callbacks, trainer.max_epochs)) is not None:
-        rank_zero_warn(warning)
+    for check in (check_binary_end, check_turns):
+        if (warning := check(task, callbacks, trainer.max_epochs)) is not None:
+            rank_zero_warn(warning)
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_sizes(task, datamodule, plain["model"], trust=settings.trust)

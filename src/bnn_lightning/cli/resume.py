@@ -9,7 +9,15 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
-from bnn_lightning.cli.checkpoint import CONFIG_KEY, backbone_state, check_fits, is_ours, read_checkpoint, some
+from bnn_lightning.cli.checkpoint import (
+    CONFIG_KEY,
+    backbone_state,
+    check_fits,
+    is_ours,
+    network_file,
+    read_checkpoint,
+    some,
+)
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.models.checkpoints import load_published
 
@@ -92,10 +100,12 @@ def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
 def start_from(task: LightningModule, wanted: str) -> str:
     """Load a network's weights, and nothing else, from a run's folder, a checkpoint of ours or a published one.
 
+    Of a folder it is the network that came out, or the last one where the run is not over.
+
     Raises:
         UserError: It cannot be read, or is that of another network.
     """
-    path = in_folder(wanted)
+    path = network_file(wanted)
     checkpoint = read_checkpoint(path)
     backbone: Any = task.backbone
     if is_ours(checkpoint):
