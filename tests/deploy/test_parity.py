@@ -64,10 +64,27 @@ def test_an_image_may_have_what_the_network_gives_for_it_alone() -> None:
     def flipped(x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1).flip(1)
 
-    strict, lenient = (Comparison(ByCompany(), flipped, layers=False, alone=alone) for alone in (False, True))
+    strict, lenient = (Comparison(ByCompany(), flipped, layers=False, rounds=rounds) for rounds in (False, True))
     for comparison in (strict, lenient):
         comparison.update(images, torch.tensor([2, 1]))
     assert "Image 0: class 0 simulated, 2 packed" in strict.parity.faults[0]
-    assert (lenient.parity.faults, lenient.parity.alone, lenient.parity.largest_difference) == ([], 1, 0.0)
-    assert "1 of them have what the trained network gives for the image alone" in str(lenient.parity)
+    assert (lenient.parity.faults, lenient.parity.rounded, lenient.parity.largest_difference) == ([], 1, 0.0)
+    assert (strict.parity.far, lenient.parity.far) == (1, 0)
+    assert "1 of them have what the trained network gives for the image alone or in float64" in str(lenient.parity)
     assert lenient.parity.correct == [2, 2]
+
+
+def test_an_image_may_have_what_the_network_gives_in_float64() -> None:
+    class Cancelling(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.flatten(1) + 1e8) - 1e8  # in float32 what is below 4 is lost
+
+    images = torch.tensor([[1.0, 2.0], [0.0, 16.0]]).view(2, 2, 1, 1)
+    strict, lenient = (
+        Comparison(Cancelling(), lambda x: x.flatten(1), layers=False, rounds=rounds) for rounds in (False, True)
+    )
+    for comparison in (strict, lenient):
+        comparison.update(images)
+    assert [other.index for other in strict.parity.others] == [0]
+    assert "1 of them have a logit that differs by more than 0.0001" in str(strict.parity)
+    assert (lenient.parity.others, lenient.parity.rounded, lenient.parity.far) == ([], 1, 0)

@@ -41,7 +41,7 @@ class _Compare(LightningModule):
     def __init__(self, model: nn.Module, packed: nn.Module, margin: float, max_drop: float | None) -> None:
         super().__init__()
         ours = isinstance(packed, PackedNetwork | LoadedNetwork)
-        self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=ours, alone=not ours)
+        self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=ours, rounds=not ours)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.comparison.update(*batch)
