@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import OnnxError, write_onnx
-from bnn_lightning.deploy.onnx import exact
+from bnn_lightning.deploy.exact import exact
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone
+from tests.deploy.test_convert import settled
+from tests.deploy.test_real import adds_as_onednn
 
 
 class Net(nn.Module):
@@ -96,6 +98,43 @@ def test_a_backbone(tmp_path: Path) -> None:
         assert torch.allclose(runtime_logits(tmp_path / "net.onnx", images, 7), network(images), atol=1e-4)
 
 
+class Stem(nn.Module):
+    """Gives its map away, beside what a binary layer makes of it."""
+
+    in_channels, image_size = 3, 17
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, **options)
+        self.norm = nn.BatchNorm2d(16)
+        self.binary = BinaryConv2d(16, 4, 3, bias=False, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+
+    def forward(self, images: Tensor) -> Tensor:
+        y = self.norm(self.conv(images))
+        return torch.cat([y.flatten(1), self.binary(y).flatten(1)], 1)
+
+
+@adds_as_onednn
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1, "bias": False},
+        {"stride": 2, "padding": 1},
+        {"stride": (1, 2), "padding": (0, 2), "dilation": 2, "bias": False},
+    ],
+)
+def test_a_stem_has_torchs_bits(options: dict[str, Any], tmp_path: Path) -> None:
+    """One image or many, moved into the weights or not: an activation within rounding of zero keeps its sign."""
+    torch.manual_seed(0)
+    images = torch.rand(64, 3, 17, 17)
+    network = settled(Stem(**options), images)
+    write_onnx(network, tmp_path / "net.onnx")
+    with torch.no_grad():
+        wanted = network(images)
+    for batch in (1, 64):
+        assert torch.equal(runtime_logits(tmp_path / "net.onnx", images, batch), wanted)
+
+
 class LooksAtValues(nn.Module):
     in_channels, image_size = 3, 8
 
@@ -111,6 +150,20 @@ def test_what_cannot_be_traced_is_one_clear_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(OnnxError, match=r"LooksAtValues cannot be written as ONNX: .+"):
         write_onnx(LooksAtValues().eval(), tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+class CountsImages(nn.Module):
+    in_channels, image_size = 3, 8
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.reshape(len(images), -1)
+
+
+def test_a_fixed_number_of_images_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(OnnxError, match=r"it fixes the number of images"):
+        write_onnx(CountsImages().eval(), tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 
 

@@ -207,5 +207,5 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
         raise ValueError(
             f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
         )
-    parameter = next(model.parameters())
+    parameter = next(model.parameters(), torch.empty(0))
     return torch.rand(number, channels, size, size, device=parameter.device, dtype=parameter.dtype)
