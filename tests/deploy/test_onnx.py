@@ -135,6 +135,16 @@ def test_a_stem_has_torchs_bits(options: dict[str, Any], tmp_path: Path) -> None
         assert torch.equal(runtime_logits(tmp_path / "net.onnx", images, batch), wanted)
 
 
+def test_only_the_sums_are_exact_where_speed_counts(network: nn.Module, tmp_path: Path) -> None:
+    kinds = {name: type(module) for name, module in exact(network, precise=False).named_modules()}
+    assert kinds["features.1"] is nn.BatchNorm2d
+    assert kinds["features.0"] is not BinaryConv2d
+    write_onnx(network, tmp_path / "net.onnx", precise=False)
+    images = torch.rand(64, 3, 8, 8)
+    with torch.no_grad():
+        assert (runtime_logits(tmp_path / "net.onnx", images, 64) - network(images)).abs().max() < 1e-4
+
+
 class LooksAtValues(nn.Module):
     in_channels, image_size = 3, 8
 

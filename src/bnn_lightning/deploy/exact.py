@@ -147,7 +147,7 @@ def _is_window(conv: nn.Conv2d) -> bool:
 
 
 @torch.no_grad()
-def exact(model: nn.Module) -> nn.Module:
+def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
     """Return a copy of a network in evaluation that holds signs, and computes in words that runtimes cannot misread.
 
     Binary layers give whole sums, batch norms round once, convolutions of floats with few inputs add in one order. What
@@ -155,6 +155,7 @@ def exact(model: nn.Module) -> nn.Module:
 
     Args:
         model: A backbone, or any network built from our layers; one without binary layers is only copied.
+        precise: Without, only the sums of binary layers are exact, and runtimes are some percent faster.
 
     Raises:
         ValueError: Its binary layers are not binary yet.
@@ -171,7 +172,7 @@ def exact(model: nn.Module) -> nn.Module:
     network = copy.deepcopy(model).eval()
     layers = binary_layers(network).values()
     made: dict[int, nn.Module] = {id(layer): _ExactLayer(layer) for layer in layers}
-    if made:
+    if made and precise:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and _is_frozen(module):
                 made[id(module)] = _ExactNorm(module)

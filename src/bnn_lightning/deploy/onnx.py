@@ -22,7 +22,7 @@ class OnnxError(ValueError):
 
 
 @torch.no_grad()
-def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None) -> int:
+def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None, *, precise: bool = True) -> int:
     """Write a network as an ONNX file: images (N, C, H, W) in [0, 1] in, logits out, any N.
 
     A binary network stays what it was under the optimisations that runtimes make by default. Weights are floats: for
@@ -32,6 +32,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
         model: A backbone in evaluation, or any network built from our layers, binary or not.
         path: Of the file.
         example: Images that it takes; None makes two of the network's own size.
+        precise: See `exact`: without, single images of thousands get other signs, and then other logits.
 
     Returns:
         The bytes of the file.
@@ -43,7 +44,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
     """
     for module in ("onnx", "onnxscript"):
         require(module, extra=_EXTRA)
-    network = exact(model)
+    network = exact(model, precise=precise)
     images = example_images(model, 2) if example is None else example
     if len(images) < 2:
         images = images.expand(2, *images.shape[1:])  # of one image torch makes a constant
