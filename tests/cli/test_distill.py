@@ -87,7 +87,7 @@ def test_assistants_take_turns(bnn: Bnn, workplace: Path, trained: Any) -> None:
     alphas = [float(row["train/alpha"]) for row in rows if row["train/alpha"]]
     assert alphas == [pytest.approx(0.5)] * 2  # both teachers are the same network
     assert "train/loss_hard" not in header
-    short = "before second of the 2 assistants has a turn"
+    short = "second of the 2 assistants has no turn"
     with pytest.warns(UserWarning, match=short):
         assert bnn("train", *words, "epochs=1").code == 0
     with warnings.catch_warnings():

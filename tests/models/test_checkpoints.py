@@ -1,5 +1,6 @@
 """Published files, written here in the format of specification 5.2 from tables and random numbers."""
 
+import pickle
 import random
 from argparse import Namespace
 
@@ -114,6 +115,12 @@ def wrapped(tensors, prefix):
             lambda net: {"model": wrapped(net, "student.module.") | {"teacher.fc.bias": torch.ones(2)}},
             ("1 tensors of a teacher",),
         ),
+        (
+            lambda net: {
+                "state_dict": wrapped(net, "module.model.student.") | {"module.model.teacher.a": torch.ones(2)}
+            },
+            ("1 tensors of a teacher",),
+        ),
     ],
 )
 def test_nested_and_prefixed_files_load(tmp_path, wrap, ignored):
@@ -125,9 +132,34 @@ def test_nested_and_prefixed_files_load(tmp_path, wrap, ignored):
     assert not report.dead
 
 
+def test_names_that_are_the_networks_own_stay(tmp_path):
+    tensors = {"net.weight": torch.ones(2, 2), "net.bias": torch.ones(2)}
+    path = save(tmp_path / "a.th", tensors)
+    assert set(read_published(path).tensors) == {"weight", "bias"}
+    assert set(read_published(path, tensors).tensors) == set(tensors)
+
+
+def test_odd_entries_are_clear_errors(tmp_path):
+    cyclic = {}
+    cyclic["model"] = cyclic
+    for content in (cyclic, {"model": {0: torch.ones(1)}}, {"model": {"arch": "x"}, "weights": {"a": torch.ones(1)}}):
+        assert_refused(resnet20(), save(tmp_path / "a.th", content), "is no checkpoint of a network: its entry")
+    path = save(tmp_path / "b.th", published(resnet20_tensors()) | {"epoch": float("nan")})
+    assert read_published(path).epoch is None
+
+
+def test_who_allows_namespaces_keeps_them_allowed(tmp_path):
+    path = save(tmp_path / "a.th", {"args": Namespace(lr=0.1), "net": resnet20_tensors()})
+    with torch.serialization.safe_globals([Namespace]):
+        read_published(path)
+        assert torch.load(path, weights_only=True)["args"].lr == 0.1
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
 def test_objects_of_other_classes_name_the_remedy(tmp_path):
     path = save(tmp_path / "a.th", published({}, arch=Payload()))
-    assert_refused(resnet20(), path, "torch.save(torch.load(file, weights_only=False)['state_dict'], new_file)")
+    assert_refused(resnet20(), path, "read it with torch.load(file, weights_only=False)")
 
 
 def test_extra_entries_and_dead_tensors_are_named(tmp_path):

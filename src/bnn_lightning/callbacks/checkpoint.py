@@ -69,7 +69,9 @@ class LastCheckpoint(OneFile):
     the bit. (Lightning's `ModelCheckpoint` may save after the last step of an epoch, and then goes on with the next one
     without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
     training after the running step; pressed again, at once, and the file of the last regular save stays. Where
-    `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it.
+    `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it; a
+    validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
+    stopping with `val_check_interval`) counts as ended.
 
     Args:
         dirpath: Folder; None takes Lightning's choice.

@@ -1,5 +1,6 @@
 """What can be known to fail before training starts."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -357,31 +358,46 @@ def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback], dis
         )
 
 
-def _with_keys(message: str, node: Any, at: str = "distill") -> str:
+def _with_keys(message: str, distill: Any) -> str:
     """Put the place of the teacher's network that a message names before the keys that it advises."""
-    if not isinstance(node, Mapping):
+    named = [(name, at) for name, at in _networks(distill, "distill") if name in message]
+    if not named:
         return message
-    if "weights" in node and str(node.get("name")) in message:
-        return message.replace("weights=<path>", f"{at}.weights=<path>").replace(
-            "pretrained=false", f"{at}.pretrained=false"
-        )
-    return next((new for key in node if (new := _with_keys(message, node[key], f"{at}.{key}")) != message), message)
+    _, at = max(named, key=lambda pair: len(pair[0]))
+    return re.sub(r"\b(weights=<path>|pretrained=false)", rf"{at}.\1", message)
+
+
+def _networks(node: Any, at: str) -> Iterator[tuple[str, str]]:
+    """Yield name and place of each network that would fetch its weights."""
+    if not isinstance(node, Mapping):
+        return
+    if node.get("name") and "weights" in node and node["weights"] is None:
+        yield str(node["name"]), at
+    for key in node:
+        yield from _networks(node[key], f"{at}.{key}")
 
 
 def check_turns(task: ClassificationTask, callbacks: Iterable[Callback], max_epochs: int | None) -> str | None:
-    """Return what to warn of: the training ends before each of several assistants had its turn."""
+    """Return what to warn of: the training ends before each of several assistants had its turn, or passes over some."""
     turns = next((callback for callback in callbacks if isinstance(callback, DistillProgress)), None)
     names = list(getattr(task.distiller, "assistants", ()))
     if turns is None or len(names) < 2 or max_epochs is None or max_epochs < 0:
         return None
-    last = max_epochs - (1 if turns.interval == "epoch" else 1e-6)
-    idle = [name for number, name in enumerate(names) if turns.epochs * number / len(names) > last]
+    parts = 1 if turns.interval == "epoch" else 16  # of an epoch
+    taken = set()
+    for time in range(max_epochs * parts):
+        task.distiller.set_progress(turns.progress(time, parts))
+        taken.add(task.distiller.assistant)
+    task.distiller.set_progress(0.0)
+    idle = [name for name in names if name not in taken]
     if not idle:
         return None
+    by_step = turns.interval == "epoch" and max_epochs >= turns.epochs
+    remedy = ", or take callbacks.distill_progress.interval=step" if by_step else ""
+    have = "has" if len(idle) == 1 else "have"
     return (
-        f"The training ends before {listed(idle)} of the {len(names)} assistants {'has' if len(idle) == 1 else 'have'} "
-        f"a turn: of {turns.epochs} epochs each has a share, and {max_epochs} are trained. Train longer, or take "
-        "callbacks.distill_progress.interval=step."
+        f"{listed(idle)} of the {len(names)} assistants {have} no turn: each has a share of {turns.epochs} epochs, and "
+        f"{max_epochs} are trained. Train longer{remedy}."
     )
 
 

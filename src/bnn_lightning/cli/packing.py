@@ -73,7 +73,7 @@ def write(config: DictConfig) -> int:
     datamodule = build_datamodule(data, trust=settings.trust)
     if settings.format == "onnx":
         compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
-        return _write_onnx(backbone, out, compare)
+        return _write_onnx(backbone, out, compare, precise=settings.precise)
     try:
         packed = pack(backbone)
     except ValueError as error:
@@ -150,11 +150,11 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
     return out.stat().st_size
 
 
-def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity]) -> int:
+def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity], *, precise: bool) -> int:
     """Write ONNX; where onnxruntime is installed, only if it computes what the network does."""
     made = out.with_name(f".{out.name}")
     try:
-        write_onnx(backbone, made)
+        write_onnx(backbone, made, precise=precise)
         if find_spec("onnxruntime") is None:
             print("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
         else:

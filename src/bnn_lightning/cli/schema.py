@@ -79,6 +79,7 @@ class ExportSettings:
     format: str = "packed"
     rest: str = "fp32"
     stem: str = "fp32"
+    precise: bool = True
     max_drop: float = 1.0
     margin: float = 1e-3
     images: int | None = 1000

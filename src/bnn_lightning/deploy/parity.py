@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -199,7 +199,10 @@ class Comparison:
         if not self._referees:
             plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
             self._referees = [plain, copy.deepcopy(plain).double()]
-        return [self._referees[0](image)[0], self._referees[1](image.double())[0]]
+        logits = [self._referees[0](image)[0]]
+        with suppress(RuntimeError):  # a network that casts to float32 on its way
+            logits.append(self._referees[1](image.double())[0])
+        return logits
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
         ValueError: Not a checkpoint, or one of another network: the message says which tensors differ, and which
             registered network fits.
     """
-    published = read_published(path)
+    published = read_published(path, backbone.state_dict())
     match = _match(backbone, published.tensors)
     if match.differences:
         raise ValueError(

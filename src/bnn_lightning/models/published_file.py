@@ -7,10 +7,12 @@ Training scripts wrap what they save. Here a state dict may lie in entries withi
 
 import argparse
 import errno
+import math
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from torch import Tensor
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "student", "module")
 _WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "student", "backbone")
 _DATA_PARALLEL = re.compile(r"^((module|_orig_mod)\.)+")
+_DEEPEST = 4
 # Whose tensors stand beside a student's where a whole distillation was saved.
 _TEACHERS = re.compile(r"^(\w+_)?teachers?\.")
 
@@ -51,11 +54,12 @@ class PublishedFile:
     ignored: tuple[str, ...]
 
 
-def read_published(path: str | Path) -> PublishedFile:
+def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFile:
     """Read a published checkpoint into CPU memory, without building a network.
 
     Args:
         path: The file.
+        names: Of the network's tensors, if they are known: what is named so is not taken out of a wrapper.
 
     Raises:
         FileNotFoundError: No such file.
@@ -69,17 +73,15 @@ def read_published(path: str | Path) -> PublishedFile:
         )
     state, beside = _innermost(content)
     for key, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"`{path}` is no checkpoint of a network: its entry `{key}` is {type(value).__name__}, no tensor."
             )
-    students = {key: value for key, value in state.items() if not _TEACHERS.match(_DATA_PARALLEL.sub("", key))}
-    tensors = _unwrapped(students)
-    if not tensors or len(tensors) < len(students):
+    tensors, teachers = _unwrapped(state, frozenset(names))
+    if not tensors or len(tensors) + teachers < len(state):
         raise ValueError(
             f"`{path}` is no checkpoint of a network: it has {len(state)} entries, {len(tensors)} tensor names."
         )
-    teachers = () if len(students) == len(state) else (f"{len(state) - len(students)} tensors of a teacher",)
     epoch = _number(beside.pop("epoch", None))
     accuracy = next((_number(beside.pop(key)) for key in ("best_prec1", "best_top1_acc") if key in beside), None)
     return PublishedFile(
@@ -87,7 +89,7 @@ def read_published(path: str | Path) -> PublishedFile:
         tensors=tensors,
         epoch=None if epoch is None else int(epoch),
         accuracy=accuracy,
-        ignored=(*beside, *teachers),
+        ignored=(*beside, *([f"{teachers} tensors of a teacher"] if teachers else [])),
     )
 
 
@@ -102,7 +104,8 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"`{path}` is not a file: give the path of a checkpoint.")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        known = argparse.Namespace in torch.serialization.get_safe_globals()
+        with nullcontext() if known else torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -124,34 +127,41 @@ def _reason(error: Exception) -> str:
     if unsupported is None:
         return f"{type(error).__name__} while reading it"
     return (
-        f"{unsupported[0]}; where you trust the file, save its state dict alone: "
-        "torch.save(torch.load(file, weights_only=False)['state_dict'], new_file)"
+        f"{unsupported[0]}; where you trust the file, read it with torch.load(file, weights_only=False), and save its "
+        "tensors by themselves"
     )
 
 
 def _innermost(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Return the state dict, and all entries beside it and beside those that it lies in."""
     beside: dict[str, Any] = {}
-    while (key := next((key for key in _NESTED if isinstance(content.get(key), Mapping)), None)) is not None:
+    for _ in range(_DEEPEST):
+        key = next((key for key in _NESTED if _may_hold_tensors(content.get(key))), None)
+        if key is None:
+            break
         beside |= {name: value for name, value in content.items() if name != key}
         content = content[key]
     return content, beside
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without what all their names begin with, if that is a wrapper's name."""
-    tensors = {_DATA_PARALLEL.sub("", key): value for key, value in state.items()}
-    while (prefix := _common_wrapper(tensors)) is not None:
-        tensors = {_DATA_PARALLEL.sub("", key.removeprefix(prefix)): value for key, value in tensors.items()}
-    return tensors
+def _may_hold_tensors(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and any(isinstance(value, Tensor | Mapping) for value in entry.values())
 
 
-def _common_wrapper(tensors: Mapping[str, Tensor]) -> str | None:
-    first = {key.partition(".")[0] for key in tensors}
-    return f"{first.pop()}." if len(first) == 1 and first <= set(_WRAPPERS) else None
+def _unwrapped(state: Mapping[str, Tensor], names: frozenset[str]) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors without the wrappers that all names begin with, and how many of teachers were left out."""
+    tensors, teachers = {_DATA_PARALLEL.sub("", key): value for key, value in state.items()}, 0
+    while tensors and not names & tensors.keys():
+        students = {key: value for key, value in tensors.items() if not _TEACHERS.match(key)} or tensors
+        teachers += len(tensors) - len(students)
+        prefix = next((f"{name}." for name in _WRAPPERS if all(key.startswith(f"{name}.") for key in students)), "")
+        if not prefix and len(students) == len(tensors):
+            break
+        tensors = {_DATA_PARALLEL.sub("", key.removeprefix(prefix)): value for key, value in students.items()}
+    return tensors, teachers
 
 
 def _number(value: Any) -> float | None:
     if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return float(value) if isinstance(value, int | float) else None
+        value = float(value)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

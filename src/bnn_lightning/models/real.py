@@ -126,7 +126,7 @@ def torchvision_network(
         raise ValueError(f"torchvision has no classifier `{name}`. It has: {', '.join(known)}.")
     network = models.get_model(name, weights=None, num_classes=num_classes)
     if weights is not None:
-        _load(network, read_published(weights).tensors, weights)
+        _load(network, read_published(weights, network.state_dict()).tensors, weights)
     elif pretrained:
         versions = models.get_model_weights(name)
         if version not in versions.__members__:
@@ -178,7 +178,7 @@ def timm_network(
     except RuntimeError as error:
         raise ValueError(f"The weights of `{name}` cannot be loaded: {_reason(error)}") from error
     if weights is not None:
-        _load(network, _read_file(weights), weights)
+        _load(network, _read_file(weights, network), weights)
     config = network.pretrained_cfg
     return RealNetwork(
         network,
@@ -208,9 +208,9 @@ def _need_imagenet(name: str, num_classes: int) -> None:
         )
 
 
-def _read_file(path: str) -> Mapping[str, Tensor]:
+def _read_file(path: str, network: nn.Module) -> Mapping[str, Tensor]:
     if not path.endswith(".safetensors"):
-        return read_published(path).tensors
+        return read_published(path, network.state_dict()).tensors
     if not Path(path).is_file():
         raise FileNotFoundError(f"`weights`: `{path}` is not a file.")
     tensors: Mapping[str, Tensor] = require("safetensors.torch", extra="teachers").load_file(path)
