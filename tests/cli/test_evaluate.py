@@ -170,6 +170,7 @@ def test_all_of_a_configuration_is_checked_before_a_part_is_built(
         ("ckpt=published.th model=mlp data=synthetic", "does not fit this MLP"),
         ("ckpt=published.th model=resnet20 data=cifar100", "does not fit this ResNet"),
         ("ckpt=text.th model=resnet20 data=synthetic", "is not a checkpoint, is truncated"),
+        ("ckpt=text.th model=resnet20 data=cifar10 recipe=resnet20_cifar", "Did you mean `resnet20_cifar10`"),
         ("ckpt=TRAINED model=mlp data=synthetic", "says itself which network it is"),
         ("ckpt=TRAINED data=mnist", "in_channels=3"),
         ("ckpt=TRAINED data.rot=x", "`data.rot`: no such key. Did you mean `data.root`?"),

@@ -36,8 +36,14 @@ from bnn_lightning.cli.checks import (
     relaxed,
 )
 from bnn_lightning.cli.count import profile_config
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.errors import UserError, listed
+from bnn_lightning.cli.launch import (
+    config_folders,
+    is_sweep,
+    pass_to_workers,
+    refuse_missing_recipe,
+    refuse_multi_node_sweep,
+)
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
@@ -203,19 +209,15 @@ def _check_recipe(config: DictConfig) -> None:
     """Say which recipe is used; a recipe that was asked for must exist (Hydra passes over optional options)."""
     if not HydraConfig.initialized():
         return
-    hydra = HydraConfig.get()
-    recipe = hydra.runtime.choices.get("recipe")
-    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    known = list_options("recipe", folders)
-    if recipe in known:
+    refuse_missing_recipe()
+    recipe, folders = HydraConfig.get().runtime.choices.get("recipe"), config_folders()
+    if recipe in list_options("recipe", folders):
         file = next(
             path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
         )
         node = OmegaConf.to_container(OmegaConf.load(file))
         _check_recipes_optimizer(config, str(recipe), node, folders)
         rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(node)) or 'nothing'}")
-    elif recipe is not None and any(override.startswith("recipe=") for override in hydra.overrides.task):
-        raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
     else:
         rank_zero_info(
             f"No recipe for {recipe}: every group says its own; epochs and learning rate are yours to choose."

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bnn_lightning.cli.errors import SHOW_TRACE, UserError, explain, fail, friendly, listed
+from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
 from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
@@ -134,6 +135,28 @@ def refuse_multi_node_sweep(num_nodes: int) -> None:
             f"a sweep (-m) in one process cannot use trainer.num_nodes={num_nodes}: take hydra/launcher=submitit_slurm "
             "(pip install hydra-submitit-launcher), or start each job by itself (one sbatch or torchrun a job)."
         )
+
+
+def config_folders() -> list[Path]:
+    """Return the folders of configurations beside the tree of the package."""
+    return [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+
+
+def refuse_missing_recipe() -> None:
+    """Refuse a recipe that was asked for and does not exist: Hydra passes over optional options.
+
+    Raises:
+        UserError: Names the recipes that there are.
+    """
+    if not HydraConfig.initialized():
+        return
+    hydra_config = HydraConfig.get()
+    recipe = hydra_config.runtime.choices.get("recipe")
+    if recipe is None or not any(override.startswith("recipe=") for override in hydra_config.overrides.task):
+        return
+    known = list_options("recipe", config_folders())
+    if recipe not in known:
+        raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
 
 
 def _refuse(arguments: Sequence[str]) -> None:
