@@ -230,7 +230,7 @@ def test_an_experiment_that_starts_from_weights_resumes_without_them(
     first = folder(bnn("train", *small, "epochs=1").out)
     half = bnn(*words, f"init_from={first}", "trainer.max_epochs=1", "hydra.run.dir=runs/half")
     assert half.code == 0, half.err
-    assert f"Starting from the weights of {first}/checkpoints/last.ckpt" in half.out
+    assert f"Starting from the weights of {first}/checkpoints/final.ckpt" in half.out
     shutil.rmtree(first)
     for more in ([], [f"init_from={first}"]):
         done = bnn(*words, "ckpt_path=runs/half", *more)

@@ -25,16 +25,15 @@ from bnn_lightning.cli.checks import (
     check_binary_end,
     check_compile,
     check_data,
-    check_distiller,
     check_optimization,
     check_selection,
     check_sharding,
     check_sizes,
     check_trainer,
-    check_turns,
     damaged_files,
     relaxed,
 )
+from bnn_lightning.cli.checks_distill import check_distiller, check_turns
 from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.cli.launch import (
