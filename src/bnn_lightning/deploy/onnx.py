@@ -62,7 +62,8 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
                 verbose=False,
             )
             assert program is not None
-            if isinstance(program.model.graph.inputs[0].shape[0], int):  # type: ignore[index]
+            shape = program.model.graph.inputs[0].shape
+            if shape is None or isinstance(shape[0], int):
                 raise ValueError("it fixes the number of images, as len(images) does: take images.shape[0].")
             program.save(str(path), external_data=False)
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
