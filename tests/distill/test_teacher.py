@@ -59,7 +59,8 @@ def test_teacher_gives_the_networks_logits_in_evaluation_without_graph():
     net = twin()
     expected = copy.deepcopy(net).eval()(batch().images)
     state = copy.deepcopy(net.state_dict())
-    teacher = FrozenTeacher(net)
+    torch.testing.assert_close(FrozenTeacher(copy.deepcopy(net))(batch().images), expected)  # channels_last
+    teacher = FrozenTeacher(net, channels_last=False)
     assert torch.equal(teacher(batch().images), expected)
     assert not teacher(batch().images).requires_grad
     assert not any(p.requires_grad for p in teacher.network.parameters())

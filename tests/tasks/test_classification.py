@@ -169,16 +169,23 @@ def test_compile_in_place() -> None:
     torch.testing.assert_close(states[0], states[1])
 
 
-def test_channels_last() -> None:
+@pytest.mark.parametrize("channels_last", [None, True, False])
+def test_channels_last(channels_last: bool | None) -> None:
     net = create_backbone("resnet20", num_classes=10, in_channels=3, image_size=8)
     images = torch.rand(2, 3, 8, 8)
     expected = net.eval()(images)
-    task = ClassificationTask(net, num_classes=10, optimizer=SGD, channels_last=True).eval()
+    task = ClassificationTask(net, num_classes=10, optimizer=SGD, channels_last=channels_last).eval()
     seen: list[Tensor] = []
     net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     torch.testing.assert_close(task(images), expected)
-    assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    assert net.get_submodule("layer1.0.conv1").weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator]
+    on = channels_last is not False
+    weight = net.get_submodule("layer1.0.conv1").weight
+    assert isinstance(weight, Tensor)
+    assert [t.is_contiguous(memory_format=torch.channels_last) for t in (seen[0], weight)] == [on, on]
+
+
+def test_channels_last_is_off_without_convolutions() -> None:
+    assert not tiny_task().channels_last
 
 
 def test_optimizer_gets_the_groups() -> None:

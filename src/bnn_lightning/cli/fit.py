@@ -34,6 +34,7 @@ from bnn_lightning.cli.checks import (
     relaxed,
 )
 from bnn_lightning.cli.checks_distill import check_distiller, check_turns
+from bnn_lightning.cli.compute import compute_line
 from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.cli.launch import (
@@ -150,6 +151,7 @@ def prepare(config: DictConfig) -> Run:
     for check in (check_binary_end, check_turns):
         if (warning := check(task, callbacks, trainer.max_epochs)) is not None:
             rank_zero_warn(warning)
+    rank_zero_info(compute_line(task, trainer))
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_sizes(task, datamodule, plain["model"], trust=settings.trust)

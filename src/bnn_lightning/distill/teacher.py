@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.checkpoints import load_published
 
@@ -25,7 +26,7 @@ class FrozenTeacher:
         network: Makes the network, or is it: from images in [0, 1], which it normalises itself, to logits.
         dtype: Precision that it computes in: "bfloat16", "float16" (by autocast) or "float32"; None is the student's.
         image_size: Height and width that images are resized to; None leaves them as the student sees them.
-        channels_last: Keep images and filters in the memory format that convolutions on GPUs prefer.
+        channels_last: Memory format of images and filters. None: channels_last where the network has 2-d convolutions.
         compile: Compile it, in place.
 
     Raises:
@@ -45,7 +46,7 @@ class FrozenTeacher:
         *,
         dtype: Dtype | None = None,
         image_size: int | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
     ) -> None:
         if dtype is not None and dtype not in get_args(Dtype):
@@ -68,6 +69,8 @@ class FrozenTeacher:
                 torch.default_generator.manual_seed(0)
                 network = self._make if isinstance(self._make, nn.Module) else self._make()
             network.eval().requires_grad_(False)
+            if self.channels_last is None:
+                self.channels_last = prefers_channels_last(network)
             if self.channels_last:
                 network.to(memory_format=torch.channels_last)
             if self.compile:
@@ -160,7 +163,7 @@ def checkpoint_teacher(
     load: Callable[[str], nn.Module] | None = None,
     dtype: Dtype | None = None,
     image_size: int | None = None,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     compile: bool = False,
 ) -> FrozenTeacher:
     """Make a teacher from the network of a run of ours.
@@ -192,7 +195,7 @@ def published_teacher(
     *,
     dtype: Dtype | None = None,
     image_size: int | None = None,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     compile: bool = False,
 ) -> FrozenTeacher:
     """Make a teacher from a network of ours and a file of weights (`load_published`).

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from bnn_lightning.data.mix import Mix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
+from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
@@ -45,7 +46,7 @@ class ClassificationTask(LightningModule):
         distiller: Named losses and their weights; None means cross-entropy with the labels.
         label_smoothing: Of that cross-entropy; a distiller that is given has its own.
         compile: Compile the backbone, in place: the names in checkpoints stay.
-        channels_last: Keep images and filters in the memory format that convolutions on GPUs prefer.
+        channels_last: Memory format of images and filters. None: channels_last where the network has 2-d convolutions.
         mix: Mixes the images of a training batch with each other; `train/acc` then counts the class with the largest
             share. None mixes nothing.
         checkpoint_activations: Keep the inputs of the backbone's blocks only, and compute the rest again in backward:
@@ -74,7 +75,7 @@ class ClassificationTask(LightningModule):
         distiller: Distiller | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         mix: Mix | None = None,
         checkpoint_activations: bool = False,
     ) -> None:
@@ -90,9 +91,10 @@ class ClassificationTask(LightningModule):
         self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
         self.num_classes = num_classes
         self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
-        self.channels_last, self.mix = channels_last, mix
+        self.channels_last = prefers_channels_last(backbone) if channels_last is None else channels_last
+        self.mix = mix
         self.checkpoint_activations = checkpoint_activations
-        if channels_last:
+        if self.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
@@ -108,7 +110,7 @@ class ClassificationTask(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
-        if self.channels_last:
+        if self.channels_last and images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)  # type: ignore[no-any-return]
 

@@ -53,6 +53,7 @@ def shard(backbone: nn.Module, mesh: DeviceMesh) -> None:
     """
     if isinstance(backbone, FSDPModule):
         return
+    backbone.to(memory_format=torch.contiguous_format)  # FSDP2 refuses parameters in any other
     for block in blocks_of(backbone).values():
         fully_shard(block, mesh=mesh)
     fully_shard(backbone, mesh=mesh)

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from bnn_lightning.cli import compute
+from bnn_lightning.models import create_backbone
+from bnn_lightning.tasks import ClassificationTask
+
+
+def line(model: str, precision: str, **options: object) -> str:
+    network = create_backbone(model, num_classes=10, in_channels=3, image_size=8)
+    task = ClassificationTask(network, num_classes=10, optimizer=torch.optim.SGD, **options)
+    trainer = Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    return compute.compute_line(task, trainer)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_line_names_what_is_used_and_what_would_be_faster(fast: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compute, "has_fast_bfloat16", lambda device: fast)
+    said = line("resnet20", "32-true")
+    assert all(word in said for word in ("32-true", "channels_last", f"threads: {torch.get_num_threads()}"))
+    assert ("precision=bf16" in said) == fast
+    assert "task.channels_last=true" not in said
+    assert "task.channels_last=true" in line("resnet20", "32-true", channels_last=False)
+    assert "precision=bf16" not in line("resnet20", "bf16-mixed")
+    assert "channels_last" not in line("mlp", "32-true")
+
+
+def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch: pytest.MonkeyPatch):
+    for capabilities, fast in (({"avx512_bf16": True}, True), ({"amx_bf16": False, "avx2": True}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert compute.has_fast_bfloat16(torch.device("cpu")) == fast
