@@ -1,6 +1,7 @@
 """Precision, memory format and threads of a run, and a faster setting that this machine has."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
@@ -35,9 +36,10 @@ def _faster(task: ClassificationTask, trainer: Trainer, device: torch.device) ->
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bfloat16 faster than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     # AVX512-BF16, AMX, and BF16 of ARM. Releases of torch that do not tell are taken to have none.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = tell()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
