@@ -1,13 +1,13 @@
 """Precision, memory format and threads of a run, and a faster setting that this machine has."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from pytorch_lightning import Trainer
 
 from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.native import cpu_capabilities
 
 
 def compute_line(task: ClassificationTask, trainer: Trainer) -> str:
@@ -39,7 +39,5 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    # AVX512-BF16, AMX, and BF16 of ARM. Releases of torch that do not tell are taken to have none.
-    tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    capabilities = tell()
+    capabilities = cpu_capabilities()  # AVX512-BF16, AMX, and BF16 of ARM
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

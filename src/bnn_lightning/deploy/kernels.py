@@ -7,25 +7,16 @@ same integers with torch.
 
 import ctypes
 import os
-import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from bnn_lightning.utils.native import built_libraries, choose_library, parallel_for, supported_libraries
+
 FOLDER = Path(__file__).parent / "_kernels"
 VERSION = 9  # of the structures below and elsewhere; `bnn_version` of team.c
-# Best first: the name of a kernel and what the processor must have (names of `torch.cpu.get_capabilities`).
-_NEEDS = {
-    "x86_64_v4": (
-        *("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"),
-        *("avx512_vpopcntdq", "avx512_bitalg", "avx512_vnni"),
-    ),
-    "x86_64_v3": ("avx2", "bmi2", "fma3", "lzcnt"),
-    "x86_64_v2": ("sse4_2", "popcnt"),
-}
-_ENVIRONMENT = "BNN_KERNEL"
 
 
 class Convolution(ctypes.Structure):
@@ -138,18 +129,12 @@ def kernel_info() -> KernelInfo:
 
 def built_kernels() -> tuple[str, ...]:
     """Return the names of the kernels that were compiled with the package."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.so"))) if FOLDER.is_dir() else ()
+    return built_libraries(FOLDER)
 
 
 def supported_kernels() -> tuple[str, ...]:
     """Return the names of the built kernels that this processor runs, the best first."""
-    built = built_kernels()
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return tuple(name for name in built if name == "aarch64")
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return ()
-    has = _capabilities()
-    return tuple(name for name, needs in _NEEDS.items() if name in built and all(has.get(need) for need in needs))
+    return supported_libraries(FOLDER)
 
 
 def current_kernel() -> Kernel | None:
@@ -159,39 +144,13 @@ def current_kernel() -> Kernel | None:
 
 @cache
 def _load() -> tuple[Kernel | None, str]:
-    wanted = os.environ.get(_ENVIRONMENT, "")
-    fitting = supported_kernels()
-    if wanted == "torch":
-        return None, f"{_ENVIRONMENT}=torch asks for it."
-    if wanted and wanted not in fitting:
-        raise ValueError(f"{_ENVIRONMENT}={wanted}: this machine can run {', '.join([*fitting, 'torch'])}.")
-    if not fitting:
-        built = ", ".join(built_kernels()) or "none"
-        return None, f"No compiled kernel fits this processor ({platform.machine()}; built: {built})."
+    name, reason = choose_library(FOLDER)
+    if name is None:
+        return None, reason
     try:
-        return Kernel(wanted or fitting[0]), ""
+        return Kernel(name), ""
     except (OSError, RuntimeError) as error:
         return None, str(error)
-
-
-def _capabilities() -> dict[str, object]:
-    # torch 2.10 has no `get_capabilities`; what it calls AVX2 has everything of x86-64-v3 that is asked for here.
-    if hasattr(torch.cpu, "get_capabilities"):
-        return dict(torch.cpu.get_capabilities())
-    level = torch.backends.cpu.get_cpu_capability()
-    names = _NEEDS["x86_64_v3"] + _NEEDS["x86_64_v2"] if level in ("AVX2", "AVX512") else ()
-    return dict.fromkeys(names, True)
-
-
-@cache
-def parallel_for() -> int | None:
-    """Return the address of torch's own parallel loop, so that `torch.set_num_threads` is obeyed; None: no threads."""
-    folder = Path(torch.__file__).parent / "lib"
-    for file in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
-        if (folder / file).is_file():
-            function = getattr(ctypes.CDLL(str(folder / file)), "torch_parallel_for", None)
-            return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
-    return None
 
 
 @cache
