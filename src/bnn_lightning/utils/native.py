@@ -64,7 +64,7 @@ def cpu_capabilities() -> dict[str, object]:
     """Return what torch knows of this processor, by name."""
     # torch 2.10 has no `get_capabilities`; what it calls AVX2 has everything of x86-64-v3 that is asked for here.
     if hasattr(torch.cpu, "get_capabilities"):
-        return dict(torch.cpu.getcpu_capabilities())
+        return dict(torch.cpu.get_capabilities())
     level = torch.backends.cpu.get_cpu_capability()
     names = _NEEDS["x86_64_v3"] + _NEEDS["x86_64_v2"] if level in ("AVX2", "AVX512") else ()
     return dict.fromkeys(names, True)
