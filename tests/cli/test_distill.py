@@ -112,6 +112,9 @@ def test_two_processes_share_the_teachers_work(
     assert not [name for name in weights(workplace / "runs/x") if name.startswith("distiller")]
 
 
+OURS = "teacher@distill.teacher=model"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -127,7 +130,7 @@ def test_two_processes_share_the_teachers_work(
         ("distill=teacher distill.teacher.ckpt=TRAINED data.num_classes=7", "has num_classes=10, and the student"),
         ("distill=teacher distill.teacher.ckpt=TRAINED distill.soft=-1", "`soft` must not be negative"),
         ("distill=teacher distill.teacher.ckpt=TRAINED distill.attention=1 distill.teacher_taps=[x]", "no module `x`"),
-        ("distill=teacher teacher@distill.teacher=model distill.teacher.weights=x.th", "`x.th` is not a file"),
+        (f"distill=teacher {OURS} distill.teacher.network.name=mlp distill.teacher.weights=x.th", "is not a file"),
     ],
 )
 def test_one_clear_message_before_training(

@@ -62,7 +62,6 @@ def test_the_next_command_leaves_out_what_cross_entropy_lacks(
     bnn: Bnn, workplace: Path, small: tuple[str, ...]
 ) -> None:
     shutil.copytree(config_dir() / "model", workplace / "mine" / "model")
-    shutil.copytree(config_dir() / "optimizer" / "of", workplace / "mine" / "optimizer" / "of")
     for file in (workplace / "mine").rglob("mlp.yaml"):
         file.rename(file.with_name("my_mlp.yaml"))
     words = [word for word in small if word != "model=mlp"]

@@ -25,7 +25,8 @@ def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback], dis
     try:
         task.distiller.prepare(task.backbone)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        raise UserError(f"`distill`: {_with_keys(str(error), distill)}") from error
+        message = "\n".join(_with_keys(line, distill) for line in str(error).splitlines())
+        raise UserError(f"`distill`: {message}\nTo train with labels alone: distill=none.") from error
     if task.distiller.follows_progress and not any(isinstance(callback, DistillProgress) for callback in callbacks):
         raise UserError(
             f"`callbacks`: the teachers of {type(task.distiller).__name__} take turns, and there is no "

@@ -79,17 +79,13 @@ def find_option(root: Path, option: str) -> Path:
 def copy_option(root: Path, option: str, folder: Path) -> str:
     """Copy the file of an option into a configuration tree of one's own; return what to do with it.
 
-    The copy is called `my_...`: where two trees have an option of one name, Hydra takes ours. A model is copied with
-    the choice of its optimizer.
+    The copy is called `my_...`: where two trees have an option of one name, Hydra takes ours.
 
     Raises:
         UserError: No such option, or the copy exists already.
     """
     source = find_option(root, option).relative_to(root)
     copies = {source: _mine(source)}
-    optimizer = Path("optimizer", "of", source.name)
-    if source.parts[0] == "model" and (root / optimizer).is_file():
-        copies[optimizer] = _mine(optimizer)
     for target in copies.values():
         if (folder / target).exists():
             raise UserError(f"`{folder / target}` exists already: remove it, or name another folder.")

@@ -87,9 +87,6 @@ def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return _clean(str(error))
-    if group == "optimizer/of" or option.startswith("of/"):
-        model = option.removeprefix("of/")
-        return f"`model={model}` names no optimizer (optimizer/of/{model}.yaml): choose one, such as optimizer=sgd."
     # Of several options at once, callbacks=[default,ema], Hydra does not say what there is.
     options = [name for name in error.options or list_options(group) if not name.startswith("_")]
     plugin = " Others are plugins, to be installed (optuna: `bnn-lightning[sweep]`)." if "hydra/" in group else ""

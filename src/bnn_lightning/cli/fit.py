@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,17 +37,11 @@ from bnn_lightning.cli.checks_distill import check_distiller, check_turns
 from bnn_lightning.cli.compute import compute_line
 from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.errors import UserError, listed
-from bnn_lightning.cli.launch import (
-    config_folders,
-    is_sweep,
-    pass_to_workers,
-    refuse_missing_recipe,
-    refuse_multi_node_sweep,
-)
+from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
-from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -127,7 +121,7 @@ def prepare(config: DictConfig) -> Run:
     """
     settings = read_settings(RunSettings, config)
     _check_trust(settings)
-    _check_recipe(config)
+    announce_recipe(config)
     plain = _resolve(config)
     check_sections(plain, trust=settings.trust)
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
@@ -204,54 +198,6 @@ def _check_trust(settings: RunSettings) -> None:
     overrides = HydraConfig.get().overrides.task
     if not any(override.lstrip("+").startswith("trust=") for override in overrides):
         raise UserError(f"`trust` is taken from the command line only: give trust=[{','.join(settings.trust)}] there.")
-
-
-def _check_recipe(config: DictConfig) -> None:
-    """Say which recipe is used; a recipe that was asked for must exist (Hydra passes over optional options)."""
-    if not HydraConfig.initialized():
-        return
-    refuse_missing_recipe()
-    recipe, folders = HydraConfig.get().runtime.choices.get("recipe"), config_folders()
-    if recipe in list_options("recipe", folders):
-        file = next(
-            path for path in (folder / f"recipe/{recipe}.yaml" for folder in [config_dir(), *folders]) if path.is_file()
-        )
-        node = OmegaConf.to_container(OmegaConf.load(file))
-        _check_recipes_optimizer(config, str(recipe), node, folders)
-        rank_zero_info(f"Recipe {recipe} sets {' '.join(_flat(node)) or 'nothing'}")
-    else:
-        rank_zero_info(
-            f"No recipe for {recipe}: every group says its own; epochs and learning rate are yours to choose."
-        )
-
-
-def _check_recipes_optimizer(config: DictConfig, recipe: str, node: Any, folders: Sequence[Path]) -> None:
-    """Refuse another optimizer than the recipe's with the recipe's settings, such as Adam with SGD's learning rate."""
-    hydra = HydraConfig.get()
-    choice, own = hydra.runtime.choices.get("optimizer"), f"of/{hydra.runtime.choices.get('model')}"
-    wanted = next((f for f in (d / f"optimizer/{own}.yaml" for d in [config_dir(), *folders]) if f.is_file()), None)
-    if wanted is None or choice == own or choice in (OmegaConf.select(OmegaConf.load(wanted), "defaults") or []):
-        return
-    given = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
-    kept = [
-        f"optimizer.{key}={value}"
-        for key, value in (node.get("optimizer") or {}).items()
-        if f"optimizer.{key}" not in given and OmegaConf.select(config, f"optimizer.{key}") == value
-    ]
-    if kept:
-        raise UserError(
-            f"`optimizer={choice}`: the recipe {recipe} sets {' '.join(kept)} for another optimizer. Give "
-            f"{', '.join(text.partition('=')[0] + '=...' for text in kept)}, or leave the recipe out: recipe=none."
-        )
-
-
-def _flat(node: Any, at: str = "") -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key != "_target_":
-                yield from _flat(value, f"{at}.{key}" if at else str(key))
-    else:
-        yield f"{at}={node}"
 
 
 def _objective(settings: RunSettings, scores: dict[str, float]) -> float | None:

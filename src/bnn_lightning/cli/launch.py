@@ -24,6 +24,8 @@ Job = Callable[[DictConfig], float | None]
 RUN_ID = "BNN_RUN_ID"
 # What Lightning's launcher of workers writes into the environment.
 _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
+# Entries of defaults lists that are optional.
+OPTIONAL = ("recipe", "auto_augment@data.auto_augment")
 # Overrides of the sweep itself, which a worker's single job must not see.
 _SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
@@ -142,21 +144,24 @@ def config_folders() -> list[Path]:
     return [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
 
 
-def refuse_missing_recipe() -> None:
-    """Refuse a recipe that was asked for and does not exist: Hydra passes over optional options.
+def refuse_missing_options() -> None:
+    """Refuse options that were asked for and do not exist, where Hydra passes over them: optional ones.
 
     Raises:
-        UserError: Names the recipes that there are.
+        UserError: Names the options that there are.
     """
     if not HydraConfig.initialized():
         return
     hydra_config = HydraConfig.get()
-    recipe = hydra_config.runtime.choices.get("recipe")
-    if recipe is None or not any(override.startswith("recipe=") for override in hydra_config.overrides.task):
-        return
-    known = list_options("recipe", config_folders())
-    if recipe not in known:
-        raise UserError(f"`recipe={recipe}`: no such option.{did_you_mean(recipe, known)} There are: {listed(known)}.")
+    for key in OPTIONAL:
+        choice = hydra_config.runtime.choices.get(key)
+        if choice is None or not any(override.startswith(f"{key}=") for override in hydra_config.overrides.task):
+            continue
+        known = sorted({*list_options(key.partition("@")[0], config_folders()), "none"})
+        if choice not in known:
+            raise UserError(
+                f"`{key}={choice}`: no such option.{did_you_mean(choice, known)} There are: {', '.join(known)}."
+            )
 
 
 def _refuse(arguments: Sequence[str]) -> None:
@@ -170,6 +175,13 @@ def _refuse(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, _, value = argument.partition("=")
         group = key.partition("@")[0]
+        if key.startswith("model@"):
+            raise UserError(
+                f"`{argument}`: a model names the optimizer of the training, so it stands at `model` alone. A network "
+                "of ours as teacher is teacher@distill.teacher=model distill.teacher.network.name=resnet20."
+            )
+        if key == "~recipe":
+            raise UserError("`~recipe` would leave its options: recipe=none leaves all of a recipe out.")
         options = list_options(group) if value else []
         if value == "null" and options:
             none = f" or {key}=none" if "none" in options else ""

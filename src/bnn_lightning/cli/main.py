@@ -29,7 +29,7 @@ HELP = """bnn: binary neural networks.
 {verbs}
 
     bnn train                                           the embedded digits, in about a minute
-    bnn train model=vgg_small data=cifar10 distill=skd
+    bnn train model=vgg_small data=cifar10              the published recipe of the pair, with its distillation
     bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
     bnn profile model=resnet20 data=cifar10
 """

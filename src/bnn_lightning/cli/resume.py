@@ -25,7 +25,7 @@ from bnn_lightning.models.checkpoints import load_published
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
 LAST = Path("checkpoints") / "last.ckpt"
 # What may differ between a run and its continuation without a word: places, and how the work is shown.
-_MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective")
+_MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective", "published")
 # Of the trainer: places, how the work is shown, and when it stops or is scored.
 _TRAINER_MAY_DIFFER = (
     *("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "plugins", "use_distributed_sampler"),

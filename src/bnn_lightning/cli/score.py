@@ -17,7 +17,7 @@ from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.launch import refuse_missing_recipe
+from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
@@ -82,7 +82,7 @@ def score(config: DictConfig) -> Score:
         UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
     """
     settings = read_settings(EvaluateSettings, config)
-    refuse_missing_recipe()
+    refuse_missing_options()
     silence()
     plain = {key: plain_values(config[key]) for key in ("trainer", "paths")}
     if settings.packed is not None:

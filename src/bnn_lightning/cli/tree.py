@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from bnn_lightning.cli import published
+
 PACKAGE = "bnn_lightning.conf"
+# Whoever finds the tree can compose it, in a notebook as well: its defaults lists use this resolver.
+published.register()
 
 
 def config_path() -> str:

@@ -89,8 +89,14 @@ class GapEnsemble(Distiller):
         return len(self.assistants) > 1
 
     def prepare(self, backbone: nn.Module) -> None:
+        missing = []
         for teacher in filter(None, (self.main, *self.assistants.values())):
-            teacher.load(num_classes=self.num_classes, **sizes_of(backbone))
+            try:
+                teacher.load(num_classes=self.num_classes, **sizes_of(backbone))
+            except FileNotFoundError as error:
+                missing.append(error)
+        if missing:  # all that is to be fetched is said at once
+            raise FileNotFoundError("\n".join(map(str, missing))) from missing[0]
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}

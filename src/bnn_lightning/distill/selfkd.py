@@ -125,6 +125,10 @@ class SelfKD(Distiller):
     def records(self) -> bool:
         return "feature" in self.weights or ("cluster" in self.weights and self.cluster_on == "penultimate")
 
+    def prepare(self, backbone: nn.Module) -> None:
+        with self.watch(backbone):  # refuses a network without binary layers, or without what is to be recorded
+            pass
+
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
         penultimate = "cluster" in self.weights and self.cluster_on == "penultimate"
         stream = "feature" in self.weights

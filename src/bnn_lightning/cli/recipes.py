@@ -1,0 +1,107 @@
+"""Check the recipe of a run, and say what it takes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_info
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import refuse_missing_options
+from bnn_lightning.cli.published import Recipe, options_of, own_optimizer, published_facts, read_recipe
+
+# Groups that are mounted elsewhere than under their own name.
+MOUNTED = {"auto_augment": "auto_augment@data.auto_augment"}
+
+
+def announce_recipe(config: DictConfig) -> None:
+    """Say which recipe a run takes, what it reaches in the paper, and how to leave its distillation out.
+
+    Args:
+        config: As composed by Hydra from `train.yaml`.
+
+    Raises:
+        UserError: A recipe that was asked for and does not exist, or settings for another optimizer.
+    """
+    if not HydraConfig.initialized():
+        return
+    refuse_missing_options()
+    name = str(HydraConfig.get().runtime.choices.get("recipe"))
+    recipe = read_recipe(name)
+    if recipe is None:
+        rank_zero_info(f"No recipe for {name}: every group says its own; epochs and learning rate are yours to choose.")
+        return
+    _check_optimizer(config, name, recipe)
+    for line in recipe_lines(name, recipe, config, HydraConfig.get().runtime.choices):
+        rank_zero_info(line)
+
+
+def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to say of a recipe, a line each.
+
+    Args:
+        name: Option of the group `recipe`.
+        recipe: Its content.
+        config: The whole configuration.
+        choices: By group, the option that the run takes.
+    """
+    facts = recipe.get("published") or {}
+    options = [(MOUNTED.get(group, group), option) for group, option in options_of(facts)]
+    taken = [f"{group}={option}" for group, option in options if choices.get(group) == option]
+    passed_over = [f"{group}={option}" for group, option in options if choices.get(group) != option]
+    settings = _flat({key: value for key, value in recipe.items() if key != "published"})
+    sets = " ".join([*taken, *settings]) or "nothing"
+    without = f"; without its {' '.join(passed_over)}" if passed_over else ""
+    yield f"Recipe {name}{_accuracy(facts)} sets {sets}{without}"
+    if any(group == "distill" for group, _ in options) and choices.get("distill") != "none":
+        yield "Without distillation, with labels alone: distill=none. Without any of the recipe: recipe=none."
+    sizes = {f"model.{key}": value for key, value in (facts.get("model") or {}).items()}
+    other = [f"{key}={OmegaConf.select(config, key)}" for key in sizes if OmegaConf.select(config, key) != sizes[key]]
+    if other:
+        published = " ".join(f"{key}={value}" for key, value in sizes.items())
+        yield f"The published network has {published}. A recipe leaves the size as it is: {' '.join(other)}."
+    if facts.get("next"):
+        yield f"This is not the last stage. The next one: {_next_command(facts['next'], choices)}"
+
+
+def _accuracy(facts: Recipe) -> str:
+    if "top1" not in facts:
+        return ""
+    reached = "no accuracy is published" if facts["top1"] is None else f"published: {facts['top1']} % top-1"
+    note = f"; {facts['note']}" if facts.get("note") else ""
+    return f" ({reached}{note})"
+
+
+def _next_command(recipe: str, choices: Mapping[str, Any]) -> str:
+    needs = published_facts(recipe).get("needs") or ["init_from"]
+    words = [f"model={choices.get('model')}", f"data={choices.get('data')}", f"recipe={recipe}"]
+    return " ".join(["bnn train", *words, *(f"{key}=<this run's folder>" for key in needs)])
+
+
+def _check_optimizer(config: DictConfig, name: str, recipe: Recipe) -> None:
+    """Refuse another optimizer than the recipe's with the recipe's settings, such as Adam with SGD's learning rate."""
+    hydra = HydraConfig.get()
+    choice = hydra.runtime.choices.get("optimizer")
+    if choice == own_optimizer(str(hydra.runtime.choices.get("model"))):
+        return
+    given = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    kept = [
+        f"optimizer.{key}={value}"
+        for key, value in (recipe.get("optimizer") or {}).items()
+        if f"optimizer.{key}" not in given and OmegaConf.select(config, f"optimizer.{key}") == value
+    ]
+    if kept:
+        raise UserError(
+            f"`optimizer={choice}`: the recipe {name} sets {' '.join(kept)} for another optimizer. Give "
+            f"{', '.join(text.partition('=')[0] + '=...' for text in kept)}, or leave the recipe out: recipe=none."
+        )
+
+
+def _flat(node: Any, at: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key != "_target_":
+                yield from _flat(value, f"{at}.{key}" if at else str(key))
+    else:
+        yield f"{at}={node}"
