@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 from bnn_lightning.binarizers import factory
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
+from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -142,7 +143,7 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
     Raises:
         UserError: See `build`.
     """
-    return build(datamodule_node(config), at="data", trust=trust)  # type: ignore[no-any-return]
+    return adapt(build(datamodule_node(config), at="data", trust=trust))
 
 
 def datamodule_node(config: Node) -> Node:

@@ -104,7 +104,8 @@ def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Lite
     try:
         if stage == "fit" and hasattr(datamodule, "local_batch_size"):
             datamodule.local_batch_size()
-        if trainer.local_rank == 0:  # the others wait for it when Lightning prepares the data
+        first = trainer.local_rank if datamodule.prepare_data_per_node else trainer.global_rank
+        if first == 0:  # the others wait for it when Lightning prepares the data
             datamodule.prepare_data()
             datamodule.setup(stage)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
