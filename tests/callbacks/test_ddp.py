@@ -39,3 +39,16 @@ def test_signal_to_one_rank(tmp_path: Path) -> None:
     assert process.returncode == 143, process.stderr
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
     assert not (tmp_path / "final.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("hook", "steps"),
+    [("on_train_batch_end", 5), pytest.param("on_validation_end", 3, marks=pytest.mark.slow)],
+)
+def test_a_callback_that_stops_one_rank_stops_all(hook: str, steps: int, tmp_path: Path) -> None:
+    """Set after step 2 of 5; the ranks meet at the end of the epoch, or of the validation."""
+    validation = {"val_check_interval": 3} if hook == "on_validation_end" else {}
+    process = run_on_two(tmp_path, epochs=2, stop_at=[1, 2, hook], every_n_steps=1, **validation)
+    assert process.returncode == 0, process.stderr
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == steps
+    assert (tmp_path / "final.ckpt").exists()

@@ -78,6 +78,26 @@ class SignalRank(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+class StopRank(Callback):
+    """Stops the training on one rank alone, as a callback with a clock or a value of its own does."""
+
+    def __init__(self, rank: int, step: int, hook: str) -> None:
+        self.rank, self.step, self.hook = rank, step, hook
+
+    def _stop(self, trainer: Trainer, hook: str) -> None:
+        if (trainer.global_rank, hook) == (self.rank, self.hook) and trainer.global_step >= self.step:
+            trainer.should_stop = True
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._stop(trainer, "on_train_batch_end")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer, "on_validation_end")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer, "on_train_epoch_end")
+
+
 class EvalNorm(Callback):
     """Keeps batch normalisation in evaluation, so that a batch may be cut into parts."""
 
@@ -147,6 +167,7 @@ def small_run(
     comparable: bool = False,
     kill_at: int | None = None,
     signal_at: tuple[int, int] | None = None,
+    stop_at: tuple[int, int, str] | None = None,
     **trainer_options: Any,
 ) -> Trainer:
     """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it.
@@ -187,6 +208,8 @@ def small_run(
         before.append(Kill(kill_at))
     if signal_at is not None:
         before.append(SignalRank(*signal_at))
+    if stop_at is not None:
+        before.append(StopRank(*stop_at))
     trainer = Trainer(
         **{
             "max_epochs": epochs,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer, callbacks
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -223,3 +223,73 @@ def test_no_teacher_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(task.distiller, name, lambda *args: pytest.fail("the distiller was asked"))
     fit(task, limit_train_batches=0)
     task.trainer.validate(task, datamodule=DigitsDataModule(batch_size=256, image_size=8), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rates"),
+    [
+        (partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1), [0.1, 0.1, 0.01]),
+        (partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), [0.1, 0.05, 0.025]),
+        (torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, None),  # `T_0` is missing
+        (partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, epochs=3), "one cycle"),
+        (lambda optimizer: {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)}, [0.1, 0.01, 0.001]),
+    ],
+)
+def test_schedulers_of_torch(scheduler: Any, rates: Any) -> None:
+    recorder = Recorder()
+    task = tiny_task(schedule=scheduler)
+    if rates is None:
+        with pytest.raises(TypeError, match="T_0"):
+            fit(task)
+        return
+    fit(task, max_epochs=3, callbacks=[recorder], limit_val_batches=0)
+    if rates == "one cycle":  # stepped at each of 3 x 5 optimizer steps: the highest rate is at 30 % of them
+        assert recorder.rates[4] == pytest.approx(max(recorder.rates), rel=0.1)
+        assert recorder.rates[-1] < recorder.rates[0]
+    else:
+        assert recorder.rates == pytest.approx([rate for rate in rates for _ in range(5)])
+
+
+def test_a_scheduler_that_watches_a_metric_must_name_it() -> None:
+    with pytest.raises(ValueError, match=r'ReduceLROnPlateau watches a metric.*"monitor"'):
+        fit(tiny_task(schedule=torch.optim.lr_scheduler.ReduceLROnPlateau))
+
+    def named(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "val/loss"}
+
+    fit(tiny_task(schedule=named), DigitsDataModule(batch_size=256, image_size=8, val_fraction=0.1))
+
+
+@pytest.mark.parametrize("finder", [callbacks.LearningRateFinder, callbacks.BatchSizeFinder])
+def test_tuners_of_lightning_are_refused_with_the_reason(finder: Any) -> None:
+    with pytest.raises(ValueError, match=f"{finder.__name__} of Lightning's Tuner is refused: it (sets|changes)"):
+        fit(tiny_task(), callbacks=[finder()])
+
+
+def test_a_task_from_a_checkpoint_and_the_parts_that_python_gives(tmp_path: Path) -> None:
+    trainer = small_run(tmp_path, epochs=1)  # with self-distillation, whose state the new task does without
+    shape = {"num_classes": 10, "in_channels": 1, "image_size": 8, "width": 32}
+    backbone = create_backbone("mlp", **shape)
+    task = ClassificationTask.load_from_checkpoint(tmp_path / "final.ckpt", backbone=backbone, optimizer=SGD)
+    assert task.num_classes == 10
+    trained = trainer.lightning_module.state_dict()
+    for name, tensor in task.backbone.state_dict().items():
+        assert torch.equal(tensor, trained[f"backbone.{name}"]), name
+    other = create_backbone("mlp", **{**shape, "width": 16})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "final.ckpt", backbone=other, optimizer=SGD)
+    with pytest.raises(TypeError, match=r"`backbone=` and `optimizer=`.*bnn_lightning\.load_task\("):
+        ClassificationTask.load_from_checkpoint(tmp_path / "final.ckpt")
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.2])
+def test_predict_gives_the_logits_of_every_test_image(val_fraction: float) -> None:
+    task, data = tiny_task(), DigitsDataModule(batch_size=100, image_size=8, val_fraction=val_fraction)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    logits = torch.cat(trainer.predict(task, datamodule=data))  # type: ignore[arg-type]
+    data.setup("test")
+    images = torch.cat([images for images, _ in data.batches(data.test_dataloader())])
+    assert logits.shape == (360, 10)
+    assert torch.allclose(logits, task(images))
+    loader = torch.utils.data.DataLoader(images, batch_size=90)  # images without labels
+    assert torch.allclose(torch.cat(trainer.predict(task, loader)), logits)  # type: ignore[arg-type]

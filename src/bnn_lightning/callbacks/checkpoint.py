@@ -71,7 +71,8 @@ class LastCheckpoint(OneFile):
     training after the running step; pressed again, at once, and the file of the last regular save stays. Where
     `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it; a
     validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
-    stopping with `val_check_interval`) counts as ended.
+    stopping with `val_check_interval`) counts as ended. With several ranks, a callback that sets `should_stop` on one
+    of them stops all, after 16 steps at most.
 
     Args:
         dirpath: Folder; None takes Lightning's choice.
@@ -126,11 +127,13 @@ class LastCheckpoint(OneFile):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # Gradients that are accumulated so far are not in a checkpoint: who stops the training waits for the step; and
+        # for the other ranks, which would wait for this one in their next step.
+        self._held, trainer.should_stop = self._held or trainer.should_stop, False
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
-            # Gradients that are accumulated so far are not in a checkpoint: who stops the training waits for the step.
-            self._held, trainer.should_stop = self._held or trainer.should_stop, False
             return
-        self._held, trainer.should_stop = False, self._held or trainer.should_stop
+        if self._do_ranks_meet(trainer, batch_idx):
+            trainer.should_stop, self._held = any_rank(trainer, self._held), False
         cut = is_limit_reached(trainer)
         stepped = trainer.global_step % self.steps == 0 if self.steps else False
         self._due = self._due or cut or stepped or self._is_late(trainer, batch_idx)
@@ -138,7 +141,11 @@ class LastCheckpoint(OneFile):
             self.save(trainer)
             self._stopping, self._cut = self.stop.agreed(pl_module.device), cut
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = any_rank(trainer, trainer.should_stop)  # set by a callback that watches a metric
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = any_rank(trainer, trainer.should_stop)
         self._stopping = self.stop.agreed(pl_module.device)
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
@@ -164,7 +171,13 @@ class LastCheckpoint(OneFile):
         if (batch_idx + 1) // trainer.accumulate_grad_batches % RANKS_AGREE_EVERY:
             return False
         stopping = self.stop.agreed(trainer.strategy.root_device)
-        return stopping or trainer.strategy.reduce_boolean_decision(late, all=False)
+        return stopping or any_rank(trainer, late)
+
+    @staticmethod
+    def _do_ranks_meet(trainer: Trainer, batch_idx: int) -> bool:
+        """Whether the ranks agree after this step on whether to stop: always where there is one."""
+        step = (batch_idx + 1) // trainer.accumulate_grad_batches
+        return trainer.world_size == 1 or trainer.is_last_batch or step % RANKS_AGREE_EVERY == 0
 
     @staticmethod
     def _is_validation_next(trainer: Trainer, batch_idx: int) -> bool:
@@ -174,6 +187,11 @@ class LastCheckpoint(OneFile):
             return False
         time = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
         return (time + 1) % every == 0
+
+
+def any_rank(trainer: Trainer, decision: bool) -> bool:
+    """Whether any rank has decided so; to be called on all of them."""
+    return decision if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(decision, all=False)
 
 
 def is_limit_reached(trainer: Trainer) -> bool:

@@ -19,6 +19,7 @@ from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.tasks.tuners import why_refused
 
 Node = Mapping[str, Any]
 
@@ -32,6 +33,10 @@ ALLOWED_CLASSES = {
     "torch.optim": (
         *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam"),
         *("RMSprop", "Rprop", "SGD"),
+    ),
+    "torch.optim.lr_scheduler": (
+        *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
+        *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
     ),
     "torchvision.transforms.v2": ("RandAugment", "RandomErasing", "TrivialAugmentWide"),
     "pytorch_lightning": ("Trainer",),
@@ -95,6 +100,8 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     Raises:
         UserError: It is not allowed, or does not exist.
     """
+    if (reason := why_refused(target)) is not None:
+        raise UserError(f"`{at}._target_`: {reason}")
     package = target.partition(".")[0] if isinstance(target, str) else ""
     if package == PACKAGE:
         _check_own(target, at)

@@ -24,6 +24,7 @@ from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.tasks.scheduler import make_scheduler
 
 Node = Mapping[str, Any]
 
@@ -230,7 +231,7 @@ def check_annealing(task: ClassificationTask, callbacks: Sequence[Callback]) -> 
     if binarizer is not None and not any(isinstance(callback, AnnealProgress) for callback in callbacks):
         raise UserError(
             f"`callbacks`: the network's {type(binarizer).__name__} follows the training, and there is no "
-            "AnnealProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
+            "AnnealProgress: leave `callbacks.anneal` as it is."
         )
 
 
@@ -278,7 +279,7 @@ def check_optimization(task: ClassificationTask) -> None:
         optimizer = task.optimizer(groups)
         section = "schedule"
         if task.schedule is not None:
-            task.schedule(optimizer, steps_per_epoch=1)
+            make_scheduler(task.schedule, optimizer, steps_per_epoch=1)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"`{section}`: {error}") from error
 

@@ -33,6 +33,7 @@ from bnn_lightning.cli.checks import (
     damaged_files,
     relaxed,
 )
+from bnn_lightning.cli.checks_callbacks import check_needed
 from bnn_lightning.cli.checks_distill import check_distiller, check_turns
 from bnn_lightning.cli.compute import compute_line
 from bnn_lightning.cli.count import profile_config
@@ -124,6 +125,7 @@ def prepare(config: DictConfig) -> Run:
     announce_recipe(config)
     plain = _resolve(config)
     check_sections(plain, trust=settings.trust)
+    check_needed(plain.get("callbacks"))
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
     check_trainer(plain["trainer"], settings.matmul_precision)
     silence()

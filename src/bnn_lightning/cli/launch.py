@@ -166,7 +166,10 @@ def refuse_missing_options() -> None:
 
 def _refuse(arguments: Sequence[str]) -> None:
     """Refuse what Hydra answers with a traceback, or does not understand as we do."""
-    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    parsed, unknown = get_args_parser().parse_known_args(list(arguments))
+    if unknown:
+        key, _, value = unknown[0].lstrip("-").partition("=")
+        raise UserError(f"`{unknown[0]}`: keys have no dashes, as in `{key}={value or '...'}`; --help lists them.")
     if parsed.multirun and parsed.cfg:
         raise UserError(
             "-m with --cfg: a sweep is many jobs, and --cfg shows the configuration of one. Leave -m out, and give "
@@ -174,6 +177,8 @@ def _refuse(arguments: Sequence[str]) -> None:
         )
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if value.startswith("[") and value.count("[") > value.count("]"):
+            raise UserError(f"`{argument}`: a list is one word, without spaces or in quotes, as in '{key}=[a,b]'.")
         group = key.partition("@")[0]
         if key.startswith("model@"):
             raise UserError(
@@ -184,8 +189,10 @@ def _refuse(arguments: Sequence[str]) -> None:
             raise UserError("`~recipe` would leave its options: recipe=none leaves all of a recipe out.")
         options = list_options(group) if value else []
         if value == "null" and options:
-            none = f" or {key}=none" if "none" in options else ""
-            raise UserError(f"`{argument}`: leave the option out, take it away ('~{key}'){none}.")
+            remedy = f"take {key}=none" if "none" in options else f"leave the option out, or take it away ('~{key}')"
+            raise UserError(f"`{argument}`: {remedy}.")
+        if value.startswith("{") and options:
+            raise UserError(f"`{argument}`: `{group}` takes the name of an option: {listed(options)}.")
         for name in (part.strip() for part in value.strip("[]").split(",") if options):
             if name.startswith("_"):
                 raise UserError(

@@ -113,6 +113,10 @@ class ImageDataModule(LightningDataModule):
     def has_val(self) -> bool:
         return self.val_fraction > 0
 
+    def predict_dataloader(self) -> Any:
+        """Return the loader of the test set, for `trainer.predict`."""
+        return self.test_dataloader()
+
     def _fact(self, name: str, value: int | None, valid: tuple[int, ...]) -> int:
         if value is not None and value not in valid:
             known = valid[0] if len(valid) == 1 else f"one of {list(valid)}"

@@ -235,7 +235,7 @@ class DecodedDataModule(ImageDataModule):
             source = self.source("train")
             self._indices["train"], self._indices["val"] = self._split_training(source.labels)
             self._sets["train"] = self._batches(source, self._indices["train"])
-        if (stage == "test" or not self.has_val) and "test" not in self._sets:
+        if (stage in ("test", "predict") or not self.has_val) and "test" not in self._sets:
             source = self.source("val")
             self._indices["test"] = torch.arange(len(source.labels))
             self._sets["test"] = self._batches(source, self._indices["test"])

@@ -90,7 +90,7 @@ class ResidentDataModule(ImageDataModule):
             self._indices["train"], self._indices["val"] = self._split_training(labels)
             self._images["train"] = self.augment.pad(images).contiguous() if self.augment else images.contiguous()
             self._labels["train"] = labels
-        if (stage == "test" or not self.has_val) and "test" not in self._images:
+        if (stage in ("test", "predict") or not self.has_val) and "test" not in self._images:
             images, labels = self.read(train=False)
             self._images["test"], self._labels["test"] = images.contiguous(), labels
             self._indices["test"] = torch.arange(len(labels))

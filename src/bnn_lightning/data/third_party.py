@@ -134,8 +134,8 @@ def _watch_training(datamodule: LightningDataModule) -> None:
     def check(loader: DataLoader[Any], num_ranks: int) -> None:
         if isinstance(loader.dataset, IterableDataset):
             rank_zero_warn(
-                f"`data`: {type(loader.dataset).__name__} is an IterableDataset, which Lightning does not share between "
-                f"the {num_ranks} ranks: each trains on what its `__iter__` yields there. Let it skip by rank "
+                f"`data`: {type(loader.dataset).__name__} is an IterableDataset, which Lightning does not share "
+                f"between the {num_ranks} ranks: each trains on what its `__iter__` yields there. Let it skip by rank "
                 "(torch.distributed.get_rank())."
             )
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from pytorch_lightning import LightningModule
@@ -19,8 +20,10 @@ from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
+from bnn_lightning.tasks.scheduler import make_scheduler
 from bnn_lightning.tasks.sharding import shard
 from bnn_lightning.tasks.steps import steps_per_epoch
+from bnn_lightning.tasks.tuners import refuse_tuners
 
 ParamGroups = Callable[[nn.Module], list[dict[str, Any]]]
 
@@ -42,7 +45,8 @@ class ClassificationTask(LightningModule):
         num_classes: Width of the logits.
         optimizer: Called with the parameter groups.
         param_groups: Called with the task; returns parameter groups. None means one group of everything trainable.
-        schedule: Called with the optimizer and `steps_per_epoch`; returns what Lightning takes as `lr_scheduler`.
+        schedule: Learning-rate scheduler. Called with the optimizer, and with `steps_per_epoch` where it takes that;
+            returns a scheduler of torch (`partial(StepLR, step_size=10)`), or what Lightning takes as `lr_scheduler`.
         distiller: Named losses and their weights; None means cross-entropy with the labels.
         label_smoothing: Of that cross-entropy; a distiller that is given has its own.
         compile: Compile the backbone, in place: the names in checkpoints stay.
@@ -114,6 +118,9 @@ class ClassificationTask(LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)  # type: ignore[no-any-return]
 
+    def setup(self, stage: str) -> None:
+        refuse_tuners(self.trainer.callbacks)  # type: ignore[attr-defined]
+
     def configure_model(self) -> None:
         # Set by `FullyShardedStrategy`, which needs this hook; nothing otherwise.
         if self.device_mesh is not None:
@@ -123,8 +130,8 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizer(self.param_groups(self))
         if self.schedule is None:
             return optimizer
-        schedule = self.schedule(optimizer, steps_per_epoch=steps_per_epoch(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        scheduler = make_scheduler(self.schedule, optimizer, steps_per_epoch=steps_per_epoch(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # Training
 
@@ -206,6 +213,10 @@ class ClassificationTask(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the logits (N, num_classes) of a batch: images, or images with labels."""
+        return self(batch if isinstance(batch, Tensor) else batch[0])  # type: ignore[no-any-return]
+
     def on_validation_start(self) -> None:
         if self._seconds is not None:
             self._seconds += time.perf_counter() - self._clock
@@ -220,6 +231,9 @@ class ClassificationTask(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
+    def on_predict_epoch_start(self) -> None:
+        share_buffers(self)
+
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation(self.eval_prefix)
 
@@ -232,6 +246,42 @@ class ClassificationTask(LightningModule):
         self.eval_means.reset()
 
     # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, strict: bool = True, **arguments: Any
+    ) -> Self:
+        """Rebuild a task with a checkpoint's weights from the parts that Python gives.
+
+        Args:
+            checkpoint_path: A checkpoint of this task.
+            map_location: As in `torch.load`.
+            strict: As in `load_state_dict`. The state of a distiller is left out where none is given.
+            **arguments: Those of the class; `num_classes` may be left out if the backbone or the checkpoint says it.
+
+        Raises:
+            TypeError: `backbone` or `optimizer` is missing. `bnn_lightning.load_task(path)` needs neither: it builds
+                them from the configuration that `bnn train` writes into its checkpoints.
+        """
+        missing = [name for name in ("backbone", "optimizer") if name not in arguments]
+        if missing:
+            raise TypeError(
+                f"{cls.__name__}.load_from_checkpoint needs {' and '.join(f'`{name}=`' for name in missing)}, as a "
+                f"checkpoint holds weights. bnn_lightning.load_task({str(checkpoint_path)!r}) needs neither for a "
+                "checkpoint of `bnn train`."
+            )
+        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        config = checkpoint.get("bnn_lightning_config", {}).get("task", {})
+        known = getattr(arguments["backbone"], "num_classes", None) or config.get("num_classes")
+        task = cls(**{"num_classes": known, **arguments} if known else arguments)
+        state = checkpoint["state_dict"]
+        if arguments.get("distiller") is None:
+            state = {
+                name: value for name, value in state.items() if not name.startswith(("distiller.", "train_means."))
+            }
+            state |= {n: v for n, v in task.state_dict().items() if n.startswith("train_means.")}
+        task.load_state_dict(state, strict=strict)
+        return task
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.sync()

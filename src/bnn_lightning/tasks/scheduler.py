@@ -1,0 +1,51 @@
+"""Learning-rate schedulers: ours, torch's, and functions of the user's."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+# torch's documentation: to be stepped after every batch.
+_PER_STEP = (CyclicLR, OneCycleLR)
+
+
+def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_per_epoch: int) -> Any:
+    """Return what Lightning takes as `lr_scheduler`.
+
+    Args:
+        schedule: Called with the optimizer, and with `steps_per_epoch` where its signature has it. A scheduler of torch
+            is stepped once an epoch (`OneCycleLR` and `CyclicLR` once an optimizer step); a dictionary is passed on.
+        optimizer: The optimizer whose learning rate is scheduled.
+        steps_per_epoch: Optimizer steps in an epoch.
+
+    Raises:
+        ValueError: `ReduceLROnPlateau` without the metric that it watches.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> step = partial(torch.optim.lr_scheduler.StepLR, step_size=10)
+        >>> make_scheduler(step, optimizer, steps_per_epoch=5)["interval"]
+        'epoch'
+    """
+    options = {"steps_per_epoch": steps_per_epoch} if _takes_steps(schedule) else {}
+    scheduler = schedule(optimizer, **options)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(
+            "ReduceLROnPlateau watches a metric, which it does not name by itself: give a function that returns "
+            '{"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/loss"}, with data.val_fraction > 0.'
+        )
+    if isinstance(scheduler, LRScheduler):
+        return {"scheduler": scheduler, "interval": "step" if isinstance(scheduler, _PER_STEP) else "epoch"}
+    return scheduler
+
+
+def _takes_steps(schedule: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(schedule).parameters.values()
+    except ValueError:  # a callable without a signature
+        return False
+    return any(p.name == "steps_per_epoch" or p.kind is p.VAR_KEYWORD for p in parameters)
