@@ -62,7 +62,6 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "callbacks=[default,best] callbacks.best.monitor=test/acc data.val_fraction=0.5": ("test set", "`val/acc`"),
     "callbacks=[default,best] callbacks.best.monitor=test/acc +callbacks.more._target_="
     "pytorch_lightning.callbacks.ModelCheckpoint": ("nothing is chosen on the test set",),
-    "binarizer@model.input_binarizer=ede callbacks=[ema]": ("SignEDE follows the training", "callbacks=[default,...]"),
     "binarizer@model.input_binarizer=ede callbacks.anneal=null": ("there is no AnnealProgress",),
     "data=cifar10 model=resnet20 optimizer=adam": (
         "`optimizer=adam`: the recipe resnet20_cifar10 sets optimizer.lr=0.1",

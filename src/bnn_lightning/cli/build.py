@@ -150,7 +150,8 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
     Raises:
         UserError: See `build`.
     """
-    return adapt(build(datamodule_node(config), at="data", trust=trust))
+    datamodule: LightningDataModule = build(datamodule_node(config), at="data", trust=trust)
+    return adapt(datamodule)
 
 
 def datamodule_node(config: Node) -> Node:

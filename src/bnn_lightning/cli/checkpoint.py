@@ -23,7 +23,8 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
     """Rebuild a task from a checkpoint alone: its network, its distiller and their weights, on the CPU.
 
     Args:
-        path: A checkpoint that `bnn train` wrote.
+        path: A checkpoint that `bnn train` wrote, or a run's folder: its final weights, or the last ones where the run
+            is not over.
         trust: Packages of your own whose classes the checkpoint may name. Its configuration says what is called, so
             that a checkpoint from elsewhere can call only what the rooms of `bnn_lightning` export, and some classes of
             torch and Lightning.
@@ -34,6 +35,7 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
     Raises:
         UserError: No such file, a truncated one, one that is not ours, or one whose tensors or targets do not fit.
     """
+    path = network_file(path)
     checkpoint = read_checkpoint(path)
     read = partial(load_backbone, trust=trust)
     task = build_task(embedded_config(checkpoint, path), trust=trust, read=read)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
+from bnn_lightning.cli.help import describe_keys
 from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
@@ -58,6 +59,8 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
     try:
         with friendly():
             _refuse(arguments)
+            if get_args_parser().parse_known_args(arguments)[0].help:
+                print(describe_keys(config_name), end="")
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]

@@ -32,6 +32,8 @@ HELP = """bnn: binary neural networks.
     bnn train model=vgg_small data=cifar10              the published recipe of the pair, with its distillation
     bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
     bnn profile model=resnet20 data=cifar10
+
+    eval "$(bnn -sc install=bash)"                      completion of verbs, groups, options and keys (zsh, fish)
 """
 
 
@@ -41,13 +43,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The words after `bnn`; None takes those of the process.
     """
-    if argv is not None:
-        sys.argv = [sys.argv[0], *argv]
-    words = sys.argv[1:]
+    given = sys.argv
+    try:
+        sys.argv = [given[0], *(given[1:] if argv is None else argv)]
+        _run(sys.argv[1:])
+    finally:
+        sys.argv = given
+
+
+def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(HELP.format(verbs="\n".join(f"    {verb:<11}{what}" for verb, what in VERBS.items())), end="")
         return
     verb = words[0]
+    if verb in ("-sc", "--shell-completion"):
+        importlib.import_module("bnn_lightning.cli.completion").complete(words[1:], VERBS)
+        return
     if verb in ("--version", "-V"):
         print(f"bnn-lightning {bnn_lightning.__version__}")
         return

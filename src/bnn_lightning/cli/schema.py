@@ -188,6 +188,9 @@ def read_settings(
                 raise UserError(f"`{key}` must be 1 or more, got {value}.")
         if given_values == []:
             raise UserError(f"`{key}` must name at least one number, got [].")
+    seed = getattr(settings, "seed", 0)
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # what NumPy and Lightning take
+        raise UserError(f"`seed` must lie between 0 and {2**32 - 1}, got {seed}.")
     for key, values in (choices or _CHOICES.get(kind, {})).items():
         if getattr(settings, key) not in values:
             one = ", ".join(values[:-1])

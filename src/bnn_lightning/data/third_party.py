@@ -1,7 +1,7 @@
 """Data modules of other packages: exact evaluation on several ranks, and one setup for each stage."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -122,7 +122,7 @@ def _shard(datamodule: LightningDataModule, name: str) -> None:
     def sharded() -> Any:
         shares = _shares(datamodule.trainer)
         loaders = original()
-        return loaders if shares is None else apply_to_collection(loaders, DataLoader, rank_loader, **shares)
+        return loaders if shares is None else apply_to_collection(loaders, DataLoader, partial(rank_loader, **shares))
 
     setattr(datamodule, name, sharded)
 
