@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from bnn_lightning.cli import classify
 from bnn_lightning.cli.checkpoint import load_backbone, load_task
-from bnn_lightning.cli.classify import picture
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.data import Preparation
+from bnn_lightning.data.picture import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.container import read_container
 from bnn_lightning.deploy.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
 
@@ -27,6 +30,7 @@ def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: P
     network, task = load("net.bnn"), load_task(trained.final)
     images = torch.rand(5, network.info.in_channels, 8, 8)
     torch.testing.assert_close(network(images), task.backbone(images).detach(), rtol=1e-4, atol=1e-5)
+    assert network.info.preparation == Preparation(size=(8, 8), channels=3, resize=(8, 8))
     provenance = network.info.provenance
     assert provenance["config"]["model"]["name"] == "mlp"
     assert "root" not in provenance["config"]["data"]
@@ -254,47 +258,67 @@ def test_a_file_that_is_no_packed_network(bnn: Callable[..., Any], workplace: Pa
     assert "is damaged in its first 64 bytes" in done.err
 
 
-def test_what_was_classified_is_kept_where_a_picture_cannot_be_read(
-    trained: Any, bnn: Callable[..., Any], workplace: Path
+@pytest.fixture
+def packed(workplace: Path) -> Path:
+    """A packed network that was never trained, for gray images of 8 pixels, in a border of 1."""
+    info = PackedInfo(
+        "mlp",
+        in_channels=1,
+        image_size=8,
+        class_names=("no", "yes"),
+        preparation=Preparation(size=(8, 8), channels=1, resize=(7, 7), interpolation="bicubic", border=1),
+    )
+    network = create_backbone("mlp", num_classes=2, in_channels=1, image_size=8, width=8, dropout=0.0)
+    save(pack(network.eval()), "net.bnn", info)
+    return workplace / "net.bnn"
+
+
+def test_prediction_prepares_pictures_as_the_file_says(
+    packed: Path, bnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert bnn("export", f"ckpt={trained.final}", "out=net.bnn", "trainer.enable_progress_bar=false").code == 0
-    Path("pictures").mkdir()
-    Image.new("L", (8, 8)).save("pictures/a.png")
+    seen: list[torch.Tensor] = []
+
+    def watched(path: str) -> Any:
+        network = load(path)
+        network.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
+        return network
+
+    monkeypatch.setattr(classify, "read_packed", watched)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("a.png")
+    preparation = load(packed).info.preparation
+    assert preparation is not None
+    for words, resize in (((), (7, 7)), (("resize=1.5",), (9, 9))):
+        assert bnn("predict", "packed=net.bnn", "images=a.png", *words).code == 0
+        expected = prepare_picture(pixels, replace(preparation, resize=resize))
+        assert torch.equal(seen.pop()[0], torch.from_numpy(expected).permute(2, 0, 1))
+    assert bnn("predict", "packed=net.bnn", "images=a.png", "resize=16").code == 0
+
+
+def test_a_file_that_does_not_say_how_pictures_are_prepared(bnn: Callable[..., Any], packed: Path) -> None:
+    network = create_backbone("mlp", num_classes=2, in_channels=1, image_size=8, width=8, dropout=0.0)
+    save(pack(network.eval()), "old.bnn", PackedInfo("mlp", 1, 8))
+    assert "preparation" not in read_container("old.bnn").header["info"]
+    Image.new("L", (8, 8)).save("a.png")
+    done = bnn("predict", "packed=old.bnn", "images=a.png")
+    assert done.code == 2
+    assert all(word in done.err for word in ("old.bnn", "resize=1.0"))
+    assert bnn("predict", "packed=old.bnn", "images=a.png", "resize=1.0").code == 0
+
+
+@pytest.mark.parametrize("on_damaged, code", [("error", 2), ("skip", 0)])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_files_that_are_no_pictures_never_cost_the_rest(
+    on_damaged: str, code: int, batch_size: int, packed: Path, bnn: Callable[..., Any]
+) -> None:
+    Path("pictures/.ipynb_checkpoints").mkdir(parents=True)
+    for name in ("a", "c", "e", ".ipynb_checkpoints/a", "._a"):
+        Image.new("L", (8, 8)).save(f"pictures/{name}.png")
     Path("pictures/b.png").write_bytes(b"no picture")
-    done = bnn("predict", "packed=net.bnn", "images=pictures", "out=out.csv", "batch_size=1")
-    assert done.code == 2
-    assert "`pictures/b.png` is not a picture that can be read" in done.err
-    assert "pictures/a.png,1" in Path("out.csv").read_text(encoding="utf-8")
-
-
-def test_pictures_of_sixteen_bits(workplace: Path) -> None:
-    info = PackedInfo("net", 1, 4)
-    levels = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
-    Image.fromarray(levels).save("eight.png")
-    Image.fromarray(levels.astype(np.uint16) * 257).save("sixteen.png")
-    assert torch.equal(picture(Path("sixteen.png"), info), picture(Path("eight.png"), info))
-    Image.fromarray(levels.astype(np.float32)).save("floats.tiff")
-    with pytest.raises(UserError, match="mode F have no known range"):
-        picture(Path("floats.tiff"), info)
-
-
-def test_a_failed_export_leaves_an_older_file(
-    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(torch.export, "export", refuse)
-    Path("net.pt2").write_text("older")
-    done = bnn("export", f"ckpt={trained.final}", "format=torch", "out=net.pt2", "trainer.enable_progress_bar=false")
-    assert done.code == 2
-    assert [path.name for path in workplace.iterdir()] == ["net.pt2"]
-    assert Path("net.pt2").read_text() == "older"
-
-
-def test_a_float_network_is_not_packed(small: tuple[str, ...], bnn: Callable[..., Any], workplace: Path) -> None:
-    trained = bnn("train", *small, "model.binary=false", "epochs=1", "hydra.run.dir=run")
-    assert trained.code == 0, trained.err
-    done = bnn("export", "ckpt=run/checkpoints/final.ckpt")
-    assert done.code == 2
-    assert "has no binary layer" in done.err
+    Path("pictures/d.tif").write_bytes(b"II*\0")
+    words = ("images=pictures", "out=out.csv", f"on_damaged={on_damaged}", f"batch_size={batch_size}")
+    done = bnn("predict", "packed=net.bnn", *words)
+    assert done.code == code
+    assert all(word in done.err for word in ("pictures/b.png", "pictures/d.tif", "2 of 5"))
+    with Path("out.csv").open(encoding="utf-8") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [f"pictures/{name}.png" for name in "ace"]

@@ -108,10 +108,10 @@ def test_resume_inside_an_epoch(root: Path, num_workers: int) -> None:
 def test_test_images_equal_torchvision(root: Path) -> None:
     data = module(root, image_size=16)
     data.setup("test")
-    reference = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])
+    reference = v2.Compose([v2.Resize(18), v2.CenterCrop(16), v2.PILToTensor()])
     (batch,) = data.test_dataloader()
     paths = sorted((root / "val").rglob("*.JPEG"))
-    expected = torch.stack([reference(v2.functional.pil_to_tensor(Image.open(path))) for path in paths])
+    expected = torch.stack([reference(Image.open(path)) for path in paths])
     assert torch.equal(batch.images, expected)
     assert batch.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
 
@@ -194,7 +194,7 @@ def test_torchcodec_and_pillow_decode_alike(root: Path) -> None:
 
 def test_number_of_classes_comes_from_the_folders(root: Path) -> None:
     assert module(root, num_classes=None).num_classes == 3
-    with pytest.raises(ValueError, match=r"`num_classes` must be the number of folders in .*train`, 3, got 1000"):
+    with pytest.raises(ValueError, match=r"must be the number of folders in .*train`, 3 \(n01440764, .*\), got 1000"):
         module(root, num_classes=1000).setup("fit")
 
 
@@ -225,7 +225,7 @@ def test_an_empty_class_is_named(root: Path, tmp_path: Path) -> None:
     for part in ("train", "val"):
         for wnid in WNIDS:
             (tmp_path / part / wnid).mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=rf"train/{WNIDS[0]}` holds no .jpeg, .jpg, .png file"):
+    with pytest.raises(FileNotFoundError, match=rf"train/{WNIDS[0]}` holds no .*.jpeg, .jpg, .*.png, .* file"):
         module(tmp_path).setup("fit")
 
 
@@ -234,7 +234,7 @@ def test_classes_of_val_must_be_those_of_train(root: Path, tmp_path: Path) -> No
     (tmp_path / "val").mkdir()
     for wnid in (*WNIDS[:2], "n99999999"):
         (tmp_path / "val" / wnid).symlink_to(root / "val" / WNIDS[0])
-    with pytest.raises(ValueError, match=r"must hold the classes of the folder `train` only, got \['n99999999'\]"):
+    with pytest.raises(ValueError, match="lacks n01484850 and has n99999999 besides"):
         module(tmp_path).setup("test")
 
 
@@ -342,9 +342,9 @@ def test_bnexts_evaluation(root: Path) -> None:
     data.setup("test")
     (batch,) = data.test_dataloader()
     mode = v2.InterpolationMode.BICUBIC
-    reference = v2.Compose([v2.Resize(20, interpolation=mode, antialias=True), v2.CenterCrop(19)])
+    reference = v2.Compose([v2.Resize(20, interpolation=mode), v2.CenterCrop(19), v2.PILToTensor()])
     paths = sorted((root / "val").rglob("*.JPEG"))
-    expected = torch.stack([reference(v2.functional.pil_to_tensor(Image.open(path))) for path in paths])
+    expected = torch.stack([reference(Image.open(path)) for path in paths])
     assert torch.equal(batch.images, expected)
 
 

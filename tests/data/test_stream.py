@@ -136,6 +136,8 @@ def test_what_is_missing_is_said(stored: Path, tmp_path: Path) -> None:
         ImageNetStreamDataModule(tmp_path, **OPTIONS).setup("fit")
     with pytest.raises(ValueError, match="`num_classes` must be given before"):
         ImageNetStreamDataModule(tmp_path, num_classes=None)
-    with pytest.raises(ValueError, match=r"`num_classes` must be the number of classes in .*train`, 3, got 1000"):
+    with pytest.raises(
+        ValueError, match=r"`num_classes` must be the number of classes in .*train`, 3 \(n00, n01, n02\), got 1000"
+    ):
         ImageNetStreamDataModule(stored).setup("fit")
     assert ImageNetStreamDataModule(stored, num_classes=None).num_classes == 3

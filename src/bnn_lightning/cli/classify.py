@@ -2,22 +2,22 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import PredictSettings, read_settings
-from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
+from bnn_lightning.data.picture import SUFFIXES, DamagedImageError, prepare_picture
+from bnn_lightning.data.preparation import Preparation
+from bnn_lightning.deploy.runtime import LoadedNetwork
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MOST_RESIZE = 16
 
 
@@ -43,7 +43,8 @@ def classify(config: DictConfig) -> list[Prediction]:
         config: As composed by Hydra from `predict.yaml`.
 
     Raises:
-        UserError: A file that is no packed network or no picture, or a value out of its range.
+        UserError: A file that is no packed network, or a value out of its range; with `on_damaged=error` and once all
+            others are classified, a file that is no picture.
     """
     settings = read_settings(PredictSettings, config)
     _check(settings)
@@ -52,64 +53,81 @@ def classify(config: DictConfig) -> list[Prediction]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     found: list[Prediction] = []
+    damaged: list[str] = []
     try:
-        for prediction in _predictions(network, files, settings):
+        for prediction in _predictions(network, files, settings, damaged):
             found.append(prediction)
             pairs = zip(prediction.classes, prediction.probabilities, strict=True)
             words = "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
             print(f"{prediction.image}  {words}", flush=True)
-    finally:  # what was done is not lost where a picture cannot be read
+    finally:  # what was done is not lost after Ctrl-C
         if settings.out is not None and found:
             _write(Path(settings.out), found)
+    _say_damaged(damaged, len(files), settings.on_damaged)
     return found
 
 
-def picture(path: Path, info: PackedInfo, resize: float = 1.0) -> Tensor:
-    """Read a picture as a network takes it: its middle, as uint8, (C, size, size).
+def _say_damaged(damaged: list[str], number: int, on_damaged: str) -> None:
+    """Count the files that could not be read, and end in an error where that is asked for."""
+    if not damaged:
+        return
+    text = f"{len(damaged)} of {number} files are no pictures that can be read"
+    if on_damaged == "error":
+        raise UserError(f"{text}: {damaged[0]} The others were classified; on_damaged=skip accepts this.")
+    print(f"{text}, and were skipped.", file=sys.stderr, flush=True)
+
+
+def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> Preparation:
+    """Return how the pictures of a packed network are prepared: as its file says.
 
     Args:
-        path: A file that Pillow reads.
-        info: Of the network.
-        resize: The shorter side becomes this many times the network's size before the middle is cut out.
+        network: The network.
+        path: Its file, for messages.
+        resize: What takes the place of the file's: the picture covers this many times the network's size.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file does not say it, and `resize` is not given; or the network takes no pictures.
     """
+    info = network.info
     if info.in_channels not in (1, 3):
         raise UserError(f"Pictures have 1 or 3 channels, and the network takes {info.in_channels}.")
+    known = info.preparation
+    if known is None and resize is None:
+        raise UserError(
+            f"`{path}` does not say how pictures are prepared for its network: it was written by an older version, or "
+            "for data that do not say it. Export it again; or give resize=1.0 if the network was trained on the middle "
+            "of pictures whose shorter side is its own size, resize=1.14 if it is 1.14 times that."
+        )
+    if known is None:
+        known = Preparation(size=info.shape[1:], channels=info.in_channels, resize=info.shape[1:])
+    if resize is None:
+        return known
+    height, width = known.inner
     try:
-        with Image.open(path) as file:
-            image = _eight_bits(file).convert("L" if info.in_channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"`{path}` is not a picture that can be read: {error}") from error
-    size = info.image_size
-    scale = round(size * resize) / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.array(image.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1)
+        return replace(known, resize=(round(height * resize), round(width * resize)))
+    except ValueError as error:
+        raise UserError(f"`resize={resize}`: {error}") from error
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a picture with 8 bits a channel; Pillow would cut the values of others off at 255."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels in Pillow's mode {image.mode} have no known range: save it with 8 or 16 bits")
-    return image
-
-
-def _predictions(network: LoadedNetwork, files: list[Path], settings: PredictSettings) -> Iterator[Prediction]:
-    names = network.info.class_names
+def _predictions(
+    network: LoadedNetwork, files: list[Path], settings: PredictSettings, damaged: list[str]
+) -> Iterator[Prediction]:
+    """Classify files in batches; `damaged` takes what is to be said of those that are no pictures."""
+    names, preparation = network.info.class_names, prepared(network, settings.packed, settings.resize)
     for start in range(0, len(files), settings.batch_size):
-        batch = files[start : start + settings.batch_size]
-        images = torch.stack([picture(file, network.info, settings.resize or 1.0) for file in batch])
+        images: dict[Path, Tensor] = {}
+        for file in files[start : start + settings.batch_size]:
+            try:
+                images[file] = torch.from_numpy(prepare_picture(file, preparation)).permute(2, 0, 1)
+            except (DamagedImageError, OSError) as error:
+                damaged.append(str(error))
+                print(f"not classified: {error}", file=sys.stderr, flush=True)
+        if not images:
+            continue
         with torch.inference_mode():
-            shares = network(images).softmax(1)
+            shares = network(torch.stack(list(images.values()))).softmax(1)
         top = shares.topk(min(settings.top, shares.shape[1]), dim=1)
-        for file, values, classes in zip(batch, top.values.tolist(), top.indices.tolist(), strict=True):
+        for file, values, classes in zip(images, top.values.tolist(), top.indices.tolist(), strict=True):
             yield Prediction(str(file), [names[c] if names else str(c) for c in classes], values)
 
 
@@ -131,9 +149,10 @@ def _pictures(where: Path) -> list[Path]:
         return [where]
     if not where.is_dir():
         raise UserError(f"`images`: there is no file or folder {where}.")
-    files = sorted(path for path in where.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    files = sorted(path for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(where).parts)]
     if not files:
-        raise UserError(f"`images`: {where} holds no picture ({', '.join(sorted(_SUFFIXES))}).")
+        raise UserError(f"`images`: {where} holds no picture ({', '.join(SUFFIXES)}).")
     return files
 
 

@@ -72,13 +72,13 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
         UserError: With `strict`, a binary layer does not run in a compiled kernel.
     """
     info = subject.info
-    images = torch.rand(max(settings.batch), info.in_channels, info.image_size, info.image_size)
+    images = torch.rand(max(settings.batch), *info.shape)
     torch.set_num_threads(1)
     shares = time_shares(subject.packed, images[:1])
     _refuse_fallback(settings, shares, subject.left)
     contestants = Contestants(subject, folder, larq=settings.larq)
     runners = contestants.runners(list(RIVALS) if settings.rivals is None else settings.rivals)
-    report = Report.of_machine(info.name, (info.in_channels, info.image_size, info.image_size))
+    report = Report.of_machine(info.name, info.shape)
     report.shares, report.absent = shares, contestants.absent
     report.footprint = measure_footprint(subject.file)
     for number in settings.threads or sorted({1, num_cores()}):

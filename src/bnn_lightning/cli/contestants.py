@@ -63,7 +63,7 @@ class Contestants:
         """Return the ONNX file of a network, written once."""
         if kind not in self._written:
             path, info = self.folder / f"{kind}.onnx", self.subject.info
-            images = torch.rand(2, info.in_channels, info.image_size, info.image_size)
+            images = torch.rand(2, *info.shape)
             write_onnx(make(), path, images, precise=False)  # as fast as it can be
             self._written[kind] = path
         return self._written[kind]
@@ -78,7 +78,7 @@ class Contestants:
     def compact(self, builder: str) -> Path:
         """Return the 8-bit ONNX file of a compact network of torchvision, with weights that were never trained."""
         info = self.subject.info
-        if info.in_channels != 3 or info.image_size < 32:
+        if info.in_channels != 3 or min(info.shape[1:]) < 32:
             raise ValueError("it takes images of 3 channels, of 32 pixels or more")
 
         def make() -> nn.Module:

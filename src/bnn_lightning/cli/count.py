@@ -17,6 +17,7 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ProfileSettings, read_settings
 from bnn_lightning.layers.tree import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
+from bnn_lightning.utils.image_size import sides
 
 Plain = dict[str, Any]
 
@@ -127,7 +128,7 @@ def _facts(plain: Plain) -> Plain:
 
 
 def _input_size(data: Plain) -> tuple[int, ...]:
-    missing = [key for key in ("in_channels", "image_size") if not isinstance(data.get(key), int)]
-    if missing:
-        raise UserError(f"`data.{missing[0]}` must be a whole number for an image to be counted, and is not there.")
-    return (int(data["in_channels"]), int(data["image_size"]), int(data["image_size"]))
+    for key, kinds in (("in_channels", int), ("image_size", int | list | tuple)):
+        if not isinstance(data.get(key), kinds):
+            raise UserError(f"`data.{key}` must be a whole number for an image to be counted, and is not there.")
+    return (int(data["in_channels"]), *sides(data["image_size"]))

@@ -31,6 +31,7 @@ from bnn_lightning.report.content import Matrix, RunContent, Table
 from bnn_lightning.report.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
+from bnn_lightning.utils.image_size import sides
 
 Plain = dict[str, Any]
 
@@ -85,7 +86,7 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
     seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
     curves = _curves(run)
-    size = (datamodule.in_channels, datamodule.image_size, datamodule.image_size)
+    size = (datamodule.in_channels, *sides(datamodule.image_size))
     profile = profile_quickly(lambda: copy.deepcopy(network), size)
     packed = find_packed(run)
     return RunContent(

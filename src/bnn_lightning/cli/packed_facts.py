@@ -43,6 +43,7 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
         ("file", file.name, _whose(network, checkpoint)),
         ("size", f"{file.stat().st_size:,} bytes", f"signs {binary:,}, other tensors {rest:,}, the rest header"),
     ]
+    rows.append(("pictures", *_pictures(network)))
     parity = network.info.provenance.get("parity")
     if isinstance(parity, dict):
         difference = f"{float(parity.get('largest_difference', 0.0)):.2g}"
@@ -55,6 +56,13 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
     return Table(["", "", ""], rows)
 
 
+def _pictures(network: LoadedNetwork) -> tuple[str, str]:
+    """Return how pictures are prepared, in two columns."""
+    preparation = network.info.preparation
+    size = "x".join(map(str, network.info.shape))
+    return size, "the file does not say how they are prepared" if preparation is None else str(preparation)
+
+
 def _whose(network: LoadedNetwork, checkpoint: Path) -> str:
     written = network.info.provenance.get("checkpoint_sha256")
     own = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -63,7 +71,7 @@ def _whose(network: LoadedNetwork, checkpoint: Path) -> str:
 
 def _seconds(network: LoadedNetwork) -> float:
     info = network.info
-    image = torch.rand(1, info.in_channels, info.image_size, info.image_size)
+    image = torch.rand(1, *info.shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more, threads that wait for each other on a busy machine would be measured
     try:

@@ -23,6 +23,7 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.cli.score import restore
+from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.c99_text import check_name
 from bnn_lightning.deploy.convert import PackedNetwork, example_images, pack
@@ -247,7 +248,19 @@ def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) 
         image_size=datamodule.image_size,
         class_names=names if len(names) == datamodule.num_classes else (),
         provenance=provenance,
+        preparation=_preparation(datamodule),
     )
+
+
+def _preparation(datamodule: Any) -> Preparation | None:
+    preparation = getattr(datamodule, "preparation", None)
+    if isinstance(preparation, Preparation):
+        return preparation
+    print(
+        f"pictures: {type(datamodule).__name__} has no `preparation`, so that the file does not say how pictures are "
+        "prepared: `bnn predict` will need `resize=`"
+    )
+    return None
 
 
 def _commit() -> dict[str, str]:

@@ -48,6 +48,11 @@ def prepare(config: DictConfig) -> float:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from error
     _summarise(report, output, settings.to, time.monotonic() - started)
+    if report.damaged and settings.on_damaged == "error":
+        raise UserError(
+            f"{len(report.damaged)} files of `{source}` are damaged and were left out, the first is "
+            f"`{report.damaged[0]}`. The others were written; on_damaged=skip accepts this."
+        )
     return float(len(report.damaged))
 
 

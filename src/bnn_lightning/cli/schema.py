@@ -67,6 +67,7 @@ class PrepareSettings:
     side: str = "longer"
     quality: int = 90
     chunk_mib: int = 64
+    on_damaged: str = "skip"
     num_workers: int | None = None
 
 
@@ -96,6 +97,7 @@ class PredictSettings:
     top: int = 1
     out: str | None = None
     resize: float | None = None
+    on_damaged: str = "error"
     batch_size: int = 32
     threads: int | None = None
 
@@ -150,6 +152,8 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},
+    PredictSettings: {"on_damaged": ("error", "skip")},
+    PrepareSettings: {"on_damaged": ("error", "skip")},
     ExportSettings: {
         "format": ("packed", "torch", "onnx", "c"),
         "rest": ("fp32", "int8"),

@@ -140,9 +140,8 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     if "_target_" not in config.data and not isinstance(known, dict):
         raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
     data = _data(config, known if isinstance(known, dict) else {})
-    size = network.info.image_size
     with torch.inference_mode():
-        num_classes = network(torch.zeros(1, network.info.in_channels, size, size)).shape[1]
+        num_classes = network(torch.zeros(1, *network.info.shape)).shape[1]
     task = _only_scored(network, num_classes)
     task.backbone.num_classes, task.backbone.in_channels = num_classes, network.info.in_channels  # type: ignore[assignment]
     _say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")

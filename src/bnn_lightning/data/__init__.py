@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(
         "loader": ["ResumableLoader"],
         "mix": ["Mix"],
         "mnist": ["MNISTDataModule"],
+        "preparation": ["Preparation"],
         "resident": ["ResidentDataModule"],
         "sampler": ["EpochSampler", "Indices"],
         "stream": ["ImageNetStreamDataModule"],

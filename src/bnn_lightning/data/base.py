@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -11,8 +11,12 @@ from torch import Tensor
 
 from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.data.sampler import Copies, EpochSampler, evaluation_slices, training_slices
 from bnn_lightning.data.split import stratified_split
+from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
+
+Fact = TypeVar("Fact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class DataSpec:
     name: str
     num_classes: int
     in_channels: int
-    image_sizes: tuple[int, ...]
+    image_sizes: tuple[int | tuple[int, int], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
@@ -54,7 +58,7 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: Images an evaluation batch, over all devices; None is `batch_size`. Scores do not depend on it.
         num_workers: Processes that decode files, for each device; sets that are held in memory need none.
         drop_last: Leave out the incomplete last training batch, as the papers do. Evaluation scores every image.
-        image_size: Height and width of the images; None is the set's own.
+        image_size: Height and width of the images, one number for both; None is the set's own.
         num_classes: None is the set's own. It may be given, so that a config states it, and is then checked.
         in_channels: As `num_classes`.
         mean: By channel; None is the set's own.
@@ -63,6 +67,7 @@ class ImageDataModule(LightningDataModule):
     Attributes:
         has_val: Whether `val_dataloader` shows held-out images rather than the test set.
         class_names: In the order of the labels.
+        preparation: How a picture is prepared for the network; packed files hold it.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int | None,
         num_workers: int,
         drop_last: bool,
-        image_size: int | None,
+        image_size: ImageSize | None,
         num_classes: int | None,
         in_channels: int | None,
         mean: Sequence[float] | None,
@@ -102,7 +107,9 @@ class ImageDataModule(LightningDataModule):
         self.drop_last = drop_last
         self.num_classes = self._fact("num_classes", num_classes, (spec.num_classes,))
         self.in_channels = self._fact("in_channels", in_channels, (spec.in_channels,))
-        self.image_size = self._fact("image_size", image_size, spec.image_sizes)
+        self.image_size = self._fact(
+            "image_size", None if image_size is None else plain_size(image_size), spec.image_sizes
+        )
         self.mean = self._statistic("mean", mean, spec.mean)
         self.std = self._statistic("std", std, spec.std)
         if min(self.std) <= 0:
@@ -117,7 +124,21 @@ class ImageDataModule(LightningDataModule):
         """Return the loader of the test set, for `trainer.predict`."""
         return self.test_dataloader()
 
-    def _fact(self, name: str, value: int | None, valid: tuple[int, ...]) -> int:
+    @property
+    def preparation(self) -> Preparation | None:
+        """How a picture becomes what the network is shown in evaluation; None for images that no picture can be."""
+        if self.in_channels not in (1, 3):
+            return None
+        size = sides(self.image_size)
+        inner = (size[0] - 2 * self.border, size[1] - 2 * self.border)
+        return Preparation(size=size, channels=self.in_channels, resize=inner, border=self.border)
+
+    @property
+    def border(self) -> int:
+        """Black pixels on each side of a picture."""
+        return 0
+
+    def _fact(self, name: str, value: Fact | None, valid: tuple[Fact, ...]) -> Fact:
         if value is not None and value not in valid:
             known = valid[0] if len(valid) == 1 else f"one of {list(valid)}"
             raise ValueError(f"`{name}` of {self.spec.name} must be {known}, got {value}.")

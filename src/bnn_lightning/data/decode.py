@@ -1,17 +1,20 @@
-"""From the bytes of an image file to pixels."""
+"""From the bytes of an image file to pixels, for training."""
 
+import io
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Literal, cast, get_args
 
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from bnn_lightning.data.picture import read_picture
+from bnn_lightning.data.picture import orientation, read_picture
 
 Decoder = Literal["auto", "torchcodec", "pil"]
-JpegDecoder = Callable[[str | bytes], Tensor]
+JpegDecoder = Callable[[bytes], Tensor]
 
 
 def check_decoder(decoder: str) -> None:
@@ -41,14 +44,18 @@ def torchcodec() -> JpegDecoder | None:
     return cast(JpegDecoder, decode_jpeg)
 
 
-def decode_image(source: str | bytes, decoder: Decoder = "auto", *, name: str | None = None) -> Tensor:
-    """Read an image file as RGB, (3, H, W), uint8.
+def decode_image(
+    source: str | bytes, decoder: Decoder = "auto", *, channels: int = 3, name: str | None = None
+) -> Tensor:
+    """Read an image file as RGB or gray, (channels, H, W), uint8, by the rules of `data.picture`.
 
-    Both decoders rest on libjpeg-turbo and give equal pixels.
+    Both decoders rest on libjpeg-turbo and give equal pixels. torchcodec reads upright JPEG files in RGB or gray, and
+    Pillow everything else.
 
     Args:
         source: Path, or the content of a file.
-        decoder: "auto" takes torchcodec where it is installed and Pillow for what that does not read.
+        decoder: "auto" takes torchcodec where it is installed.
+        channels: 1 or 3.
         name: What errors call the file; a path has its own.
 
     Raises:
@@ -59,13 +66,22 @@ def decode_image(source: str | bytes, decoder: Decoder = "auto", *, name: str | 
         Traceback (most recent call last):
         bnn_lightning.data.picture.DamagedImageError: `photo.jpg` is damaged: ...
     """
-    decode_jpeg = None if decoder == "pil" or _is_png(source) else torchcodec()
+    decode_jpeg = None if decoder == "pil" or channels != 3 else torchcodec()
     if decode_jpeg is not None:
-        # ImageNet has a PNG and CMYK files that are named .JPEG; they, and damaged files, are Pillow's.
-        with suppress(RuntimeError, ValueError):
-            return decode_jpeg(source)
-    return cast(Tensor, tv.pil_to_tensor(read_picture(source, name=name).convert("RGB")))
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if _is_plain_jpeg(content):
+            with suppress(RuntimeError, ValueError):  # damaged files are Pillow's, which names them
+                return decode_jpeg(content)
+    image = read_picture(source, name=name).convert("L" if channels == 1 else "RGB")
+    return cast(Tensor, tv.pil_to_tensor(image))
 
 
-def _is_png(source: str | bytes) -> bool:
-    return source[:4] == b"\x89PNG" if isinstance(source, bytes) else source.lower().endswith(".png")
+def _is_plain_jpeg(content: bytes) -> bool:
+    """Whether the header is that of a JPEG file, upright and in RGB or gray: ImageNet has a PNG and CMYK files, too."""
+    if content[:3] != b"\xff\xd8\xff":
+        return False
+    try:
+        image = Image.open(io.BytesIO(content), formats=("JPEG",))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return image.mode in ("RGB", "L") and orientation(image) == 1

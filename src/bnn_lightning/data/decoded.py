@@ -15,14 +15,17 @@ from torch.utils.data import DataLoader, Dataset
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.checks import check_integer, check_number
-from bnn_lightning.data.crops import CentreCrop, Interpolation, RandomCrop, interpolation_mode
+from bnn_lightning.data.crops import RandomCrop, interpolation_mode
 from bnn_lightning.data.decode import Decoder, check_decoder
 from bnn_lightning.data.loader import ResumableLoader
-from bnn_lightning.data.picture import DamagedImageError
+from bnn_lightning.data.picture import DamagedImageError, prepare_picture
+from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
+from bnn_lightning.utils.image_size import ImageSize, sides
 
 OnDamaged = Literal["error", "skip"]
+Part = Literal["train", "val", "test"]
 # Damaged files in a row that are passed over before this is taken for a damaged set.
 _MOST_IN_A_ROW = 16
 
@@ -51,7 +54,7 @@ class ImageSource(Protocol):
     labels: Tensor
 
     def decode(self, index: int) -> Tensor:
-        """Return an image, (3, H, W), uint8; raises `DamagedImageError`."""
+        """Return an image, (C, H, W), uint8; raises `DamagedImageError`."""
 
     def name(self, index: int) -> str:
         """Return what a message calls an image."""
@@ -61,7 +64,7 @@ class ImageSource(Protocol):
 class ImageOptions:
     """How decoded images are cut, augmented and scored. The arguments are those of `ImageNetDataModule`."""
 
-    image_size: int
+    image_size: ImageSize
     resize_size: int | None
     crop_ratio: float
     interpolation: Interpolation
@@ -74,18 +77,23 @@ class ImageOptions:
     epochs: int | None
     decoder: Decoder
     on_damaged: OnDamaged
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
-        check_integer("image_size", self.image_size, 1)
+        size = min(sides(self.image_size))
         check_number("crop_ratio", self.crop_ratio, "in (0, 1]", lambda ratio: 0 < ratio <= 1)
-        rule = f"at least `image_size` = {self.image_size}"
-        check_number("resize_size", self.shorter_side, rule, lambda size: size >= self.image_size)
+        rule = f"at least `image_size` = {size}"
+        check_number("resize_size", self.shorter_side, rule, lambda side: side >= size)
         check_number("min_area", self.min_area, "in (0, 1]", lambda share: 0 < share <= 1)
         check_number("flip", self.flip, "a probability in [0, 1]", lambda p: 0 <= p <= 1)
         check_number("lighting", self.lighting, "0 or more", lambda std: std >= 0)
         check_integer("repeats", self.repeats, 1)
         interpolation_mode(self.interpolation)
         check_decoder(self.decoder)
+        if self.in_channels not in (1, 3):
+            raise ValueError(f"`in_channels` of pictures must be 1 or 3, got {self.in_channels}.")
+        if self.in_channels == 1 and self.lighting:
+            raise ValueError(f"`lighting` is noise of RGB: it must be 0 with `in_channels` = 1, got {self.lighting}.")
         if self.on_damaged not in get_args(OnDamaged):
             raise ValueError(f"`on_damaged` must be one of {', '.join(get_args(OnDamaged))}, got {self.on_damaged!r}.")
         if self.train_sizes is not None:
@@ -93,8 +101,8 @@ class ImageOptions:
                 raise ValueError(
                     "`train_sizes` must name at least one size, got none; null is `image_size` throughout."
                 )
-            for size in self.train_sizes:
-                check_integer("train_sizes", size, 1)
+            for number in self.train_sizes:
+                check_integer("train_sizes", number, 1)
             if self.epochs is None:
                 raise ValueError("`epochs` must be the length of the training where `train_sizes` is given, got null.")
             check_integer("epochs", self.epochs, 1)
@@ -103,9 +111,19 @@ class ImageOptions:
     def shorter_side(self) -> int:
         """Shorter side of an evaluation image before its centre is cut out."""
         # 224 / 0.95 is 235, as in timm; the small term keeps 256 of 224 / 0.875 whatever the rounding.
-        return int(self.image_size / self.crop_ratio + 1e-6) if self.resize_size is None else self.resize_size
+        side = min(sides(self.image_size))
+        return int(side / self.crop_ratio + 1e-6) if self.resize_size is None else self.resize_size
 
-    def train_size(self, epoch: int) -> int:
+    @property
+    def preparation(self) -> Preparation:
+        """How evaluation images are prepared."""
+        height, width = size = sides(self.image_size)
+        shorter = self.shorter_side
+        longer = shorter * max(size) // min(size)
+        resize = (shorter, longer) if height <= width else (longer, shorter)
+        return Preparation(size=size, channels=self.in_channels, resize=resize, interpolation=self.interpolation)
+
+    def train_size(self, epoch: int) -> ImageSize:
         """Return the size of training images in an epoch: the listed sizes have equal shares of the training."""
         if self.train_sizes is None or self.epochs is None:
             return self.image_size
@@ -131,7 +149,6 @@ class DecodedBatches(Dataset[DecodedImages]):
         self.crop = RandomCrop(
             options.train_size, options.min_area, options.flip, seed, interpolation=options.interpolation
         )
-        self.centre = CentreCrop(options.shorter_side, options.image_size, interpolation=options.interpolation)
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -148,7 +165,8 @@ class DecodedBatches(Dataset[DecodedImages]):
             image, index = found
             kept.append(key if index == key % number else index)
             if batch.split != "train":
-                images.append(self.centre(image))
+                pixels = prepare_picture(image.permute(1, 2, 0).numpy(), self.options.preparation)
+                images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                 continue
             image = self.crop(image, key, batch.epoch)
             if self.options.auto_augment is not None:
@@ -166,9 +184,11 @@ class DecodedBatches(Dataset[DecodedImages]):
         for attempt in range(_MOST_IN_A_ROW):
             try:
                 return self.source.decode(index), index
-            except DamagedImageError:
+            except DamagedImageError as error:
                 if self.options.on_damaged == "error":
-                    raise
+                    raise DamagedImageError(
+                        f"{error} Fetch it again or remove it, or pass over such files with `data.on_damaged=skip`."
+                    ) from error
             if attempt == 0:
                 damaged.append(self.source.name(own))
             if not is_train:
@@ -219,28 +239,43 @@ class DecodedDataModule(ImageDataModule):
         self._sets: dict[str, DecodedBatches] = {}
         self._indices: dict[str, Tensor] = {}
 
+    @property
+    def preparation(self) -> Preparation:
+        return self.options.preparation
+
     @abstractmethod
     def require(self) -> None:
         """See that the set is there and fits, or raise an error that says what to put where."""
 
     @abstractmethod
-    def source(self, part: Literal["train", "val"]) -> ImageSource:
+    def source(self, part: Part) -> ImageSource:
         """Open a part of the set."""
 
     def setup(self, stage: str) -> None:
         self.require()
         if stage == "fit":
             self.local_batch_size()
-        if (stage == "fit" or (stage == "validate" and self.has_val)) and "train" not in self._sets:
-            source = self.source("train")
-            self._indices["train"], self._indices["val"] = self._split_training(source.labels)
-            self._sets["train"] = self._batches(source, self._indices["train"])
-        if (stage in ("test", "predict") or not self.has_val) and "test" not in self._sets:
-            source = self.source("val")
-            self._indices["test"] = torch.arange(len(source.labels))
-            self._sets["test"] = self._batches(source, self._indices["test"])
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            self._open("test" if split == "val" and not self.has_val else split)
         if stage == "fit":
             self._training_slices(len(self._indices["train"]))
+
+    def _open(self, split: str) -> None:
+        """Open a split, unless it is open: the folder `val` is the test set, and held-out images are of `train`."""
+        if split in self._sets:
+            return
+        if split == "test":
+            self._open_whole("test", "val")
+            return
+        source = self.source("train")
+        self._indices["train"], self._indices["val"] = self._split_training(source.labels)
+        self._sets["train"] = self._sets["val"] = self._batches(source, self._indices["train"])
+
+    def _open_whole(self, split: str, part: Part) -> None:
+        """Open a split that is a whole part of the set."""
+        source = self.source(part)
+        self._indices[split] = torch.arange(len(source.labels))
+        self._sets[split] = self._batches(source, self._indices[split])
 
     def _batches(self, source: ImageSource, training: Tensor) -> DecodedBatches:
         return DecodedBatches(source, self.options, seed=self.seed, training=training)
@@ -253,7 +288,7 @@ class DecodedDataModule(ImageDataModule):
     def val_dataloader(self) -> ResumableLoader:
         if not self.has_val:
             return self.test_dataloader()
-        return self._evaluation_loader(self._indices["val"], "val", self._workers("train"))
+        return self._evaluation_loader(self._indices["val"], "val", self._workers("val"))
 
     def test_dataloader(self) -> ResumableLoader:
         return self._evaluation_loader(self._indices["test"], "test", self._workers("test"))

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.data.base import DataSpec
+from bnn_lightning.data.picture import prepare_picture
 from bnn_lightning.data.resident import ResidentDataModule
 from bnn_lightning.data.transforms import Augmentation
 
-_BORDER = {28: 2, 32: 4}
+_BORDERS: dict[int | tuple[int, int], int] = {8: 0, 28: 2, 32: 4}
 
 
 class DigitsDataModule(ResidentDataModule):
@@ -20,8 +20,8 @@ class DigitsDataModule(ResidentDataModule):
 
     They are scikit-learn's digits, which are the test set of UCI's "Optical recognition of handwritten digits" (see
     digits.LICENSE.txt). In each class, test scans are taken at even distances in the order of the file; the class
-    sizes of the test set follow the whole's. At 28 and 32 the scans are enlarged three times (bilinear) and stand in
-    a black border, as MNIST's do.
+    sizes of the test set follow the whole's. At 28 and 32 the scans are enlarged three times (bilinear, on bytes) and
+    stand in a black border, as MNIST's do.
 
     Example:
         >>> data = DigitsDataModule(image_size=8, batch_size=64)
@@ -42,12 +42,16 @@ class DigitsDataModule(ResidentDataModule):
     )
     default_augmentation: ClassVar[Augmentation | None] = None
 
+    @property
+    def border(self) -> int:
+        return _BORDERS[self.image_size]
+
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         with (files("bnn_lightning.data") / "digits.npz").open("rb") as file, np.load(file) as archive:
             chosen = archive["is_test"] != train
-            images = torch.from_numpy(archive["images"][chosen]).unsqueeze(1)
+            images = archive["images"][chosen]
             labels = torch.from_numpy(archive["labels"][chosen]).to(torch.int64)
-        values = images.to(torch.float32) * (255 / 16)
-        if border := _BORDER.get(self.image_size):
-            values = F.pad(F.interpolate(values, scale_factor=3, mode="bilinear", align_corners=False), (border,) * 4)
-        return values.round().to(torch.uint8), labels
+        scans = np.round(images * (255 / 16)).astype(np.uint8)
+        assert self.preparation is not None
+        pictures = np.stack([prepare_picture(scan, self.preparation) for scan in scans])
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2), labels

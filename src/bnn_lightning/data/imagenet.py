@@ -1,19 +1,16 @@
 """ImageNet: a folder of JPEG files a class, decoded by host workers and finished on the device."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor
 
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.crops import Interpolation
-from bnn_lightning.data.decode import Decoder, decode_image
-from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged
-from bnn_lightning.data.layout import EXTENSIONS, class_folders, image_files
+from bnn_lightning.data.decode import Decoder
+from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.folder_images import FolderImages
+from bnn_lightning.data.layout import class_difference, class_folders, listed_names
+from bnn_lightning.data.preparation import Interpolation
+from bnn_lightning.utils.image_size import ImageSize, plain_size
 
 
 class ImageNetDataModule(DecodedDataModule):
@@ -60,7 +57,7 @@ class ImageNetDataModule(DecodedDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 4,
         drop_last: bool = True,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
         resize_size: int | None = None,
         crop_ratio: float = 0.875,
         interpolation: Interpolation = "bilinear",
@@ -126,47 +123,17 @@ class ImageNetDataModule(DecodedDataModule):
                 )
             if len(found) != self.num_classes:
                 raise ValueError(
-                    f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)}, "
-                    f"got {self.num_classes}: data.num_classes={len(found)}."
+                    f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)} "
+                    f"({listed_names(found)}), got {self.num_classes}: data.num_classes={len(found)}."
                 )
+            if difference := class_difference(self.folder / part, self.class_names):
+                raise ValueError(f"`{self.folder / part}` must hold the classes of `train`: it {difference}.")
 
-    def source(self, part: Literal["train", "val"]) -> "FolderImages":
+    def source(self, part: Part) -> FolderImages:
         return FolderImages(self.folder / part, self.class_names, self.options.decoder)
 
 
-class FolderImages:
-    """Image files in one folder a class.
-
-    Args:
-        folder: Holds the folders of the classes.
-        class_names: Names of these folders, in the order of the labels.
-        decoder: See `decode_image`.
-    """
-
-    def __init__(self, folder: Path, class_names: Sequence[str], decoder: Decoder = "auto") -> None:
-        self.decoder = decoder
-        unknown = sorted(set(class_folders(folder)) - set(class_names))
-        if unknown:
-            raise ValueError(f"`{folder}` must hold the classes of the folder `train` only, got {unknown[:5]} besides.")
-        self.paths: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(class_names):
-            here = folder / name
-            files = image_files(here) if here.is_dir() else []
-            if not files:
-                raise FileNotFoundError(f"`{here}` holds no {', '.join(EXTENSIONS)} file; every class needs one.")
-            self.paths += [os.path.join(here, file) for file in files]
-            labels += [label] * len(files)
-        self.labels = torch.tensor(labels)
-
-    def decode(self, index: int) -> Tensor:
-        return decode_image(self.paths[index], self.decoder)
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
-
-
-def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: int) -> DataSpec:
+def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: ImageSize) -> DataSpec:
     """Return the facts of the set.
 
     Args:
@@ -180,7 +147,7 @@ def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: int
         name="ImageNet",
         num_classes=len(names),
         in_channels=3,
-        image_sizes=(image_size,),
+        image_sizes=(plain_size(image_size),),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         class_names=tuple(names),

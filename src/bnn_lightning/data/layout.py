@@ -1,20 +1,48 @@
 """The folder layout of ImageNet, without torch: `<part>/<class>/<file>`, in alphabetical order."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
-EXTENSIONS = (".jpeg", ".jpg", ".png")
+from bnn_lightning.data.picture import SUFFIXES
+
 PARTS = ("train", "val")
+_MOST_NAMES = 8
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted; none where it is missing."""
+    """Return the names of the folders in a folder, sorted; hidden ones are none; none where it is missing."""
     if not folder.is_dir():
         return ()
     with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def image_files(folder: Path) -> list[str]:
     """Return the names of the image files in a folder, sorted; hidden files are none."""
-    return sorted(f for f in os.listdir(folder) if f.lower().endswith(EXTENSIONS) and not f.startswith("."))
+    return sorted(f for f in os.listdir(folder) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+
+
+def listed_names(names: Collection[str]) -> str:
+    """Return the first names and how many more there are, for messages about classes.
+
+    Example:
+        >>> listed_names(["cat", "dog"])
+        'cat, dog'
+    """
+    first = ", ".join(sorted(names)[:_MOST_NAMES])
+    return first + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
+
+
+def class_difference(folder: Path, names: Collection[str]) -> str:
+    """Say which folders of classes a folder lacks, and which it has besides; empty where it has just those.
+
+    Args:
+        folder: Holds one folder a class.
+        names: Of the classes that it must hold.
+    """
+    there = set(class_folders(folder))
+    lacking, besides = set(names) - there, there - set(names)
+    parts = [f"lacks {listed_names(lacking)}"] if lacking else []
+    parts += [f"has {listed_names(besides)} besides"] if besides else []
+    return " and ".join(parts)

@@ -39,6 +39,10 @@ class MNISTDataModule(FileDataModule):
     }
     source: ClassVar[str] = f"the four .gz files of {MNIST.mirrors[0]}"
 
+    @property
+    def border(self) -> int:
+        return 2 if self.image_size == 32 else 0
+
     def fetch(self) -> None:
         MNIST(str(self.root), download=True)
 
@@ -48,8 +52,7 @@ class MNISTDataModule(FileDataModule):
         labels = self._read_idx(f"{part}-labels-idx1-ubyte", _LABELS).to(torch.int64)
         if len(images) != len(labels) or images.shape[1:] != (28, 28) or int(labels.max()) > 9:
             raise self.damaged(f"{part}-images-idx3-ubyte", "images and labels do not belong together")
-        border = (self.image_size - 28) // 2
-        return F.pad(images.unsqueeze(1), (border,) * 4), labels
+        return F.pad(images.unsqueeze(1), (self.border,) * 4), labels
 
     def _read_idx(self, name: str, magic: int) -> Tensor:
         """Read a file of the IDX format: magic number, one size a dimension (big-endian), bytes."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.layout import PARTS, class_folders, image_files
-from bnn_lightning.data.picture import DamagedImageError, read_picture
+from bnn_lightning.data.picture import DamagedImageError, open_picture, plain_pixels
 
 Side = Literal["longer", "shorter"]
 Item = TypeVar("Item")
@@ -27,14 +27,15 @@ Map = Callable[[Callable[[Item], Result], Iterable[Item]], Iterator[Result]]
 # Of the output folder: what it was made from and how. Only a folder that has it is written into again.
 RECORD = "prepare.json"
 _PARTIAL = ".partial"
+_LONGEST_JPEG = 65_500  # pixels a side: the limit of libjpeg
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shrink:
     """Make an image file smaller, as a JPEG.
 
-    A JPEG file in RGB or grey that is small enough keeps its bytes. Others lose their metadata (EXIF orientation among
-    it, which no training applies) and alpha; grey images stay grey.
+    A JPEG file in RGB or gray that is small enough keeps its bytes. Others are read by the rules of `data.picture`:
+    what is written is upright, with 8 bits, without alpha and metadata. Gray images stay gray.
 
     Args:
         size: Pixels of that side at most; None keeps every file's bytes.
@@ -73,11 +74,14 @@ class Shrink:
         Raises:
             DamagedImageError: The image cannot be decoded; names it.
         """
-        image = read_picture(content, name=name)
-        size = self.target(*image.size)
-        if self.size is None or (size == image.size and image.format == "JPEG" and image.mode in ("RGB", "L")):
+        image = open_picture(content, name=name)
+        plain = plain_pixels(image, name=name)
+        size = self.target(*plain.size)
+        is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        if self.size is None or (size == plain.size and is_jpeg):
             return content
-        plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
+        if max(size) > _LONGEST_JPEG:
+            raise DamagedImageError(f"`{name}` cannot be taken: {size[0]}x{size[1]} pixels are beyond JPEG files.")
         buffer = io.BytesIO()
         plain.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=self.quality)
         return buffer.getvalue()

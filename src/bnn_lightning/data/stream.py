@@ -4,18 +4,19 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.convert import INDEX, LABELS
-from bnn_lightning.data.crops import Interpolation
 from bnn_lightning.data.decode import Decoder, decode_image
-from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged
+from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
 from bnn_lightning.data.imagenet import imagenet_spec
-from bnn_lightning.data.layout import PARTS
+from bnn_lightning.data.layout import PARTS, listed_names
+from bnn_lightning.data.preparation import Interpolation
+from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
 
@@ -52,7 +53,7 @@ class ImageNetStreamDataModule(DecodedDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 4,
         drop_last: bool = True,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
         resize_size: int | None = None,
         crop_ratio: float = 0.875,
         interpolation: Interpolation = "bilinear",
@@ -133,11 +134,16 @@ class ImageNetStreamDataModule(DecodedDataModule):
                 )
             if len(names) != self.num_classes:
                 raise ValueError(
-                    f"`num_classes` must be the number of classes in `{self.folder / part}`, {len(names)}, "
-                    f"got {self.num_classes}: data.num_classes={len(names)}."
+                    f"`num_classes` must be the number of classes in `{self.folder / part}`, {len(names)} "
+                    f"({listed_names(names)}), got {self.num_classes}: data.num_classes={len(names)}."
+                )
+            if names != self.class_names:
+                different = listed_names(set(names) ^ set(self.class_names))
+                raise ValueError(
+                    f"`{self.folder / part}` must hold the classes of `train`: they differ in {different}."
                 )
 
-    def source(self, part: Literal["train", "val"]) -> "StoredImages":
+    def source(self, part: Part) -> "StoredImages":
         return StoredImages(self.folder / part, self.options.decoder)
 
 

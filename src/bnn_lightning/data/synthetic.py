@@ -13,6 +13,7 @@ from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.resident import ResidentDataModule
 from bnn_lightning.data.transforms import Augmentation
+from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 
 
 class SyntheticDataModule(ResidentDataModule):
@@ -46,7 +47,7 @@ class SyntheticDataModule(ResidentDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         drop_last: bool = True,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         num_classes: int = 10,
         in_channels: int = 3,
         mean: Sequence[float] | None = None,
@@ -54,7 +55,7 @@ class SyntheticDataModule(ResidentDataModule):
         augment: Augmentation | Literal["default"] | None = "default",
         auto_augment: AutoAugment | None = None,
     ) -> None:
-        counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
+        counts = {"num_train": num_train, "num_test": num_test}
         for name, value in {**counts, "num_classes": num_classes, "in_channels": in_channels}.items():
             check_integer(name, value, 1)
         self.num_train = num_train
@@ -64,7 +65,7 @@ class SyntheticDataModule(ResidentDataModule):
             name="synthetic",
             num_classes=num_classes,
             in_channels=in_channels,
-            image_sizes=(image_size,),
+            image_sizes=(plain_size(image_size),),
             mean=(0.5,) * in_channels,
             std=(0.25,) * in_channels,
             class_names=tuple(str(label) for label in range(num_classes)),
@@ -84,15 +85,13 @@ class SyntheticDataModule(ResidentDataModule):
         )
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        count, size = (self.num_train if train else self.num_test), self.image_size
+        count, size = (self.num_train if train else self.num_test), sides(self.image_size)
         patterns = torch.rand(self.num_classes, self.in_channels, 4, 4, generator=torch.Generator().manual_seed(0))
         generator = torch.Generator().manual_seed(1 + train)
         labels = torch.arange(count) % self.num_classes
         if not self.learnable:
             labels = torch.randint(self.num_classes, (count,), generator=generator)
-            return torch.randint(
-                256, (count, self.in_channels, size, size), generator=generator, dtype=torch.uint8
-            ), labels
-        classes = F.interpolate(patterns, size=(size, size), mode="bilinear", align_corners=False)
-        noise = torch.rand(count, self.in_channels, size, size, generator=generator)
+            return torch.randint(256, (count, self.in_channels, *size), generator=generator, dtype=torch.uint8), labels
+        classes = F.interpolate(patterns, size=size, mode="bilinear", align_corners=False)
+        noise = torch.rand(count, self.in_channels, *size, generator=generator)
         return (255 * (0.5 * classes[labels] + 0.5 * noise)).to(torch.uint8), labels

@@ -77,7 +77,7 @@ def _shapes(program: Program, container: Container, info: PackedInfo) -> list[tu
     network = LoadedNetwork(program, container, info)
     shapes: list[tuple[int, ...]] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
-        image = torch.empty(1, info.in_channels, info.image_size, info.image_size)
+        image = torch.empty(1, *info.shape)
         network.run_steps(image, watch=lambda value: shapes.append(tuple(value.shape)))
     return [tuple(image.shape), *shapes]
 

@@ -14,6 +14,7 @@ from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.utils.image_size import sides
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,9 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
         ValueError: The network does not say what it takes.
     """
     channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
-    if not isinstance(channels, int) or not isinstance(size, int):
+    if not isinstance(channels, int) or not isinstance(size, int | tuple):
         raise ValueError(
             f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
         )
     parameter = next(model.parameters(), torch.empty(0))
-    return torch.rand(number, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+    return torch.rand(number, channels, *sides(size), device=parameter.device, dtype=parameter.dtype)

@@ -55,9 +55,8 @@ def _measure_here(path: Path) -> Footprint:
     before, start = peak_resident(), time.perf_counter()
     network = load(path)
     ready, loaded = time.perf_counter(), peak_resident()
-    size = network.info.image_size
     with torch.inference_mode():
-        network(torch.zeros(1, network.info.in_channels, size, size))
+        network(torch.zeros(1, *network.info.shape))
     done = time.perf_counter()
     return Footprint(path.stat().st_size, ready - start, done - ready, before, loaded, peak_resident())
 

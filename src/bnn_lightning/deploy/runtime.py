@@ -1,5 +1,6 @@
 """Packed files as networks: `load` one, `save` one."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.byte_stem import round_stem
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
@@ -20,6 +22,7 @@ from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.rounding import round_rest
 from bnn_lightning.deploy.unpacked import for_torch, plain
 from bnn_lightning.functional.pack import num_words
+from bnn_lightning.utils.image_size import plain_size, sides
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
@@ -36,16 +39,30 @@ class PackedInfo:
     Attributes:
         name: Of the architecture.
         in_channels: Channels of the images.
-        image_size: Height and width of the images.
+        image_size: Height and width of the images, one number for both where they are equal.
         class_names: One a class; empty if they are not known.
         provenance: Where it comes from: configuration, commit, accuracy, checksum of the checkpoint ...
+        preparation: How a picture becomes an image; None where it is not known, as in files of older versions.
     """
 
     name: str
     in_channels: int
-    image_size: int
+    image_size: int | tuple[int, int]
     class_names: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    preparation: Preparation | None = None
+
+    def __post_init__(self) -> None:
+        if self.preparation is not None and self.shape != (self.preparation.channels, *self.preparation.size):
+            made = "x".join(map(str, (self.preparation.channels, *self.preparation.size)))
+            raise ValueError(
+                f"`preparation` makes images of {made}, the network takes {'x'.join(map(str, self.shape))}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image: channels, height, width."""
+        return (self.in_channels, *sides(self.image_size))
 
     @classmethod
     def from_plain(cls, plain: Any) -> "PackedInfo":
@@ -58,20 +75,21 @@ class PackedInfo:
             case {
                 "name": str(name),
                 "in_channels": int(channels),
-                "image_size": int(size),
+                "image_size": int() | [_, _] as size,
                 "class_names": [*names],
                 "provenance": dict(provenance),
-            } if (
-                type(channels) is type(size) is int
-                and min(channels, size) > 0
-                and all(isinstance(n, str) for n in names)
-            ):
-                return cls(name, channels, size, tuple(names), provenance)
+            } if type(channels) is int and channels > 0 and all(isinstance(n, str) for n in names):
+                preparation = plain.get("preparation")
+                preparation = None if preparation is None else Preparation.from_plain(preparation)
+                return cls(name, channels, plain_size(size), tuple(names), provenance, preparation)
         raise ValueError("It does not say which network it holds, and for which images.")
 
     def plain(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        return {**vars(self), "class_names": list(self.class_names)}
+        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
+        plain = {**vars(self), "image_size": size, "class_names": list(self.class_names)}
+        del plain["preparation"]
+        return plain if self.preparation is None else {**plain, "preparation": self.preparation.plain()}
 
 
 class LoadedNetwork(nn.Module):
@@ -124,7 +142,7 @@ class LoadedNetwork(nn.Module):
         """
         if not isinstance(images, Tensor):
             raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
-        shape = (self.info.in_channels, self.info.image_size, self.info.image_size)
+        shape = self.info.shape
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
         if images.dtype not in (torch.uint8, torch.float32):
@@ -204,7 +222,7 @@ class LoadedNetwork(nn.Module):
         return item
 
     def extra_repr(self) -> str:
-        return f"{self.info.name}, {self.info.in_channels}x{self.info.image_size}x{self.info.image_size}"
+        return f"{self.info.name}, {'x'.join(map(str, self.info.shape))}"
 
 
 @dataclass(frozen=True)
@@ -260,7 +278,7 @@ def save(
     for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
-    lowered = lower(packed, torch.rand(2, info.in_channels, info.image_size, info.image_size))
+    lowered = lower(packed, torch.rand(2, *info.shape))
     _check_names(info, lowered.num_classes)
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
@@ -359,12 +377,12 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     info = network.info
-    if info.in_channels * info.image_size**2 > _MOST_ELEMENTS:
-        raise ValueError(f"Images of {info.in_channels}x{info.image_size}x{info.image_size} are beyond any network's.")
+    if math.prod(info.shape) > _MOST_ELEMENTS:
+        raise ValueError(f"Images of {'x'.join(map(str, info.shape))} are beyond any network's.")
 
     for number in (2, 1):  # what fits one number of images alone is no network
         with FakeTensorMode(allow_non_fake_inputs=True):
-            images = torch.empty(number, info.in_channels, info.image_size, info.image_size)
+            images = torch.empty(number, *info.shape)
             values = [images]
             logits = network.run_steps(images, values.append)
         _refuse_monsters(network, values)

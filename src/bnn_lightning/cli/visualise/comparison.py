@@ -17,6 +17,7 @@ from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualise.output import place_of, run_names, save, save_table
 from bnn_lightning.cli.visualise.registry import profiles_of
 from bnn_lightning.utils.curves import read_last
+from bnn_lightning.utils.image_size import sides
 from bnn_lightning.visualise.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
 
 CHOICES = {"cost": get_args(Cost)}
@@ -100,7 +101,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> E
     if accuracy is None:
         raise UserError(f"{run} has not logged `test/acc`: it was not scored on the test set.")
     network = load_backbone(file, trust=trust)
-    size = (section["in_channels"], section["image_size"], section["image_size"])
+    size = (section["in_channels"], *sides(section["image_size"]))
     totals = profile_quickly(lambda: copy.deepcopy(network), size).totals()
     costs = {"ops": float(totals["ops"]), "size": totals["size_bytes"] / 1e6, "ace": float(totals["ace"])}
     return Entry(name, 100 * accuracy, kind="ours", data=data, source=run, **costs)  # type: ignore[arg-type]

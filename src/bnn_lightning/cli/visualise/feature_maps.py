@@ -1,19 +1,21 @@
 """`bnn visualise feature_maps=...`: what the binary layers of a run's network see of an image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from bnn_lightning.cli.build import build_datamodule
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays
 from bnn_lightning.cli.visualise.runs import Run, read_run
+from bnn_lightning.data.picture import prepare_picture
+from bnn_lightning.data.picture import read_picture as read_picture_file
+from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.visualise.feature_maps import plot_feature_maps, record_maps, spread_over
 
 
@@ -68,7 +70,10 @@ def draw(config: DictConfig) -> None:
 def _image(run: Run, settings: FeatureMapsSettings) -> Tensor:
     """Return the image, (C, H, W) in [0, 1]: a file, or one of the test set."""
     if settings.image is not None:
-        return read_picture(Path(settings.image), channels=int(run.data["in_channels"]), size=settings.size)
+        preparation = getattr(build_datamodule(run.data, trust=run.trust), "preparation", None)
+        if preparation is None:
+            raise UserError(f"`image`: {run.data.get('name')} does not say how pictures are prepared; take `index`.")
+        return read_picture(Path(settings.image), preparation, size=settings.size)
     if settings.index < 0:
         raise UserError(f"`index` must be 0 or more, got {settings.index}.")
     images, _ = run.images("test", settings.index + 1)
@@ -86,29 +91,24 @@ def _sides(image: Tensor, size: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def read_picture(path: Path, *, channels: int, size: int | None = None) -> Tensor:
-    """Read a picture whole, (C, H, W) in [0, 1].
+def read_picture(path: Path, preparation: Preparation, *, size: int | None = None) -> Tensor:
+    """Read a picture, (C, H, W) in [0, 1], as the network sees it in evaluation.
 
     Args:
-        path: A file that Pillow reads.
-        channels: 1 or 3.
-        size: Its shorter side becomes this many pixels; None keeps it.
+        path: A picture.
+        preparation: What the network was evaluated with.
+        size: The whole picture is shown instead, with this many pixels on its shorter side; None is as in evaluation.
 
     Raises:
-        UserError: It cannot be read, or the network takes another number of channels.
+        UserError: It cannot be read.
     """
-    if channels not in (1, 3):
-        raise UserError(f"Pictures have 1 or 3 channels, and the network takes {channels}.")
-    if size is not None and size < 1:
-        raise UserError(f"`size` must be at least 1, got {size}.")
     try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = read_picture_file(path)
+        if size is not None:
+            scale = size / min(image.size)
+            height, width = (max(1, round(side * scale)) for side in (image.height, image.width))
+            preparation = replace(preparation, size=(height, width), resize=(height, width), border=0)
+        pixels = prepare_picture(image, preparation)
+    except (OSError, ValueError) as error:
         raise UserError(f"`image`: {path} is not a picture that can be read: {error}") from error
-    if size is not None:
-        scale = size / min(image.size)
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.array(image)
-    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -16,6 +16,7 @@ from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualise.output import Place, place_of, run_name, save, save_table
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.registry import create_backbone, list_backbones
+from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
 from bnn_lightning.visualise.graph_blocks import block_title, create_block, list_blocks
 from bnn_lightning.visualise.graph_figures import draw_graph
@@ -118,7 +119,7 @@ def subject_of(settings: GraphSettings) -> Subject:
         if name in list_backbones():
             size = settings.size or NETWORK_SIZE
             network = network_of(name, size, settings.num_classes, settings.width, binary=settings.binary)
-            example = torch.rand(2, network.in_channels, network.image_size, network.image_size)
+            example = torch.rand(2, network.in_channels, *sides(network.image_size))
             return Subject(network, example, name, NETWORK_DEPTH)
         if Path(name).exists():
             return _of_run(settings)
@@ -150,8 +151,8 @@ def _of_run(settings: GraphSettings) -> Subject:
     file = network_file(settings.graph)
     data = embedded_config(read_checkpoint(file), file)["data"]
     network = load_backbone(file, trust=settings.trust)
-    size = settings.size or int(data["image_size"])
-    example = torch.rand(2, int(data["in_channels"]), size, size)
+    size = sides(settings.size or data["image_size"])
+    example = torch.rand(2, int(data["in_channels"]), *size)
     return Subject(network, example, run_name(settings.graph), NETWORK_DEPTH)
 
 

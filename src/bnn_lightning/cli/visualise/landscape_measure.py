@@ -225,7 +225,5 @@ def _check_alike(networks: dict[str, nn.Module]) -> None:
         for run, network in networks.items()
     }
     if len(set(facts.values())) > 1:
-        shown = "; ".join(
-            f"{run}: {channels} x {size} x {size}, {classes}" for run, (channels, size, classes) in facts.items()
-        )
+        shown = "; ".join(f"{run}: {channels} x {size}, {classes}" for run, (channels, size, classes) in facts.items())
         raise UserError(f"`landscape` names networks of different images or classes: {shown}.")

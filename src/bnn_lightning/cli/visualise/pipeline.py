@@ -45,7 +45,7 @@ def draw(config: DictConfig) -> None:
     place = place_of(settings.out, f"pipeline_{name}", formats=settings.formats, dpi=settings.dpi)
     try:
         network = network_of(name, settings.size, settings.num_classes, settings.width)
-        size = network.image_size
+        size = settings.size
         figure = draw_pipeline(network, in_channels=network.in_channels, image_size=size, title=name)
         graphs, paths = pipeline_graphs(network, torch.rand(1, network.in_channels, size, size))
     except (ValueError, RuntimeError) as error:
