@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnn_lightning.deploy import modules, ops, pack, unpacked
+from bnn_lightning.deploy import modules, ops, pack
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.models import create_backbone
 
 
 @pytest.fixture(autouse=True)
 def without_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (modules, ops, unpacked):
+    for module in (modules, ops):
         monkeypatch.setattr(module, "current_kernel", lambda: None)
     with torch.no_grad():
         yield

@@ -74,6 +74,7 @@ class Report:
         absent: Who took no part, and why.
         footprint: Of the packed file in a fresh process.
         shares: Time of the operations of the packed network, one thread, one image.
+        unfolded: What is not folded into binary layers though it could be, and why; or empty.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Report:
     absent: dict[str, str] = field(default_factory=dict)
     footprint: Footprint | None = None
     shares: list[Share] = field(default_factory=list)
+    unfolded: str = ""
 
     @classmethod
     def of_machine(cls, name: str, image: tuple[int, ...]) -> "Report":
@@ -110,6 +112,7 @@ def text(report: Report) -> str:
     name = ", ".join([report.name, " x ".join(map(str, report.image))] if report.image else [report.name])
     lines = [f"{name}, on {machine['processor']}, kernel {machine['kernel']}"]
     lines += [f"  {machine['why_no_kernel']}"] if machine["why_no_kernel"] else []
+    lines += [f"NOT FOLDED, the packed network is slower than it could be: {report.unfolded}"] * bool(report.unfolded)
     lines += [", ".join(f"{name} {number}" for name, number in report.versions.items())]
     for (threads, batch), entries in _groups(report.entries):
         found = list(entries)

@@ -79,7 +79,7 @@ def write(config: DictConfig) -> int:
         packed = pack(backbone)
     except ValueError as error:
         raise UserError(f"`{ckpt}` cannot be packed: {error}") from error
-    _print_report(packed)
+    print(f"packed: {packed.report}", flush=True)
     # What users will run: the file as it is loaded, which adds in another order than the module.
     compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
     parity = _compare(backbone, compared, datamodule=datamodule, trainer=trainer, settings=settings)
@@ -274,15 +274,6 @@ def _commit() -> dict[str, str]:
         return {}
     commit = done.stdout.strip()
     return {"commit": commit} if done.returncode == 0 and commit else {}
-
-
-def _print_report(packed: PackedNetwork) -> None:
-    report = packed.report
-    print(f"packed: {len(report.packed)} binary layers; folded into them: {len(report.folded)} operations")
-    for name, reason in report.left.items():
-        print(f"        {name} stays in torch: {reason}")
-    if report.unfused:
-        print(f"        nothing was folded: {report.unfused}")
 
 
 def _print_sizes(out: Path, sizes: FileSizes) -> None:

@@ -1,5 +1,6 @@
 """The network that a benchmark is about: packed, simulated, and its float twin."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class Subject:
         simulated: With floats for signs; None where it is not known.
         twin: The float twin; None where it is not known.
         left: Binary layers that are not packed, and why.
+        unfolded: What is not folded into binary layers though it could be, and why; or empty.
         unknown: Why there is no simulated network, or no twin.
     """
 
@@ -38,6 +40,7 @@ class Subject:
     simulated: nn.Module | None
     twin: nn.Module | None
     left: Mapping[str, str]
+    unfolded: str
     unknown: str = ""
 
     @property
@@ -96,7 +99,9 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
     except ValueError as error:
         raise UserError(f"`{name}` cannot be packed: {error}") from error
     twin, unknown = _twin(model, trust)
-    return Subject(file, load(file), network, twin, packed.report.left, unknown)
+    report = packed.report
+    unfolded = report.unfused or "; ".join(f"{name}: {reason}" for name, reason in report.unfolded.items())
+    return Subject(file, load(file), network, twin, report.left, unfolded, unknown)
 
 
 def finish(network: nn.Module) -> None:
@@ -109,20 +114,31 @@ def _of_file(file: Path, trust: list[str]) -> Subject:
     packed = read_packed(file)
     config = packed.info.provenance.get("config")
     model = config.get("model") if isinstance(config, dict) else None
+    facts = (_left(packed), _unfolded(packed))
     if not isinstance(model, dict) or "_target_" not in model:
-        return Subject(file, packed, None, None, _left(packed), "the file does not say which network it was made from")
+        return Subject(file, packed, None, None, *facts, "the file does not say which network it was made from")
     try:
         simulated = build(model, at="model", trust=trust)
     except UserError as error:
-        return Subject(file, packed, None, None, _left(packed), str(error))
+        return Subject(file, packed, None, None, *facts, str(error))
     finish(simulated)
     twin, unknown = _twin(model, trust)
-    return Subject(file, packed, simulated, twin, _left(packed), unknown)
+    return Subject(file, packed, simulated, twin, *facts, unknown)
 
 
 def _left(packed: LoadedNetwork) -> dict[str, str]:
     """Return the layers of a file whose weights are signs, and that do not run on bits: their inputs are real."""
     return dict.fromkeys(packed.signs_of_others, "its input is real")
+
+
+def _unfolded(packed: LoadedNetwork) -> str:
+    """Say whether batch norms stand alone behind binary layers, as in files of networks that could not be traced."""
+    reads = Counter(value for step in packed.steps for value in step.values())
+    norms = [step for step in packed.steps if step.operation == "affine" and reads[step.values()[0]] == 1]
+    steps = [None, *packed.steps]
+    behind = [steps[norm.values()[0]] for norm in norms]
+    number = sum(step is not None and step.operation == "binary_conv2d" for step in behind)
+    return f"{number} batch norms of the file stand behind binary layers; export the checkpoint again" if number else ""
 
 
 def _twin(model: Plain, trust: list[str]) -> tuple[nn.Module | None, str]:

@@ -1,7 +1,7 @@
 """From a trained network to packed layers."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,40 @@ from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.utils.image_size import sides
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackReport:
-    """What `pack` did.
+    """The result of `pack`, layer by layer; its text names what is slower than it could be.
 
     Attributes:
         packed: Names of the layers that run on bits.
-        folded: Names of what these compute besides.
+        folded: Names of the operations that these layers compute besides.
         left: Names of binary layers that stay in torch, and why.
         unfused: Why nothing was folded, or empty.
+        unfolded: Names of the operations behind packed layers that could be folded and are not, and why.
+
+    Example:
+        >>> PackReport(("conv",), (), {}, "", {"act": "it is in training mode"})
+        1 binary layer packed, 0 operations folded into it
+          NOT FOLDED: act: it is in training mode
     """
 
     packed: tuple[str, ...]
     folded: tuple[str, ...]
     left: dict[str, str]
     unfused: str
+    unfolded: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        many = len(self.packed) != 1
+        operations = f"{len(self.folded)} operation{'s' * (len(self.folded) != 1)}"
+        lines = [
+            f"{len(self.packed)} binary layer{'s' * many} packed, {operations} folded into {'them' if many else 'it'}",
+            *(f"  {name} stays in torch: {reason}" for name, reason in self.left.items()),
+            *(f"  NOT FOLDED: {name}: {reason}" for name, reason in self.unfolded.items()),
+        ]
+        if self.unfused:
+            lines.append(f"  NOTHING WAS FOLDED, the network is slower than it could be: {self.unfused}")
+        return "\n".join(lines)
 
 
 class PackedNetwork(nn.Module):
@@ -94,8 +113,9 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
         made[id(layer)] = _packed(layer, name)
         packed.append(name)
     _replace(network, made)
-    fused, folded, unfused = fuse(network, example)
-    return PackedNetwork(fused, PackReport(tuple(packed), folded, left, unfused)).eval()
+    fused = fuse(network, example)
+    report = PackReport(tuple(packed), fused.folded, left, fused.unfused, fused.unfolded)
+    return PackedNetwork(fused.network, report).eval()
 
 
 def check_binary(model: nn.Module) -> None:

@@ -1,17 +1,17 @@
 """Let packed layers absorb what follows them: batch norm, an addition, shifts, PReLU, Hardtanh."""
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.utils._pytree import tree_leaves
 
 from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy.recording import first_difference
 from bnn_lightning.layers.activation import LearnableBias, PReLU
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -19,37 +19,60 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _UNTRACEABLE = (fx.proxy.TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 # How far a layer's epilogue has come; each step may follow those before it.
 _AFFINE, _RESIDUAL, _LIFT, _SLOPE, _SHIFT, _CLAMP = range(6)
+_NO_PLACE = "there is no place for it behind what was folded before"
 
 
-def fuse(model: nn.Module, example: Tensor) -> tuple[nn.Module, tuple[str, ...], str]:
+@dataclass(frozen=True)
+class Fused:
+    """The result of `fuse`.
+
+    Attributes:
+        network: The network to use.
+        folded: Names of the operations that packed layers compute now.
+        unfolded: Names of the operations behind packed layers that could be folded and are not, and why.
+        unfused: Why nothing was folded, or an empty text.
+    """
+
+    network: nn.Module
+    folded: tuple[str, ...] = ()
+    unfolded: dict[str, str] = field(default_factory=dict)
+    unfused: str = ""
+
+
+def fuse(model: nn.Module, example: Tensor) -> Fused:
     """Fold the operations behind packed layers into them.
 
     Folded is what has no other user and stands in the order that kernels have: affine maps, one addition, a shift,
-    PReLU, a shift, clamp. Each keeps its rounding; what has no place for it is not folded.
+    PReLU, a shift, clamp. Each keeps its rounding; what has no place for it is not folded. The network must be one that
+    can be traced: the trace must run the same operations on the same tensors as the network itself (`recording`), so
+    that the folded network has its bits.
 
     Args:
         model: In evaluation mode, with `PackedConv2d` layers in it. Its packed layers are changed.
         example: Images, (N, C, H, W), to learn shapes from. A single one is taken twice: what is added to each image
             alike is not a map of these images.
-
-    Returns:
-        The network to use, the names of what was folded, and why nothing was, or an empty text.
     """
     try:
         graph = _Tracer().trace(model)
         traced = fx.GraphModule(model, graph)
         images = example if len(example) > 1 else torch.cat([example, example])
         with torch.no_grad():
-            kept = _same(ShapeProp(traced).propagate(images.clone()), model(images.clone()))
+            ShapeProp(traced).propagate(images.clone())
+        difference = first_difference(traced, model, images)
     except _UNTRACEABLE as error:
-        return model, (), f"The network cannot be traced: {error}"
-    if not kept:  # `view += y`, which tracing takes for `view + y`, or a choice by value
-        return model, (), "The network cannot be traced: the trace computes something else."
-    folded = [name for node in list(graph.nodes) for name in _Chain.starting_at(traced, node).absorb()]
+        return Fused(model, unfused=f"The network cannot be traced: {error}")
+    if difference:  # `view += y`, which tracing takes for `view + y`, or a choice that tracing does not see
+        return Fused(model, unfused=f"The network cannot be traced: in the trace, {difference}.")
+    calls = Counter(id(_module(traced, node)) for node in graph.nodes if node.op == "call_module")
+    chains = [_Chain.starting_at(traced, node, calls) for node in list(graph.nodes)]
+    for chain in chains:
+        chain.absorb()
     graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced, tuple(folded), ""
+    folded = [name for chain in chains for name in chain.folded]
+    unfolded = {name: reason for chain in chains for name, reason in chain.stopped.items() if name not in folded}
+    return Fused(traced, tuple(folded), unfolded)
 
 
 def batch_norm_affine(
@@ -86,55 +109,82 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class _Chain:
-    """A packed layer's call in a graph, and how far its epilogue has come."""
+    """A packed layer's call in a graph, and how far its epilogue has come.
+
+    Attributes:
+        traced: The network.
+        node: The call, or the last operation that was folded into it.
+        layer: The packed layer; None for any other call.
+        again: Whether the layer is called elsewhere, too: these calls have other followers.
+        stage: How far its epilogue has come.
+        folded: Names of what it computes besides.
+        stopped: Names of what follows and cannot be folded into it, and why.
+    """
 
     traced: fx.GraphModule
     node: fx.Node
     layer: PackedConv2d | None
+    again: bool
     stage: int = _AFFINE
+    folded: list[str] = field(default_factory=list)
+    stopped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def starting_at(cls, traced: fx.GraphModule, node: fx.Node) -> "_Chain":
+    def starting_at(cls, traced: fx.GraphModule, node: fx.Node, calls: Mapping[int, int]) -> "_Chain":
         layer = _module(traced, node)
-        calls = [n for n in traced.graph.nodes if layer is not None and _module(traced, n) is layer]
-        # A layer that is called twice has two followers.
-        return cls(traced, node, layer if isinstance(layer, PackedConv2d) and len(calls) == 1 else None)
+        return cls(traced, node, layer if isinstance(layer, PackedConv2d) else None, calls[id(layer)] > 1)
 
-    def absorb(self) -> list[str]:
-        """Fold what follows, as far as it goes; return the names."""
-        folded = []
-        while self.layer is not None and len(self.node.users) == 1:
-            (follower,) = self.node.users
+    def absorb(self) -> None:
+        """Fold what follows, as far as it goes."""
+        while self.layer is not None:
+            followers = [node for node in self.node.users if self._can_be_folded(node)]
+            if len(self.node.users) != 1 or not followers:  # floats that are read anyway
+                return
+            (follower,) = followers
+            reason = "its layer is called more than once" if self.again else self._fold(follower)
             name = str(follower.target) if follower.op == "call_module" else follower.name
-            if not (self._add(follower) if _is_addition(follower) else self._apply(follower)):
-                break
-            folded.append(name)
-        return folded
+            if reason:
+                self.stopped[name] = reason
+                return
+            self.folded.append(name)
 
-    def _apply(self, follower: fx.Node) -> bool:
+    def _can_be_folded(self, node: fx.Node) -> bool:
+        return _is_addition(node) or isinstance(_module(self.traced, node), tuple(_STEPS))
+
+    def _fold(self, follower: fx.Node) -> str:
+        """Fold an operation; say why not, or nothing."""
+        return self._add(follower) if _is_addition(follower) else self._apply(follower)
+
+    def _apply(self, follower: fx.Node) -> str:
         """Fold a module that maps one tensor."""
         module = _module(self.traced, follower)
-        if module is None or module.training or self.layer is None or not is_plain(module, *_STEPS):
-            return False
+        assert module is not None
+        assert self.layer is not None
+        if not is_plain(module, *_STEPS):
+            return "it has a `forward` or hooks of its own"
+        if module.training:
+            return "it is in training mode"
         step = next(step for kind, step in _STEPS.items() if isinstance(module, kind))
         stage = step(module, self.layer, self.stage)
         if stage is None:
-            return False
+            return _NO_PLACE
         self.stage = stage
         follower.replace_all_uses_with(self.node)
         self.traced.graph.erase_node(follower)
-        return True
+        return ""
 
-    def _add(self, follower: fx.Node) -> bool:
+    def _add(self, follower: fx.Node) -> str:
         """Fold the addition of a tensor of the same shape: the layer is called where the sum stood."""
         left, right = (*follower.args, None, None)[:2]
         other = right if left is self.node else left
-        if self.stage != _AFFINE or follower.kwargs or not isinstance(other, fx.Node) or other is self.node:
-            return False
-        if follower.target in (operator.iadd, "add_") and left is other:
-            return False  # the sum overwrites a tensor that may be read again, by this name or as a view
-        if _shape(other) != _shape(self.node) or _writes_between(self.traced, self.node, follower):
-            return False
+        if self.stage != _AFFINE:
+            return _NO_PLACE
+        if follower.kwargs or not isinstance(other, fx.Node) or other is self.node or _shape(other) != _shape(self.node):
+            return "it does not add two maps of one shape"
+        # A sum in place overwrites a tensor that may be read again, by this name or as a view.
+        overwrites = follower.target in (operator.iadd, "add_") and left is other
+        if overwrites or _writes_between(self.traced, self.node, follower):
+            return "a map is changed in place"
         call = self.node
         with self.traced.graph.inserting_before(follower):
             self.node = self.traced.graph.call_module(str(call.target), (call.args[0], other))
@@ -143,7 +193,7 @@ class _Chain:
         self.traced.graph.erase_node(follower)
         self.traced.graph.erase_node(call)
         self.stage = _RESIDUAL
-        return True
+        return ""
 
 
 # The steps: what a module does to the layer's epilogue, and the stage after it; None where the order forbids it.
@@ -215,13 +265,6 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks) and any(
         isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
     )
-
-
-def _same(found: object, wanted: object) -> bool:
-    """Whether two results, tensors or nests of them, are equal but for rounding; NaN equals itself."""
-    pairs = zip(tree_leaves(found), tree_leaves(wanted), strict=True)
-    close = partial(torch.allclose, rtol=1e-3, atol=1e-3, equal_nan=True)
-    return all(close(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def _is_addition(node: fx.Node) -> bool:

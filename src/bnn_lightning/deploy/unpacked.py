@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.ops import LIBRARY, epilogue
 
 if TYPE_CHECKING:
@@ -30,9 +29,11 @@ def plain(*tensors: Tensor) -> bool:
 
 
 def for_torch(images: Tensor) -> Tensor:
-    """Lay images out as torch is fastest where it computes a packed network: max-pooling, convolutions."""
-    # `plain` first: compilers that trace this do not look for a kernel.
-    if not (images.is_cpu and plain(images)) or images.shape[1] == 1 or current_kernel() is not None:
+    """Lay images out as packed layers leave their results, so that all of a network is computed in one layout.
+
+    Torch adds in another order in each layout, and it is faster in this one. A single channel stays as it is.
+    """
+    if not (images.is_cpu and plain(images)) or images.dim() != 4 or images.shape[1] == 1:
         return images
     return images.contiguous(memory_format=torch.channels_last)
 

@@ -6,19 +6,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 _aten = torch.ops.aten
-
-
-def _takes_torch(*tensors: Tensor) -> bool:
-    """Whether torch's own function is called: by compilers, which fuse it, and for traced and other special tensors."""
-    return torch.compiler.is_compiling() or has_torch_function(tensors)
-
-
-def halves_evenly(x: Tensor) -> bool:
-    """Whether the average of the 2x2 averages of (N, C, H, W) is that of the map; not in a trace, whose sizes vary."""
-    return not _takes_torch(x) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+# The functions below follow torch's override protocol, as `torch.nn.functional` does: a symbolic trace holds a call of
+# the function, not of what it chooses by memory format and shape. Compilers, which fuse by themselves, see torch's own
+# operations.
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -67,8 +60,10 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     References:
         He et al., Delving Deep into Rectifiers, ICCV 2015, equation 1.
     """
-    if _takes_torch(x, slope):
+    if torch.compiler.is_compiling():
         return F.prelu(x, slope.to(x.dtype))
+    if has_torch_function((x, slope)):
+        return cast(Tensor, handle_torch_function(prelu, (x, slope), x, slope))
     return cast(Tensor, _PReLU.apply(x, slope))
 
 
@@ -106,9 +101,34 @@ def spatial_mean(x: Tensor) -> Tensor:
         >>> spatial_mean(torch.arange(8.0).view(1, 2, 2, 2)).flatten()
         tensor([1.5000, 5.5000])
     """
-    if _takes_torch(x):
+    if torch.compiler.is_compiling():
         return x.mean((2, 3), keepdim=True)
+    if has_torch_function((x,)):
+        return cast(Tensor, handle_torch_function(spatial_mean, (x,), x))
     return cast(Tensor, _SpatialMean.apply(x))
+
+
+def spatial_mean_of_halves(x: Tensor) -> Tensor:
+    r"""Average over height and width of the 2x2 averages; a last odd row or column is averaged by itself.
+
+    Where height and width are even it is the average of the map, for a fraction of the work.
+
+    Args:
+        x: Shape (N, C, H, W).
+
+    Returns:
+        Shape (N, C, 1, 1).
+
+    Example:
+        >>> spatial_mean_of_halves(torch.arange(6.0).view(1, 1, 2, 3)).flatten()
+        tensor([2.7500])
+    """
+    if not torch.compiler.is_compiling():
+        if has_torch_function((x,)):
+            return cast(Tensor, handle_torch_function(spatial_mean_of_halves, (x,), x))
+        if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
+            return spatial_mean(x)
+    return spatial_mean(F.avg_pool2d(x, 2, ceil_mode=True))
 
 
 class _Concatenate(torch.autograd.Function):
@@ -136,6 +156,8 @@ def concatenate(parts: Sequence[Tensor]) -> Tensor:
         >>> concatenate([torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4)]).shape
         torch.Size([2, 4, 4, 4])
     """
-    if _takes_torch(*parts):
+    if torch.compiler.is_compiling():
         return torch.cat(tuple(parts), 1)
+    if has_torch_function(tuple(parts)):
+        return cast(Tensor, handle_torch_function(concatenate, tuple(parts), parts))
     return cast(Tensor, _Concatenate.apply(*parts))

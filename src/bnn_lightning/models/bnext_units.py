@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import halves_evenly, prelu, spatial_mean
+from bnn_lightning.functional.elementwise import prelu, spatial_mean, spatial_mean_of_halves
 from bnn_lightning.functional.recompute import Cheap, call, cheap
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import Mix, SqueezeExcite
@@ -112,7 +112,7 @@ class BNextConv(nn.Module):
         self.act = PReLU(out_channels)
         self.mix = Mix(out_channels) if recoupling else None
         self.gate = SqueezeExcite(out_channels, conv=real.gate) if recoupling else None
-        self.pool = half() if stride == 2 else nn.Identity()
+        self.stride = stride
 
     def forward(self, x: Tensor, real: Tensor | None = None, *, again: bool = False) -> Tensor | Cheap:
         """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride).
@@ -128,10 +128,11 @@ class BNextConv(nn.Module):
         u = cheap(prelu, normalised, self.act.weight, value=self.act(normalised))
         if self.mix is None or self.gate is None:
             return u
-        if real is None:  # of which the average alone is used
-            real = x if halves_evenly(x) else self.pool(x)
-        means = (spatial_mean(y) for y in (real, u.value))
-        return cheap(operator.mul, u, self.gate(self.mix(*means)))
+        if real is None and self.stride == 2:  # of the pooled input the average alone is used
+            mean = spatial_mean_of_halves(x)
+        else:
+            mean = spatial_mean(x if real is None else real)
+        return cheap(operator.mul, u, self.gate(self.mix(mean, spatial_mean(u.value))))
 
 
 class BNextUnit(nn.Module):

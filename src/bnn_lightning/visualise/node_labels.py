@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.functional.elementwise import concatenate, prelu, spatial_mean, spatial_mean_of_halves
 from bnn_lightning.layers.activation import LearnableBias, RPReLU
 from bnn_lightning.layers.attention import Mix
 from bnn_lightning.models.backbone import Normalize
@@ -29,6 +30,8 @@ _FUNCTIONS: dict[Any, tuple[str, Kind]] = {
     operator.sub: ("−", "elementwise"),
     operator.truediv: ("÷", "elementwise"),
     torch.cat: ("concat", "elementwise"),
+    concatenate: ("concat", "elementwise"),
+    prelu: ("PReLU", "activation"),
     torch.sigmoid: ("sigmoid", "activation"),
     "sigmoid": ("sigmoid", "activation"),
     F.avg_pool2d: ("average pool", "pool"),
@@ -37,6 +40,8 @@ _FUNCTIONS: dict[Any, tuple[str, Kind]] = {
     "view": ("reshape", "other"),
     torch.flatten: ("flatten", "other"),
 }
+# Averages over a map.
+MEANS = ("mean", torch.mean, spatial_mean, spatial_mean_of_halves)
 # Of a binary layer, by the name of the step.
 _STEPS: dict[str, tuple[str, Kind]] = {
     "weight_binarizer": ("sign", "sign"),
@@ -68,7 +73,7 @@ def label_of(node: fx.Node, module: nn.Module | None, layer: Any) -> Label:
         return "sign", type(layer.weight_binarizer).__name__, "sign"
     if layer is not None:
         return (_STEPS[name][0], "", _STEPS[name][1])
-    if node.target == "mean" or node.target is torch.mean:
+    if node.target in MEANS:
         return "global average", "", "pool"
     target: Any = node.target
     label, kind = _FUNCTIONS.get(target, (str(target) if isinstance(target, str) else name or node.name, "other"))

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import LearnableBias, RPReLU
 from bnn_lightning.layers.attention import Mix
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.tree import annealed
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.visualise.network_graph import Edge, NetworkGraph, Node, make_graph
-from bnn_lightning.visualise.node_labels import label_of
+from bnn_lightning.visualise.node_labels import MEANS, label_of
 
 # Shown as one node each: what is in them says no more than their name.
 _ATOMS = (Binarizer, Normalize, Mix, LearnableBias, RPReLU)
@@ -220,7 +221,7 @@ class _Builder:
         before = node.all_input_nodes[0] if node.all_input_nodes else None
         same = node.target in (operator.getitem, "contiguous", "detach", "clone")
         # An average over a map of one pixel changes nothing, either, nor does it to leave out its height and width.
-        if before is not None and node.target in ("mean", "flatten"):
+        if before is not None and node.target in (*MEANS, "flatten"):
             same |= _pixels(before) == _pixels(node)
         return before if same and before is not None and "shape" in before.meta else None
 
@@ -274,4 +275,8 @@ def _short(node: fx.Node) -> str:
         return "input"
     if node.op == "get_attr":
         return str(node.target).rpartition(".")[2]
+    if node.target in MEANS:
+        return "mean"
+    if node.target is concatenate:
+        return "cat"
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.name))

@@ -1,0 +1,156 @@
+"""What follows packed layers is folded into them, to the bit, or the report says what was not and why."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers import SignSTE, XNORScale
+from bnn_lightning.deploy import PackedNetwork, kernel_info, pack
+from bnn_lightning.deploy.recording import first_difference
+from bnn_lightning.functional import spatial_mean
+from bnn_lightning.layers import BinaryConv2d, annealed
+from bnn_lightning.models import create_backbone, list_backbones
+
+# Batch norms of torch round once where kernels do, from AVX2 on.
+EXACT = kernel_info().name in ("x86_64_v3", "x86_64_v4")
+# Norms stand before the layers, or gates follow them.
+NOTHING_TO_FOLD = {"real2binary18"}
+
+
+def conv(channels: int = 4) -> BinaryConv2d:
+    return BinaryConv2d(
+        channels, channels, 3, padding=1, bias=False, input_binarizer=SignSTE(), weight_binarizer=XNORScale()
+    )
+
+
+def as_published(name: str, seed: int) -> PackedNetwork:
+    """Pack a network of the registry at the size of ImageNet, and hold it to the bits of the trained one."""
+    torch.manual_seed(seed)
+    network = create_backbone(name, num_classes=10, image_size=224).eval()
+    for binarizer in annealed(network):
+        binarizer.set_progress(1.0)
+    packed, images = pack(network), torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        wanted = network(images.contiguous(memory_format=torch.channels_last))
+        found = packed(images)
+    assert torch.equal(found, wanted) if EXACT else torch.allclose(found, wanted, atol=1e-3)
+    assert (packed.report.unfused, packed.report.unfolded) == ("", {})
+    return packed
+
+
+def test_bnext_is_folded_at_the_size_of_imagenet() -> None:
+    report = as_published("bnext_tiny", 0).report
+    assert (len(report.packed), len(report.folded)) == (31, 62)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name != "mlp"])
+def test_every_backbone_is_folded_at_the_size_of_imagenet(name: str, seed: int) -> None:
+    report = as_published(name, seed).report
+    assert bool(report.folded) != (name in NOTHING_TO_FOLD)
+
+
+class Choosing(nn.Module):
+    """Computes something else where it is not traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        # The same values but for rounding: only the operations tell them apart.
+        return y + y if isinstance(x, Tensor) else y * 2
+
+
+class Meaning(nn.Module):
+    """A mean that is computed in the order of the layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spatial_mean(self.norm(self.conv(x)))
+
+
+class InPlace(nn.Module):
+    def __init__(self, read_view: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.read_view = conv(), nn.BatchNorm2d(4), read_view
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        view = x.view(x.shape)
+        x += self.norm(self.conv(x))
+        return view.mean((2, 3)) if self.read_view else x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "make, folded",
+    [(Choosing, 0), (Meaning, 1), (lambda: InPlace(read_view=False), 2), (lambda: InPlace(read_view=True), 0)],
+)
+def test_operations_are_compared_and_not_values(make: Callable[[], nn.Module], folded: int) -> None:
+    torch.manual_seed(0)
+    network, images = make().eval(), torch.randn(2, 4, 5, 5)
+    packed = pack(network, images)
+    assert len(packed.report.folded) == folded
+    assert bool(packed.report.unfused) != bool(folded)
+    with torch.no_grad():
+        wanted = network(images.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(packed(images), wanted, **({"rtol": 0, "atol": 0} if EXACT else {}))
+
+
+def shares_memory(x: Tensor) -> Tensor:
+    y = x * 1
+    view = y[:, :1]
+    view.add_(1)
+    return y
+
+
+@pytest.mark.parametrize(
+    "found, wanted, same",
+    [
+        (lambda x: (x + x).relu_(), lambda x: (x + x).relu(), True),
+        (lambda x: x + torch.ones(4), lambda x: x + torch.ones(4), True),
+        (lambda x: x + torch.ones(4), lambda x: x + torch.zeros(4), False),
+        (lambda x: x * 2.0, lambda x: x * 3.0, False),
+        (lambda x: x.add(1), lambda x: x.add_(1), True),
+        (lambda x: (x * 1) + 0 * (x * 1)[:, :1].add(1), shares_memory, False),
+        (shares_memory, shares_memory, True),
+        (lambda x: (x.sum(), x)[1], lambda x: x, False),
+        (lambda x: (x, x.sum()), lambda x: (x.sum(), x), False),
+        (lambda x: x.double().add(1), lambda x: x.add(1), False),
+    ],
+)
+def test_first_difference(found: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor], same: bool) -> None:
+    assert (first_difference(found, wanted, torch.rand(2, 3, 4, 4)) == "") == same
+
+
+class Twice(nn.Module):
+    """What stands behind a layer and has no place in it: it is called twice, hooked, or out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.norm = conv(), nn.BatchNorm2d(4)
+        self.last, self.clamp, self.act = conv(), nn.Hardtanh(), nn.PReLU(4)
+        self.hooked, self.loud = conv(), nn.PReLU(4)
+        self.loud.register_forward_hook(lambda module, inputs, output: output * 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.shared(self.norm(self.shared(x))))
+        return self.loud(self.hooked(self.act(self.clamp(self.last(x))))).mean((2, 3))
+
+
+def test_the_report_names_what_was_not_folded() -> None:
+    report = pack(Twice().eval(), torch.rand(2, 4, 5, 5)).report
+    assert set(report.unfolded) == {"norm", "act", "loud"}
+    assert "more than once" in report.unfolded["norm"]
+    assert "no place" in report.unfolded["act"]
+    assert "hooks" in report.unfolded["loud"]
+    assert repr(report).count("NOT FOLDED: ") == 3
+    report = pack(Choosing().eval(), torch.rand(2, 4, 5, 5)).report
+    assert f"NOTHING WAS FOLDED, the network is slower than it could be: {report.unfused}" in str(report)
