@@ -179,7 +179,12 @@ class _Chain:
         other = right if left is self.node else left
         if self.stage != _AFFINE:
             return _NO_PLACE
-        if follower.kwargs or not isinstance(other, fx.Node) or other is self.node or _shape(other) != _shape(self.node):
+        if (
+            follower.kwargs
+            or not isinstance(other, fx.Node)
+            or other is self.node
+            or _shape(other) != _shape(self.node)
+        ):
             return "it does not add two maps of one shape"
         # A sum in place overwrites a tensor that may be read again, by this name or as a view.
         overwrites = follower.target in (operator.iadd, "add_") and left is other

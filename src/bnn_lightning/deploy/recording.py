@@ -44,11 +44,11 @@ class Call:
     outputs: list[Any]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records calls while it is entered; tensors are told apart by identity, their memory by the calls that made it."""
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self._known: Any = WeakTensorKeyDictionary()  # Result (without `writes`) and memory of each tensor
         self._writes: dict[_Memory, list[int]] = {}

@@ -63,7 +63,7 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return F.prelu(x, slope.to(x.dtype))
     if has_torch_function((x, slope)):
-        return cast(Tensor, handle_torch_function(prelu, (x, slope), x, slope))
+        return handle_torch_function(prelu, (x, slope), x, slope)
     return cast(Tensor, _PReLU.apply(x, slope))
 
 
@@ -104,7 +104,7 @@ def spatial_mean(x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return x.mean((2, 3), keepdim=True)
     if has_torch_function((x,)):
-        return cast(Tensor, handle_torch_function(spatial_mean, (x,), x))
+        return handle_torch_function(spatial_mean, (x,), x)
     return cast(Tensor, _SpatialMean.apply(x))
 
 
@@ -125,7 +125,7 @@ def spatial_mean_of_halves(x: Tensor) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         if has_torch_function((x,)):
-            return cast(Tensor, handle_torch_function(spatial_mean_of_halves, (x,), x))
+            return handle_torch_function(spatial_mean_of_halves, (x,), x)
         if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
             return spatial_mean(x)
     return spatial_mean(F.avg_pool2d(x, 2, ceil_mode=True))
@@ -159,5 +159,5 @@ def concatenate(parts: Sequence[Tensor]) -> Tensor:
     if torch.compiler.is_compiling():
         return torch.cat(tuple(parts), 1)
     if has_torch_function(tuple(parts)):
-        return cast(Tensor, handle_torch_function(concatenate, tuple(parts), parts))
+        return handle_torch_function(concatenate, tuple(parts), parts)
     return cast(Tensor, _Concatenate.apply(*parts))
