@@ -17,7 +17,6 @@ from bnn_lightning.models import create_backbone, list_backbones
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_networks import small_options
 
-
 # Batch norms of torch round once where kernels do, from AVX2 on.
 EXACT = kernels.kernel_info().name in ("x86_64_v3", "x86_64_v4")
 NEAR = {"rtol": 0, "atol": 0} if EXACT else {"rtol": 1e-4, "atol": 1e-4}
