@@ -2,7 +2,10 @@
 
 import difflib
 import inspect
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from bnn_lightning.binarizers import annealed, learned, sign, temperature, weight
 from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
@@ -52,6 +55,39 @@ def binarizer_signature(name: str) -> inspect.Signature:
         raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
     signature = inspect.signature(_BINARIZERS[name])
     return signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "num_channels"])
+
+
+def check_factory(argument: str, factory: object) -> None:
+    """Refuse what is no factory of binarizers: a name, a binarizer, or a class that takes other arguments.
+
+    Args:
+        argument: Name of the argument, for the message.
+        factory: Called with a number of channels; None is the paper's own.
+
+    Raises:
+        TypeError: Another thing. `SignSTE` itself would take the number of channels for its `clip`.
+
+    Example:
+        >>> from bnn_lightning.binarizers import SignSTE
+        >>> check_factory("input_binarizer", SignSTE)
+        Traceback (most recent call last):
+        ...
+        TypeError: `input_binarizer` must be called with a number of channels, which SignSTE takes for `clip`: ...
+    """
+    remedy = "give binarizer_factory('SignSTE'), or a function of the number of channels"
+    if factory is None:
+        return
+    if isinstance(factory, nn.Module | str) or not callable(factory):
+        what = f"the name {factory!r}" if isinstance(factory, str) else f"an object of {type(factory).__name__}"
+        raise TypeError(f"`{argument}` must be a factory that makes a binarizer for each layer, got {what}: {remedy}.")
+    made = factory.func if isinstance(factory, partial) else factory
+    if inspect.isclass(made):
+        first = next(iter(inspect.signature(factory).parameters), None)
+        if first != "num_channels":
+            raise TypeError(
+                f"`{argument}` must be called with a number of channels, which {made.__name__} takes for `{first}`: "
+                f"{remedy.replace('SignSTE', made.__name__)}."
+            )
 
 
 def binarizer_factory(name: str, **options: Any) -> BinarizerFactory:

@@ -19,5 +19,6 @@ __getattr__, __dir__, __all__ = attach(
         "gradient_share": ["GradientShare"],
         "interrupt": ["StopRequest"],
         "rng_state": ["RNGState"],
+        "summary": ["NetworkSummary"],
     },
 )

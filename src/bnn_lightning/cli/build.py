@@ -10,10 +10,11 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from bnn_lightning.binarizers import factory
+from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.data.third_party import adapt
@@ -203,6 +204,8 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     """
     if not config.get("enable_progress_bar", True):  # Lightning refuses a bar beside it
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    if config.get("enable_model_summary", True) and not any(isinstance(c, ModelSummary) for c in callbacks):
+        callbacks = [*callbacks, NetworkSummary()]
     parts = {"callbacks": list(callbacks), "logger": list(loggers) or False}
     return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from bnn_lightning.cli.build import build, build_task
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.models.published_file import read_file
+from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 
 CONFIG_KEY = "bnn_lightning_config"
 # Of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
+# Sections of a configuration that lie within each other; a damaged one may hold itself.
+_DEEPEST = 32
 
 State = Mapping[str, Tensor]
 
@@ -99,7 +101,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def is_ours(checkpoint: Mapping[str, Any]) -> bool:
     """Whether `bnn train` wrote the checkpoint."""
-    return CONFIG_KEY in checkpoint and isinstance(checkpoint.get("state_dict"), Mapping)
+    state = checkpoint.get("state_dict")
+    return CONFIG_KEY in checkpoint and isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
 
 
 def embedded_config(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -117,7 +120,10 @@ def embedded_config(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str
     config = checkpoint[CONFIG_KEY]
     if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "task", "data")):
         raise UserError(f"`{path}`: its configuration (`{CONFIG_KEY}`) is damaged.")
-    _refuse_interpolations(config, str(path))
+    _check_plain(config, str(path))
+    name = config["model"].get("name", "")
+    if not isinstance(name, str):
+        raise UserError(f"`{path}`: its configuration is damaged: `model.name` must be a name, got {name!r}.")
     return config
 
 
@@ -128,6 +134,11 @@ def check_fits(module: nn.Module, state: State, path: str | Path) -> None:
         UserError: They differ; the message says which tensors.
     """
     wanted = module.state_dict()
+    for name, value in state.items():
+        if (reason := why_unusable(value)) is not None:
+            raise UserError(f"`{path}` is damaged: its `{name}` is {reason}.")
+        if name in wanted and value.is_floating_point() != wanted[name].is_floating_point():
+            raise UserError(f"`{path}` is damaged: its `{name}` is of {value.dtype}, not of {wanted[name].dtype}.")
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
     shapes = [
@@ -141,16 +152,23 @@ def check_fits(module: nn.Module, state: State, path: str | Path) -> None:
         raise UserError(f"`{path}` is a checkpoint of another network. {' '.join(differences)}")
 
 
-def _refuse_interpolations(node: Any, path: str) -> None:
-    # We write resolved values. `${oc.env:...}` in a file from elsewhere would read this machine's environment.
+def _check_plain(node: Any, path: str, depth: int = 0) -> None:
+    """Refuse a configuration that we cannot have written, in a file from elsewhere."""
+    if depth > _DEEPEST:
+        raise UserError(f"`{path}`: its configuration is damaged: more than {_DEEPEST} sections lie within each other.")
     if isinstance(node, Mapping):
-        for value in node.values():
-            _refuse_interpolations(value, path)
+        for key, value in node.items():
+            if not isinstance(key, str):
+                raise UserError(f"`{path}`: its configuration is damaged: a key must be a name, got {key!r}.")
+            _check_plain(value, path, depth + 1)
     elif isinstance(node, list | tuple):
         for value in node:
-            _refuse_interpolations(value, path)
+            _check_plain(value, path, depth + 1)
     elif isinstance(node, str) and "${" in node:
+        # We write resolved values. `${oc.env:...}` would read this machine's environment.
         raise UserError(f"`{path}`: its configuration holds an interpolation ({node!r}), which we never write.")
+    elif node is not None and not isinstance(node, str | int | float):
+        raise UserError(f"`{path}`: its configuration is damaged: it holds a {type(node).__name__}.")
 
 
 def some(names: Sequence[str], most: int = 8) -> str:

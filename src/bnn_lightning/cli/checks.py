@@ -27,6 +27,8 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.scheduler import make_scheduler
 
 Node = Mapping[str, Any]
+# Of an optimizer's numbers: Adam divides the learning rate by 1 - beta, and the quotient must be a float32.
+_LARGEST = 1e30
 
 
 def check_trainer(trainer: Node, matmul_precision: str) -> None:
@@ -277,11 +279,26 @@ def check_optimization(task: ClassificationTask) -> None:
         groups = task.param_groups(task)
         section = "optimizer"
         optimizer = task.optimizer(groups)
+        check_hyperparameters(optimizer)
         section = "schedule"
         if task.schedule is not None:
             make_scheduler(task.schedule, optimizer, steps_per_epoch=1)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"`{section}`: {error}") from error
+
+
+def check_hyperparameters(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse numbers that an update in float32 cannot compute with.
+
+    Raises:
+        ValueError: One is not finite, or larger than `_LARGEST`.
+    """
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if isinstance(value, float) and not abs(value) <= _LARGEST:
+                raise ValueError(
+                    f"`{name}` must be finite and at most {_LARGEST:g}, for updates in float32, got {value}."
+                )
 
 
 def check_sizes(task: ClassificationTask, datamodule: Any, model: Node, *, trust: Sequence[str] = ()) -> None:

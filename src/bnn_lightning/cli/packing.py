@@ -22,7 +22,7 @@ from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
-from bnn_lightning.cli.score import restore
+from bnn_lightning.cli.score import check_size, restore
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.c99_text import check_name
@@ -72,6 +72,7 @@ def write(config: DictConfig) -> int:
     task, data = restore(ckpt, config, embedded, trust=settings.trust)
     backbone = task.backbone.eval()
     datamodule = build_datamodule(data, trust=settings.trust)
+    check_size(backbone, datamodule, ckpt)
     if settings.format == "onnx":
         compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
         return _write_onnx(backbone, out, compare, precise=settings.precise)

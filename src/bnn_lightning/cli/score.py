@@ -21,7 +21,9 @@ from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
+from bnn_lightning.cli.summary import left_out_by
 from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -38,6 +40,7 @@ class Score:
         top1: Share of the images whose label has the largest logit.
         top5: Share of the images whose label is among the five largest logits.
         loss: Mean cross-entropy.
+        partial: What left images out, such as `trainer.limit_test_batches=2`; None where every image was scored.
     """
 
     images: int
@@ -45,11 +48,14 @@ class Score:
     top5: float
     loss: float
     damaged: int = 0
+    partial: str | None = None
 
     def __str__(self) -> str:
         left_out = f" ({self.damaged} damaged ones left out)" if self.damaged else ""
+        partial = f" (PARTIAL: {self.partial} leaves images out)" if self.partial else ""
         return (
-            f"images: {self.images}{left_out}\ntop-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
+            f"images: {self.images}{partial}{left_out}\n"
+            f"top-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
             f"loss:   {self.loss:.4f}"
         )
 
@@ -94,13 +100,14 @@ def score(config: DictConfig) -> Score:
     task, data, path = _task(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
     _check_classes(task, datamodule, path)
+    check_size(task.backbone, datamodule, path)
     counter = CountImages()
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
     check_data(datamodule, trainer, stage="test")
     with damaged_files():
         found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
     top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
-    result = Score(counter.count, top1, top5, loss, damaged=counter.damaged)
+    result = Score(counter.count, top1, top5, loss, damaged=counter.damaged, partial=left_out_by(trainer))
     _say(f"\n{result}")
     if (warning := relaxed(task.backbone)) is not None:
         _say(warning)
@@ -143,7 +150,9 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     with torch.inference_mode():
         num_classes = network(torch.zeros(1, *network.info.shape)).shape[1]
     task = _only_scored(network, num_classes)
-    task.backbone.num_classes, task.backbone.in_channels = num_classes, network.info.in_channels  # type: ignore[assignment]
+    facts = {"num_classes": num_classes, "in_channels": network.info.in_channels, "image_size": size}
+    for name, fact in facts.items():
+        setattr(task.backbone, name, fact)
     _say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
     return task, data
 
@@ -208,6 +217,27 @@ def _only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
 @rank_zero_only
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def check_size(network: Any, datamodule: Any, path: str) -> None:
+    """Refuse images of a size that a network does not take, and say so where it was trained on another.
+
+    Raises:
+        UserError: Names both sizes.
+    """
+    trained, size = getattr(network, "image_size", None), getattr(datamodule, "image_size", None)
+    channels = getattr(datamodule, "in_channels", None)
+    if not isinstance(size, int) or not isinstance(channels, int) or trained in (None, size):
+        return
+    try:
+        with evaluation(network), torch.no_grad():
+            network.forward(torch.zeros(1, channels, size, size))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"`{path}` is a network for images of {trained} pixels, and these have {size}: take "
+            f"data.image_size={trained}, if the data can be had so."
+        ) from error
+    _say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
 
 
 def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:

@@ -20,7 +20,7 @@ _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float, warning: str | None = None) -> None:
     """Print the accuracy, what to know of it, the time, the folder, and what to try next."""
     splits = [split for split in ("val", "test") if _has(scores, split)]
-    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}" for split in splits]
+    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}{_partial(trainer, split)}" for split in splits]
     lines += [warning] if warning else []
     lines += [f"{'time:':<15} {duration(seconds)}", f"{'run folder:':<15} {trainer.default_root_dir}"]
     final = checkpoint_path(trainer, "final.ckpt")
@@ -43,6 +43,18 @@ def print_interrupted(trainer: Trainer) -> None:
         )
 
 
+def left_out_by(trainer: Trainer, split: str = "test") -> str | None:
+    """Return the setting that left images of a split out of its scores, or None."""
+    loop = trainer.fit_loop.epoch_loop.val_loop if split == "val" else trainer.test_loop
+    loaders = getattr(loop._combined_loader, "flattened", [])
+    lengths = [len(loader) if hasattr(loader, "__len__") else 0 for loader in loaders]
+    if not any(number < length for number, length in zip(loop.max_batches, lengths, strict=False)):
+        return None
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return f"trainer.fast_dev_run={trainer.fast_dev_run}"  # type: ignore[attr-defined]
+    return f"trainer.limit_{split}_batches={getattr(trainer, f'limit_{split}_batches')}"
+
+
 def accuracy(scores: Mapping[str, float], split: str) -> str:
     """Return top-1 and top-5 in percent.
 
@@ -52,6 +64,11 @@ def accuracy(scores: Mapping[str, float], split: str) -> str:
     """
     top1, top5, loss = (scores[f"{split}/{name}"] for name in ("acc", "acc_top5", "loss"))
     return f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} % (loss {loss:.4f})"
+
+
+def _partial(trainer: Trainer, split: str) -> str:
+    cause = left_out_by(trainer, split)
+    return "" if cause is None else f" PARTIAL: {cause} leaves images out"
 
 
 def duration(seconds: float) -> str:

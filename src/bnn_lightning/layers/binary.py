@@ -18,6 +18,34 @@ def check_pad_value(pad_value: float) -> float:
     return float(pad_value)
 
 
+def check_input_binarizer(given: object) -> InputBinarizer | None:
+    """Return the binarizer of a layer's input, or None.
+
+    Raises:
+        TypeError: It is no `InputBinarizer`.
+    """
+    if given is None or isinstance(given, InputBinarizer):
+        return given
+    raise TypeError(f"`input_binarizer` must be an InputBinarizer, such as SignSTE(), or None, got {_what(given)}.")
+
+
+def check_weight_binarizer(given: object) -> WeightBinarizer | None:
+    """Return the binarizer of a layer's weights, or None.
+
+    Raises:
+        TypeError: It is no `WeightBinarizer`.
+    """
+    if given is None or isinstance(given, WeightBinarizer):
+        return given
+    raise TypeError(f"`weight_binarizer` must be a WeightBinarizer, such as XNORScale(), or None, got {_what(given)}.")
+
+
+def _what(given: object) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}: give an object of it, {given.__name__}(...)"
+    return f"the name {given!r}" if isinstance(given, str) else type(given).__name__
+
+
 class BinaryLayer(nn.Module):
     """The arithmetic of a layer with binary weights; mixed into torch's own layers.
 

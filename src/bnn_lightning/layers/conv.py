@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.dot import binary_dot
-from bnn_lightning.layers.binary import BinaryLayer, check_pad_value
+from bnn_lightning.layers.binary import (
+    BinaryLayer,
+    check_input_binarizer,
+    check_pad_value,
+    check_weight_binarizer,
+)
 
 
 class BinaryConv2d(BinaryLayer, nn.Conv2d):
@@ -67,8 +72,8 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
             device,
             dtype,
         )
-        self.input_binarizer = input_binarizer
-        self.weight_binarizer = weight_binarizer
+        self.input_binarizer = check_input_binarizer(input_binarizer)
+        self.weight_binarizer = check_weight_binarizer(weight_binarizer)
         self.pad_value = check_pad_value(pad_value)
         binary = input_binarizer is not None or weight_binarizer is not None or self.pad_value != 0.0
         if binary and padding_mode != "zeros":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.dot import binary_dot
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, check_input_binarizer, check_weight_binarizer
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -42,8 +42,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         weight_binarizer: WeightBinarizer | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.input_binarizer = input_binarizer
-        self.weight_binarizer = weight_binarizer
+        self.input_binarizer = check_input_binarizer(input_binarizer)
+        self.weight_binarizer = check_weight_binarizer(weight_binarizer)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **binarizers: Any) -> Self:

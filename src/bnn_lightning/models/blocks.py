@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory, InputBinarizer, WeightBinarizer
-from bnn_lightning.binarizers.factory import binarizer_factory
+from bnn_lightning.binarizers.factory import binarizer_factory, check_factory
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
@@ -31,6 +31,10 @@ class LayerFactory:
     input_binarizer: BinarizerFactory | None = None
     weight_binarizer: BinarizerFactory | None = None
     pad_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_factory("input_binarizer", self.input_binarizer)
+        check_factory("weight_binarizer", self.weight_binarizer)
 
     def conv3x3(self, in_channels: int, out_channels: int, stride: int = 1) -> BinaryConv2d:
         """Make a 3x3 convolution with padding 1 and no bias."""

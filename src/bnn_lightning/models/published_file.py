@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _DEEPEST = 4
 # Whose tensors stand beside a student's where a whole distillation was saved.
 _TEACHERS = re.compile(r"^(\w+_)?teachers?\.")
 
+# How packed files of `deploy` begin.
+_PACKED = b"BNNPACK"
 # What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
 _DAMAGE = (
     AssertionError,
@@ -73,10 +76,8 @@ def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFi
         )
     state, beside = _innermost(content)
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                f"`{path}` is no checkpoint of a network: its entry `{key}` is {type(value).__name__}, no tensor."
-            )
+        if not isinstance(key, str) or (reason := why_unusable(value)) is not None:
+            raise ValueError(f"`{path}` is no checkpoint of a network: its entry `{key}` is {reason}.")
     tensors, teachers = _unwrapped(state, frozenset(names))
     if not tensors or len(tensors) + teachers < len(state):
         raise ValueError(
@@ -93,6 +94,24 @@ def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFi
     )
 
 
+def why_unusable(value: Any) -> str | None:
+    """Return what a value of a state dict is, where it is no tensor of plain numbers; None where it is one.
+
+    Example:
+        >>> why_unusable(torch.ones(2, dtype=torch.complex64))
+        'a tensor of complex numbers'
+    """
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__}, no tensor"
+    if value.is_meta:
+        return "a tensor without values (of the meta device)"
+    if value.layout != torch.strided:
+        return f"a sparse tensor ({value.layout})"
+    if value.is_quantized:
+        return f"a quantized tensor ({value.dtype})"
+    return "a tensor of complex numbers" if value.is_complex() else None
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Read a file that `torch.save` wrote, tensors and plain values only, into CPU memory.
 
@@ -103,11 +122,14 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"`{path}` is not a file: give the path of a checkpoint.")
+    with path.open("rb") as file:
+        if file.read(len(_PACKED)) == _PACKED:
+            raise ValueError(f"`{path}` is a packed file, which `bnn export` wrote, and no checkpoint: packed={path}")
     try:
         known = argparse.Namespace in torch.serialization.get_safe_globals()
         with nullcontext() if known else torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
+    except (*_DAMAGE, *_errors_of_safetensors()) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(
@@ -119,6 +141,11 @@ def read_file(path: Path) -> dict[str, Any]:
             f"`{path}` is no checkpoint of a network: it holds {type(content).__name__}, not named tensors."
         )
     return dict(content)
+
+
+def _errors_of_safetensors() -> tuple[type[Exception], ...]:
+    library = sys.modules.get("safetensors")  # torch.load imports it, for files that are called so
+    return () if library is None else (library.SafetensorError,)
 
 
 def _reason(error: Exception) -> str:
