@@ -206,6 +206,7 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if config.get("enable_model_summary", True) and not any(isinstance(c, ModelSummary) for c in callbacks):
         callbacks = [*callbacks, NetworkSummary()]
+    config = {**config, "enable_model_summary": False}  # Lightning's own, beside which it announces ours
     parts = {"callbacks": list(callbacks), "logger": list(loggers) or False}
     return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
 

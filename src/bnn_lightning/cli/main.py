@@ -1,6 +1,7 @@
 """The `bnn` command: the first word is the verb, what follows is the verb's own."""
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: The words after `bnn`; None takes those of the process.
     """
     given = sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text: it is printed with escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.argv = [given[0], *(given[1:] if argv is None else argv)]
         _run(sys.argv[1:])

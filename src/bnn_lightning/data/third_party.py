@@ -122,7 +122,10 @@ def _shard(datamodule: LightningDataModule, name: str) -> None:
     def sharded() -> Any:
         shares = _shares(datamodule.trainer)
         loaders = original()
-        return loaders if shares is None else apply_to_collection(loaders, DataLoader, partial(rank_loader, **shares))
+        if shares is None:
+            return loaders
+        share = partial(rank_loader, rank=shares["rank"], num_ranks=shares["num_ranks"])
+        return apply_to_collection(loaders, DataLoader, share)
 
     setattr(datamodule, name, sharded)
 

@@ -129,7 +129,7 @@ def read_file(path: Path) -> dict[str, Any]:
         known = argparse.Namespace in torch.serialization.get_safe_globals()
         with nullcontext() if known else torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_DAMAGE, *_errors_of_safetensors()) as error:
+    except _damage() as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(
@@ -143,9 +143,9 @@ def read_file(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _errors_of_safetensors() -> tuple[type[Exception], ...]:
+def _damage() -> tuple[type[Exception], ...]:
     library = sys.modules.get("safetensors")  # torch.load imports it, for files that are called so
-    return () if library is None else (library.SafetensorError,)
+    return _DAMAGE if library is None else (*_DAMAGE, library.SafetensorError)
 
 
 def _reason(error: Exception) -> str:

@@ -123,7 +123,7 @@ def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
         rows: Values; numbers keep all their digits.
         path: Ends in .csv.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
