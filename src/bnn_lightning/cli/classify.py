@@ -157,7 +157,8 @@ def _pictures(where: Path) -> list[Path]:
 
 
 def _write(path: Path, found: list[Prediction]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # A file's name may be no text: it is written with escapes.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         if path.suffix == ".json":
             json.dump([vars(prediction) for prediction in found], file, indent=1)
             return

@@ -26,6 +26,7 @@ from bnn_lightning.deploy.kernels import kernel_info
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.image_size import sides
 
 Plain = dict[str, Any]
 
@@ -150,8 +151,8 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     with torch.inference_mode():
         num_classes = network(torch.zeros(1, *network.info.shape)).shape[1]
     task = _only_scored(network, num_classes)
-    facts = {"num_classes": num_classes, "in_channels": network.info.in_channels, "image_size": size}
-    for name, fact in facts.items():
+    facts = {"num_classes": num_classes, "in_channels": network.info.in_channels}
+    for name, fact in (facts | {"image_size": network.info.image_size}).items():
         setattr(task.backbone, name, fact)
     _say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
     return task, data
@@ -227,11 +228,11 @@ def check_size(network: Any, datamodule: Any, path: str) -> None:
     """
     trained, size = getattr(network, "image_size", None), getattr(datamodule, "image_size", None)
     channels = getattr(datamodule, "in_channels", None)
-    if not isinstance(size, int) or not isinstance(channels, int) or trained in (None, size):
+    if size is None or not isinstance(channels, int) or trained is None or sides(trained) == sides(size):
         return
     try:
         with evaluation(network), torch.no_grad():
-            network.forward(torch.zeros(1, channels, size, size))
+            network.forward(torch.zeros(1, channels, *sides(size)))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"`{path}` is a network for images of {trained} pixels, and these have {size}: take "
