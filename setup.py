@@ -32,23 +32,36 @@ MARCH = {
     "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg -mavx512vnni",
     "generic": "armv8-a",
 }
-FLAGS = ["-O3", "-std=c11", "-shared", "-fPIC", "-nostdlib"]
+# What compilers do by default, stated: products and sums are fused where a kernel's source has them in one expression.
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-shared", "-fPIC", "-nostdlib"]
+SUFFIXES = {"Windows": ".dll"}  # of libraries; elsewhere .so
+MORE_SOURCES = {"Windows": [str(FOLDER / "windows.c")]}
 
 
-def command(cpu: str, out: Path) -> list[str]:
+def command(cpu: str, out: Path, system: str = "", target: str = "") -> list[str]:
+    """Return the command that builds a kernel.
+
+    Args:
+        cpu: Processor, as zig names it.
+        out: The library.
+        system: Operating system that it runs on, as `platform.system` names it; empty is this one.
+        target: The same for zig, with architecture and ABI; empty is this machine.
+    """
+    sources = [*SOURCES, *MORE_SOURCES.get(system or platform.system(), [])]
     own = os.environ.get("BNN_CC", "")
-    if own:
+    if own and not target:
         march = MARCH.get(cpu, cpu.replace("_v", "-v").replace("x86_64", "x86-64"))
-        return [*shlex.split(own), *FLAGS, *f"-march={march}".split(), "-o", str(out), *SOURCES]
-    return [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-s", f"-mcpu={cpu}", "-o", str(out), *SOURCES]
+        return [*shlex.split(own), *FLAGS, *f"-march={march}".split(), "-o", str(out), *sources]
+    zig = [sys.executable, "-m", "ziglang", "cc", *(["-target", target] if target else [])]
+    return [*zig, *FLAGS, "-s", f"-mcpu={cpu}", "-o", str(out), *sources]
 
 
 def compile_kernels(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, cpu in TARGETS.get(platform.machine().lower(), {}).items():
-        with tempfile.TemporaryDirectory() as cache:
-            out = Path(cache, f"{name}.so")
-            places = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+    with tempfile.TemporaryDirectory() as cache:
+        places = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+        for name, cpu in TARGETS.get(platform.machine().lower(), {}).items():
+            out = Path(cache, name).with_suffix(SUFFIXES.get(platform.system(), ".so"))
             try:
                 subprocess.run(command(cpu, out), check=True, capture_output=True, text=True, env=os.environ | places)
                 # Removed before: a process that runs the old one keeps it.
@@ -77,9 +90,10 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    packages=[*find_packages("src"), "bnn_lightning.conf"],
-    package_dir={"": "src", "bnn_lightning.conf": "conf"},
-    distclass=PlatformDistribution,
-    cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel},
-)
+if __name__ == "__main__":
+    setup(
+        packages=[*find_packages("src"), "bnn_lightning.conf"],
+        package_dir={"": "src", "bnn_lightning.conf": "conf"},
+        distclass=PlatformDistribution,
+        cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel},
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bnn_lightning.utils.native import built_libraries, choose_library, parallel_for, supported_libraries
+from bnn_lightning.utils.native import built_libraries, choose_library, library_file, parallel_for, supported_libraries
 
 FOLDER = Path(__file__).parent / "_kernels"
 VERSION = 9  # of the structures below and elsewhere; `bnn_version` of team.c
@@ -86,7 +86,7 @@ class Kernel:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._library = ctypes.CDLL(str(FOLDER / f"{name}.so"))
+        self._library = ctypes.CDLL(str(library_file(FOLDER, name)))
         self._library.bnn_version.restype = ctypes.c_int64
         if self._library.bnn_version() != VERSION:
             raise RuntimeError(f"The kernel {name} was built from another version: install the package again.")

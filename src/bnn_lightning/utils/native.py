@@ -22,11 +22,22 @@ _NEEDS = {
     "x86_64_v2": ("sse4_2", "popcnt"),
 }
 _ENVIRONMENT = "BNN_KERNEL"
+_SUFFIX = ".dll" if os.name == "nt" else ".so"
 
 
 def built_libraries(folder: Path) -> tuple[str, ...]:
     """Return the names of the libraries that were compiled with the package."""
-    return tuple(sorted(file.stem for file in folder.glob("*.so"))) if folder.is_dir() else ()
+    return tuple(sorted(file.stem for file in folder.glob(f"*{_SUFFIX}"))) if folder.is_dir() else ()
+
+
+def library_file(folder: Path, name: str) -> Path:
+    """Return the file of a library.
+
+    Example:
+        >>> library_file(Path("_kernels"), "x86_64_v3").stem
+        'x86_64_v3'
+    """
+    return folder / f"{name}{_SUFFIX}"
 
 
 def supported_libraries(folder: Path) -> tuple[str, ...]:
