@@ -14,7 +14,7 @@ from bnn_lightning.deploy import PackedInfo, byte_conv, kernels, load, pack, run
 from bnn_lightning.deploy.byte_conv import ByteConv2d, byte_conv2d, pixels_in_bytes
 from bnn_lightning.deploy.byte_stem import write_byte_stem
 from bnn_lightning.deploy.container import read_container
-from bnn_lightning.deploy.lower import LoweringError
+from bnn_lightning.deploy.lowering import LoweringError
 from bnn_lightning.deploy.maps import Activation
 from bnn_lightning.deploy.pooling import Pool2d
 from bnn_lightning.deploy.runtime import FileSizes, LoadedNetwork

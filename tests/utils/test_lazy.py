@@ -1,8 +1,12 @@
+import importlib
+import inspect
+import pkgutil
 import sys
 from pathlib import Path
 
 import pytest
 
+import bnn_lightning
 from bnn_lightning.utils.lazy import attach
 
 
@@ -36,3 +40,24 @@ def test_unknown_name() -> None:
     getter, _, _ = attach("package", {"shapes": ["Square"]})
     with pytest.raises(AttributeError, match=r"module 'package' has no attribute 'shapes'\."):
         getter("shapes")
+
+
+def packages() -> list[str]:
+    found = pkgutil.walk_packages(bnn_lightning.__path__, "bnn_lightning.")
+    return ["bnn_lightning", *(module.name for module in found if module.ispkg)]
+
+
+@pytest.mark.parametrize("package", packages())
+def test_no_exported_name_is_shadowed_by_a_module(package: str) -> None:
+    module = importlib.import_module(package)
+    for inner in pkgutil.iter_modules(module.__path__):
+        importlib.import_module(f"{package}.{inner.name}")  # which binds the module's name in the package
+    for name in getattr(module, "__all__", []):
+        assert getattr(module, name) is module.__getattr__(name), f"{package}.{name}"
+
+
+def test_functions_stay_functions() -> None:
+    importlib.import_module("bnn_lightning.deploy.runtime")
+    from bnn_lightning.deploy import lower
+
+    assert inspect.isfunction(lower)

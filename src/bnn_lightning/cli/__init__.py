@@ -5,7 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "build": ["build", "build_datamodule", "build_task"],
+        "build": ["build_datamodule", "build_task"],
         "checkpoint": ["load_task"],
         "errors": ["UserError"],
     },

@@ -27,7 +27,7 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.c99_text import check_name
 from bnn_lightning.deploy.convert import PackedNetwork, example_images, pack
-from bnn_lightning.deploy.lower import LoweringError
+from bnn_lightning.deploy.lowering import LoweringError
 from bnn_lightning.deploy.onnx import first_line, write_onnx
 from bnn_lightning.deploy.parity import Comparison, Parity
 from bnn_lightning.deploy.rivals import OnnxNetwork

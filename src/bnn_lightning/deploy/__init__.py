@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "convert": ["PackReport", "PackedNetwork", "pack"],
         "footprint": ["Footprint", "measure_footprint"],
         "kernels": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],
-        "lower": ["Lowered", "LoweringError", "lower"],
+        "lowering": ["Lowered", "LoweringError", "lower"],
         "modules": ["PackedConv2d", "PackedLinear"],
         "onnx": ["OnnxError", "write_onnx"],
         "parity": ["Comparison", "OtherClass", "Parity"],

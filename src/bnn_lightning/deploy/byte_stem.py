@@ -8,7 +8,7 @@ import numpy as np
 
 from bnn_lightning.deploy.byte_conv import MOST_FACTORS
 from bnn_lightning.deploy.container import Array, read_container, write_container
-from bnn_lightning.deploy.lower import Lowered, LoweringError
+from bnn_lightning.deploy.lowering import Lowered, LoweringError
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bnn_lightning.deploy.container import Array
-from bnn_lightning.deploy.lower import Lowered
+from bnn_lightning.deploy.lowering import Lowered
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 
 # The operations whose second argument is a weight, (out_channels, ...).

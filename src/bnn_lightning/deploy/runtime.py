@@ -14,7 +14,7 @@ from bnn_lightning.deploy.byte_stem import round_stem
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.kernels import current_kernel
-from bnn_lightning.deploy.lower import lower
+from bnn_lightning.deploy.lowering import lower
 from bnn_lightning.deploy.modules import PARTS, PackedConv2d
 from bnn_lightning.deploy.operations import OPERATIONS
 from bnn_lightning.deploy.plans import Plans
