@@ -49,7 +49,7 @@ def test_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write to /dev/full fails with "No space left on device"."""
     plain_open = Path.open
     monkeypatch.setattr(
-        Path, "open", lambda self, *a: plain_open(Path("/dev/full") if self.name.endswith("partial") else self, *a)
+        Path, "open", lambda self, *a: plain_open(Path("/dev/full") if "partial" in self.name else self, *a)
     )
     with pytest.raises(CheckpointWriteError, match=r"No space left on device.*MiB are free.*file is unchanged"):
         AtomicCheckpointIO().save_checkpoint({"weights": torch.rand(1000)}, path)

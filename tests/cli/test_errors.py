@@ -74,7 +74,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "distill._target_=bnn_lightning.distill.SelfKnowledge": ("does not exist",),
     "x=(": ("cannot read the override `x=(`", "quotes"),
     "-cd nowhere": ("nowhere", "not found"),
-    "hydra.mode=MULTIRUN trainer.num_nodes=2 seed=1,2": ("trainer.num_nodes=2", "submitit", "each job by itself"),
+    "hydra.mode=MULTIRUN trainer.num_nodes=2 seed=1": ("trainer.num_nodes=2", "submitit", "each job by itself"),
 }
 
 

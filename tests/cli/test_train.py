@@ -151,9 +151,8 @@ def test_resumed_run_ends_like_the_uninterrupted_one(bnn: Bnn, small: tuple[str,
     assert done.code == 0, done.err
     assert f"Resuming {half}/checkpoints/last.ckpt after 8 steps." in done.out + done.err
     assert "With other settings" not in done.out + done.err
-    resumed = folder(done.out)
-    assert resumed != half
-    a, b = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
+    assert folder(done.out) == half
+    a, b = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, half))
     assert a["state_dict"].keys() == b["state_dict"].keys()
     assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
     assert a["global_step"] == b["global_step"] == 16
@@ -162,7 +161,7 @@ def test_resumed_run_ends_like_the_uninterrupted_one(bnn: Bnn, small: tuple[str,
 def test_resume_takes_a_run_folder_and_says_what_differs(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
     changed = ("epochs=3", "trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=2", "precision=fp64")
     shown = ("trainer.log_every_n_steps=1", "trainer.profiler=simple", "trainer.max_time=00:01:00:00")
-    done = bnn("train", *small, f"ckpt_path={trained.folder}", *changed, *shown)
+    done = bnn("train", *small, f"ckpt_path={trained.folder}", "hydra.run.dir=runs/new", *changed, *shown)
     assert done.code == 0, done.err
     assert "With other settings than before: epochs 2 -> 3" in done.out
     for text in ("precision 32-true -> 64-true", "accumulate_grad_batches 1 -> 2", "gradient_clip_val None -> 0.5"):
@@ -182,7 +181,7 @@ def test_resume_takes_a_run_folder_and_says_what_differs(trained: Any, bnn: Bnn,
 def test_what_a_checkpoint_restores_cannot_be_changed_on_resume(
     word: str, message: str, trained: Any, bnn: Bnn, small: tuple[str, ...]
 ) -> None:
-    done = bnn("train", *small, f"ckpt_path={trained.folder}", "epochs=3", word)
+    done = bnn("train", *small, f"ckpt_path={trained.folder}", "hydra.run.dir=runs/new", "epochs=3", word)
     assert done.code == 2
     assert message in done.err
     assert f"init_from={trained.last}" in done.err
@@ -231,8 +230,8 @@ def test_an_experiment_that_starts_from_weights_resumes_without_them(
     assert half.code == 0, half.err
     assert f"Starting from the weights of {first}/checkpoints/final.ckpt" in half.out
     shutil.rmtree(first)
-    for more in ([], [f"init_from={first}"]):
-        done = bnn(*words, "ckpt_path=runs/half", *more)
+    for number, more in enumerate(([], [f"init_from={first}"])):
+        done = bnn(*words, "ckpt_path=runs/half", f"hydra.run.dir=runs/{number}", *more)
         assert done.code == 0, done.err
         assert "Starting from" not in done.out
         assert "Resuming runs/half/checkpoints/last.ckpt after 4 steps" in done.out
@@ -243,12 +242,12 @@ def test_resume_in_the_same_folder_loses_nothing(trained: Any, bnn: Bnn, small: 
     done = bnn("train", *small, "ckpt_path=last", "epochs=3", "hydra.run.dir=runs/copy")
     assert done.code == 0, done.err
     assert "Resuming runs/copy/checkpoints/last.ckpt" in done.out
-    assert len(list(Path("runs/copy").glob("csv/*/metrics.csv"))) == 2
+    assert [int(row["epoch"]) for row in curves(Path("runs/copy")) if row["train/loss"]] == [0, 1, 2]
     assert {p.name for p in Path("runs/copy/checkpoints").iterdir()} == {"last.ckpt", "final.ckpt"}
 
 
 def test_final_checkpoint_cannot_be_resumed(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
-    done = bnn("train", *small, f"ckpt_path={trained.final}")
+    done = bnn("train", *small, f"ckpt_path={trained.final}", "hydra.run.dir=runs/new")
     assert done.code == 2
     assert "cannot be resumed" in done.err
     assert "init_from=" in done.err
@@ -256,7 +255,7 @@ def test_final_checkpoint_cannot_be_resumed(trained: Any, bnn: Bnn, small: tuple
 
 def test_checkpoint_of_another_network(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
     for key in ("ckpt_path", "init_from"):
-        done = bnn("train", *small, "model.width=24", f"{key}={trained.last}")
+        done = bnn("train", *small, "model.width=24", f"{key}={trained.last}", "hydra.run.dir=runs/new")
         assert done.code == 2
         assert "is a checkpoint of another network" in done.err
         assert re.search(r"Of another shape: \S+weight \(file \(16, 192\), network \(24, 192\)\)", done.err)
@@ -363,9 +362,10 @@ def test_tensorboard(bnn: Bnn, small: tuple[str, ...]) -> None:
     assert curves(run)
 
 
-def test_no_logger(bnn: Bnn, small: tuple[str, ...]) -> None:
-    run = folder(bnn("train", *small, "logger=[none]").out)
-    assert not (run / "csv").exists()
+@pytest.mark.parametrize("option", ["none", "csv", "[none]", "[csv]"])
+def test_the_csv_file_is_always_on(option: str, composed: Callable[..., dict[str, Any]]) -> None:
+    assert list(composed(f"logger={option}")["logger"]) == ["csv"]
+    assert list(composed("logger=wandb")["logger"]) == ["csv", "wandb"]
 
 
 def test_wandb_offline_makes_a_run_for_each_job_of_a_sweep(

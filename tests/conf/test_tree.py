@@ -30,6 +30,7 @@ NOT_LISTED = {
     "constant": {"steps_per_epoch", "optimizer"},
     "default_groups": {"model"},
     "Bop": {"params"},
+    "CSVLogger": {"resume_step"},  # of the run
     "checkpoint_teacher": {"load"},
     "ClassificationTask": {
         *("backbone", "optimizer", "param_groups", "schedule", "distiller"),

@@ -18,7 +18,9 @@ __getattr__, __dir__, __all__ = attach(
         "flip_rate": ["FlipRateLogger"],
         "gradient_share": ["GradientShare"],
         "interrupt": ["StopRequest"],
+        "nonfinite": ["NonFiniteLoss", "NonFiniteLossError"],
         "rng_state": ["RNGState"],
         "summary": ["NetworkSummary"],
+        "tracking": ["Tracking"],
     },
 )

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.callbacks.interrupt import StopRequest
 from bnn_lightning.layers.tree import is_binary
+from bnn_lightning.loggers.csv_file import CSVLogger
 
 # Batches between two questions to all ranks whether to save or stop, where there is more than one.
 RANKS_AGREE_EVERY = 16
@@ -105,12 +106,21 @@ class LastCheckpoint(OneFile):
         self.stop = StopRequest()
         self._due = self._stopping = self._held = self._cut = False
         self._saved_at = 0.0
+        self._unlogged: dict[str, Any] = {}  # what is logged right after the checkpoint, for a run that is killed then
 
     def save(self, trainer: Trainer) -> None:
+        self._unlogged = pending_row(trainer)
         super().save(trainer)
         self._due, self._saved_at = False, time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"unlogged": self._unlogged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unlogged = state_dict.get("unlogged", {})
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        log_again(trainer, self._unlogged)
         self._due = self._stopping = self._held = self._cut = False
         self._saved_at = time.monotonic()
         requeues = isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
@@ -192,6 +202,25 @@ class LastCheckpoint(OneFile):
 def any_rank(trainer: Trainer, decision: bool) -> bool:
     """Whether any rank has decided so; to be called on all of them."""
     return decision if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+
+def pending_row(trainer: Trainer) -> dict[str, Any]:
+    """Return what Lightning logs after the running hook: at the end of an epoch, or of a step; on all ranks."""
+    connector = trainer._logger_connector
+    within = connector._first_loop_iter is not None
+    if within and not connector.should_update_logs:
+        return {}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - (0 if within else 1)
+    metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {"metrics": metrics, "epoch": trainer.current_epoch, "step": step} if metrics else {}
+
+
+def log_again(trainer: Trainer, row: dict[str, Any]) -> None:
+    """Log a row of the checkpoint that a run resumes from, unless its CSV file says that this was done."""
+    if not row or any(isinstance(log, CSVLogger) and log.holds(row["step"], row["metrics"]) for log in trainer.loggers):
+        return
+    for logger in trainer.loggers:
+        logger.log_metrics({**row["metrics"], "epoch": row["epoch"]}, step=row["step"])
 
 
 def is_limit_reached(trainer: Trainer) -> bool:

@@ -1,16 +1,14 @@
 """Checkpoint files that are whole or not there."""
 
-import errno
-import os
 import pickle
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.cloud_io import _is_local_file_protocol
+
+from bnn_lightning.utils.files import replacing, space
 
 
 class CheckpointWriteError(OSError):
@@ -52,15 +50,10 @@ def save_atomically(checkpoint: Any, path: Path) -> None:
     Raises:
         CheckpointWriteError: The file could not be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         cause = os_error(error)
         if cause is None:
@@ -70,9 +63,6 @@ def save_atomically(checkpoint: Any, path: Path) -> None:
             f"{'The previous file is unchanged. ' if path.exists() else ''}"
             "Make room or choose another folder, then resume from the last checkpoint."
         ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def os_error(error: BaseException | None) -> OSError | None:
@@ -80,28 +70,6 @@ def os_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def space(folder: Path) -> str:
-    """Say how much room there is, for a message."""
-    with suppress(OSError):
-        return f" {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there."
-    return ""
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where the system allows it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def first_line(error: BaseException) -> str:

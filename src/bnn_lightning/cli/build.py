@@ -27,7 +27,7 @@ Node = Mapping[str, Any]
 PACKAGE = "bnn_lightning"
 # Of our own package: what these rooms export, as `bnn_lightning.<room>.<Name>`. A checkpoint's configuration says what
 # is called with which arguments, and helpers elsewhere write files.
-ROOMS = ("binarizers", "callbacks", "data", "distill", "metrics", "models", "optim", "tasks")
+ROOMS = ("binarizers", "callbacks", "data", "distill", "loggers", "metrics", "models", "optim", "tasks")
 
 # Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.
 ALLOWED_CLASSES = {

@@ -17,9 +17,11 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
 from bnn_lightning.callbacks.embed_config import EmbedConfig
+from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
+from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
-from bnn_lightning.cli.checkpoint import load_backbone
+from bnn_lightning.cli.checkpoint import load_backbone, read_checkpoint
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
@@ -37,14 +39,18 @@ from bnn_lightning.cli.checks_callbacks import check_needed
 from bnn_lightning.cli.checks_distill import check_distiller, check_turns
 from bnn_lightning.cli.compute import compute_line
 from bnn_lightning.cli.count import profile_config
+from bnn_lightning.cli.ending import end_only, explain_nonfinite
 from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.loggers import logger_nodes
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.recipes import announce_recipe
+from bnn_lightning.cli.resume import Resumption
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.curves import read_last
 
 # Of the run and not of the network: it stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)
@@ -52,13 +58,19 @@ _NOT_EMBEDDED = ("trust",)
 
 @dataclass
 class Run:
-    """What `trainer.fit` takes."""
+    """What `trainer.fit` takes.
+
+    Attributes:
+        start: What the run goes on from.
+        finished: Whether there is nothing left to train; then the final weights are loaded, if they were written.
+    """
 
     settings: RunSettings
     trainer: Trainer
     task: ClassificationTask
     datamodule: LightningDataModule
-    ckpt_path: str | None = None
+    start: Resumption | None = None
+    finished: bool = False
 
 
 def fit(config: DictConfig) -> float | None:
@@ -82,6 +94,8 @@ def fit(config: DictConfig) -> float | None:
         raise UserError(str(error)) from error
     except _wandb_errors() as error:
         raise UserError(f"wandb: {error} Log in (wandb login), or take logger.wandb.offline=true.") from error
+    except NonFiniteLossError as error:
+        raise UserError(explain_nonfinite(error, run.trainer)) from error
     except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
         print_interrupted(run.trainer)
         raise
@@ -92,11 +106,29 @@ def fit(config: DictConfig) -> float | None:
 
 
 def _train(run: Run) -> dict[str, float]:
-    run.trainer.fit(run.task, datamodule=run.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
-    scores = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+    if run.finished and run.start is not None and (final := run.start.final()) is not None:
+        scores = _load_final(run, run.start, final)
+    else:
+        if run.finished:
+            end_only(run.trainer)
+        path = None if run.start is None else str(run.start.path)
+        run.trainer.fit(run.task, datamodule=run.datamodule, ckpt_path=path, weights_only=True)
+        scores = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
     if run.settings.test:
         scores |= dict(run.trainer.test(run.task, datamodule=run.datamodule, verbose=False)[0])
     return scores
+
+
+def _load_final(run: Run, start: Resumption, final: Path) -> dict[str, float]:
+    """Load the weights that a finished run has come to; return what it has logged."""
+    rank_zero_info(f"The run is finished: nothing is trained, and {final} is scored.")
+    run.task.load_state_dict(read_checkpoint(final)["state_dict"])
+    run.trainer.fit_loop.load_state_dict(start.checkpoint["loops"]["fit_loop"])  # scores are logged at its end
+    run.trainer.fit_loop.epoch_progress.current.completed = start.progress["processed"]
+    try:
+        return read_last(run.trainer.default_root_dir)
+    except ValueError:
+        return {}
 
 
 def _wandb_errors() -> tuple[type[Exception], ...]:
@@ -134,7 +166,12 @@ def prepare(config: DictConfig) -> Run:
     datamodule = build_datamodule(plain["data"], trust=settings.trust)
     task = build_task(plain, trust=settings.trust, read=partial(load_backbone, trust=settings.trust))
     _say_size(plain, settings.trust)
-    callbacks = [EmbedConfig({key: value for key, value in plain.items() if key not in _NOT_EMBEDDED})]
+    run_dir = Path(plain["paths"]["run_dir"])
+    start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
+    embedded = {key: value for key, value in plain.items() if key not in _NOT_EMBEDDED}
+    callbacks = [EmbedConfig(embedded), Tracking(embedded, resumed=start is not None and start.in_place)]
+    if settings.on_nonfinite != "ignore":
+        callbacks.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
     callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
     check_selection(task, datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
@@ -142,7 +179,7 @@ def prepare(config: DictConfig) -> Run:
     check_distiller(task, callbacks, plain.get("distill"))
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
-    loggers = build_all(plain.get("logger"), at="logger", trust=settings.trust)
+    loggers = build_all(logger_nodes(plain, start), at="logger", trust=settings.trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     for check in (check_binary_end, check_turns):
         if (warning := check(task, callbacks, trainer.max_epochs)) is not None:
@@ -151,7 +188,7 @@ def prepare(config: DictConfig) -> Run:
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_sizes(task, datamodule, plain["model"], trust=settings.trust)
-    run = Run(settings, trainer, task, datamodule)
+    run = Run(settings, trainer, task, datamodule, start)
     _take_weights(run, plain)
     return run
 
@@ -167,15 +204,14 @@ def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
 
 def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
     """Resume from `ckpt_path`; where there is none, start from `init_from`."""
-    settings = run.settings
-    if settings.ckpt_path is not None:
-        folder, in_sweep = Path(plain["paths"]["run_dir"]), is_sweep()
-        path = resume.find_checkpoint(settings.ckpt_path, folder, name=settings.name, in_sweep=in_sweep)
-        rank_zero_info(resume.check(run.task, path, plain))
-        pass_to_workers("ckpt_path", str(path))
-        run.ckpt_path = str(path)
-    elif settings.init_from is not None:
-        rank_zero_info(resume.start_from(run.task, settings.init_from))
+    if (start := run.start) is not None:
+        rank_zero_info(resume.check(run.task, start, plain))
+        run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
+        if run.trainer.global_rank == 0:
+            resume.copy_curves(start, Path(run.trainer.default_root_dir))
+        pass_to_workers("ckpt_path", str(start.path))
+    elif run.settings.init_from is not None:
+        rank_zero_info(resume.start_from(run.task, run.settings.init_from))
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """From a command line to a job: Hydra's start, run folders, and distributed workers that run exactly one job."""
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from bnn_lightning.cli import sweep
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
 from bnn_lightning.cli.help import describe_keys
+from bnn_lightning.cli.run_folder import kept_apart
 from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
 
 RUN_ID = "BNN_RUN_ID"
+_EXIT_CTRL_C = 128 + signal.SIGINT
 # What Lightning's launcher of workers writes into the environment.
 _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
 # Entries of defaults lists that are optional.
@@ -50,7 +54,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             with one_job(program, arguments):
                 return job(config)
         except (UserError, OmegaConfBaseException) as error:
-            if environment.get(SHOW_TRACE) == "1":
+            if environment.get(SHOW_TRACE) == "1" or is_sweep():  # whose other jobs run all the same
                 raise
             fail(explain(error))  # an exit passes Hydra without its "Error executing job with overrides"
         finally:
@@ -64,8 +68,11 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
-            with _options_only():
+            with _options_only(), _runs(arguments, environment) if config_name == "train" else nullcontext():
                 hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
+    except KeyboardInterrupt:  # not in the training, which ends by itself
+        print("\nstopped.", file=sys.stderr, flush=True)
+        raise SystemExit(_EXIT_CTRL_C) from None
     finally:
         sys.argv = argv
         _restore(environment, (SHOW_TRACE, RUN_ID))
@@ -108,7 +115,7 @@ def one_job(program: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
     argv, environment = sys.argv, dict(os.environ)
     sys.argv = [*program, *(_job_arguments(arguments) if in_sweep else arguments)]
     try:
-        with _job_folder() if in_sweep else _nothing():
+        with _job_folder() if in_sweep else nullcontext():
             yield
     finally:
         sys.argv = argv
@@ -258,8 +265,13 @@ def _job_folder() -> Iterator[None]:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _runs(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """Keep runs apart, and end a sweep with its table; exit with a code that is not 0 where a job has failed."""
+    sweep.running.show_trace = environment.get(SHOW_TRACE) == "1"
+    with sweep.watched(sweep.running), kept_apart(arguments, sweep.running.record):
+        yield
+    if code := sweep.running.exit_code:
+        raise SystemExit(code)
 
 
 def _leave_process_group() -> None:

@@ -1,7 +1,9 @@
 """Where a run goes on: which checkpoint, and whether it fits."""
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,18 @@ from bnn_lightning.cli.checkpoint import (
     some,
 )
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import load_published
 
 # How layers call their binarizers, and so tensors in files of networks that have others.
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
 LAST = Path("checkpoints") / "last.ckpt"
+FINAL = "final.ckpt"
 # What may differ between a run and its continuation without a word: places, and how the work is shown.
-_MAY_DIFFER = ("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective", "published")
+_MAY_DIFFER = (
+    *("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective", "on_nonfinite"),
+    "published",
+)
 # Of the trainer: places, how the work is shown, and when it stops or is scored.
 _TRAINER_MAY_DIFFER = (
     *("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "plugins", "use_distributed_sampler"),
@@ -35,6 +42,96 @@ _TRAINER_MAY_DIFFER = (
 )
 # The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
 _RESTORED = ("optimizer", "param_groups")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A training state to go on from.
+
+    Attributes:
+        path: The file.
+        checkpoint: What it holds.
+        in_place: Whether it lies in this run's own folder.
+    """
+
+    path: Path
+    checkpoint: Mapping[str, Any]
+    in_place: bool
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return int(self.checkpoint["global_step"])
+
+    @property
+    def progress(self) -> Mapping[str, int]:
+        """Lightning's numbers of epochs that are ready, started, processed and completed."""
+        return self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]  # type: ignore[no-any-return]
+
+    def is_finished(self, max_epochs: int | None, max_steps: int) -> bool:
+        """Whether nothing is left to train.
+
+        Raises:
+            UserError: More was trained than is asked for.
+        """
+        done, within = self.progress["processed"], self.progress["ready"] > self.progress["processed"]
+        if max_epochs is not None and 0 <= max_epochs < done + within:
+            part = " and a part of another" if within else ""
+            raise UserError(
+                f"`{self.path}` has trained {done} epochs{part}, and {max_epochs} are asked for: give "
+                f"epochs={done + within} or more."
+            )
+        return done == max_epochs or 0 <= max_steps <= self.step
+
+    def final(self) -> Path | None:
+        """Return the file of the final weights, if the run has written it at this step."""
+        path = self.path.with_name(FINAL)
+        return path if path.is_file() and read_checkpoint(path).get("global_step") == self.step else None
+
+    def ids(self) -> dict[str, str]:
+        """Return what services know the run by; nothing for a new run in another folder."""
+        found = self.checkpoint.get("callbacks", {}).get("Tracking", {}) if self.in_place else {}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def find(ckpt_path: str | None, run_dir: Path, *, name: str, in_sweep: bool) -> Resumption | None:
+    """Return what this run goes on from, if anything; the curves of a run that goes on in another folder are copied.
+
+    Args:
+        ckpt_path: See `find_checkpoint`.
+        run_dir: See `find_checkpoint`.
+        name: See `find_checkpoint`.
+        in_sweep: See `find_checkpoint`.
+
+    Raises:
+        UserError: There is no such checkpoint, or it holds no training state.
+    """
+    if requeued(run_dir):
+        path = max(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    elif ckpt_path is not None:
+        path = find_checkpoint(ckpt_path, run_dir, name=name, in_sweep=in_sweep)
+    else:
+        return None
+    checkpoint = read_checkpoint(path)
+    if not is_ours(checkpoint) or "optimizer_states" not in checkpoint or "loops" not in checkpoint:
+        raise UserError(
+            f"`{path}` cannot be resumed: it holds no state of a training run. Take the run's `{LAST.name}`, or start "
+            f"from its weights: init_from={path}."
+        )
+    own = run_dir if requeued(run_dir) else run_of(path)
+    in_place = own is not None and own.resolve() == run_dir.resolve()
+    return Resumption(path, checkpoint, in_place)
+
+
+def copy_curves(start: Resumption, run_dir: Path) -> None:
+    """Let a run that goes on in a folder of its own begin with the curves of the one that it comes from."""
+    before = run_of(start.path)
+    if before is None or start.in_place:
+        return
+    for file in before.glob("csv/version_*/metrics.csv"):
+        target = run_dir / file.relative_to(before)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) -> Path:
@@ -72,18 +169,13 @@ def in_folder(wanted: str) -> Path:
     return next((p for p in (path / LAST, path / LAST.name) if p.is_file()), path) if path.is_dir() else path
 
 
-def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
+def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -> str:
     """See that a checkpoint resumes this task; return what to tell the user.
 
     Raises:
-        UserError: It cannot be read, is that of another network, or settings were changed that it restores.
+        UserError: It is that of another network, or settings were changed that it restores.
     """
-    checkpoint = read_checkpoint(path)
-    if not is_ours(checkpoint) or "optimizer_states" not in checkpoint:
-        raise UserError(
-            f"`{path}` cannot be resumed: it holds no state of a training run. Take the run's `{LAST.name}`, or start "
-            f"from its weights: init_from={path}."
-        )
+    path, checkpoint = start.path, start.checkpoint
     check_fits(task, checkpoint.get("current_model_state", checkpoint["state_dict"]), path)
     before = checkpoint[CONFIG_KEY]
     restored = [text for key in _RESTORED for text in _differences(before.get(key), config.get(key), key)]
@@ -94,7 +186,7 @@ def check(task: LightningModule, path: Path, config: Mapping[str, Any]) -> str:
         )
     differing = list(_differences(before, config))
     changed = f" With other settings than before: {'; '.join(differing)}." if differing else ""
-    return f"Resuming {path} after {checkpoint.get('global_step')} steps.{changed}"
+    return f"Resuming {path} after {start.step} steps.{changed}"
 
 
 def start_from(task: LightningModule, wanted: str) -> str:

@@ -32,6 +32,7 @@ class RunSettings:
     init_from: str | None = None
     test: bool = True
     objective: str | None = None
+    on_nonfinite: str = "raise"
     matmul_precision: str = "highest"
     trust: list[str] = field(default_factory=list)
 
@@ -148,7 +149,7 @@ class RankSettings:
 Settings = typing.TypeVar("Settings")  # a dataclass
 # By class of settings and key: the choices that there are.
 _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
-    RunSettings: {"matmul_precision": ("highest", "high", "medium")},
+    RunSettings: {"matmul_precision": ("highest", "high", "medium"), "on_nonfinite": ("raise", "skip", "ignore")},
     EvaluateSettings: {"matmul_precision": ("highest", "high", "medium")},
     ProfileSettings: {"format": ("text", "json", "csv")},
     RankSettings: {"format": ("text", "json")},

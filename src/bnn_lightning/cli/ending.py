@@ -1,0 +1,30 @@
+"""The end of a training: after a kill, and by a loss that is not finite."""
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loops.fit_loop import _FitLoop
+
+from bnn_lightning.callbacks.nonfinite import NonFiniteLossError
+from bnn_lightning.cli.summary import checkpoint_path
+
+
+class _EndOnly(_FitLoop):
+    """Lightning's loop, which leaves out the end of a training, too, when no epoch is left."""
+
+    @property
+    def skip(self) -> bool:
+        return not self.done
+
+
+def end_only(trainer: Trainer) -> None:
+    """Let a trainer do what follows the last epoch (averages, batch statistics, `final.ckpt`), and no epoch."""
+    trainer.fit_loop.__class__ = _EndOnly
+
+
+def explain_nonfinite(error: NonFiniteLossError, trainer: Trainer) -> str:
+    """Return what to tell the user: the step, the last good checkpoint, and what to change."""
+    last = checkpoint_path(trainer, "last.ckpt")
+    good = "There is no checkpoint yet." if last is None else f"The last good checkpoint is {last}."
+    return (
+        f"{error} {good} Lower the learning rate (optimizer.lr), clip gradients (trainer.gradient_clip_val=1.0), or "
+        "take precision=fp32; on_nonfinite=skip leaves such steps out, on_nonfinite=ignore trains on."
+    )

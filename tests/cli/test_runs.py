@@ -1,0 +1,190 @@
+"""Folders of runs: nothing is overwritten, a resumed run is one run, and failed starts leave nothing."""
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from bnn_lightning.cli.run_folder import LOCK
+from bnn_lightning.utils.curves import read_curves, read_last
+
+Bnn = Callable[..., Any]
+HERE = "hydra.run.dir=runs/here"
+
+
+def rows(run: Path | str) -> list[dict[str, str]]:
+    (file,) = Path(run).glob("csv/*/metrics.csv")
+    with file.open(newline="") as lines:
+        return [{name: value for name, value in row.items() if name != "s_per_epoch"} for row in csv.DictReader(lines)]
+
+
+def tensors(run: Path | str, name: str = "final") -> dict[str, torch.Tensor]:
+    state = torch.load(Path(run, "checkpoints", f"{name}.ckpt"), weights_only=True)["state_dict"]
+    assert isinstance(state, dict)
+    return state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def copied(trained: Any, workplace: Path) -> Path:
+    """A run of two epochs that is over, at `runs/here`."""
+    shutil.copytree(trained.folder, "runs/here")
+    return Path("runs/here")
+
+
+def test_a_folder_that_holds_a_run_is_refused(copied: Path, bnn: Bnn, small: tuple[str, ...]) -> None:
+    before = content(copied)
+    done = bnn("train", *small, "seed=2", HERE)
+    assert done.code == 2
+    assert content(copied) == before
+    resume, other = (line.split() for line in done.err.splitlines() if line.startswith("  "))
+    assert resume[-1] == "ckpt_path=runs/here"
+    assert other[-1] == "hydra.run.dir=runs/here-2"
+    assert bnn(*other[other.index("train") :]).code == 0
+    assert content(copied) == before
+    assert bnn(*resume[resume.index("train") :]).code == 0
+
+
+def test_two_runs_at_once_in_one_folder(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    Path("runs/here").mkdir(parents=True)
+    with FileLock(f"runs/here/{LOCK}"):
+        done = bnn("train", *small, HERE)
+    assert done.code == 2
+    assert "`runs/here`" in done.err
+    assert [path.name for path in Path("runs/here").iterdir()] == [LOCK]
+    assert bnn("train", *small, HERE).code == 0
+
+
+def test_a_resumed_run_is_one_run(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    words = [*small, "epochs=4", "distill=skd", "trainer.log_every_n_steps=1"]
+    assert bnn("train", *words, "hydra.run.dir=runs/whole").code == 0
+    assert bnn("train", *words, "trainer.max_epochs=2", HERE).code == 0
+    done = bnn("train", *words, "ckpt_path=runs/here")
+    assert done.code == 0, done.err
+    assert "run folder:     runs/here" in done.out
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["here", "whole"]
+    assert same(tensors("runs/whole"), tensors("runs/here"))
+    assert rows("runs/whole") == rows("runs/here")
+    assert read_curves("runs/here")["epoch"] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["logged", "killed before the epoch was logged"])
+def test_a_run_in_another_folder_begins_with_a_copy_of_the_curve(
+    lost: bool, copied: Path, bnn: Bnn, small: tuple[str, ...]
+) -> None:
+    original = [row["train/loss"] for row in rows(copied) if row["train/loss"]]
+    if lost:
+        (file,) = copied.glob("csv/*/metrics.csv")
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if line.split(",")[1] in ("epoch", "0")) + ",1,0.0")
+    before = content(copied)
+    done = bnn("train", *small, "epochs=3", f"ckpt_path={copied}", "hydra.run.dir=runs/there")
+    assert done.code == 0, done.err
+    assert content(copied) == before
+    assert read_curves("runs/there")["epoch"] == [0.0, 1.0, 2.0]
+    losses = [row["train/loss"] for row in rows("runs/there") if row["train/loss"]]
+    assert losses[:2] == original
+    assert len(losses) == 3
+
+
+def test_a_finished_run_is_scored_as_it_came_out(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    words = ["train", *small, "callbacks=[default,ema]", "callbacks.ema.decay=0.5", "optimizer.lr=0.03"]
+    first = bnn(*words, HERE)
+    assert first.code == 0, first.err
+    final, curve = tensors("runs/here"), rows("runs/here")
+    again = bnn(*words, "ckpt_path=runs/here")
+    assert again.code == 0, again.err
+    score = re.compile(r"^test accuracy:.*$", flags=re.MULTILINE)
+    assert score.findall(first.out) == score.findall(again.out) != []
+    assert same(final, tensors("runs/here"))
+    assert rows("runs/here") == curve
+
+
+def test_a_run_that_was_killed_after_its_last_epoch_still_ends(
+    bnn: Bnn, small: tuple[str, ...], workplace: Path
+) -> None:
+    words = ["train", *small, "callbacks=[default,ema]", "callbacks.ema.decay=0.5"]
+    assert bnn(*words, HERE).code == 0
+    final, curve, last = tensors("runs/here"), rows("runs/here"), read_last("runs/here")
+    Path("runs/here/checkpoints/final.ckpt").unlink()
+    done = bnn(*words, "ckpt_path=last", HERE)
+    assert done.code == 0, done.err
+    assert same(final, tensors("runs/here"))
+    assert (rows("runs/here"), read_last("runs/here")) == (curve, last)
+
+
+def test_fewer_epochs_than_are_done(copied: Path, bnn: Bnn, small: tuple[str, ...]) -> None:
+    before = content(copied)
+    done = bnn("train", *small, "epochs=1", f"ckpt_path={copied}")
+    assert done.code == 2
+    assert "2 epochs" in done.err
+    assert "epochs=2" in done.err
+    assert {name: content(copied)[name] for name in before if "csv" in name or "ckpt" in name} == {
+        name: before[name] for name in before if "csv" in name or "ckpt" in name
+    }
+
+
+@pytest.mark.parametrize("word", ["optimizer.lr=-1.0", "data.batch_size=100000", "ckpt_path=nowhere", "seed=x"])
+def test_a_failed_start_leaves_no_folder(word: str, bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    for folder in ([], ["hydra.run.dir=a/b/c"]):
+        assert bnn("train", *small, word, *folder).code == 2
+        assert list(workplace.iterdir()) == []
+
+
+def test_a_failed_start_leaves_what_was_there(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    assert bnn("train", *small, "optimizer.lr=-1.0", "hydra.run.dir=mine").code == 2
+    assert Path("mine/notes.txt").read_text() == "mine"
+    assert bnn("train", *small, "optimizer.lr=-1.0", "hydra.run.dir=mine/run").code == 2
+    assert not Path("mine/run").exists()
+    assert Path("mine/notes.txt").exists()
+
+
+def table(out: str) -> list[list[str]]:
+    lines = out[out.rindex("\njob ") :].strip().splitlines()
+    return [re.split(r" {2,}", line) for line in lines[1:]]
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    done = bnn("train", "-m", *small, "epochs=1", "optimizer.lr=0.1,-1.0,0.01", "hydra.sweep.dir=runs/s")
+    assert done.code == 2
+    jobs = table(done.out)
+    assert [job[1] for job in jobs] == ["optimizer.lr=0.1", "optimizer.lr=-1.0", "optimizer.lr=0.01"]
+    for number in (0, 2):
+        accuracy = read_last(f"runs/s/{number}")["test/acc"]
+        assert jobs[number][2:] == [f"{100 * accuracy:.2f} %", f"runs/s/{number}"]
+        assert Path(f"runs/s/{number}/checkpoints/final.ckpt").is_file()
+    assert "-1" in jobs[1][-1]
+    assert "-1" in Path("runs/s/1/train.log").read_text().splitlines()[-2]
+    again = bnn("train", "-m", *small, "epochs=1", "optimizer.lr=0.1,0.01", "hydra.sweep.dir=runs/s")
+    assert again.code == 2  # the folders are taken
+    assert [len(job) for job in table(again.out)] == [5, 4]
+
+
+def test_a_stopped_sweep_names_what_did_not_run(
+    bnn: Bnn, small: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(config: Any) -> float:
+        if config.seed == 2:
+            raise KeyboardInterrupt
+        return 0.0
+
+    monkeypatch.setattr("bnn_lightning.cli.fit.fit", stop)
+    done = bnn("train", "-m", *small, "seed=1,2,3,4")
+    assert done.code not in (0, None)
+    assert [job[-1] for job in table(done.out)][1:] == ["stopped", "not run", "not run"]
+    assert [job[1] for job in table(done.out)] == [f"seed={seed}" for seed in (1, 2, 3, 4)]
