@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow fuzz lint format bench-train bench-data graphs clean
+.PHONY: help install train test test-slow fuzz kills lint format bench-train bench-data graphs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ test-slow: $(STAMP)  ## The tests that `make test` leaves out
 
 fuzz: $(STAMP)  ## Read 100,000 packed files that lie or are damaged (ARGS="--inputs 1000 --seed 1")
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py $(ARGS)
+
+kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit (ARGS="--kills 10 --cases ddp")
+	OMP_NUM_THREADS=1 $(BIN)/python tools/kills.py $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

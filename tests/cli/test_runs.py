@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.run_folder import LOCK
 from bnn_lightning.utils.curves import read_curves, read_last
 
@@ -188,3 +189,32 @@ def test_a_stopped_sweep_names_what_did_not_run(
     assert done.code not in (0, None)
     assert [job[-1] for job in table(done.out)][1:] == ["stopped", "not run", "not run"]
     assert [job[1] for job in table(done.out)] == [f"seed={seed}" for seed in (1, 2, 3, 4)]
+
+
+def warmups(bnn: Bnn, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[tuple[str, int, int]], str]:
+    """Return model, epochs and warm-up of each job, and what was printed; nothing is trained."""
+    seen: list[tuple[str, int, int]] = []
+
+    def fit(config: Any) -> float:
+        announce_recipe(config)
+        seen.append((config.model.name, config.schedule.epochs, config.schedule.warmup_epochs))
+        return 0.0
+
+    monkeypatch.setattr("bnn_lightning.cli.fit.fit", fit)
+    done = bnn("train", *words)
+    assert done.code == 0, done.err
+    return seen, done.out
+
+
+def test_a_recipes_warm_up_is_scaled_to_a_shorter_run(bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, out = warmups(bnn, monkeypatch, "-m", "model=mlp,resnet20", "seed=1,2", "epochs=1")
+    assert seen == [("mlp", 1, 0)] * 2 + [("resnet20", 1, 0)] * 2
+    (announced,) = {line for line in out.splitlines() if line.startswith("Recipe resnet20_digits")}
+    assert "warmup_epochs=1" in announced
+    assert announced.endswith("warmup_epochs=0")
+    cifar = ("model=resnet20", "data=cifar10")
+    assert warmups(bnn, monkeypatch, *cifar, "epochs=70")[0] == [("resnet20", 70, 1)]
+    assert warmups(bnn, monkeypatch, *cifar, "epochs=350")[0] == [("resnet20", 350, 4)]
+    assert warmups(bnn, monkeypatch, *cifar, "epochs=1400")[0] == [("resnet20", 1400, 8)]
+    assert warmups(bnn, monkeypatch, *cifar, "epochs=70", "warmup_epochs=8")[0] == [("resnet20", 70, 8)]
+    assert warmups(bnn, monkeypatch, *cifar)[0] == [("resnet20", 700, 8)]

@@ -212,10 +212,13 @@ def test_last_of_a_job_of_a_sweep_is_its_own(bnn: Bnn, small: tuple[str, ...]) -
     assert done.code == 0, done.err
     for job in ("0", "1"):
         assert f"Resuming runs/s/{job}/checkpoints/last.ckpt" in done.out
-    shutil.rmtree("runs/s/1")
-    refused = bnn(*sweep, "ckpt_path=last")
+    shutil.rmtree("runs/s/1")  # as if the sweep had been stopped before it
+    again = bnn(*sweep, "ckpt_path=last")
+    assert again.code == 0, again.err
+    assert Path("runs/s/1/checkpoints/final.ckpt").is_file()
+    refused = bnn(*sweep, "ckpt_path=last", "hydra.sweep.dir=runs/new")
     assert refused.code == 2
-    assert "`runs/s/1`, the folder of this job of the sweep, has no checkpoint" in refused.err
+    assert "`runs/new`, the folder of this sweep, has no checkpoint" in refused.err
 
 
 def test_an_experiment_that_starts_from_weights_resumes_without_them(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import LightningDataModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
@@ -168,11 +168,7 @@ def prepare(config: DictConfig) -> Run:
     _say_size(plain, settings.trust)
     run_dir = Path(plain["paths"]["run_dir"])
     start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
-    embedded = {key: value for key, value in plain.items() if key not in _NOT_EMBEDDED}
-    callbacks = [EmbedConfig(embedded), Tracking(embedded, resumed=start is not None and start.in_place)]
-    if settings.on_nonfinite != "ignore":
-        callbacks.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
-    callbacks += build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
+    callbacks = _callbacks(plain, settings, start)
     check_selection(task, datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
     check_optimization(task)
@@ -191,6 +187,15 @@ def prepare(config: DictConfig) -> Run:
     run = Run(settings, trainer, task, datamodule, start)
     _take_weights(run, plain)
     return run
+
+
+def _callbacks(plain: Mapping[str, Any], settings: RunSettings, start: Resumption | None) -> list[Callback]:
+    """Return what every run has, and what the configuration names."""
+    embedded = {key: value for key, value in plain.items() if key not in _NOT_EMBEDDED}
+    found: list[Callback] = [EmbedConfig(embedded), Tracking(embedded, resumed=start is not None and start.in_place)]
+    if settings.on_nonfinite != "ignore":
+        found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
+    return found + build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
 
 
 def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Loggers of a run: the CSV file always, names that tell the runs of a sweep apart, and resumed runs that go on."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def logger_nodes(plain: Mapping[str, Any], start: Resumption | None) -> dict[str
         elif target == f"{_PREFIX}WandbLogger":
             _fill(node, name=name, group=group, id=ids.get("wandb"))
         elif target == f"{_PREFIX}MLFlowLogger":
+            if str(node.get("tracking_uri")).startswith("file:"):
+                os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow's own default is a database
             _fill(node, run_name=name, run_id=ids.get("mlflow"))
             node["tags"] = {**({"group": group} if group else {}), **(node.get("tags") or {})}
     return nodes

@@ -33,8 +33,22 @@ def announce_recipe(config: DictConfig) -> None:
         rank_zero_info(f"No recipe for {name}: every group says its own; epochs and learning rate are yours to choose.")
         return
     _check_optimizer(config, name, recipe)
-    for line in recipe_lines(name, recipe, config, HydraConfig.get().runtime.choices):
+    scaled = scale_warmup(config, recipe)
+    first, *rest = recipe_lines(name, recipe, config, HydraConfig.get().runtime.choices)
+    for line in (first + scaled, *rest):
         rank_zero_info(line)
+
+
+def scale_warmup(config: DictConfig, recipe: Recipe) -> str:
+    """Shorten the recipe's warm-up in proportion where the user asks for fewer epochs and no warm-up; say so."""
+    given = {override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task}
+    epochs, warmup = recipe.get("epochs"), recipe.get("warmup_epochs")
+    if "epochs" not in given or "warmup_epochs" in given or not isinstance(epochs, int) or not isinstance(warmup, int):
+        return ""
+    if config.epochs >= epochs or warmup == 0 or config.warmup_epochs != warmup:  # an experiment may have its own
+        return ""
+    config.warmup_epochs = min(round(warmup * config.epochs / epochs), config.epochs - 1)
+    return f"; for epochs={config.epochs} its warm-up is scaled to warmup_epochs={config.warmup_epochs}"
 
 
 def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping[str, Any]) -> Iterator[str]:

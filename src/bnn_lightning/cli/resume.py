@@ -108,10 +108,11 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str, in_sweep: bool) -> 
     """
     if requeued(run_dir):
         path = max(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
-    elif ckpt_path is not None:
-        path = find_checkpoint(ckpt_path, run_dir, name=name, in_sweep=in_sweep)
     else:
-        return None
+        found = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name, in_sweep=in_sweep)
+        if found is None:
+            return None
+        path = found
     checkpoint = read_checkpoint(path)
     if not is_ours(checkpoint) or "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise UserError(
@@ -134,15 +135,16 @@ def copy_curves(start: Resumption, run_dir: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) -> Path:
-    """Return the file that `ckpt_path` means.
+def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) -> Path | None:
+    """Return the file that `ckpt_path` means; None for a job that a sweep did not come to, which starts.
 
     Args:
         wanted: "last", a run's folder, or a file. "last" is the one of this run's own folder if it has one (a job that
             was started again), else the newest among the runs of the same name that lie beside it.
         run_dir: This run's folder.
         name: This run's name.
-        in_sweep: The run is a job of a sweep; those beside it are other jobs, and "last" is in its own folder only.
+        in_sweep: The run is a job of a sweep; those beside it are other jobs, and "last" is in its own folder only. If
+            it has none there and another job has, the sweep was stopped before this job's first checkpoint.
 
     Raises:
         UserError: There is none.
@@ -152,8 +154,10 @@ def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) ->
     own = run_dir / LAST
     if own.is_file():
         return own
+    if in_sweep and any(run_dir.parent.glob(f"*/{LAST.as_posix()}")):
+        return None
     if in_sweep:
-        raise UserError(f"ckpt_path=last: `{run_dir}`, the folder of this job of the sweep, has no checkpoint.")
+        raise UserError(f"ckpt_path=last: `{run_dir.parent}`, the folder of this sweep, has no checkpoint.")
     found = sorted(run_dir.parent.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found:
         if _name(path) == name:

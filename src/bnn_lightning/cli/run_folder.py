@@ -83,8 +83,9 @@ def run_in_folder(
         UserError: A single run whose folder holds another run, or is in use, or whose checkpoint does not exist.
     """
     try:
-        folder = _find_folder(config, subdir_key)
-        _refuse_other_runs(folder, config, arguments, in_sweep=subdir_key is not None)
+        folder, is_own = _find_folder(config, subdir_key)
+        if not is_own and holds_run(folder) and not requeued(folder):
+            raise UserError(_taken(folder, arguments, in_sweep=subdir_key is not None))
         with held(folder, keep=subdir_key is not None) as done:
             found = run_job(config=config, job_subdir_key=subdir_key, **options)
             done.extend([True] if found.status == JobStatus.COMPLETED else [])
@@ -153,7 +154,8 @@ def requeued(folder: Path) -> bool:
     return "SLURM_JOB_ID" in os.environ and any(True for _ in folder.glob("hpc_ckpt_*.ckpt"))
 
 
-def _find_folder(config: DictConfig, subdir_key: str | None) -> Path:
+def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool]:
+    """Return a job's folder, and whether the job goes on with what is there."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # paths may be made of Hydra's own values
     try:
@@ -161,7 +163,7 @@ def _find_folder(config: DictConfig, subdir_key: str | None) -> Path:
         folder = folder if subdir_key is None else folder / str(OmegaConf.select(config, subdir_key))
         wanted = OmegaConf.select(config, "ckpt_path")
         if not isinstance(wanted, str):
-            return folder
+            return folder, False
         # Imported late: torch and Lightning, which a command line with a mistake does without.
         from bnn_lightning.cli.resume import find_checkpoint
 
@@ -169,30 +171,27 @@ def _find_folder(config: DictConfig, subdir_key: str | None) -> Path:
     finally:
         HydraConfig.instance().cfg = before
     with open_dict(config):
-        config.ckpt_path = str(path)
-    own = run_of(path)
+        config.ckpt_path = None if path is None else str(path)
+    own = folder if path is None else run_of(path)
     if own is None or subdir_key is not None or _is_given(config, "hydra.run.dir"):
-        return folder
+        return folder, own is not None and own.resolve() == folder.resolve()
     with read_write(config.hydra):
         config.hydra.run.dir = str(own)
-    return own
+    return own, True
 
 
 def _is_given(config: DictConfig, key: str) -> bool:
     return any(override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra)
 
 
-def _refuse_other_runs(folder: Path, config: DictConfig, arguments: Sequence[str], *, in_sweep: bool) -> None:
-    wanted = OmegaConf.select(config, "ckpt_path")
-    own = run_of(Path(wanted)) if isinstance(wanted, str) else None
-    if not holds_run(folder) or (own is not None and own.resolve() == folder.resolve()) or requeued(folder):
-        return
+def _taken(folder: Path, arguments: Sequence[str], *, in_sweep: bool) -> str:
+    """Return what to say of a folder that holds a run: the two commands that can be meant."""
     key, kept = ("hydra.sweep.dir", folder.parent) if in_sweep else ("hydra.run.dir", folder)
     resume = "ckpt_path=last" if in_sweep else f"ckpt_path={folder}"
     there = "It has no checkpoint yet."
     if (folder / "checkpoints" / "last.ckpt").is_file():
         there = f"To resume it:\n  {_command(arguments, ('ckpt_path', 'init_from'), resume)}"
-    raise UserError(
+    return (
         f"`{folder}` holds a run, which is not overwritten. {there}\n"
         f"For a new run, give another folder:\n  {_command(arguments, (key,), f'{key}={_free(kept)}')}"
     )
