@@ -20,6 +20,7 @@ from bnn_lightning.deploy.program import Program
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import Branches, least_size, settled
+from tests.deploy.test_process_state import check_other_defaults
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_networks import small_options
@@ -47,6 +48,7 @@ def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(images), logits, rtol=0, atol=1e-5 * max(1.0, logits.abs().max().item()))
         torch.testing.assert_close(loaded(images), network(images), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(loaded(images[:1]), loaded(images)[:1], rtol=1e-5, atol=1e-5)
+    check_other_defaults(tmp_path / "net.bnn", packed, images)
 
 
 def test_networks_never_seen_survive(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.deploy.fresh import CPU, count, floats, pixels
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.maps import Activation, blocked, new_map
 from bnn_lightning.deploy.native import RealConvolution
@@ -64,8 +65,8 @@ def byte_conv2d(
             f"Scale, surroundings and bias of the shapes {shapes} do not fit {outputs} x {inputs} channels."
         )
     # Whole numbers below 2^53 are exact in float64, whatever the order of additions.
-    pixels, whole = pixels_in_bytes(x).double(), weight.double()
-    sums = F.conv2d(pixels, whole, None, list(stride), list(padding), list(dilation)).round()
+    values, whole = pixels_in_bytes(x).double(), weight.double()
+    sums = F.conv2d(values, whole, None, list(stride), list(padding), list(dilation)).round()
     masks = [
         inside_of(x.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i], device=weight.device)
         for i in (0, 1)
@@ -74,12 +75,11 @@ def byte_conv2d(
     return sums.to(x.dtype) * scale.to(x.dtype).view(-1, 1, 1) + offset
 
 
-def inside_of(
-    size: int, kernel: int, stride: int, padding: int, dilation: int, device: torch.device | None = None
-) -> Tensor:
+def inside_of(size: int, kernel: int, stride: int, padding: int, dilation: int, device: torch.device) -> Tensor:
     """Return which taps of each window lie in the image: (windows, kernel), 1 and 0 in float64."""
-    windows = torch.arange(out_size(size + 2 * padding, kernel, stride, dilation), device=device) * stride - padding
-    places = windows[:, None] + torch.arange(kernel, device=device) * dilation
+    number = out_size(size + 2 * padding, kernel, stride, dilation)
+    windows = torch.arange(number, dtype=torch.int64, device=device) * stride - padding
+    places = windows[:, None] + torch.arange(kernel, dtype=torch.int64, device=device) * dilation
     return ((places >= 0) & (places < size)).double()
 
 
@@ -168,6 +168,10 @@ class ByteConv2d(RealConv2d):
         """Whether the kernel takes an input as it lies in memory: it takes all."""
         return True
 
+    def tables(self) -> list[Tensor]:
+        """Return what jobs read beside the buffers."""
+        return [*super().tables(), *(table for tables in self._biases.values() for table in tables)]
+
     def job(
         self, x: Tensor, out: Tensor | None, residual: Tensor | None = None, work: Tensor | None = None
     ) -> RealConvolution:
@@ -184,12 +188,12 @@ class ByteConv2d(RealConv2d):
         if kernel is None or residual is not None or self.band(x.shape) is None:
             return self._in_torch(x, residual)
         out = new_map(*self.out_shape(x.shape))
-        work = None if self.maxima is None else torch.empty(self.work_shape(x.shape))
+        work = None if self.maxima is None else floats(*self.work_shape(x.shape))
         kernel.run("real_convolve", self.job(x, out, None, work))
         return out
 
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        x = x / 255 if x.dtype == torch.uint8 else x
+        x = pixels(x)
         t = byte_conv2d(x, *self._given, self.stride, self.padding, self.dilation)
         return self._followed(t if residual is None else t + residual)
 
@@ -199,7 +203,7 @@ class ByteConv2d(RealConv2d):
             kinds, places = [], []
             for i, size in enumerate((height, width)):
                 fixed = (self.kernel_size[i], self.stride[i], self.padding[i], self.dilation[i])
-                masks, inverse = torch.unique(inside_of(size, *fixed), dim=0, return_inverse=True)
+                masks, inverse = torch.unique(inside_of(size, *fixed, CPU), dim=0, return_inverse=True)
                 kinds.append(masks)
                 places.append(inverse)
             bias = spread(border_bias(*self._given, *kinds).movedim(0, -1).float())
@@ -215,9 +219,9 @@ class ByteConv2d(RealConv2d):
         if (rows, columns) not in self._offsets:
             dilated = self.dilation[1] > 1
             step = self.dilation[1] if dilated else _WORD
-            far = torch.arange(self.kernel_size[1] if dilated else -(-self.kernel_size[1] // _WORD)) * step
-            lines = torch.arange(self.kernel_size[0]) * self.dilation[0] * columns
-            planes = torch.arange(self.in_channels) * rows * columns
+            far = count(self.kernel_size[1] if dilated else -(-self.kernel_size[1] // _WORD)) * step
+            lines = count(self.kernel_size[0]) * self.dilation[0] * columns
+            planes = count(self.in_channels) * rows * columns
             offsets = planes[:, None, None] + lines[:, None] + far
             self._offsets[rows, columns] = offsets.flatten().to(torch.int32)
         return self._offsets[rows, columns]

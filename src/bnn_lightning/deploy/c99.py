@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bnn_lightning.deploy.c99_text import (
@@ -25,6 +24,7 @@ from bnn_lightning.deploy.c99_text import (
     word_size,
 )
 from bnn_lightning.deploy.container import Array, Container, read_container
+from bnn_lightning.deploy.fresh import floats
 from bnn_lightning.deploy.memory import Buffer, lay_out
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
@@ -77,7 +77,7 @@ def _shapes(program: Program, container: Container, info: PackedInfo) -> list[tu
     network = LoadedNetwork(program, container, info)
     shapes: list[tuple[int, ...]] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
-        image = torch.empty(1, *info.shape)
+        image = floats(1, *info.shape)
         network.run_steps(image, watch=lambda value: shapes.append(tuple(value.shape)))
     return [tuple(image.shape), *shapes]
 

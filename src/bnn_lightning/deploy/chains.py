@@ -6,20 +6,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.fresh import CPU
 from bnn_lightning.deploy.graph import Graph
 from bnn_lightning.deploy.maps import Activation
 from bnn_lightning.deploy.program import Argument, Step, Stored, Value
 
 
-def constant(graph: Graph, argument: Argument, channels: int) -> Tensor | None:
-    """Return values of channels, (channels,) in float64, that a file holds; None: it is something else."""
-    step = graph.step_of(argument)
-    if step is not None and step.operation == "reshape":
-        argument = step.arguments[0]
+def constant(graph: Graph, argument: Argument, channels: int, *, elementwise: bool = False) -> Tensor | None:
+    """Return values of channels, (channels,) in float64, that a file holds; None: it is something else.
+
+    Args:
+        graph: The program.
+        argument: Of a step.
+        channels: Of the map, or the rows, that it belongs to.
+        elementwise: It is computed with a map element by element: only some shapes are values of channels then.
+    """
+    shape, step = None, graph.step_of(argument)
+    if step is not None and step.operation == "reshape" and isinstance(argument, Value):
+        shape, argument = graph.shape(argument.number), step.arguments[0]
     if not isinstance(argument, Stored):
         return None
     stored = graph.network.stored(argument)
+    shape = tuple(stored.shape) if shape is None else shape
     if not stored.is_floating_point() or stored.numel() not in (1, channels):
+        return None
+    if elementwise and shape not in ((channels, 1, 1), (1, channels, 1, 1)) and (stored.numel() > 1 or len(shape) > 4):
         return None
     return stored.detach().double().flatten().expand(channels)
 
@@ -50,26 +61,32 @@ class Chain:
         alone = self.at == self.top or self.graph.only_use(self.at)
         return step if step is not None and alone and step.operation in operations else None
 
+    def over(self, operand: Argument) -> bool:
+        """Step on to an operand whose elements become those of the value reached, one by one; whether they do."""
+        if not isinstance(operand, Value) or not isinstance(self.at, Value):
+            return False
+        before, after = self.graph.metas[operand.number], self.graph.metas[self.at.number]
+        alike = before.shape == after.shape and before.dtype == after.dtype
+        self.at = operand if alike else self.at
+        return alike
+
     def clamp(self) -> tuple[float | None, float | None]:
         """Step over a clamp, and return its bounds."""
         step = self.step("hardtanh", "clamp")
-        if step is None:
+        if step is None or not self.over(step.arguments[0]):
             return None, None
         default = (-1.0, 1.0) if step.operation == "hardtanh" else (None, None)
         low, high = (step.arguments[i + 1] if i + 1 < len(step.arguments) else default[i] for i in (0, 1))
-        self.at = step.arguments[0]
-        return _number(low), _number(high)
+        return _bound(low, -math.inf), _bound(high, math.inf)
 
     def slope(self, channels: int) -> Tensor | None:
         """Step over a PReLU or ReLU, and return its slopes."""
         step = self.step("prelu", "relu")
         slopes = None
         if step is not None:
-            zeros = torch.zeros(channels, dtype=torch.float64)
+            zeros = torch.zeros(channels, dtype=torch.float64, device=CPU)
             slopes = zeros if step.operation == "relu" else constant(self.graph, step.arguments[1], channels)
-        if step is not None and slopes is not None:
-            self.at = step.arguments[0]
-        return slopes
+        return slopes if step is not None and slopes is not None and self.over(step.arguments[0]) else None
 
     def affine(self, channels: int) -> tuple[Tensor, Tensor] | None:
         """Step over an affine map of channels, and return its scale and shift; two together would be rounded once."""
@@ -77,7 +94,8 @@ class Chain:
         values = [] if step is None else [constant(self.graph, item, channels) for item in step.arguments[1:]]
         if step is None or len(values) != 2 or values[0] is None or values[1] is None:
             return None
-        self.at = step.arguments[0]
+        if not self.over(step.arguments[0]):
+            return None
         return values[0], values[1]
 
     def activation(self, channels: int) -> Activation:
@@ -90,13 +108,15 @@ class Chain:
         division = self.step("div.Tensor")
         if division is None:
             return None
-        std = constant(self.graph, division.arguments[1], channels)
-        inside = Chain(self.graph, self.top, division.arguments[0])
-        difference = inside.step("sub.Tensor")
-        mean = None if difference is None else constant(self.graph, difference.arguments[1], channels)
-        if std is None or mean is None or difference is None:
+        std = constant(self.graph, division.arguments[1], channels, elementwise=True)
+        inside = Chain(self.graph, self.top, self.at)
+        if not inside.over(division.arguments[0]):
             return None
-        self.at = difference.arguments[0]
+        difference = inside.step("sub.Tensor")
+        mean = None if difference is None else constant(self.graph, difference.arguments[1], channels, elementwise=True)
+        if std is None or mean is None or difference is None or not inside.over(difference.arguments[0]):
+            return None
+        self.at = inside.at
         return mean, std
 
     def halving(self) -> bool:
@@ -129,8 +149,9 @@ def pair(argument: Argument, default: "int | tuple[int, int]") -> tuple[int, int
     return numbers[0], numbers[-1]  # type: ignore[return-value]
 
 
-def _number(argument: Argument) -> float | None:
+def _bound(argument: Argument, free: float) -> float | None:
+    """Return a bound; None where there is none, or the one that leaves everything free."""
     if argument is None:
         return None
     assert isinstance(argument, int | float)
-    return float(argument) if math.isfinite(argument) else None
+    return None if argument == free else float(argument)

@@ -130,7 +130,7 @@ def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass
         before = Chain(graph, residual, residual)
         slope, residual = before.slope(channels), before.at if isinstance(before.at, Value) else None
     x = chain.at
-    if not isinstance(x, Value) or not graph.is_map(x):
+    if not isinstance(x, Value) or not graph.is_map(x) or graph.shape(x.number) != graph.shape(argument.number):
         return None
     scale, bias = (None, None) if affine is None else affine
     options = {"multiply": multiply, "residual_slope": slope, "scale": scale, "bias": bias, "inner": inner}

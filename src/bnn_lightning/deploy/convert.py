@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
+from bnn_lightning.deploy.fresh import floats
 from bnn_lightning.deploy.fuse import fuse, is_plain
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
 from bnn_lightning.deploy.unpacked import for_torch
@@ -161,12 +162,12 @@ def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
     """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
     channels = layer.in_channels if isinstance(layer, BinaryConv2d) else layer.weight.shape[1]
     threshold = binarizer.threshold()
-    level = torch.zeros(channels, device=layer.weight.device) if threshold is None else threshold.detach()
+    level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach()
     below = torch.nextafter(level, torch.full_like(level, -torch.inf))
-    spread = torch.linspace(-8, 8, 61, device=level.device)[:, None].expand(-1, channels)
+    spread = torch.linspace(-8, 8, 61, dtype=level.dtype, device=level.device)[:, None].expand(-1, channels)
     tried = torch.cat([spread + level, spread, torch.stack([level, below])])
     values = tried[:, :, None, None] if isinstance(layer, BinaryConv2d) else tried
-    signs = torch.where(tried >= level, 1.0, -1.0).view_as(values)
+    signs = (2 * (tried >= level).to(tried.dtype) - 1).view_as(values)
     try:
         # In two companies: none depends on what else is there.
         return torch.equal(binarizer(values), signs) and torch.equal(binarizer(values[-7:]), signs[-7:])
@@ -228,5 +229,5 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
         raise ValueError(
             f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
         )
-    parameter = next(model.parameters(), torch.empty(0))
+    parameter = next(model.parameters(), floats(0))
     return torch.rand(number, channels, *sides(size), device=parameter.device, dtype=parameter.dtype)

@@ -46,7 +46,7 @@ class _ExactLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.real_input:
-            x = torch.where(x >= (0.0 if self.threshold is None else self.threshold), 1.0, -1.0)
+            x = torch.where(x >= (0.0 if self.threshold is None else self.threshold), 1.0, -1.0).to(x.dtype)
         y = self.dot(x, self.signs)
         y = y if self.real_input else y.round()
         y = y if self.scale is None else y * self.scale

@@ -3,16 +3,19 @@
 import ctypes
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnn_lightning.deploy.forms import emitting, halved, summed
+from bnn_lightning.deploy.fresh import CPU, floats, pixels, strided, zeros
 from bnn_lightning.deploy.graph import BYTES, Job, Resource, Signs, Sums
 from bnn_lightning.deploy.kernels import Kernel, NativeStep
 from bnn_lightning.deploy.plan import Action, Plan, kind_of
+from bnn_lightning.deploy.real import RealConv2d
+from bnn_lightning.deploy.verify import Region, verify
 from bnn_lightning.functional.pack import pack_activations
 
 _Words = ctypes.Array[ctypes.c_uint64]
@@ -48,7 +51,7 @@ class Execution:
         self.plan, self.graph, self.kernel = plan, plan.graph, kernel
         self._keep: list[object] = []  # what jobs point to
         self._strides = _expected_strides(plan)
-        self._arena = torch.empty(plan.arena // 4 + _ALIGN // 4)
+        self._arena = floats(plan.arena // 4 + _ALIGN // 4)
         self._first = -self._arena.data_ptr() % _ALIGN // 4
         self._signs = self._memory_of_signs()
         self._maps = {name: self._map(name) for name in plan.places if isinstance(name, int)}
@@ -78,7 +81,7 @@ class Execution:
         """
         values = {BYTES: images} if self.graph.bytes else {0: images}
         if self._converts:
-            values[0] = images / 255
+            values[0] = pixels(images)
         for item in self._items:
             if isinstance(item, _Row):
                 held = self._point(item, values)
@@ -111,13 +114,17 @@ class Execution:
         """Tell jobs where what they are given lies in this call; return tensors that must live while they run."""
         held = []
         for number, words in row.given.items():
-            shape, strides = self.graph.metas[number].shape, self._strides[number]
+            meta, strides = self.graph.metas[number], self._strides[number]
+            shape = tuple(meta.shape)
             if number == self.graph.last:
-                values[number] = tensor = torch.empty_strided(shape, strides)
+                values[number] = tensor = strided(shape, strides)
             else:
                 tensor = values[number]
+                if tensor.shape != meta.shape or tensor.dtype != meta.dtype:
+                    found, wanted = (f"{tuple(one.shape)}, {one.dtype}" for one in (tensor, meta))
+                    raise RuntimeError(f"Value {number} of the program is {found} now, and was planned as {wanted}.")
                 if tensor.stride() != strides:
-                    tensor = torch.empty_strided(shape, strides, dtype=tensor.dtype).copy_(tensor)
+                    tensor = strided(shape, strides, tensor.dtype).copy_(tensor)
             held.append(tensor)
             for memory, place in words:
                 memory[place] = tensor.data_ptr()
@@ -132,7 +139,9 @@ class Execution:
             action = self.plan.actions[at]
             tensors, outside = self._tensors(at, action)
             made, found = self._jobs(action, tensors), set()
+            regions = [_region(tensor) for tensor in (*tensors.values(), *self._companions(action))]
             for job in made:
+                verify(job.operation, job.structure, regions + [_region(tensor) for tensor in constants(job.keep)])
                 count = ctypes.sizeof(job.structure) // 8
                 memory = (ctypes.c_uint64 * count).from_buffer(job.structure)
                 for number, tensor in outside.items():
@@ -160,6 +169,12 @@ class Execution:
             jobs[-1] = halved(jobs[-1], action.half, self._maps[action.half.number])
         return jobs
 
+    def _companions(self, action: Action) -> list[Tensor]:
+        """Return the memory of what an action writes beside its result."""
+        signs = [] if action.emitted is None else [self._signs[action.emitted]]
+        sums = [] if action.sums is None else [self._sums[action.sums]]
+        return [*signs, *sums, *([] if action.half is None else [self._maps[action.half.number]])]
+
     def _tensors(self, at: int, action: Action) -> tuple[dict[Resource, Tensor], dict[int, Tensor]]:
         """Return the tensors of a native operation, and those among them that are stand-ins for what is given later."""
         operation = action.operation
@@ -176,7 +191,7 @@ class Execution:
                 tensors[item] = self._maps[item]
             elif isinstance(item, int):
                 meta = self.graph.metas[item]
-                tensors[item] = outside[item] = torch.empty_strided(meta.shape, self._strides[item], dtype=meta.dtype)
+                tensors[item] = outside[item] = strided(meta.shape, self._strides[item], meta.dtype)
         for name, shape in operation.scratch.items():
             tensors[name] = self._floats(self.plan.places[at, name], math.prod(shape)).view(shape)
         return tensors, outside
@@ -188,19 +203,34 @@ class Execution:
     def _map(self, number: int) -> Tensor:
         shape = self.graph.shape(number)
         strides = dense_strides(shape)
-        return self._floats(self.plan.places[number], math.prod(shape)).as_strided(
-            shape, strides, self._first + self.plan.places[number] // 4
-        )
+        return self._floats(self.plan.places[number], math.prod(shape)).as_strided(shape, strides)
 
     def _memory_of_signs(self) -> dict[Signs, Tensor]:
         memory: dict[tuple[object, int], Tensor] = {}
         for signs, slot in self.plan.slots.items():
             if (kind_of(signs), slot) not in memory:
-                words = torch.zeros(signs.shape, dtype=torch.int32)
+                words = torch.zeros(signs.shape, dtype=torch.int32, device=CPU)
                 if signs.ones:
-                    words += pack_activations(torch.ones(1, signs.channels, 1, 1), groups=signs.groups)
+                    words += pack_activations(zeros(1, signs.channels, 1, 1), groups=signs.groups)  # sign(0) is +1
                 memory[kind_of(signs), slot] = words
         return {signs: memory[kind_of(signs), slot] for signs, slot in self.plan.slots.items()}
+
+
+def constants(keep: Iterable[object]) -> Iterator[Tensor]:
+    """Return the tensors among what a job points to."""
+    for item in keep:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, tuple):
+            yield from constants(item)
+        elif isinstance(item, nn.Module):
+            yield from item.buffers()
+            yield from item.tables() if isinstance(item, RealConv2d) else ()
+
+
+def _region(tensor: Tensor) -> Region:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return Region(tensor.data_ptr(), tensor.element_size() * (last + 1 if tensor.numel() else 0))
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -215,7 +245,10 @@ def _expected_strides(plan: Plan) -> dict[int, tuple[int, ...]]:
     """Return how values must lie in memory: as they come, where every native operation that reads them takes that."""
     operations = [action.operation for action in plan.actions if action.operation is not None]
     dense = {item for operation in operations if not operation.any_layout for item in operation.reads}
+    dense |= {plan.graph.last}
+    # Elements that share memory, as `expand` makes them, cannot be written to.
+    dense |= {n for n, meta in plan.graph.metas.items() if 0 in meta.stride()}
     return {
-        number: dense_strides(tuple(meta.shape)) if number in dense or number == plan.graph.last else meta.stride()
+        number: dense_strides(tuple(meta.shape)) if number in dense else meta.stride()
         for number, meta in plan.graph.metas.items()
     }

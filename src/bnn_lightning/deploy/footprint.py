@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bnn_lightning.deploy.fresh import zeros
 from bnn_lightning.deploy.runtime import load
 from bnn_lightning.metrics.latency import peak_resident
 
@@ -56,7 +57,7 @@ def _measure_here(path: Path) -> Footprint:
     network = load(path)
     ready, loaded = time.perf_counter(), peak_resident()
     with torch.inference_mode():
-        network(torch.zeros(1, *network.info.shape))
+        network(zeros(1, *network.info.shape))
     done = time.perf_counter()
     return Footprint(path.stat().st_size, ready - start, done - ready, before, loaded, peak_resident())
 

@@ -43,7 +43,8 @@ def convolution(graph: Graph, number: int) -> Operation | None:
     if not graph.is_map(x) or not (added is None or graph.is_map(added)):
         return None
     assert isinstance(x, Value)
-    residual, residual_channels = _repeated(graph, added)
+    whole = layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0
+    residual, residual_channels = _repeated(graph, added, whole)
     channels = layer.groups * layer.in_channels
     threshold = torch.unflatten(layer.threshold, 0, (layer.groups, -1))[:, : layer.in_channels].reshape(channels)
     signs = graph.signs(x.number, threshold, layer.groups, layer.padding, layer.pad_value == 1)
@@ -59,21 +60,22 @@ def convolution(graph: Graph, number: int) -> Operation | None:
         job.residual_channels = residual_channels
         return [Job("convolve", job, (layer, offsets))]
 
-    whole = layer.groups == 1 or layer.out_channels // layer.groups % BLOCK == 0
     reads = (signs,) if residual is None else (signs, residual)
     over = () if residual is None or residual_channels else (residual,)
     return Operation(number, reads, build, emits=whole, sums=whole, blocks=layer.groups, over=over)
 
 
-def _repeated(graph: Graph, added: Argument) -> tuple[int | None, int]:
+def _repeated(graph: Graph, added: Argument, whole: bool) -> tuple[int | None, int]:
     """Return what is added, and its channels where these are read again and again: a concatenation with itself."""
     if not isinstance(added, Value):
         return None, 0
     step = graph.step_of(added)
-    if step is not None and step.operation == "cat" and len(step.arguments) == 2 and step.arguments[1] == 1:
-        values = set(step.values())
-        if len(values) == 1 and graph.is_map(Value(*values)) and graph.shape(*values)[1] % BLOCK == 0:
-            return values.pop(), graph.shape(step.values()[0])[1]
+    if whole and step is not None and step.operation == "cat" and step.arguments[1:] == (1,):
+        parts = step.arguments[0]
+        first = parts[0] if isinstance(parts, list) else None
+        alike = isinstance(parts, list) and all(part == first for part in parts)
+        if alike and isinstance(first, Value) and graph.is_map(first) and graph.shape(first.number)[1] % BLOCK == 0:
+            return first.number, graph.shape(first.number)[1]
     return added.number, 0
 
 

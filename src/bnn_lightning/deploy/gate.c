@@ -64,7 +64,7 @@ static void squeeze(int64_t from, int64_t to, void *context) {
     float *mean = work_of(c, i / blocks);
     const F t = row_of(mean, c->squeeze + at, c->squeeze_bytes ? c->squeeze_bytes + at : 0,
                        c->squeeze_scale ? c->squeeze_scale + first : 0, c->squeeze_bias + first, c->channels);
-    *(F *)(mean + blocks_of(c->channels) * BLOCK + first) = t > 0 ? t : (F)0;
+    *(F *)(mean + blocks_of(c->channels) * BLOCK + first) = t < 0 ? (F)0 : t;  // NaN stays NaN
   }
 }
 
@@ -82,9 +82,9 @@ static void excite(int64_t from, int64_t to, void *context) {
 
 void bnn_gate(const struct bnn_gate *c, struct worker *worker) {
   const int64_t grain = 1 << 14;  // weights that are worth a share
-  spread_out(worker, c->images, 1 + grain / c->channels, blend, c);
-  spread_out(worker, c->images * blocks_of(c->hidden), 1 + grain / (c->channels * BLOCK), squeeze, c);
-  spread_out(worker, c->images * blocks_of(c->out_channels), 1 + grain / (c->hidden * BLOCK), excite, c);
+  spread_out(worker, c->images, grain_of(grain, c->channels), blend, c);
+  spread_out(worker, c->images * blocks_of(c->hidden), grain_of(grain, c->channels * BLOCK), squeeze, c);
+  spread_out(worker, c->images * blocks_of(c->out_channels), grain_of(grain, c->hidden * BLOCK), excite, c);
 }
 
 // t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
@@ -111,7 +111,7 @@ INLINE void take(const struct bnn_combine *c, struct few *f, const struct place 
   const struct after *a = &c->after;
   const int64_t row = (at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left;
   f->pixels[f->n] = (at->image * a->height + at->y) * a->width + at->x;
-  f->bits[f->n++] = a->bits + row * a->bits_words * (WORD / BLOCK);
+  f->bits[f->n++] = a->bits ? a->bits + row * a->bits_words * (WORD / BLOCK) : 0;
 }
 
 // The next few pixels from `at` on.
@@ -139,11 +139,12 @@ INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t
   const struct after *a = &c->after;
   const int64_t left = whole ? BLOCK : a->channels - first;
   const bool other = first >= c->x_channels;
-  const float *x = other ? c->second - c->x_channels : c->x, *gate = other ? c->second_gate : c->gate;
+  const float *x = other ? c->second : c->x, *gate = other ? c->second_gate : c->gate;
+  const int64_t own = first - (other ? c->x_channels : 0);  // the block among the channels of its map
   F t[FEW], r[FEW];
-  UNROLL for (int64_t i = 0; i < n; i++) t[i] = load_some(x + first + f->pixels[i] * c->x_channels, left);
+  UNROLL for (int64_t i = 0; i < n; i++) t[i] = load_some(x + own + f->pixels[i] * c->x_channels, left);
   if (gate) {
-    const F gates = load_some(gate + (image - other) * c->x_channels + first, left);
+    const F gates = load_some(gate + image * c->x_channels + own, left);
     UNROLL for (int64_t i = 0; i < n; i++) t[i] *= gates;
   }
   if (c->residual) {
@@ -227,5 +228,5 @@ static void combine_parts(int64_t from, int64_t to, void *context) {
 }
 
 void bnn_combine(const struct bnn_combine *c, struct worker *worker) {
-  spread_out(worker, c->images * c->parts, 1 + (1 << 15) / (PART * c->after.channels), combine_parts, c);
+  spread_out(worker, c->images * c->parts, grain_of(1 << 15, PART * c->after.channels), combine_parts, c);
 }

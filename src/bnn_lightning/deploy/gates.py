@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.fresh import floats, zeros
 from bnn_lightning.deploy.maps import (
     Activation,
     blocked,
@@ -62,7 +63,7 @@ class Gate(nn.Module):
             ("squeeze_bias", squeeze_bias, self.hidden),
             ("excite_bias", excite_bias, self.out_channels),
         ):
-            self.register_buffer(name, spread(torch.zeros(size) if bias is None else bias.detach().float()))
+            self.register_buffer(name, spread(zeros(size) if bias is None else bias.detach().float()))
         for name, values in (("squeeze_scale", squeeze_scale), ("excite_scale", excite_scale), ("mix", mix)):
             self.register_buffer(name, None if values is None else spread(values.detach().float()))
 
@@ -101,7 +102,7 @@ class Gate(nn.Module):
         kernel = kernel_for(own, other)
         if kernel is None:
             return self._in_torch(own, other)
-        work, gate = torch.empty(self.work(own.shape[0])), torch.empty(own.shape[0], self.out_channels)
+        work, gate = floats(*self.work(own.shape[0])), floats(own.shape[0], self.out_channels)
         kernel.run("gate", self.job(own.contiguous(), None if other is None else other.contiguous(), work, gate))
         return gate
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.fresh import pixels, strided
 from bnn_lightning.deploy.program import Argument, Step, Value
 from bnn_lightning.functional.pack import num_words
 
@@ -179,10 +180,9 @@ class Graph:
         from torch._subclasses.fake_tensor import FakeTensorMode  # a private name that torch has kept for years
 
         with FakeTensorMode(allow_non_fake_inputs=True):
-            fake = torch.empty_strided(images.shape, images.stride(), dtype=images.dtype)
-            pixels = fake / 255 if self.bytes else fake
-            results = [pixels]
-            self.network.run_steps(pixels, results.append)
+            fake = strided(tuple(images.shape), images.stride(), images.dtype)
+            results = [pixels(fake)]
+            self.network.run_steps(results[0], results.append)
         self.metas = dict(enumerate(results))
         if self.bytes:
             self.metas[BYTES] = fake

@@ -98,7 +98,7 @@ static struct cut cut_of(const struct bnn_convolve *c) {
   s.run = s.blocks <= FEW ? NARROW : WIDE;
   s.chunks = (s.blocks + BLOCKS - 1) / BLOCKS;
   s.unit = c->sums ? PART : s.run;
-  if (c->sums) s.pixels /= c->images;
+  if (c->sums && c->images) s.pixels /= c->images;
   s.parts = (s.pixels + s.unit - 1) / s.unit;
   s.units = c->sums ? c->images * s.parts : s.parts;
   return s;
@@ -199,7 +199,7 @@ INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, cons
   const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
   const float *lift = c->lift ? c->lift + k->parameters : 0;
   const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
-  const float *threshold = c->threshold + k->parameters;
+  const float *threshold = c->threshold ? c->threshold + k->parameters : 0;
   const F low = c->low, high = c->high;
   const bool signed_too = c->bits, summed = c->sums, adjusted = c->gain || c->offset;
   F sums[BLOCKS];
@@ -306,7 +306,7 @@ void bnn_convolve(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
   const int64_t work = s.unit * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
-  spread_out(worker, s.units * s.chunks * c->groups, 1 + GRAIN / work, tiles, c);
+  spread_out(worker, s.units * s.chunks * c->groups, grain_of(GRAIN, work), tiles, c);
 }
 
 struct bnn_pack {
@@ -370,5 +370,5 @@ static void rows(int64_t from, int64_t to, void *context) {
 }
 
 void bnn_pack(const struct bnn_pack *p, struct worker *worker) {
-  spread_out(worker, p->images * p->height, 1 + (1 << 16) / (p->width * p->groups * p->channels), rows, p);
+  spread_out(worker, p->images * p->height, grain_of(1 << 16, p->width * p->groups * p->channels), rows, p);
 }

@@ -39,6 +39,9 @@ INLINE void spread_out(struct worker *worker, int64_t n, int64_t grain, void (*l
   else loop(0, n, (void *)context);
 }
 
+// How much of a loop is worth a share, where one turn of it is so much `work` of what is worth one; 0 work is possible.
+INLINE int64_t grain_of(int64_t worth, int64_t work) { return 1 + (work > 0 ? worth / work : worth); }
+
 INLINE F load_some(const float *from, int64_t n) {
   F values = 0;
   if (n >= BLOCK) return LOAD(F, from);

@@ -44,5 +44,5 @@ static void linear_rows(int64_t from, int64_t to, void *context) {
 
 void bnn_linear(const struct bnn_linear *c, struct worker *worker) {
   const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
-  spread_out(worker, chunks, 1 + (1 << 16) / (c->rows * c->factors * BLOCK * LANES), linear_rows, c);
+  spread_out(worker, chunks, grain_of(1 << 16, c->rows * c->factors * BLOCK * LANES), linear_rows, c);
 }

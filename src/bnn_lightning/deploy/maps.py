@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.fresh import floats, strided
 from bnn_lightning.deploy.kernels import Kernel, current_kernel
 from bnn_lightning.deploy.native import PART, After
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
@@ -46,12 +47,12 @@ def channels_last(x: Tensor) -> Tensor:
     _, channels, height, width = x.shape
     dense = (height * width * channels, 1, width * channels, channels)
     fits = all(x.shape[i] == 1 or x.stride(i) == dense[i] for i in range(4))
-    return x if fits else torch.empty_strided(x.shape, dense, dtype=x.dtype).copy_(x)
+    return x if fits else strided(x.shape, dense, x.dtype).copy_(x)
 
 
 def new_map(number: int, channels: int, height: int, width: int) -> Tensor:
     """Return an empty (N, C, H, W) in the channels_last format."""
-    return torch.empty(number, height, width, channels).permute(0, 3, 1, 2)
+    return floats(number, height, width, channels).permute(0, 3, 1, 2)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -68,13 +68,14 @@ class PackedConv2d(nn.Module):
         self.low: float | None = None
         self.high: float | None = None
         self._unpacked = Unpacked()
+        like: dict[str, Any] = {"dtype": torch.float32, "device": signs.device}
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
         self.register_buffer("threshold", self._thresholds(threshold, signs.device))
         self.register_buffer("gain", None)
         self.register_buffer("offset", None)
-        self.register_buffer("scale", self.spread(torch.ones(self.out_channels, device=signs.device)))
-        self.register_buffer("bias", self.spread(torch.zeros(self.out_channels, device=signs.device)))
+        self.register_buffer("scale", self.spread(torch.ones(self.out_channels, **like)))
+        self.register_buffer("bias", self.spread(torch.zeros(self.out_channels, **like)))
         self.register_buffer("lift", None)
         self.register_buffer("slope", None)
         self.register_buffer("shift", None)
@@ -173,7 +174,7 @@ class PackedConv2d(nn.Module):
         # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
         if self.offset is not None or (biased and not exact) or not (exact or self.gain is None):
             return False
-        ones = self.spread(torch.ones(self.out_channels, device=self.scale.device))
+        ones = self.spread(torch.ones(self.out_channels, dtype=torch.float32, device=self.scale.device))
         if not torch.equal(self.scale, ones):
             self.gain = self.scale if self.gain is None else self.gain * self.scale
         self.offset = self.bias if biased else None
@@ -234,7 +235,8 @@ class PackedConv2d(nn.Module):
     def _thresholds(self, threshold: Tensor | None, device: torch.device) -> Tensor:
         """Return (groups * words * 32) thresholds, +inf where there is no channel."""
         channels = self.groups * self.in_channels
-        values = torch.zeros(channels, device=device) if threshold is None else threshold.detach().to(torch.float32)
+        zeros = torch.zeros(channels, dtype=torch.float32, device=device)
+        values = zeros if threshold is None else threshold.detach().to(torch.float32)
         missing = num_words(self.in_channels) * 32 - self.in_channels
         return F.pad(values.reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.deploy.fresh import count
 from bnn_lightning.deploy.kernels import Convolution, Packing, current_kernel
 from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
 
@@ -42,7 +43,7 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
     kernel = current_kernel() if x.dtype == torch.float32 else None
     shape = (number, height + top + bottom, width + left + right, groups * words)
     if ones:
-        full = torch.ones(1, channels, 1, 1, device=x.device)
+        full = torch.ones(1, channels, 1, 1, dtype=torch.float32, device=x.device)
         packed = pack_activations(full, groups=groups).expand(shape).contiguous()
     else:
         packed = torch.zeros(shape, dtype=torch.int32, device=x.device)
@@ -238,8 +239,8 @@ def window_offsets(
     farthest = ((kernel_size[0] - 1) * dilation[0] * width + (kernel_size[1] - 1) * dilation[1] + 1) * groups * words
     if farthest >= 1 << 31:
         raise ValueError(f"A window must span fewer than 2^31 words, not {farthest}.")
-    pixels = torch.arange(kernel_size[0])[:, None] * dilation[0] * width + torch.arange(kernel_size[1]) * dilation[1]
-    return (pixels.flatten()[:, None] * groups * words + torch.arange(words)).flatten().to(torch.int32)
+    pixels = count(kernel_size[0])[:, None] * dilation[0] * width + count(kernel_size[1]) * dilation[1]
+    return (pixels.flatten()[:, None] * groups * words + count(words)).flatten().to(torch.int32)
 
 
 # The same in torch

@@ -53,7 +53,7 @@ static void maxima_rows(int64_t from, int64_t to, void *context) {
 
 void bnn_pool(const struct bnn_pool *c, struct worker *worker) {
   const int64_t work = c->after.width * c->after.channels * c->windows.height * c->windows.width;
-  spread_out(worker, c->images * c->after.height, 1 + (1 << 15) / work, c->average ? average_rows : maxima_rows, c);
+  spread_out(worker, c->images * c->after.height, grain_of(1 << 15, work), c->average ? average_rows : maxima_rows, c);
 }
 
 // Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any
@@ -83,7 +83,7 @@ INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
 }
 
 void bnn_sum(const struct bnn_sum *c, struct worker *worker) {
-  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), 1 + (1 << 15) / (PART * c->channels), sum_parts, c);
+  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), grain_of(1 << 15, PART * c->channels), sum_parts, c);
 }
 
 // mean[image, c] = sum over parts / pixels
@@ -123,5 +123,5 @@ static void pad_pixels(int64_t from, int64_t to, void *context) {
 }
 
 void bnn_pad(const struct bnn_pad *c, struct worker *worker) {
-  spread_out(worker, c->pixels, 1 + (1 << 15) / c->channels, pad_pixels, c);
+  spread_out(worker, c->pixels, grain_of(1 << 15, c->channels), pad_pixels, c);
 }

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.fresh import floats
 from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new_map, pointer, prelu, sums_shape
 from bnn_lightning.deploy.native import Averaging, Pooling, Summing, Windows
 from bnn_lightning.functional.pack import spread
@@ -145,7 +145,7 @@ class ChannelMean(nn.Module):
         if kernel is None:
             return prelu(x, self.before).mean((2, 3))
         x = channels_last(x)
-        sums, out = torch.empty(sums_shape(x.shape)), torch.empty(x.shape[0], self.channels)
+        sums, out = floats(*sums_shape(x.shape)), floats(x.shape[0], self.channels)
         kernel.run("sum", self.summing(x, sums))
         kernel.run("average", self.averaging(sums, out, x.shape[2] * x.shape[3]))
         return out

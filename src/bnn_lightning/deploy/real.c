@@ -386,6 +386,6 @@ void bnn_real_convolve(const struct bnn_real_convolve *c, struct worker *worker)
   const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
   if (c->chunks) spread_out(worker, c->chunks, 1, chunks, c);
   else if (c->band)
-    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), 1 + (1 << 18) / (work * c->band * c->after.width), bands, c);
-  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, 1 + (1 << 18) / (work * s.pixels), tiles, c);
+    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), grain_of(1 << 18, work * c->band * c->after.width), bands, c);
+  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, grain_of(1 << 18, work * s.pixels), tiles, c);
 }

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.fresh import count, floats, pixels, zeros
 from bnn_lightning.deploy.maps import Activation, blocked, channels_last, kernel_for, new_map, pointer, unblocked
 from bnn_lightning.deploy.native import Linear, RealConvolution
 from bnn_lightning.deploy.ops import out_size
@@ -84,6 +85,7 @@ class RealConv2d(nn.Module):
         for name, values in zip(("mean", "std"), normalisation or (None, None), strict=True):
             self.register_buffer(name, None if values is None else values.detach().float().contiguous())
         self._offsets: dict[tuple[int, ...], Tensor] = {}
+        self._threads = torch.get_num_threads()  # once: what is planned for some must not run for others
 
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
         """Return the shape of the convolution's own result for an input of this shape."""
@@ -112,7 +114,7 @@ class RealConv2d(nn.Module):
         _, _, height, width = self.map_shape(shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
         fits = (self._room // (columns * self.in_channels) - rows) // step + 1
-        fits = min(max(fits, 1), height if torch.get_num_threads() == 1 else -(-height // 4))
+        fits = min(max(fits, 1), height if self._threads == 1 else -(-height // 4))
         if self.maxima is not None:
             if not self.maxima.is_native:
                 return None
@@ -126,7 +128,7 @@ class RealConv2d(nn.Module):
         (number, channels, height, width), band = self.map_shape(shape), self.band(shape, copied=copied)
         assert band is not None
         work = number * height * width * channels * self.weight.shape[1]
-        chunks = max(1, min(torch.get_num_threads(), self.out_shape(shape)[2], work >> 18))
+        chunks = max(1, min(self._threads, self.out_shape(shape)[2], work >> 18))
         return chunks, 2 * band, width, num_blocks(channels) * BLOCK
 
     def reads(self, x: Tensor) -> bool:
@@ -185,6 +187,10 @@ class RealConv2d(nn.Module):
         self._ends(job, x.shape, out, work)
         return job
 
+    def tables(self) -> list[Tensor]:
+        """Return what jobs read beside the buffers."""
+        return list(self._offsets.values())
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map (N, in_channels, H, W), and what is added, to (N, out_channels, H', W'), in the channels_last format."""
         kernel = kernel_for(x, residual)
@@ -194,7 +200,7 @@ class RealConv2d(nn.Module):
         x = self.readable(x)
         residual = None if residual is None else channels_last(residual)
         out = new_map(*self.out_shape(x.shape))
-        work = None if self.maxima is None else torch.empty(self.work_shape(x.shape))
+        work = None if self.maxima is None else floats(*self.work_shape(x.shape))
         kernel.run("real_convolve", self.job(x, out, residual, work))
         return out
 
@@ -213,7 +219,7 @@ class RealConv2d(nn.Module):
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         dense = unblocked(self.weight, self.out_channels)
         weight = torch.unflatten(dense, 1, (*self.kernel_size, self.in_channels)).permute(0, 3, 1, 2)
-        x = x / 255 if x.dtype == torch.uint8 else x
+        x = pixels(x)
         x = F.avg_pool2d(x, 2, ceil_mode=True) if self.pool == 2 else x
         if self.mean is not None and self.std is not None:
             x = (x - self.mean.view(-1, 1, 1).to(x.dtype)) / self.std.view(-1, 1, 1).to(x.dtype)
@@ -246,8 +252,8 @@ class RealConv2d(nn.Module):
         else:
             strides = (x.stride(1), x.stride(2), x.stride(3))
         if strides not in self._offsets:
-            far = [torch.arange(self.kernel_size[i]) * self.dilation[i] * strides[i + 1] for i in (0, 1)]
-            channels = torch.arange(self.in_channels) * strides[0]
+            far = [count(self.kernel_size[i]) * self.dilation[i] * strides[i + 1] for i in (0, 1)]
+            channels = count(self.in_channels) * strides[0]
             self._offsets[strides] = (far[0][:, None, None] + far[1][:, None] + channels).flatten().to(torch.int32)
         return self._offsets[strides]
 
@@ -283,7 +289,7 @@ class RowLinear(nn.Module):
         if (weight.dtype == torch.int8) != (scale is not None):
             raise ValueError("`scale` belongs to int8 weights, and to these alone.")
         self.activation = Activation(self.out_features) if activation is None else activation
-        bias = torch.zeros(self.out_features) if bias is None else bias
+        bias = zeros(self.out_features) if bias is None else bias
         self.register_buffer("weight", blocked(weight.detach()))
         self.register_buffer("bias", spread(bias.detach().float()))
         self.register_buffer("scale", None if scale is None else spread(scale.detach().float()))
@@ -313,6 +319,6 @@ class RowLinear(nn.Module):
             result: Tensor = self.activation(y + self.bias[: self.out_features].to(x.dtype))
             return result
         x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-        out = torch.empty(x.shape[0], self.out_features)
+        out = floats(x.shape[0], self.out_features)
         kernel.run("linear", self.job(x, out))
         return out

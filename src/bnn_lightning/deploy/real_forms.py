@@ -67,6 +67,8 @@ def _float_layer(
     weight = _floats(graph, step.arguments[1])
     if weight is None or pair(_at(step, 6), 1)[0] != 1 or isinstance(_at(step, 4), str):
         return None
+    if weight.dim() != 4 or weight.shape[0] != channels or not graph.is_map(step.arguments[0]):
+        return None
     bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), channels)
     if _at(step, 2) is not None and bias is None:
         return None
@@ -100,7 +102,11 @@ def _byte_layer(
         return None
     weight, scale, around = (chain.graph.network.stored(item) for item in step.arguments[1:4])  # type: ignore[arg-type]
     bias = None if _at(step, 4) is None else constant(chain.graph, _at(step, 4), len(weight))
-    if weight[0].numel() >= MOST_FACTORS or (bias is None) != (_at(step, 4) is None):
+    if (
+        len(weight) != activation.channels
+        or weight[0].numel() >= MOST_FACTORS
+        or (bias is None) != (_at(step, 4) is None)
+    ):
         return None
     if affine is not None:
         scale, bias = scale * affine[0], (0 if bias is None else bias * affine[0]) + affine[1]
@@ -114,7 +120,7 @@ def linear(graph: Graph, number: int) -> Operation | None:
     """A linear layer of rows, and the affine map before it."""
     step = graph.steps[number - 1]
     weight = _floats(graph, step.arguments[1])
-    if weight is None or not isinstance(step.arguments[0], Value):
+    if weight is None or weight.dim() != 2 or not isinstance(step.arguments[0], Value):
         return None
     bias = None if _at(step, 2) is None else constant(graph, _at(step, 2), weight.shape[0])
     if (bias is None) != (_at(step, 2) is None):
@@ -130,7 +136,7 @@ def linear(graph: Graph, number: int) -> Operation | None:
     if not isinstance(chain.at, Value):
         return None
     source, meta = chain.at.number, graph.metas[chain.at.number]
-    if meta.dtype != torch.float32 or not (flat or meta.dim() == 2):
+    if meta.dtype != torch.float32 or meta.numel() == 0 or weight.numel() == 0 or not (flat or meta.dim() == 2):
         return None
     layer = RowLinear(weight.float() if whole is None else whole, bias, scale=outputs)
 
@@ -195,7 +201,8 @@ def gate(graph: Graph, number: int) -> Operation | None:
     if excite is None or squeeze is None:
         return None
     own, other, mix = _blend(chain, squeeze[0].shape[1])
-    if own is None:
+    averages = (graph.shape(number)[0], squeeze[0].shape[1], 1, 1)
+    if own is None or any(graph.shape(item) != averages for item in (own, other) if item is not None):
         return None
     layer = Gate(*squeeze[:2], *excite[:2], mix=mix, squeeze_scale=squeeze[2], excite_scale=excite[2])
 
@@ -213,7 +220,7 @@ def _pointwise(chain: Chain, behind: str) -> tuple[Tensor, Tensor | None, Tensor
     chain.at = chain.at if step is None else step.arguments[0]
     conv = None if step is None else chain.step("conv2d")
     weight = None if conv is None else _floats(graph, conv.arguments[1])
-    if conv is None or weight is None or weight.shape[2:] != (1, 1) or len(conv.arguments) > 3:
+    if conv is None or weight is None or weight.dim() != 4 or weight.shape[2:] != (1, 1) or len(conv.arguments) > 3:
         return None
     chain.at = conv.arguments[0]
     whole, scale = _int8(graph, conv.arguments[1])
@@ -228,7 +235,7 @@ def _blend(chain: Chain, channels: int) -> tuple[int | None, int | None, Tensor 
     graph = chain.graph
     step = chain.step("mean.dim")  # of averages once more: the identity
     if step is not None and _is_average(graph, step.arguments[0]):
-        chain.at = step.arguments[0]
+        chain.over(step.arguments[0])
     step = chain.step("add.Tensor")
     if step is None:
         return (_first_like(graph, chain.at) if _is_average(graph, chain.at) else None), None, None
@@ -237,7 +244,7 @@ def _blend(chain: Chain, channels: int) -> tuple[int | None, int | None, Tensor 
     step = inside.step("mul.Tensor")
     for factor, values in () if step is None else (step.arguments[:2], step.arguments[1::-1]):
         inside.at = factor
-        difference, mix = inside.step("sub.Tensor"), constant(graph, values, channels)
+        difference, mix = inside.step("sub.Tensor"), constant(graph, values, channels, elementwise=True)
         if difference is not None and mix is not None and difference.arguments[1] == own:
             other = difference.arguments[0]
             if _is_average(graph, own) and _is_average(graph, other):
@@ -274,6 +281,8 @@ def _int8(graph: Graph, argument: Argument) -> tuple[Tensor | None, Tensor | Non
     if step is None or step.operation != "dequantize" or not all(isinstance(item, Stored) for item in step.arguments):
         return None, None
     whole, scale = (graph.network.stored(item) for item in step.arguments)  # type: ignore[arg-type]
+    if whole.dtype != torch.int8 or scale.dtype != torch.float32 or not whole.dim() or scale.numel() != len(whole):
+        return None, None
     return whole, scale.flatten()
 
 

@@ -13,6 +13,7 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.byte_stem import round_stem
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
+from bnn_lightning.deploy.fresh import CPU, floats, pixels
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lowering import lower
 from bnn_lightning.deploy.modules import PARTS, PackedConv2d
@@ -149,11 +150,16 @@ class LoadedNetwork(nn.Module):
             if not images.is_floating_point():
                 raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
             images = images.to(self.dtype)
+        if images.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(images.device.type):
+            with torch.autocast(images.device.type, enabled=False):  # what torch computes in between is float32, too
+                return self._logits(images)
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
         kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
         if kernel is not None:
             return self._plans.run(self, images, kernel)
-        images = images / 255 if images.dtype == torch.uint8 else images
-        return self.run_steps(for_torch(images.to(self.dtype)))
+        return self.run_steps(for_torch(pixels(images).to(self.dtype)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -278,7 +284,7 @@ def save(
     for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
-    lowered = lower(packed, torch.rand(2, *info.shape))
+    lowered = lower(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
     _check_names(info, lowered.num_classes)
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
@@ -362,7 +368,7 @@ def _of_file(part: Argument, container: Container) -> Tensor:
 def _tensor(container: Container, index: int) -> Tensor:
     array = container.array(index)
     if not array.size:
-        return torch.empty(array.shape, dtype=torch.float32)
+        return floats(*array.shape)
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor.float() if tensor.dtype == torch.int8 and container.entries[index].dtype == "bits" else tensor
 
@@ -382,7 +388,7 @@ def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> 
 
     for number in (2, 1):  # what fits one number of images alone is no network
         with FakeTensorMode(allow_non_fake_inputs=True):
-            images = torch.empty(number, *info.shape)
+            images = floats(number, *info.shape)
             values = [images]
             logits = network.run_steps(images, values.append)
         _refuse_monsters(network, values)

@@ -38,7 +38,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     """
     channels = bits.shape[-1]
     padded = F.pad(bits.to(torch.int64), (0, num_words(channels) * WORD - channels))
-    weights = torch.arange(WORD, device=bits.device)
+    weights = torch.arange(WORD, dtype=torch.int64, device=bits.device)
     return (torch.unflatten(padded, -1, (-1, WORD)) << weights).sum(-1).to(torch.int32)
 
 

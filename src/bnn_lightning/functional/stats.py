@@ -1,5 +1,7 @@
 """Statistics of signs."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,4 +34,4 @@ def sign_entropy(x: Tensor) -> Tensor:
     """
     positive = (x >= 0).to(torch.float32).mean()
     both = torch.stack([positive, 1 - positive])
-    return -torch.xlogy(both, both).sum() / torch.log(torch.tensor(2.0, device=x.device))
+    return -torch.xlogy(both, both).sum() / math.log(2.0)

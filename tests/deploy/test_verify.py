@@ -1,0 +1,198 @@
+"""Jobs of kernels stay within their memory: the verifier, and programs whose operands are not what forms expect."""
+
+import ctypes
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bnn_lightning.deploy import kernels
+from bnn_lightning.deploy.execute import Execution
+from bnn_lightning.deploy.graph import Graph
+from bnn_lightning.deploy.plan import make_plan
+from bnn_lightning.deploy.program import Step, Stored, Value
+from bnn_lightning.deploy.verify import JobError, Region, verify
+from tests.deploy.test_plan import SIZE, Writer, check, drawn, plan_of
+from tools.drawn import Drawer, differs, drawn_program
+
+pytestmark = pytest.mark.skipif(not kernels.supported_kernels(), reason="needs a compiled kernel")
+
+
+def averages(writer: Writer, x: Value) -> Value:
+    return writer.call("mean.dim", x, [2, 3], True)
+
+
+def weight(writer: Writer, *shape: int) -> Stored:
+    return writer.stored(writer.draw.standard_normal(shape))
+
+
+def gate(writer: Writer, x: Value, inputs: int, outputs: int) -> Value:
+    hidden = writer.call("relu", writer.call("conv2d", x, weight(writer, 8, inputs, 1, 1)))
+    return writer.call("sigmoid", writer.call("conv2d", hidden, weight(writer, outputs, 8, 1, 1)))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_linear_layer_of_no_features(tmp_path: Path, threads: None) -> None:
+    writer = Writer(0)
+    rows = writer.call("slice.Tensor", writer.call("mean.dim", writer.stem(16), [2, 3]), 1, 0, 0)
+    bias = writer.stored(np.arange(5.0))
+    empty = writer.call("linear", rows, writer.stored(np.zeros((5, 0))), bias)
+    network = writer.network(16, tmp_path, last=Value(1))
+    assert network.steps[empty.number - 1].operation == "linear"
+    writer.steps = writer.steps[: empty.number]
+    network.steps = network.steps[: empty.number]
+    network._ends = network._ends[: empty.number]
+    images = torch.rand(2, 3, SIZE, SIZE)
+    assert torch.equal(network(images), torch.arange(5.0).expand(2, 5))
+
+
+@pytest.mark.parametrize("narrow", ["own", "other"])
+def test_a_gate_of_a_blend_with_one_channel(tmp_path: Path, narrow: str) -> None:
+    writer = Writer(1)
+    x = writer.stem(24)
+    wide, one = averages(writer, x), averages(writer, writer.call("conv2d", x, weight(writer, 1, 24, 1, 1)))
+    own, other = (one, wide) if narrow == "own" else (wide, one)
+    difference = writer.call("sub.Tensor", other, own)
+    mix = writer.stored(writer.draw.standard_normal((24, 1, 1)))
+    blend = writer.call("add.Tensor", own, writer.call("mul.Tensor", difference, mix))
+    gated = writer.call("mul.Tensor", x, gate(writer, blend, 24, 24))
+    check(writer.network(24, tmp_path, last=gated))
+
+
+def test_a_gate_of_averages_over_channels(tmp_path: Path) -> None:
+    writer = Writer(2)
+    x = writer.stem(24)
+    mean = writer.call("mean.dim", averages(writer, x), [1], True)
+    gated = writer.call("mul.Tensor", x, gate(writer, mean, 1, 24))
+    check(writer.network(24, tmp_path, last=gated))
+
+
+@pytest.mark.parametrize("operations", [("sub.Tensor", "div.Tensor"), ("sub.Tensor",)])
+def test_a_constant_along_columns_is_none_of_channels(tmp_path: Path, operations: tuple[str, ...]) -> None:
+    writer = Writer(3)
+    x = writer.stem(SIZE)  # as many channels as columns
+    for operation in operations:
+        x = writer.call(operation, x, writer.stored(2 + writer.draw.random(SIZE)))
+    y = writer.call("conv2d", x, weight(writer, 16, SIZE, 3, 3))
+    check(writer.network(16, tmp_path, last=y))
+
+
+def test_one_channel_that_becomes_many(tmp_path: Path) -> None:
+    writer = Writer(4)
+    one = writer.call("conv2d", Value(0), weight(writer, 1, 3, 3, 3))
+    many = writer.call("affine", one, weight(writer, 40), weight(writer, 40))
+    normal = writer.call("sub.Tensor", one, weight(writer, 40, 1, 1))
+    normal = writer.call("div.Tensor", normal, writer.stored(np.full((40, 1, 1), 2.0)))
+    both = writer.call("add.Tensor", many, writer.call("conv2d", normal, weight(writer, 40, 40, 1, 1)))
+    check(writer.network(40, tmp_path, last=writer.call("relu", both)))
+
+
+def test_a_map_that_was_expanded_and_pooled(tmp_path: Path) -> None:
+    writer = Writer(5)
+    one = writer.call("conv2d", Value(0), weight(writer, 1, 3, 3, 3), None, [1, 1], [1, 1])
+    wide = writer.call("expand", one, [-1, 32, SIZE, SIZE])
+    pooled = writer.call("max_pool2d", wide, [2, 2], [1, 1])
+    x = writer.conv(pooled, 32, 32, threshold=writer.thresholds(32))
+    y = writer.conv(wide, 32, 32, threshold=writer.thresholds(32))
+    total = writer.call("add.Tensor", averages(writer, x), averages(writer, y))
+    check(writer.network(32, tmp_path, last=total))
+
+
+def test_a_residual_that_does_not_fit_groups(tmp_path: Path) -> None:
+    writer = Writer(6)
+    x = writer.stem(16)
+    more = writer.call("cat", [x, x, x], 1)
+    y = writer.conv(x, 16, 48, more, groups=2, threshold=writer.thresholds(16))
+    check(writer.network(48, tmp_path, last=y))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-math.inf, 0.5), (0.25, math.inf), (math.inf, None), (None, -math.inf)])
+def test_bounds_that_are_infinite(low: float | None, high: float | None) -> None:
+    drawer = Drawer(0)
+    x = drawer.call("conv2d", Value(0), drawer.stored(16, 3, 1, 1))
+    assert x is not None
+    drawer.steps += [Step("clamp", (x, low, high)), Step("mean.dim", (Value(2), [2, 3]))]
+    network = drawer.network()
+    assert torch.equal(network(drawer.images).isinf(), network.run_steps(drawer.images).isinf())
+
+
+@pytest.mark.parametrize("seeds", [range(20), range(20, 40)])
+def test_drawn_programs_are_those_of_the_steps(seeds: range) -> None:
+    assert [found for seed in seeds if (found := differs(seed))] == []
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str, Any, list[Region]]]]:
+    """Jobs of drawn networks and their memory."""
+    found: list[tuple[str, Any, list[Region]]] = []
+    held: list[object] = []
+    kernel = kernels.current_kernel()
+    assert kernel is not None
+    networks = [drawn_program(seed) for seed in range(12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bnn_lightning.deploy.execute.verify", lambda *job: found.append(job))
+        held += [Execution(make_plan(Graph(network, images)), kernel) for network, images in networks]
+        held.append(Execution(plan_of(drawn(0, tmp_path_factory.mktemp("net"))), kernel))
+    yield found
+    held.clear()
+
+
+def fields_of(job: Any) -> Iterator[tuple[Any, str]]:
+    """Return the pointers of a structure and of those in it."""
+    for name, kind in job._fields_:
+        if kind is ctypes.c_void_p:
+            yield job, name
+        elif issubclass(kind, ctypes.Structure):
+            yield from fields_of(getattr(job, name))
+
+
+def test_what_leaves_its_memory_is_refused(jobs: list[tuple[str, Any, list[Region]]]) -> None:
+    seen = set()
+    for operation, job, regions in jobs:
+        verify(operation, job, regions)
+        for owner, name in fields_of(job):
+            address = getattr(owner, name)
+            ends = [at + size for at, size in regions if address and at <= address < at + size]
+            unused = name == "tap_sums" and not job.real_height
+            if not ends or unused:
+                continue
+            for other in (max(ends), min(at for at, _ in regions) - 64):
+                setattr(owner, name, other)
+                with pytest.raises(JobError, match=f"`{operation}`"):
+                    verify(operation, job, regions)
+            setattr(owner, name, address)
+            seen.add(operation)
+        verify(operation, job, regions)
+    assert seen == {"pack", "convolve", "real_convolve", "linear", "pool", "sum", "average", "pad", "gate", "combine"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        *(("convolve", name) for name in ("images", "out_height", "out_width", "channels", "words", "stride_y")),
+        *(("real_convolve", name) for name in ("images", "factors")),
+        *(("linear", name) for name in ("rows", "factors")),
+        *(("gate", name) for name in ("images", "channels", "hidden", "out_channels")),
+        *(("combine", name) for name in ("images", "x_channels")),
+        *(("pack", name) for name in ("images", "width", "height", "channels", "top", "stride_y")),
+        *(("pad", "pixels"), ("pool", "images"), ("sum", "pixels"), ("sum", "channels"), ("average", "parts")),
+    ],
+)
+def test_larger_numbers_are_refused(jobs: list[tuple[str, Any, list[Region]]], operation: str, name: str) -> None:
+    job, regions = next(item[1:] for item in jobs if item[0] == operation)
+    before = getattr(job, name)
+    setattr(job, name, before + 1000)
+    with pytest.raises(JobError):
+        verify(operation, job, regions)
+    setattr(job, name, before)
