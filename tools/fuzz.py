@@ -138,21 +138,22 @@ def read(data: bytes) -> str:
     return "run"
 
 
-def main() -> int:
-    """Read as many inputs as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lies", type=float, default=0.05, help="share of the inputs whose checksums hold")
-    options = parser.parse_args()
+def read_inputs(inputs: int, *, seed: int, lies: float) -> str:
+    """Read inputs, and return in words what came of them.
+
+    Args:
+        inputs: How many.
+        seed: Of all that is drawn.
+        lies: Share of the inputs whose checksums hold.
+    """
     logging.disable(logging.ERROR)  # torch logs what does not fit
-    r, counts, begin = random.Random(options.seed), Counter[str](), time.monotonic()
+    r, counts, begin = random.Random(seed), Counter[str](), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="bnn-fuzz-"))
     whole = whole_file(folder / "whole.bnn")
     container = read_container(whole)
     tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
-    for number in range(options.inputs):
-        if r.random() < options.lies:
+    for number in range(inputs):
+        if r.random() < lies:
             header = copy.deepcopy(container.header)
             for _ in range(r.choice([1, 1, 1, 2, 3])):
                 key = r.choice(["program", "program", "program", "info"])
@@ -166,7 +167,17 @@ def main() -> int:
         if kind == "damaged" and result != "refused" and data != whole:
             raise ValueError(f"Input {number} is damaged, and was read: {folder / 'input.bnn'}")
         counts[f"{kind}, {result}"] += 1
-    print(f"{sum(counts.values())} inputs, seed {options.seed}, {time.monotonic() - begin:.0f} s: {dict(counts)}")
+    return f"{sum(counts.values())} inputs, seed {seed}, {time.monotonic() - begin:.0f} s: {dict(counts)}"
+
+
+def main() -> int:
+    """Read as many inputs as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lies", type=float, default=0.05, help="share of the inputs whose checksums hold")
+    options = parser.parse_args()
+    print(read_inputs(options.inputs, seed=options.seed, lies=options.lies))
     return 0
 
 

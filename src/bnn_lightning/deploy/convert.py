@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
+from bnn_lightning.deploy.finite import check_images, refuse_nan
 from bnn_lightning.deploy.fresh import floats
 from bnn_lightning.deploy.fuse import fuse, is_plain
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
@@ -68,6 +69,7 @@ class PackedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        check_images(images)
         return self.network(for_torch(images))  # type: ignore[no-any-return]
 
 
@@ -86,7 +88,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
 
     Raises:
         ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
-            layers or other weights than float32, or there is no example.
+            layers or other weights than float32, a tensor holds NaN, or there is no example.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
@@ -99,6 +101,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
         True
     """
     check_binary(model)
+    refuse_nan(model)
     example = example_images(model) if example is None else example
     network = copy.deepcopy(model).eval()
     packed: list[str] = []
@@ -116,6 +119,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     _replace(network, made)
     fused = fuse(network, example)
     report = PackReport(tuple(packed), fused.folded, left, fused.unfused, fused.unfolded)
+    refuse_nan(fused.network)
     return PackedNetwork(fused.network, report).eval()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 _MOST = 1 << 31  # torch's kernels count in 32 bits, here and there
+_MOST_ARGUMENTS, _MOST_ITEMS = 32, 64  # of a step; of a list in it
 _TO_THE_END = (1 << 63) - 1  # what torch writes for the end of a slice
 
 
@@ -37,6 +38,11 @@ class Step:
     def values(self) -> list[int]:
         """Return the numbers of the values that it reads."""
         return [value for argument in self.arguments for value in _values(argument)]
+
+    def stored(self) -> list[Stored]:
+        """Return the tensors of the file that it reads."""
+        flat = [inner for item in self.arguments for inner in (item if isinstance(item, list) else [item])]
+        return [item for item in flat if isinstance(item, Stored)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Program:
         for number, row in enumerate(plain, start=1):
             if not isinstance(row, list) or not row or not isinstance(row[0], str):
                 raise ValueError(f"Step {number} must name an operation.")
+            if len(row) > 1 + _MOST_ARGUMENTS:
+                raise ValueError(f"Step {number} has {len(row) - 1} arguments, and may have {_MOST_ARGUMENTS}.")
             arguments = tuple(_argument(item, values=number, tensors=num_tensors, depth=0) for item in row[1:])
             steps.append(Step(row[0], arguments))
         return cls(tuple(steps))
@@ -106,6 +114,8 @@ def _argument(item: Any, *, values: int, tensors: int, depth: int) -> Argument:
             return Value(number)
         case {"t": int(index)} if len(item) == 1 and type(index) is int and 0 <= index < tensors:
             return Stored(index)
+        case list() if len(item) > _MOST_ITEMS:
+            raise ValueError(f"A list has {len(item)} items, and may have {_MOST_ITEMS}.")
         case list() if depth == 0:
             return [_argument(inner, values=values, tensors=tensors, depth=1) for inner in item]
         case int() if not (-_MOST <= item < _MOST or item == _TO_THE_END):

@@ -1,6 +1,5 @@
 """Packed files as networks: `load` one, `save` one."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.byte_stem import round_stem
 from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
 from bnn_lightning.deploy.convert import PackedNetwork
+from bnn_lightning.deploy.dry_run import check_names, check_sizes, dry_run
+from bnn_lightning.deploy.finite import check_images, refuse_nan_in_file
 from bnn_lightning.deploy.fresh import CPU, floats, pixels
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lowering import lower
@@ -22,13 +23,11 @@ from bnn_lightning.deploy.plans import Plans
 from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
 from bnn_lightning.deploy.rounding import round_rest
 from bnn_lightning.deploy.unpacked import for_torch, plain
-from bnn_lightning.functional.pack import num_words
 from bnn_lightning.utils.image_size import plain_size, sides
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
 Stem = Literal["fp32", "u8"]
-_MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
 
@@ -115,7 +114,7 @@ class LoadedNetwork(nn.Module):
         self._ends = program.last_uses()
         self._plans = Plans()
         self._readable: bool | None = None
-        stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in _stored(step)}
+        stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in step.stored()}
         # Names of layers with real inputs whose weights are signs.
         self.signs_of_others = sorted(
             entry.name.removeprefix("network.").removesuffix(".weight")
@@ -139,7 +138,7 @@ class LoadedNetwork(nn.Module):
 
         Raises:
             TypeError: No tensor.
-            ValueError: Another shape, or numbers of another type.
+            ValueError: Another shape, numbers of another type, NaN or infinite ones.
         """
         if not isinstance(images, Tensor):
             raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
@@ -150,6 +149,7 @@ class LoadedNetwork(nn.Module):
             if not images.is_floating_point():
                 raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
             images = images.to(self.dtype)
+        check_images(images)
         if images.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):  # what torch computes in between is float32, too
                 return self._logits(images)
@@ -285,7 +285,7 @@ def save(
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
     lowered = lower(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
-    _check_names(info, lowered.num_classes)
+    check_names(info.class_names, lowered.num_classes)
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
     header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
@@ -316,8 +316,10 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     try:
         info = PackedInfo.from_plain(container.header.get("info"))
         program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
+        check_sizes(program, container)
+        refuse_nan_in_file(container)
         network = LoadedNetwork(program, container, info).eval()
-        _dry_run(program, network, container)
+        dry_run(network)
     except _WRONG as error:
         raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
     return network.requires_grad_(False)
@@ -371,46 +373,3 @@ def _tensor(container: Container, index: int) -> Tensor:
         return floats(*array.shape)
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor.float() if tensor.dtype == torch.int8 and container.entries[index].dtype == "bits" else tensor
-
-
-def _stored(step: Step) -> list[Stored]:
-    flat = [inner for item in step.arguments for inner in (item if isinstance(item, list) else [item])]
-    return [item for item in flat if isinstance(item, Stored)]
-
-
-def _dry_run(program: Program, network: LoadedNetwork, container: Container) -> None:
-    """Run the program on shapes alone."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    info = network.info
-    if math.prod(info.shape) > _MOST_ELEMENTS:
-        raise ValueError(f"Images of {'x'.join(map(str, info.shape))} are beyond any network's.")
-
-    for number in (2, 1):  # what fits one number of images alone is no network
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            images = floats(number, *info.shape)
-            values = [images]
-            logits = network.run_steps(images, values.append)
-        _refuse_monsters(network, values)
-        if logits.dim() != 2 or logits.shape[0] != number or not logits.is_floating_point():
-            raise ValueError(f"Its output for {number} images is {tuple(logits.shape)}, {logits.dtype}: no logits.")
-    _check_names(info, logits.shape[1])
-
-
-def _refuse_monsters(network: LoadedNetwork, values: list[Tensor]) -> None:
-    """Refuse results, and padded maps before binary layers, that no network has."""
-    for number, (step, value) in enumerate(zip(network.steps, values[1:], strict=True), start=1):
-        elements = value.numel()
-        if step.operation == "binary_conv2d":
-            layer, (images, _, height, width) = network.layer(number), values[step.values()[0]].shape
-            top, bottom, left, right = layer.padding
-            words = layer.groups * num_words(layer.in_channels)
-            elements = max(elements, images * (height + top + bottom) * (width + left + right) * words)
-        if elements > 2 * _MOST_ELEMENTS:
-            shape = tuple(value.shape)
-            raise ValueError(f"A result of the shape {shape}, or what is padded for it, is beyond any network's.")
-
-
-def _check_names(info: PackedInfo, num_classes: int) -> None:
-    if info.class_names and len(info.class_names) != num_classes:
-        raise ValueError(f"There are {len(info.class_names)} names for {num_classes} classes.")

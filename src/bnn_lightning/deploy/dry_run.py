@@ -1,0 +1,133 @@
+"""A run of a file's program on shapes alone, before anything is computed, and the sizes that no network has."""
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from bnn_lightning.deploy.container import Container
+from bnn_lightning.deploy.fresh import floats
+from bnn_lightning.deploy.program import Program, Step, Stored
+from bnn_lightning.functional.pack import BLOCK, WORD, num_words
+
+if TYPE_CHECKING:
+    from bnn_lightning.deploy.runtime import LoadedNetwork
+
+_MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
+_MOST_IN_ALL = 1 << 30  # of all results for one image
+# What a file may hold grows with its bytes, so that no small one takes longer than BNext-Tiny, which has 496 steps,
+# 28 million signs and 14 MB. Steps are counted by the time that torch takes to look at their shapes.
+_STEPS, _BYTES_OF_STEP = 512, 1 << 14
+_COUNTS = {
+    **dict.fromkeys(("clamp", "hardtanh", "hardswish", "hardsigmoid"), 4),
+    "affine": 3,
+    "prelu": 3,
+    "dequantize": 2,
+    "byte_conv2d": 20,
+}
+_ITEMS_OF_STEP = 16
+_SIGNS, _SIGNS_OF_BYTE = 1 << 21, 8  # of packed layers, filled up to whole words
+_WORDS, _WORDS_OF_BYTE = 1 << 22, 2  # of packed layers, filled up to whole blocks
+
+
+def check_sizes(program: Program, container: Container) -> None:
+    """Refuse programs that are longer, and packed layers that are larger, than their file justifies.
+
+    Args:
+        program: Of the file.
+        container: Its tensors.
+
+    Raises:
+        ValueError: Says what there is too much of.
+    """
+    most, size = _STEPS + len(container.data) // _BYTES_OF_STEP, len(container.data)
+    signs, words = 0, 0
+    for step in program.steps:
+        if step.operation == "binary_conv2d" and len(step.arguments) > 14:
+            first, groups = step.arguments[2], step.arguments[14]
+            if isinstance(first, Stored) and type(groups) is int and groups > 0:
+                of_step = _words(container.entries[first.index].shape)
+                signs += of_step * WORD
+                words += of_step if groups == 1 else of_step * BLOCK
+    for count, limit, what in (
+        (sum(_count(step) for step in program.steps), most, "steps' worth of operations"),
+        (len(container.entries), 4 * most, "tensors"),
+        (signs, _SIGNS + _SIGNS_OF_BYTE * size, "signs in packed layers"),
+        (words, _WORDS + _WORDS_OF_BYTE * size, "words in packed layers"),
+    ):
+        if count > limit:
+            raise ValueError(f"It has {count} {what}; a file of its size has at most {limit}.")
+
+
+def _count(step: Step) -> int:
+    items = sum(len(argument) for argument in step.arguments if isinstance(argument, list))
+    return _COUNTS.get(step.operation, 1) + items // _ITEMS_OF_STEP
+
+
+def _words(shape: tuple[int, ...]) -> int:
+    """Return the words of a packed layer's signs, before blocks are filled up."""
+    return shape[0] * num_words(shape[1]) * math.prod(shape[2:]) if len(shape) == 4 else 0
+
+
+def dry_run(network: "LoadedNetwork") -> None:
+    """Run a program on shapes alone.
+
+    Raises:
+        ValueError: Results are too large, depend on torch's default dtype, or are no logits. What torch raises where
+            arguments do not fit may come, too.
+    """
+    info = network.info
+    if math.prod(info.shape) > _MOST_ELEMENTS:
+        raise ValueError(f"Images of {'x'.join(map(str, info.shape))} are beyond any network's.")
+    for number in (2, 1):  # what fits one number of images alone is no network
+        logits = _logits(network, number)
+        if logits.dim() != 2 or logits.shape[0] != number or not logits.is_floating_point():
+            raise ValueError(f"Its output for {number} images is {tuple(logits.shape)}, {logits.dtype}: no logits.")
+    check_names(info.class_names, logits.shape[1])
+
+
+def _logits(network: "LoadedNetwork", number: int) -> Tensor:
+    """Return what the output for some images looks like, after every step has been looked at."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    values: list[Tensor] = []
+    elements = 0
+
+    def watch(value: Tensor) -> None:
+        nonlocal elements
+        values.append(value)
+        elements += value.numel()
+        _refuse_monsters(network, values, number)
+        if elements > number * _MOST_IN_ALL:
+            raise ValueError(f"The results of {len(values) - 1} steps together are beyond any network's.")
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        values.append(floats(number, *network.info.shape))
+        return network.run_steps(values[0], watch)
+
+
+def check_names(names: tuple[str, ...], num_classes: int) -> None:
+    """Refuse names for another number of classes."""
+    if names and len(names) != num_classes:
+        raise ValueError(f"There are {len(names)} names for {num_classes} classes.")
+
+
+def _refuse_monsters(network: "LoadedNetwork", values: list[Tensor], number: int) -> None:
+    """Refuse the last result, or a padded map before its binary layer, that no network has."""
+    place, value = len(values) - 1, values[-1]
+    step, elements = network.steps[place - 1], value.numel()
+    if step.operation == "binary_conv2d":
+        layer, (images, _, height, width) = network.layer(place), values[step.values()[0]].shape
+        top, bottom, left, right = layer.padding
+        words = layer.groups * num_words(layer.in_channels)
+        elements = max(elements, images * (height + top + bottom) * (width + left + right) * words)
+    if elements > number * _MOST_ELEMENTS or value.dim() > 8:
+        shape = tuple(value.shape) if value.dim() <= 8 else f"{value.dim()} dimensions"
+        raise ValueError(f"A result of the shape {shape}, or what is padded for it, is beyond any network's.")
+    stored = [network.stored(item) for item in step.stored()] if step.operation != "binary_conv2d" else []
+    given = [*(values[item] for item in step.values()), *stored]
+    whole = not any(tensor.is_floating_point() for tensor in given)
+    if value.is_floating_point() and whole and step.operation != "dequantize":
+        raise ValueError(
+            f"Step {place}, `{step.operation}`, makes floats of whole numbers: of which type is up to the process."
+        )
