@@ -115,6 +115,19 @@ def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Lite
         raise UserError(f"`data`: {error}") from error
 
 
+def check_class_weights(task: ClassificationTask, datamodule: LightningDataModule, trainer: Trainer) -> None:
+    """Compute the class weights, where the data were read.
+
+    Raises:
+        UserError: They cannot be computed.
+    """
+    if trainer.local_rank == 0:
+        try:
+            task.weigh_classes(datamodule)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
 def check_sharding(trainer: Trainer) -> None:
     """Refuse callbacks that need whole weights or gradients where each rank has a share.
 

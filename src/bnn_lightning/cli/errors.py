@@ -9,7 +9,13 @@ from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from bnn_lightning.cli.tree import list_options
 
@@ -64,6 +70,10 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(EXIT_CODE)
 
 
+# What OmegaConf writes before the message of a resolver of ours, which says itself what is wrong.
+RESOLVING = " raised while resolving interpolation: "
+
+
 def explain(error: BaseException) -> str:
     """Return one message for an error of Hydra, OmegaConf or ours: what is wrong, and what exists instead."""
     if isinstance(error, UserError):
@@ -78,6 +88,8 @@ def explain(error: BaseException) -> str:
         return _unknown_key(cause)
     if isinstance(cause, MissingMandatoryValue) and cause.full_key:
         return f"`{cause.full_key}` has no value: give `{cause.full_key}=...`."
+    if isinstance(cause, InterpolationResolutionError) and RESOLVING in str(cause):
+        return _first_line(cause).partition(RESOLVING)[2]
     if cause is not None and cause.full_key:
         return f"`{cause.full_key}`: {_first_line(cause)}"
     return _clean(str(error))

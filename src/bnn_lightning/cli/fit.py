@@ -25,6 +25,7 @@ from bnn_lightning.cli.checkpoint import load_backbone, read_checkpoint
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
+    check_class_weights,
     check_compile,
     check_data,
     check_optimization,
@@ -183,6 +184,7 @@ def prepare(config: DictConfig) -> Run:
     rank_zero_info(compute_line(task, trainer))
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
+    check_class_weights(task, datamodule, trainer)
     check_sizes(task, datamodule, plain["model"], trust=settings.trust)
     run = Run(settings, trainer, task, datamodule, start)
     _take_weights(run, plain)

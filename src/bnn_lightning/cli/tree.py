@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from bnn_lightning.cli import published
+from bnn_lightning.cli import folder_facts, published
 
 PACKAGE = "bnn_lightning.conf"
-# Whoever finds the tree can compose it, in a notebook as well: its defaults lists use this resolver.
+# Whoever finds the tree can compose it, in a notebook as well: it uses these resolvers.
 published.register()
+folder_facts.register()
 
 
 def config_path() -> str:

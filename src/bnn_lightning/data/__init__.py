@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "base": ["DataSpec", "ImageDataModule"],
         "cifar": ["CIFAR10DataModule", "CIFAR100DataModule"],
         "digits": ["DigitsDataModule"],
+        "folder": ["FolderDataModule"],
         "imagenet": ["ImageNetDataModule"],
         "loader": ["ResumableLoader"],
         "mix": ["Mix"],

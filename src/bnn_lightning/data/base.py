@@ -1,5 +1,6 @@
 """What all data modules share: facts of the set, the global batch size, splits and loaders."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,10 @@ class ImageDataModule(LightningDataModule):
                 f"`{name}` must have a number for each of {self.spec.in_channels} channels, got {list(values)}."
             )
         return values
+
+    @abstractmethod
+    def training_labels(self) -> Tensor:
+        """Return the labels of the images that are trained on, (N,), once the module is set up for it."""
 
     def _devices(self) -> tuple[int, int]:
         """Return this rank and the number of ranks that share the images."""

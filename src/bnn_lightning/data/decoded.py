@@ -268,14 +268,19 @@ class DecodedDataModule(ImageDataModule):
             self._open_whole("test", "val")
             return
         source = self.source("train")
-        self._indices["train"], self._indices["val"] = self._split_training(source.labels)
-        self._sets["train"] = self._sets["val"] = self._batches(source, self._indices["train"])
+        self._indices["train"], held_out = self._split_training(source.labels)
+        self._sets["train"] = self._batches(source, self._indices["train"])
+        if len(held_out):
+            self._sets["val"], self._indices["val"] = self._sets["train"], held_out
 
     def _open_whole(self, split: str, part: Part) -> None:
         """Open a split that is a whole part of the set."""
         source = self.source(part)
         self._indices[split] = torch.arange(len(source.labels))
         self._sets[split] = self._batches(source, self._indices[split])
+
+    def training_labels(self) -> Tensor:
+        return self._sets["train"].source.labels[self._indices["train"]]
 
     def _batches(self, source: ImageSource, training: Tensor) -> DecodedBatches:
         return DecodedBatches(source, self.options, seed=self.seed, training=training)

@@ -23,6 +23,22 @@ def image_files(folder: Path) -> list[str]:
     return sorted(f for f in os.listdir(folder) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
 
 
+def count_classes(root: str | Path) -> tuple[str, ...]:
+    """Return the names of the classes of a folder: those of the folders in `train`.
+
+    Raises:
+        FileNotFoundError: There is no `train` with two or more folders.
+    """
+    folder = Path(root, "train")
+    names = class_folders(folder)
+    if len(names) < 2:
+        found = f"holds {len(names)} ({', '.join(names)})" if names else "holds none"
+        raise FileNotFoundError(
+            f"`data.root`: `{folder}` must hold a folder of pictures for each of two or more classes, and {found}."
+        )
+    return names
+
+
 def listed_names(names: Collection[str]) -> str:
     """Return the first names and how many more there are, for messages about classes.
 

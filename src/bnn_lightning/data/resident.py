@@ -97,6 +97,10 @@ class ResidentDataModule(ImageDataModule):
         if stage == "fit":
             self._training_slices(len(self._indices["train"]))
 
+    def training_labels(self) -> Tensor:
+        labels = self._labels["train"]
+        return labels[self._indices["train"].to(labels.device)]
+
     def train_dataloader(self) -> ResumableLoader:
         return self._training_loader(self._indices["train"])
 

@@ -62,9 +62,14 @@ class Distiller(nn.Module):
     #: Names of what `measured` holds after a training step; the task logs their means as `train/<name>`.
     measures: tuple[str, ...] = ()
 
+    label_smoothing: float = 0.0
+
     def __init__(self) -> None:
         super().__init__()
         self.measured: dict[str, Tensor] = {}
+        #: Of the "hard" loss, (num_classes,); set by the task, which knows the data. Follows from them: not saved.
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
 
     @property
     def records(self) -> bool:
@@ -98,6 +103,18 @@ class Distiller(nn.Module):
         """Return the unweighted losses by name, scalars."""
         raise TypeError(f"{type(self).__name__} does not define `forward`; a distiller has to.")
 
+    def hard_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy with the labels, a scalar: the mean of (class weight x cross-entropy) over images.
+
+        It is divided by the number of images, not by the sum of their weights, so that it does not depend on how a
+        batch is shared between devices.
+        """
+        if self.class_weights is None:
+            return F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
+        weights = self.class_weights.to(logits.dtype)
+        options = {"weight": weights, "label_smoothing": self.label_smoothing}
+        return F.cross_entropy(logits, batch.target, reduction="sum", **options) / len(logits)  # type: ignore[arg-type]
+
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of `losses`, a scalar."""
         first, *rest = (self.weights[name] * loss for name, loss in losses.items())
@@ -123,7 +140,7 @@ class HardLabels(Distiller):
         self.weights = {"hard": 1.0}
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-        return {"hard": F.cross_entropy(outputs.logits, batch.target, label_smoothing=self.label_smoothing)}
+        return {"hard": self.hard_loss(outputs.logits, batch)}
 
 
 def check_label_smoothing(label_smoothing: float) -> float:

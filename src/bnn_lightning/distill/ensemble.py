@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
@@ -101,7 +100,7 @@ class GapEnsemble(Distiller):
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}
         if self.weights["hard"] or not self.training:
-            losses["hard"] = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
+            losses["hard"] = self.hard_loss(logits, batch)
         if not self.training:
             return losses
         assistant, target = self.assistants[self.assistant], self.main(batch.images)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
@@ -138,7 +137,7 @@ class SelfKD(Distiller):
 
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, labels = outputs.logits, batch.labels
-        losses = {"hard": F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)}
+        losses = {"hard": self.hard_loss(logits, batch)}
         if not self.training:
             return losses
         if "feature" in self.weights:

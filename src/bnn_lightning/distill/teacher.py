@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.checkpoints import load_published
+from bnn_lightning.utils.image_size import ImageSize, sides
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -78,7 +79,7 @@ class FrozenTeacher:
             self._network = network
         return self._network
 
-    def load(self, *, num_classes: int, in_channels: int | None = None, image_size: int | None = None) -> Self:
+    def load(self, *, num_classes: int, in_channels: int | None = None, image_size: ImageSize | None = None) -> Self:
         """Make the network now, and see that it takes the student's images and has its classes.
 
         Args:
@@ -97,7 +98,7 @@ class FrozenTeacher:
                     "take a teacher that was trained on the same classes and kind of images."
                 )
         if in_channels is not None and image_size is not None:
-            check_width(self.probe(torch.zeros(1, in_channels, image_size, image_size)), num_classes)
+            check_width(self.probe(torch.zeros(1, in_channels, *sides(image_size))), num_classes)
         return self
 
     @torch.no_grad()
@@ -227,7 +228,7 @@ def check_width(logits: Tensor, num_classes: int) -> None:
         raise ValueError(f"The teacher has {logits.shape[1]} classes, and the student `num_classes`={num_classes}.")
 
 
-def sizes_of(student: nn.Module) -> dict[str, int | None]:
+def sizes_of(student: nn.Module) -> dict[str, Any]:
     """Return channels and size of a backbone's images, None for what it does not say."""
     own = {name: getattr(student, name, None) for name in ("in_channels", "image_size")}
-    return {name: value if isinstance(value, int) else None for name, value in own.items()}
+    return {name: value if isinstance(value, int | tuple) else None for name, value in own.items()}

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
@@ -14,6 +13,7 @@ from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
 from bnn_lightning.losses.attention import AttentionScale, attention_loss, check_attention_scale
 from bnn_lightning.losses.feature import channel_spatial_loss
 from bnn_lightning.losses.soft import soft_cross_entropy, soft_label_kl
+from bnn_lightning.utils.image_size import sides
 
 
 class TeacherKD(Distiller):
@@ -117,7 +117,7 @@ class TeacherKD(Distiller):
         sizes = sizes_of(backbone)
         if sizes["in_channels"] is None or sizes["image_size"] is None:
             return
-        images = torch.zeros(1, sizes["in_channels"], sizes["image_size"], sizes["image_size"])
+        images = torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"]))
         maps: tuple[dict[object, Tensor], dict[object, Tensor]] = ({}, {})
         modes = {module: module.training for module in backbone.modules()}
         try:
@@ -136,7 +136,7 @@ class TeacherKD(Distiller):
     def forward(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         logits, losses = outputs.logits, {}
         if self.weights["hard"] or not self.training:
-            losses["hard"] = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
+            losses["hard"] = self.hard_loss(logits, batch)
         if not self.training or len(self.weights) == 1:
             return losses
         maps: dict[object, Tensor] = {}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.utils.image_size import ImageSize, plain_size
+
 
 class Normalize(nn.Module):
     """Take images in [0, 1] to `(x - mean) / std`, channel by channel; without `mean` and `std`, to themselves.
@@ -93,7 +95,7 @@ class Backbone(nn.Module, ABC):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         num_features: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -102,7 +104,7 @@ class Backbone(nn.Module, ABC):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         for name, value in sizes.items():
             check_size(name, value)
-        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, plain_size(image_size)
         self.num_features = num_features
         self.normalize = Normalize(mean, std, in_channels)
 
@@ -123,12 +125,12 @@ class Backbone(nn.Module, ABC):
         """Return the names of the submodules whose outputs follow the binary layers, one for each, in order."""
 
 
-def check_size(name: str, value: int, minimum: int = 1, *, of: str = "") -> None:
+def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -> None:
     """Refuse a size that is too small.
 
     Args:
         name: The option.
-        value: What was given.
+        value: What was given; an image size may be a height and a width.
         minimum: The least that is possible.
         of: What needs it, for the message.
 
@@ -136,6 +138,10 @@ def check_size(name: str, value: int, minimum: int = 1, *, of: str = "") -> None
         ValueError: `value` is below `minimum`, or not a whole number.
     """
     what = f" for `{of}`" if of else ""
+    if isinstance(value, list | tuple) and len(value) == 2 and name == "image_size":
+        for side in value:
+            check_size(name, side, minimum, of=of)
+        return
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"`{name}` must be a whole number{what}, got {value!r}.")
     if value < minimum:

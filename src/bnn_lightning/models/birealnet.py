@@ -10,6 +10,7 @@ from bnn_lightning.models.blocks import Binary, layer_factory
 from bnn_lightning.models.processors import BiRealUnit
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.unit_resnet import Stem, UnitResNet
+from bnn_lightning.utils.image_size import ImageSize
 
 
 @register_backbone
@@ -17,7 +18,7 @@ def birealnet18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,
@@ -75,7 +76,7 @@ def birealnet34(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

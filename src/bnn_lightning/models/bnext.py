@@ -14,6 +14,7 @@ from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
 from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.utils.image_size import ImageSize
 
 
 class BNextBlock(nn.Module):
@@ -90,7 +91,7 @@ class BNext(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         widths: Sequence[int],
@@ -202,7 +203,7 @@ def _size(name: str, title: str, width: int, depths: Sequence[int], counts: str)
         *,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         binary: Binary = True,
@@ -252,7 +253,7 @@ def bnext_layers(
     return layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
 
 
-def _checked_stem(name: str, stem: Stem | None, image_size: int, width: int, depths: Sequence[int]) -> Stem:
+def _checked_stem(name: str, stem: Stem | None, image_size: ImageSize, width: int, depths: Sequence[int]) -> Stem:
     """Return the stem, once the sizes are known to be possible with it."""
     check_size("image_size", image_size)
     stem = choose_stem(stem, image_size)

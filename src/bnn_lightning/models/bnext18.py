@@ -14,6 +14,7 @@ from bnn_lightning.models.blocks import Binary, LayerFactory
 from bnn_lightning.models.bnext import bnext_layers, init_latent_
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
 from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.utils.image_size import ImageSize
 
 # Its weights are signs at temperatures below this, which 0.9^epoch reaches in epoch 110 of 512.
 THRESHOLD = 1e-5
@@ -94,7 +95,7 @@ class BNext18(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         width: int,
@@ -150,7 +151,7 @@ def bnext18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

@@ -14,6 +14,7 @@ from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import Mix, SqueezeExcite
 from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
 from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.utils.image_size import ImageSize, sides
 
 Stem = Literal["imagenet", "cifar"]
 # Images up to this size keep their resolution in the first layer, unless `stem` says otherwise.
@@ -198,14 +199,14 @@ def half() -> nn.Module:
     return nn.AvgPool2d(2, ceil_mode=True)
 
 
-def choose_stem(stem: Stem | None, image_size: int) -> Stem:
+def choose_stem(stem: Stem | None, image_size: ImageSize) -> Stem:
     """Return the stem that is asked for, or the one that fits the image size.
 
     Raises:
         ValueError: An unknown stem.
     """
     if stem is None:
-        return "cifar" if image_size <= CIFAR_SIZE else "imagenet"
+        return "cifar" if max(sides(image_size)) <= CIFAR_SIZE else "imagenet"
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f'`stem` must be "imagenet", "cifar" or null (by the image size), got {stem!r}.')
     return stem

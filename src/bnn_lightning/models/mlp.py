@@ -1,5 +1,6 @@
 """The three-layer binary perceptron of BinaryNet and SKD-BNN for MNIST."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.utils.image_size import ImageSize, sides
 
 
 class MLP(Backbone):
@@ -36,7 +38,7 @@ class MLP(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         width: int,
@@ -51,7 +53,7 @@ class MLP(Backbone):
             mean=mean,
             std=std,
         )
-        self.fc1 = layers.linear(in_channels * image_size**2, width, real_input=True)
+        self.fc1 = layers.linear(in_channels * math.prod(sides(image_size)), width, real_input=True)
         self.bn1 = nn.BatchNorm1d(width)
         self.act1 = nn.Hardtanh(inplace=True)
         self.fc2 = layers.linear(width, width)
@@ -84,7 +86,7 @@ def mlp(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

@@ -16,6 +16,7 @@ from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, rep
 from bnn_lightning.models.processors import ReActUnit
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.unit_resnet import Stem, UnitResNet, check_stem, unit_names
+from bnn_lightning.utils.image_size import ImageSize
 
 Network = TypeVar("Network", bound=Backbone)
 # Channels behind the stem and behind each block, in multiples of the stem's.
@@ -66,7 +67,7 @@ class ReActNetA(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         stem: Stem,
@@ -113,7 +114,7 @@ def reactnet_a(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,
@@ -167,7 +168,7 @@ def reactnet18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,
@@ -225,7 +226,7 @@ def reactnet34(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.models.backbone import Backbone, Normalize
 from bnn_lightning.models.published_file import read_published
+from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +47,7 @@ class RealNetwork(Backbone):
         *,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
         stages: Sequence[str] | None = None,
@@ -92,7 +93,7 @@ def torchvision_network(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     pretrained: bool = True,
     version: str = "IMAGENET1K_V1",
     weights: str | None = None,
@@ -141,7 +142,7 @@ def timm_network(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     pretrained: bool = True,
     weights: str | None = None,
 ) -> RealNetwork:

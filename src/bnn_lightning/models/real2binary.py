@@ -11,6 +11,7 @@ from bnn_lightning.models.blocks import Binary, layer_factory
 from bnn_lightning.models.processors import RealToBinaryUnit
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.unit_resnet import Stem, UnitResNet
+from bnn_lightning.utils.image_size import ImageSize
 
 
 @register_backbone
@@ -18,7 +19,7 @@ def real2binary18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.utils.image_size import ImageSize
 
 BlockMaker = Callable[[int, int, int], nn.Module]
 
@@ -31,7 +32,7 @@ class ResNet(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         stem: tuple[int, int],

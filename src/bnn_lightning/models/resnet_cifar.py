@@ -17,6 +17,7 @@ from bnn_lightning.models.blocks import (
 )
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet import ResNet
+from bnn_lightning.utils.image_size import ImageSize
 
 
 @register_backbone
@@ -24,7 +25,7 @@ def resnet20(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,
@@ -83,7 +84,7 @@ def resnet18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

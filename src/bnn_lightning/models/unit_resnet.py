@@ -9,6 +9,7 @@ from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.processors import Unit
 from bnn_lightning.models.resnet import BlockMaker
+from bnn_lightning.utils.image_size import ImageSize
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -53,7 +54,7 @@ class UnitResNet(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         stem: Stem,

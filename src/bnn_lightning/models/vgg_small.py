@@ -9,6 +9,7 @@ from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.utils.image_size import ImageSize, sides
 
 
 class VGGSmall(Backbone):
@@ -31,17 +32,18 @@ class VGGSmall(Backbone):
         *,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         width: int,
         layers: LayerFactory,
     ) -> None:
+        height, width_of_images = sides(image_size)
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=image_size,
-            num_features=4 * width * (image_size // 8) ** 2,
+            num_features=4 * width * (height // 8) * (width_of_images // 8),
             mean=mean,
             std=std,
         )
@@ -82,7 +84,7 @@ def vgg_small(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

@@ -10,6 +10,7 @@ from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.processors import XNORUnit
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.unit_resnet import Stem, UnitResNet
+from bnn_lightning.utils.image_size import ImageSize
 
 
 class XNORBlock(nn.Module):
@@ -43,7 +44,7 @@ def xnornet18(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     binary: Binary = True,

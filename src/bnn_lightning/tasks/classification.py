@@ -19,6 +19,7 @@ from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
+from bnn_lightning.tasks.class_weights import ClassWeights, check_class_weights, weights_of_classes
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
 from bnn_lightning.tasks.scheduler import make_scheduler
 from bnn_lightning.tasks.sharding import shard
@@ -55,6 +56,9 @@ class ClassificationTask(LightningModule):
             share. None mixes nothing.
         checkpoint_activations: Keep the inputs of the backbone's blocks only, and compute the rest again in backward:
             less memory for about a third more time.
+        class_weights: Weights of the classes in the hard loss, of the student and of any distiller: one number a class,
+            or "balanced": images / (classes x images of the class), counted among the training images. Scores and the
+            losses of evaluation are not weighted.
 
     Raises:
         ValueError: `label_smoothing` is given beside a distiller, or `checkpoint_activations` beside `compile` or for a
@@ -82,6 +86,7 @@ class ClassificationTask(LightningModule):
         channels_last: bool | None = None,
         mix: Mix | None = None,
         checkpoint_activations: bool = False,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__()
         if distiller is not None and label_smoothing:
@@ -98,6 +103,7 @@ class ClassificationTask(LightningModule):
         self.channels_last = prefers_channels_last(backbone) if channels_last is None else channels_last
         self.mix = mix
         self.checkpoint_activations = checkpoint_activations
+        self.class_weights = check_class_weights(class_weights, num_classes, self.distiller)
         if self.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -120,6 +126,20 @@ class ClassificationTask(LightningModule):
 
     def setup(self, stage: str) -> None:
         refuse_tuners(self.trainer.callbacks)  # type: ignore[attr-defined]
+        if stage == "fit":
+            self.weigh_classes(getattr(self.trainer, "datamodule", None))
+
+    def weigh_classes(self, datamodule: Any) -> None:
+        """Give the hard loss its class weights, which may depend on the training images.
+
+        Args:
+            datamodule: Set up for training.
+
+        Raises:
+            ValueError: Balanced weights, and a data module without `training_labels`, or a class without an image.
+        """
+        weights = weights_of_classes(self.class_weights, datamodule, self.num_classes)
+        self.distiller.class_weights = None if weights is None else weights.to(self.device)
 
     def configure_model(self) -> None:
         # Set by `FullyShardedStrategy`, which needs this hook; nothing otherwise.

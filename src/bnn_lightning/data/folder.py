@@ -1,0 +1,206 @@
+"""A folder of one's own pictures: one folder a class, of any size, gray or RGB."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from bnn_lightning.data.auto_augment import AutoAugment
+from bnn_lightning.data.base import DataSpec
+from bnn_lightning.data.decode import Decoder
+from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.folder_images import FolderImages
+from bnn_lightning.data.layout import class_difference, class_folders, count_classes, listed_names
+from bnn_lightning.data.preparation import Interpolation
+from bnn_lightning.utils.image_size import ImageSize, plain_size
+
+# Means and standard deviations of ImageNet's photographs, as RGB and as gray.
+STATISTICS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+VALIDATION = ("val", "validation")
+
+
+class FolderDataModule(DecodedDataModule):
+    """Pictures of one's own: `train/<class>/*`, and `val/` or `validation/`, `test/`, or held-out training images.
+
+    Labels are the folders of `train` in alphabetical order; hidden folders are none. Held out are the pictures of `val`
+    (or `validation`), or a share `val_fraction` of those of `train`. The test set is `test`, or where there is none the
+    held-out pictures. Training pictures are cut out at random, resized, flipped and augmented; others are scaled to
+    cover `image_size` and cut to it. Arguments not named here are those of `ImageNetDataModule`.
+
+    Args:
+        root: Holds `train`.
+        image_size: Height and width of the images, or one number for both.
+        in_channels: 3 for RGB, 1 for gray.
+        crop_ratio: Side of the crop of an evaluation picture over that of the scaled picture; 1 keeps all of its
+            shorter side.
+        num_classes: Must equal the number of folders in `train`; None counts them.
+        mean: By channel; None takes that of photographs (ImageNet's).
+        std: By channel; as `mean`.
+
+    Raises:
+        ValueError: Both `val` and `validation` are there, or `val_fraction` is given beside one of them.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in ("cat", "dog"):
+        ...         folder = Path(root, "train", name)
+        ...         folder.mkdir(parents=True)
+        ...         for i in range(4):
+        ...             Image.new("RGB", (40, 30)).save(folder / f"{i}.png")
+        ...     data = FolderDataModule(root, image_size=[24, 32], batch_size=2, val_fraction=0.5, num_workers=0)
+        ...     data.setup("fit")
+        ...     images, labels = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+        >>> data.class_names, tuple(images.shape), sorted(labels.tolist())
+        (('cat', 'dog'), (2, 3, 24, 32), [0, 1])
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: ImageSize = 224,
+        in_channels: int = 3,
+        batch_size: int = 64,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        drop_last: bool = True,
+        crop_ratio: float = 1.0,
+        interpolation: Interpolation = "bilinear",
+        num_classes: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        min_area: float = 0.35,
+        flip: float = 0.5,
+        auto_augment: AutoAugment | None = None,
+        repeats: int = 1,
+        decoder: Decoder = "auto",
+        on_damaged: OnDamaged = "error",
+    ) -> None:
+        options = ImageOptions(
+            image_size=image_size,
+            resize_size=None,
+            crop_ratio=crop_ratio,
+            interpolation=interpolation,
+            min_area=min_area,
+            flip=flip,
+            lighting=0.0,
+            auto_augment=auto_augment,
+            repeats=repeats,
+            train_sizes=None,
+            epochs=None,
+            decoder=decoder,
+            on_damaged=on_damaged,
+            in_channels=in_channels,
+        )
+        self.folders = find_parts(Path(root))
+        if "val" in self.folders and val_fraction > 0:
+            raise ValueError(
+                f"`val_fraction` must be 0 where `{self.folders['val']}` holds the validation pictures, "
+                f"got {val_fraction}."
+            )
+        names = count_classes(root) if num_classes is None else class_folders(Path(root, "train"))
+        super().__init__(
+            folder_spec(Path(root), names, num_classes, image_size, in_channels),
+            root,
+            options=options,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+        )
+
+    @property
+    def has_val(self) -> bool:
+        return "val" in self.folders or self.val_fraction > 0
+
+    def require(self) -> None:
+        """See that the folders are there and hold the same classes.
+
+        Raises:
+            FileNotFoundError: `train` is missing or empty, or there is nothing to evaluate on.
+            ValueError: They do not hold `num_classes` classes, or one holds others than `train`.
+        """
+        names = count_classes(self.root)
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f"`num_classes` must be the number of folders in `{self.root / 'train'}`, {len(names)} "
+                f"({listed_names(names)}), got {self.num_classes}: data.num_classes={len(names)}."
+            )
+        if not self.has_val and "test" not in self.folders:
+            raise FileNotFoundError(
+                f"`{self.root}` holds no pictures to evaluate on: add a folder `val` (or `validation`) or `test`, with "
+                "the classes of `train`, or hold out a share of the training pictures: data.val_fraction=0.2."
+            )
+        for part in self.folders.values():
+            if difference := class_difference(part, names):
+                raise ValueError(f"`{part}` must hold the classes of `{self.root / 'train'}`: it {difference}.")
+
+    def source(self, part: Part) -> FolderImages:
+        return FolderImages(self.folders[part], self.class_names, self.options.decoder, channels=self.in_channels)
+
+    def _open(self, split: str) -> None:
+        if split in self._sets:
+            return
+        if split in ("val", "test") and split in self.folders:
+            self._open_whole(split, "val" if split == "val" else "test")
+        elif split == "test":
+            rank_zero_info(f"`{self.root}` has no folder `test`: the test scores are of the held-out pictures.")
+            self._open("val")
+            self._sets["test"], self._indices["test"] = self._sets["val"], self._indices["val"]
+        else:
+            super()._open(split)
+
+    def _split_training(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.val_fraction == 0:
+            return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
+        return super()._split_training(labels)
+
+
+def find_parts(root: Path) -> dict[str, Path]:
+    """Return the folders of the parts that are there, by "train", "val" and "test".
+
+    Raises:
+        ValueError: Both `val` and `validation` are there.
+    """
+    validation = [root / name for name in VALIDATION if (root / name).is_dir()]
+    if len(validation) > 1:
+        raise ValueError(f"`{root}` must hold `val` or `validation`, and holds both: remove or rename one of them.")
+    found = {"val": validation[0]} if validation else {}
+    return {**{part: root / part for part in ("train", "test") if (root / part).is_dir()}, **found}
+
+
+def folder_spec(
+    root: Path, names: Sequence[str], num_classes: int | None, image_size: ImageSize, in_channels: int
+) -> DataSpec:
+    """Return the facts of a folder.
+
+    Args:
+        root: The folder.
+        names: Of the classes, as far as they are known.
+        num_classes: What the configuration says; names of another number of classes are left out.
+        image_size: Of the images shown.
+        in_channels: 1 or 3.
+    """
+    if num_classes not in (None, len(names)):
+        names = [str(label) for label in range(num_classes or 0)]
+    mean, std = STATISTICS[in_channels]
+    return DataSpec(
+        name=f"the folder {root.name}",
+        num_classes=len(names),
+        in_channels=in_channels,
+        image_sizes=(plain_size(image_size),),
+        mean=mean,
+        std=std,
+        class_names=tuple(names),
+    )

@@ -1,0 +1,141 @@
+"""`data=folder`: pictures of one's own, from training to a packed file, a prediction and a report."""
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bnn_lightning.cli import classify
+from bnn_lightning.data import FolderDataModule
+from bnn_lightning.deploy import load
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from kinds import kinds
+
+Bnn = Callable[..., Any]
+COLORS = {"blue": (30, 60, 210), "green": (40, 180, 60), "red": (200, 40, 40)}
+SMALL = (
+    *("data=folder", "data.root=own", "data.num_workers=0", "data.batch_size=8", "model=resnet20", "model.width=4"),
+    *("epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "task.channels_last=false"),
+    "trainer.enable_model_summary=false",
+)
+
+
+def write(root: Path, parts: dict[str, int]) -> Path:
+    """Write pictures of three colors; of the first class there are half as many."""
+    random = np.random.default_rng(0)
+    for part, number in parts.items():
+        for name, color in COLORS.items():
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(number // 2 if name == "blue" else number):
+                pixels = np.clip(np.array(color) + random.normal(0, 40, (30 + i, 40 - i, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def own(workplace: Path) -> Path:
+    root = write(workplace / "own", {"train": 8, "validation": 4})
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    (root / "validation" / ".ipynb_checkpoints").mkdir()
+    for name, (data, _) in kinds().items():
+        (root / "validation" / "red" / name).write_bytes(data)
+    return root
+
+
+@pytest.mark.parametrize("channels, size", [(1, [20, 28]), (3, 24)])
+def test_from_training_to_a_prediction_and_a_report(
+    channels: int, size: Any, own: Path, bnn: Bnn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (f"data.in_channels={channels}", f"data.image_size={str(size).replace(' ', '')}", "data.crop_ratio=0.8")
+    done = bnn("train", *SMALL, *words, "class_weights=balanced", "name=own")
+    assert done.code == 0, done.err
+    (run,) = Path("runs/own").iterdir()
+    done = bnn("evaluate", f"ckpt={run}", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    number = 10 + len(kinds())
+    assert f"images: {number}" in done.out
+    done = bnn("export", f"ckpt={run}", "out=net.bnn", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    done = bnn("evaluate", "packed=net.bnn", "data.root=own", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    assert f"images: {number}" in done.out
+
+    network = load("net.bnn")
+    assert network.info.class_names == tuple(COLORS)
+    assert network.info.shape == (channels, *(size if isinstance(size, list) else (size, size)))
+    data = FolderDataModule("own", image_size=size, in_channels=channels, crop_ratio=0.8, num_workers=0)
+    data.setup("test")
+    assert data.preparation == network.info.preparation
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
+    monkeypatch.setattr(classify, "read_packed", lambda path: network)
+    assert bnn("predict", "packed=net.bnn", "images=own/validation", "out=out.json").code == 0
+    found = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    # In the same order: classes, and files in each, are sorted. Every picture is shown as evaluation shows it.
+    shown = torch.cat([batch.images for batch in data.test_dataloader()])
+    assert torch.equal(torch.cat(seen), shown)
+    with torch.inference_mode():
+        classes = network(shown).argmax(1).tolist()
+    assert [row["classes"][0] for row in found] == [network.info.class_names[c] for c in classes]
+
+    done = bnn("report", f"run={run}", "latency=false", "trainer.enable_progress_bar=false")
+    assert done.code == 0, done.err
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_a_split_of_the_training_pictures(bnn: Bnn, workplace: Path) -> None:
+    write(workplace / "own", {"train": 8})
+    done = bnn("train", *SMALL, "data.image_size=16", "data.val_fraction=0.25", "name=own", "class_weights=[1,2,3]")
+    assert done.code == 0, done.err
+    assert "val accuracy" in done.out
+    (metrics,) = Path("runs").rglob("metrics.csv")
+    with metrics.open(encoding="utf-8") as file:
+        names = next(csv.reader(file))
+    assert "val/acc" in names
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (("data.root=nowhere",), ("data.root", "nowhere/train")),
+        (("data.in_channels=2",), ("data.in_channels", "1 or 3", "2")),
+        (("data.num_classes=4",), ("data.num_classes=3", "blue, green, red", "4")),
+        (("data.val_fraction=0.1",), ("val_fraction", "own/validation", "0.1")),
+        (("data.image_size=[8]",), ("image_size", "[8]")),
+        (("data.image_size=0",), ("image_size", "0")),
+        (("class_weights=[1,2]",), ("class_weights", "3 numbers", "[1.0, 2.0]")),
+        (("class_weights=even",), ("class_weights", "balanced", "even")),
+        (("class_weights=[1,-2,1]",), ("class_weights", "-2.0")),
+    ],
+)
+def test_what_cannot_be_is_refused(words: tuple[str, ...], parts: tuple[str, ...], own: Path, bnn: Bnn) -> None:
+    done = bnn("train", *SMALL, "data.image_size=16", *words)
+    assert done.code == 2
+    assert all(part in done.err for part in parts), done.err
+
+
+def test_folders_that_do_not_fit_are_named(own: Path, bnn: Bnn) -> None:
+    (own / "validation" / "green").rename(own / "validation" / "verde")
+    done = bnn("train", *SMALL, "data.image_size=16")
+    assert done.code == 2
+    assert all(part in done.err for part in ("own/validation", "lacks green", "verde"))
+    (own / "validation").rename(own / "val")
+    (own / "validation").mkdir()
+    done = bnn("train", *SMALL, "data.image_size=16")
+    assert done.code == 2
+    assert "validation" in done.err
+    for name in ("val", "validation"):
+        shutil.rmtree(own / name)
+    done = bnn("train", *SMALL, "data.image_size=16")
+    assert done.code == 2
+    assert "data.val_fraction" in done.err
