@@ -52,7 +52,7 @@ def own(workplace: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("channels, size", [(1, [20, 28]), (3, 24)])
+@pytest.mark.parametrize("channels, size", [(1, [20, 28]), pytest.param(3, 24, marks=pytest.mark.slow)])
 def test_from_training_to_a_prediction_and_a_report(
     channels: int, size: Any, own: Path, bnn: Bnn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

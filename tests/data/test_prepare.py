@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from bnn_lightning.data.layout import image_files
+from bnn_lightning.data.layout import class_folders, image_files
 from bnn_lightning.data.picture import read_picture
 from bnn_lightning.data.prepare import Shrink, shrink_folder
 
@@ -142,6 +142,22 @@ def test_a_source_without_images(tmp_path: Path) -> None:
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Shrink(**options)
+
+
+def test_hidden_folders_are_no_classes(whole: Path, tmp_path: Path) -> None:
+    (whole / "train" / ".ipynb_checkpoints").mkdir(exist_ok=True)
+    assert class_folders(whole / "train") == ("n00", "n01", "n02")
+    shrink(whole, tmp_path / "copy")
+    assert class_folders(tmp_path / "copy" / "train") == ("n00", "n01", "n02")
+
+
+def test_a_picture_that_is_too_long_for_jpeg_costs_nothing_else(whole: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(whole, source)
+    Image.new("L", (70_000, 2)).save(source / "train" / "n00" / "long.png")
+    report = shrink(source, tmp_path / "copy", side="shorter", size=32)
+    assert report.damaged == [str(source / "train" / "n00" / "long.png")]
+    assert report.written == 22
 
 
 SCRIPT = """
