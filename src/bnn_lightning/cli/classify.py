@@ -12,7 +12,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import refuse_missing_options
+from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.packed_file import read_packed
+from bnn_lightning.cli.packing import pack_opened
 from bnn_lightning.cli.schema import PredictSettings, read_settings
 from bnn_lightning.data.picture import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
@@ -49,13 +53,13 @@ def classify(config: DictConfig) -> list[Prediction]:
     settings = read_settings(PredictSettings, config)
     _check(settings)
     files = _pictures(Path(settings.images))
-    network = read_packed(settings.packed)
+    network, path = _network(settings, config)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     found: list[Prediction] = []
     damaged: list[str] = []
     try:
-        for prediction in _predictions(network, files, settings, damaged):
+        for prediction in _predictions(network, path, files, settings, damaged):
             found.append(prediction)
             pairs = zip(prediction.classes, prediction.probabilities, strict=True)
             words = "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
@@ -109,11 +113,26 @@ def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> 
         raise UserError(f"`resize={resize}`: {error}") from error
 
 
+def _network(settings: PredictSettings, config: DictConfig) -> tuple[LoadedNetwork, str]:
+    """Return the network that `packed=` or `ckpt=` names, packed, and its file."""
+    if (settings.packed is None) == (settings.ckpt is None):
+        raise UserError("name one network: packed=net.bnn, or ckpt=runs/.../final.ckpt.")
+    if settings.packed is not None:
+        if "_target_" in config.model or "_target_" in config.data:
+            raise UserError(f"`{settings.packed}` says itself what it is: leave `model=` and `data=` out.")
+        return read_packed(settings.packed), settings.packed
+    assert settings.ckpt is not None
+    refuse_missing_options()
+    silence()
+    opened = open_checkpoint(settings.ckpt, config, verb="predict", trust=settings.trust)
+    return pack_opened(opened, trust=settings.trust), opened.path
+
+
 def _predictions(
-    network: LoadedNetwork, files: list[Path], settings: PredictSettings, damaged: list[str]
+    network: LoadedNetwork, path: str, files: list[Path], settings: PredictSettings, damaged: list[str]
 ) -> Iterator[Prediction]:
     """Classify files in batches; `damaged` takes what is to be said of those that are no pictures."""
-    names, preparation = network.info.class_names, prepared(network, settings.packed, settings.resize)
+    names, preparation = network.info.class_names, prepared(network, path, settings.resize)
     for start in range(0, len(files), settings.batch_size):
         images: dict[Path, Tensor] = {}
         for file in files[start : start + settings.batch_size]:

@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from bnn_lightning.cli.build import build
-from bnn_lightning.cli.checkpoint import embedded_config, load_task, network_file, read_checkpoint
+from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.schema import ProfileSettings, read_settings
 from bnn_lightning.layers.tree import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
@@ -110,16 +112,18 @@ def _with_imagenet(config: DictConfig) -> DictConfig:
 
 def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
     assert settings.ckpt is not None
-    if "_target_" in config.model or "_target_" in config.data:
-        raise UserError(
-            f"`{settings.ckpt}` says itself which network it is: leave `model=` and `data=` out; for a file that is "
-            "not ours leave `ckpt=` out, since counts depend on the network alone."
-        )
     ckpt = str(network_file(settings.ckpt))
-    embedded = embedded_config(read_checkpoint(ckpt), ckpt)
-    network = load_task(ckpt, trust=settings.trust).backbone
-    facts = {"ckpt": ckpt} | _facts(embedded) | {"data_assumed": False, "binary_now": is_binary(network)}
-    return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(embedded["data"]))
+    checkpoint = read_checkpoint(ckpt)
+    if is_ours(checkpoint):
+        if "_target_" in config.model or "_target_" in config.data:
+            raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` and `data=` out.")
+        known, network = embedded_config(checkpoint, ckpt), load_task(ckpt, trust=settings.trust).backbone
+    else:
+        with redirect_stdout(sys.stderr):  # what is printed is the profile alone
+            opened = open_checkpoint(ckpt, config, verb="profile", trust=settings.trust)
+        known, network = opened.config, opened.task.backbone
+    facts = {"ckpt": ckpt} | _facts(known) | {"data_assumed": False, "binary_now": is_binary(network)}
+    return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(known["data"]))
 
 
 def _facts(plain: Plain) -> Plain:

@@ -19,10 +19,10 @@ from bnn_lightning.cli.checks import check_devices, relaxed
 from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import restore
 from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.cli.predictions import Predictions, predict
 from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
-from bnn_lightning.cli.score import restore
 from bnn_lightning.cli.summary import duration
 from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.metrics.ops import LayerOps

@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,13 @@ from torch._dynamo.exc import TorchDynamoException
 
 import bnn_lightning
 from bnn_lightning.cli.build import build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import embedded_config, network_file, read_checkpoint
+from bnn_lightning.cli.checkpoint import network_file
 from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import Opened, check_size, open_checkpoint
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
-from bnn_lightning.cli.score import check_size, restore
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.c99 import to_c99
 from bnn_lightning.deploy.c99_text import check_name
@@ -67,11 +68,10 @@ def write(config: DictConfig) -> int:
     trainer = plain_values(config.trainer)
     check_devices(trainer)
     seed_everything(settings.seed, workers=True, verbose=False)
-    ckpt = str(network_file(settings.ckpt))
-    embedded = embedded_config(read_checkpoint(ckpt), ckpt)
-    task, data = restore(ckpt, config, embedded, trust=settings.trust)
-    backbone = task.backbone.eval()
-    datamodule = build_datamodule(data, trust=settings.trust)
+    refuse_missing_options()
+    opened = open_checkpoint(settings.ckpt, config, verb="export", trust=settings.trust)
+    ckpt, backbone = opened.path, opened.task.backbone.eval()
+    datamodule = build_datamodule(opened.data, trust=settings.trust)
     check_size(backbone, datamodule, ckpt)
     if settings.format == "onnx":
         compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
@@ -88,7 +88,7 @@ def write(config: DictConfig) -> int:
     _refuse_faults(parity, out, "the packed network")
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
-    info = _info(ckpt, embedded, datamodule, parity)
+    info = describe(opened.config, datamodule, {"checkpoint_sha256": digest(ckpt), "parity": _figures(parity)})
     return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
 
 
@@ -224,7 +224,45 @@ def _stored(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) ->
         return load(Path(folder, "net.bnn").read_bytes())
 
 
-def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) -> PackedInfo:
+def pack_opened(opened: Opened, *, trust: Sequence[str] = ()) -> LoadedNetwork:
+    """Return the network of a checkpoint as its packed file is loaded; no data are read.
+
+    Raises:
+        UserError: It cannot be packed.
+    """
+    datamodule = build_datamodule(opened.data, trust=trust)
+    try:
+        packed = pack(opened.task.backbone.eval())
+        with tempfile.TemporaryDirectory() as folder:
+            save(packed, Path(folder, "net.bnn"), describe(opened.config, datamodule))
+            return load(Path(folder, "net.bnn").read_bytes())
+    except ValueError as error:
+        raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _figures(parity: Parity) -> dict[str, Any]:
+    return {
+        "images": parity.images,
+        "largest_difference": parity.largest_difference,
+        "margin": parity.margin,
+        "others": len(parity.others),
+        "correct": {"trained": parity.correct[0], "packed": parity.correct[1]},
+    }
+
+
+def describe(embedded: dict[str, Any], datamodule: Any, more: dict[str, Any] | None = None) -> PackedInfo:
+    """Return what a packed file says of its network.
+
+    Args:
+        embedded: What the network was built from: the sections `model` and `data`, and others.
+        datamodule: Knows the size, the classes and the preparation of its images.
+        more: Of its provenance.
+    """
     model = embedded["model"]
     config = {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded}
     if isinstance(config.get("data"), dict):
@@ -232,15 +270,8 @@ def _info(path: str, embedded: dict[str, Any], datamodule: Any, parity: Parity) 
     provenance = {
         "made_by": f"bnn-lightning {bnn_lightning.__version__}",
         **_commit(),
-        "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "config": config,
-        "parity": {
-            "images": parity.images,
-            "largest_difference": parity.largest_difference,
-            "margin": parity.margin,
-            "others": len(parity.others),
-            "correct": {"trained": parity.correct[0], "packed": parity.correct[1]},
-        },
+        **(more or {}),
     }
     names = tuple(datamodule.class_names)
     return PackedInfo(

@@ -91,10 +91,13 @@ class ExportSettings:
 
 @dataclass
 class PredictSettings:
-    """The keys of `predict.yaml`."""
+    """The keys of `predict.yaml` that `bnn predict` itself reads."""
 
-    packed: str
     images: str
+    packed: str | None = None
+    ckpt: str | None = None
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
     top: int = 1
     out: str | None = None
     resize: float | None = None

@@ -1,32 +1,24 @@
 """Score every test image with a checkpoint, or a packed file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
 
 from bnn_lightning.callbacks.damaged import count_passed_over
-from bnn_lightning.cli.build import build, build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
+from bnn_lightning.cli.build import build_datamodule, build_trainer
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import check_size, data_of, only_scored, open_checkpoint, say
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
 from bnn_lightning.deploy.kernels import kernel_info
-from bnn_lightning.metrics.ops import evaluation
-from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.utils.image_size import sides
 
 Plain = dict[str, Any]
 
@@ -109,9 +101,9 @@ def score(config: DictConfig) -> Score:
         found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
     top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
     result = Score(counter.count, top1, top5, loss, damaged=counter.damaged, partial=left_out_by(trainer))
-    _say(f"\n{result}")
+    say(f"\n{result}")
     if (warning := relaxed(task.backbone)) is not None:
-        _say(warning)
+        say(warning)
     return result
 
 
@@ -123,11 +115,8 @@ def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[Classificatio
         return (*unpack(settings.packed, config), settings.packed)
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
-    ckpt = str(network_file(settings.ckpt))
-    checkpoint = read_checkpoint(ckpt)
-    if is_ours(checkpoint):
-        return (*restore(ckpt, config, embedded_config(checkpoint, ckpt), trust=settings.trust), ckpt)
-    return (*_published(settings, ckpt, config), ckpt)
+    opened = open_checkpoint(settings.ckpt, config, verb="evaluate", trust=settings.trust)
+    return opened.task, opened.data, opened.path
 
 
 def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
@@ -147,98 +136,15 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     known = known.get("data") if isinstance(known, dict) else None
     if "_target_" not in config.data and not isinstance(known, dict):
         raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
-    data = _data(config, known if isinstance(known, dict) else {})
+    data = data_of(config, known if isinstance(known, dict) else {})
     with torch.inference_mode():
         num_classes = network(torch.zeros(1, *network.info.shape)).shape[1]
-    task = _only_scored(network, num_classes)
+    task = only_scored(network, num_classes)
     facts = {"num_classes": num_classes, "in_channels": network.info.in_channels}
     for name, fact in (facts | {"image_size": network.info.image_size}).items():
         setattr(task.backbone, name, fact)
-    _say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
+    say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
     return task, data
-
-
-def restore(
-    ckpt: str, config: DictConfig, embedded: Plain, *, trust: Sequence[str] = ()
-) -> tuple[ClassificationTask, Plain]:
-    """Return the task of a checkpoint of ours, and the configuration of the data to score it on.
-
-    Args:
-        ckpt: The checkpoint.
-        config: What is not null in its `data` takes the place of the checkpoint's own.
-        embedded: The configuration in the checkpoint.
-        trust: See `load_task`.
-
-    Raises:
-        UserError: See `load_task`; or `config` names another network.
-    """
-    if "_target_" in config.get("model", {}):
-        raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
-    task = load_task(ckpt, trust=trust)
-    data = _data(config, embedded["data"])
-    name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    _say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
-    return task, data
-
-
-def _data(config: DictConfig, known: Plain) -> Plain:
-    """Return the configuration of the data: what is given, or what a file knows with what is given in its place."""
-    given = plain_values(config.data)
-    if "_target_" in given:
-        return given
-    data = known | {key: value for key, value in given.items() if value is not None}
-    if given.get("root") is None and not Path(str(data.get("root"))).exists():
-        data["root"] = config.paths.data_dir
-    return data
-
-
-def _published(settings: EvaluateSettings, ckpt: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
-    if "_target_" not in config.model or "_target_" not in config.data:
-        raise UserError(
-            f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
-            f"data, as in `bnn evaluate ckpt={ckpt} model=resnet20 data=cifar10`."
-        )
-    model, data = plain_values(config.model), plain_values(config.data)
-    backbone = build(model, at="model", trust=settings.trust)
-    try:
-        report = load_published(backbone, ckpt)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
-    says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
-    dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
-    _say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
-    return _only_scored(backbone, data["num_classes"]), data
-
-
-def _only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
-    # Nothing is trained: the optimizer is never made.
-    return ClassificationTask(backbone, num_classes=num_classes, optimizer=partial(torch.optim.SGD, lr=0.1))
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def check_size(network: Any, datamodule: Any, path: str) -> None:
-    """Refuse images of a size that a network does not take, and say so where it was trained on another.
-
-    Raises:
-        UserError: Names both sizes.
-    """
-    trained, size = getattr(network, "image_size", None), getattr(datamodule, "image_size", None)
-    channels = getattr(datamodule, "in_channels", None)
-    if size is None or not isinstance(channels, int) or trained is None or sides(trained) == sides(size):
-        return
-    try:
-        with evaluation(network), torch.no_grad():
-            network.forward(torch.zeros(1, channels, *sides(size)))
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"`{path}` is a network for images of {trained} pixels, and these have {size}: take "
-            f"data.image_size={trained}, if the data can be had so."
-        ) from error
-    _say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
 
 
 def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from bnn_lightning.cli.build import build
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
 from bnn_lightning.deploy.convert import pack
@@ -60,7 +60,7 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
     Raises:
         UserError: None is named, or two; or it cannot be read or packed.
     """
-    chosen = "_target_" in config.model or "_target_" in config.data
+    chosen = settings.ckpt is None and ("_target_" in config.model or "_target_" in config.data)
     if sum((settings.packed is not None, settings.ckpt is not None, chosen)) != 1:
         raise UserError(
             "name one network: packed=net.bnn, ckpt=runs/.../final.ckpt, or model=resnet20 data=cifar10 "
@@ -69,9 +69,9 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
     if settings.packed is not None:
         return _of_file(Path(settings.packed), settings.trust)
     if settings.ckpt is not None:
-        path = network_file(settings.ckpt)
-        model: Plain = embedded_config(read_checkpoint(path), path)["model"]
-        return make_subject(load_backbone(path, trust=settings.trust), model, folder, trust=settings.trust)
+        opened = open_checkpoint(settings.ckpt, config, verb="benchmark", trust=settings.trust)
+        model: Plain = opened.config["model"]
+        return make_subject(opened.task.backbone, model, folder, trust=settings.trust)
     if "_target_" not in config.model or "_target_" not in config.data:
         raise UserError("`model=` needs `data=` beside it, for the size of the images and the number of classes.")
     model = plain_values(config.model)
