@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = attach(
         "ema": ["EMAWeightAveraging"],
         "embed_config": ["EmbedConfig"],
         "flip_rate": ["FlipRateLogger"],
+        "frozen": ["FrozenNorms"],
         "gradient_share": ["GradientShare"],
         "interrupt": ["StopRequest"],
         "nonfinite": ["NonFiniteLoss", "NonFiniteLossError"],

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnn_lightning.layers.norm import cumulative
+from bnn_lightning.layers.norm import cumulative, is_frozen
 
 
 class BNReestimate(Callback):
@@ -51,6 +51,7 @@ class BNReestimate(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         norms = [m for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        norms = [norm for norm in norms if not is_frozen(norm)]
         if not norms or not self.num_batches:
             return
         number = int(min(self.num_batches, trainer.num_training_batches))  # the latter may be infinite

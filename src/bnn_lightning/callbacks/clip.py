@@ -42,6 +42,7 @@ class BiasClip(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         biases = [layer.bias for layer in binary_layers(pl_module).values() if layer.bias is not None]
+        biases = [bias for bias in biases if bias.requires_grad]
         if biases:
             torch._foreach_clamp_min_(biases, -self.limit)
             torch._foreach_clamp_max_(biases, self.limit)

@@ -17,11 +17,12 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
 from bnn_lightning.callbacks.embed_config import EmbedConfig
+from bnn_lightning.callbacks.frozen import FrozenNorms
 from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
-from bnn_lightning.cli.checkpoint import load_backbone, read_checkpoint
+from bnn_lightning.cli.checkpoint import load_backbone, read_checkpoint, some
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
@@ -49,6 +50,7 @@ from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.resume import Resumption
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
+from bnn_lightning.layers.tree import freeze_
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
@@ -167,6 +169,7 @@ def prepare(config: DictConfig) -> Run:
     datamodule = build_datamodule(plain["data"], trust=settings.trust)
     task = build_task(plain, trust=settings.trust, read=partial(load_backbone, trust=settings.trust))
     _say_size(plain, settings.trust)
+    _freeze(task, plain.get("freeze"))
     run_dir = Path(plain["paths"]["run_dir"])
     start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
     callbacks = _callbacks(plain, settings, start)
@@ -197,6 +200,7 @@ def _callbacks(plain: Mapping[str, Any], settings: RunSettings, start: Resumptio
     found: list[Callback] = [EmbedConfig(embedded), Tracking(embedded, resumed=start is not None and start.in_place)]
     if settings.on_nonfinite != "ignore":
         found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
+    found += [FrozenNorms()] if plain.get("freeze") else []
     return found + build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
 
 
@@ -207,6 +211,25 @@ def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
     except (UserError, RuntimeError):  # a network or data of the user's own that `bnn profile` cannot count
         return
     rank_zero_info(f"{plain['model'].get('name', 'network')}: {line}")
+
+
+def _freeze(task: ClassificationTask, given: object) -> None:
+    """Exclude parts of the network from training, and say which."""
+    if given is None:
+        return
+    patterns = [given] if isinstance(given, str) else given
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(
+            f"`freeze` must be a pattern or a list of patterns, as in freeze=[conv1,layer*], got {given!r}."
+        )
+    try:
+        frozen = freeze_(task.backbone, patterns)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    trained = [name for name, parameter in task.backbone.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError(f"`freeze={given}` leaves no parameter to train.")
+    rank_zero_info(f"Frozen: {len(frozen)} parameters ({some(frozen, 4)}); trained: {some(trained, 4)}.")
 
 
 def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:

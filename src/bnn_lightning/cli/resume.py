@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bnn_lightning.cli.checkpoint import (
 )
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.run_folder import requeued, run_of
-from bnn_lightning.models.checkpoints import load_published
+from bnn_lightning.models.checkpoints import head_of, load_published
 
 # How layers call their binarizers, and so tensors in files of networks that have others.
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
@@ -41,7 +41,7 @@ _TRAINER_MAY_DIFFER = (
     *("check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "limit_test_batches", "inference_mode"),
 )
 # The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
-_RESTORED = ("optimizer", "param_groups")
+_RESTORED = ("optimizer", "param_groups", "freeze")
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,21 @@ def start_from(task: LightningModule, wanted: str) -> str:
     if is_ours(checkpoint):
         return f"Starting from the weights of {path}.{_load_stage(backbone, backbone_state(checkpoint), path)}"
     try:
-        report = load_published(backbone, path)
+        report = load_published(backbone, path, new_head=True)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    return f"Starting from the {len(report.loaded)} tensors of {path}."
+    return f"Starting from the {len(report.loaded)} tensors of {path}.{_new_head(report.head)}"
+
+
+def _new_head(names: Sequence[str]) -> str:
+    return f" The head is for other classes, and starts anew: {some(names)}." if names else ""
 
 
 def _load_stage(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> str:
-    """Load the weights of an earlier stage; return what differs. Its binarizers may be others, and nothing else."""
+    """Load the weights of an earlier stage; return what differs: binarizers, or a head for other classes."""
     wanted = backbone.state_dict()
+    head = head_of(wanted, {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)})
+    state = {name: wanted[name] if name in head else tensor for name, tensor in state.items()}
     own = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, Binarizer))
     kept = [name for name in wanted if name not in state and name.startswith(own)] if own else []
     left_out = [name for name in state if name not in wanted and _OF_BINARIZER.search(name)]
@@ -223,7 +229,8 @@ def _load_stage(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> st
     check_fits(backbone, state, path)
     backbone.load_state_dict(state)
     says = ((kept, "keep their initial values"), (left_out, "of the file are not used"))
-    return "".join(f" Tensors of binarizers that {what}: {some(names)}." for names, what in says if names)
+    texts = (f" Tensors of binarizers that {what}: {some(names)}." for names, what in says if names)
+    return "".join(texts) + _new_head(head)
 
 
 def _name(path: Path) -> str | None:

@@ -30,6 +30,7 @@ class RunSettings:
     min_lr_factor: float = 0.0
     ckpt_path: str | None = None
     init_from: str | None = None
+    freeze: Any = None  # a pattern or a list of them
     test: bool = True
     objective: str | None = None
     on_nonfinite: str = "raise"

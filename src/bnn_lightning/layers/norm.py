@@ -25,3 +25,9 @@ def cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
         for module, mode in modes.items():
             module.training = mode
+
+
+def is_frozen(norm: nn.Module) -> bool:
+    """Whether a batch norm has parameters and none of them is trained: its statistics stay, too."""
+    parameters = list(norm.parameters(recurse=False))
+    return isinstance(norm, _BatchNorm) and bool(parameters) and not any(p.requires_grad for p in parameters)

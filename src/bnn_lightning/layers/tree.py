@@ -1,6 +1,7 @@
 """Walk the binary layers of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,40 @@ def is_binary(model: nn.Module) -> bool:
     return all(module.is_binary for module in model.modules() if isinstance(module, Binarizer))
 
 
+def freeze_(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Exclude parameters from training, in place.
+
+    Args:
+        model: Any network.
+        patterns: Names of parameters or of modules, with `*` and `?`; a module stands for all that is in it.
+
+    Returns:
+        The names of the parameters.
+
+    Raises:
+        ValueError: A pattern that no parameter has.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> freeze_(net, ["0"])
+        ['0.weight', '0.bias']
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: list[str] = []
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+        if not found:
+            known = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise ValueError(f"`freeze`: no parameter is called {pattern!r}. The network has: {', '.join(known)}.")
+        frozen += found
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
+    return list(dict.fromkeys(frozen))
+
+
 @torch.no_grad()
 def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
-    """Clip the latent weights of every binary layer to [-limit, limit], in place.
+    """Clip the latent weights of every binary layer to [-limit, limit], in place; frozen ones stay as they are.
 
     Args:
         model: Any network.
@@ -61,7 +93,7 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
     """
     if limit <= 0:
         raise ValueError(f"`limit` must be positive, got {limit}.")
-    weights: list[Tensor] = list(latent_weights(model).values())
+    weights: list[Tensor] = [weight for weight in latent_weights(model).values() if weight.requires_grad]
     if weights:
         torch._foreach_clamp_min_(weights, -limit)
         torch._foreach_clamp_max_(weights, limit)
@@ -69,12 +101,12 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
 
 @torch.no_grad()
 def clip_mix_(model: nn.Module) -> None:
-    """Clip the weights of every `Mix` to [0, 1], in place.
+    """Clip the weights of every `Mix` to [0, 1], in place; frozen ones stay as they are.
 
     Args:
         model: Any network.
     """
-    scales: list[Tensor] = [module.scale for module in model.modules() if isinstance(module, Mix)]
+    scales: list[Tensor] = [m.scale for m in model.modules() if isinstance(m, Mix) and m.scale.requires_grad]
     if scales:
         torch._foreach_clamp_min_(scales, 0.0)
         torch._foreach_clamp_max_(scales, 1.0)

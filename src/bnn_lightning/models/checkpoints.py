@@ -55,6 +55,7 @@ class ImportReport:
         kept: Tensors of the network that such files do not have: normalisation, the state of annealing, counters.
         dead: Tensors of the file that no network uses, and why.
         ignored: Other entries of the file (an optimizer's state ...).
+        head: Tensors of a head for other classes, which keeps its own values; see `new_head`.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class ImportReport:
     kept: tuple[str, ...]
     dead: dict[str, str]
     ignored: tuple[str, ...]
+    head: tuple[str, ...] = ()
 
 
 _SHAPE = "Of another shape"
@@ -75,9 +77,10 @@ class _Match:
     kept: tuple[str, ...]
     dead: dict[str, str]
     differences: tuple[str, ...]
+    head: tuple[str, ...] = ()
 
 
-def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
+def load_published(backbone: Backbone, path: str | Path, *, new_head: bool = False) -> ImportReport:
     """Load a published checkpoint into a backbone, which stays as it is if the file does not fit.
 
     The normalisation is the network's own: build it with the constants of the paper. SKD-BNN on CIFAR-10 has
@@ -86,6 +89,7 @@ def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
     Args:
         backbone: Built with the options of the file (`num_classes`, `width` ...).
         path: The file, read with `weights_only=True`.
+        new_head: Leave out a head for another number of classes, as `head_of` finds it.
 
     Raises:
         FileNotFoundError: No such file.
@@ -93,7 +97,7 @@ def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
             registered network fits.
     """
     published = read_published(path, backbone.state_dict())
-    match = _match(backbone, published.tensors)
+    match = _match(backbone, published.tensors, new_head=new_head)
     if match.differences:
         raise ValueError(
             f"`{published.path}` does not fit this {type(backbone).__name__}. {' '.join(match.differences)} "
@@ -111,10 +115,32 @@ def load_published(backbone: Backbone, path: str | Path) -> ImportReport:
         kept=match.kept,
         dead=match.dead,
         ignored=published.ignored,
+        head=match.head,
     )
 
 
-def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
+def head_of(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the tensors of a head for another number of classes: those that differ, and in their first side only.
+
+    Args:
+        wanted: The state dict of a network.
+        given: Tensors of a file, by their names in the network.
+
+    Returns:
+        Their names; none where other tensors differ, too, or where they are not all for one number of classes.
+
+    Example:
+        >>> ten, three = (nn.Linear(4, number).state_dict() for number in (10, 3))
+        >>> head_of(three, ten)
+        ('weight', 'bias')
+    """
+    pairs = {n: (wanted[n].shape, given[n].shape) for n in wanted if n in given and wanted[n].shape != given[n].shape}
+    if not all(own and other and own[1:] == other[1:] for own, other in pairs.values()):
+        return ()
+    return tuple(pairs) if len({(own[0], other[0]) for own, other in pairs.values()}) == 1 else ()
+
+
+def _match(backbone: nn.Module, tensors: Mapping[str, Tensor], *, new_head: bool = False) -> _Match:
     names = names_of(backbone)
     wanted = backbone.state_dict()
     parts: dict[str, dict[str, Tensor]] = {}
@@ -130,8 +156,10 @@ def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
         else:
             unexpected.append(key)
     found = {name: names.assemble(own, wanted[name]) for name, own in parts.items()}
+    head = head_of(wanted, found) if new_head else ()
+    found = {name: tensor for name, tensor in found.items() if name not in head}
     kept = tuple(name for name in _optional(backbone) if name not in found)
-    missing = [name for name in wanted if name not in found and name not in kept]
+    missing = [name for name in wanted if name not in found and name not in (*kept, *head)]
     shapes = [
         f"{name} (file {tuple(tensor.shape)}, network {tuple(wanted[name].shape)})"
         for name, tensor in found.items()
@@ -139,7 +167,7 @@ def _match(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> _Match:
     ]
     kinds = (("Missing in the file", missing), ("Unknown to the network", unexpected), (_SHAPE, shapes))
     differences = tuple(f"{kind}: {_some(which)}." for kind, which in kinds if which)
-    return _Match(found, kept, dead, differences)
+    return _Match(found, kept, dead, differences, head)
 
 
 def _optional(backbone: nn.Module) -> list[str]:
