@@ -1,8 +1,8 @@
 """Metadata stands in `setup.cfg`; the mapping of `conf/` into the package and the kernels need code.
 
-The C files of `deploy` are compiled for several instruction sets by the compiler that pip installs for the build
-(ziglang), or by the Clang that BNN_CC names (BNN_CC=clang). Where that fails the package is installed all the same, and
-packed layers are computed by torch.
+The C files of `deploy` and `functional` are compiled for several instruction sets by the compiler that pip installs for
+the build (ziglang), or by the Clang that BNN_CC names (BNN_CC=clang). Where that fails the package is installed all the
+same, and torch computes the same, slower.
 """
 
 import os
@@ -17,9 +17,14 @@ from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-FOLDER = Path("src", "bnn_lightning", "deploy")
-SOURCES = [str(FOLDER / name) for name in ("team.c", "kernel.c", "real.c", "linear.c", "pool.c", "gate.c")]
-KERNELS = Path("bnn_lightning", "deploy", "_kernels")
+PACKAGE = Path("src", "bnn_lightning")
+# Folder of libraries in the package: the C files that each of them is made of.
+LIBRARIES = {
+    Path("bnn_lightning", "deploy", "_kernels"): [
+        str(PACKAGE / "deploy" / name) for name in ("team.c", "kernel.c", "real.c", "linear.c", "pool.c", "gate.c")
+    ],
+    Path("bnn_lightning", "functional", "_kernels"): [str(PACKAGE / "functional" / "csrc" / "surrogates.c")],
+}
 X86 = {
     "x86_64_v2": "x86_64_v2",
     "x86_64_v3": "x86_64_v3",
@@ -35,19 +40,20 @@ MARCH = {
 # What compilers do by default, stated: products and sums are fused where a kernel's source has them in one expression.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-shared", "-fPIC", "-nostdlib"]
 SUFFIXES = {"Windows": ".dll"}  # of libraries; elsewhere .so
-MORE_SOURCES = {"Windows": [str(FOLDER / "windows.c")]}
+MORE_SOURCES = {"Windows": [str(PACKAGE / "deploy" / "windows.c")]}
 
 
-def command(cpu: str, out: Path, system: str = "", target: str = "") -> list[str]:
+def command(cpu: str, out: Path, sources: list[str], system: str = "", target: str = "") -> list[str]:
     """Return the command that builds a kernel.
 
     Args:
         cpu: Processor, as zig names it.
         out: The library.
+        sources: Its C files.
         system: Operating system that it runs on, as `platform.system` names it; empty is this one.
         target: The same for zig, with architecture and ABI; empty is this machine.
     """
-    sources = [*SOURCES, *MORE_SOURCES.get(system or platform.system(), [])]
+    sources = [*sources, *MORE_SOURCES.get(system or platform.system(), [])]
     own = os.environ.get("BNN_CC", "")
     if own and not target:
         march = MARCH.get(cpu, cpu.replace("_v", "-v").replace("x86_64", "x86-64"))
@@ -56,14 +62,15 @@ def command(cpu: str, out: Path, system: str = "", target: str = "") -> list[str
     return [*zig, *FLAGS, "-s", f"-mcpu={cpu}", "-o", str(out), *sources]
 
 
-def compile_kernels(folder: Path) -> None:
+def compile_kernels(folder: Path, sources: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
         places = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         for name, cpu in TARGETS.get(platform.machine().lower(), {}).items():
             out = Path(cache, name).with_suffix(SUFFIXES.get(platform.system(), ".so"))
             try:
-                subprocess.run(command(cpu, out), check=True, capture_output=True, text=True, env=os.environ | places)
+                environment = os.environ | places
+                subprocess.run(command(cpu, out, sources), check=True, capture_output=True, text=True, env=environment)
                 # Removed before: a process that runs the old one keeps it.
                 (folder / out.name).unlink(missing_ok=True)
                 (folder / out.name).write_bytes(out.read_bytes())
@@ -75,7 +82,8 @@ def compile_kernels(folder: Path) -> None:
 class BuildPy(build_py):
     def run(self) -> None:
         super().run()
-        compile_kernels(Path("src" if self.editable_mode else self.build_lib) / KERNELS)
+        for folder, sources in LIBRARIES.items():
+            compile_kernels(Path("src" if self.editable_mode else self.build_lib) / folder, sources)
 
 
 class PlatformDistribution(Distribution):

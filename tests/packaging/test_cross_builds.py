@@ -37,14 +37,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
 
 
+OPERATIONS = {
+    "deploy": ("version", "run", "pack", "convolve", "real_convolve", "linear", "pool", "gate"),
+    "functional": ("version", "sign_f32", "ede_gradient_bf16"),
+}
+
+
 def links(target: str, kernel: str, builder: ModuleType, cache: dict[str, str], root: Path, out: Path) -> None:
+    assert {folder.parent.name for folder in builder.LIBRARIES} == set(OPERATIONS)
+    for folder, sources in builder.LIBRARIES.items():
+        library_links(target, kernel, builder, cache, root, out, sources, OPERATIONS[folder.parent.name])
+
+
+def library_links(
+    target: str,
+    kernel: str,
+    builder: ModuleType,
+    cache: dict[str, str],
+    root: Path,
+    out: Path,
+    sources: list[str],
+    operations: tuple[str, ...],
+) -> None:
     system, machine, magic = TARGETS[target]
-    command = builder.command(builder.TARGETS[machine][kernel], out, system, target)
+    command = builder.command(builder.TARGETS[machine][kernel], out, sources, system, target)
     done = subprocess.run(command, cwd=root, env=os.environ | cache, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     data = out.read_bytes()
     assert data.startswith(magic)
-    operations = ("version", "run", "pack", "convolve", "real_convolve", "linear", "pool", "gate")
     names = exported(data) if system == "Windows" else data
     assert all(f"bnn_{name}".encode() in names for name in operations)
     if system == "Windows":

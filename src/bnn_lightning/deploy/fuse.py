@@ -12,7 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from bnn_lightning.deploy.modules import PackedConv2d
 from bnn_lightning.deploy.recording import first_difference
-from bnn_lightning.layers.activation import LearnableBias, PReLU
+from bnn_lightning.layers.activation import Hardtanh, LearnableBias, PReLU
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # What tracing raises where Python looks at values or shapes.
@@ -251,6 +251,7 @@ _STEPS: dict[type[nn.Module], Callable[[nn.Module, PackedConv2d, int], int | Non
     LearnableBias: _shift,
     PReLU: _prelu,
     nn.PReLU: _prelu,
+    Hardtanh: _hardtanh,
     nn.Hardtanh: _hardtanh,
     nn.Identity: _identity,
     nn.Dropout: _identity,

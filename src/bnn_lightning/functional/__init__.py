@@ -5,7 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "elementwise": ["concatenate", "prelu", "spatial_mean", "spatial_mean_of_halves"],
+        "elementwise": ["concatenate", "hardtanh_", "prelu", "spatial_mean", "spatial_mean_of_halves"],
         "quantize": ["minmax_quantize"],
         "recompute": ["Cheap", "call", "cheap"],
         "scale": ["divide_gradient", "libra_standardise", "power_of_two_scale", "xnor_scale"],

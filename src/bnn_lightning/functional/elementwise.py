@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from bnn_lightning.functional import native
+
 _aten = torch.ops.aten
 # The functions below follow torch's override protocol, as `torch.nn.functional` does: a symbolic trace holds a call of
 # the function, not of what it chooses by memory format and shape. Compilers, which fuse by themselves, see torch's own
@@ -64,7 +66,47 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
         return F.prelu(x, slope.to(x.dtype))
     if has_torch_function((x, slope)):
         return handle_torch_function(prelu, (x, slope), x, slope)
+    if not x.is_cpu:
+        return F.prelu(x, slope.to(x.dtype))
     return cast(Tensor, _PReLU.apply(x, slope))
+
+
+class _ClampInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp_(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+        ctx.limits = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (output,) = ctx.saved_tensors
+        return _aten.hardtanh_backward(grad, output, *ctx.limits), None, None
+
+
+def hardtanh_(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    r"""Clamp to [low, high] in place; the gradient is 0 where `x <= low` or `x >= high`.
+
+    torch's own keeps a copy of `x` for the backward pass, which the result tells as well.
+
+    Args:
+        x: Any shape.
+        low: Lower limit.
+        high: Upper limit.
+
+    Example:
+        >>> hardtanh_(torch.tensor([-2.0, 0.5, 3.0]))
+        tensor([-1.0000,  0.5000,  1.0000])
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(hardtanh_, (x,), x, low, high)
+    if native.is_seen():
+        return F.hardtanh_(x, low, high)
+    return cast(Tensor, _ClampInPlace.apply(x, low, high))
 
 
 class _SpatialMean(torch.autograd.Function):

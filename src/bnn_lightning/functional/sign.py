@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.functional import native
+
 _aten = torch.ops.aten
 
 
@@ -30,7 +32,9 @@ def sign(x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         # Compilers fuse anyway; and torch 2.11 gives an autograd function that ends in place a gradient of zero.
         return F.hardtanh(x.detach().floor(), -1.0, 0.0) * 2 + 1
-    return _sign_of_floor_(x.detach().floor())
+    x = x.detach()
+    signs = native.sign(x)
+    return _sign_of_floor_(x.floor()) if signs is None else signs
 
 
 def _sign_of_floor_(floor: Tensor) -> Tensor:
@@ -73,6 +77,9 @@ class _SignSTE(torch.autograd.Function):
         # One byte an element is kept for backward instead of the four of `x`.
         if torch.compiler.is_compiling():
             return sign(x), x.abs() <= clip
+        both = native.sign_ste(x, clip)
+        if both is not None:
+            return both
         # A comparison in place is vectorised, one into a bool tensor is not; and its memory serves once more.
         buffer = x.abs().le_(clip)
         inside = buffer.to(torch.int8)
@@ -86,8 +93,9 @@ class _SignSTE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
+        result = native.ste_gradient(grad, inside)
         # Faster on a CPU than a product of two dtypes; in a tensor like `grad`, which `vmap` may have batched.
-        return torch.empty_like(grad).copy_(inside).mul_(grad), None
+        return torch.empty_like(grad).copy_(inside).mul_(grad) if result is None else result, None
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -120,8 +128,8 @@ class _ApproxSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        slope: Tensor = (2 - 2 * x.abs()).clamp(min=0)
-        return grad * slope
+        result = native.approx_gradient(grad, x)
+        return grad * (2 - 2 * x.abs()).clamp(min=0) if result is None else result
 
 
 class _SwishSign(torch.autograd.Function):
@@ -179,6 +187,9 @@ class _SignEDE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, t = ctx.saved_tensors
+        result = native.ede_gradient(grad, x, t)
+        if result is not None:
+            return result, None
         t = t.to(x.dtype)
         # k t = max(1/t, 1) t = max(1, t), and 1 - tanh^2(z) = 4 s (1 - s) with s = sigmoid(-2|z|), which is faster than
         # tanh and precise for large |z|, too; sigmoid_backward(g, s) = g s (1 - s) in one pass. In place where that is

@@ -5,7 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "activation": ["LearnableBias", "PReLU", "RPReLU"],
+        "activation": ["Hardtanh", "LearnableBias", "PReLU", "RPReLU"],
         "attention": ["Mix", "SqueezeExcite"],
         "binary": ["BinaryLayer"],
         "conv": ["BinaryConv2d"],

@@ -1,9 +1,9 @@
-"""PReLU, and activations with learnable shifts."""
+"""PReLU, Hardtanh, and activations with learnable shifts."""
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import prelu
+from bnn_lightning.functional.elementwise import hardtanh_, prelu
 
 
 class LearnableBias(nn.Module):
@@ -41,6 +41,18 @@ class PReLU(nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         return prelu(input, self.weight)
+
+
+class Hardtanh(nn.Hardtanh):
+    """torch's Hardtanh; in place it keeps no copy of its input for the backward pass: same values and gradients.
+
+    Example:
+        >>> Hardtanh(inplace=True)(torch.tensor([-2.0, 0.5]))
+        tensor([-1.0000,  0.5000])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return hardtanh_(input, self.min_val, self.max_val) if self.inplace else super().forward(input)
 
 
 class RPReLU(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory, InputBinarizer, WeightBinarizer
 from bnn_lightning.binarizers.factory import binarizer_factory, check_factory
+from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
@@ -241,10 +242,10 @@ class DoubleSkipBlock(nn.Module):
         super().__init__()
         self.conv1 = layers.conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.act1 = nn.Hardtanh(inplace=True)
+        self.act1 = Hardtanh(inplace=True)
         self.conv2 = layers.conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.act2 = nn.Hardtanh(inplace=True)
+        self.act2 = Hardtanh(inplace=True)
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:

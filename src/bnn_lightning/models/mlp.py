@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
@@ -55,14 +56,14 @@ class MLP(Backbone):
         )
         self.fc1 = layers.linear(in_channels * math.prod(sides(image_size)), width, real_input=True)
         self.bn1 = nn.BatchNorm1d(width)
-        self.act1 = nn.Hardtanh(inplace=True)
+        self.act1 = Hardtanh(inplace=True)
         self.fc2 = layers.linear(width, width)
         self.bn2 = nn.BatchNorm1d(width)
-        self.act2 = nn.Hardtanh(inplace=True)
+        self.act2 = Hardtanh(inplace=True)
         self.fc3 = layers.linear(width, width)
         self.drop = nn.Dropout(dropout)
         self.bn3 = nn.BatchNorm1d(width)
-        self.act3 = nn.Hardtanh(inplace=True)
+        self.act3 = Hardtanh(inplace=True)
         self.fc4 = nn.Linear(width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:

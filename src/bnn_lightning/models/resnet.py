@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.utils.image_size import ImageSize
 
@@ -52,7 +53,7 @@ class ResNet(Backbone):
         kernel_size, stride = stem
         self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.act = nn.Hardtanh(inplace=True)
+        self.act = Hardtanh(inplace=True)
         self.pool = nn.Identity() if pool is None else pool
         self.stage_names = [f"layer{index}" for index in range(1, len(widths) + 1)]
         channels = widths[0]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.registry import register_backbone
@@ -50,12 +51,12 @@ class VGGSmall(Backbone):
         self.pool = nn.MaxPool2d(2)
         self.conv0 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn0 = nn.BatchNorm2d(width)
-        self.act0 = nn.Hardtanh(inplace=True)
+        self.act0 = Hardtanh(inplace=True)
         channels = width
         for index, out_channels in enumerate((width, 2 * width, 2 * width, 4 * width, 4 * width), start=1):
             self.add_module(f"conv{index}", layers.conv3x3(channels, out_channels))
             self.add_module(f"bn{index}", nn.BatchNorm2d(out_channels))
-            self.add_module(f"act{index}", nn.Hardtanh(inplace=True))
+            self.add_module(f"act{index}", Hardtanh(inplace=True))
             channels = out_channels
         self.fc = nn.Linear(self.num_features, num_classes)
 
