@@ -125,3 +125,13 @@ def test_groups_that_bop_cannot_train() -> None:
         Bop(nn.Linear(2, 2).parameters())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"cannot decay, got weight_decay=0\.1"):
         Bop(default_groups(network(), weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("gradient", "flips"), [(0.5, False), (0.50001, True), (-0.75, False)])
+def test_a_weight_flips_only_above_the_threshold(gradient: float, flips: bool) -> None:
+    """Algorithm 1 has |m| > tau: an average of exactly tau flips nothing."""
+    weight = torch.nn.Parameter(torch.tensor([0.3]))
+    optimizer = Bop([{"params": [weight], "name": "latent"}], adaptivity=1.0, threshold=0.5)
+    weight.grad = torch.tensor([gradient])
+    optimizer.step()
+    assert weight.item() == (-1.0 if flips else 1.0)

@@ -43,8 +43,8 @@ class XNORScale(WeightSign):
     With B = scale * sign(w), the weight that the layer multiplies with in effect, and its gradient G, that of w is
 
     - "full" (XNOR-Net): of the sign, `scale * G` where `|w| <= clip`, plus that of the scale;
-    - "detached" (Bi-Real Net's magnitude-aware gradient): `scale * G` where `|w| <= clip`, else 0;
-    - "identity" (ReActNet): G itself where `|w| <= clip`, else 0.
+    - "detached" (Bi-Real Net's paper, magnitude-aware gradient): `scale * G` where `|w| <= clip`, else 0;
+    - "identity" (ReActNet, and the code that Bi-Real Net's authors published): G itself where `|w| <= clip`, else 0.
 
     Args:
         clip: Gradients of the sign where `|w| > clip` are zero.

@@ -42,7 +42,8 @@ def birealnet18(
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.
         input_binarizer: None takes ApproxSign.
-        weight_binarizer: None takes XNORScale with its "detached" gradient.
+        weight_binarizer: None takes XNORScale with its "detached" gradient, the paper's magnitude-aware one. The
+            authors' code has `gradient="identity"`.
         pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
         stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
@@ -100,7 +101,8 @@ def birealnet34(
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.
         input_binarizer: None takes ApproxSign.
-        weight_binarizer: None takes XNORScale with its "detached" gradient.
+        weight_binarizer: None takes XNORScale with its "detached" gradient, the paper's magnitude-aware one. The
+            authors' code has `gradient="identity"`.
         pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
         stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
