@@ -164,12 +164,20 @@ def test_cifar_to_two_classes(own: tuple[str, ...], bnn: Bnn, workplace: Path, r
     root = request.config.rootpath / "data"
     if not (root / "cifar-10-batches-py").is_dir():
         pytest.skip("CIFAR-10 is not here")
-    published(workplace / "paper.th")
-    given = (*own, "model=resnet20", "data=two", f"data.root={root}", "recipe=none", "init_from=paper.th")
+    published(workplace / "paper.th", width=4)
+    given = (
+        *own,
+        "model=resnet20",
+        "model.width=4",
+        "data=two",
+        f"data.root={root}",
+        "recipe=none",
+        "init_from=paper.th",
+    )
     done = bnn("train", *given, "freeze=[conv1,layer1]", "epochs=1", "optimizer.lr=0.05", "hydra.run.dir=two")
     assert done.code == 0, done.err
     assert "The head is for other classes, and starts anew: linear.weight, linear.bias." in done.out + done.err
-    ended = bnn("export", "ckpt=two", "out=two.bnn", "trust=[finetune_data]", "images=500")
+    ended = bnn("export", "ckpt=two", "out=two.bnn", "trust=[finetune_data]", f"data.root={root}", "images=500")
     assert ended.code == 0, ended.err
-    scored = bnn("evaluate", "packed=two.bnn", "trust=[finetune_data]", *QUICK[:2])
+    scored = bnn("evaluate", "packed=two.bnn", f"data.root={root}", "trust=[finetune_data]", *QUICK[:2])
     assert float(scored.out.split("top-1:")[1].split("%")[0]) > 60
