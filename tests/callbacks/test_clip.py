@@ -34,6 +34,18 @@ def test_mix_scales_stay_within_0_and_1() -> None:
     assert (network[1].weight == 2).all()
 
 
+def test_parameters_are_looked_up_once_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    monkeypatch.setattr(MixClip, "find", lambda self, model: walks.append(model) or [])
+    callback, network = MixClip(), nn.Linear(2, 2)
+    for _ in range(2):
+        callback.on_train_start(None, network)  # type: ignore[arg-type]
+        for _ in range(3):
+            callback.on_train_batch_end(None, network)  # type: ignore[arg-type]
+        callback.on_train_end(None, network)  # type: ignore[arg-type]
+    assert walks == [network] * 2
+
+
 @pytest.mark.parametrize("callback", [LatentClip, BiasClip])
 def test_errors(callback: Any) -> None:
     for limit in (0.0, -1.0, float("nan")):

@@ -1,14 +1,45 @@
 """Latent weights, biases and mix scales within bounds."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
-from bnn_lightning.layers.tree import binary_layers, clip_latent_, clip_mix_
+from bnn_lightning.layers.attention import Mix
+from bnn_lightning.layers.tree import binary_layers, latent_weights
 
 
-class LatentClip(Callback):
+class _ClipAfterStep(Callback, ABC):
+    """Clip some parameters to [low, high] after every optimizer step; they are looked up once a training."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self._tensors: list[Tensor] | None = None
+
+    @abstractmethod
+    def find(self, model: nn.Module) -> Iterable[Tensor]:
+        """Return the parameters to clip."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tensors = [tensor for tensor in self.find(pl_module) if tensor.requires_grad]
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._tensors is None:
+            self.on_train_start(trainer, pl_module)
+        if self._tensors:
+            torch._foreach_clamp_min_(self._tensors, self.low)
+            torch._foreach_clamp_max_(self._tensors, self.high)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tensors = None
+
+
+class LatentClip(_ClipAfterStep):
     """Clip the latent weights of all binary layers to [-limit, limit] after every optimizer step.
 
     Stands before an averaging callback in the list of callbacks, which is to see the clipped weights.
@@ -18,14 +49,13 @@ class LatentClip(Callback):
     """
 
     def __init__(self, limit: float = 1.0) -> None:
-        super().__init__()
-        self.limit = check_limit(limit)
+        super().__init__(-check_limit(limit), limit)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        clip_latent_(pl_module, self.limit)
+    def find(self, model: nn.Module) -> Iterable[Tensor]:
+        return latent_weights(model).values()
 
 
-class BiasClip(Callback):
+class BiasClip(_ClipAfterStep):
     """Clip the biases of all binary layers to [-limit, limit] after every optimizer step.
 
     Args:
@@ -36,26 +66,23 @@ class BiasClip(Callback):
     """
 
     def __init__(self, limit: float = 1.0) -> None:
-        super().__init__()
-        self.limit = check_limit(limit)
+        super().__init__(-check_limit(limit), limit)
 
-    @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        biases = [layer.bias for layer in binary_layers(pl_module).values() if layer.bias is not None]
-        biases = [bias for bias in biases if bias.requires_grad]
-        if biases:
-            torch._foreach_clamp_min_(biases, -self.limit)
-            torch._foreach_clamp_max_(biases, self.limit)
+    def find(self, model: nn.Module) -> Iterable[Tensor]:
+        return [layer.bias for layer in binary_layers(model).values() if layer.bias is not None]
 
 
-class MixClip(Callback):
+class MixClip(_ClipAfterStep):
     """Clip the weights of all blends (`layers.Mix`) to [0, 1] after every optimizer step, as BNext does.
 
     Stands before an averaging callback in the list of callbacks, as `LatentClip`.
     """
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        clip_mix_(pl_module)
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+
+    def find(self, model: nn.Module) -> Iterable[Tensor]:
+        return [module.scale for module in model.modules() if isinstance(module, Mix)]
 
 
 def check_limit(limit: float) -> float:
