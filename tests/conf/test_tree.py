@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binarizers
-from bnn_lightning.cli.build import _builder, check, check_sections, datamodule_node, locate
+from bnn_lightning.cli.build import _builder, _without_ours, check, check_sections, locate
 from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, ReportSettings, _signature
 from bnn_lightning.cli.tree import config_dir
 from bnn_lightning.cli.visualise import KINDS
@@ -94,7 +94,8 @@ ROWS += [["distill=teacher", f"teacher@distill.teacher={name}", *NAMED.get(name,
 def test_every_option_composes_and_fits_its_constructors(row: list[str], composed: Composed) -> None:
     config = composed(*row)
     check_sections(config)
-    for node in nodes(config | {"data": datamodule_node(config["data"])}):
+    data = _without_ours(config["data"], "data", locate(config["data"]["_target_"], at="data"))
+    for node in nodes(config | {"data": data}):
         of_any_network = node["_target_"].endswith(".create_backbone") and "_partial_" in node  # teacher=model
         if node["_target_"].startswith("bnn_lightning.") and not of_any_network:
             assert_all_arguments_are_listed(node)  # so that no `+` is needed
@@ -158,7 +159,7 @@ def test_evaluate_composes(composed: Composed) -> None:
     for data in options("data"):
         config = composed("ckpt=x", "model=resnet20", f"data={data}", primary="evaluate")
         check(config["model"], at="model")
-        check(datamodule_node(config["data"]), at="data")
+        check(config["data"], at="data")
         assert config["model"]["num_classes"] == config["data"]["num_classes"]
 
 

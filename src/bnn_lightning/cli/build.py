@@ -49,6 +49,10 @@ ALLOWED_CLASSES = {
     "pytorch_lightning.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
     "pytorch_lightning.strategies": ("DDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
 }
+# What data say of themselves, and networks are built for.
+FACTS = ("num_classes", "in_channels", "image_size", "mean", "std")
+# By section: keys that are for us, and for its builder only where the signature takes them.
+_OURS = {"model": ("name",), "data": ("name", *FACTS)}
 # Sections of the configuration, and what the task calls them.
 _TASK_SECTIONS = {
     "model": "backbone",
@@ -59,6 +63,24 @@ _TASK_SECTIONS = {
 }
 _CHECKPOINT_TEACHER = f"{PACKAGE}.distill.checkpoint_teacher"
 ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
+
+
+class ForeignTargetError(UserError):
+    """A target of a package that is not trusted.
+
+    Args:
+        target: As the configuration has it.
+        at: Where it stands.
+    """
+
+    def __init__(self, target: Any, at: str) -> None:
+        self.target, self.at = target, at
+        self.package = str(target).partition(".")[0]
+        super().__init__(
+            f"`{at}._target_`: {target!r} is not on the list of what may be built. Ours are `{PACKAGE}.*`, and some "
+            "classes of torch, torchvision and Lightning; of other packages, those that files of a folder of your own "
+            f"name in `_target_` (-cd conf). A checkpoint may name {self.package} with trust=[{self.package}]."
+        )
 
 
 def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
@@ -73,8 +95,9 @@ def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
         UserError: A target that is not allowed, arguments that it does not take, or a value that it refuses.
     """
     check(node, at=at, trust=trust)
+    arguments = dict(node) if at not in _OURS else _without_ours(node, at, locate(node["_target_"], at=at, trust=trust))
     try:
-        return hydra.utils.instantiate(dict(node), _convert_="all")
+        return hydra.utils.instantiate(arguments, _convert_="all")
     except InstantiationException as error:
         raise UserError(_reason(error, at)) from error
 
@@ -87,7 +110,7 @@ def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
     """
     for target_node, place in _target_nodes(node, at):
         target = locate(target_node["_target_"], at=place, trust=trust)
-        given = {key: value for key, value in target_node.items() if key not in NODE_KEYS}
+        given = {k: v for k, v in _without_ours(target_node, place, target).items() if k not in NODE_KEYS}
         function, arguments = _builder(target, given, place)
         check_arguments(function, arguments, place, partial=bool(target_node.get("_partial_", False)))
 
@@ -106,12 +129,8 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     package = target.partition(".")[0] if isinstance(target, str) else ""
     if package == PACKAGE:
         _check_own(target, at)
-    elif package not in trust and not (isinstance(target, str) and target in ALLOWED):
-        raise UserError(
-            f"`{at}._target_`: {target!r} is not on the list of what may be built. Ours are `{PACKAGE}.*`, and some "
-            f"classes of torch, torchvision and Lightning; your own package is added on the command line: "
-            f"trust=[{package or 'my_package'}]."
-        )
+    elif package not in trust and not (isinstance(target, str) and target in (*trust, *ALLOWED)):
+        raise ForeignTargetError(target, at)
     found = _import(target, at)
     # A module reaches what it imports: `my_package.os.system` begins with a trusted name, too.
     if package in trust and (getattr(found, "__module__", None) or "").partition(".")[0] != package:
@@ -119,6 +138,21 @@ def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., 
     if isinstance(found, ModuleType) or not callable(found):
         raise UserError(f"`{at}._target_`: {target!r} is neither a class nor a function.")
     return found  # type: ignore[no-any-return]
+
+
+def takes(target: Callable[..., Any], argument: str) -> bool:
+    """Whether a signature names an argument."""
+    try:
+        return argument in inspect.signature(target).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return False
+
+
+def _without_ours(node: Node, at: str, target: Callable[..., Any]) -> dict[str, Any]:
+    """Return a node without the keys that are for us and that its builder does not take; of data, null ones, too."""
+    ours = () if target in _REGISTRIES else _OURS.get(at, ())
+    empty = {key for key, value in node.items() if value is None} if at == "data" else set()
+    return {k: value for k, value in node.items() if (k not in ours and k not in empty) or takes(target, k)}
 
 
 def _check_own(target: str, at: str) -> None:
@@ -140,7 +174,7 @@ def check_sections(config: Node, *, trust: Sequence[str] = ()) -> None:
     Raises:
         UserError: See `build`.
     """
-    check(datamodule_node(config["data"]), at="data", trust=trust)
+    check(config["data"], at="data", trust=trust)
     for section in (*_TASK_SECTIONS, "task", "trainer", "callbacks", "logger"):
         check(config.get(section), at=section, trust=trust)
 
@@ -151,13 +185,14 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
     Raises:
         UserError: See `build`.
     """
-    datamodule: LightningDataModule = build(datamodule_node(config), at="data", trust=trust)
+    datamodule: LightningDataModule = build(config, at="data", trust=trust)
+    size = getattr(datamodule, "batch_size", None)
+    known = {fact: config[fact] for fact in FACTS if fact in config}
+    # Of a module of another package: what the configuration says of its images, which other parts of ours ask it.
+    for name, value in (known | {"class_names": (), "eval_batch_size": size if isinstance(size, int) else 1}).items():
+        if not hasattr(datamodule, name):
+            setattr(datamodule, name, value)
     return adapt(datamodule)
-
-
-def datamodule_node(config: Node) -> Node:
-    """Return `data` without the name that run folders are called by, which is not the data module's."""
-    return {key: value for key, value in config.items() if key != "name"}
 
 
 def build_task(

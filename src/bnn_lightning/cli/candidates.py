@@ -23,7 +23,9 @@ from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.checks import check_data, check_devices, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.facts import given_data
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
 from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
@@ -127,7 +129,7 @@ def _measure(settings: RankSettings, config: DictConfig) -> tuple[list[Candidate
     check_devices(trainer_node)
     seed_everything(settings.seed, workers=True, verbose=False)
     embedded = embedded_config(read_checkpoint(network_file(settings.student)), settings.student)
-    data = _data(config, embedded["data"])
+    data = given_data(config, embedded["data"])
     datamodule = build_datamodule(data, trust=settings.trust)
     if not getattr(datamodule, "has_val", False):
         raise UserError(
@@ -230,7 +232,7 @@ def _teacher(name: str, settings: RankSettings, data: Plain) -> FrozenTeacher:
             f"`teachers`: `{name}` has no value for {listed(key.partition('.')[2] for key in missing)}: name a run of "
             "ours, or an option that says all."
         )
-    teacher = build(plain_values(node), at=f"teacher={name}", trust=settings.trust)
+    teacher = build(plain_values(node), at=f"teacher={name}", trust=own_targets())
     if not isinstance(teacher, FrozenTeacher):
         raise UserError(f"`teachers`: `{name}` is no teacher but {type(teacher).__name__}.")
     return teacher
@@ -254,14 +256,6 @@ def _load(measure: Measure, datamodule: LightningDataModule) -> None:
             teacher.load(num_classes=facts.num_classes, in_channels=facts.in_channels)
         except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             raise UserError(f"`teachers`: `{name}`: {error}") from error
-
-
-def _data(config: DictConfig, embedded: Plain) -> Plain:
-    given = {key: value for key, value in plain_values(config.data).items() if value is not None}
-    data = embedded | given
-    if "root" not in given and not Path(str(data.get("root"))).exists():
-        data["root"] = config.paths.data_dir
-    return data
 
 
 def _has_seen(name: str, data: Plain) -> bool:

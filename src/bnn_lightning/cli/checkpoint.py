@@ -1,14 +1,17 @@
 """From a checkpoint file back to a task, with the configuration that lies in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import build, build_task
+from bnn_lightning.cli.build import ForeignTargetError, build, build_task
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.own_folder import running_command
+from bnn_lightning.cli.summary import command
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 
@@ -40,7 +43,8 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
     path = network_file(path)
     checkpoint = read_checkpoint(path)
     read = partial(load_backbone, trust=trust)
-    task = build_task(embedded_config(checkpoint, path), trust=trust, read=read)
+    with explained(path):
+        task = build_task(embedded_config(checkpoint, path), trust=trust, read=read)
     check_fits(task, checkpoint["state_dict"], path)
     task.load_state_dict(checkpoint["state_dict"])
     return task.eval()
@@ -61,11 +65,38 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """
     path = network_file(path)
     checkpoint = read_checkpoint(path)
-    backbone: nn.Module = build(embedded_config(checkpoint, path)["model"], at="model", trust=trust)
+    with explained(path):
+        backbone: nn.Module = build(embedded_config(checkpoint, path)["model"], at="model", trust=trust)
     state = backbone_state(checkpoint)
     check_fits(backbone, state, path)
     backbone.load_state_dict(state)
     return backbone.eval()
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Say how a file is loaded whose configuration names classes of a package of the user's own.
+
+    Args:
+        path: The file, for the message.
+
+    Raises:
+        UserError: The package is not trusted; the message prints the command that trusts it.
+    """
+    try:
+        yield
+    except ForeignTargetError as error:
+        running = running_command()
+        if running is None:
+            remedy = f'bnn_lightning.load_task("{path}", trust=["{error.package}"])'
+        elif running.folder is not None:
+            remedy = f"no file of {running.folder} names `{error.package}` in a `_target_`"
+        else:
+            remedy = command(running.verb, "-cd", "conf", *running.arguments)
+        raise UserError(
+            f"`{path}` names {error.target!r} as `{error.at}`: what is not of ours is built where a file of your own "
+            f"configuration folder names its package, or trust=[{error.package}] does.\n  {remedy}"
+        ) from error
 
 
 def network_file(path: str | Path) -> Path:

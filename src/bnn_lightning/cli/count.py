@@ -14,8 +14,10 @@ from torch import nn
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import open_checkpoint
+from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import ProfileSettings, read_settings
 from bnn_lightning.layers.tree import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
@@ -95,11 +97,12 @@ def _of_config(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Pr
     assumed = "_target_" not in config.data
     if assumed:
         config = _with_imagenet(config)
+    take_facts(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     sections = {name: plain[name] for name in ("model", "data")}
     facts = _facts(sections) | {"data_assumed": assumed, "binary_now": True}
-    return facts, profile_config(plain["model"], plain["data"], trust=settings.trust)
+    return facts, profile_config(plain["model"], plain["data"], trust=own_targets())
 
 
 def _with_imagenet(config: DictConfig) -> DictConfig:

@@ -43,9 +43,11 @@ from bnn_lightning.cli.compute import compute_line
 from bnn_lightning.cli.count import profile_config
 from bnn_lightning.cli.ending import end_only, explain_nonfinite
 from bnn_lightning.cli.errors import UserError, listed
+from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.loggers import logger_nodes
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.resume import Resumption
 from bnn_lightning.cli.schema import RunSettings, read_settings
@@ -155,20 +157,21 @@ def prepare(config: DictConfig) -> Run:
     Raises:
         UserError: What is wrong with the configuration.
     """
-    settings = read_settings(RunSettings, config)
-    _check_trust(settings)
+    _check_trust(config)
+    settings, own = read_settings(RunSettings, config), own_targets()
     announce_recipe(config)
+    take_facts(config)
     plain = _resolve(config)
-    check_sections(plain, trust=settings.trust)
+    check_sections(plain, trust=own)
     check_needed(plain.get("callbacks"))
     refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
     check_trainer(plain["trainer"], settings.matmul_precision)
     silence()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    datamodule = build_datamodule(plain["data"], trust=settings.trust)
-    task = build_task(plain, trust=settings.trust, read=partial(load_backbone, trust=settings.trust))
-    _say_size(plain, settings.trust)
+    datamodule = build_datamodule(plain["data"], trust=own)
+    task = build_task(plain, trust=own, read=partial(load_backbone, trust=settings.trust))
+    _say_size(plain, own)
     _freeze(task, plain.get("freeze"))
     run_dir = Path(plain["paths"]["run_dir"])
     start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
@@ -179,7 +182,7 @@ def prepare(config: DictConfig) -> Run:
     check_distiller(task, callbacks, plain.get("distill"))
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
-    loggers = build_all(logger_nodes(plain, start), at="logger", trust=settings.trust)
+    loggers = build_all(logger_nodes(plain, start), at="logger", trust=own)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     for check in (check_binary_end, check_turns):
         if (warning := check(task, callbacks, trainer.max_epochs)) is not None:
@@ -188,7 +191,7 @@ def prepare(config: DictConfig) -> Run:
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_class_weights(task, datamodule, trainer)
-    check_sizes(task, datamodule, plain["model"], trust=settings.trust)
+    check_sizes(task, datamodule, plain["model"], trust=own)
     run = Run(settings, trainer, task, datamodule, start)
     _take_weights(run, plain)
     return run
@@ -201,7 +204,7 @@ def _callbacks(plain: Mapping[str, Any], settings: RunSettings, start: Resumptio
     if settings.on_nonfinite != "ignore":
         found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
     found += [FrozenNorms()] if plain.get("freeze") else []
-    return found + build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
+    return found + build_all(plain.get("callbacks"), at="callbacks", trust=own_targets())
 
 
 def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
@@ -259,13 +262,13 @@ def _relative(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
-def _check_trust(settings: RunSettings) -> None:
+def _check_trust(config: DictConfig) -> None:
     """See that `trust` comes from the command line: a file could come from elsewhere."""
-    if not settings.trust or not HydraConfig.initialized():
+    if not config.get("trust") or not HydraConfig.initialized():
         return
     overrides = HydraConfig.get().overrides.task
     if not any(override.lstrip("+").startswith("trust=") for override in overrides):
-        raise UserError(f"`trust` is taken from the command line only: give trust=[{','.join(settings.trust)}] there.")
+        raise UserError(f"`trust` is taken from the command line only: give trust={config.trust} there.")
 
 
 def _objective(settings: RunSettings, scores: dict[str, float]) -> float | None:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnn_lightning.cli import sweep
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
 from bnn_lightning.cli.help import describe_keys
+from bnn_lightning.cli.own_folder import running
 from bnn_lightning.cli.run_folder import kept_apart
 from bnn_lightning.cli.tree import config_path, list_options
 
@@ -44,14 +45,15 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
         prefix: The words of `sys.argv` after the program that are not Hydra's: the verb of `bnn train`.
     """
     argv, environment = sys.argv, dict(os.environ)
-    arguments = argv[1 + len(prefix) :]
+    arguments = _flags_first(argv[1 + len(prefix) :])
     program = [argv[0], *prefix]
+    verb = prefix[0] if prefix else config_name
 
     def one(config: DictConfig) -> float | None:
         # Hydra raises what a job raises only under this variable; the job and its workers see the user's own value.
         _restore(environment, (SHOW_TRACE,))
         try:
-            with one_job(program, arguments):
+            with one_job(program, arguments), running(verb, arguments):  # a launcher's process is another than this one
                 return job(config)
         except (UserError, OmegaConfBaseException) as error:
             if environment.get(SHOW_TRACE) == "1" or is_sweep():  # whose other jobs run all the same
@@ -68,7 +70,8 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
-            with _options_only(), _runs(arguments, environment) if config_name == "train" else nullcontext():
+            runs = _runs(arguments, environment) if config_name == "train" else nullcontext()
+            with running(verb, arguments), _options_only(), runs:
                 hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
     except KeyboardInterrupt:  # not in the training, which ends by itself
         print("\nstopped.", file=sys.stderr, flush=True)
@@ -172,6 +175,22 @@ def refuse_missing_options() -> None:
             raise UserError(
                 f"`{key}={choice}`: no such option.{did_you_mean(choice, known)} There are: {', '.join(known)}."
             )
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return the words with flags such as `-cd conf` in front: Hydra does not take them between overrides."""
+    try:
+        overrides = list(get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides)
+    except SystemExit:  # a flag without its value: Hydra says so
+        return list(arguments)
+    flags = []
+    left = list(overrides)
+    for word in arguments:
+        if left and word == left[0]:
+            left.pop(0)
+        else:
+            flags.append(word)
+    return [*flags, *overrides]
 
 
 def _refuse(arguments: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +9,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from bnn_lightning.cli.build import build
-from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
+from bnn_lightning.cli.build import build, check
+from bnn_lightning.cli.checkpoint import embedded_config, explained, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.facts import given_data, take_facts
+from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
@@ -58,7 +59,7 @@ def open_checkpoint(ckpt: str, config: DictConfig, *, verb: str, trust: list[str
         embedded = embedded_config(checkpoint, path)
         task, data = restore(path, config, embedded, trust=trust)
         return Opened(path, task, embedded, data)
-    task, model, data = _published(path, config, verb=verb, trust=trust)
+    task, model, data = _published(path, config, verb=verb)
     return Opened(path, task, {"model": model, "data": data}, data)
 
 
@@ -77,21 +78,12 @@ def restore(ckpt: str, config: DictConfig, embedded: Plain, *, trust: list[str])
     if "_target_" in config.get("model", {}):
         raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
     task = load_task(ckpt, trust=trust)
-    data = data_of(config, embedded["data"])
+    data = given_data(config, embedded["data"])
+    with explained(ckpt):
+        check(data, at="data", trust=trust)
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
     say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
-
-
-def data_of(config: DictConfig, known: Plain) -> Plain:
-    """Return the configuration of the data: what is given, or what a file knows with what is given in its place."""
-    given = plain_values(config.data)
-    if "_target_" in given:
-        return given
-    data = known | {key: value for key, value in given.items() if value is not None}
-    if given.get("root") is None and not Path(str(data.get("root"))).exists():
-        data["root"] = config.paths.data_dir
-    return data
 
 
 def check_size(network: Any, datamodule: Any, path: str) -> None:
@@ -127,16 +119,15 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _published(
-    ckpt: str, config: DictConfig, *, verb: str, trust: list[str]
-) -> tuple[ClassificationTask, Plain, Plain]:
+def _published(ckpt: str, config: DictConfig, *, verb: str) -> tuple[ClassificationTask, Plain, Plain]:
     if "_target_" not in config.get("model", {}) or "_target_" not in config.data:
         raise UserError(
             f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
             f"data, as in `bnn {verb} ckpt={ckpt} model=resnet20 data=cifar10`."
         )
+    take_facts(config)
     model, data = plain_values(config.model), plain_values(config.data)
-    backbone = build(model, at="model", trust=trust)
+    backbone = build(model, at="model", trust=own_targets())
     try:
         report = load_published(backbone, ckpt)
     except (ValueError, OSError) as error:

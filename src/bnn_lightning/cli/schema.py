@@ -10,6 +10,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.own_folder import own_targets
 
 # Hydra's own keys of a node that is built.
 NODE_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
@@ -204,6 +205,8 @@ def read_settings(
         if getattr(settings, key) not in values:
             one = ", ".join(values[:-1])
             raise UserError(f"`{key}` must be {one} or {values[-1]}, got {getattr(settings, key)}.")
+    if hasattr(settings, "trust"):
+        settings.trust = [*settings.trust, *own_targets()]
     if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")
     return settings

@@ -1,5 +1,6 @@
 """Score every test image with a checkpoint, or a packed file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,14 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 from bnn_lightning.callbacks.damaged import count_passed_over
-from bnn_lightning.cli.build import build_datamodule, build_trainer
+from bnn_lightning.cli.build import build_datamodule, build_trainer, check
+from bnn_lightning.cli.checkpoint import explained
 from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.facts import given_data
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_size, data_of, only_scored, open_checkpoint, say
+from bnn_lightning.cli.opened import check_size, only_scored, open_checkpoint, say
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
@@ -112,19 +115,20 @@ def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[Classificatio
     if settings.packed is not None:
         if settings.ckpt is not None:
             raise UserError("give `ckpt=...` or `packed=...`, not both.")
-        return (*unpack(settings.packed, config), settings.packed)
+        return (*unpack(settings.packed, config, trust=settings.trust), settings.packed)
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
     opened = open_checkpoint(settings.ckpt, config, verb="evaluate", trust=settings.trust)
     return opened.task, opened.data, opened.path
 
 
-def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
+def unpack(packed: str, config: DictConfig, *, trust: Sequence[str] = ()) -> tuple[ClassificationTask, Plain]:
     """Return a task with the network of a packed file, and the configuration of the data to score it on.
 
     Args:
         packed: The file; kernels run on the CPU, and so `config.trainer` must.
         config: What is not null in its `data` takes the place of what the file was exported with.
+        trust: See `load_task`.
 
     Raises:
         UserError: It cannot be read, another network is named beside it, or it does not know its data.
@@ -136,7 +140,9 @@ def unpack(packed: str, config: DictConfig) -> tuple[ClassificationTask, Plain]:
     known = known.get("data") if isinstance(known, dict) else None
     if "_target_" not in config.data and not isinstance(known, dict):
         raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
-    data = data_of(config, known if isinstance(known, dict) else {})
+    data = given_data(config, known if isinstance(known, dict) else {})
+    with explained(packed):
+        check(data, at="data", trust=trust)
     with torch.inference_mode():
         num_classes = network(torch.zeros(1, *network.info.shape)).shape[1]
     task = only_scored(network, num_classes)

@@ -11,7 +11,9 @@ from torch import nn
 
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.opened import open_checkpoint
+from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
 from bnn_lightning.deploy.convert import pack
@@ -74,8 +76,9 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
         return make_subject(opened.task.backbone, model, folder, trust=settings.trust)
     if "_target_" not in config.model or "_target_" not in config.data:
         raise UserError("`model=` needs `data=` beside it, for the size of the images and the number of classes.")
-    model = plain_values(config.model)
-    return make_subject(build(model, at="model", trust=settings.trust), model, folder, trust=settings.trust)
+    take_facts(config)
+    model, own = plain_values(config.model), own_targets()
+    return make_subject(build(model, at="model", trust=own), model, folder, trust=own)
 
 
 def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[str]) -> Subject:

@@ -7,11 +7,15 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
+
+from bnn_lightning.cli.own_folder import own_folders
+from bnn_lightning.distill.taps import watch
 
 _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 
@@ -26,7 +30,7 @@ def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: flo
     final = checkpoint_path(trainer, "final.ckpt")
     if final is not None:
         lines += ["next:", f"  {command('evaluate', f'ckpt={final}')}"]
-        lines += [f"  {command('train', *words)}" for words in _other_distillation()]
+        lines += [f"  {command('train', *words)}" for words in _other_distillation(trainer)]
     print("\n" + "\n".join(lines), flush=True)
 
 
@@ -85,7 +89,7 @@ def duration(seconds: float) -> str:
 
 
 def command(verb: str, *arguments: str) -> str:
-    """Return a command line that can be pasted, with the program as this user starts it."""
+    """Return a command line that can be pasted, with the program as this user starts it, and its `-cd` folder."""
     if verb == "train" and Path(sys.argv[0]).name == "train.py":
         program = f"{_python()} {sys.argv[0]}"
     elif shutil.which("bnn") is not None:
@@ -94,7 +98,8 @@ def command(verb: str, *arguments: str) -> str:
         program = f"{_short(installed)} {verb}"
     else:
         program = f"{_python()} -m bnn_lightning.cli.main {verb}"
-    return " ".join([program, *map(shlex.quote, arguments)])
+    folders = [word for folder in own_folders() for word in ("-cd", _short(folder))]
+    return " ".join([program, *map(shlex.quote, [*folders, *arguments])])
 
 
 def checkpoint_path(trainer: Trainer, name: str) -> str | None:
@@ -111,21 +116,28 @@ def _overrides(*left_out: str) -> list[str]:
     if not HydraConfig.initialized():
         return []
     # Without `hydra.run.dir`: another run has a folder of its own.
-    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
-    kept = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").partition("=")[0] not in left_out]
-    return [*(word for folder in folders for word in ("-cd", _short(Path(folder)))), *kept]
+    return [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").partition("=")[0] not in left_out]
 
 
-def _other_distillation() -> Iterator[list[str]]:
+def _other_distillation(trainer: Trainer) -> Iterator[list[str]]:
     """Yield this run's overrides with SKD, or without where it had it: the comparison that one wants to see."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return  # another run is the sweep's next job
     choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
     kept = _overrides("distill", "ckpt_path", "debug")
     if choice == "none":
-        yield [*kept, "distill=skd"]
+        if _can_teach_itself(trainer.lightning_module):
+            yield [*kept, "distill=skd"]
     else:  # the options of SKD are none of cross-entropy's
         yield [*(o for o in kept if not _OF_DISTILL.match(o)), "distill=none"]
+
+
+def _can_teach_itself(task: Any) -> bool:
+    try:
+        with watch(task.backbone, penultimate=True, stream=True):
+            return True
+    except (AttributeError, ValueError):  # a float twin, or a network of the user's own
+        return False
 
 
 def _python() -> str:

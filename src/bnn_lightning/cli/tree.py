@@ -1,15 +1,15 @@
 """Where the configuration tree lies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from bnn_lightning.cli import folder_facts, published
 
 PACKAGE = "bnn_lightning.conf"
-# Whoever finds the tree can compose it, in a notebook as well: it uses these resolvers.
-published.register()
-folder_facts.register()
 
 
 def config_path() -> str:
@@ -39,5 +39,25 @@ def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
     return sorted(name for name in found if not name.startswith("_"))
 
 
+def label_of(node: Mapping[str, Any] | DictConfig) -> str:
+    """Return what a section that is built is called: its `name`, or the last part of its `_target_`.
+
+    Example:
+        >>> label_of({"_target_": "my_bnn.tiny", "width": 16})
+        'tiny'
+    """
+    return str(node.get("name") or str(node.get("_target_", "")).rpartition(".")[2])
+
+
+def _label(section: str, *, _root_: DictConfig) -> str:
+    return label_of(_root_[section])
+
+
 def _checkout() -> Path:
     return Path(__file__).resolve().parents[3] / "conf"
+
+
+# Whoever finds the tree can compose it, in a notebook as well: its files use these resolvers.
+published.register()
+folder_facts.register()
+OmegaConf.register_new_resolver("label", _label, replace=True)

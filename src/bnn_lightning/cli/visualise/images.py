@@ -1,7 +1,6 @@
 """Images with labels for pictures: the same ones for every network of a picture."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from bnn_lightning.cli.build import build_datamodule
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.schema import plain_values
+from bnn_lightning.cli.facts import given_data
 
 Plain = dict[str, Any]
 
@@ -23,10 +22,7 @@ def data_of(embedded: Mapping[str, Any], config: DictConfig) -> Plain:
         embedded: The configuration in the run's checkpoint.
         config: What is not null in its `data` takes the place of the run's own; a `data=` option replaces all of it.
     """
-    given = {key: value for key, value in plain_values(config.data).items() if value is not None}
-    data: Plain = given if "_target_" in given else embedded["data"] | given
-    if "root" not in given and not Path(str(data.get("root"))).exists():
-        data["root"] = config.paths.data_dir
+    data = given_data(config, embedded["data"])
     return data | {key: None for key in ("augment", "auto_augment") if key in data}
 
 

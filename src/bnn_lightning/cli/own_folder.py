@@ -1,0 +1,132 @@
+"""A configuration folder of the user's own (`-cd`): the packages that it names, and options that clash with ours."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.tree import config_dir
+
+# Of these only the targets themselves are trusted, not all that lies beside them: `torch.hub.load` runs what it loads.
+_LIBRARIES = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "timm"}
+_LIBRARIES |= sys.stdlib_module_names
+
+
+@dataclass(frozen=True)
+class Running:
+    """The command that is running.
+
+    Attributes:
+        verb: First word of `bnn`.
+        arguments: Words after the verb.
+        folder: Folder that `-cd` names.
+    """
+
+    verb: str
+    arguments: Sequence[str]
+    folder: Path | None
+
+
+_running: list[Running] = []
+
+
+@contextmanager
+def running(verb: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Note the command that runs. With `-cd`, packages of the working folder can be imported, after all others.
+
+    Args:
+        verb: First word of `bnn`.
+        arguments: Words after the verb.
+
+    Raises:
+        UserError: The folder of `-cd` has options of the names of ours.
+    """
+    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    folder = None if parsed.config_dir is None else Path(parsed.config_dir)
+    here = os.getcwd()
+    added = folder is not None and here not in sys.path and "" not in sys.path
+    if folder is not None:
+        refuse_clashes(folder)
+    _running.append(Running(verb, list(arguments), folder))
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        _running.pop()
+        if added and here in sys.path:
+            sys.path.remove(here)
+
+
+def running_command() -> Running | None:
+    """Return the command that is running, or None in a program of the user's own."""
+    return _running[-1] if _running else None
+
+
+def own_folders() -> list[Path]:
+    """Return the folder that `-cd` names, if there is one."""
+    return [command.folder for command in _running[-1:] if command.folder is not None]
+
+
+def own_targets() -> list[str]:
+    """Return what the running command trusts: the packages that files of its `-cd` folder name in `_target_`.
+
+    Of libraries, such as torch, it is the targets that are named, and nothing else of them.
+    """
+    return [name for folder in own_folders() for name in targets_of(folder)]
+
+
+def targets_of(folder: Path) -> list[str]:
+    """Return the packages that the files of a folder name in `_target_`; of libraries, the targets themselves."""
+    named = [target for path in sorted(folder.rglob("*.yaml")) for target in _targets(_load(path))]
+    packages = [target.partition(".")[0] for target in named]
+    trusted = [t if p in _LIBRARIES else p for t, p in zip(named, packages, strict=True) if p != "bnn_lightning"]
+    return list(dict.fromkeys(trusted))
+
+
+def refuse_clashes(folder: Path) -> None:
+    """Refuse options of the folder that have the name of one of ours: Hydra would take ours without a word.
+
+    A copy that does not differ from ours does no harm.
+
+    Raises:
+        UserError: Names the files.
+    """
+    root = config_dir()
+    if folder.resolve() == root.resolve():
+        return
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.yaml"))]
+    clashing = [f for f in files if (root / f).is_file() and (root / f).read_bytes() != (folder / f).read_bytes()]
+    if clashing:
+        names = ", ".join(f"`{folder / file}`" for file in clashing)
+        first = clashing[0]
+        raise UserError(
+            f"{names}: we have an option of that name, and it would be taken instead. Rename the file, as in "
+            f"{folder / first.with_name(f'my_{first.name}')}."
+        )
+
+
+def _load(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"`{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
