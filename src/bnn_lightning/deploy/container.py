@@ -124,11 +124,26 @@ def write_container(path: str | Path, header: Mapping[str, Any], tensors: Mappin
 
     Args:
         path: The file.
-        header: Plain values; the key "tensors" is taken.
-        tensors: By name, the dtype to store (a key of `DTYPES`) and the values; signs are -1 and +1.
+        header: As of `container_bytes`.
+        tensors: As of `container_bytes`.
 
     Returns:
         Length of the compressed header in bytes.
+
+    Raises:
+        ValueError: A value of the header is not plain, or a dtype is unknown.
+    """
+    data, length = container_bytes(header, tensors)
+    write_whole(path, data)
+    return length
+
+
+def container_bytes(header: Mapping[str, Any], tensors: Mapping[str, tuple[str, Array]]) -> tuple[bytes, int]:
+    """Return the bytes of a packed file, and the length of its compressed header.
+
+    Args:
+        header: Plain values; the key "tensors" is taken.
+        tensors: By name, the dtype to store (a key of `DTYPES`) and the values; signs are -1 and +1.
 
     Raises:
         ValueError: A value of the header is not plain, or a dtype is unknown.
@@ -140,14 +155,18 @@ def write_container(path: str | Path, header: Mapping[str, Any], tensors: Mappin
         _MAGIC, VERSION, len(compressed), zlib.crc32(compressed), len(data), hashlib.sha256(data).digest()
     )
     start = prefix + struct.pack("<II", zlib.crc32(prefix), 0) + compressed
+    return start + bytes(-len(start) % _ALIGN) + data, len(compressed)
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file; an older one of this name is replaced only when the new one is complete."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_bytes(start + bytes(-len(start) % _ALIGN) + data)
+        temporary.write_bytes(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return len(compressed)
 
 
 def read_container(source: str | Path | bytes) -> Container:

@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
 from bnn_lightning.deploy.finite import check_images, refuse_nan
-from bnn_lightning.deploy.fresh import floats
+from bnn_lightning.deploy.fresh import floats, pixels
 from bnn_lightning.deploy.fuse import fuse, is_plain
+from bnn_lightning.deploy.inputs import check_range, refuse_jit
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
 from bnn_lightning.deploy.unpacked import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.utils.image_size import sides
 
 
@@ -61,15 +63,30 @@ class PackedNetwork(nn.Module):
     Args:
         network: With packed layers in it.
         report: What was done.
+        takes_images: Whether its input is images in [0, 1], as that of every `Backbone`: others are refused at the
+            first call. The input of a module of one's own may be anything.
     """
 
-    def __init__(self, network: nn.Module, report: PackReport) -> None:
+    def __init__(self, network: nn.Module, report: PackReport, *, takes_images: bool = False) -> None:
         super().__init__()
-        self.network, self.report = network, report
+        self.network, self.report, self.takes_images = network, report, takes_images
+        self._range_is_known = not takes_images
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
+        """Compute logits (N, num_classes).
+
+        Args:
+            images: Shape (N, C, H, W): floating, in [0, 1], or uint8, which count as their 255th part.
+
+        Raises:
+            ValueError: Images hold NaN or infinite values, or the first ones values beyond [0, 1].
+        """
+        refuse_jit()
         check_images(images)
+        self._range_is_known = self._range_is_known or check_range(images)
+        if images.dtype == torch.uint8:
+            known = (tensor.dtype for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
+            images = pixels(images).to(next(known, torch.float32))
         return self.network(for_torch(images))  # type: ignore[no-any-return]
 
 
@@ -120,7 +137,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     fused = fuse(network, example)
     report = PackReport(tuple(packed), fused.folded, left, fused.unfused, fused.unfolded)
     refuse_nan(fused.network)
-    return PackedNetwork(fused.network, report).eval()
+    return PackedNetwork(fused.network, report, takes_images=isinstance(model, Backbone)).eval()
 
 
 def check_binary(model: nn.Module) -> None:

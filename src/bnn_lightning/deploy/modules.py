@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.deploy import ops as ops  # registers the operations
+from bnn_lightning.deploy.inputs import check_map, refuse_jit, without_gradient
 from bnn_lightning.deploy.kernels import current_kernel
-from bnn_lightning.deploy.unpacked import Unpacked, plain
+from bnn_lightning.deploy.unpacked import Unpacked, eager, plain
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
@@ -185,12 +186,23 @@ class PackedConv2d(nn.Module):
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
 
         Raises:
-            ValueError: Another number of channels.
+            ValueError: Another number of channels, or maps that are smaller than the kernel.
+            RuntimeError: It is traced by `torch.jit`.
         """
+        refuse_jit()
         if x.dim() != 4 or x.shape[1] != self.groups * self.in_channels:
             raise ValueError(
                 f"The input must have the shape (N, {self.groups * self.in_channels}, H, W), got {tuple(x.shape)}."
             )
+        check_map(x.shape[2:], self.kernel_size, self.dilation, self.padding)
+        tensors = (x,) if residual is None else (x, residual)
+        if eager(*tensors) and not plain(*tensors):
+            with torch.no_grad():
+                y = self._compute(x, residual)
+            return without_gradient(y, *tensors)
+        return self._compute(x, residual)
+
+    def _compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         # `plain` first: compilers that trace this do not look for a kernel.
         tensors = (x, self.weight) if residual is None else (x, self.weight, residual)
         if plain(*tensors) and (current_kernel() is None or not x.is_cpu):
@@ -262,8 +274,17 @@ class PackedLinear(PackedConv2d):
         return cls(signs[:, :, None, None], threshold=input_threshold(layer))._take_scale(layer, scale)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map real-valued (..., in_features) to (..., out_features)."""
-        rows = _as_pixels(x.reshape(-1, x.shape[-1]))
+        """Map real-valued (..., in_features) to (..., out_features).
+
+        Raises:
+            ValueError: Another number of features.
+        """
+        features = self.groups * self.in_channels
+        if x.dim() == 0 or x.shape[-1] != features:
+            raise ValueError(f"The input must have the shape (..., {features}), got {tuple(x.shape)}.")
+        if eager(x) and x.numel() == 0:  # of no image
+            return x.new_empty(*x.shape[:-1], self.out_channels)
+        rows = _as_pixels(x.reshape(-1, features))
         more = None if residual is None else _as_pixels(residual.reshape(-1, residual.shape[-1]))
         y = super().forward(rows, more)
         return y[0, :, 0].t().reshape(*x.shape[:-1], self.out_channels)

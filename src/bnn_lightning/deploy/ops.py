@@ -167,6 +167,7 @@ def _conv_fake(
     lift: Tensor | None = None,
 ) -> Tensor:
     height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
+    torch._check(height > 0 and width > 0, lambda: "a map is smaller than the kernel of a binary convolution")
     shape = (x.shape[0], out_channels, height, width)
     if residual is not None:
         _check_addend(residual, shape, scale.dtype)

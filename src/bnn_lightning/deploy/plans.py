@@ -1,6 +1,8 @@
 """The plans of a network, by the shape of its images, shared by threads."""
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +19,21 @@ if TYPE_CHECKING:
 
 MOST_PLANS = 8  # shapes of images whose plans a network keeps
 MOST_IDLE = 4  # sets of memory that a plan keeps for calls at the same time
+_ALL: "weakref.WeakSet[Plans]" = weakref.WeakSet()
 
 
 class Plans:
     """What a network has planned so far; the least recently used plan goes when there are too many.
 
-    Copies of a network begin without plans.
+    Copies of a network begin without plans. So does a forked process: its parent's threads may have been at work on
+    them, or held the lock.
     """
 
     def __init__(self) -> None:
+        self._begin()
+        _ALL.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._plans: OrderedDict[tuple[object, ...], tuple[Plan, list[Execution]]] = OrderedDict()
 
@@ -61,3 +69,12 @@ class Plans:
             while len(self._plans) > MOST_PLANS:
                 self._plans.popitem(last=False)
         return output
+
+
+def _begin_all() -> None:
+    for plans in list(_ALL):
+        plans._begin()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_begin_all)

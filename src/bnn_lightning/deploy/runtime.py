@@ -10,11 +10,18 @@ from torch import Tensor, nn
 
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.byte_stem import round_stem
-from bnn_lightning.deploy.container import Container, PackedFileError, read_container, write_container
+from bnn_lightning.deploy.container import (
+    Container,
+    PackedFileError,
+    container_bytes,
+    read_container,
+    write_whole,
+)
 from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.dry_run import check_names, check_sizes, dry_run
 from bnn_lightning.deploy.finite import check_images, refuse_nan_in_file
 from bnn_lightning.deploy.fresh import CPU, floats, pixels
+from bnn_lightning.deploy.inputs import check_range, refuse_jit
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lowering import lower
 from bnn_lightning.deploy.modules import PARTS, PackedConv2d
@@ -114,6 +121,7 @@ class LoadedNetwork(nn.Module):
         self._ends = program.last_uses()
         self._plans = Plans()
         self._readable: bool | None = None
+        self._range_is_known = container.header.get("takes_images") is False
         stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in step.stored()}
         # Names of layers with real inputs whose weights are signs.
         self.signs_of_others = sorted(
@@ -140,6 +148,7 @@ class LoadedNetwork(nn.Module):
             TypeError: No tensor.
             ValueError: Another shape, numbers of another type, NaN or infinite ones.
         """
+        refuse_jit()
         if not isinstance(images, Tensor):
             raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
         shape = self.info.shape
@@ -150,6 +159,7 @@ class LoadedNetwork(nn.Module):
                 raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
             images = images.to(self.dtype)
         check_images(images)
+        self._range_is_known = self._range_is_known or check_range(images)
         if images.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):  # what torch computes in between is float32, too
                 return self._logits(images)
@@ -268,7 +278,7 @@ def save(
     Raises:
         LoweringError: The network does what a file cannot say, or has no stem that takes bytes.
         ValueError: There are names for another number of classes; `info` holds other values than plain ones; an unknown
-            `rest` or `stem`.
+            `rest` or `stem`; or `load` would refuse the file. Nothing is written then.
 
     Example:
         >>> import tempfile
@@ -289,12 +299,18 @@ def save(
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
     header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    num_header = write_container(path, header, lowered.tensors)
-    container = read_container(path)
+    header |= {"takes_images": packed.takes_images}
+    data, num_header = container_bytes(header, lowered.tensors)
+    try:
+        load(data)
+    except PackedFileError as error:
+        raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
+    write_whole(path, data)
+    container = read_container(data)
     sizes = {"bits": 0, "rest": 0}
     for entry in container.entries:
         sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
-    return FileSizes(Path(path).stat().st_size, num_header, sizes["bits"], sizes["rest"])
+    return FileSizes(len(data), num_header, sizes["bits"], sizes["rest"])
 
 
 def load(source: str | Path | bytes) -> LoadedNetwork:

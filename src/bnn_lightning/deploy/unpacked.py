@@ -20,12 +20,16 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
 )
 
 
-def plain(*tensors: Tensor) -> bool:
-    """Whether these are tensors with values in them, and neither traced nor differentiated."""
+def eager(*tensors: Tensor) -> bool:
+    """Whether these are tensors with values in them, and not traced."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
-    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return not differentiated and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    return all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are tensors with values in them, and neither traced nor differentiated."""
+    return eager(*tensors) and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
 def for_torch(images: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""What goes into packed layers and networks, and what does not come back: images in another range, gradients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnn_lightning.deploy.unpacked import eager
+
+_MOST = 1.5  # resizing overshoots 1 by less
+
+
+def check_range(images: Tensor) -> bool:
+    """Refuse images whose values cannot be those of [0, 1]; return whether they were looked at.
+
+    Raises:
+        ValueError: A floating value lies above 1.5.
+
+    Example:
+        >>> check_range(torch.rand(2, 3, 4, 4)), check_range(torch.zeros(2, dtype=torch.uint8))
+        (True, False)
+        >>> check_range(torch.tensor([0.0, 255.0]))
+        Traceback (most recent call last):
+        ValueError: Images must be uint8, or floating in [0, 1], got 255: divide by 255, or pass bytes. ...
+    """
+    if not eager(images) or not images.is_floating_point() or images.numel() == 0 or images.is_meta:
+        return False
+    largest = images.detach().max().item()
+    if largest > _MOST:
+        raise ValueError(
+            f"Images must be uint8, or floating in [0, 1], got {largest:g}: divide by 255, or pass bytes. "
+            "Normalization is part of the packed network."
+        )
+    return True
+
+
+def refuse_jit() -> None:
+    """Refuse `torch.jit.trace`, which cannot trace the calls of kernels.
+
+    Raises:
+        RuntimeError: It is at work.
+    """
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        raise RuntimeError("Packed layers cannot be traced by torch.jit: use `torch.export.export` or `torch.compile`.")
+
+
+def check_map(size: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int], padding: Sequence[int]) -> None:
+    """Refuse a map that is smaller than a kernel.
+
+    Args:
+        size: Height and width of the map.
+        kernel_size: Of rows and columns.
+        dilation: Of rows and columns.
+        padding: Above, below, on the left and on the right.
+
+    Raises:
+        ValueError: It is.
+    """
+    if torch.compiler.is_compiling():
+        return
+    top, bottom, left, right = padding
+    padded = (size[0] + top + bottom, size[1] + left + right)
+    window = tuple(step * (length - 1) + 1 for step, length in zip(dilation, kernel_size, strict=True))
+    if any(length < least for length, least in zip(padded, window, strict=True)):
+        raise ValueError(
+            f"Maps of {size[0]}x{size[1]}, {padded[0]}x{padded[1]} with padding, are smaller than the kernel "
+            f"({window[0]}x{window[1]} with dilation)."
+        )
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *inputs: Tensor) -> Tensor:
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "Packed layers have no gradients: differentiate the trained network, which was given to `pack` or whose "
+            "checkpoint was exported."
+        )
+
+
+def without_gradient(output: Tensor, *inputs: Tensor) -> Tensor:
+    """Return an output whose backward is an error.
+
+    Args:
+        output: Computed without autograd.
+        inputs: What it was computed from; one of them requires a gradient.
+    """
+    return _NoGradient.apply(output, *inputs)  # type: ignore[no-any-return]
