@@ -299,8 +299,7 @@ def save(
     lowered = round_stem(lowered) if stem == "u8" else lowered
     lowered = round_rest(lowered) if rest == "int8" else lowered
     header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    header |= {"takes_images": packed.takes_images}
-    data, num_header = container_bytes(header, lowered.tensors)
+    data, num_header = container_bytes({**header, "takes_images": packed.takes_images}, lowered.tensors)
     try:
         load(data)
     except PackedFileError as error:
