@@ -21,6 +21,7 @@ from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
 from bnn_lightning.deploy.kernels import kernel_info
+from bnn_lightning.deploy.runtime import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
 
 Plain = dict[str, Any]
@@ -96,6 +97,7 @@ def score(config: DictConfig) -> Score:
     task, data, path = _task(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
     _check_classes(task, datamodule, path)
+    _say_preparation(task, datamodule, path)
     check_size(task.backbone, datamodule, path)
     counter = CountImages()
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
@@ -151,6 +153,14 @@ def unpack(packed: str, config: DictConfig, *, trust: Sequence[str] = ()) -> tup
         setattr(task.backbone, name, fact)
     say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
     return task, data
+
+
+def _say_preparation(task: ClassificationTask, datamodule: Any, path: str) -> None:
+    """Say where images are prepared otherwise than a packed file says, as with `data=` beside it."""
+    known = task.backbone.info.preparation if isinstance(task.backbone, LoadedNetwork) else None
+    chosen = getattr(datamodule, "preparation", None)
+    if known is not None and chosen != known:
+        say(f"NOTE: `{path}` was made for pictures prepared so: {known}. Those scored here: {chosen or 'not known'}.")
 
 
 def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:
