@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE
+from bnn_lightning.callbacks import AtomicCheckpointIO
 from bnn_lightning.cli.build import ALLOWED, ROOMS, build, build_all, build_trainer, check, locate
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.layers import binary_layers
@@ -172,6 +173,13 @@ def test_null_leaves_one_out_of_a_section() -> None:
     nodes = {"a": {"_target_": "bnn_lightning.callbacks.AnnealProgress", "epochs": 1}, "b": None}
     assert len(build_all(nodes, at="callbacks")) == 1
     assert build_all(None, at="callbacks") == []
+
+
+@pytest.mark.parametrize("plugins", [None, []])
+def test_no_option_makes_checkpoints_that_may_be_cut_off(plugins: Any) -> None:
+    node = {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "logger": False, "plugins": plugins}
+    trainer = build_trainer(node, callbacks=[], loggers=[])
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
 def test_what_lightning_refuses_is_the_users_to_mend() -> None:

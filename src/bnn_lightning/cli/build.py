@@ -8,12 +8,14 @@ from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
+from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from bnn_lightning.binarizers import factory
+from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
@@ -241,8 +243,11 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if config.get("enable_model_summary", True) and not any(isinstance(c, ModelSummary) for c in callbacks):
         callbacks = [*callbacks, NetworkSummary()]
+    plugins = [build(node, at="trainer.plugins") for node in config.get("plugins") or []]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())  # a checkpoint is whole or not there, whatever the option says
     config = {**config, "enable_model_summary": False}  # Lightning's own, beside which it announces ours
-    parts = {"callbacks": list(callbacks), "logger": list(loggers) or False}
+    parts = {"callbacks": list(callbacks), "logger": list(loggers) or False, "plugins": plugins}
     return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
 
 
