@@ -60,7 +60,7 @@ def test_packed_file_bank_and_benchmark(bnn: Bnn, small: tuple[str, ...], workpl
         ("run=nowhere", "there is no folder nowhere"),
         ("run=.", "has no checkpoint"),
         ("run=RUN out=page.pdf", "`out` must end in .html"),
-        ("run=RUN out=none/page.html", "in a folder that exists"),
+        ("run=RUN out=none/page.html", "there is no folder none"),
         ("run=RUN images=0", "`images` must be 1 or more"),
         ("run=RUN examples=-1", "`examples` must not be negative"),
         ("", "`run` has no value"),

@@ -218,3 +218,16 @@ def test_a_recipes_warm_up_is_scaled_to_a_shorter_run(bnn: Bnn, monkeypatch: pyt
     assert warmups(bnn, monkeypatch, *cifar, "epochs=1400")[0] == [("resnet20", 1400, 8)]
     assert warmups(bnn, monkeypatch, *cifar, "epochs=70", "warmup_epochs=8")[0] == [("resnet20", 70, 8)]
     assert warmups(bnn, monkeypatch, *cifar)[0] == [("resnet20", 700, 8)]
+
+
+def test_the_memory_of_a_distiller_is_not_averaged(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    words = ["train", *small, "callbacks=[default,ema]", "distill=skd"]
+    assert bnn(*words, HERE).code == 0
+    last = torch.load("runs/here/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
+    final = tensors("runs/here")
+    names = [name for name in final if name.startswith("distiller.")]
+    assert any("bank" in name for name in names)
+    assert all(torch.equal(final[name], last[name]) for name in names)
+    Path("runs/here/checkpoints/final.ckpt").unlink()
+    assert bnn(*words, "ckpt_path=runs/here").code == 0
+    assert same(final, tensors("runs/here"))

@@ -5,12 +5,15 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer, callbacks
 from torch import nn
 
+from bnn_lightning.distill.base import Distiller
 from bnn_lightning.layers.tree import annealed
+from bnn_lightning.metrics.means import EpochMeans
 
 
 class EMAWeightAveraging(callbacks.EMAWeightAveraging):
     """Lightning's `EMAWeightAveraging`, whose network is annealed as far as the one that is trained.
 
+    What a distiller remembers, and the means of the epoch, are the training's own as well, also in `final.ckpt`.
     A temperature is neither averaged (`use_buffers=True`: it would never be small enough for signs) nor the one of the
     last update (`update_every_n_steps`): what is scored and saved has the training's own.
 
@@ -55,9 +58,10 @@ class EMAWeightAveraging(callbacks.EMAWeightAveraging):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def _anneal(self, pl_module: LightningModule) -> None:
-        """Give the average the annealing of the network: Lightning, which copies or swaps, then changes none."""
+        """Give the average what is the training's own: Lightning, which copies or swaps, then changes none of it."""
         if self._average_model is not None:
             copy_annealing_(self._average_model.module, pl_module)
+            copy_memory_(self._average_model.module, pl_module)
 
 
 def copy_annealing_(network: nn.Module, source: nn.Module) -> None:
@@ -66,3 +70,11 @@ def copy_annealing_(network: nn.Module, source: nn.Module) -> None:
         buffers = zip(binarizer.buffers(recurse=False), other.buffers(recurse=False), strict=True)
         for buffer, wanted in buffers:
             buffer.copy_(wanted)
+
+
+def copy_memory_(network: nn.Module, source: nn.Module) -> None:
+    """Set the buffers of distillers and of the epoch's means in `network` to those in `source`."""
+    for module, other in zip(network.modules(), source.modules(), strict=True):
+        if isinstance(module, Distiller | EpochMeans):
+            for buffer, wanted in zip(module.buffers(), other.buffers(), strict=True):
+                buffer.copy_(wanted)

@@ -15,6 +15,7 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import open_checkpoint
+from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.packing import pack_opened
 from bnn_lightning.cli.schema import PredictSettings, read_settings
@@ -159,8 +160,7 @@ def _check(settings: PredictSettings) -> None:
     out = Path(settings.out)
     if out.suffix not in (".csv", ".json"):
         raise UserError(f"`out` must end in .csv or .json, got {out}.")
-    if not out.parent.is_dir():
-        raise UserError(f"`out`: there is no folder {out.parent}.")
+    check_out(out)
 
 
 def _pictures(where: Path) -> list[Path]:
@@ -177,7 +177,10 @@ def _pictures(where: Path) -> list[Path]:
 
 def _write(path: Path, found: list[Prediction]) -> None:
     # A file's name may be no text: it is written with escapes.
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        written(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         if path.suffix == ".json":
             json.dump([vars(prediction) for prediction in found], file, indent=1)
             return

@@ -13,6 +13,7 @@ from bnn_lightning.cli.contest_report import Entry, Report, chart, text, write_j
 from bnn_lightning.cli.contestants import PACKED, RIVALS, Contestants
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.out_file import check_out
 from bnn_lightning.cli.schema import BenchmarkSettings, read_settings
 from bnn_lightning.cli.subject import Subject, read_subject
 from bnn_lightning.deploy.footprint import measure_footprint
@@ -129,8 +130,7 @@ def _check(settings: BenchmarkSettings) -> None:
             continue
         if Path(given).suffix not in endings:
             raise UserError(f"`{key}` must end in {' or '.join(endings)}, got {given}.")
-        if not Path(given).parent.is_dir():
-            raise UserError(f"`{key}`: there is no folder {Path(given).parent}.")
+        check_out(Path(given), key)
     if settings.larq is not None and not Path(settings.larq).is_file():
         raise UserError(f"`larq`: there is no file {settings.larq}.")
 

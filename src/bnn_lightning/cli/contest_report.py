@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bnn_lightning.cli.contestants import PACKED
+from bnn_lightning.cli.out_file import written
 from bnn_lightning.deploy.footprint import Footprint
 from bnn_lightning.deploy.kernels import kernel_info
 from bnn_lightning.deploy.shares import Share
@@ -189,7 +190,8 @@ def write_json(report: Report, path: Path) -> None:
     for entry, plain_entry in zip(report.entries, plain["entries"], strict=True):
         first, median, third = quartiles(entry.seconds)
         plain_entry |= {"clock": entry.clock, "median": median, "first_quartile": first, "third_quartile": third}
-    path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 def chart(report: Report, path: Path) -> None:
@@ -218,7 +220,8 @@ def chart(report: Report, path: Path) -> None:
         axes.margins(x=0.15)
         axes.set_xlabel(f"ms a call of {batch} image{'s' * (batch > 1)}, {threads} thread{'s' * (threads > 1)}")
     figure.suptitle(f"{report.name}, {report.machine['processor']}")
-    figure.savefig(path)
+    with written(path, "chart") as temporary:
+        figure.savefig(temporary)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

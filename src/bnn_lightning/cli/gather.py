@@ -20,6 +20,7 @@ from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import restore
+from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.cli.predictions import Predictions, predict
 from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
@@ -51,15 +52,17 @@ def write_report(config: DictConfig) -> int:
     if not run.is_dir():
         raise UserError(f"`run`: there is no folder {run}; give that of a run, as `bnn train` names it at its end.")
     out = run / "report.html" if settings.out is None else Path(settings.out)
-    if out.suffix not in (".html", ".htm") or not out.parent.is_dir():
-        raise UserError(f"`out` must end in .html, in a folder that exists, got {out}.")
+    if out.suffix not in (".html", ".htm"):
+        raise UserError(f"`out` must end in .html, got {out}.")
+    check_out(out)
     if settings.examples < 0:
         raise UserError(f"`examples` must not be negative, got {settings.examples}.")
     trainer = plain_values(config.trainer)
     check_devices(trainer)
     seed_everything(settings.seed, workers=True, verbose=False)
     page = render(gather(run, config, settings, trainer))
-    out.write_text(page, encoding="utf-8")
+    with written(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     print(f"written: {out} ({out.stat().st_size:,} bytes): one file, without a network", flush=True)
     return out.stat().st_size
 

@@ -23,6 +23,7 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import Opened, check_size, open_checkpoint
+from bnn_lightning.cli.out_file import check_out, unwritten, written
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.c99 import to_c99
@@ -35,6 +36,8 @@ from bnn_lightning.deploy.rivals import OnnxNetwork
 from bnn_lightning.deploy.runtime import FileSizes, LoadedNetwork, PackedInfo, load, save
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
+
+
 # What torch.export raises, beside its own, where Python looks at values.
 _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -110,7 +113,9 @@ def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportS
     try:
         return save(packed, path, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
     except LoweringError as error:
-        raise UserError(f"`{_out(settings)}` was not written: {error}") from error
+        raise UserError(f"`{settings.out or path}` was not written: {error}") from error
+    except OSError as error:
+        raise unwritten(path, "out", error) from error
 
 
 def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
@@ -121,8 +126,9 @@ def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
     except ValueError as error:
         raise UserError(f"`{out}` was not written: {error}") from error
     header = out.with_suffix(".h")
-    out.write_text(text.source, encoding="utf-8")
-    header.write_text(text.header, encoding="utf-8")
+    with written(out) as source, written(header) as declarations:
+        source.write_text(text.source, encoding="utf-8")
+        declarations.write_text(text.header, encoding="utf-8")
     print(f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)")
     print(f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes")
     return out.stat().st_size
@@ -130,23 +136,20 @@ def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
 
 def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
     images = example_images(backbone, 2)
-    made = out.with_name(f".{out.name}")
     try:
-        program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        torch.export.save(program, made)
-        with torch.no_grad():
-            same = torch.equal(torch.export.load(made).module()(images), packed(images))
-        if not same:
-            raise UserError(
-                f"`{out}` was not written: the program that torch exports gives other logits than the network."
-            )
-        made.replace(out)
+        with written(out) as made:
+            program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            torch.export.save(program, made)
+            with torch.no_grad():
+                same = torch.equal(torch.export.load(made).module()(images), packed(images))
+            if not same:
+                raise UserError(
+                    f"`{out}` was not written: the program that torch exports gives other logits than the network."
+                )
     except (*_UNTRACEABLE, TorchDynamoException) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
-    finally:
-        made.unlink(missing_ok=True)
     remarks = "images in [0, 1]; import bnn_lightning.deploy.ops before torch.export.load"
     print(f"written: {out} ({out.stat().st_size:,} bytes; {remarks})")
     return out.stat().st_size
@@ -154,26 +157,25 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
 
 def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity], *, precise: bool) -> int:
     """Write ONNX; where onnxruntime is installed, only if it computes what the network does."""
-    made = out.with_name(f".{out.name}")
     try:
-        write_onnx(backbone, made, precise=precise)
-        if find_spec("onnxruntime") is None:
-            print("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
-        else:
-            network = OnnxNetwork(made)
-            parity = compare(network)
-            print(parity)
-            print(
-                f"        images one by one: largest difference of a logit {network.largest_difference:.2g}", flush=True
-            )
-            _refuse_faults(parity, out, "onnxruntime")
-        made.replace(out)
+        with written(out) as made:
+            write_onnx(backbone, made, precise=precise)
+            _compare_onnx(made, out, compare)
     except (ValueError, ModuleNotFoundError) as error:
         raise error if isinstance(error, UserError) else UserError(f"`{out}` was not written: {error}") from error
-    finally:
-        made.unlink(missing_ok=True)
     print(f"written: {out} ({out.stat().st_size:,} bytes of floats; images in [0, 1], any number of them)")
     return out.stat().st_size
+
+
+def _compare_onnx(made: Path, out: Path, compare: Callable[[nn.Module], Parity]) -> None:
+    if find_spec("onnxruntime") is None:
+        print("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
+        return
+    network = OnnxNetwork(made)
+    parity = compare(network)
+    print(parity)
+    print(f"        images one by one: largest difference of a logit {network.largest_difference:.2g}", flush=True)
+    _refuse_faults(parity, out, "onnxruntime")
 
 
 def _out(settings: ExportSettings) -> Path:
@@ -185,9 +187,9 @@ def _out(settings: ExportSettings) -> Path:
     out = network_file(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
-    if not out.parent.is_dir():
-        raise UserError(f"`out`: there is no folder {out.parent}.")
+    check_out(out)
     if settings.format == "c":
+        check_out(out.with_suffix(".h"))
         try:
             check_name(out.stem)
         except ValueError as error:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import launch
+from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import PrepareSettings, read_settings
 from bnn_lightning.data.convert import convert_folder
 from bnn_lightning.data.prepare import Report, Shrink, shrink_folder
@@ -69,7 +70,8 @@ def _summarise(report: Report, output: Path, to: str, seconds: float) -> None:
         print(f"size:    {before:.0f} KiB an image before, {after:.0f} KiB after")
     if report.damaged:
         file = output / DAMAGED
-        file.write_text("".join(f"{name}\n" for name in report.damaged))
+        with written(file, "output") as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in report.damaged), errors="backslashreplace")
         print(f"damaged: {len(report.damaged)} files were left out, listed in {file}")
     print(f"next:\n  bnn train data={'imagenet_stream' if to == 'stream' else 'imagenet'} data.root={output}")
 

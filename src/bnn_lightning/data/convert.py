@@ -14,6 +14,7 @@ from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.layout import class_folders, image_files
 from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.data.prepare import Map, Report, Shrink, open_output, workers
+from bnn_lightning.utils.files import replacing
 from bnn_lightning.utils.optional import require
 
 # Beside the chunks of a part: the names of the classes and the labels of its images, as [label, count].
@@ -100,7 +101,8 @@ def _write_part(
         raise RuntimeError(
             f"litdata's `{output / INDEX}` does not count the {report.written} images that were written."
         )
-    (output / LABELS).write_text(json.dumps({"class_names": names, "runs": runs}))
+    with replacing(output / LABELS) as temporary:
+        temporary.write_text(json.dumps({"class_names": names, "runs": runs}))
     return report
 
 

@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_lightning.utils.files import replacing
+
 Array = NDArray[Any]
 
 VERSION = 3
@@ -160,13 +162,8 @@ def container_bytes(header: Mapping[str, Any], tensors: Mapping[str, tuple[str, 
 
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file; an older one of this name is replaced only when the new one is complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_container(source: str | Path | bytes) -> Container:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError, did_you_mean
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualise.output import Place, place_of, run_name, save, save_table
 from bnn_lightning.models.backbone import Backbone
@@ -200,5 +201,6 @@ def _write_onnx(subject: Subject, place: Place) -> None:
     for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell of every constant that is folded
         logging.getLogger(name).setLevel(logging.ERROR)
     path = place.path("onnx")
-    path.write_bytes(onnx_model(subject.module, subject.example))
+    with written(path) as temporary:
+        temporary.write_bytes(onnx_model(subject.module, subject.example))
     print(f"written: {path}", flush=True)

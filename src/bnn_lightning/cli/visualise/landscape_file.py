@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.out_file import written
 from bnn_lightning.visualise.landscape import Landscape, landscape_of
 from bnn_lightning.visualise.surroundings import Measured
 
@@ -53,18 +53,17 @@ class LandscapeFile:
     def write(self) -> None:
         """Write the file in one step: what is there is the old one or the new one."""
         one = self.landscape
-        temporary = self.path.with_name(f".{self.path.stem}.tmp.npz")
-        np.savez(
-            temporary,
-            name=one.name,
-            steps=one.steps,
-            losses=one.losses,
-            accuracies=one.accuracies,
-            flipped=one.flipped,
-            identity=json.dumps(self.identity),
-            extras=json.dumps(self.extras),
-        )
-        os.replace(temporary, self.path)
+        with written(self.path) as temporary:
+            np.savez(
+                temporary,
+                name=one.name,
+                steps=one.steps,
+                losses=one.losses,
+                accuracies=one.accuracies,
+                flipped=one.flipped,
+                identity=json.dumps(self.identity),
+                extras=json.dumps(self.extras),
+            )
 
 
 def empty_landscape(name: str, steps: Any, dimensions: int) -> Landscape:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import is_sweep
+from bnn_lightning.cli.out_file import check_out
+from bnn_lightning.cli.out_file import written as written_out
 from bnn_lightning.utils.optional import require
 
 STATIC = ("png", "svg", "pdf")
@@ -44,6 +48,8 @@ class Place:
 def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int = 150) -> Place:
     """Return where to write, after a look at the place: nothing long has begun yet. A folder is made.
 
+    Files of a sweep's jobs end in the number of the job.
+
     Args:
         out: A folder, or a file with the suffix of a picture, whose stem is then that of all files.
         name: What files in a folder are called by; characters that cannot be typed as an override become `_`.
@@ -63,9 +69,8 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
     path = Path(out)
     suffix = path.suffix.removeprefix(".")
     if suffix in known and not path.is_dir():
-        if not path.parent.is_dir():
-            raise UserError(f"`out`: there is no folder {path.parent}.")
-        return Place(path.parent, path.stem, (suffix,), dpi)
+        check_out(path)
+        return Place(path.parent, path.stem + _of_job(), (suffix,), dpi)
     if suffix and not path.is_dir():
         raise UserError(f"`out` must be a folder or end in one of .{', .'.join(known)}, got {out}.")
     if path.is_file():
@@ -74,7 +79,13 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"`out`: {out} cannot be made: {error.strerror}.") from error
-    return Place(path, typeable(name), tuple(formats), dpi)
+    check_out(path / typeable(name))
+    return Place(path, typeable(name) + _of_job(), tuple(formats), dpi)
+
+
+def _of_job() -> str:
+    """Return what tells the files of a sweep's jobs apart."""
+    return f"_{HydraConfig.get().job.num}" if is_sweep() else ""
 
 
 def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
@@ -93,7 +104,8 @@ def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
         if hasattr(figure, "write_html"):
             if place.wants(INTERACTIVE):
                 path = place.path(INTERACTIVE, part)
-                figure.write_html(path, include_plotlyjs=True)
+                with written_out(path) as temporary:
+                    figure.write_html(temporary, include_plotlyjs=True)
                 written.append(path)
             continue
         for suffix in STATIC:
@@ -111,8 +123,9 @@ def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
 def _save_static(figure: Any, path: Path, dpi: int) -> None:
     # Imported late, as it is an extra. Text stays text in SVG, and the same picture is the same file.
     matplotlib = require("matplotlib", extra="visualise")
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}):
-        figure.savefig(path, dpi=dpi, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))
+    style = {"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}
+    with matplotlib.rc_context(style), written_out(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))
 
 
 def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
@@ -123,7 +136,10 @@ def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
         rows: Values; numbers keep all their digits.
         path: Ends in .csv.
     """
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        written_out(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -137,7 +153,8 @@ def save_arrays(arrays: Mapping[str, Any], path: Path) -> None:
         arrays: By name.
         path: Ends in .npz.
     """
-    np.savez_compressed(path, **arrays)
+    with written_out(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
     print(f"written: {path}", flush=True)
 
 

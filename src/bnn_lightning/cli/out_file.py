@@ -1,0 +1,50 @@
+"""Files that commands write: checked before the work, and whole or not there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bnn_lightning.cli.errors import UserError
+from bnn_lightning.utils.files import check_writable, replacing, space
+
+
+def check_out(path: Path, key: str = "out") -> None:
+    """Refuse a file that cannot be written, before the work that it is for.
+
+    Args:
+        path: The file.
+        key: Of the configuration, for messages.
+
+    Raises:
+        UserError: There is no such folder, it is read-only, its disk is full, or `path` is a folder.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"`{key}`: there is no folder {path.parent}.")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UserError(f"`{key}`: {path} cannot be written: {error.strerror or error}.{space(path.parent)}") from error
+
+
+@contextmanager
+def written(path: Path, key: str = "out") -> Iterator[Path]:
+    """Yield a temporary path to write to, which takes the place of `path` once it is whole.
+
+    Args:
+        path: The file.
+        key: Of the configuration, for messages.
+
+    Raises:
+        UserError: It could not be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise unwritten(path, key, error) from error
+
+
+def unwritten(path: Path, key: str, error: OSError) -> UserError:
+    """Return what to tell of a file that could not be written."""
+    stays = " The file that is there is unchanged." if path.exists() else ""
+    return UserError(f"`{key}`: {path} could not be written: {error.strerror or error}.{space(path.parent)}{stays}")
