@@ -86,7 +86,8 @@ def run_once(case: str, folder: Path, log: Path) -> float:
     begun = time.monotonic()
     code = wait(start(words_of(case, folder), log), 600)
     if code != 0:
-        raise SystemExit(f"{case}: the uninterrupted training ended with {code}, see {log}")
+        print(log.read_text(errors="replace")[-3000:])
+        raise SystemExit(f"{case}: the uninterrupted training ended with {code}")
     return time.monotonic() - begun
 
 
@@ -104,7 +105,8 @@ def run_killed(case: str, folder: Path, log: Path, seconds: float, most: int, dr
         if code == 0:
             return kills
         if code is not None:
-            raise SystemExit(f"{case}: resumed after {kills} kills, it ended with {code}, see {log}")
+            print(log.read_text(errors="replace")[-3000:])
+            raise SystemExit(f"{case}: resumed after {kills} kills, it ended with {code}")
         kills += 1
 
 
