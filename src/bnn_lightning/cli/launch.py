@@ -73,9 +73,6 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             runs = _runs(arguments, environment) if config_name == "train" else nullcontext()
             with running(verb, arguments), _options_only(), runs:
                 hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
-    except KeyboardInterrupt:  # not in the training, which ends by itself
-        print("\nstopped.", file=sys.stderr, flush=True)
-        raise SystemExit(_EXIT_CTRL_C) from None
     finally:
         sys.argv = argv
         _restore(environment, (SHOW_TRACE, RUN_ID))
@@ -287,8 +284,11 @@ def _job_folder() -> Iterator[None]:
 def _runs(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
     """Keep runs apart, and end a sweep with its table; exit with a code that is not 0 where a job has failed."""
     sweep.running.show_trace = environment.get(SHOW_TRACE) == "1"
-    with sweep.watched(sweep.running), kept_apart(arguments, sweep.running.record):
-        yield
+    try:
+        with sweep.watched(sweep.running), kept_apart(arguments, sweep.running.record):
+            yield
+    except KeyboardInterrupt:  # not in the training, which ends by itself
+        raise SystemExit(_EXIT_CTRL_C) from None
     if code := sweep.running.exit_code:
         raise SystemExit(code)
 
