@@ -333,8 +333,10 @@ def test_what_is_not_binary_is_refused() -> None:
         pack(nn.Linear(2, 2), torch.rand(1, 2))
     network = nn.Sequential(conv(2, 2))
     network[0].weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"`0`: Packed weights must be -1 or \+1, got 1 other values, such as nan"):
+    with pytest.raises(ValueError, match=r"`0\.weight` holds NaN"):
         pack(network, torch.rand(1, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"Packed weights must be -1 or \+1, got 1 other values, such as 0.5"):
+        PackedConv2d(torch.tensor([1.0, 0.5]).view(1, 2, 1, 1))
     unfinished = ReSTE()
     unfinished.__class__ = type("Unfinished", (ReSTE,), {"is_binary": property(lambda self: False)})
     layer = BinaryConv2d(2, 2, 1, input_binarizer=unfinished, weight_binarizer=WeightSign())
