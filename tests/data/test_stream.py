@@ -1,6 +1,7 @@
 """A stream holds what its folder holds: images, labels, order, copies; on a file system and from an address."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -141,3 +142,11 @@ def test_what_is_missing_is_said(stored: Path, tmp_path: Path) -> None:
     ):
         ImageNetStreamDataModule(stored).setup("fit")
     assert ImageNetStreamDataModule(stored, num_classes=None).num_classes == 3
+
+
+def test_classes_of_val_must_be_those_of_train(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path / "s")
+    labels = tmp_path / "s" / "val" / "labels.json"
+    labels.write_text(labels.read_text().replace("n01", "n07"))
+    with pytest.raises(ValueError, match="they differ in n01, n07"):
+        ImageNetStreamDataModule(tmp_path / "s", **OPTIONS).setup("test")

@@ -137,8 +137,8 @@ class ImageNetStreamDataModule(DecodedDataModule):
                     f"`num_classes` must be the number of classes in `{self.folder / part}`, {len(names)} "
                     f"({listed_names(names)}), got {self.num_classes}: data.num_classes={len(names)}."
                 )
-            if names != self.class_names:
-                different = listed_names(set(names) ^ set(self.class_names))
+            if names != (training := stored_classes(self.folder / PARTS[0])):
+                different = listed_names(set(names) ^ set(training))
                 raise ValueError(
                     f"`{self.folder / part}` must hold the classes of `train`: they differ in {different}."
                 )
