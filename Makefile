@@ -6,6 +6,7 @@ VENV ?= .venv
 WORKERS ?= 2
 PIP_ARGS ?=
 DATA ?=
+CLANG ?= clang
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow fuzz kills lint format bench-train bench-data graphs clean
+.PHONY: help install train test test-slow fuzz sanitize kills lint format bench-train bench-data graphs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ fuzz: $(STAMP)  ## Read 100,000 packed files that lie or are damaged (ARGS="--in
 
 kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit (ARGS="--kills 10 --cases ddp")
 	OMP_NUM_THREADS=1 $(BIN)/python tools/kills.py $(ARGS)
+
+sanitize: $(STAMP)  ## Drawn programs and files that lie under AddressSanitizer and UBSan (CLANG=clang-22)
+	$(BIN)/python -m tools.sanitize --clang $(CLANG) $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -51,20 +51,20 @@ class Drawer:
         """Return the shape of a value for two images."""
         return tuple(self.values[value.number][0].shape)
 
-    def network(self) -> LoadedNetwork:
-        """Return the network of all steps so far."""
+    def network(self, *steps: Step) -> LoadedNetwork:
+        """Return the network of these steps, without any of all so far."""
         entries = tuple(Entry(str(i), dtype, values.shape, 64 * i) for i, (dtype, values) in enumerate(self.tensors))
         container = _Drawn(self.tensors, entries)
-        return LoadedNetwork(Program(tuple(self.steps)), container, PackedInfo("drawn", 3, self.size)).eval()
+        return LoadedNetwork(Program(steps or tuple(self.steps)), container, PackedInfo("drawn", 3, self.size)).eval()
 
     def call(self, operation: str, *arguments: Argument) -> Value | None:
         """Add a step, unless torch cannot run it."""
         self.steps.append(Step(operation, arguments))
         number = len(self.steps)
         try:
-            network = self.network()
+            network = self.network(self.steps[-1])
             with torch.no_grad():
-                results = [network.run_step(number, dict(enumerate(v[i] for v in self.values))) for i in (0, 1)]
+                results = [network.run_step(1, dict(enumerate(v[i] for v in self.values))) for i in (0, 1)]
             fits = all(isinstance(result, Tensor) and 0 < result.numel() < _MOST for result in results)
             if fits and all(bool(result.isfinite().all()) and result.abs().max() < 1e4 for result in results):
                 self.values.append((results[0], results[1]))

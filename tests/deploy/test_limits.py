@@ -91,7 +91,7 @@ def test_the_longest_program_of_a_small_file_loads_within_seconds(name: str, tmp
         "prelu": [{"t": 1}],
     }
     program: Plain = []
-    most = 508 // {"affine": 4, "prelu": 4, "hardswish": 5, "cat": 7}.get(name, 2)
+    most = 508 // {"affine": 4, "prelu": 4, "hardswish": 7, "cat": 7}.get(name, 2)
     for _ in range(most):
         program.append(["pad", {"v": len(program)}, [0, 1, 0, 0]])
         value = {"v": len(program)}

@@ -19,7 +19,7 @@ _MOST_IN_ALL = 1 << 30  # of all results for one image
 # 28 million signs and 14 MB. Steps are counted by the time that torch takes to look at their shapes.
 _STEPS, _BYTES_OF_STEP = 512, 1 << 14
 _COUNTS = {
-    **dict.fromkeys(("clamp", "hardtanh", "hardswish", "hardsigmoid"), 4),
+    **dict.fromkeys(("clamp", "hardtanh", "hardswish", "hardsigmoid"), 6),
     "affine": 3,
     "prelu": 3,
     "dequantize": 2,

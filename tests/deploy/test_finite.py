@@ -1,0 +1,92 @@
+"""A NaN is refused by name, or arrives as one; it never becomes a number on the way."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers import SignSTE, XNORScale
+from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
+from bnn_lightning.deploy.container import read_container, write_container
+from bnn_lightning.deploy.gates import Gate
+from bnn_lightning.layers import BinaryConv2d
+
+NAN = float("nan")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    binary = BinaryConv2d(16, 8, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    parts = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), binary, nn.BatchNorm2d(8), nn.PReLU(8)]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["0.weight", "0.bias", "1.running_mean", "1.weight", "2.weight", "3.running_var", "3.bias", "4.weight", "7.bias"],
+)
+def test_pack_refuses_tensors_with_nan(name: str) -> None:
+    model = network()
+    model.state_dict()[name].flatten()[1] = NAN
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        pack(model, images())
+
+
+def test_pack_refuses_a_batch_norm_that_computes_nan() -> None:
+    model = network()
+    model.state_dict()["3.running_var"][2] = -1.0
+    with pytest.raises(ValueError, match=r"`3\.running_var`"):
+        pack(model, images())
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "net.bnn"
+    save(pack(network(), images()), path, PackedInfo("net", 3, 8))
+    return path
+
+
+def test_load_refuses_tensors_with_nan(file: Path, tmp_path: Path) -> None:
+    container = read_container(file)
+    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
+    for name, (dtype, values) in tensors.items():
+        if dtype == "f32":
+            changed = np.array(values)
+            changed.flat[-1] = NAN
+            write_container(tmp_path / "net.bnn", copy.deepcopy(container.header), tensors | {name: (dtype, changed)})
+            with pytest.raises(PackedFileError, match=f"`{name}` holds NaN"):
+                load(tmp_path / "net.bnn")
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_images_that_are_not_finite_are_refused(file: Path, value: float) -> None:
+    batch = images()
+    batch[1, 2, 3, 4] = value
+    packed, loaded = pack(network(), images()), load(file)
+    for compute in (packed, loaded, lambda x: loaded(x.double()), lambda x: loaded(x.half())):
+        with pytest.raises(ValueError, match="1 value that is NaN or infinite, the first in image 1"):
+            compute(batch)
+    loaded(torch.full((2, 3, 8, 8), 3e38))  # finite, though their sum is not
+
+
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_native_gate_hands_on_nan(other: bool, whole: bool) -> None:
+    weights: list[Callable[..., Tensor]] = [torch.ones, lambda *s: torch.ones(*s, dtype=torch.int8)]
+    squeeze, excite = weights[whole](4, 20), weights[whole](20, 4)
+    scales = {"squeeze_scale": torch.ones(4), "excite_scale": torch.ones(20)} if whole else {}
+    gate = Gate(squeeze, None, excite, None, mix=torch.ones(20) if other else None, **scales)
+    own, second = torch.rand(3, 20), torch.rand(3, 20) if other else None
+    own[1, 7] = NAN
+    found, wanted = gate(own, second), gate._in_torch(own, second)
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert found[1].isnan().all()
+    assert found[[0, 2]].isfinite().all()
