@@ -98,15 +98,20 @@ def test_one_channel_that_becomes_many(tmp_path: Path) -> None:
     check(writer.network(40, tmp_path, last=writer.call("relu", both)))
 
 
-def test_a_map_that_was_expanded_and_pooled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", ["", "max_pool2d", "avg_pool2d"])
+@pytest.mark.parametrize("source", ["channel", "averages", "column"])
+def test_a_map_that_was_expanded_and_pooled(tmp_path: Path, source: str, pool: str) -> None:
     writer = Writer(5)
-    one = writer.call("conv2d", Value(0), weight(writer, 1, 3, 3, 3), None, [1, 1], [1, 1])
-    wide = writer.call("expand", one, [-1, 32, SIZE, SIZE])
-    pooled = writer.call("max_pool2d", wide, [2, 2], [1, 1])
-    x = writer.conv(pooled, 32, 32, threshold=writer.thresholds(32))
-    y = writer.conv(wide, 32, 32, threshold=writer.thresholds(32))
-    total = writer.call("add.Tensor", averages(writer, x), averages(writer, y))
-    check(writer.network(32, tmp_path, last=total))
+    x = writer.stem(1 if source == "channel" else 32)
+    x = averages(writer, x) if source == "averages" else x
+    x = writer.call("max_pool2d", x, [1, SIZE], [1, 1]) if source == "column" else x
+    x = writer.call("expand", x, [-1, 32, SIZE, SIZE])
+    if pool:  # torch pools with a padding
+        x = writer.call(pool, x, [2, 2], [1, 1], [0, 0] if pool == "max_pool2d" else [1, 1])
+    y = writer.conv(x, 32, 32, threshold=writer.thresholds(32))
+    network = writer.network(32, tmp_path, last=y)
+    check(network)
+    check(network, torch.rand(1, 3, SIZE, SIZE))
 
 
 def test_a_residual_that_does_not_fit_groups(tmp_path: Path) -> None:
