@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.cli.build import ForeignTargetError, build, build_task
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.own_folder import running_command
+from bnn_lightning.cli.own_folder import is_library, running_command
 from bnn_lightning.cli.summary import command
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -86,6 +86,9 @@ def explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ForeignTargetError as error:
+        refused = f"`{path}`: `{error.at}._target_`: {error.target!r} is not on the list of what may be built."
+        if is_library(error.package):
+            raise UserError(refused) from error
         running = running_command()
         if running is None:
             remedy = f'bnn_lightning.load_task("{path}", trust=["{error.package}"])'
@@ -94,8 +97,8 @@ def explained(path: str | Path) -> Iterator[None]:
         else:
             remedy = command(running.verb, "-cd", "conf", *running.arguments)
         raise UserError(
-            f"`{path}` names {error.target!r} as `{error.at}`: what is not of ours is built where a file of your own "
-            f"configuration folder names its package, or trust=[{error.package}] does.\n  {remedy}"
+            f"{refused} Of other packages than ours it is what files of a configuration folder of your own name in "
+            f"`_target_`, or what trust=[{error.package}] allows:\n  {remedy}"
         ) from error
 
 

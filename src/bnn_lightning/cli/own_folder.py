@@ -84,6 +84,11 @@ def own_targets() -> list[str]:
     return [name for folder in own_folders() for name in targets_of(folder)]
 
 
+def is_library(package: str) -> bool:
+    """Whether a package is one that everybody has, and nobody's own: torch and its kin, or Python's."""
+    return package in _LIBRARIES
+
+
 def targets_of(folder: Path) -> list[str]:
     """Return the packages that the files of a folder name in `_target_`; of libraries, the targets themselves."""
     named = [target for path in sorted(folder.rglob("*.yaml")) for target in _targets(_load(path))]
