@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.run_folder import LOCK
+from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.utils.curves import read_curves, read_last
 
 Bnn = Callable[..., Any]
@@ -231,3 +232,24 @@ def test_the_memory_of_a_distiller_is_not_averaged(bnn: Bnn, small: tuple[str, .
     Path("runs/here/checkpoints/final.ckpt").unlink()
     assert bnn(*words, "ckpt_path=runs/here").code == 0
     assert same(final, tensors("runs/here"))
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
+    bnn: Bnn, small: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(self: ClassificationTask) -> None:
+        if self.current_epoch == 1:
+            for parameter in self.parameters():
+                parameter.data.fill_(torch.nan)
+
+    monkeypatch.setattr(ClassificationTask, "on_train_epoch_start", poison)
+    done = bnn("train", *small, HERE)
+    assert done.code == 2
+    assert "runs/here/checkpoints/last.ckpt" in done.err
+    assert "step 4, in epoch 1" in done.err
+    checkpoint = torch.load("runs/here/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+    assert not Path("runs/here/checkpoints/final.ckpt").exists()
+    assert bnn("train", *small, "on_nonfinite=ignore", "hydra.run.dir=runs/there").code == 0
+    assert "on_nonfinite" in bnn("train", *small, "on_nonfinite=stop").err
