@@ -50,6 +50,7 @@ def check_images(images: Tensor) -> None:
         ValueError: Says how many, and in which image the first one is.
 
     Example:
+        >>> import torch
         >>> check_images(torch.tensor([[0.5, float("nan")]]))
         Traceback (most recent call last):
         ValueError: Images must be finite, got 1 value that is NaN or infinite, the first in image 0.
