@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.tree import config_dir
@@ -122,8 +121,8 @@ def refuse_clashes(folder: Path) -> None:
 def _load(path: Path) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"`{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"`{path}` cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _targets(node: Any) -> Iterator[str]:
