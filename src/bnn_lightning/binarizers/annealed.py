@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, InputBinarizer, check_progress, scalar_buffer
-from bnn_lightning.functional.sign import ede_sharpness, reste, sign_ede
+from bnn_lightning.functional.annealing import ede_sharpness
+from bnn_lightning.functional.sign import reste, sign_ede
 
 
 class EDE(AnnealedBinarizer):

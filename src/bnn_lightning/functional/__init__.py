@@ -5,14 +5,13 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "annealing": ["ede_sharpness", "geometric_temperature"],
         "elementwise": ["concatenate", "hardtanh_", "prelu", "spatial_mean", "spatial_mean_of_halves"],
         "quantize": ["minmax_quantize"],
         "recompute": ["Cheap", "call", "cheap"],
         "scale": ["divide_gradient", "libra_standardise", "power_of_two_scale", "xnor_scale"],
         "sign": [
             "approx_sign",
-            "ede_sharpness",
-            "geometric_temperature",
             "reste",
             "sign_ede",
             "sign_identity",
