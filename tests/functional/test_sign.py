@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bnn_lightning.functional.annealing import ede_sharpness
 from bnn_lightning.functional.sign import (
     approx_sign,
-    ede_sharpness,
     reste,
     round_down,
     sign,
