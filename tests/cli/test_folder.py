@@ -88,6 +88,19 @@ def test_from_training_to_a_prediction_and_a_report(
         classes = network(shown).argmax(1).tolist()
     assert [row["classes"][0] for row in found] == [network.info.class_names[c] for c in classes]
 
+    for part in ("train", "validation"):
+        (own / part / "red").rename(own / part / "scarlet")
+    for words in (
+        *(("evaluate", f"ckpt={run}"), ("evaluate", "packed=net.bnn", "data.root=own"), ("report", f"run={run}")),
+        ("export", f"ckpt={run}", "out=other.bnn"),
+    ):
+        done = bnn(*words, "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+        assert done.code == 2, done.err
+        assert all(name in done.err for name in ("own", "red", "scarlet")), done.err
+    assert not Path("other.bnn").exists()
+    for part in ("train", "validation"):
+        (own / part / "scarlet").rename(own / part / "red")
+
     done = bnn("report", f"run={run}", "latency=false", "trainer.enable_progress_bar=false")
     assert done.code == 0, done.err
     assert (run / "report.html").stat().st_size > 10_000
@@ -97,6 +110,9 @@ def test_a_split_of_the_training_pictures(bnn: Bnn, workplace: Path) -> None:
     write(workplace / "own", {"train": 8})
     done = bnn("train", *SMALL, "data.image_size=16", "data.val_fraction=0.25", "name=own", "class_weights=[1,2,3]")
     assert done.code == 0, done.err
+    (line,) = (line for line in done.out.splitlines() if line.startswith("test accuracy"))
+    assert "`own`" in line
+    assert "`test`" in line
     assert "val accuracy" in done.out
     (metrics,) = Path("runs").rglob("metrics.csv")
     with metrics.open(encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """Picture files of every kind with the pixels that a network must be shown, for tests."""
 
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -38,6 +39,17 @@ def on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     return ((2 * (pixels * share + 255 * (255 - share)) + 255) // 510).astype(np.uint8)
 
 
+def gray_tiff(pixels: NDArray[np.uint16], *, bits: int, white_is_zero: bool = False) -> bytes:
+    """Return a TIFF of gray values as cameras and microscopes write it, which Pillow does not; of 12 bits or 16."""
+    digits = "".join(f"{value:012b}" for value in pixels.flatten().tolist())
+    data = pixels.tobytes() if bits == 16 else int(digits, 2).to_bytes(len(digits) // 8, "big")
+    height, width = pixels.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 277: 1, 278: height}
+    tags |= {279: len(data), 273: 8 + 2 + 12 * 9 + 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
 def with_orientation(value: int, format: str, **options: object) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = value
@@ -68,6 +80,8 @@ def kinds() -> dict[str, tuple[bytes, Pixels]]:
         "gray16.png": (content(Image.fromarray(WIDE), "PNG"), GRAY),
         "gray16.tif": (content(Image.fromarray(WIDE), "TIFF"), GRAY),
         "gray16.pgm": (content(Image.fromarray(WIDE), "PPM"), GRAY),
+        "gray12.tif": (gray_tiff(WIDE >> 4, bits=12), GRAY),
+        "gray16_white_is_zero.tif": (gray_tiff(WIDE ^ 0xFFFF, bits=16, white_is_zero=True), GRAY),
         "palette.png": (content(palette, "PNG"), colors),
         "palette.gif": (content(palette, "GIF"), colors),
         "palette_clear.png": (content(palette, "PNG", transparency=2), np.where((few == 2)[..., None], 255, colors)),

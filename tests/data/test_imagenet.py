@@ -1,18 +1,23 @@
 import math
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.precision import DoublePrecision
+from torch import nn
 from torchvision.transforms import v2
 
 from bnn_lightning.data import ImageNetDataModule, RandAugment, TrivialAugment, decode
 from bnn_lightning.data.crops import RandomCrop
 from bnn_lightning.data.decode import decode_image, torchcodec
 from bnn_lightning.data.decoded import DecodedImages
+from bnn_lightning.data.picture import DamagedImageError
+from bnn_lightning.tasks import ClassificationTask
 
 sys.path.insert(0, str(Path(__file__).parent))
 from folders import picture
@@ -328,8 +333,30 @@ def test_a_set_of_damaged_files_is_an_error(tmp_path: Path) -> None:
     data.setup("fit")
     with pytest.raises(ValueError, match="16 images in a row are damaged"):
         epoch(data)
-    with pytest.raises(ValueError, match="Every image of a batch is damaged"):
-        list(data.test_dataloader())
+    assert [(len(batch.images), len(batch.damaged)) for batch in data.test_dataloader()] == [(0, 9), (0, 9), (0, 2)]
+    task = ClassificationTask(nn.Flatten(), num_classes=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(DamagedImageError):
+        trainer.test(task, datamodule=data, verbose=False)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 8])
+def test_a_batch_of_one_damaged_file_costs_no_other(damaged: Path, eval_batch_size: int) -> None:
+    """Nine test files, of which one is damaged: alone in its batch, or the last batch's only one."""
+    (damaged / "val" / WNIDS[2] / f"{WNIDS[2]}_1.JPEG").rename(damaged / "val" / WNIDS[2] / "z_last.JPEG")
+    (damaged / "val" / WNIDS[0] / "dangling.JPEG").symlink_to("nowhere")
+    (damaged / "val" / WNIDS[0] / "folder.JPEG").mkdir()
+    data = module(damaged, on_damaged="skip", eval_batch_size=eval_batch_size)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    sizes: list[int] = []
+    network.register_forward_hook(lambda module, images, logits: sizes.append(len(logits)))
+    task = ClassificationTask(network, num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match="passed over"):
+        (found,) = trainer.test(task, datamodule=data, verbose=False)
+    assert sum(sizes) == 8
+    assert math.isfinite(found["test/loss"])
+    assert data.take_passed_over("test") == 2
 
 
 # Sizes, interpolation, augmentation, copies

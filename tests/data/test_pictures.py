@@ -190,6 +190,21 @@ def test_arrays_and_pillows_images_are_pictures_too() -> None:
         prepare_picture(RGB[..., 0].astype(np.float32), COLOR)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3)])
+def test_a_picture_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DamagedImageError):
+        prepare_picture(np.zeros(shape, np.uint8), COLOR)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "folder.png", "dangling.png"])
+def test_a_file_that_cannot_be_opened_is_named_as_damaged_ones_are(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    for read in (lambda: prepare_picture(tmp_path / name, COLOR), lambda: decode_image(str(tmp_path / name))):
+        with pytest.raises(DamagedImageError, match=name):
+            read()
+
+
 def test_broken_exif_data_damage_no_picture() -> None:
     data = bytearray(content(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff junk"))
     assert np.array_equal(prepare_picture(bytes(data), COLOR), np.array(Image.open(io.BytesIO(data))))

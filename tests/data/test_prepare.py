@@ -126,6 +126,17 @@ def occupied(folder: Path) -> Path:
     return folder / "occupied"
 
 
+def test_all_parts_are_copied_and_files_that_cannot_be_opened_cost_no_other(source: Path, tmp_path: Path) -> None:
+    for part in ("validation", "test"):
+        shutil.copytree(source / "train", source / part)
+    (source / "test" / "n00" / "dangling.png").symlink_to("nowhere")
+    (source / "test" / "n00" / "folder.png").mkdir()
+    report = shrink(source, tmp_path / "copy")
+    assert sorted(Path(name).name for name in report.damaged) == ["dangling.png", "n01_000.JPEG"]
+    for part in ("train", "validation", "test"):
+        assert len(list((tmp_path / "copy" / part).rglob("*.*"))) == 16
+
+
 def test_a_source_without_images(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="`source` must hold train/<class>"):
         shrink(tmp_path, tmp_path / "copy")

@@ -1,20 +1,23 @@
 """The resolved config, in every checkpoint."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 CONFIG_KEY = "bnn_lightning_config"
+CLASSES_KEY = "bnn_lightning_class_names"
 
 
 class EmbedConfig(Callback):
-    """Write a config into every checkpoint, under "bnn_lightning_config".
+    """Write a config into every checkpoint, under "bnn_lightning_config", and names under "bnn_lightning_class_names".
 
     Also into those with weights only, for which Lightning asks no callback but the module: its
     `checkpoint_extras` carries the config.
 
     Args:
         config: Dictionaries, lists, strings, numbers, booleans and None, so that `weights_only=True` loads them.
+        class_names: Names of the classes, in the order of the labels; none where they are not known.
 
     Raises:
         TypeError: Anything else; the message says where.
@@ -24,18 +27,18 @@ class EmbedConfig(Callback):
         {'model': {'width': 64}}
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], class_names: Sequence[str] = ()) -> None:
         super().__init__()
         check_plain(config, "config")
-        self.config = config
+        self.config, self.class_names = config, list(class_names)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         extras = getattr(pl_module, "checkpoint_extras", None)
         if isinstance(extras, dict):
-            extras[CONFIG_KEY] = self.config
+            extras |= {CONFIG_KEY: self.config, CLASSES_KEY: self.class_names}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = self.config
+        checkpoint |= {CONFIG_KEY: self.config, CLASSES_KEY: self.class_names}
 
 
 def check_plain(value: Any, where: str) -> None:

@@ -15,7 +15,7 @@ from bnn_lightning.cli.summary import command
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 
-CONFIG_KEY = "bnn_lightning_config"
+CONFIG_KEY, CLASSES_KEY = "bnn_lightning_config", "bnn_lightning_class_names"
 # Of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
 # Sections of a configuration that lie within each other; a damaged one may hold itself.
@@ -137,6 +137,12 @@ def is_ours(checkpoint: Mapping[str, Any]) -> bool:
     """Whether `bnn train` wrote the checkpoint."""
     state = checkpoint.get("state_dict")
     return CONFIG_KEY in checkpoint and isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+
+
+def embedded_classes(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes of the training data; none where the checkpoint does not say them."""
+    names = checkpoint.get(CLASSES_KEY)
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def embedded_config(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
-from bnn_lightning.cli.checkpoint import load_backbone, read_checkpoint, some
+from bnn_lightning.cli.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
 from bnn_lightning.cli.checks import (
     check_annealing,
     check_binary_end,
@@ -47,6 +47,7 @@ from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
 from bnn_lightning.cli.loggers import logger_nodes
 from bnn_lightning.cli.noise import silence
+from bnn_lightning.cli.opened import check_class_names, known_classes
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.resume import Resumption
@@ -175,7 +176,7 @@ def prepare(config: DictConfig) -> Run:
     _freeze(task, plain.get("freeze"))
     run_dir = Path(plain["paths"]["run_dir"])
     start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
-    callbacks = _callbacks(plain, settings, start)
+    callbacks = _callbacks(plain, settings, start, known_classes(datamodule))
     check_selection(task, datamodule, callbacks, settings.objective)
     check_annealing(task, callbacks)
     check_optimization(task)
@@ -197,10 +198,13 @@ def prepare(config: DictConfig) -> Run:
     return run
 
 
-def _callbacks(plain: Mapping[str, Any], settings: RunSettings, start: Resumption | None) -> list[Callback]:
+def _callbacks(
+    plain: Mapping[str, Any], settings: RunSettings, start: Resumption | None, class_names: Sequence[str]
+) -> list[Callback]:
     """Return what every run has, and what the configuration names."""
     embedded = {key: value for key, value in plain.items() if key not in _NOT_EMBEDDED}
-    found: list[Callback] = [EmbedConfig(embedded), Tracking(embedded, resumed=start is not None and start.in_place)]
+    found: list[Callback] = [EmbedConfig(embedded, class_names)]
+    found.append(Tracking(embedded, resumed=start is not None and start.in_place))
     if settings.on_nonfinite != "ignore":
         found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
     found += [FrozenNorms()] if plain.get("freeze") else []
@@ -238,6 +242,7 @@ def _freeze(task: ClassificationTask, given: object) -> None:
 def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
     """Resume from `ckpt_path`; where there is none, start from `init_from`."""
     if (start := run.start) is not None:
+        check_class_names(embedded_classes(start.checkpoint), run.datamodule, start.path)
         rank_zero_info(resume.check(run.task, start, plain))
         run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
         if run.trainer.global_rank == 0:

@@ -14,12 +14,12 @@ from pytorch_lightning import seed_everything
 from torch import nn
 
 from bnn_lightning.cli.build import build_datamodule
-from bnn_lightning.cli.checkpoint import embedded_config, network_file, read_checkpoint
+from bnn_lightning.cli.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
 from bnn_lightning.cli.checks import check_devices, relaxed
 from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import restore
+from bnn_lightning.cli.opened import check_class_names, restore
 from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.cli.predictions import Predictions, predict
@@ -82,10 +82,12 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
     file = network_file(run)
     if not file.is_file():
         raise UserError(f"`run`: {run} has no checkpoint (checkpoints/final.ckpt or last.ckpt) yet.")
-    embedded = embedded_config(read_checkpoint(file), file)
+    checkpoint = read_checkpoint(file)
+    embedded = embedded_config(checkpoint, file)
     task, data = restore(str(file), config, embedded, trust=settings.trust)
     network: nn.Module = task.backbone.eval()
     datamodule: Any = build_datamodule(data, trust=settings.trust)
+    check_class_names(embedded_classes(checkpoint), datamodule, file)
     seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
     curves = _curves(run)
@@ -96,7 +98,7 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
         title=_title(run, embedded),
         subtitle=_subtitle(embedded, curves),
         facts=_facts(seen, profile, packed, curves),
-        notes=_notes(seen, network, data, settings),
+        notes=_notes(seen, network, data, settings, getattr(datamodule, "test_note", None)),
         curves=curves,
         examples=[one.example(names) for one in seen.first],
         mistakes=[one.example(names) for one in seen.mistakes],
@@ -146,10 +148,14 @@ def _facts(seen: Predictions, profile: Profile, packed: Path | None, curves: Cur
     return facts
 
 
-def _notes(seen: Predictions, network: nn.Module, data: Mapping[str, Any], settings: ReportSettings) -> list[str]:
+def _notes(
+    seen: Predictions, network: nn.Module, data: Mapping[str, Any], settings: ReportSettings, test_note: str | None
+) -> list[str]:
     notes = [f"Scored on {seen.images:,} test images of {data.get('name')}, when this page was written."]
     if settings.images is not None and seen.images >= settings.images:
         notes[0] += f" At most {settings.images:,} were asked for, in whole batches: images=null takes all."
+    if test_note is not None:
+        notes.append(f"Test scores: {test_note}.")
     if (warning := relaxed(network)) is not None:
         notes.append(warning)
     return notes

@@ -1,7 +1,9 @@
 """A checkpoint as verbs open it: one of ours, or a published one that `model=` and `data=` describe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +12,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from bnn_lightning.cli.build import build, check
-from bnn_lightning.cli.checkpoint import embedded_config, explained, is_ours, load_task, network_file, read_checkpoint
+from bnn_lightning.cli.checkpoint import (
+    embedded_classes,
+    embedded_config,
+    explained,
+    is_ours,
+    load_task,
+    network_file,
+    read_checkpoint,
+)
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import given_data, take_facts
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
+from bnn_lightning.data.decoded import DecodedDataModule
+from bnn_lightning.data.layout import listed_names
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -32,12 +44,14 @@ class Opened:
         task: The network in a task, in evaluation mode.
         config: What it was built from: the sections `model` and `data`, and of a checkpoint of ours all others.
         data: The section of the data to score it on.
+        class_names: Of the data that it was trained on, in the order of the labels; none where they are not known.
     """
 
     path: str
     task: ClassificationTask
     config: Plain
     data: Plain
+    class_names: tuple[str, ...] = ()
 
 
 def open_checkpoint(ckpt: str, config: DictConfig, *, verb: str, trust: list[str]) -> Opened:
@@ -58,7 +72,7 @@ def open_checkpoint(ckpt: str, config: DictConfig, *, verb: str, trust: list[str
     if is_ours(checkpoint):
         embedded = embedded_config(checkpoint, path)
         task, data = restore(path, config, embedded, trust=trust)
-        return Opened(path, task, embedded, data)
+        return Opened(path, task, embedded, data, embedded_classes(checkpoint))
     task, model, data = _published(path, config, verb=verb)
     return Opened(path, task, {"model": model, "data": data}, data)
 
@@ -105,6 +119,33 @@ def check_size(network: Any, datamodule: Any, path: str) -> None:
             f"data.image_size={trained}, if the data can be had so."
         ) from error
     say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
+
+
+def known_classes(datamodule: Any) -> tuple[str, ...]:
+    """Return the names of the classes of a data module; none where they are not known, or are just numbers."""
+    names = tuple(str(name) for name in getattr(datamodule, "class_names", None) or ())
+    return () if names == tuple(str(label) for label in range(len(names))) else names
+
+
+def check_class_names(trained: Sequence[str], datamodule: Any, path: str | Path) -> None:
+    """Refuse folders of other classes than those that a network was trained on: its labels would mean others.
+
+    Args:
+        trained: Names of its classes; none where they are not known.
+        datamodule: Data to score, or to train on.
+        path: File of the network, for the message.
+
+    Raises:
+        UserError: Names the classes that differ.
+    """
+    names = known_classes(datamodule)
+    if not isinstance(datamodule, DecodedDataModule) or len(names) != len(trained) or names == tuple(trained):
+        return
+    raise UserError(
+        f"`{path}` was trained on other classes than those of `data.root={datamodule.root}`, which lacks "
+        f"{listed_names(set(trained) - set(names))} and has {listed_names(set(names) - set(trained))} besides: the "
+        "folders of the classes must have the names that they had in training."
+    )
 
 
 def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:

@@ -12,6 +12,7 @@ from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import PrepareSettings, read_settings
 from bnn_lightning.data.convert import convert_folder
+from bnn_lightning.data.layout import MORE_PARTS, class_folders
 from bnn_lightning.data.prepare import Report, Shrink, shrink_folder
 
 DAMAGED = "damaged.txt"
@@ -73,7 +74,15 @@ def _summarise(report: Report, output: Path, to: str, seconds: float) -> None:
         with written(file, "output") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in report.damaged), errors="backslashreplace")
         print(f"damaged: {len(report.damaged)} files were left out, listed in {file}")
-    print(f"next:\n  bnn train data={'imagenet_stream' if to == 'stream' else 'imagenet'} data.root={output}")
+    print(f"next:\n  bnn train data={_option(output, to)} data.root={output}")
+
+
+def _option(output: Path, to: str) -> str:
+    """Return the option of `data` that reads what was written."""
+    if to == "stream":
+        return "imagenet_stream"
+    is_own = any(class_folders(output / part) for part in MORE_PARTS) or not class_folders(output / "val")
+    return "folder" if is_own else "imagenet"
 
 
 if __name__ == "__main__":

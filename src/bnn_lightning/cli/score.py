@@ -16,10 +16,12 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import given_data
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_size, only_scored, open_checkpoint, say
+from bnn_lightning.cli.opened import check_class_names, check_size, only_scored, open_checkpoint, say
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
+from bnn_lightning.data.decoded import DecodedDataModule
+from bnn_lightning.data.layout import listed_names
 from bnn_lightning.deploy.kernels import kernel_info
 from bnn_lightning.deploy.runtime import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -94,9 +96,10 @@ def score(config: DictConfig) -> Score:
     check_precision(plain["trainer"], settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    task, data, path = _task(settings, config)
+    task, data, path, class_names = _task(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
     _check_classes(task, datamodule, path)
+    check_class_names(class_names, datamodule, path)
     _say_preparation(task, datamodule, path)
     check_size(task.backbone, datamodule, path)
     counter = CountImages()
@@ -112,16 +115,18 @@ def score(config: DictConfig) -> Score:
     return result
 
 
-def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain, str]:
-    """Return the task, the configuration of the data, and the file that both come from."""
+def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain, str, tuple[str, ...]]:
+    """Return the task, the configuration of the data, the file that both come from, and the names of its classes."""
     if settings.packed is not None:
         if settings.ckpt is not None:
             raise UserError("give `ckpt=...` or `packed=...`, not both.")
-        return (*unpack(settings.packed, config, trust=settings.trust), settings.packed)
+        task, data = unpack(settings.packed, config, trust=settings.trust)
+        network: Any = task.backbone
+        return task, data, settings.packed, network.info.class_names
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
     opened = open_checkpoint(settings.ckpt, config, verb="evaluate", trust=settings.trust)
-    return opened.task, opened.data, opened.path
+    return opened.task, opened.data, opened.path, opened.class_names
 
 
 def unpack(packed: str, config: DictConfig, *, trust: Sequence[str] = ()) -> tuple[ClassificationTask, Plain]:
@@ -168,5 +173,13 @@ def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None
         wanted = getattr(task.backbone, name, None)
         if wanted is not None and wanted != getattr(datamodule, name, wanted):
             raise UserError(
-                f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}."
+                f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}"
+                f"{_folders(datamodule) if name == 'num_classes' else ''}."
             )
+
+
+def _folders(datamodule: Any) -> str:
+    """Name the folders of the classes, where the data have some."""
+    if not isinstance(datamodule, DecodedDataModule):
+        return ""
+    return f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"

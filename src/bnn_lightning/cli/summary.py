@@ -72,7 +72,9 @@ def accuracy(scores: Mapping[str, float], split: str) -> str:
 
 def _partial(trainer: Trainer, split: str) -> str:
     cause = left_out_by(trainer, split)
-    return "" if cause is None else f" PARTIAL: {cause} leaves images out"
+    partial = "" if cause is None else f" PARTIAL: {cause} leaves images out"
+    note = getattr(getattr(trainer, "datamodule", None), "test_note", None) if split == "test" else None
+    return f"{partial} ({note})" if isinstance(note, str) else partial
 
 
 def duration(seconds: float) -> str:

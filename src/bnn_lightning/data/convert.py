@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.data.checks import check_integer
-from bnn_lightning.data.layout import class_folders, image_files
+from bnn_lightning.data.layout import MORE_PARTS, PARTS, class_folders, image_files
 from bnn_lightning.data.picture import DamagedImageError
-from bnn_lightning.data.prepare import Map, Report, Shrink, open_output, workers
+from bnn_lightning.data.prepare import Map, Report, Shrink, open_output, read_file, workers
 from bnn_lightning.utils.files import replacing
 from bnn_lightning.utils.optional import require
 
@@ -53,6 +53,8 @@ def convert_folder(
     check_integer("chunk_mib", chunk_mib, 1)
     require("litdata", extra="stream")
     parts = open_output(source, output, {"to": "stream", **asdict(shrink), "chunk_mib": chunk_mib})
+    for part in (part for part in MORE_PARTS if class_folders(source / part)):
+        say(f"{part}: is left out, a stream holds {' and '.join(PARTS)}")
     report = Report()
     with workers(num_workers) as spread:
         for part in parts:
@@ -109,8 +111,8 @@ def _write_part(
 def _shrink_file(shrink: Shrink, item: tuple[str, int]) -> tuple[str, int, int, bytes | None]:
     """Return the path, the label, the bytes before, and the content; None where the image is damaged."""
     path, label = item
-    content = Path(path).read_bytes()
     try:
+        content = read_file(Path(path))
         return path, label, len(content), shrink(content, name=path)
     except DamagedImageError:
-        return path, label, len(content), None
+        return path, label, 0, None

@@ -68,9 +68,9 @@ def decode_image(
     """
     decode_jpeg = None if decoder == "pil" or channels != 3 else torchcodec()
     if decode_jpeg is not None:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if _is_plain_jpeg(content):
-            with suppress(RuntimeError, ValueError):  # damaged files are Pillow's, which names them
+        with suppress(OSError, RuntimeError, ValueError):  # damaged files are Pillow's, which names them
+            content = source if isinstance(source, bytes) else Path(source).read_bytes()
+            if _is_plain_jpeg(content):
                 return decode_jpeg(content)
     image = read_picture(source, name=name).convert("L" if channels == 1 else "RGB")
     return cast(Tensor, tv.pil_to_tensor(image))

@@ -135,7 +135,7 @@ class DecodedBatches(Dataset[DecodedImages]):
 
     A damaged image is an error, or passed over. In training the next whole image of the training set, in the order of
     the files, then takes its place, so that batches keep their size and do not depend on workers or devices; in
-    evaluation it is left out of its batch. Either way the batch names it.
+    evaluation it is left out of its batch, which may then be empty. Either way the batch names it.
 
     Args:
         source: Encoded images.
@@ -172,11 +172,12 @@ class DecodedBatches(Dataset[DecodedImages]):
             if self.options.auto_augment is not None:
                 image = self.options.auto_augment(image, key, seed=self.seed, epoch=batch.epoch)
             images.append(image)
-        if not images:
-            raise DamagedImageError(f"Every image of a batch is damaged: {', '.join(damaged[:5])} and so on.")
-        indices = torch.tensor(kept)
+        indices = torch.tensor(kept, dtype=torch.int64)
         labels = self.source.labels[indices % number]
-        return DecodedImages(torch.stack(images), labels, indices, batch.epoch, batch.split, tuple(damaged))
+        # An evaluation batch of damaged images alone is empty.
+        empty = torch.empty(0, self.options.in_channels, *sides(self.options.image_size), dtype=torch.uint8)
+        stacked = torch.stack(images) if images else empty
+        return DecodedImages(stacked, labels, indices, batch.epoch, batch.split, tuple(damaged))
 
     def _whole(self, own: int, damaged: list[str], *, is_train: bool) -> tuple[Tensor, int] | None:
         """Decode an image, or in training the next whole one; `damaged` takes the name of one that is not whole."""

@@ -124,6 +124,13 @@ class FolderDataModule(DecodedDataModule):
     def has_val(self) -> bool:
         return "val" in self.folders or self.val_fraction > 0
 
+    @property
+    def test_note(self) -> str | None:
+        """What is to be said of the test scores: that they are no independent test where there is no folder `test`."""
+        if "test" in self.folders:
+            return None
+        return f"`{self.root}` has no folder `test`: these are the held-out pictures, no independent test"
+
     def require(self) -> None:
         """See that the folders are there and hold the same classes.
 
@@ -155,7 +162,7 @@ class FolderDataModule(DecodedDataModule):
         if split in ("val", "test") and split in self.folders:
             self._open_whole(split, "val" if split == "val" else "test")
         elif split == "test":
-            rank_zero_info(f"`{self.root}` has no folder `test`: the test scores are of the held-out pictures.")
+            rank_zero_info(f"Test scores: {self.test_note}.")
             self._open("val")
             self._sets["test"], self._indices["test"] = self._sets["val"], self._indices["val"]
         else:

@@ -7,6 +7,8 @@ from pathlib import Path
 from bnn_lightning.data.picture import SUFFIXES
 
 PARTS = ("train", "val")
+# Those of a set of one's own besides.
+MORE_PARTS = ("validation", "test")
 _MOST_NAMES = 8
 
 
@@ -19,8 +21,10 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """Return the names of the image files in a folder, sorted; hidden files are none."""
-    return sorted(f for f in os.listdir(folder) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+    """Return the names of the image files in a folder, sorted; hidden files and folders are none."""
+    with os.scandir(folder) as entries:
+        files = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
+    return sorted(name for name in files if not name.startswith("."))
 
 
 def count_classes(root: str | Path) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Whatever reads a picture (training, evaluation, prediction, `bnn prepare`) reads
 
 - Only the formats of `FORMATS` are opened, whatever a file is called.
 - EXIF orientation is applied: a picture is upright, as viewers show it.
-- 1 bit: black is 0 and white 255. 16 bits: the upper 8. 32-bit integers and floats have no known range: refused.
+- 1 bit: black is 0 and white 255. 12 and 16 bits: the upper 8. 32-bit integers and floats have no known range: refused.
 - Palettes, CMYK and other color spaces become RGB by Pillow's conversion; color profiles are not applied.
 - Alpha, and a color that stands for it, is laid over white.
 - Of animations and files of several pages: the first frame.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bnn_lightning.data.preparation import Preparation
 
@@ -28,6 +28,8 @@ from bnn_lightning.data.preparation import Preparation
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# TIFF's tags: bits of a channel, and whether 0 is white (0) or black (1).
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 # EXIF's values of orientation, and what makes such a picture upright.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -50,7 +52,7 @@ Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 
 class DamagedImageError(ValueError):
-    """A file that is no picture, is damaged, or has pixels of no known range."""
+    """A file that cannot be opened, is no picture, is damaged, or has pixels of no known range."""
 
 
 def prepare_picture(source: Picture, preparation: Preparation, *, name: str | None = None) -> NDArray[np.uint8]:
@@ -101,23 +103,28 @@ def open_picture(source: Picture, *, name: str | None = None) -> Image.Image:
     """Read all pixels of the first frame of a picture, in the mode of its file.
 
     Raises:
-        DamagedImageError: The file cannot be decoded; names it.
+        DamagedImageError: The file cannot be opened or decoded; names it.
     """
+    name = name or _name(source)
     try:
-        if isinstance(source, Image.Image):
-            return source
         if isinstance(source, np.ndarray):
-            return Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[-1] == 1 else source)
+            source = Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[-1] == 1 else source)
+        if isinstance(source, Image.Image):
+            if 0 in source.size:
+                raise ValueError("it has no pixels")
+            return source
         with warnings.catch_warnings():
             # A few files of ImageNet carry broken EXIF data, which Pillow warns of for each.
             warnings.simplefilter("ignore", UserWarning)
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
             image.load()
             return image
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
+    except UnidentifiedImageError as error:
+        raise DamagedImageError(f"`{name}` is damaged: it cannot be decoded as any of {', '.join(FORMATS)}.") from error
     except _DAMAGED as error:
-        raise DamagedImageError(f"`{name or _name(source)}` is damaged: it cannot be decoded ({error}).") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DamagedImageError(f"`{name}` cannot be read: {error.strerror}.") from error
+        raise DamagedImageError(f"`{name}` is damaged: it cannot be decoded ({error}).") from error
 
 
 def plain_pixels(image: Image.Image, *, name: str = "image") -> Image.Image:
@@ -162,6 +169,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "L", "LA", "La"):
         return image
     values = np.asarray(image)
+    if image.format == "TIFF":  # Pillow hands on the numbers of the file, whatever they mean
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = tags.get(_BITS, (16,))[0]
+        values = values << (16 - bits)
+        values = values ^ 0xFFFF if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
     transparent = image.info.get("transparency")
     levels = Image.fromarray((values >> 8).astype(np.uint8))
     if isinstance(transparent, int):

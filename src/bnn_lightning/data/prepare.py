@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 from PIL import Image
 
 from bnn_lightning.data.checks import check_integer
-from bnn_lightning.data.layout import PARTS, class_folders, image_files
+from bnn_lightning.data.layout import MORE_PARTS, PARTS, class_folders, image_files
 from bnn_lightning.data.picture import DamagedImageError, open_picture, plain_pixels
 
 Side = Literal["longer", "shorter"]
@@ -118,10 +118,12 @@ def shrink_folder(
 ) -> Report:
     """Write a smaller copy of `<part>/<class>/<file>`; what is there already is kept, and nothing is overwritten.
 
+    Parts are `train`, and `val`, `validation` and `test` where they are there.
+
     A file is whole or not there: after a kill, the same call goes on. At the end the copy is compared with the source.
 
     Args:
-        source: Holds `train`, and perhaps `val`.
+        source: Holds `train`, and perhaps the others.
         output: Folder of the copy; new, empty, or begun with the same arguments.
         shrink: What is done to an image.
         num_workers: Processes.
@@ -131,7 +133,7 @@ def shrink_folder(
         FileNotFoundError: `source` holds no images.
         ValueError: `output` is not ours to write into, or differs from `source` in the end.
     """
-    parts = open_output(source, output, {"to": "folder", **asdict(shrink)})
+    parts = open_output(source, output, {"to": "folder", **asdict(shrink)}, parts=(*PARTS, *MORE_PARTS))
     report = Report()
     with workers(num_workers) as spread:
         for part in parts:
@@ -145,14 +147,20 @@ def shrink_folder(
     return report
 
 
-def open_output(source: Path, output: Path, settings: dict[str, Any]) -> list[str]:
-    """See that `output` may be written into, and note there what is done; return the parts of `source`.
+def open_output(source: Path, output: Path, settings: dict[str, Any], *, parts: Sequence[str] = PARTS) -> list[str]:
+    """See that `output` may be written into, and note there what is done; return the parts that `source` holds.
+
+    Args:
+        source: Holds folders of classes in the folders of its parts.
+        output: Where the result goes.
+        settings: What is done.
+        parts: Names of the parts that the result can hold.
 
     Raises:
         FileNotFoundError: `source` holds no images.
         ValueError: The folders lie in one another, or `output` holds something else.
     """
-    parts = [part for part in PARTS if class_folders(source / part)]
+    parts = [part for part in parts if class_folders(source / part)]
     if not parts:
         raise FileNotFoundError(f"`source` must hold train/<class>/*.JPEG, and `{source}` does not.")
     here, there = source.resolve(), output.resolve()
@@ -172,6 +180,18 @@ def open_output(source: Path, output: Path, settings: dict[str, Any]) -> list[st
         output.mkdir(parents=True, exist_ok=True)
         write_whole(record, wanted.encode())
     return parts
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        DamagedImageError: It cannot be opened; names it.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedImageError(f"`{path}` cannot be read: {error.strerror}.") from error
 
 
 @contextmanager
@@ -210,8 +230,8 @@ def _shrink_class(shrink: Shrink, folders: tuple[Path, Path]) -> Report:
         if target_name(name) in there:
             report.kept += 1
             continue
-        content = (source / name).read_bytes()
         try:
+            content = read_file(source / name)
             smaller = shrink(content, name=str(source / name))
         except DamagedImageError:
             report.damaged.append(str(source / name))

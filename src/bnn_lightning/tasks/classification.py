@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bnn_lightning.data.mix import Mix
+from bnn_lightning.data.picture import DamagedImageError
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
 from bnn_lightning.layers.tree import prefers_channels_last
@@ -261,7 +262,10 @@ class ClassificationTask(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, prefix: str) -> None:
-        for name, value in self.eval_means.compute().items():
+        means = self.eval_means.compute()
+        if means["acc"].isnan():  # of no image; NaN logits have an accuracy
+            raise DamagedImageError(f"Every image of the {prefix} set is damaged: there is nothing to score.")
+        for name, value in means.items():
             self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
         self.eval_means.reset()
 
