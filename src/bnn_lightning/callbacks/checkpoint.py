@@ -17,6 +17,8 @@ from bnn_lightning.loggers.csv_file import CSVLogger
 
 # Batches between two questions to all ranks whether to save or stop, where there is more than one.
 RANKS_AGREE_EVERY = 16
+# Metrics of `ClassificationTask` that differ between two runs of one seed.
+TIMES = frozenset({"s_per_epoch"})
 
 
 class OneFile(ModelCheckpoint):
@@ -205,13 +207,17 @@ def any_rank(trainer: Trainer, decision: bool) -> bool:
 
 
 def pending_row(trainer: Trainer) -> dict[str, Any]:
-    """Return what Lightning logs after the running hook: at the end of an epoch, or of a step; on all ranks."""
+    """Return what Lightning logs after the running hook: at the end of an epoch, or of a step; on all ranks.
+
+    Times are left out: runs of one seed have equal checkpoints.
+    """
     connector = trainer._logger_connector
     within = connector._first_loop_iter is not None
     if within and not connector.should_update_logs:
         return {}
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - (0 if within else 1)
-    metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+    logged = connector.metrics["log"].items()
+    metrics = {name: float(value) for name, value in logged if name not in TIMES}
     return {"metrics": metrics, "epoch": trainer.current_epoch, "step": step} if metrics else {}
 
 
