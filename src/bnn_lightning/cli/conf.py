@@ -11,6 +11,7 @@ from bnn_lightning.cli.errors import UserError, did_you_mean, friendly, listed
 from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.own_folder import refuse_clashes
 from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.utils.files import replacing
 
 
 def main(prefix: Sequence[str] = ()) -> None:
@@ -125,7 +126,7 @@ def copy_option(roots: Sequence[Path], option: str, folder: Path) -> str:
         folder: Folder of the copy's tree.
 
     Raises:
-        UserError: No such option, or the copy exists already.
+        UserError: No such option, or the copy exists already or cannot be written.
     """
     original = find_option(roots, option)
     root = next(root for root in roots if original.is_relative_to(root))
@@ -135,8 +136,12 @@ def copy_option(roots: Sequence[Path], option: str, folder: Path) -> str:
         if (folder / target).exists():
             raise UserError(f"`{folder / target}` exists already: remove it, or name another folder.")
     for target, content in contents.items():
-        (folder / target).parent.mkdir(parents=True, exist_ok=True)
-        (folder / target).write_text(content, encoding="utf-8")
+        try:
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / target) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"`{folder / target}` cannot be written: {error.strerror or error}.") from error
     files = "\n".join(str(folder / target) for target in contents)
     choose = f" {copy.parent.as_posix()}={copy.stem}" if copy.parent.name else ""
     return f"{files}\nChange it, then: bnn train -cd {folder}{choose}"

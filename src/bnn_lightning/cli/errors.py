@@ -1,6 +1,7 @@
 """Errors that the user can mend: one message, exit code 2, no traceback."""
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -62,6 +63,10 @@ def friendly() -> Iterator[None]:
         fail(explain(error))
     except BrokenPipeError:  # `bnn conf ls | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of any path that was given: pathlib answers whether other paths exist
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        fail(explain(error))
 
 
 def fail(message: str) -> NoReturn:
@@ -75,9 +80,11 @@ RESOLVING = " raised while resolving interpolation: "
 
 
 def explain(error: BaseException) -> str:
-    """Return one message for an error of Hydra, OmegaConf or ours: what is wrong, and what exists instead."""
+    """Return one message for an error of Hydra, OmegaConf, files or ours: what is wrong, and what exists instead."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"`{error.filename}`: {error.strerror}." if error.filename else f"{error.strerror}."
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     if isinstance(error, OverrideParseException):

@@ -249,7 +249,7 @@ def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
             resume.copy_curves(start, Path(run.trainer.default_root_dir))
         pass_to_workers("ckpt_path", str(start.path))
     elif run.settings.init_from is not None:
-        rank_zero_info(resume.start_from(run.task, run.settings.init_from))
+        rank_zero_info(resume.start_from(run.task, run.settings.init_from, plain.get("model")))
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

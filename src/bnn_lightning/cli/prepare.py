@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import PrepareSettings, read_settings
@@ -48,7 +48,7 @@ def prepare(config: DictConfig) -> float:
         else:
             report = shrink_folder(source, output, shrink, num_workers=number)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(explain(error)) from error
     _summarise(report, output, settings.to, time.monotonic() - started)
     if report.damaged and settings.on_damaged == "error":
         raise UserError(

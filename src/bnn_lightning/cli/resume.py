@@ -42,6 +42,8 @@ _TRAINER_MAY_DIFFER = (
 )
 # The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
 _RESTORED = ("optimizer", "param_groups", "freeze")
+# Settings of a network that are in its tensors, which `init_from` takes over or announces.
+_IN_TENSORS = ("num_classes", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,18 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
     return f"Resuming {path} after {start.step} steps.{changed}"
 
 
-def start_from(task: LightningModule, wanted: str) -> str:
+def start_from(task: LightningModule, wanted: str, model: object) -> str:
     """Load a network's weights, and nothing else, from a run's folder, a checkpoint of ours or a published one.
 
     Of a folder it is the network that came out, or the last one where the run is not over.
+
+    Args:
+        task: Its backbone gets the weights.
+        wanted: The path.
+        model: Settings of the backbone, to be compared with those of a checkpoint of ours.
+
+    Returns:
+        What to tell the user.
 
     Raises:
         UserError: It cannot be read, or is that of another network.
@@ -205,12 +215,23 @@ def start_from(task: LightningModule, wanted: str) -> str:
     checkpoint = read_checkpoint(path)
     backbone: Any = task.backbone
     if is_ours(checkpoint):
-        return f"Starting from the weights of {path}.{_load_stage(backbone, backbone_state(checkpoint), path)}"
+        differing = "; ".join(_differences(_settings(checkpoint[CONFIG_KEY].get("model")), _settings(model), "model"))
+        changed = f" With other settings of the network than there: {differing}." if differing else ""
+        try:
+            said = _load_stage(backbone, backbone_state(checkpoint), path)
+        except UserError as error:
+            raise UserError(f"{error}{changed}") from error
+        return f"Starting from the weights of {path}.{said}{changed}"
     try:
         report = load_published(backbone, path, new_head=True)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     return f"Starting from the {len(report.loaded)} tensors of {path}.{_new_head(report.head)}"
+
+
+def _settings(model: object) -> object:
+    """Return the settings of a network without those that its tensors say: classes of the head, normalization."""
+    return {key: model[key] for key in model if key not in _IN_TENSORS} if isinstance(model, Mapping) else model
 
 
 def _new_head(names: Sequence[str]) -> str:

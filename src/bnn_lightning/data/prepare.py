@@ -158,7 +158,7 @@ def open_output(source: Path, output: Path, settings: dict[str, Any], *, parts: 
 
     Raises:
         FileNotFoundError: `source` holds no images.
-        ValueError: The folders lie in one another, or `output` holds something else.
+        ValueError: The folders lie in one another, or `output` holds something else or cannot be written.
     """
     parts = [part for part in parts if class_folders(source / part)]
     if not parts:
@@ -177,8 +177,11 @@ def open_output(source: Path, output: Path, settings: dict[str, Any], *, parts: 
     elif output.is_dir() and any(output.iterdir()):
         raise ValueError(f"`output` must be new or empty: `{output}` holds other files, which stay as they are.")
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(record, wanted.encode())
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write_whole(record, wanted.encode())
+        except OSError as error:
+            raise ValueError(f"`output`: {output} cannot be written: {error.strerror or error}.") from error
     return parts
 
 
