@@ -154,3 +154,26 @@ def test_the_summary_has_the_network_and_nothing_else(bnn: Bnn, small: tuple[str
     assert [line.split()[0] for line in lines[1:3]] == ["backbone", "distiller"]
     assert "parameters are trained" in lines[3]
     assert not any("flops" in line.lower() or "EpochMeans" in line for line in lines)
+
+
+def test_data_for_another_network(trained: Any, bnn: Bnn, workplace: Path) -> None:
+    data, fast = "data=synthetic", "trainer.accelerator=cpu"
+    size, channels = (data, "data.image_size=16"), (data, "data.image_size=8", "data.in_channels=1")
+    classes = (data, "data.image_size=8", "data.num_classes=12")
+    for verb in (
+        ("evaluate", f"ckpt={trained.final}", fast),
+        ("export", f"ckpt={trained.final}"),
+        ("report", f"run={trained.folder}"),
+    ):
+        assert "for images of 8 pixels, and these have 16" in one_sentence(bnn(*verb, *size))
+        assert "a network with in_channels=3, and the data have in_channels=1" in one_sentence(bnn(*verb, *channels))
+        assert "a network with num_classes=10, and the data have num_classes=12" in one_sentence(bnn(*verb, *classes))
+    for kind in ("signs", "feature_maps", "embedding", "landscape"):
+        picture = ("visualise", f"{kind}={trained.folder}", "out=picture.png")
+        assert "for images of 8 pixels, and these have 16" in one_sentence(bnn(*picture, *size))
+        assert "a network with in_channels=3, and the data have in_channels=1" in one_sentence(bnn(*picture, *channels))
+    assert "a network with num_classes=10" in one_sentence(bnn(*picture, *classes))
+    done = bnn("visualise", f"signs={trained.folder}", *classes, "images=8", "dpi=20", "out=picture.png")
+    assert done.code == 0, done.err
+    (workplace / "folder").mkdir()
+    assert "`folder`: Is a directory" in one_sentence(bnn("evaluate", "packed=folder"))

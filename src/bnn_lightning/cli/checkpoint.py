@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnn_lightning.cli.build import ForeignTargetError, build, build_task
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.own_folder import is_library, running_command
 from bnn_lightning.cli.summary import command
 from bnn_lightning.models.published_file import read_file, why_unusable
@@ -130,7 +130,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return read_file(path)
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(explain(error)) from error
 
 
 def is_ours(checkpoint: Mapping[str, Any]) -> bool:

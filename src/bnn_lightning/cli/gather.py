@@ -19,7 +19,7 @@ from bnn_lightning.cli.checks import check_devices, relaxed
 from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_class_names, restore
+from bnn_lightning.cli.opened import check_class_names, check_images, check_labels, restore
 from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.cli.predictions import Predictions, predict
@@ -87,7 +87,9 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
     task, data = restore(str(file), config, embedded, trust=settings.trust)
     network: nn.Module = task.backbone.eval()
     datamodule: Any = build_datamodule(data, trust=settings.trust)
+    check_labels(network, datamodule, file)
     check_class_names(embedded_classes(checkpoint), datamodule, file)
+    check_images(network, datamodule, file)
     seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
     curves = _curves(run)

@@ -21,7 +21,7 @@ from bnn_lightning.cli.checkpoint import (
     network_file,
     read_checkpoint,
 )
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.facts import given_data, take_facts
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
@@ -100,12 +100,22 @@ def restore(ckpt: str, config: DictConfig, embedded: Plain, *, trust: list[str])
     return task, data
 
 
-def check_size(network: Any, datamodule: Any, path: str) -> None:
-    """Refuse images of a size that a network does not take, and say so where it was trained on another.
+def check_labels(network: Any, datamodule: Any, path: str | Path) -> None:
+    """Refuse data with another number of classes than a network's.
 
     Raises:
-        UserError: Names both sizes.
+        UserError: Names both numbers.
     """
+    _check_equal("num_classes", network, datamodule, path)
+
+
+def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
+    """Refuse images that a network does not take, and say so where it was trained on images of another size.
+
+    Raises:
+        UserError: Names both numbers of channels, or both sizes.
+    """
+    _check_equal("in_channels", network, datamodule, path)
     trained, size = getattr(network, "image_size", None), getattr(datamodule, "image_size", None)
     channels = getattr(datamodule, "in_channels", None)
     if size is None or not isinstance(channels, int) or trained is None or sides(trained) == sides(size):
@@ -148,6 +158,22 @@ def check_class_names(trained: Sequence[str], datamodule: Any, path: str | Path)
     )
 
 
+def _check_equal(name: str, network: Any, datamodule: Any, path: str | Path) -> None:
+    wanted = getattr(network, name, None)
+    if wanted is not None and wanted != getattr(datamodule, name, wanted):
+        folders = _folders(datamodule) if name == "num_classes" else ""
+        raise UserError(
+            f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}{folders}."
+        )
+
+
+def _folders(datamodule: Any) -> str:
+    """Name the folders of the classes, where the data have some."""
+    if not isinstance(datamodule, DecodedDataModule):
+        return ""
+    return f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"
+
+
 def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
     """Return a task that is not trained: its optimizer is never made."""
     task = ClassificationTask(backbone, num_classes=num_classes, optimizer=partial(torch.optim.SGD, lr=0.1))
@@ -172,7 +198,7 @@ def _published(ckpt: str, config: DictConfig, *, verb: str) -> tuple[Classificat
     try:
         report = load_published(backbone, ckpt)
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(explain(error)) from error
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.deploy.runtime import LoadedNetwork, load
 
 
@@ -17,4 +17,4 @@ def read_packed(path: str | Path) -> LoadedNetwork:
     except FileNotFoundError as error:
         raise UserError(f"`packed`: there is no file {path}; `bnn export ckpt=<run> out={path}` writes one.") from error
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(explain(error)) from error

@@ -22,7 +22,7 @@ from bnn_lightning.cli.checks import check_data, check_devices
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import Opened, check_class_names, check_size, open_checkpoint
+from bnn_lightning.cli.opened import Opened, check_class_names, check_images, check_labels, open_checkpoint
 from bnn_lightning.cli.out_file import check_out, unwritten, written
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.data.preparation import Preparation
@@ -75,8 +75,9 @@ def write(config: DictConfig) -> int:
     opened = open_checkpoint(settings.ckpt, config, verb="export", trust=settings.trust)
     ckpt, backbone = opened.path, opened.task.backbone.eval()
     datamodule = build_datamodule(opened.data, trust=settings.trust)
+    check_labels(backbone, datamodule, ckpt)
     check_class_names(opened.class_names, datamodule, opened.path)
-    check_size(backbone, datamodule, ckpt)
+    check_images(backbone, datamodule, ckpt)
     if settings.format == "onnx":
         compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
         return _write_onnx(backbone, out, compare, precise=settings.precise)

@@ -20,7 +20,7 @@ from bnn_lightning.cli.checkpoint import (
     read_checkpoint,
     some,
 )
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
 
@@ -225,7 +225,7 @@ def start_from(task: LightningModule, wanted: str, model: object) -> str:
     try:
         report = load_published(backbone, path, new_head=True)
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(explain(error)) from error
     return f"Starting from the {len(report.loaded)} tensors of {path}.{_new_head(report.head)}"
 
 

@@ -16,12 +16,17 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import given_data
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_class_names, check_size, only_scored, open_checkpoint, say
+from bnn_lightning.cli.opened import (
+    check_class_names,
+    check_images,
+    check_labels,
+    only_scored,
+    open_checkpoint,
+    say,
+)
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
-from bnn_lightning.data.decoded import DecodedDataModule
-from bnn_lightning.data.layout import listed_names
 from bnn_lightning.deploy.kernels import kernel_info
 from bnn_lightning.deploy.runtime import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -98,10 +103,10 @@ def score(config: DictConfig) -> Score:
     seed_everything(settings.seed, workers=True, verbose=False)
     task, data, path, class_names = _task(settings, config)
     datamodule = build_datamodule(data, trust=settings.trust)
-    _check_classes(task, datamodule, path)
+    check_labels(task.backbone, datamodule, path)
     check_class_names(class_names, datamodule, path)
+    check_images(task.backbone, datamodule, path)
     _say_preparation(task, datamodule, path)
-    check_size(task.backbone, datamodule, path)
     counter = CountImages()
     trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
     check_data(datamodule, trainer, stage="test")
@@ -166,20 +171,3 @@ def _say_preparation(task: ClassificationTask, datamodule: Any, path: str) -> No
     chosen = getattr(datamodule, "preparation", None)
     if known is not None and chosen != known:
         say(f"NOTE: `{path}` was made for pictures prepared so: {known}. Those scored here: {chosen or 'not known'}.")
-
-
-def _check_classes(task: ClassificationTask, datamodule: Any, path: str) -> None:
-    for name in ("num_classes", "in_channels"):
-        wanted = getattr(task.backbone, name, None)
-        if wanted is not None and wanted != getattr(datamodule, name, wanted):
-            raise UserError(
-                f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}"
-                f"{_folders(datamodule) if name == 'num_classes' else ''}."
-            )
-
-
-def _folders(datamodule: Any) -> str:
-    """Name the folders of the classes, where the data have some."""
-    if not isinstance(datamodule, DecodedDataModule):
-        return ""
-    return f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"

@@ -1,16 +1,18 @@
 """Images with labels for pictures: the same ones for every network of a picture."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnn_lightning.cli.build import build_datamodule
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import given_data
+from bnn_lightning.cli.opened import check_images
 
 Plain = dict[str, Any]
 
@@ -26,7 +28,9 @@ def data_of(embedded: Mapping[str, Any], config: DictConfig) -> Plain:
     return data | {key: None for key in ("augment", "auto_augment") if key in data}
 
 
-def labelled_images(data: Plain, *, split: str, count: int, trust: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+def labelled_images(
+    data: Plain, network: nn.Module, path: str | Path, *, split: str, count: int, trust: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Return the first images of a split, (N, C, H, W) in [0, 1], and their labels, (N,).
 
     Those of the training split come in the order of its first epoch, which `data.seed` draws, and without augmentation
@@ -34,16 +38,19 @@ def labelled_images(data: Plain, *, split: str, count: int, trust: Sequence[str]
 
     Args:
         data: From `data_of`.
+        network: Which is shown the images.
+        path: Its file, for messages.
         split: "train" or "test".
         count: How many; fewer where there are fewer.
         trust: See `build`.
 
     Raises:
-        UserError: An unknown split, or missing or damaged files.
+        UserError: An unknown split, missing or damaged files, or images that the network does not take.
     """
     if split not in ("train", "test"):
         raise UserError(f"`split` must be train or test, got {split}.")
     datamodule = build_datamodule(data, trust=trust)
+    check_images(network, datamodule, path)
     try:
         datamodule.prepare_data()
         datamodule.setup("fit" if split == "train" else "test")

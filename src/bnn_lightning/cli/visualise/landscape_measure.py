@@ -56,8 +56,11 @@ def measure_runs(
     _check_alike(networks)
     first = network_file(runs[0][0])
     data = data_of(embedded_config(read_checkpoint(first), first), config)
-    take = partial(labelled_images, data, trust=settings.trust)
+    take = partial(labelled_images, data, networks[runs[0][0]], first, trust=settings.trust)
     images, labels = take(split=settings.split, count=settings.images)
+    num_classes = getattr(networks[runs[0][0]], "num_classes", None)
+    if num_classes is not None and int(labels.max()) >= num_classes:
+        raise UserError(f"`{first}` is a network with num_classes={num_classes}, and the data have more classes.")
     bn_images = take(split="train", count=settings.bn_images)[0] if settings.bn_images else None
     found = {}
     for run, name in runs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,12 +18,14 @@ class Run:
     """A run that is over, or its last checkpoint.
 
     Attributes:
+        file: The checkpoint's.
         network: In evaluation mode, on the CPU.
         checkpoint: All that is in the file.
         data: The configuration of the data, without augmentation.
         trust: Packages that its configuration may name.
     """
 
+    file: Path
     network: nn.Module
     checkpoint: Mapping[str, Any]
     data: dict[str, Any]
@@ -30,7 +33,7 @@ class Run:
 
     def images(self, split: str, count: int) -> tuple[Tensor, Tensor]:
         """Return the first images of a split and their labels."""
-        return labelled_images(self.data, split=split, count=count, trust=self.trust)
+        return labelled_images(self.data, self.network, self.file, split=split, count=count, trust=self.trust)
 
     def class_names(self) -> list[str]:
         """Return the names of the classes; none where they are not known."""
@@ -53,4 +56,4 @@ def read_run(path: str, config: DictConfig, *, trust: Sequence[str] = ()) -> Run
     file = network_file(path)
     checkpoint = read_checkpoint(file)
     data = data_of(embedded_config(checkpoint, file), config)
-    return Run(load_backbone(file, trust=trust), checkpoint, data, tuple(trust))
+    return Run(file, load_backbone(file, trust=trust), checkpoint, data, tuple(trust))
