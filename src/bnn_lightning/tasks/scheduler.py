@@ -1,7 +1,7 @@
 """Learning-rate schedulers: ours, torch's, and functions of the user's."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -21,6 +21,7 @@ def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_
         steps_per_epoch: Optimizer steps in an epoch.
 
     Raises:
+        TypeError: The callable returns something else.
         ValueError: `ReduceLROnPlateau` without the metric that it watches.
 
     Example:
@@ -37,6 +38,10 @@ def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_
         raise ValueError(
             "ReduceLROnPlateau watches a metric, which it does not name by itself: give a function that returns "
             '{"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/loss"}, with data.val_fraction > 0.'
+        )
+    if not isinstance(scheduler, LRScheduler | Mapping):
+        raise TypeError(
+            f"`schedule` must return a scheduler of torch, or a dictionary of Lightning's, got {scheduler!r}."
         )
     if isinstance(scheduler, LRScheduler):
         return {"scheduler": scheduler, "interval": "step" if isinstance(scheduler, _PER_STEP) else "epoch"}
