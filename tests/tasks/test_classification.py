@@ -253,7 +253,7 @@ def test_schedulers_of_torch(scheduler: Any, rates: Any) -> None:
 def test_a_scheduler_that_watches_a_metric_must_name_it() -> None:
     with pytest.raises(ValueError, match=r'ReduceLROnPlateau watches a metric.*"monitor"'):
         fit(tiny_task(schedule=torch.optim.lr_scheduler.ReduceLROnPlateau))
-    with pytest.raises(TypeError, match="`schedule` must return a scheduler.*got None"):
+    with pytest.raises(TypeError, match=r"`schedule` must return a scheduler.*got None"):
         fit(tiny_task(schedule=lambda optimizer: None))
 
     def named(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

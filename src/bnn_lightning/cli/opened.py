@@ -160,11 +160,10 @@ def check_class_names(trained: Sequence[str], datamodule: Any, path: str | Path)
 
 def _check_equal(name: str, network: Any, datamodule: Any, path: str | Path) -> None:
     wanted = getattr(network, name, None)
-    if wanted is not None and wanted != getattr(datamodule, name, wanted):
+    given = getattr(datamodule, name, wanted)
+    if wanted is not None and wanted != given:
         folders = _folders(datamodule) if name == "num_classes" else ""
-        raise UserError(
-            f"`{path}` is a network with {name}={wanted}, and the data have {name}={getattr(datamodule, name)}{folders}."
-        )
+        raise UserError(f"`{path}` is a network with {name}={wanted}, and the data have {name}={given}{folders}.")
 
 
 def _folders(datamodule: Any) -> str:
