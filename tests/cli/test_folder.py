@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from bnn_lightning.cli import classify
-from bnn_lightning.data import FolderDataModule
+from bnn_lightning.data import FolderDataModule, RandAugment, TrivialAugment
+from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.deploy import load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
@@ -155,3 +156,13 @@ def test_folders_that_do_not_fit_are_named(own: Path, bnn: Bnn) -> None:
     done = bnn("train", *SMALL, "data.image_size=16")
     assert done.code == 2
     assert "data.val_fraction" in done.err
+
+
+@pytest.mark.parametrize("auto_augment", [RandAugment(probability=1.0), TrivialAugment()])
+def test_gray_pictures_are_augmented_too(auto_augment: AutoAugment, tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": 8, "val": 2})
+    options = {"image_size": [12, 16], "batch_size": 20, "num_workers": 0, "auto_augment": auto_augment}
+    data = FolderDataModule(root, in_channels=1, **options)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch.images.shape == (20, 1, 12, 16)

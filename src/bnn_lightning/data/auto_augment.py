@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -194,3 +194,8 @@ class TrivialAugment:
 
 
 AutoAugment = RandAugment | TrivialAugment
+
+
+def for_channels(auto_augment: AutoAugment | None, channels: int) -> AutoAugment | None:
+    """Return an augmentation that fills images of this many channels: gray ones with the first value of its color."""
+    return auto_augment and replace(auto_augment, fill=auto_augment.fill[:channels])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bnn_lightning.data.auto_augment import AutoAugment
+from bnn_lightning.data.auto_augment import AutoAugment, for_channels
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.crops import RandomCrop, interpolation_mode
@@ -149,6 +149,7 @@ class DecodedBatches(Dataset[DecodedImages]):
         self.crop = RandomCrop(
             options.train_size, options.min_area, options.flip, seed, interpolation=options.interpolation
         )
+        self.auto_augment = for_channels(options.auto_augment, options.in_channels)
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -169,8 +170,8 @@ class DecodedBatches(Dataset[DecodedImages]):
                 images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                 continue
             image = self.crop(image, key, batch.epoch)
-            if self.options.auto_augment is not None:
-                image = self.options.auto_augment(image, key, seed=self.seed, epoch=batch.epoch)
+            if self.auto_augment is not None:
+                image = self.auto_augment(image, key, seed=self.seed, epoch=batch.epoch)
             images.append(image)
         indices = torch.tensor(kept, dtype=torch.int64)
         labels = self.source.labels[indices % number]

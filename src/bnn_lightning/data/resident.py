@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from bnn_lightning.data.auto_augment import AutoAugment
+from bnn_lightning.data.auto_augment import AutoAugment, for_channels
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.sampler import Indices
@@ -71,7 +70,7 @@ class ResidentDataModule(ImageDataModule):
         if isinstance(augment, str) and augment != "default":
             raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
         self.augment = self.default_augmentation if isinstance(augment, str) else augment
-        self.auto_augment = auto_augment and replace(auto_augment, fill=auto_augment.fill[: self.in_channels])  # type: ignore[arg-type]
+        self.auto_augment = for_channels(auto_augment, self.in_channels)
         self.download = download
         self.verify = verify
         self._images: dict[str, Tensor] = {}
