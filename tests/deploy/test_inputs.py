@@ -92,6 +92,20 @@ def test_backward_names_the_trained_network(make: str, of_images: bool, request:
         logits.sum().backward()
 
 
+@pytest.mark.parametrize("make", ["packed", "loaded"])
+def test_forward_mode_has_no_tangents_of_zeros(make: str, request: pytest.FixtureRequest) -> None:
+    network, images = request.getfixturevalue(make), torch.rand(1, 3, 16, 16)
+    with pytest.raises(RuntimeError, match="Packed layers have no gradients"):
+        torch.func.jvp(network, (images,), (torch.ones_like(images),))
+
+
+@pytest.mark.parametrize("make", ["packed", "loaded"])
+@pytest.mark.parametrize("images", [[[0.5]], torch.rand(1, 3, 16, 16).numpy()], ids=["list", "array"])
+def test_what_is_no_tensor(images: object, make: str, request: pytest.FixtureRequest) -> None:
+    with pytest.raises(TypeError, match=type(images).__name__):
+        request.getfixturevalue(make)(images)
+
+
 @pytest.mark.parametrize(
     "layer, x",
     [

@@ -10,7 +10,7 @@ from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinar
 from bnn_lightning.deploy.finite import check_images, refuse_nan
 from bnn_lightning.deploy.fresh import floats, pixels
 from bnn_lightning.deploy.fuse import fuse, is_plain
-from bnn_lightning.deploy.inputs import check_range, refuse_jit
+from bnn_lightning.deploy.inputs import check_range, check_tensor, refuse_jit
 from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
 from bnn_lightning.deploy.unpacked import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
@@ -79,9 +79,11 @@ class PackedNetwork(nn.Module):
             images: Shape (N, C, H, W): floating, in [0, 1], or uint8, which count as their 255th part.
 
         Raises:
+            TypeError: No tensor.
             ValueError: Images hold NaN or infinite values, or the first ones values beyond [0, 1].
         """
         refuse_jit()
+        check_tensor(images)
         check_images(images)
         self._range_is_known = self._range_is_known or check_range(images)
         if images.dtype == torch.uint8:

@@ -5,10 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from bnn_lightning.deploy.unpacked import eager
 
 _MOST = 1.5  # resizing overshoots 1 by less
+_NO_GRADIENTS = (
+    "Packed layers have no gradients: differentiate the trained network, which was given to `pack` or whose checkpoint "
+    "was exported."
+)
 
 
 def check_range(images: Tensor) -> bool:
@@ -33,6 +38,16 @@ def check_range(images: Tensor) -> bool:
             "Normalization is part of the packed network."
         )
     return True
+
+
+def check_tensor(images: object) -> None:
+    """Refuse images that are no tensor.
+
+    Raises:
+        TypeError: Names their type.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
 
 
 def refuse_jit() -> None:
@@ -76,10 +91,19 @@ class _NoGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "Packed layers have no gradients: differentiate the trained network, which was given to `pack` or whose "
-            "checkpoint was exported."
-        )
+        raise RuntimeError(_NO_GRADIENTS)
+
+
+def refuse_tangents(*inputs: Tensor) -> None:
+    """Refuse forward-mode differentiation, which would give tangents of zeros.
+
+    Raises:
+        RuntimeError: An input has a tangent.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):  # type: ignore[no-untyped-call]
+        raise RuntimeError(_NO_GRADIENTS)
 
 
 def without_gradient(output: Tensor, *inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.deploy import ops as ops  # registers the operations
-from bnn_lightning.deploy.inputs import check_map, refuse_jit, without_gradient
+from bnn_lightning.deploy.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.unpacked import Unpacked, eager, plain
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
@@ -187,7 +187,7 @@ class PackedConv2d(nn.Module):
 
         Raises:
             ValueError: Another number of channels, or maps that are smaller than the kernel.
-            RuntimeError: It is traced by `torch.jit`.
+            RuntimeError: It is traced by `torch.jit`, or differentiated in forward mode.
         """
         refuse_jit()
         if x.dim() != 4 or x.shape[1] != self.groups * self.in_channels:
@@ -196,6 +196,7 @@ class PackedConv2d(nn.Module):
             )
         check_map(x.shape[2:], self.kernel_size, self.dilation, self.padding)
         tensors = (x,) if residual is None else (x, residual)
+        refuse_tangents(*tensors)
         if eager(*tensors) and not plain(*tensors):
             with torch.no_grad():
                 y = self._compute(x, residual)

@@ -21,7 +21,7 @@ from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.dry_run import check_names, check_sizes, dry_run
 from bnn_lightning.deploy.finite import check_images, refuse_nan_in_file
 from bnn_lightning.deploy.fresh import CPU, floats, pixels
-from bnn_lightning.deploy.inputs import check_range, refuse_jit
+from bnn_lightning.deploy.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
 from bnn_lightning.deploy.kernels import current_kernel
 from bnn_lightning.deploy.lowering import lower
 from bnn_lightning.deploy.modules import PARTS, PackedConv2d
@@ -149,8 +149,8 @@ class LoadedNetwork(nn.Module):
             ValueError: Another shape, numbers of another type, NaN or infinite ones.
         """
         refuse_jit()
-        if not isinstance(images, Tensor):
-            raise TypeError(f"Images must be a torch.Tensor, got {type(images).__name__}: torch.from_numpy(images).")
+        check_tensor(images)
+        refuse_tangents(images)
         shape = self.info.shape
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"Images must have the shape {('N', *shape)}, got {tuple(images.shape)}.")
