@@ -100,6 +100,7 @@ def test_digits_to_three_classes_of_ones_own(own: tuple[str, ...], bnn: Bnn, wor
         ("freeze=*", "leaves no parameter to train"),
         ("freeze=3", "`freeze` must be a pattern or a list of patterns"),
         ("model.width=8 init_from=RUN", "is a checkpoint of another network"),
+        ("model.width=8 init_from=RUN", "With other settings of the network than there: model.width 16 -> 8."),
     ],
 )
 def test_mistakes(words: str, message: str, trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:
@@ -181,3 +182,19 @@ def test_cifar_to_two_classes(own: tuple[str, ...], bnn: Bnn, workplace: Path, r
     assert ended.code == 0, ended.err
     scored = bnn("evaluate", "packed=two.bnn", f"data.root={root}", "trust=[finetune_data]", *QUICK[:2])
     assert float(scored.out.split("top-1:")[1].split("%")[0]) > 60
+
+
+def test_other_settings_of_a_network_with_the_same_tensors_are_named(bnn: Bnn, small: tuple[str, ...]) -> None:
+    words, std = ("train", *small, "data.mean=[0.5,0.5,0.5]", "data.std=[1,1,1]", "test=false"), "data.std=[2,2,2]"
+    assert bnn(*words, "epochs=1", "hydra.run.dir=before").code == 0
+    start = ("init_from=before", "debug=fast", "freeze=[]")
+    done = bnn(*words, *start, "model.dropout=0.25", std)
+    assert done.code == 0, done.err
+    said = done.out + done.err
+    assert "settings of the network than there: model.dropout 0.5 -> 0.25." in said
+    assert "Images are normalized as there" in said
+    assert "Frozen" not in said
+    done = bnn(*words, *start)
+    assert done.code == 0, done.err
+    assert "as there" not in done.out + done.err
+    assert "than there" not in done.out + done.err

@@ -222,7 +222,7 @@ def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
 
 def _freeze(task: ClassificationTask, given: object) -> None:
     """Exclude parts of the network from training, and say which."""
-    if given is None:
+    if given is None or given == []:
         return
     patterns = [given] if isinstance(given, str) else given
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):

@@ -248,9 +248,11 @@ def _load_stage(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> st
     left_out = [name for name in state if name not in wanted and _OF_BINARIZER.search(name)]
     state = {name: state[name] for name in state if name not in left_out} | {name: wanted[name] for name in kept}
     check_fits(backbone, state, path)
+    normalized = any(name.startswith("normalize.") and not wanted[name].equal(state[name]) for name in wanted)
     backbone.load_state_dict(state)
     says = ((kept, "keep their initial values"), (left_out, "of the file are not used"))
-    texts = (f" Tensors of binarizers that {what}: {some(names)}." for names, what in says if names)
+    texts = [f" Tensors of binarizers that {what}: {some(names)}." for names, what in says if names]
+    texts += [" Images are normalized as there, not by data.mean and data.std."] if normalized else []
     return "".join(texts) + _new_head(head)
 
 
