@@ -42,6 +42,18 @@ def tiny(width: int, num_classes: int, in_channels: int, image_size: int) -> Tin
     return Tiny(width, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
 
 
+class Bare(nn.Module):
+    """No backbone of ours: it does not say what images it takes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        signs = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+        self.conv, self.linear = BinaryConv2d(1, 4, 3, bias=False, **signs), nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.conv(x - 0.5).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 class Stripes(LightningDataModule):
     num_classes, in_channels, image_size = 3, 1, 8
 

@@ -16,6 +16,7 @@ import yaml
 
 from bnn_lightning.cli import main
 from bnn_lightning.cli.own_folder import targets_of
+from bnn_lightning.deploy.runtime import load
 
 Bnn = Callable[..., Any]
 
@@ -158,7 +159,7 @@ def test_trust_is_for_checkpoints_alone(package: Path, bnn: Bnn, monkeypatch: py
 
 
 def test_of_libraries_only_what_is_named_is_trusted(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("- {_target_: outside.x}\n- b: {_target_: torch.nn.Linear}\n")
+    (tmp_path / "a.yaml").write_text("a:\n  - {_target_: outside.x}\n  - b: {_target_: torch.nn.Linear}\n")
     (tmp_path / "b.yaml").write_text("_target_: bnn_lightning.data.Mix\nc: {_target_: outside.y}\n")
     assert targets_of(tmp_path) == ["outside", "torch.nn.Linear"]
 
@@ -195,6 +196,50 @@ def test_facts_that_nobody_states_or_that_differ_are_one_error(line: str, named:
     done = bnn("train", *CHOSEN, *more)
     assert done.code == 2
     assert named in done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("model/broken", b"_target_: outside.tiny\n  width: 16\n", "conf/model/broken.yaml`, line 2"),
+        ("model/broken", b"\xff\xfe", "conf/model/broken.yaml"),
+        ("model/broken", b"- a\n", "conf/model/broken.yaml"),
+        ("model/tiny", b"width: 16\n", "`model` has no `_target_`"),
+        ("model/tiny", b"", "`model` has no `_target_`"),
+        ("data/stripes", b"batch_size: 16\n", "`data` has no `_target_`"),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_error(
+    file: str, content: bytes, named: str, package: Path, bnn: Bnn
+) -> None:
+    (package / "conf" / f"{file}.yaml").write_bytes(content)
+    done = bnn("train", *CHOSEN)
+    assert done.code == 2
+    assert named in done.err
+    assert "Traceback" not in done.err
+
+
+def test_records_of_runs_in_the_folder_are_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "runs/a/.hydra").mkdir(parents=True)
+    (tmp_path / "runs/a/.hydra/config.yaml").write_text("_target_: foreign.thing\n")
+    assert targets_of(tmp_path) == []
+
+
+def test_a_network_that_is_only_a_module_is_exported(package: Path, bnn: Bnn) -> None:
+    (package / "conf/model/bare.yaml").write_text("_target_: outside.Bare\n")
+    done = bnn("train", "-cd", "conf", "model=bare", "data=stripes", "epochs=1", "hydra.run.dir=runs/bare", *QUIET)
+    assert done.code == 0, done.err
+    done = bnn("export", "-cd", "conf", "ckpt=runs/bare", "out=bare.bnn")
+    assert done.code == 0, done.err
+    assert load(package / "bare.bnn").info.shape == (1, 8, 8)
+
+
+def test_a_recipe_in_a_search_path_is_not_taken_by_half(package: Path, bnn: Bnn) -> None:
+    (package / "more/recipe").mkdir(parents=True)
+    (package / "more/recipe/tiny_stripes.yaml").write_text("# @package _global_\nepochs: 3\n")
+    done = bnn("train", *CHOSEN[:-3], *QUIET, f"hydra.searchpath=[file://{package}/more]")
+    assert done.code == 2
+    assert "-cd" in done.err
 
 
 @pytest.mark.parametrize("copied", ["model/resnet20", "data/cifar10"])

@@ -1,5 +1,6 @@
 """Published recipes on the command line: in sweeps, without the weights of teachers, and mistyped."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 
 from bnn_lightning.cli.launch import launch
@@ -69,3 +71,15 @@ def test_a_network_that_cannot_teach_itself_is_refused_before_the_training(bnn: 
     assert done.code == 2
     assert "binary layer" in done.err
     assert "distill=none" in done.err
+
+
+def test_the_command_of_the_next_stage_can_be_pasted(bnn: Bnn, workplace: Any) -> None:
+    words = ("model=real2binary18", "data=imagenet", "recipe=real2binary18_imagenet_step2", "trainer.accelerator=cpu")
+    done = bnn("train", *words, "distill=none", "init_from=x", "seed=3", "epochs=7", "hydra.run.dir=runs/second")
+    line = next(line for line in done.out.splitlines() if "step3" in line)
+    following = shlex.split(line)
+    assert {"seed=3", "epochs=7", "distill=none", "init_from=runs/second"} <= set(following)
+    assert not [word for word in following if word.startswith("distill.") or "<" in word]
+    shown = bnn(*following[following.index("train") :], "--cfg", "job")
+    assert shown.code == 0, shown.err
+    assert yaml.safe_load(shown.out)["init_from"] == "runs/second"

@@ -98,7 +98,7 @@ def test_every_import_is_declared(settings: configparser.ConfigParser, root: Pat
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
-    distributions = {"PIL": "pillow", "hydra": "hydra-core", "lightning_fabric": "pytorch-lightning"}
+    distributions = {"PIL": "pillow", "hydra": "hydra-core", "lightning_fabric": "pytorch-lightning", "yaml": "pyyaml"}
     needed = {distributions.get(name, name.replace("_", "-")) for name in imported - sys.stdlib_module_names}
     assert needed - {"bnn-lightning"} <= declared
 

@@ -10,6 +10,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
@@ -23,6 +24,7 @@ from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.tuners import why_refused
+from bnn_lightning.utils.image_size import plain_size
 
 Node = Mapping[str, Any]
 
@@ -96,6 +98,7 @@ def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
     Raises:
         UserError: A target that is not allowed, arguments that it does not take, or a value that it refuses.
     """
+    _named(node, at)
     check(node, at=at, trust=trust)
     arguments = dict(node) if at not in _OURS else _without_ours(node, at, locate(node["_target_"], at=at, trust=trust))
     try:
@@ -150,6 +153,12 @@ def takes(target: Callable[..., Any], argument: str) -> bool:
         return False
 
 
+def _named(node: Node | DictConfig, at: str) -> None:
+    """See that a node says what is built."""
+    if "_target_" not in node:
+        raise UserError(f"`{at}` has no `_target_`: name what is built, as in `_target_: my_package.tiny`.")
+
+
 def _without_ours(node: Node, at: str, target: Callable[..., Any]) -> dict[str, Any]:
     """Return a node without the keys that are for us and that its builder does not take; of data, null ones, too."""
     ours = () if target in _REGISTRIES else _OURS.get(at, ())
@@ -168,6 +177,16 @@ def _check_own(target: str, at: str) -> None:
     if parts[2] not in exported:
         near = did_you_mean(parts[2], exported)
         raise UserError(f"`{at}._target_`: `{target}` does not exist.{near} There are: {listed(exported)}.")
+
+
+def check_chosen(config: Node | DictConfig) -> None:
+    """See that the network and the data of a run say what is built.
+
+    Raises:
+        UserError: A file without `_target_`.
+    """
+    for section in ("data", "model"):
+        _named(config.get(section) or {}, section)
 
 
 def check_sections(config: Node, *, trust: Sequence[str] = ()) -> None:
@@ -197,6 +216,25 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
     return adapt(datamodule)
 
 
+def build_network(config: Node, *, trust: Sequence[str] = ()) -> Any:
+    """Build `model`; a network that does not know what images it takes is told: it is asked when it is packed.
+
+    Args:
+        config: The sections `model` and `data`.
+        trust: See `build`.
+
+    Raises:
+        UserError: See `build`.
+    """
+    network = build(config.get("model") or {}, at="model", trust=trust)
+    data = config.get("data") or {}
+    if data.get("in_channels") is not None and not hasattr(network, "in_channels"):
+        network.in_channels = data["in_channels"]
+    if data.get("image_size") is not None and not hasattr(network, "image_size"):
+        network.image_size = plain_size(data["image_size"])
+    return network
+
+
 def build_task(
     config: Node, *, trust: Sequence[str] = (), read: Callable[[str], Any] | None = None
 ) -> ClassificationTask:
@@ -212,11 +250,10 @@ def build_task(
     """
     for section in (*_TASK_SECTIONS, "task"):
         check(config.get(section), at=section, trust=trust)
-    parts = {
-        argument: build(_with_reader(config[section], read), at=section, trust=trust)
-        for section, argument in _TASK_SECTIONS.items()
-        if config.get(section)
-    }
+    parts: dict[str, Any] = {"backbone": build_network(config, trust=trust)}
+    for section, argument in _TASK_SECTIONS.items():
+        if section != "model" and config.get(section):
+            parts[argument] = build(_with_reader(config[section], read), at=section, trust=trust)
     return _call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
 
 

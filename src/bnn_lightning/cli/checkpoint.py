@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import ForeignTargetError, build, build_task
+from bnn_lightning.cli.build import ForeignTargetError, build_network, build_task
 from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.own_folder import is_library, running_command
 from bnn_lightning.cli.summary import command
@@ -66,7 +66,7 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     path = network_file(path)
     checkpoint = read_checkpoint(path)
     with explained(path):
-        backbone: nn.Module = build(embedded_config(checkpoint, path)["model"], at="model", trust=trust)
+        backbone: nn.Module = build_network(embedded_config(checkpoint, path), trust=trust)
     state = backbone_state(checkpoint)
     check_fits(backbone, state, path)
     backbone.load_state_dict(state)

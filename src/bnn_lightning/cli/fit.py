@@ -21,7 +21,7 @@ from bnn_lightning.callbacks.frozen import FrozenNorms
 from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.cli import resume
-from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_sections
+from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_chosen, check_sections
 from bnn_lightning.cli.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
 from bnn_lightning.cli.checks import (
     check_annealing,
@@ -159,6 +159,7 @@ def prepare(config: DictConfig) -> Run:
         UserError: What is wrong with the configuration.
     """
     _check_trust(config)
+    _place(config)
     settings, own = read_settings(RunSettings, config), own_targets()
     announce_recipe(config)
     take_facts(config)
@@ -252,11 +253,15 @@ def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
         rank_zero_info(resume.start_from(run.task, run.settings.init_from, plain.get("model")))
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    """Return plain containers, with the run's own folder where Hydra runs the job."""
+def _place(config: DictConfig) -> None:
+    """Say in `paths.run_dir` where the run's own folder is, where Hydra runs the job."""
     # Hydra's record outlives its job: in a notebook or a test, one that only printed a configuration has no folder.
     if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
         OmegaConf.update(config, "paths.run_dir", _relative(HydraConfig.get().runtime.output_dir))
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    check_chosen(config)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

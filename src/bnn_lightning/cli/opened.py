@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from bnn_lightning.cli.build import build, check
+from bnn_lightning.cli.build import build_network, check
 from bnn_lightning.cli.checkpoint import (
     embedded_classes,
     embedded_config,
@@ -193,7 +193,7 @@ def _published(ckpt: str, config: DictConfig, *, verb: str) -> tuple[Classificat
         )
     take_facts(config)
     model, data = plain_values(config.model), plain_values(config.data)
-    backbone = build(model, at="model", trust=own_targets())
+    backbone = build_network({"model": model, "data": data}, trust=own_targets())
     try:
         report = load_published(backbone, ckpt)
     except (ValueError, OSError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.tree import config_dir
@@ -27,11 +28,13 @@ class Running:
         verb: First word of `bnn`.
         arguments: Words after the verb.
         folder: Folder that `-cd` names.
+        targets: What its files name in `_target_`: see `targets_of`.
     """
 
     verb: str
     arguments: Sequence[str]
     folder: Path | None
+    targets: Sequence[str]
 
 
 _running: list[Running] = []
@@ -46,7 +49,7 @@ def running(verb: str, arguments: Sequence[str]) -> Iterator[None]:
         arguments: Words after the verb.
 
     Raises:
-        UserError: The folder of `-cd` has options of the names of ours.
+        UserError: The folder of `-cd` has options of the names of ours, or files that cannot be read.
     """
     parsed, _ = get_args_parser().parse_known_args(list(arguments))
     folder = None if parsed.config_dir is None else Path(parsed.config_dir)
@@ -54,7 +57,8 @@ def running(verb: str, arguments: Sequence[str]) -> Iterator[None]:
     added = folder is not None and here not in sys.path and "" not in sys.path
     if folder is not None:
         refuse_clashes(folder)
-    _running.append(Running(verb, list(arguments), folder))
+    targets = [] if folder is None else targets_of(folder)
+    _running.append(Running(verb, list(arguments), folder, targets))
     if added:
         sys.path.append(here)
     try:
@@ -80,7 +84,7 @@ def own_targets() -> list[str]:
 
     Of libraries, such as torch, it is the targets that are named, and nothing else of them.
     """
-    return [name for folder in own_folders() for name in targets_of(folder)]
+    return [target for command in _running[-1:] for target in command.targets]
 
 
 def is_library(package: str) -> bool:
@@ -89,8 +93,12 @@ def is_library(package: str) -> bool:
 
 
 def targets_of(folder: Path) -> list[str]:
-    """Return the packages that the files of a folder name in `_target_`; of libraries, the targets themselves."""
-    named = [target for path in sorted(folder.rglob("*.yaml")) for target in _targets(_load(path))]
+    """Return the packages that the files of a folder name in `_target_`; of libraries, the targets themselves.
+
+    Raises:
+        UserError: A file is no YAML of keys and values.
+    """
+    named = [target for file in _files(folder) for target in _targets(_load(folder / file))]
     packages = [target.partition(".")[0] for target in named]
     trusted = [t if p in _LIBRARIES else p for t, p in zip(named, packages, strict=True) if p != "bnn_lightning"]
     return list(dict.fromkeys(trusted))
@@ -107,8 +115,9 @@ def refuse_clashes(folder: Path) -> None:
     root = config_dir()
     if folder.resolve() == root.resolve():
         return
-    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.yaml"))]
-    clashing = [f for f in files if (root / f).is_file() and (root / f).read_bytes() != (folder / f).read_bytes()]
+    clashing = [
+        f for f in _files(folder) if (root / f).is_file() and (root / f).read_bytes() != (folder / f).read_bytes()
+    ]
     if clashing:
         names = ", ".join(f"`{folder / file}`" for file in clashing)
         first = clashing[0]
@@ -118,11 +127,22 @@ def refuse_clashes(folder: Path) -> None:
         )
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return the YAML files of a folder, relative to it; hidden ones, such as records of runs (`.hydra`), are none."""
+    files = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.parts))
+
+
 def _load(path: Path) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"`{path}` cannot be read: {str(error).splitlines()[0]}") from error
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise UserError(f"`{path}`{line}, cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"`{path}` must hold keys and values, and it holds a list.")
+    return content
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -8,8 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.launch import refuse_missing_options
+from bnn_lightning.cli.launch import config_folders, refuse_missing_options
 from bnn_lightning.cli.published import Recipe, options_of, own_optimizer, published_facts, read_recipe
+from bnn_lightning.cli.summary import command, kept_overrides
+from bnn_lightning.cli.tree import list_options
 
 # Groups that are mounted elsewhere than under their own name.
 MOUNTED = {"auto_augment": "auto_augment@data.auto_augment"}
@@ -30,6 +32,8 @@ def announce_recipe(config: DictConfig) -> None:
     name = str(HydraConfig.get().runtime.choices.get("recipe"))
     recipe = read_recipe(name)
     if recipe is None:
+        if name in list_options("recipe", config_folders()):  # Hydra does not tell resolvers of `hydra.searchpath`
+            raise UserError(f"`recipe={name}` lies in a folder of hydra.searchpath: give the folder as -cd FOLDER.")
         rank_zero_info(f"No recipe for {name}: every group says its own; epochs and learning rate are yours to choose.")
         return
     _check_optimizer(config, name, recipe)
@@ -76,7 +80,7 @@ def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping
         published = " ".join(f"{key}={value}" for key, value in sizes.items())
         yield f"The published network has {published}. A recipe leaves the size as it is: {' '.join(other)}."
     if facts.get("next"):
-        yield f"This is not the last stage. The next one: {_next_command(facts['next'], choices)}"
+        yield f"This is not the last stage. The next one: {_next_command(facts['next'], config, choices)}"
 
 
 def _accuracy(facts: Recipe) -> str:
@@ -87,10 +91,14 @@ def _accuracy(facts: Recipe) -> str:
     return f" ({reached}{note})"
 
 
-def _next_command(recipe: str, choices: Mapping[str, Any]) -> str:
+def _next_command(recipe: str, config: DictConfig, choices: Mapping[str, Any]) -> str:
     needs = published_facts(recipe).get("needs") or ["init_from"]
-    words = [f"model={choices.get('model')}", f"data={choices.get('data')}", f"recipe={recipe}"]
-    return " ".join(["bnn train", *words, *(f"{key}=<this run's folder>" for key in needs)])
+    if choices.get("distill") == "none":
+        needs = [key for key in needs if not key.startswith("distill.")]
+    chosen = {"model": choices.get("model"), "data": choices.get("data"), "recipe": recipe}
+    kept = kept_overrides(*chosen, "experiment", "ckpt_path", "init_from", *needs)
+    folder = config.paths.run_dir
+    return command("train", *(f"{k}={v}" for k, v in chosen.items()), *kept, *(f"{key}={folder}" for key in needs))
 
 
 def _check_optimizer(config: DictConfig, name: str, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from bnn_lightning.cli.build import build
+from bnn_lightning.cli.build import build, build_network
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.opened import open_checkpoint
@@ -77,8 +77,10 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
     if "_target_" not in config.model or "_target_" not in config.data:
         raise UserError("`model=` needs `data=` beside it, for the size of the images and the number of classes.")
     take_facts(config)
-    model, own = plain_values(config.model), own_targets()
-    return make_subject(build(model, at="model", trust=own), model, folder, trust=own)
+    own = own_targets()
+    model, data = plain_values(config.model), plain_values(config.data)
+    network = build_network({"model": model, "data": data}, trust=own)
+    return make_subject(network, model, folder, trust=own)
 
 
 def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[str]) -> Subject:

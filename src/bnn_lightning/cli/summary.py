@@ -41,10 +41,8 @@ def print_interrupted(trainer: Trainer) -> None:
     if last is None:
         print("\nstopped before the first checkpoint.", flush=True)
     else:
-        print(
-            f"\nstopped; to resume:\n  {command('train', *_overrides('ckpt_path', 'init_from'), f'ckpt_path={last}')}",
-            flush=True,
-        )
+        resuming = command("train", *kept_overrides("ckpt_path", "init_from"), f"ckpt_path={last}")
+        print(f"\nstopped; to resume:\n  {resuming}", flush=True)
 
 
 def left_out_by(trainer: Trainer, split: str = "test") -> str | None:
@@ -114,7 +112,8 @@ def _has(scores: Mapping[str, float], split: str) -> bool:
     return all(f"{split}/{name}" in scores for name in ("acc", "acc_top5", "loss"))
 
 
-def _overrides(*left_out: str) -> list[str]:
+def kept_overrides(*left_out: str) -> list[str]:
+    """Return the choices and keys of this job's command line, but for some keys."""
     if not HydraConfig.initialized():
         return []
     # Without `hydra.run.dir`: another run has a folder of its own.
@@ -126,7 +125,7 @@ def _other_distillation(trainer: Trainer) -> Iterator[list[str]]:
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return  # another run is the sweep's next job
     choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
-    kept = _overrides("distill", "ckpt_path", "debug")
+    kept = kept_overrides("distill", "ckpt_path", "debug")
     if choice == "none":
         if _can_teach_itself(trainer.lightning_module):
             yield [*kept, "distill=skd"]
