@@ -1,6 +1,7 @@
 """Folders of runs: nothing is overwritten, a resumed run is one run, and failed starts leave nothing."""
 
 import csv
+import errno
 import re
 import shutil
 from collections.abc import Callable
@@ -190,6 +191,54 @@ def test_a_stopped_sweep_names_what_did_not_run(
     assert done.code not in (0, None)
     assert [job[-1] for job in table(done.out)][1:] == ["stopped", "not run", "not run"]
     assert [job[1] for job in table(done.out)] == [f"seed={seed}" for seed in (1, 2, 3, 4)]
+
+
+def test_a_full_disk_is_one_sentence(
+    bnn: Bnn, small: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
+
+    monkeypatch.setattr("bnn_lightning.cli.fit.fit", full)  # within the training
+    assert bnn("train", *small).code == 2
+    done = bnn("train", "-m", *small, "seed=1,2", "hydra.sweep.dir=runs/s")
+    assert done.code == 2
+    assert [job[-1].count("metrics.csv") for job in table(done.out)] == [1, 1]
+    monkeypatch.setattr("hydra.core.utils._save_config", full)  # before it
+    done = bnn("train", *small, HERE)
+    assert done.code == 2
+    assert "`runs/here`" in done.err
+    assert not Path("runs/here").exists()
+    assert bnn("train", "-m", *small, "seed=1,2").code == 2
+
+
+def test_jobs_of_a_sweep_do_not_overwrite_each_others_files(trained: Any, bnn: Bnn, workplace: Path) -> None:
+    words = ("export", "-m", f"ckpt={trained.final},{trained.last}")
+    done = bnn(*words, "out=net.bnn")
+    assert done.code == 2
+    assert [path.name for path in workplace.glob("*.bnn")] == ["net.bnn"]
+    assert bnn(*words, "out=net_${hydra:job.num}.bnn").code == 0
+    assert sorted(path.name for path in workplace.glob("net_*")) == ["net_0.bnn", "net_1.bnn"]
+    pytest.importorskip("matplotlib")
+    for _ in range(2):  # what an earlier command wrote may be drawn anew
+        assert bnn("visualise", "-m", "surrogates=SignSTE,ApproxSign", "out=one.png", "dpi=20").code == 0
+    assert sorted(path.name for path in workplace.glob("one*.png")) == ["one_0.png", "one_1.png"]
+
+
+@pytest.mark.slow
+def test_another_launcher_keeps_runs_apart(
+    trained: Any, process: Callable[..., Any], small: tuple[str, ...], workplace: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    shutil.copytree(trained.folder, "runs/s/0")
+    before = content(Path("runs/s/0/checkpoints"))
+    words = ("-m", "bnn_lightning.cli.main", "train", "-m", *small, "hydra.sweep.dir=runs/s")
+    done = process(*words, "seed=2", "hydra/launcher=submitit_local")
+    assert done.code == 2, done.err
+    assert content(Path("runs/s/0/checkpoints")) == before
+    done = process(*words, "epochs=3", "ckpt_path=last", "hydra/launcher=submitit_local")
+    assert done.code == 0, done.err
+    assert read_curves("runs/s/0")["epoch"] == [0.0, 1.0, 2.0]
 
 
 def warmups(bnn: Bnn, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[tuple[str, int, int]], str]:

@@ -30,9 +30,13 @@ def test_every_way_to_start_is_shown() -> None:
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_command_composes(command: str, composed: Composed) -> None:
+def test_command_composes(command: str, composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):  # data=folder counts the classes of what `data.root` names on the page
+        Path("own", "train", name).mkdir(parents=True)
     words = shlex.split(command)
-    started = re.match(r"(?:torchrun (?:--\S+ )*|srun python )?(?:train\.py|bnn (train|evaluate|prepare)) ", command)
+    verbs = "train|evaluate|prepare|export|predict"
+    started = re.match(rf"(?:torchrun (?:--\S+ )*|srun python )?(?:train\.py|bnn ({verbs})) ", command)
     assert started, command
     verb = started[1] or "train"
     # Hydra's own keys and plugins are none of the tree's.

@@ -22,6 +22,8 @@ from bnn_lightning.cli.tree import list_options
 
 EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
+# A disk that is full, over its quota or read-only, and a name that is too long.
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class UserError(ValueError):
@@ -64,9 +66,15 @@ def friendly() -> Iterator[None]:
     except BrokenPipeError:  # `bnn conf ls | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # of any path that was given: pathlib answers whether other paths exist
-        if error.errno != errno.ENAMETOOLONG:
+        if not is_users(error):
             raise
         fail(explain(error))
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error is one that the user can mend."""
+    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return known or (isinstance(error, OSError) and error.errno in _OF_FILES)
 
 
 def fail(message: str) -> NoReturn:

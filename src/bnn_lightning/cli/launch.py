@@ -21,7 +21,7 @@ from bnn_lightning.cli import sweep
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
 from bnn_lightning.cli.help import describe_keys
 from bnn_lightning.cli.own_folder import running
-from bnn_lightning.cli.run_folder import kept_apart
+from bnn_lightning.cli.run_folder import kept_apart, late_check
 from bnn_lightning.cli.tree import config_path, list_options
 
 Job = Callable[[DictConfig], float | None]
@@ -34,6 +34,8 @@ _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", 
 OPTIONAL = ("recipe", "auto_augment@data.auto_augment")
 # Overrides of the sweep itself, which a worker's single job must not see.
 _SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+# Files that the jobs of this process's sweep write, with the number of the job.
+_written_by: dict[Path, int] = {}
 
 
 def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
@@ -44,6 +46,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
         config_name: Name of the primary configuration.
         prefix: The words of `sys.argv` after the program that are not Hydra's: the verb of `bnn train`.
     """
+    _written_by.clear()
     argv, environment = sys.argv, dict(os.environ)
     arguments = _flags_first(argv[1 + len(prefix) :])
     program = [argv[0], *prefix]
@@ -53,7 +56,11 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
         # Hydra raises what a job raises only under this variable; the job and its workers see the user's own value.
         _restore(environment, (SHOW_TRACE,))
         try:
-            with one_job(program, arguments), running(verb, arguments):  # a launcher's process is another than this one
+            with (  # in a launcher's process, which may be another than this one
+                one_job(program, arguments),
+                running(verb, arguments),
+                late_check(config, arguments) if config_name == "train" and is_sweep() else nullcontext(),
+            ):
                 return job(config)
         except (UserError, OmegaConfBaseException) as error:
             if environment.get(SHOW_TRACE) == "1" or is_sweep():  # whose other jobs run all the same
@@ -126,6 +133,15 @@ def one_job(program: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
 def is_sweep() -> bool:
     """Whether this job is one of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def earlier_job(file: Path) -> int | None:
+    """Return the number of the earlier job of this sweep that writes the same file, or None."""
+    if not is_sweep():
+        return None
+    number = int(HydraConfig.get().job.num)
+    first = _written_by.setdefault(file.resolve(), number)
+    return None if first == number else first
 
 
 def pass_to_workers(key: str, value: str) -> None:

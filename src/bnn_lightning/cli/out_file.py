@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.launch import earlier_job
 from bnn_lightning.utils.files import check_writable, replacing, space
 
 
@@ -16,8 +17,12 @@ def check_out(path: Path, key: str = "out") -> None:
         key: Of the configuration, for messages.
 
     Raises:
-        UserError: There is no such folder, it is read-only, its disk is full, or `path` is a folder.
+        UserError: There is no such folder, it is read-only, its disk is full, `path` is a folder, or an earlier job of
+            the sweep writes it.
     """
+    if (job := earlier_job(path)) is not None:
+        own = f"{path.stem}_${{hydra:job.num}}{path.suffix}"
+        raise UserError(f"`{key}`: job {job} of this sweep writes {path}. Give each job a file: '{key}={own}'.")
     if not path.parent.is_dir():
         raise UserError(f"`{key}`: there is no folder {path.parent}.")
     try:

@@ -84,10 +84,12 @@ def run_in_folder(
     """
     try:
         folder, is_own = _find_folder(config, subdir_key)
-        if not is_own and holds_run(folder) and not requeued(folder):
-            raise UserError(_taken(folder, arguments, in_sweep=subdir_key is not None))
         with held(folder, keep=subdir_key is not None) as done:
-            found = run_job(config=config, job_subdir_key=subdir_key, **options)
+            _refuse_other_run(folder, arguments, is_own=is_own, in_sweep=subdir_key is not None)
+            try:
+                found = run_job(config=config, job_subdir_key=subdir_key, **options)
+            except OSError as error:  # by a file of Hydra's; what the job raises is in `found`
+                raise _unwritable(folder, error) from error
             done.extend([True] if found.status == JobStatus.COMPLETED else [])
         return found
     except (UserError, OmegaConfBaseException) as error:
@@ -96,6 +98,31 @@ def run_in_folder(
         failed = JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.FAILED)
         failed.return_value = error
         return failed
+
+
+@contextmanager
+def late_check(config: DictConfig, arguments: Sequence[str]) -> Iterator[None]:
+    """Keep a job of a sweep apart that another launcher than Hydra's own has started, in a process of its own.
+
+    Such a launcher has made the folder and written Hydra's files into it; no file of a run is touched.
+
+    Args:
+        config: Of the job.
+        arguments: The command line after the verb, for messages.
+
+    Raises:
+        UserError: The folder holds another run, or is in use.
+    """
+    hydra_config = HydraConfig.get()
+    if str(hydra_config.launcher.get("_target_", "")).endswith(".BasicLauncher"):
+        yield  # `run_in_folder` has looked
+        return
+    folder = Path(hydra_config.runtime.output_dir)
+    path = _find_checkpoint(config, folder, in_sweep=True)
+    with held(folder, keep=True):
+        is_own = path is not None and run_of(path.resolve()) == folder.resolve()
+        _refuse_other_run(folder, arguments, is_own=is_own, in_sweep=True)
+        yield
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
     except NotImplementedError:
         pass  # a file system without locks
     except OSError as error:
-        raise UserError(f"`{folder}` cannot be written: {error.strerror or error}.") from error
+        raise _unwritable(folder, error) from error
     try:
         yield done
     finally:
@@ -161,13 +188,9 @@ def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool
     try:
         folder = Path(str(config.hydra.run.dir if subdir_key is None else config.hydra.sweep.dir))
         folder = folder if subdir_key is None else folder / str(OmegaConf.select(config, subdir_key))
-        wanted = OmegaConf.select(config, "ckpt_path")
-        if not isinstance(wanted, str):
+        if not isinstance(OmegaConf.select(config, "ckpt_path"), str):
             return folder, False
-        # Imported late: torch and Lightning, which a command line with a mistake does without.
-        from bnn_lightning.cli.resume import find_checkpoint
-
-        path = find_checkpoint(wanted, folder, name=str(config.name), in_sweep=subdir_key is not None)
+        path = _find_checkpoint(config, folder, in_sweep=subdir_key is not None)
     finally:
         HydraConfig.instance().cfg = before
     with open_dict(config):
@@ -178,6 +201,25 @@ def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool
     with read_write(config.hydra):
         config.hydra.run.dir = str(own)
     return own, True
+
+
+def _find_checkpoint(config: DictConfig, folder: Path, *, in_sweep: bool) -> Path | None:
+    wanted = OmegaConf.select(config, "ckpt_path")
+    if not isinstance(wanted, str):
+        return None
+    # Imported late: torch and Lightning, which a command line with a mistake does without.
+    from bnn_lightning.cli.resume import find_checkpoint
+
+    return find_checkpoint(wanted, folder, name=str(config.name), in_sweep=in_sweep)
+
+
+def _refuse_other_run(folder: Path, arguments: Sequence[str], *, is_own: bool, in_sweep: bool) -> None:
+    if not is_own and holds_run(folder) and not requeued(folder):
+        raise UserError(_taken(folder, arguments, in_sweep=in_sweep))
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"`{folder}` cannot be written: {error.strerror or error}.")
 
 
 def _is_given(config: DictConfig, key: str) -> bool:

@@ -10,9 +10,8 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from bnn_lightning.cli.errors import EXIT_CODE, SHOW_TRACE, UserError, explain
+from bnn_lightning.cli.errors import EXIT_CODE, SHOW_TRACE, explain, is_users
 from bnn_lightning.cli.run_folder import basic_launcher
 from bnn_lightning.utils.curves import read_last
 
@@ -63,7 +62,7 @@ class Sweep:
         job.error = "stopped" if found is None else None
         if found is not None and found.status == JobStatus.FAILED:
             error = found._return_value
-            job.expected = isinstance(error, UserError | OmegaConfBaseException)
+            job.expected = is_users(error)
             job.error = explain(error) if job.expected else f"{type(error).__name__}: {error}"
             hint = f"\n({SHOW_TRACE}=1 shows the traceback)" if job.expected and not self.show_trace else ""
             _tell(f"job {number}: {job.error}{hint}", None if hint else error)

@@ -69,8 +69,9 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
     path = Path(out)
     suffix = path.suffix.removeprefix(".")
     if suffix in known and not path.is_dir():
-        check_out(path)
-        return Place(path.parent, path.stem + _of_job(), (suffix,), dpi)
+        stem = path.stem + _of_job()
+        check_out(path.with_stem(stem))
+        return Place(path.parent, stem, (suffix,), dpi)
     if suffix and not path.is_dir():
         raise UserError(f"`out` must be a folder or end in one of .{', .'.join(known)}, got {out}.")
     if path.is_file():
@@ -79,8 +80,9 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"`out`: {out} cannot be made: {error.strerror}.") from error
-    check_out(path / typeable(name))
-    return Place(path, typeable(name) + _of_job(), tuple(formats), dpi)
+    stem = typeable(name) + _of_job()
+    check_out(path / stem)
+    return Place(path, stem, tuple(formats), dpi)
 
 
 def _of_job() -> str:
