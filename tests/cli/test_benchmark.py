@@ -106,7 +106,8 @@ def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
     "words, message",
     [
         ("", "name one network"),
-        ("ckpt=x.ckpt model=mlp data=digits", "name one network"),
+        ("packed=x.bnn ckpt=x.ckpt", "name one network"),
+        ("ckpt=x.ckpt model=mlp data=digits", "no such file"),  # a published checkpoint
         ("model=mlp", "`model=` needs `data=` beside it"),
         ("packed=nothing.bnn", "nothing.bnn"),
         ("ckpt=nothing.ckpt", "no such file"),
