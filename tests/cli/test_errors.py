@@ -51,6 +51,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "precision=tf32": ("precision=tf32", "NVIDIA"),
     "data=mnist data.download=false recipe=none": ("MNIST", "data"),
     "data=imagenet recipe=none": ("ImageNet", "train"),
+    "paths.run_dir=elsewhere": ("`paths.run_dir=elsewhere`", "hydra.run.dir=elsewhere"),
     "ckpt_path=last": ("ckpt_path=last: no run in", "has a checkpoint"),
     "ckpt_path=nowhere.ckpt": ("`nowhere.ckpt`: no such file",),
     "init_from=nowhere.ckpt": ("`nowhere.ckpt`: no such file",),

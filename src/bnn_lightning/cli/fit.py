@@ -257,6 +257,10 @@ def _place(config: DictConfig) -> None:
     """Say in `paths.run_dir` where the run's own folder is, where Hydra runs the job."""
     # Hydra's record outlives its job: in a notebook or a test, one that only printed a configuration has no folder.
     if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+        for override in HydraConfig.get().overrides.task:
+            key, _, folder = override.lstrip("+").partition("=")
+            if key == "paths.run_dir":
+                raise UserError(f"`{override}`: the folder of a run is given by hydra.run.dir={folder}.")
         OmegaConf.update(config, "paths.run_dir", _relative(HydraConfig.get().runtime.output_dir))
 
 
