@@ -14,6 +14,7 @@ from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.container import read_container, write_container
 from bnn_lightning.deploy.gates import Gate
 from bnn_lightning.layers import BinaryConv2d
+from bnn_lightning.models import create_backbone
 
 NAN = float("nan")
 
@@ -90,3 +91,12 @@ def test_the_native_gate_hands_on_nan(other: bool, whole: bool) -> None:
     assert torch.equal(found.isnan(), wanted.isnan())
     assert found[1].isnan().all()
     assert found[[0, 2]].isfinite().all()
+
+
+def test_a_configuration_with_infinity_comes_back(tmp_path: Path) -> None:
+    """As that of `binarizer@model.weight_binarizer=temperature`: `clip: .inf`."""
+    provenance = {"config": {"clip": float("inf"), "bounds": [float("-inf"), 1.5]}, "float": "inf"}
+    info = PackedInfo("net", in_channels=3, image_size=16, provenance=provenance)
+    network = create_backbone("resnet20", num_classes=10, image_size=16, width=4).eval()
+    save(pack(network), tmp_path / "net.bnn", info)
+    assert load(tmp_path / "net.bnn").info == info

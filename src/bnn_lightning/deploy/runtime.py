@@ -19,7 +19,7 @@ from bnn_lightning.deploy.container import (
 )
 from bnn_lightning.deploy.convert import PackedNetwork
 from bnn_lightning.deploy.dry_run import check_names, check_sizes, dry_run
-from bnn_lightning.deploy.finite import check_images, refuse_nan_in_file
+from bnn_lightning.deploy.finite import check_images, from_json, refuse_nan_in_file, to_json
 from bnn_lightning.deploy.fresh import CPU, floats, pixels
 from bnn_lightning.deploy.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
 from bnn_lightning.deploy.kernels import current_kernel
@@ -88,13 +88,14 @@ class PackedInfo:
             } if type(channels) is int and channels > 0 and all(isinstance(n, str) for n in names):
                 preparation = plain.get("preparation")
                 preparation = None if preparation is None else Preparation.from_plain(preparation)
-                return cls(name, channels, plain_size(size), tuple(names), provenance, preparation)
+                return cls(name, channels, plain_size(size), tuple(names), from_json(provenance), preparation)
         raise ValueError("It does not say which network it holds, and for which images.")
 
     def plain(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
         plain = {**vars(self), "image_size": size, "class_names": list(self.class_names)}
+        plain["provenance"] = to_json(self.provenance)
         del plain["preparation"]
         return plain if self.preparation is None else {**plain, "preparation": self.preparation.plain()}
 
