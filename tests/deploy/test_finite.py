@@ -30,6 +30,18 @@ def images() -> Tensor:
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def test_relu_of_minus_infinity_is_0_in_a_file(tmp_path: Path) -> None:
+    model = network()
+    model[1] = nn.ReLU()
+    with torch.no_grad():
+        model[0].weight.copy_(-3e38 * torch.rand_like(model[0].weight))
+        assert model[0](images()).min() == -float("inf")
+        expected = model(images())
+    path = tmp_path / "net.bnn"
+    save(pack(model, example=images()), path, PackedInfo("net", in_channels=3, image_size=8))
+    torch.testing.assert_close(load(path)(images()), expected)
+
+
 @pytest.mark.parametrize(
     "name",
     ["0.weight", "0.bias", "1.running_mean", "1.weight", "2.weight", "3.running_var", "3.bias", "4.weight", "7.bias"],

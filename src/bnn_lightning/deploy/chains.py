@@ -101,6 +101,9 @@ class Chain:
     def activation(self, channels: int) -> Activation:
         """Step over what kernels do last: a clamp, and a PReLU before it."""
         low, high = self.clamp()
+        relu = self.step("relu")
+        if relu is not None and self.over(relu.arguments[0]):  # a bound: as a slope of 0 it makes NaN of -inf
+            return Activation(channels, low=max(0.0, -math.inf if low is None else low), high=high)
         return Activation(channels, slope=self.slope(channels), low=low, high=high)
 
     def normalisation(self, channels: int) -> tuple[Tensor, Tensor] | None:

@@ -76,7 +76,8 @@ def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFi
         )
     state, beside = _innermost(content)
     for key, value in state.items():
-        if not isinstance(key, str) or (reason := why_unusable(value)) is not None:
+        reason = why_unusable(value) if isinstance(key, str) else "not named by a string"
+        if reason is not None:
             raise ValueError(f"`{path}` is no checkpoint of a network: its entry `{key}` is {reason}.")
     tensors, teachers = _unwrapped(state, frozenset(names))
     if not tensors or len(tensors) + teachers < len(state):
