@@ -51,7 +51,7 @@ class FolderDataModule(DecodedDataModule):
         ...         folder.mkdir(parents=True)
         ...         for i in range(4):
         ...             Image.new("RGB", (40, 30)).save(folder / f"{i}.png")
-        ...     data = FolderDataModule(root, image_size=[24, 32], batch_size=2, val_fraction=0.5, num_workers=0)
+        ...     data = FolderDataModule(root, image_size=[24, 32], batch_size=2, val_fraction=0.25, num_workers=0)
         ...     data.setup("fit")
         ...     images, labels = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
         >>> data.class_names, tuple(images.shape), sorted(labels.tolist())

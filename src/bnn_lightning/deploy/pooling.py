@@ -26,6 +26,7 @@ class Pool2d(nn.Module):
         before: Slope of a PReLU, (channels,), that comes first; None is none.
 
     Example:
+        >>> import torch
         >>> Pool2d(1, (2, 2), (2, 2), average=True)(torch.arange(4.0).view(1, 1, 2, 2)).item()
         1.5
     """
@@ -105,6 +106,7 @@ class ChannelMean(nn.Module):
         before: Slope of a PReLU, (channels,), that comes first.
 
     Example:
+        >>> import torch
         >>> ChannelMean(1, before=torch.zeros(1))(torch.tensor([-1.0, 3.0]).view(1, 1, 1, 2))
         tensor([[1.5000]])
     """
