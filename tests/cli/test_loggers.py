@@ -19,6 +19,8 @@ def offline(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNN_RUNS", str(workplace / "runs"))  # MLflow remembers what it has opened, by its name
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    if "wandb" in sys.modules:  # it read the environment of an earlier test
+        sys.modules["wandb"].teardown()
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
