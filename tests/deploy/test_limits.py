@@ -131,4 +131,5 @@ def test_no_small_file_takes_longer_than_bnext_tiny(name: str, seconds_of_bnext_
         if name == "cat":
             program.append(["slice.Tensor", {"v": len(program)}, 2, 0, 8])
     program.append(["mean.dim", {"v": len(program)}, [2, 3]])
-    assert seconds_to_load(write(tmp_path / "net.bnn", program, tensors)) < seconds_of_bnext_tiny
+    path = write(tmp_path / "net.bnn", program, tensors)
+    assert min(seconds_to_load(path) for _ in range(2)) < seconds_of_bnext_tiny  # the best of two, as there
