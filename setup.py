@@ -37,7 +37,7 @@ MARCH = {
     "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg -mavx512vnni",
     "generic": "armv8-a",
 }
-# What compilers do by default, stated: products and sums are fused where a kernel's source has them in one expression.
+# -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-shared", "-fPIC", "-nostdlib"]
 SUFFIXES = {"Windows": ".dll"}  # of libraries; elsewhere .so
 MORE_SOURCES = {"Windows": [str(PACKAGE / "deploy" / "windows.c")]}

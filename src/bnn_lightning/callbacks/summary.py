@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_lightning import callbacks
 from pytorch_lightning.utilities import rank_zero_info
 
-# Of Lightning's columns: the others are FLOPs, which it counts for networks of floats only, and the mode.
+# Lightning's columns that are shown; the others are the mode, and FLOPs, which it counts for float networks only.
 _COLUMNS = ("Name", "Type", "Params")
 # Sums of metrics are modules of a task, and no part of the network.
 _BOOKKEEPING = ("EpochMeans",)

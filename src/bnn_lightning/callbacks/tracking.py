@@ -1,4 +1,4 @@
-"""What loggers are told beside the metrics."""
+"""Configuration and run ids for loggers."""
 
 from typing import Any
 

@@ -53,7 +53,7 @@ ALLOWED_CLASSES = {
     "pytorch_lightning.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
     "pytorch_lightning.strategies": ("DDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
 }
-# What data say of themselves, and networks are built for.
+# Facts of the data that networks are built for.
 FACTS = ("num_classes", "in_channels", "image_size", "mean", "std")
 # By section: keys that are for us, and for its builder only where the signature takes them.
 _OURS = {"model": ("name",), "data": ("name", *FACTS)}
@@ -209,7 +209,7 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
     datamodule: LightningDataModule = build(config, at="data", trust=trust)
     size = getattr(datamodule, "batch_size", None)
     known = {fact: config[fact] for fact in FACTS if fact in config}
-    # Of a module of another package: what the configuration says of its images, which other parts of ours ask it.
+    # A data module of another package may lack attributes that we read: they come from the configuration.
     for name, value in (known | {"class_names": (), "eval_batch_size": size if isinstance(size, int) else 1}).items():
         if not hasattr(datamodule, name):
             setattr(datamodule, name, value)

@@ -27,7 +27,7 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.scheduler import make_scheduler
 
 Node = Mapping[str, Any]
-# Of an optimizer's numbers: Adam divides the learning rate by 1 - beta, and the quotient must be a float32.
+# Bound of learning rates and weight decays: Adam divides by 1 - beta, and the quotient must be a float32.
 _LARGEST = 1e30
 
 

@@ -157,7 +157,7 @@ def _recipes(roots: Sequence[Path], group: str, name: str) -> dict[Path, str]:
     for recipe, copy in pairs.get(group, []):
         for root in roots:
             if (root / "recipe" / f"{recipe}.yaml").is_file():
-                # What it sets of the network stands in the copy, where one would look for it.
+                # The copy states the recipe's settings of the network, where a user looks for them.
                 network = OmegaConf.select(OmegaConf.load(root / "recipe" / f"{recipe}.yaml"), "model")
                 text = OmegaConf.to_yaml({"model": network}) if network else ""
                 head = f"# @package _global_\n# As {recipe}\ndefaults:\n  - {recipe}\n  - _self_\n"

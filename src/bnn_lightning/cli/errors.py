@@ -83,7 +83,7 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(EXIT_CODE)
 
 
-# What OmegaConf writes before the message of a resolver of ours, which says itself what is wrong.
+# OmegaConf's prefix to the message of a resolver. Messages of our resolvers need none.
 RESOLVING = " raised while resolving interpolation: "
 
 

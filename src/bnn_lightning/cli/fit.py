@@ -64,10 +64,10 @@ _NOT_EMBEDDED = ("trust",)
 
 @dataclass
 class Run:
-    """What `trainer.fit` takes.
+    """Arguments of `trainer.fit`.
 
     Attributes:
-        start: What the run goes on from.
+        start: Checkpoint that the run resumes from.
         finished: Whether there is nothing left to train; then the final weights are loaded, if they were written.
     """
 

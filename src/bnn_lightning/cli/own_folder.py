@@ -15,7 +15,7 @@ from yaml import YAMLError
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.tree import config_dir
 
-# Of these only the targets themselves are trusted, not all that lies beside them: `torch.hub.load` runs what it loads.
+# Packages of which only the named targets are trusted: `torch.hub.load`, beside them, runs what it loads.
 _LIBRARIES = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "timm"}
 _LIBRARIES |= sys.stdlib_module_names
 

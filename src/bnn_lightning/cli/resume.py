@@ -68,7 +68,8 @@ class Resumption:
     @property
     def progress(self) -> Mapping[str, int]:
         """Lightning's numbers of epochs that are ready, started, processed and completed."""
-        return self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]  # type: ignore[no-any-return]
+        current: Mapping[str, int] = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        return current
 
     def is_finished(self, max_epochs: int | None, max_steps: int) -> bool:
         """Whether nothing is left to train.

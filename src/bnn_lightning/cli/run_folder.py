@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnn_lightning.cli.errors import UserError
 
 LOCK = ".lock"
-# What only a run writes that has begun to train; the last is Lightning's, of a SLURM job that is requeued.
+# Files of a run that has begun to train. Lightning writes the last for a SLURM job that is requeued.
 _OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv", "hpc_ckpt_*.ckpt")
 # By which launchers tell a process its rank, in Lightning's order.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
@@ -149,7 +149,9 @@ def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
     except Timeout as error:
         raise UserError(f"`{folder}`: another run is writing into this folder; give hydra.run.dir=<folder>.") from error
     except NotImplementedError:
-        pass  # a file system without locks
+        print(
+            f"`{folder}`: this file system has no locks; a second run in this folder is not noticed.", file=sys.stderr
+        )
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:

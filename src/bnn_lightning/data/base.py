@@ -127,7 +127,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def preparation(self) -> Preparation | None:
-        """How a picture becomes what the network is shown in evaluation; None for images that no picture can be."""
+        """Preparation of pictures for evaluation; None for data that are not made from pictures."""
         if self.in_channels not in (1, 3):
             return None
         size = sides(self.image_size)

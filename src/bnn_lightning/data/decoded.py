@@ -116,7 +116,7 @@ class ImageOptions:
 
     @property
     def preparation(self) -> Preparation:
-        """How evaluation images are prepared."""
+        """Preparation of pictures for evaluation."""
         height, width = size = sides(self.image_size)
         shorter = self.shorter_side
         longer = shorter * max(size) // min(size)

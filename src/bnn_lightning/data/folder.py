@@ -126,7 +126,7 @@ class FolderDataModule(DecodedDataModule):
 
     @property
     def test_note(self) -> str | None:
-        """What is to be said of the test scores: that they are no independent test where there is no folder `test`."""
+        """Caution for test scores where there is no folder `test`: held-out pictures are no independent test."""
         if "test" in self.folders:
             return None
         return f"`{self.root}` has no folder `test`: these are the held-out pictures, no independent test"

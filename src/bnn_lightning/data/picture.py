@@ -41,7 +41,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises for a file that it does not read; a damaged header may name any size or type.
+# Errors that Pillow raises for a damaged file, whose header may name any size or type.
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(RuntimeError, AssertionError, MemoryError, struct.error, zlib.error, lzma.LZMAError),

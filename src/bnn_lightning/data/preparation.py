@@ -13,7 +13,7 @@ _LONGEST = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How a picture becomes an array of bytes: scale it to cover a box, cut out the middle, add a black border.
+    """Preparation of a picture as an array of bytes: scale it to cover a box, cut out the middle, add a black border.
 
     Training (evaluation images), `bnn evaluate`, `bnn predict` and the report prepare pictures with the same values,
     which every packed file holds. `data.picture.prepare_picture` carries them out.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 _MOST_IN_ALL = 1 << 30  # of all results for one image
-# What a file may hold grows with its bytes, so that no small one takes longer than BNext-Tiny, which has 14 MB and 28
+# Limits grow with a file's bytes, so that no small file loads longer than BNext-Tiny, which has 14 MB and 28
 # million signs. Steps are counted by the time that torch takes to look at their shapes: those of BNext-Tiny count for
 # 581, and with weights in int8 for 709, at any width.
 _STEPS, _BYTES_OF_STEP = 720, 1 << 14

@@ -1,4 +1,4 @@
-"""What goes into packed layers and networks, and what does not come back: images in another range, gradients."""
+"""Checks of the inputs of packed layers and networks: their range and shape, and no gradients."""
 
 from collections.abc import Sequence
 from typing import Any

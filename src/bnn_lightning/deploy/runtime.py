@@ -49,7 +49,7 @@ class PackedInfo:
         image_size: Height and width of the images, one number for both where they are equal.
         class_names: One a class; empty if they are not known.
         provenance: Where it comes from: configuration, commit, accuracy, checksum of the checkpoint ...
-        preparation: How a picture becomes an image; None where it is not known, as in files of older versions.
+        preparation: Preparation of pictures; None where it is not known, as in files of older versions.
     """
 
     name: str

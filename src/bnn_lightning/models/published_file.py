@@ -29,7 +29,7 @@ _DEEPEST = 4
 # Whose tensors stand beside a student's where a whole distillation was saved.
 _TEACHERS = re.compile(r"^(\w+_)?teachers?\.")
 
-# How packed files of `deploy` begin.
+# First bytes of packed files (`deploy`).
 _PACKED = b"BNNPACK"
 # What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
 _DAMAGE = (
