@@ -71,13 +71,7 @@ def is_seen() -> bool:
 
 def _takes_gradient(grad: Tensor, like: Tensor) -> bool:
     # In double backward the gradient's own derivative is wanted: torch's operations have one.
-    return (
-        not is_seen()
-        and not torch.is_grad_enabled()
-        and _takes(like)
-        and grad.stride() == like.stride()
-        and _takes(grad)
-    )
+    return _takes(like) and not torch.is_grad_enabled() and grad.stride() == like.stride() and _takes(grad)
 
 
 def sign(x: Tensor) -> Tensor | None:
