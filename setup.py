@@ -20,8 +20,9 @@ from setuptools.command.build_py import build_py
 PACKAGE = Path("src", "bnn_lightning")
 # Folder of libraries in the package: the C files that each of them is made of.
 LIBRARIES = {
-    Path("bnn_lightning", "deploy", "_kernels"): [
-        str(PACKAGE / "deploy" / name) for name in ("team.c", "kernel.c", "real.c", "linear.c", "pool.c", "gate.c")
+    Path("bnn_lightning", "deploy", "kernels", "_kernels"): [
+        str(PACKAGE / "deploy" / "kernels" / "csrc" / name)
+        for name in ("thread_team.c", "binary_conv.c", "conv2d.c", "linear.c", "pool.c", "squeeze_excite.c")
     ],
     Path("bnn_lightning", "functional", "_kernels"): [str(PACKAGE / "functional" / "csrc" / "surrogates.c")],
 }
@@ -40,7 +41,7 @@ MARCH = {
 # -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-shared", "-fPIC", "-nostdlib"]
 SUFFIXES = {"Windows": ".dll"}  # of libraries; elsewhere .so
-MORE_SOURCES = {"Windows": [str(PACKAGE / "deploy" / "windows.c")]}
+MORE_SOURCES = {"Windows": [str(PACKAGE / "deploy" / "kernels" / "csrc" / "windows.c")]}
 
 
 def command(cpu: str, out: Path, sources: list[str], system: str = "", target: str = "") -> list[str]:

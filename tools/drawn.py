@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.container import Array, Container, Entry
-from bnn_lightning.deploy.modules import PARTS
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
-from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
+from bnn_lightning.deploy.format.container import Array, Container, Entry
+from bnn_lightning.deploy.frontend.layers import PARTS
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
 
 _ERRORS = (AssertionError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
 _MOST = 1 << 16  # elements of a result

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Operations are called by pointers that know their job as `void *`, as C compilers have it.
 FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all"]
-_SOURCES = ("team.c", "kernel.c", "real.c", "linear.c", "pool.c", "gate.c")
+_SOURCES = ("thread_team.c", "binary_conv.c", "conv2d.c", "linear.c", "pool.c", "squeeze_excite.c")
 
 
 def compile_kernels(clang: str, folder: Path) -> None:
@@ -29,9 +29,9 @@ def compile_kernels(clang: str, folder: Path) -> None:
         "x86_64_v4": ["-march=x86-64-v4", "-mavx512vpopcntdq", "-mavx512bitalg", "-mavx512vnni"],
         "aarch64": [],
     }
-    from bnn_lightning.deploy.kernels import supported_kernels
+    from bnn_lightning.deploy.kernels.library import supported_kernels
 
-    sources = [str(ROOT / "src" / "bnn_lightning" / "deploy" / name) for name in _SOURCES]
+    sources = [str(ROOT / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc" / name) for name in _SOURCES]
     for name in supported_kernels():
         command = [
             clang,
@@ -67,7 +67,8 @@ def use(folder: Path, name: str) -> None:
     """Let plans and layers run on a sanitized kernel, and give each of a plan's buffers memory of its own."""
     import torch
 
-    from bnn_lightning.deploy import execute, kernels
+    from bnn_lightning.deploy.kernels import library as kernels
+    from bnn_lightning.deploy.runtime import executor as execute
 
     kernels.FOLDER = folder
     kernel = kernels.Kernel(name)
@@ -84,7 +85,7 @@ def use(folder: Path, name: str) -> None:
 
 def main() -> int:
     """Compile, then run what the command line says."""
-    from bnn_lightning.deploy.kernels import supported_kernels
+    from bnn_lightning.deploy.kernels.library import supported_kernels
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clang", default=os.environ.get("CLANG", "clang"))

@@ -17,8 +17,8 @@ from bnn_lightning.cli.checkpoint import load_backbone, load_task
 from bnn_lightning.data import Preparation
 from bnn_lightning.data.picture import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.container import read_container
-from bnn_lightning.deploy.parity import Comparison, OtherClass, Parity
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.validate.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from bnn_lightning.cli import main
 from bnn_lightning.cli.own_folder import targets_of
-from bnn_lightning.deploy.runtime import load
+from bnn_lightning.deploy.runtime.network import load
 
 Bnn = Callable[..., Any]
 

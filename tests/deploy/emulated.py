@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bnn_lightning.deploy.kernels import Convolution, Packing
-from bnn_lightning.deploy.native import After, Pooling, RealConvolution
+from bnn_lightning.deploy.kernels.abi import After, Pooling, RealConvolution
+from bnn_lightning.deploy.kernels.library import Convolution, Packing
 
-FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
+FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc"
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 OPERATIONS = ("pack", "convolve", "real_convolve", "pool")
 # Reads the number of an operation, the bytes of its job, and what its pointers point to; returns the last of these.
@@ -77,7 +77,7 @@ class Emulated:
 
     def __init__(self, folder: Path) -> None:
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
-        kernels = [str(FOLDER / name) for name in ("kernel.c", "real.c", "pool.c", "team.c")]
+        kernels = [str(FOLDER / name) for name in ("binary_conv.c", "conv2d.c", "pool.c", "thread_team.c")]
         sources = [str(folder / "driver.c"), *kernels]
         command = [*zig(), "cc", "-target", "aarch64-linux-musl", "-static", "-O3", "-std=c11", *sources]
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}

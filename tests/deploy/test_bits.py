@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedInfo, kernels, load, pack, save
+from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.layers import BinaryConv2d, LearnableBias
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled

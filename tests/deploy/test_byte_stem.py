@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnn_lightning.deploy import PackedInfo, byte_conv, kernels, load, pack, runtime, save, to_c99
-from bnn_lightning.deploy.byte_conv import ByteConv2d, byte_conv2d, pixels_in_bytes
-from bnn_lightning.deploy.byte_stem import write_byte_stem
-from bnn_lightning.deploy.container import read_container
-from bnn_lightning.deploy.lowering import LoweringError
-from bnn_lightning.deploy.maps import Activation
-from bnn_lightning.deploy.pooling import Pool2d
-from bnn_lightning.deploy.runtime import FileSizes, LoadedNetwork
+from bnn_lightning.deploy import PackedInfo, load, pack, save, to_c99
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.frontend.capture import LoweringError
+from bnn_lightning.deploy.kernels import conv2d_int8 as byte_conv
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.conv2d_int8 import ByteConv2d, byte_conv2d, pixels_in_bytes
+from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.pool import Pool2d
+from bnn_lightning.deploy.passes.quantize_stem import write_byte_stem
+from bnn_lightning.deploy.runtime import network as runtime
+from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 

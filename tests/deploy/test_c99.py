@@ -17,7 +17,7 @@ from bnn_lightning.binarizers import RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.data.cifar import CIFAR10DataModule
 from bnn_lightning.data.digits import DigitsDataModule
 from bnn_lightning.deploy import C99Error, PackedInfo, load, pack, save, to_c99
-from bnn_lightning.deploy.container import read_container, write_container
+from bnn_lightning.deploy.format.container import read_container, write_container
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled

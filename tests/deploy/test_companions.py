@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnn_lightning.deploy import kernels
-from bnn_lightning.deploy.gates import Combine, Gate
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.maps import channels_last, new_map, pointer, sums_shape, unblocked
-from bnn_lightning.deploy.plan import Plan, make_plan
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.layout import channels_last, new_map, pointer, sums_shape, unblocked
+from bnn_lightning.deploy.kernels.squeeze_excite import Combine, Gate
+from bnn_lightning.deploy.planner.schedule import Plan, make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph
 from bnn_lightning.functional.pack import spread
 from bnn_lightning.layers import SqueezeExcite
 from tests.deploy.test_convert import conv, settled

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnn_lightning.deploy.container import VERSION, PackedFileError, read_container, write_container
+from bnn_lightning.deploy.format.container import VERSION, PackedFileError, read_container, write_container
 
 SIGNS = np.where(np.arange(3 * 5 * 7) % 3 == 0, 1, -1).reshape(3, 5, 7)
 FLOATS = np.linspace(-1, 1, 11, dtype=np.float32)
@@ -150,8 +150,8 @@ def test_reading_needs_numpy_alone(file: Path) -> None:
     script = (
         "import sys\n"
         "for name in ('torch', 'torchvision', 'pytorch_lightning', 'hydra', 'omegaconf'): sys.modules[name] = None\n"
-        "from bnn_lightning.deploy.container import read_container\n"
-        "from bnn_lightning.deploy.program import Program\n"
+        "from bnn_lightning.deploy.format.container import read_container\n"
+        "from bnn_lightning.deploy.ir.graph import Program\n"
         f"container = read_container({str(file)!r})\n"
         "print(container.header['name'], container.array(0).sum())"
     )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedConv2d, PackedInfo, PackedNetwork, kernels, load, pack, save
+from bnn_lightning.deploy import PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
+from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import create_backbone, list_backbones

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bnn_lightning.deploy import byte_conv, maps
+from bnn_lightning.deploy.kernels import conv2d_int8 as byte_conv
+from bnn_lightning.deploy.kernels import layout as maps
 from tests.deploy import test_byte_stem, test_real
 from tests.deploy.emulated import can_emulate, emulated
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.container import read_container, write_container
-from bnn_lightning.deploy.gates import Gate
+from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.kernels.squeeze_excite import Gate
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 

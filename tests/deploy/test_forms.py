@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.deploy import PackedInfo, kernels, load, pack, plans, runtime, save
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.plan import make_plan
+from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.planner.schedule import make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.runtime import network as runtime
+from bnn_lightning.deploy.runtime import plans
 from bnn_lightning.layers import SqueezeExcite
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import conv, settled

@@ -17,11 +17,11 @@ from bnn_lightning.deploy import (
     PackedLinear,
     PackedNetwork,
     load,
-    modules,
-    ops,
     pack,
     save,
 )
+from bnn_lightning.deploy.frontend import layers as modules
+from bnn_lightning.deploy.frontend import torch_library as ops
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnn_lightning.deploy import kernels, ops
+from bnn_lightning.deploy.frontend import torch_library as ops
+from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.functional import pack
 from tests.deploy.emulated import can_emulate, emulated
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.container import Array, write_container
-from bnn_lightning.deploy.runtime import Rest
+from bnn_lightning.deploy.format.container import Array, write_container
+from bnn_lightning.deploy.runtime.network import Rest
 from bnn_lightning.layers import annealed
 from bnn_lightning.models import create_backbone
 

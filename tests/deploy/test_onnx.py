@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import OnnxError, write_onnx
-from bnn_lightning.deploy.exact import exact
+from bnn_lightning.deploy.export.onnx_rewrite import exact
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled

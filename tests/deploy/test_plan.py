@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from bnn_lightning.deploy import PackedInfo, kernels, runtime
-from bnn_lightning.deploy.container import Array, read_container, write_container
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.modules import PARTS
-from bnn_lightning.deploy.plan import Plan, make_plan
-from bnn_lightning.deploy.plans import MOST_PLANS
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy import PackedInfo
+from bnn_lightning.deploy.format.container import Array, read_container, write_container
+from bnn_lightning.deploy.frontend.layers import PARTS
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.planner.schedule import Plan, make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.runtime import network as runtime
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.deploy.runtime.plans import MOST_PLANS
 
 SIZE = 9
 KERNELS = kernels.supported_kernels()

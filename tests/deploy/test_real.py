@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnn_lightning.deploy import kernels, maps
-from bnn_lightning.deploy.fuse import batch_norm_affine
-from bnn_lightning.deploy.gates import Combine, Gate
-from bnn_lightning.deploy.maps import Activation
-from bnn_lightning.deploy.pooling import ChannelMean, Pool2d
-from bnn_lightning.deploy.real import RealConv2d, RowLinear
+from bnn_lightning.deploy.kernels import layout as maps
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.conv2d import RealConv2d, RowLinear
+from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.pool import ChannelMean, Pool2d
+from bnn_lightning.deploy.kernels.squeeze_excite import Combine, Gate
+from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 
 CASES = 24
 adds_as_onednn = pytest.mark.skipif(

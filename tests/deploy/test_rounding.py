@@ -10,7 +10,7 @@ from torch import nn
 
 from bnn_lightning.binarizers import RSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.parity import Comparison, Parity
+from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.layers import annealed
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.metrics import norm_statistics, profile_network, size_bytes

@@ -15,8 +15,8 @@ from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import LoweringError, PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.container import read_container, write_container
-from bnn_lightning.deploy.program import Program
+from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.ir.graph import Program
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import Branches, least_size, settled

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnn_lightning.deploy import kernels
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from tests.deploy.test_plan import SIZE, Writer
 
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)

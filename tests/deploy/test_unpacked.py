@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnn_lightning.deploy import modules, ops, pack
-from bnn_lightning.deploy.modules import PackedConv2d
+from bnn_lightning.deploy import pack
+from bnn_lightning.deploy.frontend import layers as modules
+from bnn_lightning.deploy.frontend import torch_library as ops
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.models import create_backbone
 
 

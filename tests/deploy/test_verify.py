@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bnn_lightning.deploy import kernels
-from bnn_lightning.deploy.execute import Execution
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.plan import make_plan
-from bnn_lightning.deploy.program import Step, Stored, Value
-from bnn_lightning.deploy.verify import JobError, Region, verify
+from bnn_lightning.deploy.ir.graph import Step, Stored, Value
+from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.verify import JobError, Region, verify
+from bnn_lightning.deploy.planner.schedule import make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.runtime.executor import Execution
 from tests.deploy.test_plan import SIZE, Writer, check, drawn, plan_of
 from tools.drawn import Drawer, differs, drawn_program
 
@@ -146,7 +146,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str, A
     assert kernel is not None
     networks = [drawn_program(seed) for seed in range(12)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnn_lightning.deploy.execute.verify", lambda *job: found.append(job))
+        patch.setattr("bnn_lightning.deploy.runtime.executor.verify", lambda *job: found.append(job))
         held += [Execution(make_plan(Graph(network, images)), kernel) for network, images in networks]
         held.append(Execution(plan_of(drawn(0, tmp_path_factory.mktemp("net"))), kernel))
     yield found

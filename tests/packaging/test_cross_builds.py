@@ -38,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 OPERATIONS = {
-    "deploy": ("version", "run", "pack", "convolve", "real_convolve", "linear", "pool", "gate"),
+    "kernels": ("version", "run", "pack", "convolve", "real_convolve", "linear", "pool", "gate"),
     "functional": ("version", "sign_f32", "ede_gradient_bf16"),
 }
 

@@ -79,7 +79,7 @@ def test_wheel_holds_the_embedded_data_and_no_tests(wheel: Path, root: Path) -> 
 def test_wheel_is_of_a_platform_and_of_any_python(wheel: Path) -> None:
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
-        kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/_kernels/")]
+        kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/kernels/_kernels/")]
     # Built without isolation, with the compiler where it is installed; a wheel without kernels is a good one.
     assert bool(kernels) == (importlib.util.find_spec("ziglang") is not None)
 

@@ -21,7 +21,7 @@ from bnn_lightning.cli.packing import pack_opened
 from bnn_lightning.cli.schema import PredictSettings, read_settings
 from bnn_lightning.data.picture import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 _MOST_RESIZE = 16
 

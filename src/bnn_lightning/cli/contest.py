@@ -16,10 +16,10 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.out_file import check_out
 from bnn_lightning.cli.schema import BenchmarkSettings, read_settings
 from bnn_lightning.cli.subject import Subject, read_subject
-from bnn_lightning.deploy.footprint import measure_footprint
-from bnn_lightning.deploy.kernels import kernel_info
-from bnn_lightning.deploy.rivals import Runner
-from bnn_lightning.deploy.shares import Share, time_shares
+from bnn_lightning.deploy.kernels.library import kernel_info
+from bnn_lightning.deploy.validate.baselines import Runner
+from bnn_lightning.deploy.validate.footprint import measure_footprint
+from bnn_lightning.deploy.validate.profile import Share, time_shares
 from bnn_lightning.metrics.latency import num_cores, time_in_turns
 from bnn_lightning.models.registry import list_backbones
 

@@ -9,11 +9,11 @@ from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.cli.contest_report import Entry, Report
 from bnn_lightning.cli.contestants import PACKED, Refusing
 from bnn_lightning.cli.schema import BenchmarkSettings
-from bnn_lightning.deploy import rivals
-from bnn_lightning.deploy.convert import pack
-from bnn_lightning.deploy.onnx import write_onnx
-from bnn_lightning.deploy.rivals import Runner
-from bnn_lightning.deploy.runtime import PackedInfo, load, save
+from bnn_lightning.deploy.export.onnx import write_onnx
+from bnn_lightning.deploy.frontend.pack import pack
+from bnn_lightning.deploy.runtime.network import PackedInfo, load, save
+from bnn_lightning.deploy.validate import baselines as rivals
+from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.metrics.latency import Turn, num_cores, time_in_turns
 

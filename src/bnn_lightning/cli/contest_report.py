@@ -13,9 +13,9 @@ import torch
 
 from bnn_lightning.cli.contestants import PACKED
 from bnn_lightning.cli.out_file import written
-from bnn_lightning.deploy.footprint import Footprint
-from bnn_lightning.deploy.kernels import kernel_info
-from bnn_lightning.deploy.shares import Share
+from bnn_lightning.deploy.kernels.library import kernel_info
+from bnn_lightning.deploy.validate.footprint import Footprint
+from bnn_lightning.deploy.validate.profile import Share
 from bnn_lightning.metrics.latency import Turn, num_cores, processor, quartiles
 from bnn_lightning.utils.optional import require
 

@@ -11,11 +11,11 @@ from torch import nn
 from torchvision import models
 
 from bnn_lightning.cli.subject import Subject
-from bnn_lightning.deploy import rivals
-from bnn_lightning.deploy.byte_stem import write_byte_stem
-from bnn_lightning.deploy.onnx import write_onnx
-from bnn_lightning.deploy.rivals import Runner
-from bnn_lightning.deploy.runtime import load
+from bnn_lightning.deploy.export.onnx import write_onnx
+from bnn_lightning.deploy.passes.quantize_stem import write_byte_stem
+from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.deploy.validate import baselines as rivals
+from bnn_lightning.deploy.validate.baselines import Runner
 
 PACKED = "packed"
 # What the libraries raise for a network that they cannot take; they have classes of their own besides.

@@ -9,8 +9,8 @@ import torch
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.packed_file import read_packed
-from bnn_lightning.deploy.container import read_container
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.metrics.latency import processor, time_in_turns
 from bnn_lightning.report.content import Table
 

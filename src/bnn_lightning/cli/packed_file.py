@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bnn_lightning.cli.errors import UserError, explain
-from bnn_lightning.deploy.runtime import LoadedNetwork, load
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 
 
 def read_packed(path: str | Path) -> LoadedNetwork:

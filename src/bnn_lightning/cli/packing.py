@@ -26,14 +26,14 @@ from bnn_lightning.cli.opened import Opened, check_class_names, check_images, ch
 from bnn_lightning.cli.out_file import check_out, unwritten, written
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.deploy.c99 import to_c99
-from bnn_lightning.deploy.c99_text import check_name
-from bnn_lightning.deploy.convert import PackedNetwork, example_images, pack
-from bnn_lightning.deploy.lowering import LoweringError
-from bnn_lightning.deploy.onnx import first_line, write_onnx
-from bnn_lightning.deploy.parity import Comparison, Parity
-from bnn_lightning.deploy.rivals import OnnxNetwork
-from bnn_lightning.deploy.runtime import FileSizes, LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.deploy.export.c99 import to_c99
+from bnn_lightning.deploy.export.c99_text import check_name
+from bnn_lightning.deploy.export.onnx import first_line, write_onnx
+from bnn_lightning.deploy.frontend.capture import LoweringError
+from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
+from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.deploy.validate.baselines import OnnxNetwork
+from bnn_lightning.deploy.validate.parity import Comparison, Parity
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
 
@@ -152,7 +152,7 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
-    remarks = "images in [0, 1]; import bnn_lightning.deploy.ops before torch.export.load"
+    remarks = "images in [0, 1]; import bnn_lightning.deploy.frontend.torch_library before torch.export.load"
     print(f"written: {out} ({out.stat().st_size:,} bytes; {remarks})")
     return out.stat().st_size
 

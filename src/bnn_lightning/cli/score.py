@@ -27,8 +27,8 @@ from bnn_lightning.cli.opened import (
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import left_out_by
-from bnn_lightning.deploy.kernels import kernel_info
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy.kernels.library import kernel_info
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
 
 Plain = dict[str, Any]

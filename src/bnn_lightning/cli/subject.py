@@ -16,8 +16,8 @@ from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
-from bnn_lightning.deploy.convert import pack
-from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.deploy.frontend.pack import pack
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo, load, save
 from bnn_lightning.layers.tree import annealed
 
 Plain = Mapping[str, Any]

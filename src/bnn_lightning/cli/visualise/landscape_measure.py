@@ -17,8 +17,8 @@ from bnn_lightning.cli.visualise.images import data_of, labelled_images
 from bnn_lightning.cli.visualise.landscape_file import Identity, LandscapeFile, digest, empty_landscape
 from bnn_lightning.cli.visualise.output import place_of, typeable
 from bnn_lightning.cli.visualise.progress import clock, progress
-from bnn_lightning.deploy.convert import check_binary, pack
-from bnn_lightning.deploy.repack import Repacker
+from bnn_lightning.deploy.frontend.pack import check_binary, pack
+from bnn_lightning.deploy.frontend.repack import Repacker
 from bnn_lightning.visualise.directions import filter_norms, layer_weights, perturbed_parameters, random_direction
 from bnn_lightning.visualise.hessian import cross_entropies, largest_eigenvalue
 from bnn_lightning.visualise.landscape import Landscape, grid, grid_points

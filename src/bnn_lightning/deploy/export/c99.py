@@ -7,7 +7,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bnn_lightning.deploy.c99_text import (
+from bnn_lightning.deploy.export.c99_text import (
     BODY,
     HEADER,
     C99Error,
@@ -23,11 +23,11 @@ from bnn_lightning.deploy.c99_text import (
     window,
     word_size,
 )
-from bnn_lightning.deploy.container import Array, Container, read_container
-from bnn_lightning.deploy.fresh import floats
-from bnn_lightning.deploy.memory import Buffer, lay_out
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
-from bnn_lightning.deploy.runtime import LoadedNetwork, PackedInfo
+from bnn_lightning.deploy.format.container import Array, Container, read_container
+from bnn_lightning.deploy.frontend.fresh import floats
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.planner.memory import Buffer, lay_out
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
 
 _SAME_ORDER = ("reshape", "t", "unsqueeze", "select.int", "squeeze.dim", "squeeze.dims", "transpose.int", "permute")
 

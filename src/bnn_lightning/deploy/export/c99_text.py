@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bnn_lightning.deploy.container import Array
-from bnn_lightning.deploy.program import Argument
+from bnn_lightning.deploy.format.container import Array
+from bnn_lightning.deploy.ir.graph import Argument
 
 _FUNCTIONS = Path(__file__).with_name("portable.c")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.convert import example_images
-from bnn_lightning.deploy.exact import exact
+from bnn_lightning.deploy.export.onnx_rewrite import exact
+from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.utils.optional import require
 
 OPSET = 18

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.convert import check_binary
-from bnn_lightning.deploy.fuse import batch_norm_affine
-from bnn_lightning.deploy.modules import input_threshold
+from bnn_lightning.deploy.frontend.layers import input_threshold
+from bnn_lightning.deploy.frontend.pack import check_binary
+from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear

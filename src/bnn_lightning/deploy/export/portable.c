@@ -1,4 +1,4 @@
-// What generated networks call: C99, no libc, no allocation. `deploy/c99.py` copies the functions that a network needs.
+// What generated networks call: C99, no libc, no allocation. `deploy/export/c99.py` copies the functions that a network needs.
 // Real tensors are planes: channel, row, column. Signs are bits, 1 for +1, a pixel's (or a tap's) channels side by side in
 // words of WORD bits, the first channel in the lowest bit.
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bnn_lightning.deploy.container import Container
-from bnn_lightning.deploy.fresh import floats
-from bnn_lightning.deploy.program import Program, Step, Stored
+from bnn_lightning.deploy.format.container import Container
+from bnn_lightning.deploy.frontend.fresh import floats
+from bnn_lightning.deploy.ir.graph import Program, Step, Stored
 from bnn_lightning.functional.pack import BLOCK, WORD, num_words
 
 if TYPE_CHECKING:
-    from bnn_lightning.deploy.runtime import LoadedNetwork
+    from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 _MOST_IN_ALL = 1 << 30  # of all results for one image

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bnn_lightning.deploy.container import Array
-from bnn_lightning.deploy.convert import PackedNetwork
-from bnn_lightning.deploy.fuse import batch_norm_affine
-from bnn_lightning.deploy.modules import PARTS, PackedConv2d
-from bnn_lightning.deploy.operations import TORCH_OPERATIONS
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.format.container import Array
+from bnn_lightning.deploy.frontend.layers import PARTS, PackedConv2d
+from bnn_lightning.deploy.frontend.pack import PackedNetwork
+from bnn_lightning.deploy.frontend.torch_ops import TORCH_OPERATIONS
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning

@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnn_lightning.deploy.container import Container
-from bnn_lightning.deploy.unpacked import plain
+from bnn_lightning.deploy.format.container import Container
+from bnn_lightning.deploy.frontend.torch_fallback import plain
 
 
 def refuse_nan(network: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from bnn_lightning.deploy.unpacked import eager
+from bnn_lightning.deploy.frontend.torch_fallback import eager
 
 _MOST = 1.5  # resizing overshoots 1 by less
 _NO_GRADIENTS = (

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy import ops as ops  # registers the operations
-from bnn_lightning.deploy.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
-from bnn_lightning.deploy.kernels import current_kernel
-from bnn_lightning.deploy.unpacked import Unpacked, eager, plain
+from bnn_lightning.deploy.frontend.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
+from bnn_lightning.deploy.frontend.torch_fallback import Unpacked, eager, plain
+from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
-from bnn_lightning.deploy.finite import check_images, refuse_nan
-from bnn_lightning.deploy.fresh import floats, pixels
-from bnn_lightning.deploy.fuse import fuse, is_plain
-from bnn_lightning.deploy.inputs import check_range, check_tensor, refuse_jit
-from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear
-from bnn_lightning.deploy.unpacked import for_torch
+from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan
+from bnn_lightning.deploy.frontend.fresh import floats, pixels
+from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit
+from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear
+from bnn_lightning.deploy.frontend.torch_fallback import for_torch
+from bnn_lightning.deploy.passes.fold_epilogue import fuse, is_plain
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear

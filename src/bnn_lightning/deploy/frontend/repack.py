@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import WeightBinarizer
 from bnn_lightning.binarizers.weight import WeightSign
-from bnn_lightning.deploy.convert import PackedNetwork, Settled, pack, why_left
-from bnn_lightning.deploy.modules import PackedConv2d, check_signs
+from bnn_lightning.deploy.frontend.layers import PackedConv2d, check_signs
+from bnn_lightning.deploy.frontend.pack import PackedNetwork, Settled, pack, why_left
 from bnn_lightning.functional.pack import pack_weight, tap_sums
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.tree import binary_layers

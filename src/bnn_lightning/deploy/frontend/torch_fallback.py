@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.ops import LIBRARY, epilogue
+from bnn_lightning.deploy.frontend.torch_library import LIBRARY, epilogue
 
 if TYPE_CHECKING:
-    from bnn_lightning.deploy.modules import PackedConv2d
+    from bnn_lightning.deploy.frontend.layers import PackedConv2d
 
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor scale, Tensor bias, SymInt groups, "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.byte_conv import byte_conv2d
+from bnn_lightning.deploy.kernels.conv2d_int8 import byte_conv2d
 
 _ATEN = torch.ops.aten
 # The name in a file, and what it calls. All are pure: they write into none of their arguments.

@@ -1,9 +1,9 @@
-"""The jobs of the real-valued kernels: mirrors of the structures of real.c, linear.c, pool.c and gate.c."""
+"""The jobs of the real-valued kernels: mirrors of the structures of conv2d.c, linear.c, pool.c and squeeze_excite.c."""
 
 import ctypes
 from typing import Any
 
-PART = 60  # pixels of a part of a map that is summed; of kernel.h
+PART = 60  # pixels of a part of a map that is summed; of simd.h
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -11,7 +11,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 
 class After(ctypes.Structure):
-    """`struct after` of real.h."""
+    """`struct after` of epilogue.h."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "height width channels out_channels"),
@@ -23,13 +23,13 @@ class After(ctypes.Structure):
 
 
 class Windows(ctypes.Structure):
-    """`struct windows` of real.h."""
+    """`struct windows` of epilogue.h."""
 
     _fields_ = _fields(ctypes.c_int64, "height width stride_y stride_x pad_y pad_x")
 
 
 class RealConvolution(ctypes.Structure):
-    """`struct bnn_real_convolve` of real.c."""
+    """`struct bnn_real_convolve` of conv2d.c."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images channels height width kernel_height kernel_width stride_y stride_x"),
@@ -93,7 +93,7 @@ class Padding(ctypes.Structure):
 
 
 class Gating(ctypes.Structure):
-    """`struct bnn_gate` of gate.c."""
+    """`struct bnn_gate` of squeeze_excite.c."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images channels hidden out_channels"),
@@ -104,7 +104,7 @@ class Gating(ctypes.Structure):
 
 
 class Combining(ctypes.Structure):
-    """`struct bnn_combine` of gate.c."""
+    """`struct bnn_combine` of squeeze_excite.c."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images parts x_channels residual_channels multiply"),

@@ -11,15 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.fresh import count, floats, pixels, zeros
-from bnn_lightning.deploy.maps import Activation, blocked, channels_last, kernel_for, new_map, pointer, unblocked
-from bnn_lightning.deploy.native import Linear, RealConvolution
-from bnn_lightning.deploy.ops import out_size
-from bnn_lightning.deploy.pooling import Pool2d
+from bnn_lightning.deploy.frontend.fresh import count, floats, pixels, zeros
+from bnn_lightning.deploy.frontend.torch_library import out_size
+from bnn_lightning.deploy.kernels.abi import Linear, RealConvolution
+from bnn_lightning.deploy.kernels.layout import (
+    Activation,
+    blocked,
+    channels_last,
+    kernel_for,
+    new_map,
+    pointer,
+    unblocked,
+)
+from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
-_MOST = 1 << 15  # ROOM of real.c
+_MOST = 1 << 15  # ROOM of conv2d.c
 _WORK = 1 << 16  # floats of the map before maxima that a thread keeps
 
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.fresh import CPU, count, floats, pixels
-from bnn_lightning.deploy.kernels import current_kernel
-from bnn_lightning.deploy.maps import Activation, blocked, new_map
-from bnn_lightning.deploy.native import RealConvolution
-from bnn_lightning.deploy.ops import out_size
-from bnn_lightning.deploy.pooling import Pool2d
-from bnn_lightning.deploy.real import RealConv2d
+from bnn_lightning.deploy.frontend.fresh import CPU, count, floats, pixels
+from bnn_lightning.deploy.frontend.torch_library import out_size
+from bnn_lightning.deploy.kernels.abi import RealConvolution
+from bnn_lightning.deploy.kernels.conv2d import RealConv2d
+from bnn_lightning.deploy.kernels.layout import Activation, blocked, new_map
+from bnn_lightning.deploy.kernels.library import current_kernel
+from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.functional.pack import spread
 
 _WORD = 4  # bytes

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.fresh import floats, strided
-from bnn_lightning.deploy.kernels import Kernel, current_kernel
-from bnn_lightning.deploy.native import PART, After
+from bnn_lightning.deploy.frontend.fresh import floats, strided
+from bnn_lightning.deploy.kernels.abi import PART, After
+from bnn_lightning.deploy.kernels.library import Kernel, current_kernel
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 

@@ -16,11 +16,11 @@ import torch
 from bnn_lightning.utils.native import built_libraries, choose_library, library_file, parallel_for, supported_libraries
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 9  # of the structures below and elsewhere; `bnn_version` of team.c
+VERSION = 9  # of the structures below and elsewhere; `bnn_version` of thread_team.c
 
 
 class Convolution(ctypes.Structure):
-    """`struct bnn_convolve` of kernel.c."""
+    """`struct bnn_convolve` of binary_conv.c."""
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
@@ -40,7 +40,7 @@ class Convolution(ctypes.Structure):
 
 
 class Packing(ctypes.Structure):
-    """`struct bnn_pack` of kernel.c."""
+    """`struct bnn_pack` of binary_conv.c."""
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
@@ -51,7 +51,7 @@ class Packing(ctypes.Structure):
 
 
 class NativeStep(ctypes.Structure):
-    """`struct bnn_step` of team.c."""
+    """`struct bnn_step` of thread_team.c."""
 
     _fields_ = [("operation", ctypes.c_void_p), ("job", ctypes.c_void_p)]
 

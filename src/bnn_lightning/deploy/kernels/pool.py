@@ -5,12 +5,20 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.fresh import floats
-from bnn_lightning.deploy.maps import Activation, channels_last, kernel_for, new_map, pointer, prelu, sums_shape
-from bnn_lightning.deploy.native import Averaging, Pooling, Summing, Windows
+from bnn_lightning.deploy.frontend.fresh import floats
+from bnn_lightning.deploy.kernels.abi import Averaging, Pooling, Summing, Windows
+from bnn_lightning.deploy.kernels.layout import (
+    Activation,
+    channels_last,
+    kernel_for,
+    new_map,
+    pointer,
+    prelu,
+    sums_shape,
+)
 from bnn_lightning.functional.pack import spread
 
-MOST_LINES = 16  # of real.h
+MOST_LINES = 16  # of epilogue.h
 
 
 class Pool2d(nn.Module):

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.fresh import floats, zeros
-from bnn_lightning.deploy.maps import (
+from bnn_lightning.deploy.frontend.fresh import floats, zeros
+from bnn_lightning.deploy.kernels.abi import Combining, Gating
+from bnn_lightning.deploy.kernels.layout import (
     Activation,
     blocked,
     channels_last,
@@ -15,7 +16,6 @@ from bnn_lightning.deploy.maps import (
     sums_shape,
     unblocked,
 )
-from bnn_lightning.deploy.native import Combining, Gating
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnn_lightning.deploy.native import PART
+from bnn_lightning.deploy.kernels.abi import PART
 
 _BLOCK, _WORD, _FLOAT = 16, 32, 4
-_ROOM = 1 << 17  # bytes: ROOM of real.c
-_LINES = 16  # MOST_LINES of real.h
+_ROOM = 1 << 17  # bytes: ROOM of conv2d.c
+_LINES = 16  # MOST_LINES of epilogue.h
 _MOST_FACTORS = 1 << 31  # of a binary sum
 
 
@@ -42,13 +42,13 @@ def verify(operation: str, job: ctypes.Structure, regions: Iterable[Region]) -> 
         JobError: A read or a write would leave all regions, or the numbers of the job do not fit each other.
 
     Example:
-        >>> from bnn_lightning.deploy.native import Padding
+        >>> from bnn_lightning.deploy.kernels.abi import Padding
         >>> memory = (ctypes.c_float * 6)()
         >>> job = Padding(pixels=2, channels=3, first=1, inner=1, out=ctypes.addressof(memory))
         >>> verify("pad", job, [Region(ctypes.addressof(memory), 24)])
         >>> verify("pad", job, [Region(ctypes.addressof(memory), 20)])
         Traceback (most recent call last):
-        bnn_lightning.deploy.verify.JobError: `pad`: 24 bytes of `out` do not lie in the memory of this job.
+        bnn_lightning.deploy.kernels.verify.JobError: `pad`: 24 bytes of `out` do not lie in the memory of this job.
     """
     _RULES[operation](_Job(operation, job, list(regions)))
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from bnn_lightning.deploy.modules import PackedConv2d
-from bnn_lightning.deploy.recording import first_difference
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
+from bnn_lightning.deploy.passes.recording import first_difference
 from bnn_lightning.layers.activation import Hardtanh, LearnableBias, PReLU
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)

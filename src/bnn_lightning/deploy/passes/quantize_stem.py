@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bnn_lightning.deploy.byte_conv import MOST_FACTORS
-from bnn_lightning.deploy.container import Array, read_container, write_container
-from bnn_lightning.deploy.lowering import Lowered, LoweringError
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.format.container import Array, read_container, write_container
+from bnn_lightning.deploy.frontend.capture import Lowered, LoweringError
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.kernels.conv2d_int8 import MOST_FACTORS
 
 
 def round_stem(lowered: Lowered) -> Lowered:

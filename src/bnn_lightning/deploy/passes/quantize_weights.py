@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bnn_lightning.deploy.container import Array
-from bnn_lightning.deploy.lowering import Lowered
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.format.container import Array
+from bnn_lightning.deploy.frontend.capture import Lowered
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
 
 # The operations whose second argument is a weight, (out_channels, ...).
 _WEIGHTED = ("conv2d", "linear")

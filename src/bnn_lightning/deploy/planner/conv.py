@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.byte_conv import MOST_FACTORS, ByteConv2d
-from bnn_lightning.deploy.chains import Chain, constant, pair, pooling_arguments
-from bnn_lightning.deploy.gates import Gate
-from bnn_lightning.deploy.graph import BYTES, Graph, Job, Operation, Resource
-from bnn_lightning.deploy.maps import Activation
-from bnn_lightning.deploy.pooling import Pool2d
-from bnn_lightning.deploy.program import Argument, Step, Stored, Value
-from bnn_lightning.deploy.real import RealConv2d, RowLinear
+from bnn_lightning.deploy.ir.graph import Argument, Step, Stored, Value
+from bnn_lightning.deploy.kernels.conv2d import RealConv2d, RowLinear
+from bnn_lightning.deploy.kernels.conv2d_int8 import MOST_FACTORS, ByteConv2d
+from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.pool import Pool2d
+from bnn_lightning.deploy.kernels.squeeze_excite import Gate
+from bnn_lightning.deploy.planner.match import Chain, constant, pair, pooling_arguments
+from bnn_lightning.deploy.planner.typed_graph import BYTES, Graph, Job, Operation, Resource
 
 
 def real_convolution(graph: Graph, number: int) -> Operation | None:

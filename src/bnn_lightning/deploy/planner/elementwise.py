@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.chains import Chain
-from bnn_lightning.deploy.gates import Combine
-from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource
-from bnn_lightning.deploy.maps import Activation
-from bnn_lightning.deploy.program import Argument, Step, Value
+from bnn_lightning.deploy.ir.graph import Argument, Step, Value
+from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.squeeze_excite import Combine
+from bnn_lightning.deploy.planner.match import Chain
+from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource
 from bnn_lightning.functional.pack import BLOCK
 
 _COPY: Mapping[str, Any] = {"multiply": False} | dict.fromkeys(("residual_slope", "scale", "bias", "inner"))

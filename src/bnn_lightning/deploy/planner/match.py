@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.fresh import CPU
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.maps import Activation
-from bnn_lightning.deploy.program import Argument, Step, Stored, Value
+from bnn_lightning.deploy.frontend.fresh import CPU
+from bnn_lightning.deploy.ir.graph import Argument, Step, Stored, Value
+from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.planner.typed_graph import Graph
 
 
 def constant(graph: Graph, argument: Argument, channels: int, *, elementwise: bool = False) -> Tensor | None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bnn_lightning.deploy.gates import Combine
-from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource
-from bnn_lightning.deploy.native import Padding
-from bnn_lightning.deploy.program import Step, Value
-from bnn_lightning.deploy.real_forms import pooling
+from bnn_lightning.deploy.ir.graph import Step, Value
+from bnn_lightning.deploy.kernels.abi import Padding
+from bnn_lightning.deploy.kernels.squeeze_excite import Combine
+from bnn_lightning.deploy.planner.conv import pooling
+from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource
 
 
 def padding(graph: Graph, number: int) -> Operation | None:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.chains import Chain
-from bnn_lightning.deploy.graph import Graph, Job, Operation, Resource, Sums
-from bnn_lightning.deploy.maps import sums_shape
-from bnn_lightning.deploy.pooling import ChannelMean
-from bnn_lightning.deploy.program import Argument, Value
+from bnn_lightning.deploy.ir.graph import Argument, Value
+from bnn_lightning.deploy.kernels.layout import sums_shape
+from bnn_lightning.deploy.kernels.pool import ChannelMean
+from bnn_lightning.deploy.planner.match import Chain
+from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource, Sums
 
 
 def mean(graph: Graph, number: int) -> Operation | None:

@@ -7,12 +7,12 @@ same pass, and the floats only where something reads them.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bnn_lightning.deploy.chains import Chain
-from bnn_lightning.deploy.forms import native_form, packing
-from bnn_lightning.deploy.graph import BYTES, Graph, Half, Operation, Resource, Signs, Sums
-from bnn_lightning.deploy.memory import Buffer, lay_out
-from bnn_lightning.deploy.program import Value
-from bnn_lightning.deploy.sum_forms import summing
+from bnn_lightning.deploy.ir.graph import Value
+from bnn_lightning.deploy.planner.match import Chain
+from bnn_lightning.deploy.planner.memory import Buffer, lay_out
+from bnn_lightning.deploy.planner.reduce import summing
+from bnn_lightning.deploy.planner.select import native_form, packing
+from bnn_lightning.deploy.planner.typed_graph import BYTES, Graph, Half, Operation, Resource, Signs, Sums
 from bnn_lightning.functional.pack import spread
 
 _ALIGN = 64

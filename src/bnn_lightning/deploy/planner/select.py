@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.combine_forms import combination, concatenation
-from bnn_lightning.deploy.graph import Graph, Half, Job, Operation, Resource, Signs
-from bnn_lightning.deploy.kernels import Convolution
-from bnn_lightning.deploy.maps import pointer
-from bnn_lightning.deploy.modules import PackedConv2d
-from bnn_lightning.deploy.ops import conv_geometry, packing_job, window_offsets
-from bnn_lightning.deploy.pad_forms import padding
-from bnn_lightning.deploy.program import Argument, Value
-from bnn_lightning.deploy.real_forms import convolution_and_maxima, gate, linear, pooling, real_convolution
-from bnn_lightning.deploy.sum_forms import mean
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
+from bnn_lightning.deploy.frontend.torch_library import conv_geometry, packing_job, window_offsets
+from bnn_lightning.deploy.ir.graph import Argument, Value
+from bnn_lightning.deploy.kernels.layout import pointer
+from bnn_lightning.deploy.kernels.library import Convolution
+from bnn_lightning.deploy.planner.conv import convolution_and_maxima, gate, linear, pooling, real_convolution
+from bnn_lightning.deploy.planner.elementwise import combination, concatenation
+from bnn_lightning.deploy.planner.pad import padding
+from bnn_lightning.deploy.planner.reduce import mean
+from bnn_lightning.deploy.planner.typed_graph import Graph, Half, Job, Operation, Resource, Signs
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
 Form = Callable[[Graph, int], Operation | None]

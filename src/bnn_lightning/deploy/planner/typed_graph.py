@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.fresh import pixels, strided
-from bnn_lightning.deploy.program import Argument, Step, Value
+from bnn_lightning.deploy.frontend.fresh import pixels, strided
+from bnn_lightning.deploy.ir.graph import Argument, Step, Value
 from bnn_lightning.functional.pack import num_words
 
 if TYPE_CHECKING:
-    from bnn_lightning.deploy.runtime import LoadedNetwork
+    from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 
 @dataclass(frozen=True)

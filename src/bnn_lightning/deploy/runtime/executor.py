@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.forms import emitting, halved, summed
-from bnn_lightning.deploy.fresh import CPU, floats, pixels, strided, zeros
-from bnn_lightning.deploy.graph import BYTES, Job, Resource, Signs, Sums
-from bnn_lightning.deploy.kernels import Kernel, NativeStep
-from bnn_lightning.deploy.plan import Action, Plan, kind_of
-from bnn_lightning.deploy.real import RealConv2d
-from bnn_lightning.deploy.verify import Region, verify
+from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels, strided, zeros
+from bnn_lightning.deploy.kernels.conv2d import RealConv2d
+from bnn_lightning.deploy.kernels.library import Kernel, NativeStep
+from bnn_lightning.deploy.kernels.verify import Region, verify
+from bnn_lightning.deploy.planner.schedule import Action, Plan, kind_of
+from bnn_lightning.deploy.planner.select import emitting, halved, summed
+from bnn_lightning.deploy.planner.typed_graph import BYTES, Job, Resource, Signs, Sums
 from bnn_lightning.functional.pack import pack_activations
 
 _Words = ctypes.Array[ctypes.c_uint64]

@@ -9,27 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.deploy.byte_stem import round_stem
-from bnn_lightning.deploy.container import (
+from bnn_lightning.deploy.format.container import (
     Container,
     PackedFileError,
     container_bytes,
     read_container,
     write_whole,
 )
-from bnn_lightning.deploy.convert import PackedNetwork
-from bnn_lightning.deploy.dry_run import check_names, check_sizes, dry_run
-from bnn_lightning.deploy.finite import check_images, from_json, refuse_nan_in_file, to_json
-from bnn_lightning.deploy.fresh import CPU, floats, pixels
-from bnn_lightning.deploy.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
-from bnn_lightning.deploy.kernels import current_kernel
-from bnn_lightning.deploy.lowering import lower
-from bnn_lightning.deploy.modules import PARTS, PackedConv2d
-from bnn_lightning.deploy.operations import OPERATIONS
-from bnn_lightning.deploy.plans import Plans
-from bnn_lightning.deploy.program import Argument, Program, Step, Stored, Value
-from bnn_lightning.deploy.rounding import round_rest
-from bnn_lightning.deploy.unpacked import for_torch, plain
+from bnn_lightning.deploy.format.dry_run import check_names, check_sizes, dry_run
+from bnn_lightning.deploy.frontend.capture import lower
+from bnn_lightning.deploy.frontend.finite import check_images, from_json, refuse_nan_in_file, to_json
+from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels
+from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
+from bnn_lightning.deploy.frontend.layers import PARTS, PackedConv2d
+from bnn_lightning.deploy.frontend.pack import PackedNetwork
+from bnn_lightning.deploy.frontend.torch_fallback import for_torch, plain
+from bnn_lightning.deploy.frontend.torch_ops import OPERATIONS
+from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.kernels.library import current_kernel
+from bnn_lightning.deploy.passes.quantize_stem import round_stem
+from bnn_lightning.deploy.passes.quantize_weights import round_rest
+from bnn_lightning.deploy.runtime.plans import Plans
 from bnn_lightning.utils.image_size import plain_size, sides
 
 # Precision of real-valued weights in a file; what the first convolution computes with.

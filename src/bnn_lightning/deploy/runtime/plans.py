@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.execute import Execution
-from bnn_lightning.deploy.graph import Graph
-from bnn_lightning.deploy.kernels import Kernel
-from bnn_lightning.deploy.plan import Plan, make_plan
+from bnn_lightning.deploy.kernels.library import Kernel
+from bnn_lightning.deploy.planner.schedule import Plan, make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.runtime.executor import Execution
 
 if TYPE_CHECKING:
-    from bnn_lightning.deploy.runtime import LoadedNetwork
+    from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 MOST_PLANS = 8  # shapes of images whose plans a network keeps
 MOST_IDLE = 4  # sets of memory that a plan keeps for calls at the same time

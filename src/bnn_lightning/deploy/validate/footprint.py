@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from bnn_lightning.deploy.fresh import zeros
-from bnn_lightning.deploy.runtime import load
+from bnn_lightning.deploy.frontend.fresh import zeros
+from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.metrics.latency import peak_resident
 
 

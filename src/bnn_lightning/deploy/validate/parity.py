@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.modules import PackedConv2d, PackedLinear, input_threshold
+from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear, input_threshold
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnn_lightning.deploy.execute import Execution
-from bnn_lightning.deploy.graph import Graph, Signs, Sums
-from bnn_lightning.deploy.kernels import current_kernel, kernel_info
-from bnn_lightning.deploy.plan import make_plan
-from bnn_lightning.deploy.runtime import LoadedNetwork
+from bnn_lightning.deploy.kernels.library import current_kernel, kernel_info
+from bnn_lightning.deploy.planner.schedule import make_plan
+from bnn_lightning.deploy.planner.typed_graph import Graph, Signs, Sums
+from bnn_lightning.deploy.runtime.executor import Execution
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@
 //   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
 //
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
-#include "kernel.h"
+#include "simd.h"
 
 // A tile has WIDE pixels of up to BLOCKS blocks of channels, or NARROW ones where a layer has no more than FEW blocks; its
 // sums are kept in registers. SHAPES are the pixels and blocks that tiles may have, fewer pixels first.
@@ -29,7 +29,7 @@ enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2, BYTES = 1 };
 #endif
 enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = BYTES ? 31 : 1 << 30 };  // a byte overflows after 31 words
 
-// The layout of these structures is that of `deploy/kernels.py`.
+// The layout of these structures is that of `deploy/kernels/library.py`.
 struct bnn_convolve {
   int64_t images, height, width;           // of the padded activations
   int64_t out_height, out_width;

@@ -1,4 +1,4 @@
-// Convolutions of real-valued maps, directly: no im2col, one tile of pixels x channels in registers. See real.h.
+// Convolutions of real-valued maps, directly: no im2col, one tile of pixels x channels in registers. See epilogue.h.
 //
 //   t[pixel, c] = sum_k weight[k, c] * x[pixel + offset k] ; t += bias[c] ; t = t * gain[c] + offset[c] (+ residual)
 //
@@ -13,7 +13,7 @@
 // side. Where windows leave the map, or x is averaged or normalised first, or is bytes, as many rows as `band` rows of the
 // result need are copied into a small buffer with all that lies around them. Maxima of windows may follow while rows are
 // in the cache: only they are written then.
-#include "real.h"
+#include "epilogue.h"
 
 enum { MOST = 14, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
 

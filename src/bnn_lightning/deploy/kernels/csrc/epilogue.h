@@ -1,9 +1,9 @@
 // What the real-valued kernels share: vectors of 16 channels, and what follows a sum. Clang vector types, no libc.
 //
 // Maps are (N, H, W, C), dense; parameters of channels are filled up to whole blocks of BLOCK. Every file declares the
-// structures of its jobs, whose layout is that of `deploy/native.py`.
+// structures of its jobs, whose layout is that of `deploy/kernels/abi.py`.
 #pragma once
-#include "kernel.h"
+#include "simd.h"
 
 typedef int8_t C __attribute__((ext_vector_type(BLOCK), aligned(1)));
 // Its own function: with the rest inlined around it, compilers keep sums in memory. Clang tunes x86-64-v4 for vectors of

@@ -1,5 +1,5 @@
-// Linear layers, row by row: y[c] = bias[c] + scale[c] * sum_k weight[k, c] * x[k], with weights in float32 or int8. See real.h.
-#include "real.h"
+// Linear layers, row by row: y[c] = bias[c] + scale[c] * sum_k weight[k, c] * x[k], with weights in float32 or int8. See epilogue.h.
+#include "epilogue.h"
 
 struct bnn_linear {
   int64_t rows, factors, x_row;  // elements from one row of x to the next

@@ -1,5 +1,5 @@
-// Pooling, and averages over the whole map. See real.h.
-#include "real.h"
+// Pooling, and averages over the whole map. See epilogue.h.
+#include "epilogue.h"
 
 // out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. Windows of an
 // average that reach beyond the map are averaged over what lies in it.

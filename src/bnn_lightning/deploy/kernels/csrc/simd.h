@@ -26,7 +26,7 @@ INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 // torch_parallel_for, of libtorch's stable C interface: (begin, end, grain, function(from, to, context), context).
 typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
-// One of the threads that run a row of operations together (team.c). Each of them calls every operation, which divides its
+// One of the threads that run a row of operations together (thread_team.c). Each of them calls every operation, which divides its
 // loops by `spread_out` and does nothing besides.
 struct worker;
 __attribute__((visibility("hidden"))) void bnn_share(struct worker *me, int64_t n, int64_t grain,

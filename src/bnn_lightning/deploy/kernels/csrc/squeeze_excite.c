@@ -1,5 +1,5 @@
-// Squeeze-and-excite, and the second pass behind it: everything from the gate to the next layer's signs. See real.h.
-#include "real.h"
+// Squeeze-and-excite, and the second pass behind it: everything from the gate to the next layer's signs. See epilogue.h.
+#include "epilogue.h"
 
 // gate = sigmoid(excite relu(squeeze m)), m = own + mix * (other - own) of means; weights as those of `struct linear`.
 struct bnn_gate {

@@ -1,5 +1,5 @@
-// Rows of operations, run by torch's threads as one team. See kernel.h.
-#include "kernel.h"
+// Rows of operations, run by torch's threads as one team. See simd.h.
+#include "simd.h"
 
 // Threads sleep between torch's parallel loops, and to wake one takes as long as a layer. So a row is one such loop, whose
 // calls are the workers: each goes through all operations, takes shares of each loop until none is left, and waits until

@@ -1,0 +1,1 @@
+"""Writers of C99 and ONNX."""

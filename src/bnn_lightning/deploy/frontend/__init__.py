@@ -1,0 +1,1 @@
+"""Capture of torch modules: packed layers, conversion, operations of torch."""

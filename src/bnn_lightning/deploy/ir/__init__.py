@@ -1,0 +1,1 @@
+"""Intermediate representation of packed networks; needs no torch."""

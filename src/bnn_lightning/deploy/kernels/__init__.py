@@ -1,0 +1,1 @@
+"""Kernels in C, and the Python that lays out their arguments."""

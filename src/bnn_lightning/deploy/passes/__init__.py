@@ -1,0 +1,1 @@
+"""Passes over networks before they are planned."""

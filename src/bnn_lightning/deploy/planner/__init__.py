@@ -1,0 +1,1 @@
+"""From a network to kernel calls: matching, selection, order, memory."""

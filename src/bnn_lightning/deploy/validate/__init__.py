@@ -1,0 +1,1 @@
+"""Comparison of packed networks with their originals, time and memory of each part."""
