@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bnn_lightning.deploy.kernels.abi import After, Pooling, RealConvolution
-from bnn_lightning.deploy.kernels.library import Convolution, Packing
+from bnn_lightning.deploy.kernels.abi import After, Convolution, Packing, Pooling, RealConvolution
 
 FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc"
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")

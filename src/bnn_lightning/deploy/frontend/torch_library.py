@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.deploy.frontend.fresh import count
-from bnn_lightning.deploy.kernels.library import Convolution, Packing, current_kernel
+from bnn_lightning.deploy.kernels.abi import Convolution, Packing
+from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
 
 LIBRARY = torch.library.Library("bnn_lightning", "DEF")  # type: ignore[no-untyped-call]

@@ -1,8 +1,9 @@
-"""The jobs of the real-valued kernels: mirrors of the structures of conv2d.c, linear.c, pool.c and squeeze_excite.c."""
+"""Arguments of the kernels: mirrors of the structures of arguments.h."""
 
 import ctypes
 from typing import Any
 
+VERSION = 9  # of the structures; `bnn_version` of thread_team.c
 PART = 60  # pixels of a part of a map that is summed; of simd.h
 
 
@@ -11,7 +12,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 
 class After(ctypes.Structure):
-    """`struct after` of epilogue.h."""
+    """`struct after`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "height width channels out_channels"),
@@ -23,13 +24,44 @@ class After(ctypes.Structure):
 
 
 class Windows(ctypes.Structure):
-    """`struct windows` of epilogue.h."""
+    """`struct windows`."""
 
     _fields_ = _fields(ctypes.c_int64, "height width stride_y stride_x pad_y pad_x")
 
 
+class Convolution(ctypes.Structure):
+    """`struct bnn_convolve`."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
+        *[(name, ctypes.c_int64) for name in ("groups", "words", "channels", "kernel_height", "kernel_width")],
+        *[(name, ctypes.c_int64) for name in ("stride_y", "stride_x", "dilation_y", "dilation_x")],
+        *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
+        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
+        ("residual_channels", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "gain", "offset")],
+        *[(name, ctypes.c_void_p) for name in ("scale", "bias", "residual", "lift", "slope", "shift", "threshold")],
+        ("low", ctypes.c_float),
+        ("high", ctypes.c_float),
+        ("out", ctypes.c_void_p),
+        ("bits", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    ]
+
+
+class Packing(ctypes.Structure):
+    """`struct bnn_pack`."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
+        *[(name, ctypes.c_int64) for name in ("stride_image", "stride_channel", "stride_y", "stride_x")],
+        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "top", "left")],
+        *[(name, ctypes.c_void_p) for name in ("x", "threshold", "bits")],
+    ]
+
+
 class RealConvolution(ctypes.Structure):
-    """`struct bnn_real_convolve` of conv2d.c."""
+    """`struct bnn_real_convolve`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images channels height width kernel_height kernel_width stride_y stride_x"),
@@ -46,7 +78,7 @@ class RealConvolution(ctypes.Structure):
 
 
 class Linear(ctypes.Structure):
-    """`struct bnn_linear` of linear.c."""
+    """`struct bnn_linear`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "rows factors x_row"),
@@ -56,7 +88,7 @@ class Linear(ctypes.Structure):
 
 
 class Pooling(ctypes.Structure):
-    """`struct bnn_pool` of pool.c."""
+    """`struct bnn_pool`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images height width"),
@@ -68,7 +100,7 @@ class Pooling(ctypes.Structure):
 
 
 class Summing(ctypes.Structure):
-    """`struct bnn_sum` of pool.c."""
+    """`struct bnn_sum`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images pixels channels sums_channels"),
@@ -77,7 +109,7 @@ class Summing(ctypes.Structure):
 
 
 class Averaging(ctypes.Structure):
-    """`struct bnn_average` of pool.c."""
+    """`struct bnn_average`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images parts channels sums_channels"),
@@ -87,13 +119,13 @@ class Averaging(ctypes.Structure):
 
 
 class Padding(ctypes.Structure):
-    """`struct bnn_pad` of pool.c."""
+    """`struct bnn_pad`."""
 
     _fields_ = [*_fields(ctypes.c_int64, "pixels channels first inner"), *_fields(ctypes.c_void_p, "out")]
 
 
 class Gating(ctypes.Structure):
-    """`struct bnn_gate` of squeeze_excite.c."""
+    """`struct bnn_gate`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images channels hidden out_channels"),
@@ -104,7 +136,7 @@ class Gating(ctypes.Structure):
 
 
 class Combining(ctypes.Structure):
-    """`struct bnn_combine` of squeeze_excite.c."""
+    """`struct bnn_combine`."""
 
     _fields_ = [
         *_fields(ctypes.c_int64, "images parts x_channels residual_channels multiply"),
@@ -112,3 +144,18 @@ class Combining(ctypes.Structure):
         *_fields(ctypes.c_void_p, "sums half half_slope"),
         ("after", After),
     ]
+
+
+# By name, in the order of their numbers in a plan section, which is that of arguments.h.
+KERNELS: dict[str, type[ctypes.Structure]] = {
+    "convolve": Convolution,
+    "pack": Packing,
+    "real_convolve": RealConvolution,
+    "linear": Linear,
+    "pool": Pooling,
+    "sum": Summing,
+    "average": Averaging,
+    "pad": Padding,
+    "gate": Gating,
+    "combine": Combining,
+}

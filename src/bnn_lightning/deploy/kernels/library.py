@@ -13,41 +13,10 @@ from pathlib import Path
 
 import torch
 
+from bnn_lightning.deploy.kernels.abi import VERSION
 from bnn_lightning.utils.native import built_libraries, choose_library, library_file, parallel_for, supported_libraries
 
 FOLDER = Path(__file__).parent / "_kernels"
-VERSION = 9  # of the structures below and elsewhere; `bnn_version` of thread_team.c
-
-
-class Convolution(ctypes.Structure):
-    """`struct bnn_convolve` of binary_conv.c."""
-
-    _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
-        *[(name, ctypes.c_int64) for name in ("groups", "words", "channels", "kernel_height", "kernel_width")],
-        *[(name, ctypes.c_int64) for name in ("stride_y", "stride_x", "dilation_y", "dilation_x")],
-        *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
-        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
-        ("residual_channels", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "gain", "offset")],
-        *[(name, ctypes.c_void_p) for name in ("scale", "bias", "residual", "lift", "slope", "shift", "threshold")],
-        ("low", ctypes.c_float),
-        ("high", ctypes.c_float),
-        ("out", ctypes.c_void_p),
-        ("bits", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-    ]
-
-
-class Packing(ctypes.Structure):
-    """`struct bnn_pack` of binary_conv.c."""
-
-    _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
-        *[(name, ctypes.c_int64) for name in ("stride_image", "stride_channel", "stride_y", "stride_x")],
-        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "top", "left")],
-        *[(name, ctypes.c_void_p) for name in ("x", "threshold", "bits")],
-    ]
 
 
 class NativeStep(ctypes.Structure):

@@ -10,8 +10,8 @@ from torch import Tensor
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.torch_library import conv_geometry, packing_job, window_offsets
 from bnn_lightning.deploy.ir.graph import Argument, Value
+from bnn_lightning.deploy.kernels.abi import Convolution
 from bnn_lightning.deploy.kernels.layout import pointer
-from bnn_lightning.deploy.kernels.library import Convolution
 from bnn_lightning.deploy.planner.conv import convolution_and_maxima, gate, linear, pooling, real_convolution
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.pad import padding

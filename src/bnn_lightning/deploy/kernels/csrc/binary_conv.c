@@ -29,25 +29,6 @@ enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2, BYTES = 1 };
 #endif
 enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = BYTES ? 31 : 1 << 30 };  // a byte overflows after 31 words
 
-// The layout of these structures is that of `deploy/kernels/library.py`.
-struct bnn_convolve {
-  int64_t images, height, width;           // of the padded activations
-  int64_t out_height, out_width;
-  int64_t groups, words, channels;         // words of a pixel and output channels, both of one group
-  int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x;
-  int64_t pad_y, pad_x, real_height, real_width;  // of the zero padding; real_height is 0 where nothing is to be corrected
-  int64_t reach;                           // factors of a sum
-  int64_t bits_height, bits_width, bits_top, bits_left, bits_words;  // of the signs that are written
-  int64_t residual_channels;               // of all groups; fewer than the output's are read again and again, by blocks
-  const uint32_t *x, *weight;
-  const int32_t *tap_sums, *offsets;
-  const float *gain, *offset, *scale, *bias, *residual, *lift, *slope, *shift, *threshold;
-  float low, high;
-  float *out;
-  uint16_t *bits;
-  float *sums;  // (images, parts, channels of all groups in whole blocks)
-};
-
 INLINE U popcount(U x) { return BYTES ? (U)__builtin_elementwise_popcount((B)x) : __builtin_elementwise_popcount(x); }
 INLINE U count(U sum, U unlike) { return BYTES ? (U)((B)sum + (B)popcount(unlike)) : sum + popcount(unlike); }
 INLINE U total(U x) {  // from four counters a word to one
@@ -302,20 +283,12 @@ static void tiles(int64_t from, int64_t to, void *context) {
 
 enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
-void bnn_convolve(const struct bnn_convolve *c, struct worker *worker) {
+void KERNEL(convolve)(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
   const int64_t work = s.unit * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
   spread_out(worker, s.units * s.chunks * c->groups, grain_of(GRAIN, work), tiles, c);
 }
-
-struct bnn_pack {
-  int64_t images, channels, height, width, groups, words;  // channels and words of one group
-  int64_t stride_image, stride_channel, stride_y, stride_x;  // of x, in elements
-  int64_t bits_height, bits_width, top, left;
-  const float *x, *threshold;  // threshold (group, word, 32), +inf where there is no channel
-  uint32_t *bits;
-};
 
 // Pixels side by side, for channels that lie apart.
 static void pack_apart(const struct bnn_pack *p, const float *x, const float *threshold, uint32_t *bits, int64_t channels) {
@@ -369,6 +342,6 @@ static void rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pack(const struct bnn_pack *p, struct worker *worker) {
+void KERNEL(pack)(const struct bnn_pack *p, struct worker *worker) {
   spread_out(worker, p->images * p->height, grain_of(1 << 16, p->width * p->groups * p->channels), rows, p);
 }

@@ -17,29 +17,6 @@
 
 enum { MOST = 14, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
 
-struct bnn_real_convolve {
-  int64_t images, channels, height, width;  // of x
-  int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
-  int64_t x_image, x_channel, x_y, x_x;  // strides of x in elements; of a band: pixels or channels are dense
-  int64_t pool;                          // 2: x is averaged over 2x2 first, and the kernel is 1x1; otherwise 1
-  int64_t band;                          // rows of the result that are computed at a time; 0: x is read in place
-  int64_t factors;                       // of a window: floats, or words
-  const void *x;
-  int64_t bytes, whole;  // whether x is uint8, in 255ths; whether pixels are computed with as bytes: floats are rounded
-  const void *weight;
-  const float *bias, *gain, *offset, *residual;  // null: there is none
-  const float *mean, *std;  // (channels): x becomes (x - mean) / std first, and lies in zeros; null: it does not
-  const int32_t *offsets;  // of the factors of a window from its beginning, in x, or in a band
-  // Of whole sums: where the bias lies, as a sum over rows and columns, which depends on what a window has outside of x.
-  const float *scale;
-  const int32_t *bias_y, *bias_x;
-  // Of maxima: the map before them is computed by each of `chunks` in its share of `work`, 2 * band rows in whole blocks.
-  struct windows maxima;
-  int64_t chunks;
-  float *work;
-  struct after inner, after;
-};
-
 // Compilers load the pixels of a tile ahead of the products, and have no registers left for the sums, unless told.
 #if __AVX512F__
 #define IN_TURN(v) __asm__ volatile("" : "+v"(v))
@@ -380,7 +357,7 @@ static void chunks(int64_t from, int64_t to, void *context) {
     }
 }
 
-void bnn_real_convolve(const struct bnn_real_convolve *c, struct worker *worker) {
+void KERNEL(real_convolve)(const struct bnn_real_convolve *c, struct worker *worker) {
   const struct shape s = shape_of(c);
   const int64_t pixels = c->images * c->after.height * c->after.width;
   const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;

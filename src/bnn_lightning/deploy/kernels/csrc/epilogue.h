@@ -10,17 +10,6 @@ typedef int8_t C __attribute__((ext_vector_type(BLOCK), aligned(1)));
 // half the width, unless it is told.
 #define INNERMOST static __attribute__((noinline, min_vector_width(512)))
 
-// t < 0: t *= slope ; t += shift ; t = clamp(t, low, high) ; out = t ; bits = t >= threshold ; each where it is asked for.
-struct after {
-  int64_t height, width, channels;     // of the result
-  int64_t out_channels;                // of a pixel of `out`, from whose first channel the result is written
-  int64_t bits_height, bits_width, bits_top, bits_left, bits_words;  // words of a pixel of `bits`
-  const float *slope, *shift, *threshold;
-  float low, high;
-  float *out;
-  uint16_t *bits;
-};
-
 struct place {
   int64_t image, y, x;
 };
@@ -74,10 +63,6 @@ INLINE F finish(const struct after *a, F t, int64_t pixel, const struct place *a
   return finish_block(a, &terms, t, pixel, signs_at(a, at), first);
 }
 
-// Windows of a pooling.
-struct windows {
-  int64_t height, width, stride_y, stride_x, pad_y, pad_x;
-};
 enum { MOST_LINES = 16 };  // rows of a window of maxima
 
 // The lines of a map that windows of a row lie in: `width` pixels of `channels` floats; those below 0 are multiplied by

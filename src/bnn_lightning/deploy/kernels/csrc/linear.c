@@ -1,12 +1,6 @@
 // Linear layers, row by row: y[c] = bias[c] + scale[c] * sum_k weight[k, c] * x[k], with weights in float32 or int8. See epilogue.h.
 #include "epilogue.h"
 
-struct bnn_linear {
-  int64_t rows, factors, x_row;  // elements from one row of x to the next
-  const float *x, *weight, *scale, *bias;  // scale: null unless the weights are int8
-  const int8_t *bytes;
-  struct after after;  // of pixels in a row
-};
 enum { LANES = 4 };  // blocks at a time
 
 #define ROW(name, type, load)                                                                                          \
@@ -42,7 +36,7 @@ static void linear_rows(int64_t from, int64_t to, void *context) {
     }
 }
 
-void bnn_linear(const struct bnn_linear *c, struct worker *worker) {
+void KERNEL(linear)(const struct bnn_linear *c, struct worker *worker) {
   const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
   spread_out(worker, chunks, grain_of(1 << 16, c->rows * c->factors * BLOCK * LANES), linear_rows, c);
 }

@@ -1,16 +1,6 @@
 // Pooling, and averages over the whole map. See epilogue.h.
 #include "epilogue.h"
 
-// out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. Windows of an
-// average that reach beyond the map are averaged over what lies in it.
-struct bnn_pool {
-  int64_t images, height, width;
-  struct windows windows;
-  int64_t average;
-  const float *x, *before;
-  struct after after;
-};
-
 INLINE F average_of(const struct bnn_pool *c, int64_t image, int64_t y0, int64_t y1, int64_t x0, int64_t x1, int64_t first) {
   const int64_t channels = c->after.channels;
   const F slope = c->before ? LOAD(F, c->before + first) : (F)1;
@@ -51,18 +41,10 @@ static void maxima_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pool(const struct bnn_pool *c, struct worker *worker) {
+void KERNEL(pool)(const struct bnn_pool *c, struct worker *worker) {
   const int64_t work = c->after.width * c->after.channels * c->windows.height * c->windows.width;
   spread_out(worker, c->images * c->after.height, grain_of(1 << 15, work), c->average ? average_rows : maxima_rows, c);
 }
-
-// Sums over parts of the map, PART pixels each: sums[image, part, c] = sum_pixel prelu(x). Added in the same order by any
-// number of threads.
-struct bnn_sum {
-  int64_t images, pixels, channels, sums_channels;  // pixels of an image; channels of `sums`, whole blocks
-  const float *x, *before;
-  float *sums;
-};
 
 INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
   const struct bnn_sum *c = context;
@@ -82,17 +64,9 @@ INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_sum(const struct bnn_sum *c, struct worker *worker) {
+void KERNEL(sum)(const struct bnn_sum *c, struct worker *worker) {
   spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), grain_of(1 << 15, PART * c->channels), sum_parts, c);
 }
-
-// mean[image, c] = sum over parts / pixels
-struct bnn_average {
-  int64_t images, parts, channels, sums_channels;
-  const float *sums;
-  float *mean;
-  float factor;  // 1 / pixels
-};
 
 static void average_images(int64_t from, int64_t to, void *context) {
   const struct bnn_average *c = context;
@@ -105,13 +79,7 @@ static void average_images(int64_t from, int64_t to, void *context) {
     }
 }
 
-void bnn_average(const struct bnn_average *c, struct worker *worker) { spread_out(worker, c->images, 8, average_images, c); }
-
-// Zeros in the channels around `inner` ones, which begin with the channel `first` and are written by others.
-struct bnn_pad {
-  int64_t pixels, channels, first, inner;
-  float *out;
-};
+void KERNEL(average)(const struct bnn_average *c, struct worker *worker) { spread_out(worker, c->images, 8, average_images, c); }
 
 static void pad_pixels(int64_t from, int64_t to, void *context) {
   const struct bnn_pad *c = context;
@@ -122,6 +90,6 @@ static void pad_pixels(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_pad(const struct bnn_pad *c, struct worker *worker) {
+void KERNEL(pad)(const struct bnn_pad *c, struct worker *worker) {
   spread_out(worker, c->pixels, grain_of(1 << 15, c->channels), pad_pixels, c);
 }

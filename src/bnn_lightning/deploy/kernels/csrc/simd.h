@@ -1,13 +1,23 @@
 // What the files of kernels share: vectors of 16 lanes in Clang's types, for any instruction set, and torch's threads.
 //
-// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`. The
-// layout of a job is that of a `ctypes.Structure` in Python; its pointers are valid while the function runs. All files
-// are compiled together, into one library for each instruction set, without libc. See docs/packed.md.
+// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`, with the
+// structures of arguments.h. The files of kernels are compiled once for each instruction set, which BNN_SET names and their
+// functions end with; one library holds all of them. They call nothing of libc. See docs/packed.md.
 #pragma once
+#include "arguments.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef BNN_SET
+#define BNN_PASTE(name, set) bnn_##name##_##set
+#define BNN_NAME(name, set) BNN_PASTE(name, set)
+#define KERNEL(name) BNN_NAME(name, BNN_SET)
+#else
+#define KERNEL(name) bnn_##name
+#endif
 
 enum { BLOCK = 16, WORD = 32, PART = 60 };  // PART: pixels of an image that are summed by themselves, of any thread
 

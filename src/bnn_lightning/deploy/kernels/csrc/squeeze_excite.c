@@ -1,15 +1,6 @@
 // Squeeze-and-excite, and the second pass behind it: everything from the gate to the next layer's signs. See epilogue.h.
 #include "epilogue.h"
 
-// gate = sigmoid(excite relu(squeeze m)), m = own + mix * (other - own) of means; weights as those of `struct linear`.
-struct bnn_gate {
-  int64_t images, channels, hidden, out_channels;
-  const float *own, *other, *mix;  // (images, channels); other, mix: null for m = own
-  const float *squeeze, *squeeze_scale, *squeeze_bias, *excite, *excite_scale, *excite_bias;
-  const int8_t *squeeze_bytes, *excite_bytes;  // in place of the floats
-  float *work, *gate;  // (images, blocks of channels and of hidden), (images, out_channels)
-};
-
 INLINE F exponential(F x) {
   x = x < -87 ? (F)-87 : x;
   x = x > 88 ? (F)88 : x;
@@ -80,25 +71,12 @@ static void excite(int64_t from, int64_t to, void *context) {
   }
 }
 
-void bnn_gate(const struct bnn_gate *c, struct worker *worker) {
+void KERNEL(gate)(const struct bnn_gate *c, struct worker *worker) {
   const int64_t grain = 1 << 14;  // weights that are worth a share
   spread_out(worker, c->images, grain_of(grain, c->channels), blend, c);
   spread_out(worker, c->images * blocks_of(c->hidden), grain_of(grain, c->channels * BLOCK), squeeze, c);
   spread_out(worker, c->images * blocks_of(c->out_channels), grain_of(grain, c->hidden * BLOCK), excite, c);
 }
-
-// t = x * gate[image] ; r = prelu(residual) ; t *= r where `multiply` ; t = t * scale + bias ; t = prelu(t) by `inner` ;
-// t += r ; then what follows (`struct after`), sums of the result over parts of an image, and its averages over 2x2.
-struct bnn_combine {
-  int64_t images, parts;                  // parts of an image
-  int64_t x_channels, residual_channels;  // of a pixel; the residual's channels are repeated
-  int64_t multiply;
-  const float *x, *gate, *second, *second_gate;  // `second`: the channels that follow upon those of x; gates: (images, x_channels)
-  const float *residual, *residual_slope, *scale, *bias, *inner;
-  float *sums, *half;       // (images, parts, channels in whole blocks); (images, height / 2, width / 2, channels), rounded up
-  const float *half_slope;  // of a PReLU before these averages
-  struct after after;
-};
 
 // Pixels that share what belongs to a channel: some that follow upon each other, or those of a window of 2x2.
 enum { FEW = 4 };
@@ -227,6 +205,6 @@ static void combine_parts(int64_t from, int64_t to, void *context) {
   for (int64_t i = from; i < to; i++) combine_part(c, i / c->parts, i % c->parts);
 }
 
-void bnn_combine(const struct bnn_combine *c, struct worker *worker) {
+void KERNEL(combine)(const struct bnn_combine *c, struct worker *worker) {
   spread_out(worker, c->images * c->parts, grain_of(1 << 15, PART * c->after.channels), combine_parts, c);
 }
