@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bnn_lightning.deploy.kernels.abi import After, Convolution, Packing, Pooling, RealConvolution
+from bnn_lightning.deploy.kernels.abi import WORKERS, After, Convolution, Packing, Pooling, RealConvolution
 
 FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc"
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
@@ -122,7 +122,7 @@ def _after(after: After, images: int, name: str = "after") -> dict[str, int]:
 
 
 def _real_convolution(job: RealConvolution) -> dict[str, int]:
-    of_map = job.inner if job.chunks else job.after
+    of_map = job.inner if job.maxima.height else job.after
     channels = 64 * -(-job.after.channels // 16)
     starts = [(job.bias_y, of_map.height), (job.bias_x, of_map.width)]
     far = [max(struct.unpack(f"<{n}i", ctypes.string_at(at, 4 * n))) for at, n in starts if at]
@@ -139,7 +139,7 @@ def _real_convolution(job: RealConvolution) -> dict[str, int]:
         "scale": channels,
         "bias_y": 4 * of_map.height,
         "bias_x": 4 * of_map.width,
-        "work": job.chunks * 2 * job.band * of_map.width * channels,
+        "work": WORKERS * job.work_size,
         **inner,
         **_after(job.after, job.images),
     }

@@ -167,7 +167,8 @@ def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, str
         if channels == 3:
             images = (255 * x).byte()
             out = torch.empty_like(wanted).contiguous(memory_format=torch.channels_last)
-            kernels.Kernel("x86_64_v4").run("real_convolve", layer.job(images, out))
+            work = layer.work(x.shape, copied=True)
+            kernels.Kernel("x86_64_v4").run("real_convolve", layer.job(images, out, work=work))
             wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, bias, stride, padding))
             assert torch.equal(out, wanted)
             close(layer(images), wanted, "in torch, from bytes")

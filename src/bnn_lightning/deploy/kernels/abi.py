@@ -3,8 +3,9 @@
 import ctypes
 from typing import Any
 
-VERSION = 9  # of the structures; `bnn_version` of thread_team.c
+VERSION = 10  # of the structures; `bnn_version` of thread_team.c
 PART = 60  # pixels of a part of a map that is summed; of simd.h
+WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each); of simd.h
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -69,9 +70,9 @@ class RealConvolution(ctypes.Structure):
         *_fields(ctypes.c_void_p, "x"),
         *_fields(ctypes.c_int64, "bytes whole"),
         *_fields(ctypes.c_void_p, "weight bias gain offset residual mean std offsets scale bias_y bias_x"),
-        ("maxima", Windows),
-        *_fields(ctypes.c_int64, "chunks"),
         *_fields(ctypes.c_void_p, "work"),
+        *_fields(ctypes.c_int64, "work_size"),
+        ("maxima", Windows),
         ("inner", After),
         ("after", After),
     ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.deploy.frontend.fresh import count, floats, pixels, zeros
 from bnn_lightning.deploy.frontend.torch_library import out_size
-from bnn_lightning.deploy.kernels.abi import Linear, RealConvolution
+from bnn_lightning.deploy.kernels.abi import WORKERS, Linear, RealConvolution
 from bnn_lightning.deploy.kernels.layout import (
     Activation,
     blocked,
@@ -27,8 +27,9 @@ from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
 
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
-_MOST = 1 << 15  # ROOM of conv2d.c
-_WORK = 1 << 16  # floats of the map before maxima that a thread keeps
+_WORK = 1 << 16  # floats of the map before maxima that a worker keeps
+_SHARES = 4  # bands of an image at least: threads take them by turns
+_LINE, _SLACK = 64, 4  # LINE of conv2d.c; bytes of a word that may lie behind a band
 
 
 class RealConv2d(nn.Module):
@@ -63,7 +64,7 @@ class RealConv2d(nn.Module):
     offset: Tensor | None
     mean: Tensor | None
     std: Tensor | None
-    _room, _most = _ROOM, _MOST
+    _room, _size = _ROOM, 4  # elements of a band, and their bytes
 
     def __init__(
         self,
@@ -93,7 +94,6 @@ class RealConv2d(nn.Module):
         for name, values in zip(("mean", "std"), normalisation or (None, None), strict=True):
             self.register_buffer(name, None if values is None else values.detach().float().contiguous())
         self._offsets: dict[tuple[int, ...], Tensor] = {}
-        self._threads = torch.get_num_threads()  # once: what is planned for some must not run for others
 
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
         """Return the shape of the convolution's own result for an input of this shape."""
@@ -110,34 +110,40 @@ class RealConv2d(nn.Module):
         return own if self.maxima is None else self.maxima.out_shape(own)
 
     def band(self, shape: Sequence[int], *, copied: bool = False) -> int | None:
-        """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is too large.
+        """Return how many rows of the result are computed from a copy: 0 if none is needed, None if it is not native.
 
         Args:
             shape: Of the input.
             copied: The input is bytes, and copied in any case.
         """
+        if self.maxima is not None and not self.maxima.is_native:
+            return None
         copied = copied or any(self.padding) or self.pool == 2 or self.mean is not None or self.maxima is not None
         if not copied:
             return 0
         _, _, height, width = self.map_shape(shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
         fits = (self._room // (columns * self.in_channels) - rows) // step + 1
-        fits = min(max(fits, 1), height if self._threads == 1 else -(-height // 4))
+        fits = min(max(fits, 1), -(-height // _SHARES))
         if self.maxima is not None:
-            if not self.maxima.is_native:
-                return None
             lines = self.maxima.kernel_size[0]
             fits = max(lines - 1, 1, min(fits, _WORK // (2 * width * num_blocks(self.out_channels) * BLOCK)))
-        return fits if ((fits - 1) * step + rows) * columns * self.in_channels <= self._most else None
+        return fits
 
-    def work_shape(self, shape: Sequence[int], *, copied: bool = False) -> tuple[int, ...]:
-        """Return the shape of the memory that maxima need beside: rows of the map before them, for each thread."""
-        assert self.maxima is not None
-        (number, channels, height, width), band = self.map_shape(shape), self.band(shape, copied=copied)
-        assert band is not None
-        work = number * height * width * channels * self.weight.shape[1]
-        chunks = max(1, min(self._threads, self.out_shape(shape)[2], work >> 18))
-        return chunks, 2 * band, width, num_blocks(channels) * BLOCK
+    def work_size(self, shape: Sequence[int], *, copied: bool = False) -> int:
+        """Return the bytes that each worker needs: the rows that it copies, and rows of the map before maxima."""
+        (_, channels, _, width), band = self.map_shape(shape), self.band(shape, copied=copied)
+        if not band:
+            return 0
+        rows, columns = self._reach(width)
+        copy = ((band - 1) * self.stride[0] + rows) * columns * self.in_channels * self._size + _SLACK
+        lines = 0 if self.maxima is None else 2 * band * width * num_blocks(channels) * BLOCK * 4
+        return -(-copy // _LINE) * _LINE + -(-lines // _LINE) * _LINE
+
+    def work(self, shape: Sequence[int], *, copied: bool = False) -> Tensor | None:
+        """Return new memory for all workers, None if the kernel needs none."""
+        size = self.work_size(shape, copied=copied)
+        return floats(WORKERS * size // 4) if size else None
 
     def reads(self, x: Tensor) -> bool:
         """Whether the kernel takes an input as it lies in memory, without channels side by side."""
@@ -156,7 +162,7 @@ class RealConv2d(nn.Module):
             x: The input.
             out: For the result, if it is wanted.
             residual: What is added.
-            work: Memory of `work_shape`, where maxima follow.
+            work: Memory of all workers, `work_size` bytes each.
         """
         number, channels, height, width = x.shape
         band = self.band(x.shape, copied=x.dtype == torch.uint8)
@@ -191,8 +197,10 @@ class RealConv2d(nn.Module):
             mean=pointer(self.mean),
             std=pointer(self.std),
             offsets=self._places(x, band).data_ptr(),
+            work=pointer(work),
+            work_size=self.work_size(x.shape, copied=x.dtype == torch.uint8),
         )
-        self._ends(job, x.shape, out, work)
+        self._ends(job, x.shape, out)
         return job
 
     def tables(self) -> list[Tensor]:
@@ -208,20 +216,19 @@ class RealConv2d(nn.Module):
         x = self.readable(x)
         residual = None if residual is None else channels_last(residual)
         out = new_map(*self.out_shape(x.shape))
-        work = None if self.maxima is None else floats(*self.work_shape(x.shape))
+        work = self.work(x.shape)
         kernel.run("real_convolve", self.job(x, out, residual, work))
         return out
 
-    def _ends(self, job: RealConvolution, shape: Sequence[int], out: Tensor | None, work: Tensor | None) -> None:
+    def _ends(self, job: RealConvolution, shape: Sequence[int], out: Tensor | None) -> None:
         """Say what follows the sums, and where results go."""
         _, _, height, width = self.map_shape(shape)
         if self.maxima is None:
             job.after = self.activation.after(out, height, width)
             return
-        assert work is not None
         job.inner = self.activation.after(None, height, width)
-        job.inner.channels = job.inner.out_channels = work.shape[3]
-        job.maxima, job.chunks, job.work = self.maxima.windows(), work.shape[0], work.data_ptr()
+        job.inner.channels = job.inner.out_channels = num_blocks(self.out_channels) * BLOCK
+        job.maxima = self.maxima.windows()
         job.after = self.maxima.activation.after(out, *self.out_shape(shape)[2:])
 
     def _in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:

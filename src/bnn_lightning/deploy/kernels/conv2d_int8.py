@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.frontend.fresh import CPU, count, floats, pixels
+from bnn_lightning.deploy.frontend.fresh import CPU, count, pixels
 from bnn_lightning.deploy.frontend.torch_library import out_size
 from bnn_lightning.deploy.kernels.abi import RealConvolution
 from bnn_lightning.deploy.kernels.conv2d import RealConv2d
@@ -16,7 +16,6 @@ from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.functional.pack import spread
 
 _WORD = 4  # bytes
-_SLACK = 4  # bytes of a word that may lie behind a band
 MOST_FACTORS = 1 << 16  # of a window: sums of 255 * 128 times as many fit 32 bits
 
 
@@ -126,7 +125,7 @@ class ByteConv2d(RealConv2d):
     """
 
     scale: Tensor
-    _room, _most = 1 << 15, (1 << 17) - _SLACK
+    _room, _size = 1 << 15, 1
 
     def __init__(
         self,
@@ -164,6 +163,10 @@ class ByteConv2d(RealConv2d):
         """Return how many rows of the result are computed from a copy; None if it is too large."""
         return super().band(shape, copied=True)
 
+    def work_size(self, shape: Sequence[int], *, copied: bool = True) -> int:
+        """Return the bytes that each worker needs."""
+        return super().work_size(shape, copied=True)
+
     def reads(self, x: Tensor) -> bool:
         """Whether the kernel takes an input as it lies in memory: it takes all."""
         return True
@@ -188,7 +191,7 @@ class ByteConv2d(RealConv2d):
         if kernel is None or residual is not None or self.band(x.shape) is None:
             return self._in_torch(x, residual)
         out = new_map(*self.out_shape(x.shape))
-        work = None if self.maxima is None else floats(*self.work_shape(x.shape))
+        work = self.work(x.shape)
         kernel.run("real_convolve", self.job(x, out, None, work))
         return out
 

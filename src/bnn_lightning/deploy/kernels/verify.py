@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnn_lightning.deploy.kernels.abi import PART
+from bnn_lightning.deploy.kernels.abi import PART, WORKERS
 
 _BLOCK, _WORD, _FLOAT = 16, 32, 4
-_ROOM = 1 << 17  # bytes: ROOM of conv2d.c
+_LINE = 64  # LINE of conv2d.c
 _LINES = 16  # MOST_LINES of epilogue.h
 _MOST_FACTORS = 1 << 31  # of a binary sum
 
@@ -181,7 +181,10 @@ def _convolve(c: _Job) -> None:
 def _real_convolve(c: _Job) -> None:
     c.positive("channels", "height", "width", "kernel_height", "kernel_width", "stride_y", "stride_x", "factors")
     c.positive("dilation_y", "dilation_x")
-    c.need(min(c.images, c.pad_y, c.pad_x, c.band, c.chunks) >= 0 and c.pool in (1, 2), "a number is out of its range")
+    c.need(
+        min(c.images, c.pad_y, c.pad_x, c.band, c.maxima.height) >= 0 and c.pool in (1, 2),
+        "a number is out of its range",
+    )
     c.need(min(c.x_image, c.x_channel, c.x_y, c.x_x) >= 0, "a stride is negative")
     after = c.job.after
     count = blocks(after.channels) * _BLOCK
@@ -190,37 +193,39 @@ def _real_convolve(c: _Job) -> None:
     c.need(not c.gain or bool(c.offset), "a gain has no offset")
     c.parameters(after.channels, "offset")
     _, far = c.table("offsets", c.factors)
-    sizes = (c.inner.height, c.inner.width) if c.chunks else (after.height, after.width)
+    sizes = (c.inner.height, c.inner.width) if c.maxima.height else (after.height, after.width)
     c.need(min(sizes) > 0, "the map has no pixels")
     if c.whole:
         c.need(bool(c.scale), "whole sums have no scale")
         c.reach("bias", c.table("bias_y", sizes[0])[1] + c.table("bias_x", sizes[1])[1] + count)
     else:
         c.parameters(after.channels, "bias")
-    if c.band or c.chunks:
-        _band(c, sizes, far)
+    if c.band or c.maxima.height:
+        band = _band(c, sizes, far)
+        c.need(band <= c.work_size, "a band is larger than the memory of a worker")
+        if c.maxima.height:
+            _maxima(c, sizes, -(-band // _LINE) * _LINE)
+        c.reach("work", WORKERS * c.work_size, 1)
     else:
         c.need(not (c.bytes or c.whole or c.mean or c.pool == 2 or c.pad_y or c.pad_x), "the input must be copied")
         steps = ((sizes[0] - 1) * c.stride_y * c.x_y, (sizes[1] - 1) * c.stride_x * c.x_x)
         c.reach("x", max(0, (c.images - 1) * c.x_image + sum(steps) + far + 1))
-    if c.chunks:
-        _maxima(c, sizes)
     c.after(c.images)
     if c.residual:
-        c.need(not c.chunks, "maxima have a residual")
+        c.need(not c.maxima.height, "maxima have a residual")
         c.reach("residual", c.images * after.height * after.width * after.channels)
 
 
-def _band(c: _Job, sizes: tuple[int, int], far: int) -> None:
-    """Demand that the rows that are copied lie in the input, and fit the kernel's buffer."""
+def _band(c: _Job, sizes: tuple[int, int], far: int) -> int:
+    """Demand that the rows that are copied lie in the input; return the bytes of their copy and of a word more."""
     c.positive("band")
     apart = bool(c.whole or c.mean or c.x_channel != 1)
     planes, inner, size = (c.channels, 1, 1 if c.whole else _FLOAT) if apart else (1, c.channels, _FLOAT)
     rows = (c.band - 1) * c.stride_y + (c.kernel_height - 1) * c.dilation_y + 1
     columns = (sizes[1] - 1) * c.stride_x + (c.kernel_width - 1) * c.dilation_x + 1
     place = (c.band - 1) * c.stride_y * columns * inner + (sizes[1] - 1) * c.stride_x * inner + far
-    c.need(planes * rows * columns * inner * size <= _ROOM, "a band is too large for the kernel's buffer")
-    c.need(place * size + _FLOAT <= _ROOM, "a band is read beyond the kernel's buffer")
+    band = planes * rows * columns * inner * size + _FLOAT
+    c.need(place * size + _FLOAT <= band, "windows leave their band")
     if c.mean or c.std:
         c.reach("mean", c.channels)
         c.reach("std", c.channels)
@@ -234,10 +239,11 @@ def _band(c: _Job, sizes: tuple[int, int], far: int) -> None:
     last = (c.images - 1) * c.x_image + (c.height - 1) * c.x_y + (c.width - 1) * c.x_x
     last += (planes - 1) * c.x_channel + inner
     c.reach("x", max(0, last), 1 if c.bytes else _FLOAT)
+    return band
 
 
-def _maxima(c: _Job, sizes: tuple[int, int]) -> None:
-    """Demand room for the map before maxima, which is computed in turns."""
+def _maxima(c: _Job, sizes: tuple[int, int], band: int) -> None:
+    """Demand room, behind a band of so many bytes, for the map before maxima, which is computed in turns."""
     inner, after, windows = c.inner, c.job.after, c.maxima
     _windows(c, windows, sizes, (after.height, after.width))
     c.need(windows.height <= _LINES and c.band >= windows.height - 1, "a window of maxima has too many rows")
@@ -246,7 +252,8 @@ def _maxima(c: _Job, sizes: tuple[int, int]) -> None:
     )
     c.need(not inner.bits, "the map before maxima has no signs")
     c.parameters(inner.channels, "slope", "shift", of=inner)
-    c.reach("work", c.chunks * 2 * c.band * inner.width * inner.out_channels)
+    rows = 2 * c.band * inner.width * inner.out_channels * _FLOAT
+    c.need(band + rows <= c.work_size, "rows before maxima are larger than the memory of a worker")
 
 
 def _windows(c: _Job, w: Any, sizes: tuple[int, int], results: tuple[int, int]) -> None:

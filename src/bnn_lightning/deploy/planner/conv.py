@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.ir.graph import Argument, Step, Stored, Value
+from bnn_lightning.deploy.kernels.abi import WORKERS
 from bnn_lightning.deploy.kernels.conv2d import RealConv2d, RowLinear
 from bnn_lightning.deploy.kernels.conv2d_int8 import MOST_FACTORS, ByteConv2d
 from bnn_lightning.deploy.kernels.layout import Activation
@@ -52,7 +53,8 @@ def _convolution(chain: Chain, number: int, maxima: Pool2d | None) -> Operation 
         job = layer.job(tensors[source], tensors.get(number), work=tensors.get("work"))
         return [Job("real_convolve", job, (layer,))]
 
-    scratch = {} if maxima is None else {"work": layer.work_shape(meta.shape, copied=source == BYTES)}
+    size = layer.work_size(meta.shape, copied=source == BYTES)
+    scratch = {"work": (WORKERS * size // 4,)} if size else {}
     return Operation(number, (source,), build, scratch, emits=True, any_layout=layer.reads(meta))
 
 

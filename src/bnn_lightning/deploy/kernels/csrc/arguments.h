@@ -68,10 +68,11 @@ struct bnn_real_convolve {
   // Of whole sums: where the bias lies, as a sum over rows and columns, which depends on what a window has outside of x.
   const float *scale;
   const int32_t *bias_y, *bias_x;
-  // Of maxima: the map before them is computed by each of `chunks` in its share of `work`, 2 * band rows in whole blocks.
+  // Of each worker, `work_size` bytes: a band, a word behind it and, from the next multiple of 64 on, 2 * band rows in whole
+  // blocks of the map before maxima, `inner`. The height of these windows is 0 where no maxima follow.
+  char *work;
+  int64_t work_size;
   struct windows maxima;
-  int64_t chunks;
-  float *work;
   struct after inner, after;
 };
 

@@ -11,11 +11,11 @@
 //
 // Weights are (block, tap and input channel, BLOCK), those in int8 (block, word, BLOCK, 4): a word is four pixels side by
 // side. Where windows leave the map, or x is averaged or normalised first, or is bytes, as many rows as `band` rows of the
-// result need are copied into a small buffer with all that lies around them. Maxima of windows may follow while rows are
-// in the cache: only they are written then.
+// result need are copied into the worker's memory with all that lies around them. Maxima of windows may follow while rows
+// are in the cache: only they are written then.
 #include "epilogue.h"
 
-enum { MOST = 14, ROOM = 1 << 15 };  // pixels of a tile; floats of a band
+enum { MOST = 14, LINE = 64 };  // pixels of a tile; bytes that rows behind a band begin at multiples of
 
 // Compilers load the pixels of a tile ahead of the products, and have no registers left for the sums, unless told.
 #if __AVX512F__
@@ -211,7 +211,7 @@ struct band {
 static struct band band_of(const struct bnn_real_convolve *c) {
   const bool apart = c->whole || c->mean || c->x_channel != 1;
   struct band b = {.planes = apart ? c->channels : 1, .inner = apart ? 1 : c->channels};
-  b.after = c->chunks ? &c->inner : &c->after;
+  b.after = c->maxima.height ? &c->inner : &c->after;
   b.size = c->whole ? 1 : sizeof(float);
   b.rows = (c->band - 1) * c->stride_y + (c->kernel_height - 1) * c->dilation_y + 1;
   b.columns = (b.after->width - 1) * c->stride_x + (c->kernel_width - 1) * c->dilation_x + 1;
@@ -307,15 +307,15 @@ static void band_rows(const struct bnn_real_convolve *c, const struct band *b, c
 }
 
 static void bands(int64_t from, int64_t to, void *context) {
-  const struct bnn_real_convolve *c = context;
+  const struct own *own = context;
+  const struct bnn_real_convolve *c = own->job;
   const struct shape s = shape_of(c);
   const struct band b = band_of(c);
   const int64_t each = (c->after.height + c->band - 1) / c->band;
-  float room[ROOM];
   for (int64_t i = from; i < to; i++) {
     const int64_t image = i / each, top = i % each * c->band;
     const int64_t first = (image * c->after.height + top) * c->after.width;
-    band_rows(c, &b, &s, image, top, least(c->band, c->after.height - top), first, (char *)room);
+    band_rows(c, &b, &s, image, top, least(c->band, c->after.height - top), first, own->work);
   }
 }
 
@@ -343,26 +343,31 @@ static void maxima_of(const struct bnn_real_convolve *c, const struct band *b, c
   }
 }
 
-static void chunks(int64_t from, int64_t to, void *context) {
-  const struct bnn_real_convolve *c = context;
+static void rows_of_maxima(int64_t from, int64_t to, void *context) {
+  const struct own *own = context;
+  const struct bnn_real_convolve *c = own->job;
   const struct shape s = shape_of(c);
   const struct band b = band_of(c);
-  const int64_t rows = c->images * c->after.height, height = c->after.height;
-  float room[ROOM];
-  for (int64_t i = from; i < to; i++)
-    for (int64_t row = i * rows / c->chunks, end = (i + 1) * rows / c->chunks, some; row < end; row += some) {
-      some = least(end - row, height - row % height);
-      float *work = c->work + i * 2 * c->band * c->inner.width * c->inner.out_channels;
-      maxima_of(c, &b, &s, row / height, row % height, row % height + some, work, (char *)room);
-    }
+  const int64_t height = c->after.height, room = b.planes * b.rows * b.columns * b.inner * b.size + sizeof(uint32_t);
+  float *work = (float *)(own->work + (room + LINE - 1) / LINE * LINE);
+  for (int64_t row = from, some; row < to; row += some) {
+    some = least(to - row, height - row % height);
+    maxima_of(c, &b, &s, row / height, row % height, row % height + some, work, own->work);
+  }
 }
 
 void KERNEL(real_convolve)(const struct bnn_real_convolve *c, struct worker *worker) {
   const struct shape s = shape_of(c);
   const int64_t pixels = c->images * c->after.height * c->after.width;
   const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
-  if (c->chunks) spread_out(worker, c->chunks, 1, chunks, c);
-  else if (c->band)
-    spread_out(worker, c->images * ((c->after.height + c->band - 1) / c->band), grain_of(1 << 18, work * c->band * c->after.width), bands, c);
-  else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, grain_of(1 << 18, work * s.pixels), tiles, c);
+  if (c->maxima.height) {
+    // Shares compute the rows between them twice: as few as there are threads.
+    const int64_t rows = c->images * c->after.height, least_rows = rows / threads_of(worker);
+    const int64_t grain = grain_of(1 << 18, work * c->inner.width * c->inner.height / c->after.height);
+    spread_out_in(c->work, c->work_size, worker, rows, grain > least_rows ? grain : least_rows, rows_of_maxima, c);
+  } else if (c->band) {
+    const int64_t bands_of_image = (c->after.height + c->band - 1) / c->band;
+    const int64_t grain = grain_of(1 << 18, work * c->band * c->after.width);
+    spread_out_in(c->work, c->work_size, worker, c->images * bands_of_image, grain, bands, c);
+  } else spread_out(worker, (pixels + s.pixels - 1) / s.pixels, grain_of(1 << 18, work * s.pixels), tiles, c);
 }

@@ -19,7 +19,9 @@
 #define KERNEL(name) bnn_##name
 #endif
 
-enum { BLOCK = 16, WORD = 32, PART = 60 };  // PART: pixels of an image that are summed by themselves, of any thread
+// PART: pixels of an image that are summed by themselves, of any thread. WORKERS: how many have memory of their own in
+// an operation that needs some.
+enum { BLOCK = 16, WORD = 32, PART = 60, WORKERS = 16 };
 
 #define VECTOR(type, n) type __attribute__((ext_vector_type(n), aligned(4)))
 typedef VECTOR(uint32_t, BLOCK) U;
@@ -41,12 +43,31 @@ typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int
 struct worker;
 __attribute__((visibility("hidden"))) void bnn_share(struct worker *me, int64_t n, int64_t grain,
                                                      void (*loop)(int64_t, int64_t, void *), void *context);
+__attribute__((visibility("hidden"))) int64_t bnn_slot(const struct worker *me);
+__attribute__((visibility("hidden"))) int64_t bnn_threads(const struct worker *me);
 
 // Let `loop` be called for all of 0 .. n, at least `grain` at once, by the workers together; null is one that is alone.
 INLINE void spread_out(struct worker *worker, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *),
                        const void *context) {
   if (worker) bnn_share(worker, n, grain, loop, (void *)context);
   else loop(0, n, (void *)context);
+}
+
+INLINE int64_t threads_of(const struct worker *worker) { return worker ? bnn_threads(worker) : 1; }
+
+// A job, and the memory of the worker that runs it.
+struct own {
+  const void *job;
+  char *work;
+};
+
+// The same for a loop whose context is a `struct own`: each worker has its own `size` bytes of `work`, WORKERS times as many.
+// Workers beyond these leave the loop to others.
+INLINE void spread_out_in(char *work, int64_t size, struct worker *worker, int64_t n, int64_t grain,
+                          void (*loop)(int64_t, int64_t, void *), const void *job) {
+  const int64_t slot = worker ? bnn_slot(worker) : 0;
+  const struct own own = {job, work + slot * size};
+  spread_out(worker, n, grain, slot < WORKERS ? loop : 0, &own);
 }
 
 // How much of a loop is worth a share, where one turn of it is so much `work` of what is worth one; 0 work is possible.

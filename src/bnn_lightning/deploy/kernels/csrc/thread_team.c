@@ -10,6 +10,7 @@ struct team {
   int64_t threads;
   void (*yield)(void);
   int64_t most;  // shares of the loop that has most of them
+  _Alignas(64) _Atomic int64_t begun;         // workers that have
   _Alignas(64) _Atomic int64_t loop;          // number of the loop that is run: all before it are done
   _Alignas(64) _Atomic int64_t done;          // shares of it that are
   _Alignas(64) _Atomic int64_t taken[SHARES];  // loops, counted from 1, in which these shares were taken last
@@ -17,7 +18,7 @@ struct team {
 
 struct worker {
   struct team *team;
-  int64_t number, loop;  // of the worker, and of the loop that it comes to next
+  int64_t number, slot, loop;  // of the worker, of its memory, and of the loop that it comes to next
   bool counts;           // counts shares only
 };
 
@@ -41,6 +42,11 @@ static int64_t shares_of(const struct team *t, int64_t most) {
   return most < 1 ? 1 : most;
 }
 
+int64_t bnn_slot(const struct worker *me) { return me->slot; }
+
+int64_t bnn_threads(const struct worker *me) { return me->team->threads; }
+
+// A worker whose `loop` is null waits for the others.
 void bnn_share(struct worker *me, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *), void *context) {
   struct team *t = me->team;
   const int64_t shares = shares_of(t, n / grain), number = me->loop++;
@@ -50,7 +56,7 @@ void bnn_share(struct worker *me, int64_t n, int64_t grain, void (*loop)(int64_t
   }
   // A worker begins where it began in the loop before: what it wrote there is in its cache.
   const int64_t begin = me->number * shares / t->threads;
-  for (int64_t i = 0; i < shares && atomic_load(&t->loop) == number; i++) {
+  for (int64_t i = 0; loop && i < shares && atomic_load(&t->loop) == number; i++) {
     const int64_t share = (begin + i) % shares;
     if (!takes(t, share, number)) continue;
     loop(n * share / shares, n * (share + 1) / shares, context);
@@ -81,7 +87,9 @@ static void go_through(struct row *r, struct worker *worker) {
 static void work(int64_t from, int64_t to, void *context) {
   struct row *r = context;
   (void)to;
-  go_through(r, &(struct worker){.team = &r->team, .number = from});
+  // One that has begun goes through all: whoever has no memory of its own can wait for those who have.
+  const int64_t slot = atomic_fetch_add(&r->team.begun, 1);
+  go_through(r, &(struct worker){.team = &r->team, .number = from, .slot = slot});
 }
 
 // Run operations one after the other, on as many of torch's threads; null is no threads. `yield` gives the processor away.
@@ -89,11 +97,11 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int
   struct row r;
   r.steps = steps, r.n = n;
   r.team.threads = threads, r.team.yield = yield, r.team.most = 1;
-  r.team.loop = r.team.done = 0;
+  r.team.begun = r.team.loop = r.team.done = 0;
   for (int64_t i = 0; i < SHARES; i++) r.team.taken[i] = 0;
   if (parallel && threads > 1) go_through(&r, &(struct worker){.team = &r.team, .counts = true});
   if (r.team.most < 2) go_through(&r, 0);
   else if (parallel(0, threads, 1, work, &r)) work(0, 1, &r);
 }
 
-int64_t bnn_version(void) { return 9; }
+int64_t bnn_version(void) { return 10; }
