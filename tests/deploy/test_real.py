@@ -104,6 +104,13 @@ def test_convolutions(kernel: str) -> None:
         assert tuple(out.shape) == layer.out_shape(x.shape)
 
 
+def test_rows_of_many_channels_are_copied_whatever_their_size(kernel: str) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 200, 5, 90), torch.randn(3, 200, 3, 3) / 42
+    layer = RealConv2d(weight, None, padding=(1, 1))
+    close(layer(x), F.conv2d(x, weight, None, padding=1), "three rows of 72 KB")
+
+
 def test_maxima_in_the_same_pass(kernel: str) -> None:
     for number in range(2 * CASES):
         r = random.Random(number)

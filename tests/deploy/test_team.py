@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.abi import WORKERS
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from tests.deploy.test_plan import SIZE, Writer
 
@@ -55,13 +56,13 @@ def by_fewer(n: int, call: Call) -> None:
 class Pool:
     """In the place of `torch_parallel_for`."""
 
-    def __init__(self, hand_out: Callable[[int, Call], None] | None) -> None:
+    def __init__(self, hand_out: Callable[[int, Call], None] | None, threads: int = THREADS) -> None:
         self.calls, self.lock = 0, threading.Lock()
 
         def run(begin: int, end: int, grain: int, work: int, context: int) -> int:
             with self.lock:
                 self.calls += 1
-            assert (begin, end, grain) == (0, THREADS, 1)
+            assert (begin, end, grain) == (0, threads, 1)
             if hand_out is None:
                 return 1
             hand_out(end, lambda first, last: WORK(work)(first, last, context))
@@ -119,6 +120,18 @@ def test_several_calls_at_the_same_time(network: LoadedNetwork, threads: None, m
     assert len(found) == 9
     for logits in found:
         torch.testing.assert_close(logits, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("hand_out", [in_turn, backwards, together])
+def test_more_workers_than_have_memory_of_their_own(
+    network: LoadedNetwork, threads: None, monkeypatch: pytest.MonkeyPatch, hand_out: Callable[[int, Call], None]
+) -> None:
+    images = torch.rand(16, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(1)
+    wanted = network(images)
+    torch.set_num_threads(WORKERS + 4)
+    monkeypatch.setattr(kernels, "parallel_for", Pool(hand_out, WORKERS + 4).address)
+    torch.testing.assert_close(network(images), wanted, rtol=0, atol=0)
 
 
 def test_what_is_not_worth_threads_is_done_without(
