@@ -194,8 +194,8 @@ def test_memory_is_shared_by_what_lives_apart(tmp_path: Any) -> None:
     for _ in range(8):
         x = writer.conv(x, 64, 64, x)
     plan = plan_of(writer.network(64, tmp_path))
-    # A map is written over the one that is added to it; what is averaged at the end are sums of two parts an image. They
-    # lie where the workers of the stem had their memory.
+    # A map is written over the one that is added to it; what is averaged at the end are sums of two parts an image.
+    # They lie where the workers of the stem had their memory.
     work = next(
         4 * shape[0] for action in plan.actions if action.operation for shape in action.operation.scratch.values()
     )
