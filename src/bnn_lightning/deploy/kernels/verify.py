@@ -224,7 +224,7 @@ def _band(c: _Job, sizes: tuple[int, int], far: int) -> int:
     rows = (c.band - 1) * c.stride_y + (c.kernel_height - 1) * c.dilation_y + 1
     columns = (sizes[1] - 1) * c.stride_x + (c.kernel_width - 1) * c.dilation_x + 1
     place = (c.band - 1) * c.stride_y * columns * inner + (sizes[1] - 1) * c.stride_x * inner + far
-    band = planes * rows * columns * inner * size + _FLOAT
+    band: int = planes * rows * columns * inner * size + _FLOAT
     c.need(place * size + _FLOAT <= band, "windows leave their band")
     if c.mean or c.std:
         c.reach("mean", c.channels)
