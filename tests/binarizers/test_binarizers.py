@@ -20,6 +20,13 @@ from bnn_lightning.binarizers import (
     list_binarizers,
 )
 
+# Of quantizers to two bits, by default.
+VALUES = {
+    "DoReFaInput": [0.0, 1.0, 2.0, 3.0],
+    "DoReFaWeights": [-3.0, -1.0, 1.0, 3.0],
+    "TernaryWeights": [-1.0, 0.0, 1.0],
+}
+
 
 def at_the_end(binarizer: Binarizer) -> Binarizer:
     if isinstance(binarizer, AnnealedBinarizer):
@@ -32,9 +39,11 @@ def test_every_binarizer_gives_exact_signs_and_a_gradient(name: str) -> None:
     binarizer = at_the_end(binarizer_factory(name)(4))
     x = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     y = binarizer(x)
-    assert y.unique().tolist() == [-1.0, 1.0]
+    values = VALUES.get(name, [-1.0, 1.0])
+    assert y.unique().tolist() == values
+    assert binarizer.gives_signs == (values == [-1.0, 1.0])
     assert binarizer.is_binary
-    assert binarizer.bits == 1
+    assert binarizer.bits == (1 if binarizer.gives_signs else 2)
     (y * torch.randn_like(y)).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
@@ -46,7 +55,8 @@ def test_weight_binarizers_sign_their_latent_and_agree_with_binarize(name: str) 
     assert isinstance(binarizer, WeightBinarizer)
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     signs, scale = binarizer.binarize(weight)
-    assert torch.equal(signs > 0, binarizer.latent(weight) >= 0)
+    latent = binarizer.latent(weight)
+    assert torch.equal(signs > 0, latent >= 0 if name != "TernaryWeights" else latent > 0.7 * weight.abs().mean())
     assert torch.equal(signs, binarizer(weight))
     again = binarizer.scale(weight)
     assert (scale is None) == (again is None)
@@ -131,6 +141,11 @@ def test_a_channel_of_zeros_has_no_scale_and_a_finite_gradient() -> None:
         ("SwishSign", {"beta": 0.0}, "`beta` must be positive"),
         ("Libra", {"eps": 0.0}, "`eps` must be positive"),
         ("WeightSign", {"clip": 0.0}, "`clip` must be positive"),
+        ("ReCUWeights", {"tau_start": 0.4}, "0.5 < tau_start <= tau_end < 1"),
+        ("DoReFaInput", {"bits": 0}, "`bits` must be a whole number between 1 and 8, got 0"),
+        ("DoReFaWeights", {"bits": 1}, "`bits` must be a whole number between 2 and 8, got 1"),
+        ("TernaryWeights", {"threshold": -1.0}, "`threshold` must not be negative, got -1.0"),
+        ("TernaryWeights", {"clip": 0.0}, "`clip` must be positive"),
         ("XNORScale", {"gradient": "none"}, "`gradient` must be one of"),
     ],
 )

@@ -5,14 +5,20 @@ import inspect
 import pytest
 from torch import nn
 
-from bnn_lightning.layers import BinaryConv2d, BinaryLinear
+from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d, BinaryLinear
+
+CONV = {"input_binarizer": None, "weight_binarizer": None, "pad_value": 0.0}
+PLAIN = {"input_binarizer": None, "weight_binarizer": None}
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "own"),
     [
-        (BinaryConv2d, nn.Conv2d, {"input_binarizer": None, "weight_binarizer": None, "pad_value": 0.0}),
-        (BinaryLinear, nn.Linear, {"input_binarizer": None, "weight_binarizer": None}),
+        (BinaryConv1d, nn.Conv1d, CONV),
+        (BinaryConv2d, nn.Conv2d, CONV),
+        (BinaryConv3d, nn.Conv3d, CONV),
+        (BinaryConvTranspose2d, nn.ConvTranspose2d, PLAIN),
+        (BinaryLinear, nn.Linear, PLAIN),
     ],
 )
 def test_signature_is_torchs(ours: type[nn.Module], theirs: type[nn.Module], own: dict[str, object]) -> None:

@@ -7,11 +7,19 @@ import pytest
 from torch import nn
 
 from bnn_lightning.binarizers import RSign, SignSTE, XNORScale, binarizer_factory
-from bnn_lightning.layers import BinaryConv2d, BinaryLinear
+from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
 from bnn_lightning.models import create_backbone
 
 
-@pytest.mark.parametrize("layer", [partial(BinaryConv2d, 4, 4, 3), partial(BinaryLinear, 4, 4)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        partial(BinaryConv1d, 4, 4, 3),
+        partial(BinaryConv2d, 4, 4, 3),
+        partial(BinaryConvTranspose2d, 4, 4, 3),
+        partial(BinaryLinear, 4, 4),
+    ],
+)
 @pytest.mark.parametrize("argument", ["input_binarizer", "weight_binarizer"])
 def test_layers(layer: Any, argument: str) -> None:
     right, wrong = (SignSTE, XNORScale) if argument == "input_binarizer" else (XNORScale, SignSTE)

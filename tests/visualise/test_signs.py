@@ -26,6 +26,19 @@ FORMULAE: dict[str, Any] = {
     "SignEDE": lambda x, p: ede(x, 10 ** (-3 + 4 * p)),
     "Libra": lambda x, p: ede(x, 10 ** (-3 + 4 * p)),
     "ReSTE": lambda x, p: reste(x, 1 + 2 * p),
+    "AdaBinInput": lambda x, p: max(2 - 2 * abs(x), 0.0),
+    "AdaBinWeights": lambda x, p: ede(x, 10 ** (-3 + 4 * p)),
+    "ReCUInput": lambda x, p: max(2 - 2 * abs(x), 0.0),  # in evaluation
+    "ReCUWeights": lambda x, p: 1.0,
+    "DoReFaInput": lambda x, p: 3.0 if 0 <= x <= 1 else 0.0,
+    "DoReFaWeights": lambda x, p: 3.0 if abs(x) <= 1 else 0.0,
+    "TernaryWeights": lambda x, p: 1.0 if abs(x) <= 1 else 0.0,
+}
+# Values of those that are no signs; x runs from -2 to 2, so that 0.7 mean|x| is 0.7 * 42 / 41.
+VALUES: dict[str, Any] = {
+    "DoReFaInput": lambda x: round(3 * min(max(x, 0.0), 1.0)),
+    "DoReFaWeights": lambda x: 2 * round(3 * (min(max(round(x, 6), -1.0), 1.0) / 2 + 0.5)) - 3,
+    "TernaryWeights": lambda x: 0 if abs(x) <= 0.7 * 42 / 41 else math.copysign(1, x),
 }
 
 
@@ -46,8 +59,10 @@ def test_surrogates_are_the_formulae(name: str) -> None:
         exact = torch.where(one.x >= 0, 1.0, -1.0)
         if name == "TemperatureSign" and progress < 0.2988:
             exact = one.x.clamp(-1, 1)  # T is 1 at the start
+        if name in VALUES:
+            exact = torch.tensor([float(VALUES[name](x)) for x in one.x.tolist()])
         assert torch.equal(one.value, exact)
-    annealed = name in ("Libra", "ReSTE", "SignEDE", "TemperatureSign")
+    annealed = name in ("AdaBinWeights", "Libra", "ReCUWeights", "ReSTE", "SignEDE", "TemperatureSign")
     assert len(surrogates.surrogates_of([name], progresses=(0.0, 1.0))) == (2 if annealed else 1)
 
 

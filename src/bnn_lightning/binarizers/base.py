@@ -9,14 +9,17 @@ from torch import Tensor, nn
 class Binarizer(nn.Module):
     """A module whose output is exactly -1 or +1; while `is_binary` is False, a relaxation in [-1, 1].
 
-    Binarizers hold hyper-parameters; their formulae are in `bnn_lightning.functional`.
+    Quantizers to more than two values are binarizers, too: their outputs are whole numbers, `gives_signs` is False, and
+    `bits` says how many bits a value takes. Binarizers hold hyperparameters; their formulas are in
+    `bnn_lightning.functional`.
     """
 
     bits: int = 1
+    gives_signs: bool = True
 
     @property
     def is_binary(self) -> bool:
-        """Whether the output is two-valued now; answered without a host synchronisation."""
+        """Whether the output takes its final, discrete values now; answered without a host synchronization."""
         return True
 
 
@@ -24,7 +27,15 @@ class InputBinarizer(Binarizer):
     """Binarizes activations of shape (N, C, ...)."""
 
     def threshold(self) -> Tensor | None:
-        """Return the (C,) values at and above which the output is +1, or None for zero everywhere."""
+        """Return the (C,) values, or (1,), at and above which the output is +1; None is zero everywhere."""
+        return None
+
+    def scale(self) -> Tensor | None:
+        """Return the scale of a layer's input, (1,), or None for 1: an output q stands for `scale * q + offset`."""
+        return None
+
+    def offset(self) -> Tensor | None:
+        """Return the value that an output of 0 stands for, (1,), or None for 0."""
         return None
 
 
@@ -41,6 +52,10 @@ class WeightBinarizer(Binarizer):
 
     def scale(self, weight: Tensor) -> Tensor | None:
         """Return the (out_channels,) scale that the layer applies after the dot product, or None."""
+        return None
+
+    def offset(self, weight: Tensor) -> Tensor | None:
+        """Return the (out_channels,) centers, or None for 0: a sign r stands for the weight `scale * r + offset`."""
         return None
 
     @property

@@ -7,12 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from bnn_lightning.binarizers import annealed, learned, sign, temperature, weight
+from bnn_lightning.binarizers import adabin, annealed, few_bits, learned, recu, sign, temperature, weight
 from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
 
 _BINARIZERS: dict[str, type[Binarizer]] = {
     cls.__name__: cls
     for cls in (
+        adabin.AdaBinInput,
+        adabin.AdaBinWeights,
+        few_bits.DoReFaInput,
+        few_bits.DoReFaWeights,
+        few_bits.TernaryWeights,
+        recu.ReCUInput,
+        recu.ReCUWeights,
         sign.ApproxSign,
         sign.SignIdentity,
         sign.SignSTE,
@@ -33,8 +40,8 @@ def list_binarizers(kind: type[Binarizer] = Binarizer) -> list[str]:
 
     Example:
         >>> from bnn_lightning.binarizers import WeightBinarizer
-        >>> list_binarizers(WeightBinarizer)
-        ['Libra', 'TemperatureSign', 'WeightSign', 'XNORScale']
+        >>> list_binarizers(WeightBinarizer)[-3:]
+        ['TernaryWeights', 'WeightSign', 'XNORScale']
     """
     return sorted(name for name, cls in _BINARIZERS.items() if issubclass(cls, kind))
 

@@ -109,6 +109,25 @@ def hardtanh_(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     return cast(Tensor, _ClampInPlace.apply(x, low, high))
 
 
+def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    r"""Scale positive and negative values by learnable slopes: `positive relu(x) - negative relu(-x)`.
+
+    Args:
+        x: Shape (N, C, ...).
+        positive: Slopes where x is positive, (C,).
+        negative: Slopes where x is negative, (C,).
+
+    Example:
+        >>> maxout(torch.tensor([[-2.0], [2.0]]), torch.tensor([1.0]), torch.tensor([0.25])).tolist()
+        [[-0.5], [2.0]]
+
+    References:
+        Tu et al., AdaBin, ECCV 2022: its nonlinearity.
+    """
+    shape = (-1, *[1] * (x.dim() - 2))
+    return positive.view(shape) * F.relu(x) - negative.view(shape) * F.relu(-x)
+
+
 class _SpatialMean(torch.autograd.Function):
     generate_vmap_rule = True
 

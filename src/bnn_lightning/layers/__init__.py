@@ -5,10 +5,11 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "activation": ["Hardtanh", "LearnableBias", "PReLU", "RPReLU"],
+        "activation": ["Hardtanh", "LearnableBias", "Maxout", "PReLU", "RPReLU"],
         "attention": ["Mix", "SqueezeExcite"],
         "binary": ["BinaryLayer"],
-        "conv": ["BinaryConv2d"],
+        "conv": ["BinaryConv1d", "BinaryConv2d", "BinaryConv3d"],
+        "conv_transpose": ["BinaryConvTranspose2d"],
         "linear": ["BinaryLinear"],
         "quantized": ["QuantConv2d", "QuantLinear"],
         "tree": ["annealed", "binary_layers", "clip_latent_", "clip_mix_", "is_binary", "latent_weights"],

@@ -1,9 +1,9 @@
-"""PReLU, Hardtanh, and activations with learnable shifts."""
+"""PReLU, Hardtanh, and activations with learnable shifts or slopes."""
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import hardtanh_, prelu
+from bnn_lightning.functional.elementwise import hardtanh_, maxout, prelu
 
 
 class LearnableBias(nn.Module):
@@ -85,3 +85,34 @@ class RPReLU(nn.Module):
         """Map (N, C, ...) to the same shape."""
         y: Tensor = self.shift_out(self.prelu(self.shift_in(x)))
         return y
+
+
+class Maxout(nn.Module):
+    """Two learnable slopes of each channel, `positive_slope` and `negative_slope`: AdaBin's nonlinearity.
+
+    Args:
+        num_channels: Channels of the input, its dimension 1.
+        positive: Initial slope of positive values.
+        negative: Initial slope of negative values.
+
+    Example:
+        >>> Maxout(1)(torch.tensor([[-2.0], [2.0]])).flatten().tolist()
+        [-0.5, 2.0]
+
+    References:
+        Tu et al., AdaBin, ECCV 2022.
+    """
+
+    def __init__(self, num_channels: int, positive: float = 1.0, negative: float = 0.25) -> None:
+        super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        self.positive_slope = nn.Parameter(torch.full((num_channels,), positive))
+        self.negative_slope = nn.Parameter(torch.full((num_channels,), negative))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, ...) to the same shape."""
+        return maxout(x, self.positive_slope, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return f"{self.positive_slope.numel()}"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
@@ -50,6 +51,15 @@ class BinaryLayer(nn.Module):
     """The arithmetic of a layer with binary weights; mixed into torch's own layers.
 
     `forward` is `scaled_dot` and then the bias. Self-knowledge distillation watches and replaces `scaled_dot`.
+
+    Values that are no signs are affine in them: an input is `gain * s + shift` and a weight `scale * r + offset`, with
+    numbers gain and shift of the layer and scale and offset of an output channel. Sums run over the taps V of a window
+    that lie inside of the padded image, and are exact whole numbers; the rest is computed in the order of
+
+        sum_V (gain * s + shift) * (scale * r + offset)
+            = (gain * scale) * sum_V s r + (gain * offset) * sum_V s + shift * (scale * sum_V r + offset * |V|)
+
+    Pixels that are padded with 0 are no taps: a padded value is 0 and not `shift`.
     """
 
     weight: Tensor
@@ -65,16 +75,36 @@ class BinaryLayer(nn.Module):
     @property
     def binary_weight(self) -> Tensor:
         """The unscaled signs that `forward` multiplies with, shaped like `weight` (the weight itself if not binary)."""
-        return self.weight if self.weight_binarizer is None else self.weight_binarizer(self.weight)
+        if self.weight_binarizer is None:
+            return self.weight
+        return self.from_filters(self.weight_binarizer(self.filters(self.weight)))
 
     @property
     def latent_weight(self) -> Tensor:
         """The real-valued tensor whose signs are `binary_weight` (the weight itself if not binary)."""
-        return self.weight if self.weight_binarizer is None else self.weight_binarizer.latent(self.weight)
+        if self.weight_binarizer is None:
+            return self.weight
+        return self.from_filters(self.weight_binarizer.latent(self.filters(self.weight)))
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """View a weight as (out_channels, ...), as weight binarizers take it."""
+        return weight
+
+    def from_filters(self, filters: Tensor) -> Tensor:
+        """Undo `filters`."""
+        return filters
 
     def dot(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x_is_binary: bool = False) -> Tensor:
         """Multiply activations with weights, with the layer's geometry."""
         raise TypeError(f"{type(self).__name__} does not define `dot`; a binary layer has to.")
+
+    def input_sums(self, x: Tensor, *, x_is_binary: bool = False) -> Tensor:
+        """Return `sum_V s` for each output channel: the dot product with a filter of ones."""
+        raise TypeError(f"{type(self).__name__} does not define `input_sums`; a binary layer has to.")
+
+    def tap_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Sum the weights of each output channel that meet a pixel of `x` or of its padding with -1 or +1."""
+        raise TypeError(f"{type(self).__name__} does not define `tap_sums`; a binary layer has to.")
 
     def per_channel(self, values: Tensor) -> Tensor:
         """View (out_channels,) values so that they broadcast against the layer's output."""
@@ -86,19 +116,48 @@ class BinaryLayer(nn.Module):
         Args:
             x: The real-valued input of the layer.
         """
-        signs: Tensor = self.weight
-        scale: Tensor | None = None
-        if self.weight_binarizer is not None:
-            signs, scale = self.weight_binarizer.binarize(self.weight)
+        signs, scale, offset = self._binarized_weight()
+        gain: Tensor | None = None
+        shift: Tensor | None = None
+        binary = False
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
-        binary = self.input_binarizer is not None and self.input_binarizer.is_binary
-        if scale is None:
-            return self.dot(x, signs, x_is_binary=binary)
-        if self.weight_binarizer is not None and self.weight_binarizer.scale_is_power_of_two:
+            gain, shift = self.input_binarizer.scale(), self.input_binarizer.offset()
+            binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
+        y = self.dot(x, signs, x_is_binary=binary)
+        factor = scale if gain is None else gain if scale is None else gain * scale
+        if factor is not None:
+            y = y * self.per_channel(factor)
+        if offset is not None:
+            y = y + self.per_channel(offset if gain is None else gain * offset) * self.input_sums(x, x_is_binary=binary)
+        if shift is not None:
+            y = y + shift * self.weight_sums(x, signs, scale, offset)
+        return y
+
+    def _binarized_weight(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the signs that are multiplied with, and the scale and the offset that follow."""
+        if self.weight_binarizer is None:
+            return self.weight, None, None
+        filters = self.filters(self.weight)
+        signs, scale = self.weight_binarizer.binarize(filters)
+        if scale is not None and self.weight_binarizer.scale_is_power_of_two:
             # A power of two changes exponents only: sums of +-s are s times the sums of +-1, to the bit.
-            return self.dot(x, signs * scale.view(-1, *[1] * (signs.dim() - 1)), x_is_binary=binary)
-        return self.dot(x, signs, x_is_binary=binary) * self.per_channel(scale)
+            signs, scale = signs * scale.view(-1, *[1] * (signs.dim() - 1)), None
+        return self.from_filters(signs), scale, self.weight_binarizer.offset(filters)
+
+    def weight_sums(self, x: Tensor, signs: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+        """Return `scale * sum_V r + offset * |V|`, the sum of the weights inside of the padded image.
+
+        Args:
+            x: Input, for its size.
+            signs: Binary weights r.
+            scale: Shape (out_channels,), or None for 1.
+            offset: Shape (out_channels,), or None for 0.
+        """
+        sums = self.tap_sums(x, signs)
+        if scale is not None:
+            sums = sums * self.per_channel(scale)
+        return sums if offset is None else sums + self.per_channel(offset) * self.tap_sums(x, torch.ones_like(signs))
 
     def binary_forward(self, x: Tensor) -> Tensor:
         """Return `scaled_dot(x)` plus the bias, where there is one."""

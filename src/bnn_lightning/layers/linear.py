@@ -68,6 +68,12 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         """
         return binary_dot(partial(F.linear, bias=bias), x, weight, x_is_binary=x_is_binary)
 
+    def input_sums(self, x: Tensor, *, x_is_binary: bool = False) -> Tensor:
+        return self.dot(x, self.weight.new_ones(1, self.in_features), x_is_binary=x_is_binary)
+
+    def tap_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        return weight.sum(1)
+
     def per_channel(self, values: Tensor) -> Tensor:
         return values
 

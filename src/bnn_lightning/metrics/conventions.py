@@ -9,9 +9,15 @@ class Macs(Protocol):
     @property
     def binary_macs(self) -> int: ...
     @property
+    def low_bit_macs(self) -> int: ...
+    @property
     def mixed_macs(self) -> int: ...
     @property
     def float_macs(self) -> int: ...
+    @property
+    def bit_products(self) -> int: ...
+    @property
+    def mixed_products(self) -> int: ...
 
 
 class Weights(Protocol):
@@ -21,6 +27,10 @@ class Weights(Protocol):
     def parameters(self) -> int: ...
     @property
     def binary_weights(self) -> int: ...
+    @property
+    def low_bit_weights(self) -> int: ...
+    @property
+    def quantized_weight_bits(self) -> int: ...
 
 
 Rest = Literal["fp32", "int8"]  # what everything that is not binary is held and multiplied in
@@ -29,9 +39,10 @@ Rest = Literal["fp32", "int8"]  # what everything that is not binary is held and
 def operations(count: Macs, *, rest: Rest = "fp32") -> float:
     r"""Return the operations (OPs) of one image: $\mathrm{BOPs}/64 + \mathrm{FLOPs}$.
 
-    BOPs are the multiply-accumulates of two binary factors, of which a 64-bit processor does 64 at once; FLOPs are all
-    other multiply-accumulates, once each. With `rest="int8"` eight of those are done at once: $\mathrm{BOPs}/64 +
-    \mathrm{FLOPs}/8$, which is what BNext's figures of the networks with 8-bit stem, gates and classifier are.
+    BOPs are the multiply-accumulates of two binary factors, of which a 64-bit processor does 64 at once; one of factors
+    of i and j bits (DoReFa, ternary weights) counts as i j of them. FLOPs are all other multiply-accumulates, once
+    each. With `rest="int8"` eight of those are done at once: $\mathrm{BOPs}/64 + \mathrm{FLOPs}/8$, which is what
+    BNext's figures of the networks with 8-bit stem, gates and classifier are.
 
     Args:
         count: A layer or a network.
@@ -50,7 +61,7 @@ def operations(count: Macs, *, rest: Rest = "fp32") -> float:
         "Join the high accuracy club on ImageNet with a binary neural network ticket" (BNext), 2022.
     """
     real = count.float_macs + count.mixed_macs
-    return count.binary_macs / 64 + (real if rest == "fp32" else real / 8)
+    return count.bit_products / 64 + (real if rest == "fp32" else real / 8)
 
 
 def ace(count: Macs, *, rest_bits: int = 16) -> int:
@@ -73,7 +84,7 @@ def ace(count: Macs, *, rest_bits: int = 16) -> int:
     References:
         Zhang, Zhang and Lew, "PokeBNN: A binary pursuit of lightweight accuracy", CVPR 2022.
     """
-    return count.binary_macs + rest_bits * count.mixed_macs + rest_bits**2 * count.float_macs
+    return count.bit_products + rest_bits * count.mixed_products + rest_bits**2 * count.float_macs
 
 
 def degree_of_binarization(count: Macs, *, rest: Rest = "fp32") -> float:
@@ -99,7 +110,7 @@ def degree_of_binarization(count: Macs, *, rest: Rest = "fp32") -> float:
 
 
 def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
-    """Return the bytes of the parameters: one bit a binary weight, four bytes (or one) any other.
+    """Return the bytes of the parameters: one bit a binary weight, k bits a quantized one, four bytes (or one) others.
 
     Running statistics of batch norm are no parameters, and not in it; nor are the scales that int8 would need.
 
@@ -113,7 +124,8 @@ def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
         >>> size_bytes(layer), size_bytes(layer, rest="int8")
         (68, 44)
     """
-    return (count.binary_weights + 7) // 8 + (4 if rest == "fp32" else 1) * (count.parameters - count.binary_weights)
+    real = count.parameters - count.binary_weights - count.low_bit_weights
+    return (count.quantized_weight_bits + 7) // 8 + (4 if rest == "fp32" else 1) * real
 
 
 def binary_share(count: Weights) -> float:
@@ -123,5 +135,5 @@ def binary_share(count: Weights) -> float:
 
 def binary_mac_share(count: Macs) -> float:
     """Return the share of the multiply-accumulates that have two binary factors."""
-    total = count.binary_macs + count.mixed_macs + count.float_macs
+    total = count.binary_macs + count.low_bit_macs + count.mixed_macs + count.float_macs
     return count.binary_macs / total if total else 0.0

@@ -56,9 +56,9 @@ def binary_mac_picojoules() -> float:
 def estimate_energy(count: Counted, *, rest: Rest = "fp32", binary: bool = True) -> Energy:
     """Estimate the energy of one image.
 
-    Products of a binary and a real factor are additions. Left out are reads and writes of activations, caches and
-    registers, instructions and control, batch norm, activation functions, pooling and leakage: the numbers compare
-    networks, and predict no device.
+    Products of a binary and a real factor are additions; a factor of k bits counts as k binary ones. Left out are reads
+    and writes of activations, caches and registers, instructions and control, batch norm, activation functions, pooling
+    and leakage: the numbers compare networks, and predict no device.
 
     Args:
         count: A layer or a network.
@@ -79,9 +79,11 @@ def estimate_energy(count: Counted, *, rest: Rest = "fp32", binary: bool = True)
     """
     mac, bits = mac_picojoules(rest), 32 if rest == "fp32" else 8
     if not binary:
-        products = count.binary_macs + count.mixed_macs + count.float_macs
+        products = count.binary_macs + count.low_bit_macs + count.mixed_macs + count.float_macs
         return Energy(mac * products, bits * count.parameters * DRAM_WORD / 32)
     addition = FP32_ADD if rest == "fp32" else INT32_ADD
-    arithmetic = binary_mac_picojoules() * count.binary_macs + addition * count.mixed_macs + mac * count.float_macs
-    stored = count.binary_weights + bits * (count.parameters - count.binary_weights)
+    few = binary_mac_picojoules() * count.bit_products + addition * count.mixed_products
+    arithmetic = few + mac * count.float_macs
+    real = count.parameters - count.binary_weights - count.low_bit_weights
+    stored = count.quantized_weight_bits + bits * real
     return Energy(arithmetic, stored * DRAM_WORD / 32)

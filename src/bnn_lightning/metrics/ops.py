@@ -1,12 +1,12 @@
 """Count parameters, binary weights and multiply-accumulates of a network, to the unit."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnn_lightning.layers.binary import BinaryLayer
@@ -22,8 +22,12 @@ class LayerOps:
         parameters: Elements of its own parameters, binary weights among them.
         binary_weights: Elements of its weights that are binarized.
         binary_macs: Multiply-accumulates of two binarized factors.
-        mixed_macs: Multiply-accumulates with one binarized factor (the first layer of the MLP).
-        float_macs: All others.
+        mixed_macs: Multiply-accumulates with one binarized or quantized factor (the first layer of the MLP).
+        float_macs: Multiply-accumulates of two real factors.
+        low_bit_weights: Elements of its weights that are quantized to 2 to 8 bits (ternary ones take 2).
+        low_bit_macs: Multiply-accumulates of two quantized factors, of which one has more than one bit.
+        weight_bits: Bits of a weight, None where it is real.
+        input_bits: Bits of an input, None where it is real.
     """
 
     name: str
@@ -33,6 +37,25 @@ class LayerOps:
     binary_macs: int = 0
     mixed_macs: int = 0
     float_macs: int = 0
+    low_bit_weights: int = 0
+    low_bit_macs: int = 0
+    weight_bits: int | None = None
+    input_bits: int | None = None
+
+    @property
+    def bit_products(self) -> int:
+        """Products of single bits: i * j for a multiply-accumulate of quantized factors of i and j bits."""
+        return self.binary_macs + self.low_bit_macs * (self.weight_bits or 1) * (self.input_bits or 1)
+
+    @property
+    def mixed_products(self) -> int:
+        """Products of a bit and a real number: i for a multiply-accumulate of i bits and a real factor."""
+        return self.mixed_macs * (self.weight_bits or self.input_bits or 1)
+
+    @property
+    def quantized_weight_bits(self) -> int:
+        """Bits of all binarized and quantized weights."""
+        return self.binary_weights + self.low_bit_weights * (self.weight_bits or 1)
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,8 @@ class OpCount:
     """Counts of a network for one image: a row a module that has parameters or multiplies, and their sums.
 
     Multiply-accumulates are those of convolutions and matrix products; padded positions count, as in the papers.
-    Biases, batch norm, pooling and activations multiply nothing here.
+    Biases, batch norm, pooling and activations multiply nothing here. The filter of ones that sums the input's signs
+    for centered weights counts as one more filter; sums of weights are constants and do not count.
     """
 
     layers: tuple[LayerOps, ...]
@@ -71,9 +95,35 @@ class OpCount:
         return sum(layer.float_macs for layer in self.layers)
 
     @property
+    def low_bit_weights(self) -> int:
+        """Elements of the weights that are quantized to 2 to 8 bits."""
+        return sum(layer.low_bit_weights for layer in self.layers)
+
+    @property
+    def low_bit_macs(self) -> int:
+        """Multiply-accumulates of two quantized factors, of which one has more than one bit."""
+        return sum(layer.low_bit_macs for layer in self.layers)
+
+    @property
+    def bit_products(self) -> int:
+        """Products of single bits: i * j for a multiply-accumulate of quantized factors of i and j bits."""
+        return sum(layer.bit_products for layer in self.layers)
+
+    @property
+    def mixed_products(self) -> int:
+        """Products of a bit and a real number: i for a multiply-accumulate of i bits and a real factor."""
+        return sum(layer.mixed_products for layer in self.layers)
+
+    @property
+    def quantized_weight_bits(self) -> int:
+        """Bits of all binarized and quantized weights."""
+        return sum(layer.quantized_weight_bits for layer in self.layers)
+
+    @property
     def packed_bytes(self) -> int:
-        """Bytes of the parameters with one bit for a binary weight and four bytes for any other."""
-        return (self.binary_weights + 7) // 8 + 4 * (self.parameters - self.binary_weights)
+        """Bytes of the parameters: a binary or quantized weight takes its bits, any other four bytes."""
+        real = self.parameters - self.binary_weights - self.low_bit_weights
+        return (self.quantized_weight_bits + 7) // 8 + 4 * real
 
 
 def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
@@ -103,10 +153,10 @@ def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
     with evaluation(model), torch.no_grad(), counter, _watched(model, counter, rows):
         # `forward`, not a call: a network compiled in place would run outside the counter's sight.
         model.forward(image)
-    counted = sum(row[kind] for row in rows.values() for kind in ("binary_macs", "mixed_macs", "float_macs"))
+    counted = sum(row[kind] for row in rows.values() for kind in (*_MACS, _UNCOUNTED))
     rest = counter.get_total_flops() // 2 - counted
     layers = [
-        LayerOps(name=name, kind=type(module).__name__, **rows[name])
+        LayerOps(name, type(module).__name__, **_without_uncounted(rows[name]), **_bits(module))
         for name, module in model.named_modules()
         if any(rows[name].values())
     ]
@@ -121,9 +171,11 @@ def ops_table(count: OpCount) -> str:
     Args:
         count: From `count_ops`.
     """
-    columns = ["parameters", "binary_weights", "binary_macs", "mixed_macs", "float_macs"]
-    columns = [column for column in columns if column != "mixed_macs" or count.mixed_macs]
-    header = ["layer", "kind", *(column.replace("_", " ").replace("macs", "MACs") for column in columns)]
+    columns = ["parameters", "binary_weights", "low_bit_weights", "binary_macs", "low_bit_macs", "mixed_macs"]
+    rare = ("low_bit_weights", "low_bit_macs", "mixed_macs")
+    columns = [column for column in (*columns, "float_macs") if column not in rare or getattr(count, column)]
+    words = (("_", " "), ("low bit", "low-bit"), ("macs", "MACs"))
+    header = ["layer", "kind", *(_spelled(column, words) for column in columns)]
     rows = [[row.name, row.kind, *(f"{getattr(row, column):,}" for column in columns)] for row in count.layers]
     table = [header, *rows, ["total", "", *(f"{getattr(count, column):,}" for column in columns)]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -136,56 +188,87 @@ def ops_table(count: OpCount) -> str:
     )
 
 
+_MACS = ("binary_macs", "low_bit_macs", "mixed_macs", "float_macs")
+_UNCOUNTED = "uncounted"  # products whose result is a constant of the layer
+
+
+def _spelled(text: str, words: Sequence[tuple[str, str]]) -> str:
+    for old, new in words:
+        text = text.replace(old, new)
+    return text
+
+
+def _without_uncounted(row: dict[str, int]) -> dict[str, Any]:
+    return {name: number for name, number in row.items() if name != _UNCOUNTED}
+
+
+def _bits(module: nn.Module) -> dict[str, Any]:
+    if not isinstance(module, BinaryLayer):
+        return {}
+    parts = {"weight_bits": module.weight_binarizer, "input_bits": module.input_binarizer}
+    return {name: None if binarizer is None else binarizer.bits for name, binarizer in parts.items()}
+
+
 def _rows(model: nn.Module) -> dict[str, dict[str, int]]:
     rows = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(map(id, own))
-        binary = isinstance(module, BinaryLayer) and module.is_binary_layer
+        bits = _bits(module).get("weight_bits")
+        quantized = sum(p.numel() for p in own if bits is not None and p is module.weight)
         rows[name] = {
             "parameters": sum(p.numel() for p in own),
-            "binary_weights": sum(p.numel() for p in own if binary and p is module.weight),
-            "binary_macs": 0,
-            "mixed_macs": 0,
-            "float_macs": 0,
+            "binary_weights": quantized if bits == 1 else 0,
+            "low_bit_weights": quantized if bits != 1 else 0,
+            **dict.fromkeys((*_MACS, _UNCOUNTED), 0),
         }
     return rows
 
 
 def _column(module: nn.Module) -> str:
-    if not isinstance(module, BinaryLayer):
-        return "float_macs"
-    factors = (module.weight_binarizer is not None) + (module.input_binarizer is not None)
-    return ("float_macs", "mixed_macs", "binary_macs")[factors]
+    bits = [number for number in _bits(module).values() if number is not None]
+    return "binary_macs" if bits == [1, 1] else ("float_macs", "mixed_macs", "low_bit_macs")[len(bits)]
 
 
 @contextmanager
 def _watched(model: nn.Module, counter: FlopCounterMode, rows: dict[str, dict[str, int]]) -> Iterator[None]:
     before: dict[str, int] = {}
-    handles = []
 
     def watch(name: str, module: nn.Module) -> None:
+        constants = 0
+
         def enter(*_: Any) -> None:
-            before[name] = counter.get_total_flops()
+            nonlocal constants
+            before[name], constants = counter.get_total_flops(), 0
 
         def leave(*_: Any) -> None:
-            flops = counter.get_total_flops() - before[name]
+            flops = counter.get_total_flops() - before[name] - constants
             if not flops:
                 raise RuntimeError(f"`{name}` ({type(module).__name__}) ran, but torch's counter saw no product in it.")
             rows[name][_column(module)] += flops // 2
+            rows[name][_UNCOUNTED] += constants // 2
 
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
+        stack.callback(module.register_forward_pre_hook(enter).remove)
+        stack.callback(module.register_forward_hook(leave).remove)
+        if isinstance(module, BinaryLayer):
+            sums = module.tap_sums
 
-    try:
+            def tap_sums(*args: Any) -> Tensor:
+                nonlocal constants
+                start = counter.get_total_flops()
+                result = sums(*args)
+                constants += counter.get_total_flops() - start
+                return result
+
+            module.tap_sums = tap_sums  # type: ignore[method-assign,assignment]
+            stack.callback(delattr, module, "tap_sums")
+
+    with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 watch(name, module)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

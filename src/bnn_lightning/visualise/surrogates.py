@@ -74,7 +74,7 @@ def surrogates_of(
         raise ValueError("`progress` must be a list of at least one share of training, such as [0.0,1.0], got [].")
     found = []
     for name in list_binarizers() if names is None else names:
-        binarizer = binarizer_factory(name)(1)
+        binarizer = binarizer_factory(name)(1).eval()
         steps: Sequence[float | None] = progresses if isinstance(binarizer, AnnealedBinarizer) else (None,)
         for progress in steps:
             if progress is not None and isinstance(binarizer, AnnealedBinarizer):

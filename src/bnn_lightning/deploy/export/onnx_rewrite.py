@@ -35,7 +35,8 @@ class _ExactLayer(nn.Module):
     def __init__(self, layer: BinaryLayer) -> None:
         super().__init__()
         assert layer.weight_binarizer is not None
-        signs, scale = layer.weight_binarizer.binarize(layer.weight)
+        filters, scale = layer.weight_binarizer.binarize(layer.filters(layer.weight))
+        signs = layer.from_filters(filters)
         self.real_input = layer.input_binarizer is None
         threshold = input_threshold(layer)
         self.register_buffer("signs", signs.detach().clone())
@@ -61,7 +62,8 @@ def layer_view(values: Tensor, weight: Tensor) -> Tensor:
 def _dot(layer: BinaryLayer) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(layer, BinaryLinear):
         return F.linear
-    assert isinstance(layer, BinaryConv2d)
+    if not isinstance(layer, BinaryConv2d):
+        return layer.dot
     margins, value = list(layer._reversed_padding_repeated_twice), layer.pad_value
     stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
 

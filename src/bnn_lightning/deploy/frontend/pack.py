@@ -167,10 +167,38 @@ def check_binary(model: nn.Module) -> None:
             raise ValueError(
                 f"The weights of `{name}` are {layer.weight.dtype}: pack the network in float32, as `model.float()`."
             )
+        _refuse_other_values(name, layer)
+
+
+def _refuse_other_values(name: str, layer: BinaryLayer) -> None:
+    """Refuse a layer whose binarizers stand for other values than -1 and +1 times a scale of each output channel.
+
+    Raises:
+        ValueError: Names the layer and its binarizer.
+    """
+    inputs, weights = layer.input_binarizer, layer.weight_binarizer
+    for binarizer in (inputs, weights):
+        if binarizer is not None and not binarizer.gives_signs:
+            raise ValueError(
+                f"`{name}` can be neither packed nor written as ONNX: {type(binarizer).__name__} has "
+                f"{binarizer.bits}-bit values, and these multiply -1 and +1 only. Evaluate the network in torch."
+            )
+    affine: Binarizer | None = None
+    if inputs is not None and (inputs.scale() is not None or inputs.offset() is not None):
+        affine = inputs
+    elif weights is not None and weights.offset(layer.filters(layer.weight)) is not None:
+        affine = weights
+    if affine is not None:
+        raise ValueError(
+            f"`{name}` can be neither packed nor written as ONNX: the values of {type(affine).__name__} lie around a "
+            "center, which these do not add yet. Evaluate the network in torch."
+        )
 
 
 def why_left(layer: BinaryLayer) -> str:
     """Say why a layer does not compute what a packed one would, or nothing."""
+    if not isinstance(layer, BinaryConv2d | BinaryLinear):
+        return f"{type(layer).__name__} has no packed form, unlike BinaryConv2d and BinaryLinear"
     if not is_plain(layer, BinaryConv2d, BinaryLinear):
         return "it has a `forward` or hooks of its own"
     kind = BinaryConv2d if isinstance(layer, BinaryConv2d) else BinaryLinear

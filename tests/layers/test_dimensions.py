@@ -1,0 +1,223 @@
+"""Convolutions in one and three dimensions, transposed, depthwise and separable: against torch's and plain sums."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import pack
+from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d
+from bnn_lightning.metrics.ops import count_ops
+
+SIZES = {1: (9,), 2: (7, 6), 3: (5, 6, 4)}
+KINDS: dict[int, tuple[Any, type[nn.Module], Any]] = {
+    1: (BinaryConv1d, nn.Conv1d, F.conv1d),
+    2: (BinaryConv2d, nn.Conv2d, F.conv2d),
+    3: (BinaryConv3d, nn.Conv3d, F.conv3d),
+}
+GEOMETRIES: list[dict[str, Any]] = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 3, "padding": 2, "stride": 2, "bias": False},
+    {"kernel_size": 2, "dilation": 2},
+    {"kernel_size": 3, "padding": "same", "groups": 2},
+    {"kernel_size": 3, "padding": 1, "groups": 4},
+]
+TRANSPOSED: list[dict[str, Any]] = [
+    {"kernel_size": 2, "stride": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "bias": False},
+    {"kernel_size": (3, 2), "dilation": 2, "groups": 2},
+    {"kernel_size": 3, "groups": 4},
+]
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+
+
+def signs_of(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+@every_geometry
+@pytest.mark.parametrize("dims", [1, 3])
+def test_without_binarizers_it_is_torchs_to_the_bit(dims: int, geometry: dict[str, Any]) -> None:
+    ours, theirs, _ = KINDS[dims]
+    torch.manual_seed(0)
+    binary = ours(4, 8, **geometry)
+    torch.manual_seed(0)
+    plain = theirs(4, 8, **geometry)
+    x = torch.randn(2, 4, *SIZES[dims])
+    assert torch.equal(binary(x), plain(x))
+    assert torch.equal(binary(x[0]), plain(x[0]))
+    assert binary.state_dict().keys() == plain.state_dict().keys()
+    shared = ours.from_conv(plain)
+    assert shared.weight is plain.weight
+    assert torch.equal(shared(x), plain(x))
+
+
+@every_geometry
+@pytest.mark.parametrize("pad_value", [0.0, -1.0, 1.0])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_binary_convolution_is_sign_pad_dot_scale_bias(dims: int, pad_value: float, geometry: dict[str, Any]) -> None:
+    ours, theirs, convolve = KINDS[dims]
+    torch.manual_seed(1)
+    conv = ours(4, 8, input_binarizer=SignSTE(), weight_binarizer=XNORScale(), pad_value=pad_value, **geometry)
+    x = torch.randn(2, 4, *SIZES[dims])
+    margins = theirs(4, 8, **geometry)._reversed_padding_repeated_twice  # type: ignore[operator]
+    padded = F.pad(signs_of(x), list(margins), value=pad_value)  # type: ignore[arg-type]
+    dot = convolve(padded, signs_of(conv.weight), None, conv.stride, 0, conv.dilation, conv.groups)
+    assert torch.equal(dot, dot.round())
+    per_channel = (-1, *[1] * dims)
+    expected = dot * conv.weight.abs().flatten(1).mean(1).view(per_channel)
+    expected = expected if conv.bias is None else expected + conv.bias.view(per_channel)
+    assert torch.equal(conv(x), expected)
+    assert torch.equal(conv.binary_weight, signs_of(conv.weight))
+
+
+@pytest.mark.parametrize("geometry", TRANSPOSED, ids=str)
+def test_transposed_without_binarizers_is_torchs_to_the_bit(geometry: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    binary = BinaryConvTranspose2d(4, 8, **geometry)
+    torch.manual_seed(0)
+    plain = nn.ConvTranspose2d(4, 8, **geometry)
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.equal(binary(x), plain(x))
+    assert torch.equal(BinaryConvTranspose2d.from_conv(plain)(x), plain(x))
+    assert BinaryConvTranspose2d.from_conv(plain).weight is plain.weight
+    if geometry.get("stride") == 2 and "output_padding" not in geometry:
+        assert torch.equal(binary(x, [11, 12]), plain(x, [11, 12]))
+
+
+@pytest.mark.parametrize("geometry", TRANSPOSED, ids=str)
+def test_binary_transposed_convolution_scales_by_output_channel(geometry: dict[str, Any]) -> None:
+    torch.manual_seed(2)
+    up = BinaryConvTranspose2d(4, 8, input_binarizer=SignSTE(), weight_binarizer=XNORScale(), **geometry)
+    x = torch.randn(2, 4, 5, 6)
+    dot = F.conv_transpose2d(
+        signs_of(x),
+        signs_of(up.weight),
+        None,
+        up.stride,
+        up.padding,  # type: ignore[arg-type]
+        up.output_padding,
+        up.groups,
+        up.dilation,
+    )
+    assert torch.equal(dot, dot.round())
+    # Output channel o of group g is weight[inputs of g, o within g].
+    inputs, outputs = 4 // up.groups, 8 // up.groups
+    scale = torch.stack(
+        [up.weight[g * inputs : (g + 1) * inputs, o].abs().mean() for g in range(up.groups) for o in range(outputs)]
+    )
+    expected = dot * scale.view(-1, 1, 1)
+    expected = expected if up.bias is None else expected + up.bias.view(-1, 1, 1)
+    torch.testing.assert_close(up(x), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(up.binary_weight, signs_of(up.weight))
+    assert up.latent_weight.shape == up.weight.shape
+    with pytest.raises(ValueError, match="`output_size`"):
+        up(x, [11, 12])
+
+
+def test_transposed_libra_is_that_of_its_filters() -> None:
+    torch.manual_seed(3)
+    up = BinaryConvTranspose2d(4, 6, 3, groups=2, bias=False, weight_binarizer=Libra())
+    for g in range(2):
+        for o in range(3):
+            row = up.weight[2 * g : 2 * g + 2, o].detach()
+            latent = up.latent_weight[2 * g : 2 * g + 2, o].detach()
+            torch.testing.assert_close(latent, (row - row.mean()) / row.std(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_learned_thresholds_work_in_every_dimension(dims: int) -> None:
+    conv = KINDS[dims][0](4, 4, 3, padding=1, input_binarizer=RSign(4), weight_binarizer=WeightSign())
+    x = torch.randn(2, 4, *SIZES[dims], requires_grad=True)
+    conv(x).square().sum().backward()
+    assert conv.input_binarizer.bias.grad.abs().sum() > 0
+    assert conv.weight.grad.isfinite().all()
+
+
+def separable(channels: int, out_channels: int) -> nn.Sequential:
+    """A depthwise 3x3 convolution, batch norm, and a pointwise convolution, both binary."""
+    options: dict[str, Any] = {"bias": False}
+    return nn.Sequential(
+        BinaryConv2d(
+            channels,
+            channels,
+            3,
+            padding=1,
+            groups=channels,
+            input_binarizer=SignSTE(),
+            weight_binarizer=WeightSign(),
+            **options,
+        ),
+        nn.BatchNorm2d(channels),
+        BinaryConv2d(channels, out_channels, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign(), **options),
+    )
+
+
+def test_depthwise_sums_are_those_of_each_channel_by_itself() -> None:
+    torch.manual_seed(4)
+    net, x = separable(6, 8).eval(), torch.randn(2, 6, 7, 7)
+    depthwise = net[0](x)
+    for channel in range(6):
+        alone = F.conv2d(
+            signs_of(x[:, channel : channel + 1]), signs_of(net[0].weight[channel : channel + 1]), padding=1
+        )
+        assert torch.equal(depthwise[:, channel : channel + 1], alone)
+    pointwise = F.conv2d(signs_of(net[1](depthwise)), signs_of(net[2].weight))
+    assert torch.equal(net(x), pointwise)
+
+
+def test_counts_of_every_kind() -> None:
+    def macs(layer: nn.Module, size: tuple[int, ...]) -> tuple[int, int]:
+        row = count_ops(nn.Sequential(layer), size).layers[0]
+        assert (row.mixed_macs, row.float_macs) == (0, 0)
+        return row.binary_macs, row.binary_weights
+
+    signs: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+    assert macs(BinaryConv1d(4, 8, 3, padding=1, **signs), (4, 9)) == (8 * 4 * 3 * 9, 96)
+    assert macs(BinaryConv3d(4, 8, 3, **signs), (4, 5, 6, 7)) == (8 * 4 * 27 * (3 * 4 * 5), 864)
+    assert macs(BinaryConvTranspose2d(4, 8, 3, stride=2, groups=2, **signs), (4, 5, 6)) == (4 * 4 * 9 * 30, 144)
+    rows = count_ops(separable(6, 8), (6, 7, 7)).layers
+    assert [row.binary_macs for row in rows if row.binary_weights] == [6 * 9 * 49, 6 * 8 * 49]
+
+
+class Mixed(nn.Module):
+    """A 2-d convolution, which packs, and one of each kind that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        signs: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": XNORScale(), "bias": False}
+        self.conv = BinaryConv2d(3, 4, 3, padding=1, **signs)
+        self.up = BinaryConvTranspose2d(4, 4, 2, stride=2, **signs)
+        self.line = BinaryConv1d(4, 5, 3, **signs)
+        self.real = BinaryConvTranspose2d(4, 4, 2, groups=2, weight_binarizer=XNORScale())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(self.real(self.up(self.conv(x))).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_pack_leaves_them_in_torch_and_says_so() -> None:
+    torch.manual_seed(5)
+    net, x = Mixed().eval(), torch.randn(2, 3, 4, 4)
+    packed = pack(net, x)
+    assert packed.report.packed == ("conv",)
+    assert {name: reason.split()[0] for name, reason in packed.report.left.items()} == {
+        "up": "BinaryConvTranspose2d",
+        "line": "BinaryConv1d",
+        "real": "BinaryConvTranspose2d",
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_they_compile_and_export(dims: int) -> None:
+    torch.manual_seed(6)
+    conv = KINDS[dims][0](4, 4, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    x = torch.randn(2, 4, *SIZES[dims])
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), conv(x))
+    program = torch.export.export(conv.eval(), (x,))
+    torch.testing.assert_close(program.module()(x), conv(x))
