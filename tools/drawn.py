@@ -1,4 +1,4 @@
-"""Draw small programs of packed files, odd ones too, that torch can run: what plans are compared with."""
+"""Draw small graphs of packed files, odd ones too, that torch can run: what plans are compared with."""
 
 import math
 import random
@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.format.container import Array, Container, Entry
-from bnn_lightning.deploy.frontend.layers import PARTS
-from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
 
 _ERRORS = (AssertionError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
@@ -18,7 +17,7 @@ _MOST = 1 << 16  # elements of a result
 
 
 class Drawer:
-    """Draws steps one by one, and keeps those that torch can run for two images and for one.
+    """Draws nodes one by one, and keeps those that torch can run for two images and for one.
 
     Numbers are multiples of 1/4, so that most sums are exact and signs do not depend on the order of additions.
 
@@ -30,48 +29,50 @@ class Drawer:
         self.r = random.Random(seed)
         self.numbers = np.random.default_rng(seed)
         self.size = self.r.choice([4, 5, 8, 9])
-        self.steps: list[Step] = []
-        self.tensors: list[tuple[str, Array]] = []
+        self.nodes: list[Node] = []
+        self.constants: list[Constant] = []
         images = torch.from_numpy(self.numbers.integers(0, 5, (2, 3, self.size, self.size)).astype(np.float32) / 4)
         self.images = images
         self.values = [(images, images[:1])]
 
-    def stored(self, *shape: int, odd: float = 0.0) -> Stored:
+    def stored(self, *shape: int, odd: float = 0.0) -> ConstantRef:
         """Store a drawn tensor; `odd` moves it off the grid."""
         values = self.numbers.integers(-4, 5, shape) / 4 + odd
-        self.tensors.append(("f32", np.asarray(values, np.float32)))
-        return Stored(len(self.tensors) - 1)
+        return self._add("f32", np.asarray(values, np.float32))
 
-    def signs(self, *shape: int) -> Stored:
+    def signs(self, *shape: int) -> ConstantRef:
         """Store drawn signs."""
-        self.tensors.append(("bits", self.numbers.choice([-1, 1], shape)))
-        return Stored(len(self.tensors) - 1)
+        return self._add("bits", self.numbers.choice([-1, 1], shape).astype(np.int8))
+
+    def _add(self, dtype: str, values: Array) -> ConstantRef:
+        self.constants.append(Constant.of(str(len(self.constants)), dtype, values))
+        return ConstantRef(len(self.constants) - 1)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """Return the shape of a value for two images."""
         return tuple(self.values[value.number][0].shape)
 
-    def network(self, *steps: Step) -> LoadedNetwork:
-        """Return the network of these steps, without any of all so far."""
-        entries = tuple(Entry(str(i), dtype, values.shape, 64 * i) for i, (dtype, values) in enumerate(self.tensors))
-        container = _Drawn(self.tensors, entries)
-        return LoadedNetwork(Program(steps or tuple(self.steps)), container, PackedInfo("drawn", 3, self.size)).eval()
+    def network(self, *nodes: Node) -> LoadedNetwork:
+        """Return the network of these nodes, without any of all so far."""
+        graph = Graph(nodes or tuple(self.nodes), tuple(self.constants))
+        return LoadedNetwork(graph, PackedInfo("drawn", 3, self.size)).eval()
 
-    def call(self, operation: str, *arguments: Argument) -> Value | None:
-        """Add a step, unless torch cannot run it."""
-        self.steps.append(Step(operation, arguments))
-        number = len(self.steps)
+    def call(self, operation: str, *inputs: Input | None, **attributes: AttributeValue | None) -> Value | None:
+        """Add a node, unless torch cannot run it; what is None is left out."""
+        given = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(Node(operation, tuple(item for item in inputs if item is not None), given))
+        number = len(self.nodes)
         try:
-            network = self.network(self.steps[-1])
+            network = self.network(self.nodes[-1])
             with torch.no_grad():
-                results = [network.run_step(1, dict(enumerate(v[i] for v in self.values))) for i in (0, 1)]
+                results = [network.run_node(1, dict(enumerate(v[i] for v in self.values))) for i in (0, 1)]
             fits = all(isinstance(result, Tensor) and 0 < result.numel() < _MOST for result in results)
             if fits and all(bool(result.isfinite().all()) and result.abs().max() < 1e4 for result in results):
                 self.values.append((results[0], results[1]))
                 return Value(number)
         except _ERRORS:
             pass
-        self.steps.pop()
+        self.nodes.pop()
         return None
 
     def any_value(self, dims: int = 4) -> Value:
@@ -88,9 +89,9 @@ class Drawer:
         x = self.any_value()
         outputs, kernel = self.r.choice([1, 5, 16, 24, 33, self.size]), self.r.choice([1, 1, 2, 3])
         weight = self.stored(outputs, self.shape(x)[1], kernel, self.r.choice([kernel, kernel, 1]))
-        moves = [self.r.choice([[1, 1], [2, 2], [1, 2]]), self.r.choice([[0, 0], [1, 1], [2, 1]]), [1, 1]]
+        stride, padding = self.r.choice([[1, 1], [2, 2], [1, 2]]), self.r.choice([[0, 0], [1, 1], [2, 1]])
         bias = self.r.choice([None, self.stored(outputs)])
-        y = self.call("conv2d", x, weight, bias, *moves)  # type: ignore[arg-type]
+        y = self.call("conv2d", x, weight, bias, stride=stride, padding=padding)
         if y is not None and self.r.random() < 0.5:
             self.call("affine", y, self.stored(outputs), self.stored(outputs))
 
@@ -102,38 +103,42 @@ class Drawer:
         added = r.choice([None, None, self.any_value()])
         if added is not None and r.random() < 0.7:
             times = r.choice([1, 2, 3])
-            added = self.call("cat", [added] * times, 1) if times > 1 else added
+            added = self.call("cat", *[added] * times, dim=1) if times > 1 else added
             outputs = outputs if added is None else self.shape(added)[1]
             kernel = 1 if added is not None and self.shape(added)[2:] == self.shape(x)[2:] else kernel
         if outputs % groups:
             groups = 1
-        parts: list[Argument] = [self.signs(outputs, inputs // groups, kernel, kernel)]
-        parts += [self.stored(outputs) if r.random() < 0.4 else None for _ in PARTS[1:-1]]
-        parts.append(self.stored(inputs, odd=r.choice([0.1, -0.1])))
-        pad = [r.choice([0, 1]) for _ in range(4)] if kernel > 1 else [0] * 4
-        moves: list[Argument] = [r.choice([[1, 1], [2, 2]]), list(pad), [1, 1]]
-        self.call("binary_conv2d", x, added, *parts, *moves, groups, r.choice([0, 1, -1]), r.choice([None, -2.0]), None)
+        given: dict[str, AttributeValue | None] = {"signs": self.signs(outputs, inputs // groups, kernel, kernel)}
+        given |= {name: self.stored(outputs) for name in PARTS[1:-1] if r.random() < 0.4}
+        given |= {"threshold": self.stored(inputs, odd=r.choice([0.1, -0.1])), "groups": groups}
+        given |= {"padding": [r.choice([0, 1]) for _ in range(4)] if kernel > 1 else [0] * 4}
+        given |= {
+            "stride": r.choice([[1, 1], [2, 2]]),
+            "pad_value": r.choice([0, 1, -1]),
+            "low": r.choice([None, -2.0]),
+        }
+        self.call("binary_conv2d", x, added, **given)
 
     def pointwise(self) -> None:
         x = self.any_value()
         channels = self.shape(x)[1]
-        name = self.r.choice(["relu", "prelu", "hardtanh", "clamp", "affine"])
-        more: list[Argument] = []
+        name = self.r.choice(["relu", "prelu", "clamp", "clamp", "affine"])
+        more: list[Input] = []
+        bounds: dict[str, AttributeValue | None] = {}
         if name == "prelu":
             more = [self.stored(self.r.choice([1, channels]))]
         elif name == "affine":
             count = self.r.choice([channels, channels, 1, 5])
             more = [self.stored(count), self.stored(count)]
         elif name != "relu":
-            more = [self.r.choice([-1.0, 0.0, -math.inf]), self.r.choice([0.5, 1.0])]
-        self.call(name, x, *more)
+            bounds = {"low": self.r.choice([-1.0, 0.0, -math.inf]), "high": self.r.choice([0.5, 1.0])}
+        self.call(name, x, *more, **bounds)
 
     def pool(self) -> None:
         r, kernel = self.r, self.r.choice([[2, 2], [3, 3], [2, 3], [2, 2]])
         name, stride = r.choice(["max_pool2d", "avg_pool2d"]), r.choice([[2, 2], [1, 1], [3, 2]])
-        pad = r.choice([[0, 0], [1, 1]])
-        more: list[Argument] = [1] if name == "max_pool2d" else []
-        self.call(name, self.any_value(), kernel, stride, pad, *more, r.random() < 0.5)
+        pad, ceil = r.choice([[0, 0], [1, 1]]), r.random() < 0.5
+        self.call(name, self.any_value(), kernel_size=kernel, stride=stride, padding=pad, ceil_mode=ceil)
 
     def constant(self) -> None:
         x = self.any_value(self.r.choice([4, 4, 4, 2]) if any(v[0].dim() == 2 for v in self.values) else 4)
@@ -141,41 +146,41 @@ class Drawer:
         channels, last = shape[1], shape[-1]
         shapes = [(channels, 1, 1), (1, channels, 1, 1), (last,), (channels,), (1,), (), (3, 1, 1), (1, 1, 1, last)]
         values = self.stored(*self.r.choice(shapes), odd=self.r.choice([0.0, 2.0]))
-        self.call(self.r.choice(["add", "sub", "mul", "div"]) + ".Tensor", x, values)
+        self.call(self.r.choice(["add", "sub", "mul", "div"]), x, values)
 
     def join(self) -> None:
         x, y = self.any_value(), self.any_value()
         if self.r.random() < 0.4:
-            self.call("cat", [x, y] if self.r.random() < 0.7 else [x, x], 1)
+            self.call("cat", x, y if self.r.random() < 0.7 else x, dim=1)
         else:
-            z = self.call(self.r.choice(["add", "sub", "mul"]) + ".Tensor", x, y)
+            z = self.call(self.r.choice(["add", "sub", "mul"]), x, y)
             if z is not None and self.r.random() < 0.5:
-                self.call("add.Tensor", z, y)
+                self.call("add", z, y)
 
     def move(self) -> None:
         x, r = self.any_value(), self.r
         _, channels, height, width = self.shape(x)
-        drawn: list[tuple[str, list[Argument]]] = [
-            ("pad", [[0, 0, 0, 0, r.choice([0, 3]), r.choice([0, 16])]]),
-            ("expand", [[-1, r.choice([channels, 3, 16]), height, width]]),
-            ("expand", [[-1, channels, max(height, 4), max(width, 4)]]),
-            ("slice.Tensor", [r.choice([0, 1, 2, 3]), 0, r.choice([1, 2, 3])]),
-            ("permute", [[0, *r.sample([1, 2, 3], 3)]]),
-            ("reshape", [[-1, r.choice([channels, height]), width, height]]),
-            ("reshape", [[-1, channels * height * width]]),
+        drawn: list[tuple[str, dict[str, AttributeValue | None]]] = [
+            ("pad", {"padding": [0, 0, 0, 0, r.choice([0, 3]), r.choice([0, 16])]}),
+            ("expand", {"shape": [-1, r.choice([channels, 3, 16]), height, width]}),
+            ("expand", {"shape": [-1, channels, max(height, 4), max(width, 4)]}),
+            ("slice", {"dim": r.choice([0, 1, 2, 3]), "start": 0, "end": r.choice([1, 2, 3])}),
+            ("permute", {"dims": [0, *r.sample([1, 2, 3], 3)]}),
+            ("reshape", {"shape": [-1, r.choice([channels, height]), width, height]}),
+            ("reshape", {"shape": [-1, channels * height * width]}),
         ]
-        name, arguments = r.choice(drawn)
-        self.call(name, x, *arguments)
+        name, attributes = r.choice(drawn)
+        self.call(name, x, **attributes)
 
     def average(self) -> None:
         dims = self.r.choice([[2, 3], [2, 3], [-2, -1], [1], [0], [3]])
-        self.call("mean.dim", self.any_value(), dims, self.r.random() < 0.8)
+        self.call("mean", self.any_value(), dims=dims, keepdim=self.r.random() < 0.8)
 
     def gate(self) -> None:
         r, averages = self.r, [n for n, v in enumerate(self.values) if v[0].dim() == 4 and v[0].shape[2:] == (1, 1)]
         for _ in range(2):
             if len(averages) < 2:
-                made = self.call("mean.dim", self.any_value(), [2, 3], True)
+                made = self.call("mean", self.any_value(), dims=[2, 3], keepdim=True)
                 averages += [] if made is None else [made.number]
         if not averages:
             return
@@ -183,10 +188,10 @@ class Drawer:
         blended = own
         if r.random() < 0.6:
             channels = self.shape(own)[1]
-            difference = self.call("sub.Tensor", other, own)
+            difference = self.call("sub", other, own)
             mix = self.stored(*r.choice([(channels, 1, 1), (1, channels, 1, 1), (1,)]))
-            product = None if difference is None else self.call("mul.Tensor", mix, difference)
-            total = None if product is None else self.call("add.Tensor", own, product)
+            product = None if difference is None else self.call("mul", mix, difference)
+            total = None if product is None else self.call("add", own, product)
             blended = own if total is None else total
         channels, hidden = self.shape(blended)[1], r.choice([2, 16, 20])
         outputs = self.shape(maps := self.any_value())[1]
@@ -195,33 +200,20 @@ class Drawer:
         excited = None if active is None else self.call("conv2d", active, self.stored(outputs, hidden, 1, 1))
         gates = None if excited is None else self.call("sigmoid", excited)
         if gates is not None:
-            self.call("mul.Tensor", maps, gates)
+            self.call("mul", maps, gates)
 
     def end(self) -> None:
         """Draw logits: of a map's averages or of rows."""
         x: Value | None = Value(len(self.values) - 1)
         assert x is not None
         if len(self.shape(x)) == 4:
-            x = self.call("mean.dim", x, [2, 3], False) or x
+            x = self.call("mean", x, dims=[2, 3]) or x
         if len(self.shape(x)) == 2 and self.r.random() < 0.8:
             inputs = self.shape(x)[1]
             self.call("linear", x, self.stored(5, inputs), self.r.choice([None, self.stored(5)]))
 
 
-class _Drawn(Container):
-    """Tensors as a file would hold them."""
-
-    def __init__(self, tensors: list[tuple[str, Array]], entries: tuple[Entry, ...]) -> None:
-        super().__init__({}, entries, memoryview(b""))
-        object.__setattr__(self, "tensors", tensors)
-
-    def array(self, index: int) -> Array:
-        """See `Container`."""
-        dtype, values = self.tensors[index]  # type: ignore[attr-defined]
-        return values.astype(np.int8 if dtype == "bits" else np.float32)
-
-
-def drawn_program(seed: int, *, steps: int = 12) -> tuple[LoadedNetwork, Tensor]:
+def drawn_graph(seed: int, *, steps: int = 12) -> tuple[LoadedNetwork, Tensor]:
     """Return a drawn network, and two images for it.
 
     Args:
@@ -232,17 +224,17 @@ def drawn_program(seed: int, *, steps: int = 12) -> tuple[LoadedNetwork, Tensor]
     for _ in range(steps):
         drawer.step()
     drawer.end()
-    if not drawer.steps:
+    if not drawer.nodes:
         drawer.call("relu", Value(0))
     return drawer.network(), drawer.images
 
 
 def differs(seed: int, **options: Any) -> str:
-    """Compare the plan of a drawn program with torch, step by step; return what differs, or nothing."""
-    network, images = drawn_program(seed, **options)
+    """Compare the plan of a drawn graph with torch, node by node; return what differs, or nothing."""
+    network, images = drawn_graph(seed, **options)
     for batch in (images, images[:1].contiguous(memory_format=torch.channels_last)):
         with torch.no_grad():
-            wanted = network.run_steps(batch)
+            wanted = network.run_nodes(batch)
             for found in (network(batch), network(batch)):  # the second call finds memory that was used
                 if found.shape != wanted.shape:
                     return f"seed {seed}: {tuple(found.shape)} instead of {tuple(wanted.shape)}"

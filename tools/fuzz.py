@@ -113,12 +113,14 @@ def lie(r: random.Random, plain: Any) -> Any:
         key = r.choice(list(plain))
         if r.random() < 0.05:
             del plain[key]
+        elif r.random() < 0.1:
+            plain[r.choice(["groups", "stride", "low", "bias", "dim", "x"])] = lie(r, plain[key])
         else:
             plain[key] = lie(r, plain[key])
         return plain
     if type(plain) is int and r.random() < 0.5:
         return r.choice([plain - 2, plain - 1, plain + 1, plain + 2, r.randrange(1 << 16)])
-    return r.choice([*ODD, {"v": r.randint(-1, 9)}, {"t": r.randint(-1, 20)}])
+    return r.choice([*ODD, {"c": r.randint(-1, 20)}])
 
 
 def read(data: bytes) -> str:
@@ -151,14 +153,13 @@ def read_inputs(inputs: int, *, seed: int, lies: float) -> str:
     folder = Path(tempfile.mkdtemp(prefix="bnn-fuzz-"))
     whole = whole_file(folder / "whole.bnn")
     container = read_container(whole)
-    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
     for number in range(inputs):
         if r.random() < lies:
             header = copy.deepcopy(container.header)
             for _ in range(r.choice([1, 1, 1, 2, 3])):
-                key = r.choice(["program", "program", "program", "info"])
+                key = r.choice(["graph", "graph", "graph", "info"])
                 header[key] = lie(r, header[key])
-            write_container(folder / "input.bnn", header, tensors)
+            write_container(folder / "input.bnn", header, container.constants)
             data, kind = (folder / "input.bnn").read_bytes(), "checksums hold"
         else:
             data, kind = damaged(r, whole), "damaged"

@@ -79,7 +79,7 @@ def test_export_with_a_stem_on_bytes(bnn: Callable[..., Any], workplace: Path, s
     assert "rounded: 24 images" in done.out
     assert "in another class" in done.out
     network = load("net.bnn")
-    assert network.steps[0].operation == "byte_conv2d"
+    assert network.graph.nodes[0].operation == "byte_conv2d"
     assert network.info.provenance["parity"]["correct"].keys() == {"trained", "packed"}
     done = bnn("evaluate", "packed=net.bnn")
     assert done.code == 0, done.err

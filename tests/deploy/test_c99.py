@@ -1,6 +1,7 @@
 """Networks in C: compiled without a warning, with the logits and the classes of the packed network."""
 
 import ctypes
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -176,7 +177,7 @@ def test_names_in_a_file_cannot_become_code(tmp_path: Path) -> None:
     network = create_backbone("mlp", num_classes=3, image_size=4, width=64).eval()
     save(pack(network), tmp_path / "net.bnn", PackedInfo("net\nint evil;", 3, 4))
     container = read_container(tmp_path / "net.bnn")
-    tensors = {f"{entry.name}\n#error": (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
-    write_container(tmp_path / "net.bnn", container.header, tensors)
+    constants = [dataclasses.replace(constant, name=f"{constant.name}\n#error") for constant in container.constants]
+    write_container(tmp_path / "net.bnn", container.header, constants)
     text = to_c99(tmp_path / "net.bnn")
     assert not re.search(r"^\s*(int evil|#error)", text.source + text.header, flags=re.MULTILINE)

@@ -12,7 +12,7 @@ from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.layout import channels_last, new_map, pointer, sums_shape, unblocked
 from bnn_lightning.deploy.kernels.squeeze_excite import Combine, Gate
 from bnn_lightning.deploy.planner.schedule import Plan, make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.functional.pack import spread
 from bnn_lightning.layers import SqueezeExcite
 from tests.deploy.test_convert import conv, settled
@@ -79,7 +79,7 @@ class Doubled(nn.Module):
 def plan_of(network: nn.Module, images: torch.Tensor, folder: Path) -> Plan:
     packed = loaded(settled(network, images), images, folder)
     agree(packed, images)
-    return make_plan(Graph(packed, images))
+    return make_plan(TypedGraph(packed, images))
 
 
 @needs_kernel
@@ -89,9 +89,9 @@ def test_two_halves_are_one_pass(channels: int, size: int, read_again: bool, tmp
     torch.manual_seed(0)
     images = torch.rand(2, channels, size, size)
     plan = plan_of(Doubled(channels, read_again=read_again), images, tmp_path)
-    steps = plan.graph.steps
-    halves = next(action for action in plan.actions if steps[action.number - 1].operation == "cat")
-    pooled = [action for action in plan.actions if steps[action.number - 1].operation == "avg_pool2d"]
+    nodes = plan.graph.nodes
+    halves = next(action for action in plan.actions if nodes[action.number - 1].operation == "cat")
+    pooled = [action for action in plan.actions if nodes[action.number - 1].operation == "avg_pool2d"]
     if channels % 16 == 0:
         assert halves.emitted is not None
         assert halves.sums is not None

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnn_lightning.deploy.format.container import VERSION, PackedFileError, read_container, write_container
+from bnn_lightning.deploy.ir.graph import Constant
 
 SIGNS = np.where(np.arange(3 * 5 * 7) % 3 == 0, 1, -1).reshape(3, 5, 7)
 FLOATS = np.linspace(-1, 1, 11, dtype=np.float32)
@@ -22,8 +23,9 @@ FLOATS = np.linspace(-1, 1, 11, dtype=np.float32)
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("packed") / "net.bnn"
-    tensors = {"signs": ("bits", SIGNS), "scale": ("f32", FLOATS), "none": ("f32", np.zeros((0, 4), np.float32))}
-    write_container(path, {"name": "net", "list": [1, 2.5, None, "ä"]}, tensors)
+    constants = [("signs", "bits", SIGNS), ("scale", "f32", FLOATS), ("none", "f32", np.zeros((0, 4), np.float32))]
+    header = {"name": "net", "list": [1, 2.5, None, "ä"]}
+    write_container(path, header, [Constant.of(*constant) for constant in constants])
     return path
 
 
@@ -44,7 +46,7 @@ def test_what_was_written_is_read(file: Path) -> None:
 def test_the_layout_is_the_documented_one(file: Path) -> None:
     data = file.read_bytes()
     length, crc, num_data = struct.unpack("<IIQ", data[8:24])
-    assert data[:8] == b"BNNPACK\x03"
+    assert data[:8] == b"BNNPACK\x04"
     assert zlib.crc32(data[64 : 64 + length]) == crc
     begin = -(-(64 + length) // 64) * 64
     assert len(data) == begin + num_data
@@ -137,11 +139,11 @@ def test_a_header_that_wants_memory_is_refused(file: Path) -> None:
 
 def test_an_older_file_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "net.bnn"
-    write_container(path, {"a": 1}, {})
+    write_container(path, {"a": 1}, [])
     with pytest.raises((TypeError, ValueError)):
-        write_container(path, {"a": object()}, {})
+        write_container(path, {"a": object()}, [])
     with pytest.raises(ValueError, match="dtype of `x`"):
-        write_container(path, {}, {"x": ("f64", FLOATS)})
+        write_container(path, {}, [Constant.of("x", "f64", FLOATS)])
     assert read_container(path).header == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["net.bnn"]
 
@@ -151,7 +153,7 @@ def test_reading_needs_numpy_alone(file: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'torchvision', 'pytorch_lightning', 'hydra', 'omegaconf'): sys.modules[name] = None\n"
         "from bnn_lightning.deploy.format.container import read_container\n"
-        "from bnn_lightning.deploy.ir.graph import Program\n"
+        "from bnn_lightning.deploy.ir.graph import Graph\n"
         f"container = read_container({str(file)!r})\n"
         "print(container.header['name'], container.array(0).sum())"
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.ir.graph import Constant
 from bnn_lightning.deploy.kernels.squeeze_excite import Gate
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
@@ -69,13 +70,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_load_refuses_tensors_with_nan(file: Path, tmp_path: Path) -> None:
     container = read_container(file)
-    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
-    for name, (dtype, values) in tensors.items():
-        if dtype == "f32":
-            changed = np.array(values)
-            changed.flat[-1] = NAN
-            write_container(tmp_path / "net.bnn", copy.deepcopy(container.header), tensors | {name: (dtype, changed)})
-            with pytest.raises(PackedFileError, match=f"`{name}` holds NaN"):
+    for place, constant in enumerate(container.constants):
+        if constant.dtype == "f32":
+            values = np.array(constant.array)
+            values.flat[-1] = NAN
+            changed = list(container.constants)
+            changed[place] = Constant.of(constant.name, "f32", values)
+            write_container(tmp_path / "net.bnn", copy.deepcopy(container.header), changed)
+            with pytest.raises(PackedFileError, match=f"`{constant.name}` holds NaN"):
                 load(tmp_path / "net.bnn")
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime import network as runtime
 from bnn_lightning.deploy.runtime import plans
 from bnn_lightning.layers import SqueezeExcite
@@ -30,13 +30,13 @@ def loaded(network: nn.Module, images: torch.Tensor, folder: Path) -> runtime.Lo
 
 def in_torch(network: runtime.LoadedNetwork, images: torch.Tensor) -> list[str]:
     """Return the operations that stay with torch."""
-    plan = make_plan(Graph(network, images))
-    return [network.steps[action.number - 1].operation for action in plan.actions if action.operation is None]
+    plan = make_plan(TypedGraph(network, images))
+    return [network.graph.nodes[action.number - 1].operation for action in plan.actions if action.operation is None]
 
 
 def agree(network: runtime.LoadedNetwork, images: torch.Tensor) -> None:
     with torch.no_grad():
-        expected = network.run_steps(images)
+        expected = network.run_nodes(images)
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1))
 
 
@@ -124,9 +124,9 @@ def test_everything_behind_a_gate_is_one_pass(channels: int, multiply: bool, tmp
     packed = loaded(settled(Attention(channels, multiply), images), images, tmp_path)
     agree(packed, images)
     operations = [
-        action.operation for action in make_plan(Graph(packed, images)).actions if action.operation is not None
+        action.operation for action in make_plan(TypedGraph(packed, images)).actions if action.operation is not None
     ]
-    maps = {number: tuple(meta.shape) for number, meta in Graph(packed, images).metas.items()}
+    maps = {number: tuple(meta.shape) for number, meta in TypedGraph(packed, images).metas.items()}
     whole = [op for op in operations if isinstance(op.result, int) and maps[op.result] == tuple(images.shape)]
     assert len(whole) == 2  # the binary convolution, and the second pass
 
@@ -142,7 +142,7 @@ def test_every_kernel(name: str, tmp_path: Path) -> None:
     kernel = kernels.Kernel(name)
     with torch.no_grad():
         found = plans.Plans().run(packed, images, kernel)
-    torch.testing.assert_close(found, packed.run_steps(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, packed.run_nodes(images), rtol=1e-4, atol=1e-4)
 
 
 class Padded(nn.Module):

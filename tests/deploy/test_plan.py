@@ -1,4 +1,4 @@
-"""Plans compute what the program computes operation by operation, to the last bit where torch's own operations do."""
+"""Plans compute what the graph computes node by node, to the last bit where torch's own operations do."""
 
 import random
 import threading
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from bnn_lightning.deploy import PackedInfo
-from bnn_lightning.deploy.format.container import Array, read_container, write_container
-from bnn_lightning.deploy.frontend.layers import PARTS
-from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.planner.schedule import Plan, make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime import network as runtime
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.deploy.runtime.plans import MOST_PLANS
@@ -25,48 +25,50 @@ needs_kernel = pytest.mark.skipif(not KERNELS, reason="needs a compiled kernel")
 
 
 class Writer:
-    """Writes a program, with drawn tensors."""
+    """Writes a graph, with drawn tensors."""
 
     def __init__(self, seed: int) -> None:
         self.draw = np.random.default_rng(seed)
-        self.steps: list[Step] = []
-        self.tensors: dict[str, tuple[str, Array]] = {}
+        self.nodes: list[Node] = []
+        self.constants: list[Constant] = []
 
-    def stored(self, values: Array, dtype: str = "f32") -> Stored:
-        self.tensors[str(len(self.tensors))] = (dtype, values.astype(np.float32))
-        return Stored(len(self.tensors) - 1)
+    def stored(self, values: Array, dtype: str = "f32") -> ConstantRef:
+        self.constants.append(Constant.of(str(len(self.constants)), dtype, values.astype(np.float32)))
+        return ConstantRef(len(self.constants) - 1)
 
-    def call(self, operation: str, *arguments: Argument) -> Value:
-        self.steps.append(Step(operation, arguments))
-        return Value(len(self.steps))
+    def call(self, operation: str, *inputs: Input, **attributes: AttributeValue | None) -> Value:
+        given = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(Node(operation, inputs, given))
+        return Value(len(self.nodes))
 
     def conv(self, x: Value, inputs: int, outputs: int, added: Value | None = None, **options: Any) -> Value:
         """A binary convolution that keeps height and width."""
         groups, kernel = options.get("groups", 1), options.get("kernel", 3)
         signs = self.draw.choice([-1.0, 1.0], (outputs, inputs // groups, kernel, kernel))
-        parts: list[Argument] = [self.stored(signs, "bits")]
+        given: dict[str, AttributeValue | None] = {"signs": self.stored(signs, "bits")}
         for name in PARTS[1:-1]:
-            wanted = name in options.get("parts", ("scale", "bias"))
-            parts.append(self.stored(0.2 * self.draw.standard_normal(outputs)) if wanted else None)
+            if name in options.get("parts", ("scale", "bias")):
+                given[name] = self.stored(0.2 * self.draw.standard_normal(outputs))
         threshold = options.get("threshold")
-        parts.append(None if threshold is None else self.stored(threshold))
-        pad = kernel // 2
-        geometry: list[Argument] = [[1, 1], [pad] * 4, [1, 1], groups, options.get("pad_value", 0)]
-        return self.call("binary_conv2d", x, added, *parts, *geometry, options.get("low"), options.get("high"))
+        given["threshold"] = None if threshold is None else self.stored(threshold)
+        given |= {"padding": [kernel // 2] * 4, "groups": groups, "pad_value": options.get("pad_value", 0)}
+        given |= {"low": options.get("low"), "high": options.get("high")}
+        return self.call("binary_conv2d", *([x] if added is None else [x, added]), **given)
 
     def thresholds(self, channels: int) -> Array:
         return 0.3 * self.draw.standard_normal(channels)
 
     def network(self, channels: int, folder: Any, *rows: tuple[Value, int], last: Value | None = None) -> LoadedNetwork:
         """Return it as loaded from a file: logits from the map `last` (None: the last value), and from `rows`."""
-        mean = self.call("mean.dim", Value(len(self.steps)) if last is None else last, [2, 3])
+        mean = self.call("mean", Value(len(self.nodes)) if last is None else last, dims=[2, 3])
         logits = self.linear(mean, channels)
         for values, inputs in rows:
-            logits = self.call("add.Tensor", self.linear(values, inputs), logits)
-        header = {"program": Program(tuple(self.steps)).plain(), "info": PackedInfo("net", 3, SIZE).plain()}
-        write_container(folder / "net.bnn", header, self.tensors)
+            logits = self.call("add", self.linear(values, inputs), logits)
+        graph = Graph(tuple(self.nodes), tuple(self.constants))
+        header = {"graph": graph.plain(), "info": PackedInfo("net", 3, SIZE).plain()}
+        write_container(folder / "net.bnn", header, graph.constants)
         container = read_container(folder / "net.bnn")
-        return LoadedNetwork(Program(tuple(self.steps)), container, PackedInfo("net", 3, SIZE)).eval()
+        return LoadedNetwork(Graph(graph.nodes, container.constants), PackedInfo("net", 3, SIZE)).eval()
 
     def linear(self, x: Value, inputs: int) -> Value:
         weight = self.draw.standard_normal((5, inputs)) / inputs**0.5
@@ -74,7 +76,7 @@ class Writer:
 
     def stem(self, channels: int) -> Value:
         weight = self.draw.standard_normal((channels, 3, 3, 3)) / 3
-        return self.call("conv2d", Value(0), self.stored(weight), None, [1, 1], [1, 1])
+        return self.call("conv2d", Value(0), self.stored(weight), padding=[1, 1])
 
 
 def images(number: int = 2) -> torch.Tensor:
@@ -82,13 +84,13 @@ def images(number: int = 2) -> torch.Tensor:
 
 
 def plan_of(network: LoadedNetwork) -> Plan:
-    return make_plan(Graph(network, images()))
+    return make_plan(TypedGraph(network, images()))
 
 
 def check(network: LoadedNetwork, batch: torch.Tensor | None = None) -> None:
     batch = images() if batch is None else batch
     with torch.no_grad():
-        wanted = network.run_steps(batch)
+        wanted = network.run_nodes(batch)
         for _ in range(2):  # the second call finds memory that was used
             torch.testing.assert_close(network(batch), wanted, rtol=1e-5, atol=1e-5)
 
@@ -100,7 +102,7 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
     rows: list[tuple[Value, int]] = []
     for _ in range(r.randint(2, 9)):
         (x, inputs), (other, others) = r.choice(maps[-3:]), r.choice(maps)
-        kind = r.choice(["conv", "conv", "conv", "conv", "relu", "view", "rows", "cat", "hardtanh"])
+        kind = r.choice(["conv", "conv", "conv", "conv", "relu", "view", "rows", "cat", "clamp"])
         if kind == "conv":
             outputs = r.choice([16, 32, 48, 64, 100, others, others])
             groups = r.choice([1, 1, 1, *[g for g in (2, 4) if inputs % g == outputs % g == 0]])
@@ -116,22 +118,23 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
             )
             maps.append((value, outputs))
         elif kind == "view":  # a view of a map, and back: shares memory with it
-            turned = writer.call("permute", x, [0, 1, 3, 2])
+            turned = writer.call("permute", x, dims=[0, 1, 3, 2])
             maps.append((turned, inputs))
         elif kind == "rows" and not rows:  # channels last, read when all else is done
-            last = writer.call("permute", x, [0, 2, 3, 1])
-            rows.append((writer.call("reshape", last, [-1, SIZE * SIZE * inputs]), SIZE * SIZE * inputs))
+            last = writer.call("permute", x, dims=[0, 2, 3, 1])
+            rows.append((writer.call("reshape", last, shape=[-1, SIZE * SIZE * inputs]), SIZE * SIZE * inputs))
         elif kind == "cat" and inputs <= 70:
-            maps.append((writer.call("cat", [x, x], 1), 2 * inputs))
+            maps.append((writer.call("cat", x, x, dim=1), 2 * inputs))
         else:
-            arguments = [-0.5, 0.5] if kind == "hardtanh" else []
-            maps.append((writer.call("hardtanh" if kind == "hardtanh" else "relu", x, *arguments), inputs))
+            clamped = kind == "clamp"
+            y = writer.call("clamp", x, low=-0.5, high=0.5) if clamped else writer.call("relu", x)
+            maps.append((y, inputs))
     return writer.network(maps[-1][1], folder, *rows, last=maps[-1][0])
 
 
 @needs_kernel
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_drawn_networks_are_those_of_the_steps(kernel: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_networks_are_those_of_the_nodes(kernel: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = kernels.Kernel(kernel)
     monkeypatch.setattr(runtime, "current_kernel", lambda: loaded)
     for seed in range(20):
@@ -165,7 +168,7 @@ def test_floats_and_signs_in_one_pass_and_other_thresholds_apart(tmp_path: Any) 
     x = writer.conv(writer.stem(64), 64, 64)
     shared = writer.thresholds(64)
     branches = [writer.conv(x, 64, 64, x, threshold=t) for t in (shared, shared, writer.thresholds(64))]
-    total = writer.call("add.Tensor", writer.call("add.Tensor", branches[0], branches[1]), branches[2])
+    total = writer.call("add", writer.call("add", branches[0], branches[1]), branches[2])
     assert total.number == 7
     network = writer.network(64, tmp_path)
     plan = plan_of(network)
@@ -181,7 +184,7 @@ def test_floats_and_signs_in_one_pass_and_other_thresholds_apart(tmp_path: Any) 
 def test_a_residual_of_twice_the_same_is_not_copied(tmp_path: Any) -> None:
     writer = Writer(2)
     x = writer.conv(writer.stem(32), 32, 32)
-    writer.conv(x, 32, 64, writer.call("cat", [x, x], 1))
+    writer.conv(x, 32, 64, writer.call("cat", x, x, dim=1))
     network = writer.network(64, tmp_path)
     assert all(action.number != 3 for action in plan_of(network).actions)
     check(network)
@@ -217,12 +220,12 @@ def test_images_may_lie_anyhow(tmp_path: Any, layout: torch.memory_format) -> No
 @needs_kernel
 def test_averages_of_images_in_bytes(tmp_path: Any) -> None:
     write = Writer(0)
-    averages = write.call("avg_pool2d", Value(0), [2, 2], [2, 2], [0, 0], True)
+    averages = write.call("avg_pool2d", Value(0), kernel_size=[2, 2], stride=[2, 2], ceil_mode=True)
     write.call("conv2d", averages, write.stored(write.draw.standard_normal((16, 3, 1, 1))))
     network = write.network(16, tmp_path)
     pixels = (255 * images()).byte()
     with torch.no_grad():
-        torch.testing.assert_close(network(pixels), network.run_steps(pixels / 255), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network(pixels), network.run_nodes(pixels / 255), rtol=1e-5, atol=1e-5)
 
 
 @needs_kernel
@@ -238,7 +241,7 @@ def test_plans_are_kept_by_shape_and_bounded(tmp_path: Any) -> None:
 def test_threads_have_their_own_memory(tmp_path: Any) -> None:
     network = drawn(7, tmp_path)
     batches = [images(2) * (number + 1) / 8 for number in range(8)]
-    wanted = [network.run_steps(batch) for batch in batches]
+    wanted = [network.run_nodes(batch) for batch in batches]
     found: dict[tuple[int, int], torch.Tensor] = {}
 
     def work(number: int) -> None:

@@ -75,7 +75,7 @@ def test_they_compute_what_rounded_weights_give(name: str, tmp_path: Path) -> No
         layer.weight.data = (layer.weight.data / scale).round() * scale
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), rounded(images), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(loaded(images), loaded.run_steps(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(images), loaded.run_nodes(images), rtol=1e-4, atol=1e-4)
     assert after <= before
 
 

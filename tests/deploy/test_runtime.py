@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import LoweringError, PackedFileError, PackedInfo, load, pack, save
+from bnn_lightning.deploy import GraphError, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.container import read_container, write_container
-from bnn_lightning.deploy.ir.graph import Program
+from bnn_lightning.deploy.ir.graph import Constant, Graph
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import Branches, least_size, settled
@@ -43,7 +43,7 @@ def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
     loaded = load(tmp_path / "net.bnn")
     with torch.no_grad():
         logits = packed(images)
-        torch.testing.assert_close(loaded.run_steps(images), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded.run_nodes(images), logits, rtol=1e-5, atol=1e-5)
         # A plan adds in another order, and rounds by the size of what is added: ReActNet-A's logits here go up to 119.
         torch.testing.assert_close(loaded(images), logits, rtol=0, atol=1e-5 * max(1.0, logits.abs().max().item()))
         torch.testing.assert_close(loaded(images), network(images), rtol=1e-4, atol=1e-4)
@@ -145,7 +145,7 @@ class Sorted(nn.Module):
 
 
 def test_what_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match=r"aten\.sort"):
+    with pytest.raises(GraphError, match=r"aten\.sort"):
         written(Sorted().eval(), torch.rand(2, 3, 4, 4), tmp_path / "net.bnn")
     assert not (tmp_path / "net.bnn").exists()
 
@@ -158,7 +158,7 @@ class TwoOutputs(Sorted):
 
 def test_two_outputs_are_refused(tmp_path: Path) -> None:
     packed = pack(TwoOutputs().eval(), torch.rand(2, 3, 4, 4))
-    with pytest.raises(LoweringError, match=r"one tensor, not 2: wrap it"):
+    with pytest.raises(GraphError, match=r"one tensor, not 2: wrap it"):
         save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 4))
 
 
@@ -171,7 +171,7 @@ def test_names_for_other_classes_are_refused_before_writing(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """The header and the tensors of a file, to write lies with."""
+    """The header and the constants of a file, to write lies with."""
     path = tmp_path_factory.mktemp("packed") / "net.bnn"
     network = nn.Sequential(
         nn.Conv2d(3, 40, 3, padding=1),
@@ -183,44 +183,45 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     ).eval()
     written(network, torch.rand(2, 3, 6, 6), path, class_names=("a", "b", "c", "d"))
     container = read_container(path)
-    tensors = {entry.name: (entry.dtype, container.array(i)) for i, entry in enumerate(container.entries)}
-    return container.header, tensors, path
+    return container.header, container.constants, path
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda header: header.pop("program"),
+        lambda header: header.pop("graph"),
         lambda header: header.pop("info"),
-        lambda header: header["program"].pop(),
-        lambda header: header["program"].append(["os.system", "true"]),
-        lambda header: header["program"].append(["relu", {"v": 99}]),
-        lambda header: header["program"].append(["relu", {"v": -1}]),
-        lambda header: header["program"].append(["relu", {"t": 0}]),
-        lambda header: header["program"][1].pop(),
-        lambda header: header["program"][1].__setitem__(12, [0, 0]),
-        lambda header: header["program"][1].__setitem__(13, [1 << 40] * 4),
+        lambda header: header["graph"].pop(),
+        lambda header: header["graph"].append(["os.system", []]),
+        lambda header: header["graph"].append(["relu", [99]]),
+        lambda header: header["graph"].append(["relu", [-1]]),
+        lambda header: header["graph"].append(["relu", [{"c": 0}]]),
+        lambda header: header["graph"].append(["relu", [1], {"inplace": True}]),
+        lambda header: header["graph"].append(["mean", [1]]),
+        lambda header: header["graph"][1].pop(),
+        lambda header: header["graph"][1][2].update(stride=[0, 0]),
+        lambda header: header["graph"][1][2].update(padding=[1 << 40] * 4),
         # A result of a few pixels, from a map that is padded beyond all memory.
-        lambda header: header["program"][1].__setitem__(
-            slice(12, 15), [[65535, 65535], [20, 16500, 65535, 65535], [1, 16500]]
+        lambda header: header["graph"][1][2].update(
+            stride=[65535, 65535], padding=[20, 16500, 65535, 65535], dilation=[1, 16500]
         ),
-        lambda header: header["program"][1].__setitem__(15, 7),
-        lambda header: header["program"][1].__setitem__(16, 0.5),
-        lambda header: header["program"][1].__setitem__(1, {"v": 0}),
-        lambda header: header["program"][1].__setitem__(2, {"v": 0}),
-        lambda header: header["program"][1].__setitem__(3, None),
+        lambda header: header["graph"][1][2].update(groups=7),
+        lambda header: header["graph"][1][2].update(pad_value=0.5),
+        lambda header: header["graph"][1].__setitem__(1, [0]),
+        lambda header: header["graph"][1][1].append(0),
+        lambda header: header["graph"][1][2].pop("signs"),
         lambda header: header["info"].__setitem__("image_size", 0),
         lambda header: header["info"].__setitem__("image_size", 1 << 30),
         lambda header: header["info"].__setitem__("image_size", True),
         lambda header: header["info"].__setitem__("class_names", ["a"]),
-        lambda header: header["program"].insert(1, ["pad", {"v": 1}, [1 << 20, 1 << 20, 1 << 20, 1 << 20]]),
-        lambda header: header.__setitem__("program", [["reshape", {"v": 0}, [-1]]]),
+        lambda header: header["graph"].insert(1, ["pad", [1], {"padding": [1 << 20] * 4}]),
+        lambda header: header.__setitem__("graph", [["reshape", [0], {"shape": [-1]}]]),
     ],
 )
-def test_a_program_that_lies_is_refused(parts: tuple[Any, Any, Path], change: Any, tmp_path: Path) -> None:
-    header, tensors, _ = copy.deepcopy(parts)
+def test_a_graph_that_lies_is_refused(parts: tuple[Any, Any, Path], change: Any, tmp_path: Path) -> None:
+    header, constants = copy.deepcopy(parts[0]), parts[1]
     change(header)
-    write_container(tmp_path / "net.bnn", header, tensors)
+    write_container(tmp_path / "net.bnn", header, constants)
     with pytest.raises(PackedFileError, match="does not hold a network that can be run"):
         load(tmp_path / "net.bnn")
 
@@ -235,19 +236,20 @@ SCALARS = st.one_of(
 )
 ARGUMENTS = st.one_of(
     SCALARS,
-    st.builds(lambda n: {"v": n}, st.integers(0, 7)),
-    st.builds(lambda n: {"t": n}, st.integers(0, 7)),
+    st.builds(lambda n: {"c": n}, st.integers(0, 7)),
     st.lists(SCALARS, max_size=4),
 )
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_program_runs_or_is_refused(parts: tuple[Any, Any, Path], data: st.DataObject, tmp_path: Path) -> None:
-    header, tensors, _ = copy.deepcopy(parts)
-    step = data.draw(st.sampled_from(header["program"]))
-    step[data.draw(st.integers(1, len(step) - 1))] = data.draw(ARGUMENTS)
-    write_container(tmp_path / "net.bnn", header, tensors)
+def test_any_graph_runs_or_is_refused(parts: tuple[Any, Any, Path], data: st.DataObject, tmp_path: Path) -> None:
+    header, constants = copy.deepcopy(parts[0]), parts[1]
+    node = data.draw(st.sampled_from(header["graph"]))
+    part = data.draw(st.sampled_from([part for part in (node, *node[1:]) if part]))
+    places = list(part) if isinstance(part, dict) else range(len(part))
+    part[data.draw(st.sampled_from(places))] = data.draw(ARGUMENTS)
+    write_container(tmp_path / "net.bnn", header, constants)
     try:
         network = load(tmp_path / "net.bnn")
     except PackedFileError:
@@ -256,10 +258,11 @@ def test_any_program_runs_or_is_refused(parts: tuple[Any, Any, Path], data: st.D
 
 
 def test_tensors_of_another_shape_are_refused(parts: tuple[Any, Any, Path], tmp_path: Path) -> None:
-    header, tensors, _ = parts
-    for name, (dtype, values) in tensors.items():
-        if values.ndim == 1:
-            changed = tensors | {name: (dtype, np.concatenate([values, values]))}
+    header, constants, _ = parts
+    for place, constant in enumerate(constants):
+        if len(constant.shape) == 1:
+            longer = Constant.of(constant.name, constant.dtype, np.concatenate([constant.array] * 2))
+            changed = [*constants[:place], longer, *constants[place + 1 :]]
             write_container(tmp_path / "net.bnn", header, changed)
             with pytest.raises(PackedFileError):
                 load(tmp_path / "net.bnn")
@@ -271,5 +274,5 @@ def test_the_info_is_kept(parts: tuple[Any, Any, Path]) -> None:
 
 
 def test_values_end_with_their_last_use() -> None:
-    plain = [["relu", {"v": 0}], ["add.Tensor", {"v": 1}, {"v": 0}], ["cat", [{"v": 2}, {"v": 1}], 1]]
-    assert Program.from_plain(plain, num_tensors=0).last_uses() == [(), (0,), (1, 2)]
+    plain = [["relu", [0]], ["add", [1, 0]], ["cat", [2, 1], {"dim": 1}]]
+    assert Graph.from_plain(plain, ()).last_uses() == [(), (0,), (1, 2)]

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from bnn_lightning.deploy.ir.graph import Step, Stored, Value
+from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Node, Value
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.verify import JobError, Region, verify
 from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Execution
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from tests.deploy.test_plan import SIZE, Writer, check, drawn, plan_of
-from tools.drawn import Drawer, differs, drawn_program
+from tools.drawn import Drawer, differs, drawn_graph
 
 pytestmark = pytest.mark.skipif(not kernels.supported_kernels(), reason="needs a compiled kernel")
 
 
 def averages(writer: Writer, x: Value) -> Value:
-    return writer.call("mean.dim", x, [2, 3], True)
+    return writer.call("mean", x, dims=[2, 3], keepdim=True)
 
 
-def weight(writer: Writer, *shape: int) -> Stored:
+def weight(writer: Writer, *shape: int) -> ConstantRef:
     return writer.stored(writer.draw.standard_normal(shape))
 
 
@@ -45,14 +46,12 @@ def threads() -> Iterator[None]:
 
 def test_a_linear_layer_of_no_features(tmp_path: Path, threads: None) -> None:
     writer = Writer(0)
-    rows = writer.call("slice.Tensor", writer.call("mean.dim", writer.stem(16), [2, 3]), 1, 0, 0)
+    rows = writer.call("slice", writer.call("mean", writer.stem(16), dims=[2, 3]), dim=1, start=0, end=0)
     bias = writer.stored(np.arange(5.0))
     empty = writer.call("linear", rows, writer.stored(np.zeros((5, 0))), bias)
     network = writer.network(16, tmp_path, last=Value(1))
-    assert network.steps[empty.number - 1].operation == "linear"
-    writer.steps = writer.steps[: empty.number]
-    network.steps = network.steps[: empty.number]
-    network._ends = network._ends[: empty.number]
+    assert network.graph.nodes[empty.number - 1].operation == "linear"
+    network = LoadedNetwork(Graph(network.graph.nodes[: empty.number], network.graph.constants), network.info)
     images = torch.rand(2, 3, SIZE, SIZE)
     assert torch.equal(network(images), torch.arange(5.0).expand(2, 5))
 
@@ -63,22 +62,22 @@ def test_a_gate_of_a_blend_with_one_channel(tmp_path: Path, narrow: str) -> None
     x = writer.stem(24)
     wide, one = averages(writer, x), averages(writer, writer.call("conv2d", x, weight(writer, 1, 24, 1, 1)))
     own, other = (one, wide) if narrow == "own" else (wide, one)
-    difference = writer.call("sub.Tensor", other, own)
+    difference = writer.call("sub", other, own)
     mix = writer.stored(writer.draw.standard_normal((24, 1, 1)))
-    blend = writer.call("add.Tensor", own, writer.call("mul.Tensor", difference, mix))
-    gated = writer.call("mul.Tensor", x, gate(writer, blend, 24, 24))
+    blend = writer.call("add", own, writer.call("mul", difference, mix))
+    gated = writer.call("mul", x, gate(writer, blend, 24, 24))
     check(writer.network(24, tmp_path, last=gated))
 
 
 def test_a_gate_of_averages_over_channels(tmp_path: Path) -> None:
     writer = Writer(2)
     x = writer.stem(24)
-    mean = writer.call("mean.dim", averages(writer, x), [1], True)
-    gated = writer.call("mul.Tensor", x, gate(writer, mean, 1, 24))
+    mean = writer.call("mean", averages(writer, x), dims=[1], keepdim=True)
+    gated = writer.call("mul", x, gate(writer, mean, 1, 24))
     check(writer.network(24, tmp_path, last=gated))
 
 
-@pytest.mark.parametrize("operations", [("sub.Tensor", "div.Tensor"), ("sub.Tensor",)])
+@pytest.mark.parametrize("operations", [("sub", "div"), ("sub",)])
 def test_a_constant_along_columns_is_none_of_channels(tmp_path: Path, operations: tuple[str, ...]) -> None:
     writer = Writer(3)
     x = writer.stem(SIZE)  # as many channels as columns
@@ -92,9 +91,9 @@ def test_one_channel_that_becomes_many(tmp_path: Path) -> None:
     writer = Writer(4)
     one = writer.call("conv2d", Value(0), weight(writer, 1, 3, 3, 3))
     many = writer.call("affine", one, weight(writer, 40), weight(writer, 40))
-    normal = writer.call("sub.Tensor", one, weight(writer, 40, 1, 1))
-    normal = writer.call("div.Tensor", normal, writer.stored(np.full((40, 1, 1), 2.0)))
-    both = writer.call("add.Tensor", many, writer.call("conv2d", normal, weight(writer, 40, 40, 1, 1)))
+    normal = writer.call("sub", one, weight(writer, 40, 1, 1))
+    normal = writer.call("div", normal, writer.stored(np.full((40, 1, 1), 2.0)))
+    both = writer.call("add", many, writer.call("conv2d", normal, weight(writer, 40, 40, 1, 1)))
     check(writer.network(40, tmp_path, last=writer.call("relu", both)))
 
 
@@ -104,10 +103,11 @@ def test_a_map_that_was_expanded_and_pooled(tmp_path: Path, source: str, pool: s
     writer = Writer(5)
     x = writer.stem(1 if source == "channel" else 32)
     x = averages(writer, x) if source == "averages" else x
-    x = writer.call("max_pool2d", x, [1, SIZE], [1, 1]) if source == "column" else x
-    x = writer.call("expand", x, [-1, 32, SIZE, SIZE])
+    x = writer.call("max_pool2d", x, kernel_size=[1, SIZE], stride=[1, 1]) if source == "column" else x
+    x = writer.call("expand", x, shape=[-1, 32, SIZE, SIZE])
     if pool:  # torch pools with a padding
-        x = writer.call(pool, x, [2, 2], [1, 1], [0, 0] if pool == "max_pool2d" else [1, 1])
+        padding = [0, 0] if pool == "max_pool2d" else [1, 1]
+        x = writer.call(pool, x, kernel_size=[2, 2], stride=[1, 1], padding=padding)
     y = writer.conv(x, 32, 32, threshold=writer.thresholds(32))
     network = writer.network(32, tmp_path, last=y)
     check(network)
@@ -117,7 +117,7 @@ def test_a_map_that_was_expanded_and_pooled(tmp_path: Path, source: str, pool: s
 def test_a_residual_that_does_not_fit_groups(tmp_path: Path) -> None:
     writer = Writer(6)
     x = writer.stem(16)
-    more = writer.call("cat", [x, x, x], 1)
+    more = writer.call("cat", x, x, x, dim=1)
     y = writer.conv(x, 16, 48, more, groups=2, threshold=writer.thresholds(16))
     check(writer.network(48, tmp_path, last=y))
 
@@ -127,13 +127,14 @@ def test_bounds_that_are_infinite(low: float | None, high: float | None) -> None
     drawer = Drawer(0)
     x = drawer.call("conv2d", Value(0), drawer.stored(16, 3, 1, 1))
     assert x is not None
-    drawer.steps += [Step("clamp", (x, low, high)), Step("mean.dim", (Value(2), [2, 3]))]
+    bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+    drawer.nodes += [Node("clamp", (x,), bounds), Node("mean", (Value(2),), {"dims": [2, 3]})]
     network = drawer.network()
-    assert torch.equal(network(drawer.images).isinf(), network.run_steps(drawer.images).isinf())
+    assert torch.equal(network(drawer.images).isinf(), network.run_nodes(drawer.images).isinf())
 
 
 @pytest.mark.parametrize("seeds", [range(20), range(20, 40)])
-def test_drawn_programs_are_those_of_the_steps(seeds: range) -> None:
+def test_drawn_graphs_are_those_of_the_steps(seeds: range) -> None:
     assert [found for seed in seeds if (found := differs(seed))] == []
 
 
@@ -144,10 +145,10 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str, A
     held: list[object] = []
     kernel = kernels.current_kernel()
     assert kernel is not None
-    networks = [drawn_program(seed) for seed in range(12)]
+    networks = [drawn_graph(seed) for seed in range(12)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bnn_lightning.deploy.runtime.executor.verify", lambda *job: found.append(job))
-        held += [Execution(make_plan(Graph(network, images)), kernel) for network, images in networks]
+        held += [Execution(make_plan(TypedGraph(network, images)), kernel) for network, images in networks]
         held.append(Execution(plan_of(drawn(0, tmp_path_factory.mktemp("net"))), kernel))
     yield found
     held.clear()
@@ -168,11 +169,12 @@ def test_what_leaves_its_memory_is_refused(jobs: list[tuple[str, Any, list[Regio
         verify(operation, job, regions)
         for owner, name in fields_of(job):
             address = getattr(owner, name)
-            ends = [at + size for at, size in regions if address and at <= address < at + size]
+            used = any(address and at <= address < at + size for at, size in regions)
             unused = name == "tap_sums" and not job.real_height
-            if not ends or unused:
+            if not used or unused:
                 continue
-            for other in (max(ends), min(at for at, _ in regions) - 64):
+            # Behind all memory, as what one region ends with another may begin with.
+            for other in (max(at + size for at, size in regions), min(at for at, _ in regions) - 64):
                 setattr(owner, name, other)
                 with pytest.raises(JobError, match=f"`{operation}`"):
                     verify(operation, job, regions)

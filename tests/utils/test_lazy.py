@@ -58,6 +58,6 @@ def test_no_exported_name_is_shadowed_by_a_module(package: str) -> None:
 
 def test_functions_stay_functions() -> None:
     importlib.import_module("bnn_lightning.deploy.runtime.network")
-    from bnn_lightning.deploy import lower
+    from bnn_lightning.deploy import capture
 
-    assert inspect.isfunction(lower)
+    assert inspect.isfunction(capture)

@@ -12,7 +12,7 @@ from torchvision import models
 
 from bnn_lightning.cli.subject import Subject
 from bnn_lightning.deploy.export.onnx import write_onnx
-from bnn_lightning.deploy.passes.quantize_stem import write_byte_stem
+from bnn_lightning.deploy.format.quantize_file import write_byte_stem
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner

@@ -29,8 +29,8 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.c99 import to_c99
 from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
-from bnn_lightning.deploy.frontend.capture import LoweringError
 from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
+from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, PackedInfo, load, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
@@ -114,7 +114,7 @@ def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, settings: 
 def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportSettings) -> FileSizes:
     try:
         return save(packed, path, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
-    except LoweringError as error:
+    except GraphError as error:
         raise UserError(f"`{settings.out or path}` was not written: {error}") from error
     except OSError as error:
         raise unwritten(path, "out", error) from error

@@ -1,6 +1,5 @@
 """The network that a benchmark is about: packed, simulated, and its float twin."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +137,12 @@ def _left(packed: LoadedNetwork) -> dict[str, str]:
 
 def _unfolded(packed: LoadedNetwork) -> str:
     """Say whether batch norms stand alone behind binary layers, as in files of networks that could not be traced."""
-    reads = Counter(value for step in packed.steps for value in step.values())
-    norms = [step for step in packed.steps if step.operation == "affine" and reads[step.values()[0]] == 1]
-    steps = [None, *packed.steps]
-    behind = [steps[norm.values()[0]] for norm in norms]
-    number = sum(step is not None and step.operation == "binary_conv2d" for step in behind)
+    graph = packed.graph
+    users = graph.users()
+    norms = [node for node in graph.nodes if node.operation == "affine" and len(users[node.values()[0]]) == 1]
+    nodes = [None, *graph.nodes]
+    behind = [nodes[norm.values()[0]] for norm in norms]
+    number = sum(node is not None and node.operation == "binary_conv2d" for node in behind)
     return f"{number} batch norms of the file stand behind binary layers; export the checkpoint again" if number else ""
 
 

@@ -10,11 +10,11 @@ __getattr__, __dir__, __all__ = attach(
         "frontend.pack": ["PackReport", "PackedNetwork", "pack"],
         "validate.footprint": ["Footprint", "measure_footprint"],
         "kernels.library": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],
-        "frontend.capture": ["Lowered", "LoweringError", "lower"],
+        "frontend.capture": ["capture"],
         "frontend.layers": ["PackedConv2d", "PackedLinear"],
         "export.onnx": ["OnnxError", "write_onnx"],
         "validate.parity": ["Comparison", "OtherClass", "Parity"],
-        "ir.graph": ["Program", "Step", "Stored", "Value"],
+        "ir.graph": ["Constant", "ConstantRef", "Graph", "GraphError", "Node", "Value"],
         "frontend.repack": ["Repacker"],
         "validate.baselines": [
             "OnnxNetwork",

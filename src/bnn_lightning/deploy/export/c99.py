@@ -13,23 +13,21 @@ from bnn_lightning.deploy.export.c99_text import (
     C99Error,
     array,
     check_name,
-    filled,
     functions,
     number,
     plain,
     sign_words,
     size,
-    two,
     window,
     word_size,
 )
-from bnn_lightning.deploy.format.container import Array, Container, read_container
+from bnn_lightning.deploy.format.container import pack_signs, read_container
 from bnn_lightning.deploy.frontend.fresh import floats
-from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
 
-_SAME_ORDER = ("reshape", "t", "unsqueeze", "select.int", "squeeze.dim", "squeeze.dims", "transpose.int", "permute")
+_SAME_ORDER = ("reshape", "unsqueeze", "select", "squeeze", "transpose", "permute")
 
 
 @dataclass(frozen=True)
@@ -67,26 +65,23 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
     check_name(name)
     container = read_container(path)
     info = PackedInfo.from_plain(container.header.get("info"))
-    program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
-    shapes = _shapes(program, container, info)
-    return _Writer(name, program, container, info, shapes).write()
+    graph = Graph.from_plain(container.header.get("graph"), container.constants)
+    return _Writer(name, graph, info, _shapes(graph, info)).write()
 
 
-def _shapes(program: Program, container: Container, info: PackedInfo) -> list[tuple[int, ...]]:
+def _shapes(graph: Graph, info: PackedInfo) -> list[tuple[int, ...]]:
     """Return the shapes of the images and of all results, for one image."""
-    network = LoadedNetwork(program, container, info)
+    network = LoadedNetwork(graph, info)
     shapes: list[tuple[int, ...]] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         image = floats(1, *info.shape)
-        network.run_steps(image, watch=lambda value: shapes.append(tuple(value.shape)))
+        network.run_nodes(image, watch=lambda value: shapes.append(tuple(value.shape)))
     return [tuple(image.shape), *shapes]
 
 
 class _Writer:
-    def __init__(
-        self, name: str, program: Program, container: Container, info: PackedInfo, shapes: list[tuple[int, ...]]
-    ) -> None:
-        self.name, self.program, self.container, self.info, self.shapes = name, program, container, info, shapes
+    def __init__(self, name: str, graph: Graph, info: PackedInfo, shapes: list[tuple[int, ...]]) -> None:
+        self.name, self.graph, self.info, self.shapes = name, graph, info, shapes
         self.used: set[str] = {"sizes", "window"}
         self.constants: dict[str, str] = {}
         self.flash = 0
@@ -95,10 +90,11 @@ class _Writer:
         self.buffers: dict[Any, Buffer] = {0: Buffer(4 * math.prod(shapes[0]), 0, 0)}
 
     def write(self) -> CSource:
-        for place, step in enumerate(self.program.steps, start=1):
-            self._touch(step, place)
-            self._step(place, step)
-        last = self._root(len(self.program.steps))
+        for place, node in enumerate(self.graph.nodes, start=1):
+            for value in node.values():
+                self.buffers[self._root(value)].end = place
+            self._node(place, node)
+        last = self._root(len(self.graph.nodes))
         ram = lay_out(list(self.buffers.values()))
         calls = "\n".join(self._placed(call) for call in self.calls)
         classes = self.shapes[-1][-1]
@@ -124,19 +120,9 @@ class _Writer:
     def _root(self, value: int) -> int:
         return self.aliases.get(value, value)
 
-    def _touch(self, step: Step, place: int) -> None:
-        """Note that a step needs its inputs."""
-        for argument in step.arguments:
-            for item in argument if isinstance(argument, list) else [argument]:
-                if isinstance(item, Value):
-                    self.buffers[self._root(item.number)].end = place
-
     def _result(self, place: int, *, over: int | None = None) -> str:
-        """Return where a step writes: over its input where nothing else needs that, or in a place of its own."""
-        last = all(
-            not any(isinstance(a, Value) and self._root(a.number) == over for a in _flat(step))
-            for step in self.program.steps[place:]
-        )
+        """Return where a node writes: over its input where nothing else needs that, or in a place of its own."""
+        last = all(over not in [self._root(value) for value in node.values()] for node in self.graph.nodes[place:])
         if over is not None and last and over != 0:
             self.aliases[place] = over
             self.buffers[over].end = place
@@ -144,22 +130,25 @@ class _Writer:
             self.buffers[place] = Buffer(4 * math.prod(self.shapes[place]), place, place)
         return f"@{self._root(place)}@"
 
-    def _value(self, argument: Argument) -> tuple[str, tuple[int, ...], int]:
-        if not isinstance(argument, Value):
-            raise C99Error(f"{argument!r:.60} is no result of a step.")
-        root = self._root(argument.number)
-        return f"@{root}@", self.shapes[argument.number], root
+    def _value(self, item: Input) -> tuple[str, tuple[int, ...], int]:
+        if not isinstance(item, Value):
+            raise C99Error(f"{self.graph.constants[item.index].name} is no result of a node.")
+        root = self._root(item.number)
+        return f"@{root}@", self.shapes[item.number], root
 
-    def _tensor(self, argument: Argument, *, optional: bool = False) -> str:
-        if argument is None and optional:
+    def _tensor(self, item: Input | None) -> str:
+        """Return the name of a constant in C, 0 for none."""
+        if item is None:
             return "0"
-        if not isinstance(argument, Stored):
-            raise C99Error(f"{argument!r:.60} is no tensor of the file.")
-        key = f"t{argument.index}"
-        entry = self.container.entries[argument.index]
-        if entry.dtype not in ("f32", "bits"):
-            raise C99Error(f"`{entry.name}` is {entry.dtype}; C takes floats and signs.")
-        return self._constant(key, "float", self.container.array(argument.index).astype("f4"), entry.name)
+        constant = self._stored(item)
+        if constant.dtype not in ("f32", "bits"):
+            raise C99Error(f"`{constant.name}` is {constant.dtype}; C takes floats and signs.")
+        return self._constant(f"t{item.index}", "float", constant.array.astype("f4"), constant.name)  # type: ignore[union-attr]
+
+    def _stored(self, item: Input) -> Constant:
+        if not isinstance(item, ConstantRef):
+            raise C99Error(f"{item!r:.60} is no constant of the file.")
+        return self.graph.constants[item.index]
 
     def _constant(self, key: str, kind: str, values: Array, comment: str) -> str:
         if key not in self.constants:
@@ -167,124 +156,109 @@ class _Writer:
             self.flash += values.nbytes
         return key
 
-    def _bits(self, argument: Argument) -> bool:
-        return isinstance(argument, Stored) and self.container.entries[argument.index].dtype == "bits"
-
-    def _step(self, place: int, step: Step) -> None:
-        operation, arguments = step.operation, list(step.arguments)
-        method = getattr(self, f"_do_{operation.partition('.')[0].strip('_')}", None)
-        if operation in _SAME_ORDER:
-            self._same_order(place, arguments)
+    def _node(self, place: int, node: Node) -> None:
+        method = getattr(self, f"_do_{node.operation}", None)
+        if node.operation in _SAME_ORDER:
+            self._same_order(place, node)
         elif method is None:
-            raise C99Error(f"`{operation}` is not known in C.")
+            raise C99Error(f"`{node.operation}` is not known in C.")
         else:
-            method(place, *arguments)
+            method(place, node)
 
-    def _same_order(self, place: int, arguments: list[Argument]) -> None:
-        _, shape, root = self._value(arguments[0])
+    def _same_order(self, place: int, node: Node) -> None:
+        _, shape, root = self._value(node.inputs[0])
         before = [size for size in shape if size != 1]
         after = [size for size in self.shapes[place] if size != 1]
-        reshaped = self.program.steps[place - 1].operation == "reshape"
-        if math.prod(before) != math.prod(after) or not (reshaped or before == after):
+        if math.prod(before) != math.prod(after) or not (node.operation == "reshape" or before == after):
             raise C99Error("A change of the order of elements is not known in C.")
         self.aliases[place] = root
 
-    def _do_conv2d(
-        self,
-        place: int,
-        x: Argument,
-        weight: Argument,
-        bias: Argument = None,
-        stride: Argument = 1,
-        padding: Argument = 0,
-        dilation: Argument = 1,
-        groups: Argument = 1,
-    ) -> None:
-        source, shape, _ = self._value(x)
-        assert isinstance(weight, Stored)
-        kernel = self.container.entries[weight.index].shape[2:]
-        moves = window(kernel, two(stride), two(padding), two(dilation))
-        names = f"{self._tensor(weight)}, {self._tensor(bias, optional=True)}"
+    def _do_conv2d(self, place: int, node: Node) -> None:
+        source, shape, _ = self._value(node.inputs[0])
+        kernel = self._stored(node.inputs[1]).shape[2:]
+        moves = window(kernel, node["stride"], node["padding"], node["dilation"])
+        names = f"{self._tensor(node.inputs[1])}, {self._tensor(node.input(2))}"
         self.used |= {"conv2d"}
         self.calls.append(
-            f"bnn_conv2d({source}, {size(shape)}, {names}, {moves}, {groups}, {self._result(place)}, "
+            f"bnn_conv2d({source}, {size(shape)}, {names}, {moves}, {node['groups']}, {self._result(place)}, "
             f"{size(self.shapes[place])});"
         )
 
-    def _do_byte_conv2d(self, place: int, *arguments: Argument) -> None:
+    def _do_byte_conv2d(self, place: int, node: Node) -> None:
         raise C99Error("A stem on bytes is not known in C: take a file with stem=fp32.")
 
-    def _do_linear(self, place: int, x: Argument, weight: Argument, bias: Argument = None) -> None:
-        source, shape, _ = self._value(x)
+    def _do_linear(self, place: int, node: Node) -> None:
+        source, shape, _ = self._value(node.inputs[0])
         if math.prod(shape) != shape[-1]:
             raise C99Error("A linear layer of more than one row is not known in C.")
-        signs = self._bits(weight)
-        assert isinstance(weight, Stored)
-        if signs:
-            values = self.container.raw(weight.index)
-            name = self._constant(f"b{weight.index}", "uint8_t", values, self.container.entries[weight.index].name)
+        weight = node.inputs[1]
+        constant = self._stored(weight)
+        if constant.dtype == "bits":
+            function, key = "sign_linear", f"b{weight.index}"  # type: ignore[union-attr]
+            name = self._constant(key, "uint8_t", pack_signs(constant.array), constant.name)
         else:
-            name = self._tensor(weight)
-        function = "sign_linear" if signs else "linear"
+            function, name = "linear", self._tensor(weight)
         self.used |= {function}
         self.calls.append(
-            f"bnn_{function}({source}, {shape[-1]}, {name}, {self._tensor(bias, optional=True)}, "
+            f"bnn_{function}({source}, {shape[-1]}, {name}, {self._tensor(node.input(2))}, "
             f"{self._result(place)}, {self.shapes[place][-1]});"
         )
 
-    def _do_affine(self, place: int, x: Argument, scale: Argument, shift: Argument) -> None:
-        source, shape, root = self._value(x)
-        names = f"{self._tensor(scale)}, {self._tensor(shift)}"
+    def _do_affine(self, place: int, node: Node) -> None:
+        source, shape, root = self._value(node.inputs[0])
+        names = ", ".join(self._tensor(item) for item in node.inputs[1:])
         self.used |= {"affine"}
         sizes = f"{shape[1]}, {math.prod(shape[2:])}"
         self.calls.append(f"bnn_affine({source}, {sizes}, {names}, {self._result(place, over=root)});")
 
-    def _do_prelu(self, place: int, x: Argument, slope: Argument) -> None:
-        source, shape, root = self._value(x)
-        assert isinstance(slope, Stored)
-        slopes = math.prod(self.container.entries[slope.index].shape)
+    def _do_prelu(self, place: int, node: Node) -> None:
+        source, shape, root = self._value(node.inputs[0])
+        slopes = math.prod(self._stored(node.inputs[1]).shape)
         self.used |= {"prelu"}
         self.calls.append(
-            f"bnn_prelu({source}, {shape[1]}, {math.prod(shape[2:])}, {self._tensor(slope)}, {slopes}, "
+            f"bnn_prelu({source}, {shape[1]}, {math.prod(shape[2:])}, {self._tensor(node.inputs[1])}, {slopes}, "
             f"{self._result(place, over=root)});"
         )
 
-    def _do_hardtanh(self, place: int, x: Argument, low: Argument = -1.0, high: Argument = 1.0) -> None:
-        source, shape, root = self._value(x)
+    def _do_clamp(self, place: int, node: Node) -> None:
+        source, shape, root = self._value(node.inputs[0])
+        if node["low"] is None or node["high"] is None:
+            raise C99Error("A clamp is known in C with two bounds only.")
         self.used |= {"clamp"}
-        bounds = f"{number(low)}, {number(high)}"
+        bounds = f"{number(node['low'])}, {number(node['high'])}"
         self.calls.append(f"bnn_clamp({source}, {math.prod(shape)}, {bounds}, {self._result(place, over=root)});")
 
-    def _do_relu(self, place: int, x: Argument) -> None:
-        source, shape, root = self._value(x)
+    def _do_relu(self, place: int, node: Node) -> None:
+        source, shape, root = self._value(node.inputs[0])
         self.used |= {"relu"}
         self.calls.append(f"bnn_relu({source}, {math.prod(shape)}, {self._result(place, over=root)});")
 
-    def _do_add(self, place: int, a: Argument, b: Argument) -> None:
-        if isinstance(b, Stored):
-            self._channels(place, a, b, "+")
+    def _do_add(self, place: int, node: Node) -> None:
+        if not isinstance(node.input(1), Value):
+            self._channels(place, node, "+")
             return
-        (first, shape, root), (second, other, _) = self._value(a), self._value(b)
+        (first, shape, root), (second, other, _) = (self._value(item) for item in node.inputs)
         if shape != other:
             raise C99Error(f"An addition of {shape} and {other} is not known in C.")
         self.used |= {"add"}
         self.calls.append(f"bnn_add({first}, {second}, {math.prod(shape)}, {self._result(place, over=root)});")
 
-    def _do_sub(self, place: int, x: Argument, values: Argument) -> None:
-        self._channels(place, x, values, "-")
+    def _do_sub(self, place: int, node: Node) -> None:
+        self._channels(place, node, "-")
 
-    def _do_mul(self, place: int, x: Argument, values: Argument) -> None:
-        self._channels(place, x, values, "*")
+    def _do_mul(self, place: int, node: Node) -> None:
+        self._channels(place, node, "*")
 
-    def _do_div(self, place: int, x: Argument, values: Argument) -> None:
-        self._channels(place, x, values, "/")
+    def _do_div(self, place: int, node: Node) -> None:
+        self._channels(place, node, "/")
 
-    def _channels(self, place: int, x: Argument, values: Argument, sign: str) -> None:
-        """Compute with a value a channel, as the normalisation of the images does."""
-        source, shape, root = self._value(x)
-        if not isinstance(values, Stored):
+    def _channels(self, place: int, node: Node, sign: str) -> None:
+        """Compute with a value a channel, as the normalization of the images does."""
+        source, shape, root = self._value(node.inputs[0])
+        values = node.input(1)
+        if not isinstance(values, ConstantRef):
             raise C99Error(f"`{sign}` is known in C with a value a channel only.")
-        given = self.container.entries[values.index].shape
+        given = self._stored(values).shape
         if len(shape) != 4 or given[-3:] != (shape[1], 1, 1) or math.prod(given) != shape[1]:
             raise C99Error(f"`{sign}` of {shape} and {given} is not known in C, only that of a value a channel.")
         self.used |= {"channels"}
@@ -292,92 +266,83 @@ class _Writer:
         result = self._result(place, over=root)
         self.calls.append(f"bnn_channels({source}, {sizes}, {self._tensor(values)}, '{sign}', {result});")
 
-    def _do_mean(self, place: int, x: Argument, dims: Argument, keepdim: Argument = False) -> None:
-        source, shape, _ = self._value(x)
-        if not isinstance(dims, list) or sorted(int(d) % 4 for d in dims) != [2, 3]:  # type: ignore[arg-type]
-            raise C99Error(f"A mean over {dims} is not known in C, only over rows and columns.")
-        self._global_mean(place, source, shape)
+    def _do_mean(self, place: int, node: Node) -> None:
+        if sorted(dim % 4 for dim in node["dims"]) != [2, 3]:
+            raise C99Error(f"A mean over {node['dims']} is not known in C, only over rows and columns.")
+        self._global_mean(place, node)
 
-    def _do_adaptive_avg_pool2d(self, place: int, x: Argument, to: Argument) -> None:
-        source, shape, _ = self._value(x)
-        if two(to) != (1, 1):
-            raise C99Error(f"Adaptive pooling to {to} is not known in C, only to 1.")
-        self._global_mean(place, source, shape)
+    def _do_adaptive_avg_pool2d(self, place: int, node: Node) -> None:
+        if node["output_size"] != [1, 1]:
+            raise C99Error(f"Adaptive pooling to {node['output_size']} is not known in C, only to 1.")
+        self._global_mean(place, node)
 
-    def _global_mean(self, place: int, source: str, shape: tuple[int, ...]) -> None:
+    def _global_mean(self, place: int, node: Node) -> None:
+        source, shape, _ = self._value(node.inputs[0])
         self.used |= {"mean"}
         sizes = f"{shape[1]}, {shape[2] * shape[3]}"
         self.calls.append(f"bnn_mean({source}, {sizes}, {self._result(place)});")
 
-    def _do_avg_pool2d(self, place: int, x: Argument, kernel: Argument, *rest: Argument) -> None:
-        stride, padding, ceil, counted, divisor = filled(rest, [], 0, False, True, None)
-        if ceil or divisor is not None or not (counted or two(padding) == (0, 0)):
+    def _do_avg_pool2d(self, place: int, node: Node) -> None:
+        uncounted = not node["count_include_pad"] and node["padding"] != [0, 0]
+        if node["ceil_mode"] or node["divisor_override"] is not None or uncounted:
             raise C99Error("Average pooling with `ceil_mode` or another divisor is not known in C.")
-        self._pool(place, x, kernel, stride, padding, average=True)
+        self._pool(place, node, average=True)
 
-    def _do_max_pool2d(self, place: int, x: Argument, kernel: Argument, *rest: Argument) -> None:
-        stride, padding, dilation, ceil = filled(rest, [], 0, 1, False)
-        if ceil or two(dilation) != (1, 1):
+    def _do_max_pool2d(self, place: int, node: Node) -> None:
+        if node["ceil_mode"] or node["dilation"] != [1, 1]:
             raise C99Error("Maximum pooling with `ceil_mode` or dilation is not known in C.")
-        self._pool(place, x, kernel, stride, padding, average=False)
+        self._pool(place, node, average=False)
 
-    def _pool(
-        self, place: int, x: Argument, kernel: Argument, stride: Argument, padding: Argument, *, average: bool
-    ) -> None:
-        source, shape, _ = self._value(x)
-        moves = window(two(kernel), two(stride if stride else kernel), two(padding), (1, 1))
+    def _pool(self, place: int, node: Node, *, average: bool) -> None:
+        source, shape, _ = self._value(node.inputs[0])
+        moves = window(node["kernel_size"], node["stride"], node["padding"], (1, 1))
         self.used |= {"pool"}
         self.calls.append(
             f"bnn_pool({source}, {size(shape)}, {moves}, {int(average)}, {self._result(place)}, "
             f"{size(self.shapes[place])});"
         )
 
-    def _do_pad(
-        self, place: int, x: Argument, padding: Argument, mode: Argument = "constant", fill: Argument = None
-    ) -> None:
-        source, shape, _ = self._value(x)
-        if mode != "constant" or fill not in (None, 0) or not isinstance(padding, list) or len(padding) > 6:
+    def _do_pad(self, place: int, node: Node) -> None:
+        source, shape, _ = self._value(node.inputs[0])
+        if node["mode"] != "constant" or node["value"] not in (None, 0) or len(node["padding"]) > 6:
             raise C99Error("Padding with anything but zeros is not known in C.")
-        left, _, top, _, front, _ = filled(padding, *[0] * 6)
+        left, _, top, _, front, _ = [*node["padding"], *[0] * 6][:6]
         self.used |= {"pad"}
         self.calls.append(
             f"bnn_pad({source}, {size(shape)}, {front}, {top}, {left}, {self._result(place)}, "
             f"{size(self.shapes[place])});"
         )
 
-    def _do_binary_conv2d(self, place: int, x: Argument, residual: Argument, *rest: Argument) -> None:
-        signs, gain, offset, scale, bias, lift, slope, shift, threshold, *geometry = rest
-        stride, padding, dilation, groups, pad_value, low, high = geometry
-        source, shape, _ = self._value(x)
-        assert isinstance(signs, Stored)
-        assert isinstance(groups, int)
-        kernel = self.container.entries[signs.index].shape
+    def _do_binary_conv2d(self, place: int, node: Node) -> None:
+        source, shape, _ = self._value(node.inputs[0])
+        signs, groups = self._stored(node["signs"]), node["groups"]
+        kernel = signs.shape
         word = word_size(kernel[1])
-        packed = sign_words(self.container.array(signs.index), word)
-        weight = self._constant(f"b{signs.index}", f"uint{word}_t", packed, self.container.entries[signs.index].name)
+        packed = sign_words(signs.array, word)
+        weight = self._constant(f"b{node['signs'].index}", f"uint{word}_t", packed, signs.name)
         words = groups * shape[2] * shape[3] * -(-kernel[1] // word)
         bits = ("bits", place)
         self.buffers[bits] = Buffer(words * word // 8, place, place)
-        more = "0" if residual is None else self._value(residual)[0]
-        assert isinstance(padding, list)
-        top, _, left, _ = padding
-        moves = window(kernel[2:], two(stride), two([top, left]), two(dilation))
+        residual = node.input(1)
+        top, _, left, _ = node["padding"]
+        moves = window(kernel[2:], node["stride"], (top, left), node["dilation"])
+        bounds = (node["low"], node["high"])
         epilogue = ", ".join(
             [
-                *(self._tensor(part, optional=True) for part in (gain, offset, scale, bias)),
-                more,
-                *(self._tensor(part, optional=True) for part in (lift, slope, shift)),
-                *("0" if bound is None else number(bound) for bound in (low, high)),
-                *(str(int(bound is not None)) for bound in (low, high)),
+                *(self._tensor(node[part]) for part in ("gain", "offset", "scale", "bias")),
+                "0" if residual is None else self._value(residual)[0],
+                *(self._tensor(node[part]) for part in ("lift", "slope", "shift")),
+                *("0" if bound is None else number(bound) for bound in bounds),
+                *(str(int(bound is not None)) for bound in bounds),
             ]
         )
         self.used |= {"count", "binary", f"pack {word}", f"binary {word}"}
-        limit = self._tensor(threshold, optional=True)
         # The input is not needed any more once it is packed, nor is the addend at a place once it is added there.
         self.calls.append(
-            f"bnn_pack_{word}({source}, {size(shape)}, {groups}, {limit}, (uint{word}_t *)@{bits}@);\n"
+            f"bnn_pack_{word}({source}, {size(shape)}, {groups}, {self._tensor(node['threshold'])}, "
+            f"(uint{word}_t *)@{bits}@);\n"
             f"  bnn_binary_conv_{word}((const uint{word}_t *)@{bits}@, {size(shape)}, {weight}, {moves}, {groups}, "
-            f"{int(pad_value)}, (struct bnn_epilogue){{{epilogue}}}, {self._result(place)}, "  # type: ignore[arg-type]
+            f"{node['pad_value']}, (struct bnn_epilogue){{{epilogue}}}, {self._result(place)}, "
             f"{size(self.shapes[place])});"
         )
 
@@ -386,7 +351,3 @@ class _Writer:
         for key, buffer in self.buffers.items():
             call = call.replace(f"@{key}@", f"(memory + {buffer.offset // 4})")
         return call
-
-
-def _flat(step: Step) -> list[Argument]:
-    return [inner for item in step.arguments for inner in (item if isinstance(item, list) else [item])]

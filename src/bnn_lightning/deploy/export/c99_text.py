@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnn_lightning.deploy.format.container import Array
-from bnn_lightning.deploy.ir.graph import Argument
+from bnn_lightning.deploy.ir.graph import Array
 
 _FUNCTIONS = Path(__file__).with_name("portable.c")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -89,29 +88,13 @@ def functions(used: set[str]) -> str:
     return "".join(written)
 
 
-def filled(given: Sequence[Argument], *defaults: Argument) -> list[Argument]:
-    """Return what is given, and the defaults of what is not."""
-    return [*given, *defaults[len(given) :]]
-
-
 def size(shape: tuple[int, ...]) -> str:
     """Return channels, height and width of one image as C has them."""
     channels, height, width = (*shape[1:], 1, 1)[:3]
     return f"(struct bnn_size){{{channels}, {height}, {width}}}"
 
 
-def two(value: Any) -> tuple[int, int]:
-    """Return sizes of rows and columns, of which torch takes one for both."""
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, list) and len(value) in (1, 2) and all(isinstance(item, int) for item in value):
-        return value[0], value[-1]
-    raise C99Error(f"{value!r} is not a size of rows and columns.")
-
-
-def window(
-    kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> str:
+def window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> str:
     """Return a window as C has it."""
     return f"(struct bnn_window){{{', '.join(map(str, (*kernel, *stride, *padding, *dilation)))}}}"
 

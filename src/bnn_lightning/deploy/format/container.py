@@ -21,19 +21,18 @@ import lzma
 import mmap
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bnn_lightning.deploy.ir.graph import Array, Constant
 from bnn_lightning.utils.files import replacing
 
-Array = NDArray[Any]
-
-VERSION = 3
+VERSION = 4
 _MAGIC = b"BNNPACK"
 _PREFIX = struct.Struct("<7sBIIQ32s")
 _ALIGN = 64
@@ -98,6 +97,14 @@ class Container:
         entry, raw = self.entries[index], self.raw(index)
         return unpack_signs(raw, entry.shape) if entry.dtype == "bits" else raw
 
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The tensors as constants of a graph."""
+        return tuple(
+            Constant(entry.name, entry.dtype, entry.shape, partial(self.array, index))
+            for index, entry in enumerate(self.entries)
+        )
+
 
 def pack_signs(signs: Array) -> Array:
     """Pack signs, any shape, to uint8, (ceil(elements / 8),).
@@ -121,13 +128,13 @@ def unpack_signs(packed: Array, shape: tuple[int, ...]) -> Array:
     return (2 * bits.astype(np.int8) - 1).reshape(shape)
 
 
-def write_container(path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, tuple[str, Array]]) -> int:
+def write_container(path: str | Path, header: Mapping[str, Any], constants: Sequence[Constant]) -> int:
     """Write a packed file; an older one of this name is replaced only when the new one is complete.
 
     Args:
         path: The file.
         header: As of `container_bytes`.
-        tensors: As of `container_bytes`.
+        constants: As of `container_bytes`.
 
     Returns:
         Length of the compressed header in bytes.
@@ -135,22 +142,22 @@ def write_container(path: str | Path, header: Mapping[str, Any], tensors: Mappin
     Raises:
         ValueError: A value of the header is not plain, or a dtype is unknown.
     """
-    data, length = container_bytes(header, tensors)
+    data, length = container_bytes(header, constants)
     write_whole(path, data)
     return length
 
 
-def container_bytes(header: Mapping[str, Any], tensors: Mapping[str, tuple[str, Array]]) -> tuple[bytes, int]:
+def container_bytes(header: Mapping[str, Any], constants: Sequence[Constant]) -> tuple[bytes, int]:
     """Return the bytes of a packed file, and the length of its compressed header.
 
     Args:
         header: Plain values; the key "tensors" is taken.
-        tensors: By name, the dtype to store (a key of `DTYPES`) and the values; signs are -1 and +1.
+        constants: Tensors; their dtype is a key of `DTYPES`.
 
     Raises:
         ValueError: A value of the header is not plain, or a dtype is unknown.
     """
-    entries, data = _lay_out(tensors)
+    entries, data = _lay_out(constants)
     text = json.dumps({**header, "tensors": entries}, separators=(",", ":"), allow_nan=False, sort_keys=True)
     compressed = lzma.compress(text.encode("utf-8"), check=lzma.CHECK_NONE, filters=_XZ)  # it has a checksum of ours
     prefix = _PREFIX.pack(
@@ -194,11 +201,13 @@ def read_container(source: str | Path | bytes) -> Container:
     return Container(header, entries, tensors)
 
 
-def _lay_out(tensors: Mapping[str, tuple[str, Array]]) -> tuple[list[list[Any]], bytes]:
+def _lay_out(constants: Sequence[Constant]) -> tuple[list[list[Any]], bytes]:
     entries, parts = [], []
-    for name, (dtype, values) in tensors.items():
+    for constant in constants:
+        name, dtype = constant.name, constant.dtype
         if dtype not in DTYPES:
             raise ValueError(f"The dtype of `{name}` must be one of {list(DTYPES)}, got {dtype!r}.")
+        values = constant.array
         stored = pack_signs(values) if dtype == "bits" else np.ascontiguousarray(values, dtype=DTYPES[dtype])
         entries.append([name, dtype, list(values.shape)])
         part = stored.tobytes()

@@ -1,80 +1,70 @@
-"""From a packed network to the program and the tensors of a file."""
+"""From a packed network to the graph of a file."""
 
+import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bnn_lightning.deploy.format.container import Array
-from bnn_lightning.deploy.frontend.layers import PARTS, PackedConv2d
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.pack import PackedNetwork
-from bnn_lightning.deploy.frontend.torch_ops import TORCH_OPERATIONS
-from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.ir.graph import (
+    Array,
+    AttributeValue,
+    Constant,
+    ConstantRef,
+    Graph,
+    GraphError,
+    Input,
+    Node,
+    Value,
+)
+from bnn_lightning.deploy.ir.operations import OPERATIONS, PARTS
 from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning
 _SAME = (_ATEN.clone.default, _ATEN.alias.default, _ATEN.detach.default, _ATEN.contiguous.default)
-_RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
 _DTYPES = {torch.float32: "f32", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 _FEW = 64  # a tensor of fewer signs is not worth the name of another type
 
 
-class LoweringError(ValueError):
-    """A network does something that a packed file cannot say."""
-
-
-@dataclass
-class Lowered:
-    """A network as a file holds it.
-
-    Attributes:
-        program: Its steps.
-        tensors: By name, the dtype to store and the values, in the order of the table.
-        num_classes: Columns of the logits.
-    """
-
-    program: Program
-    tensors: dict[str, tuple[str, Array]] = field(default_factory=dict)
-    num_classes: int = 0
-
-
 @torch.no_grad()
-def lower(packed: PackedNetwork, example: Tensor) -> Lowered:
-    """Trace a packed network, and say it in the operations of a file.
+def capture(packed: PackedNetwork, example: Tensor) -> Graph:
+    """Trace a packed network, and say it in the operations of a graph.
 
     Args:
         packed: From `pack`.
         example: Images, (N, C, H, W), N at least 2; the number of images stays free, their size does not.
 
     Raises:
-        LoweringError: It cannot be traced, or computes with an operation that files do not know.
+        GraphError: It cannot be traced, or computes with an operation that graphs do not know.
     """
     try:
         # Two images: torch takes a single one for a constant.
         traced = torch.export.export(packed, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         graph = traced.run_decompositions({}).graph_module.graph
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise LoweringError(f"The network cannot be traced: {error}") from error
+        raise GraphError(f"The network cannot be traced: {error}") from error
     signature = traced.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
-    return _Lowering(packed, names, {**traced.state_dict, **traced.constants}).run(graph)
+    return _Capture(packed, names, {**traced.state_dict, **traced.constants}).run(graph)
 
 
-class _Lowering:
+class _Capture:
     def __init__(self, packed: nn.Module, names: dict[str, str], state: dict[str, Tensor]) -> None:
         self.packed, self.names, self.state = packed, names, state
-        self.steps: list[Step] = []
-        self.tensors: dict[str, tuple[str, Array]] = {}
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Constant] = {}
         self.places: dict[str, int] = {}
         self.values: dict[fx.Node, Value] = {}
 
-    def run(self, graph: fx.Graph) -> Lowered:
+    def run(self, graph: fx.Graph) -> Graph:
         for node in graph.nodes:
             if node.op == "placeholder" and node.name not in self.names:
                 self.values[node] = Value(0)
@@ -82,13 +72,12 @@ class _Lowering:
                 self._call(node)
             elif node.op == "output":
                 outputs = node.args[0]
-                if len(outputs) != 1 or self.values.get(outputs[0]) != Value(len(self.steps)):
-                    raise LoweringError(
+                if len(outputs) != 1 or self.values.get(outputs[0]) != Value(len(self.nodes)):
+                    raise GraphError(
                         "The network's output must be what its last operation gives, one tensor, not "
                         f"{len(outputs)}: wrap it, so that it returns logits alone."
                     )
-                shape = outputs[0].meta["val"].shape
-        return Lowered(Program(tuple(self.steps)), self.tensors, int(shape[1]) if len(shape) == 2 else 0)
+        return Graph(tuple(self.nodes), tuple(self.constants.values()))
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
@@ -100,49 +89,40 @@ class _Lowering:
         elif target in (_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default, _OURS.pack_activations.default):
             return  # read where they are used; what an assertion says of a parameter was so when it was traced
         elif target is _OURS.binary_conv2d.default:
-            self.values[node] = self._emit("binary_conv2d", self._binary(node))
+            self.values[node] = self._emit("binary_conv2d", *self._binary(node))
         elif target is _ATEN._native_batch_norm_legit_no_training.default:
-            self.values[node] = self._emit("affine", self._norm(node))
-        elif target in _RESHAPE:
-            self.values[node] = self._emit("reshape", [self._argument(node.args[0]), self._sizes(node.args[1])])
-        elif (name := _name(target)) in TORCH_OPERATIONS:
-            self.values[node] = self._emit(name, [self._argument(item) for item in _positional(node)])
+            self.values[node] = self._emit("affine", self._norm(node), {})
+        elif (name := _name(target)) in _READERS:
+            self.values[node] = self._emit(*_READERS[name](self, _arguments(node)))
         else:
-            raise LoweringError(
+            raise GraphError(
                 f"`{target}` (at `{node.name}`) cannot be written to a packed file; those that can: "
-                f"{', '.join(sorted(TORCH_OPERATIONS))}."
+                f"{', '.join(sorted(_READERS))}."
             )
 
-    def _emit(self, name: str, arguments: list[Argument]) -> Value:
-        self.steps.append(Step(name, tuple(arguments)))
-        return Value(len(self.steps))
+    def _emit(self, name: str, inputs: list[Input], attributes: dict[str, AttributeValue | None]) -> Value:
+        known = OPERATIONS[name].attributes
+        given = {key: value for key, value in attributes.items() if value is not None and value != known[key].default}
+        self.nodes.append(Node(name, tuple(inputs), given))
+        return Value(len(self.nodes))
 
-    def _argument(self, item: Any) -> Argument:
-        if isinstance(item, fx.Node):
-            if item in self.values:
-                return self.values[item]
-            if item.name in self.names:
-                return self._stored(self._name(item), self._tensor(item))
-            raise LoweringError(f"`{item.name}` is a size that depends on the images; a packed file holds constants.")
-        if isinstance(item, list | tuple):
-            return [self._argument(inner) for inner in item]
-        if item is None or isinstance(item, bool | int | float | str):
-            return item
-        raise LoweringError(f"{item!r} cannot be written to a packed file.")
+    def input(self, item: Any) -> Input:
+        """Return a tensor that an operation reads."""
+        if isinstance(item, int | float):  # on the left of a difference or a quotient
+            return self._constant(f"number {item}", torch.tensor(float(item), dtype=torch.float32))
+        if item in self.values:
+            return self.values[item]
+        if item.name in self.names:
+            return self._constant(self._name(item), self._tensor(item))
+        raise GraphError(f"`{item.name}` is a size that depends on the images; a packed file holds constants.")
 
-    def _sizes(self, sizes: Any) -> Argument:
-        known: list[Argument] = [-1 if isinstance(size, fx.Node) else int(size) for size in sizes]
-        if known.count(-1) > 1:
-            raise LoweringError("A view with more than one free size cannot be written to a packed file.")
-        return known
-
-    def _stored(self, name: str, tensor: Tensor) -> Stored:
+    def _constant(self, name: str, tensor: Tensor) -> ConstantRef:
         if name not in self.places:
-            self.places[name] = len(self.tensors)
-            self.tensors[name] = _stored_form(name, tensor)
-        return Stored(self.places[name])
+            self.places[name] = len(self.constants)
+            self.constants[name] = _constant_of(name, tensor)
+        return ConstantRef(self.places[name])
 
-    def _norm(self, node: fx.Node) -> list[Argument]:
+    def _norm(self, node: fx.Node) -> list[Input]:
         x, *parameters, _, eps = node.args
         gain, offset, mean, variance = (None if item is None else self._tensor(item) for item in parameters)
         assert mean is not None
@@ -150,11 +130,7 @@ class _Lowering:
         assert isinstance(eps, float)
         scale, shift = batch_norm_affine(mean, variance, gain, offset, eps)
         prefix = self._name(parameters[2]).rpartition(".")[0]
-        return [
-            self._argument(x),
-            self._stored(f"{prefix}.scale", scale),
-            self._stored(f"{prefix}.shift", shift),
-        ]
+        return [self.input(x), self._constant(f"{prefix}.scale", scale), self._constant(f"{prefix}.shift", shift)]
 
     def _name(self, node: Any) -> str:
         """Return the name of a parameter or buffer in the network."""
@@ -163,32 +139,34 @@ class _Lowering:
     def _tensor(self, node: Any) -> Tensor:
         return self.state[self._name(node)]
 
-    def _binary(self, node: fx.Node) -> list[Argument]:
+    def _binary(self, node: fx.Node) -> tuple[list[Input], dict[str, AttributeValue | None]]:
         packing = node.args[0]
         assert isinstance(packing, fx.Node)
         name = self._name(node.args[1]).rpartition(".")[0]
         layer = self.packed.get_submodule(name)
         assert isinstance(layer, PackedConv2d)
         residual = node.args[11] if len(node.args) > 11 else None
-        tensors = {key: value for key, value in layer.dense().items() if value is not None}
-        stored: dict[str, Argument] = {key: self._stored(f"{name}.{key}", value) for key, value in tensors.items()}
-        geometry: list[Argument] = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
-        return [
-            self._argument(packing.args[0]),
-            self._argument(residual),
-            *(stored.get(key) for key in PARTS),
-            *geometry,
-            *(layer.pad_value, layer.low, layer.high),
-        ]
+        dense = layer.dense()
+        parts = {key: self._constant(f"{name}.{key}", part) for key in PARTS if (part := dense[key]) is not None}
+        geometry: dict[str, AttributeValue | None] = {
+            "stride": list(layer.stride),
+            "padding": list(layer.padding),
+            "dilation": list(layer.dilation),
+            "groups": layer.groups,
+            "pad_value": int(layer.pad_value),
+            "low": layer.low,
+            "high": layer.high,
+        }
+        return [self.input(item) for item in (packing.args[0], residual) if item is not None], {**parts, **geometry}
 
 
-def _stored_form(name: str, tensor: Tensor) -> tuple[str, Array]:
+def _constant_of(name: str, tensor: Tensor) -> Constant:
     tensor = tensor.detach().cpu()
     if tensor.dtype not in _DTYPES:
-        raise LoweringError(f"`{name}` is {tensor.dtype}; a packed file holds {', '.join(map(str, _DTYPES))}.")
+        raise GraphError(f"`{name}` is {tensor.dtype}; a packed file holds {', '.join(map(str, _DTYPES))}.")
     values: Array = tensor.numpy()
     signs = tensor.is_floating_point() and values.size >= _FEW and bool(np.all(np.abs(values) == 1))
-    return ("bits" if signs else _DTYPES[tensor.dtype]), values
+    return Constant.of(name, "bits" if signs else _DTYPES[tensor.dtype], values)
 
 
 def _name(target: Any) -> str:
@@ -196,12 +174,141 @@ def _name(target: Any) -> str:
     return name().removeprefix("aten::") if callable(name) else ""
 
 
-def _positional(node: fx.Node) -> list[Any]:
-    """Return the arguments, which a file lists without names."""
-    given = {**node.kwargs}
-    for argument in node.target._schema.arguments:  # type: ignore[union-attr]
-        if given.get(argument.name, argument.default_value) == argument.default_value:
-            given.pop(argument.name, None)
-    if given:
-        raise LoweringError(f"`{node.target}` with {', '.join(given)} cannot be written to a packed file.")
-    return list(node.args)
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Return all arguments of a call of torch by name."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
+    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema.arguments}
+
+
+# Readers of torch's operations: from all arguments by name to an operation, its inputs, and its attributes.
+
+_Call = tuple[str, list[Input], dict[str, AttributeValue | None]]
+_Reader = Callable[[_Capture, dict[str, Any]], _Call]
+
+
+def _reader(
+    operation: str,
+    inputs: tuple[str, ...] = ("self",),
+    attributes: Mapping[str, str] = MappingProxyType({}),
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> _Reader:
+    """Return what reads a call whose arguments are an operation's inputs and attributes under other names.
+
+    Args:
+        operation: Its name.
+        inputs: Arguments that are tensors.
+        attributes: Attributes by name, and the arguments that they are read from.
+        fixed: Arguments that an operation does not have, and the value that they must have.
+    """
+
+    def read(capture: _Capture, given: dict[str, Any]) -> _Call:
+        for name, wanted in fixed.items():
+            if given[name] != wanted:
+                raise GraphError(f"`{operation}` with {name}={given[name]} cannot be written to a packed file.")
+        tensors = [capture.input(given[name]) for name in inputs if given[name] is not None]
+        return operation, tensors, {name: _plain(operation, name, given[key]) for name, key in attributes.items()}
+
+    return read
+
+
+def _same(*names: str) -> dict[str, str]:
+    """Return attributes that arguments have the names of."""
+    return {name: name for name in names}
+
+
+def _arithmetic(operation: str) -> _Reader:
+    def read(capture: _Capture, given: dict[str, Any]) -> _Call:
+        left, right = given["self"], given["other"]
+        if given.get("alpha", 1) != 1:
+            raise GraphError(f"`{operation}` with alpha={given['alpha']} cannot be written to a packed file.")
+        if isinstance(right, int | float):
+            return operation, [capture.input(left)], {"other": right}
+        if isinstance(left, int | float) and not right.meta["val"].is_floating_point():
+            raise GraphError(f"`{operation}` of {left} and whole numbers cannot be written to a packed file.")
+        return operation, [capture.input(left), capture.input(right)], {}
+
+    return read
+
+
+def _cat(capture: _Capture, given: dict[str, Any]) -> _Call:
+    return "cat", [capture.input(item) for item in given["tensors"]], {"dim": given["dim"]}
+
+
+def _clamp(low: str, high: str) -> _Reader:
+    def read(capture: _Capture, given: dict[str, Any]) -> _Call:
+        bounds = {"low": given[low], "high": given[high]}
+        free = {"low": -math.inf, "high": math.inf}
+        return "clamp", [capture.input(given["self"])], {k: None if v == free[k] else v for k, v in bounds.items()}
+
+    return read
+
+
+def _pool(operation: str, *more: str) -> _Reader:
+    attributes = {name: name for name in ("kernel_size", "stride", "padding", *more)}
+    read = _reader(operation, ("self",), attributes)
+    return lambda capture, given: read(capture, given | {"stride": given["stride"] or given["kernel_size"]})
+
+
+def _squeeze(capture: _Capture, given: dict[str, Any]) -> _Call:
+    dims = given["dim"] if isinstance(given["dim"], list | tuple) else [given["dim"]]
+    return "squeeze", [capture.input(given["self"])], {"dims": list(dims)}
+
+
+def _transposed(capture: _Capture, given: dict[str, Any]) -> _Call:
+    return "transpose", [capture.input(given["self"])], {"dim0": 0, "dim1": 1}
+
+
+def _reshape(sizes: str) -> _Reader:
+    def read(capture: _Capture, given: dict[str, Any]) -> _Call:
+        known = [-1 if isinstance(size, fx.Node) else int(size) for size in given[sizes]]
+        if known.count(-1) > 1:
+            raise GraphError("A view with more than one free size cannot be written to a packed file.")
+        return "reshape", [capture.input(given["self"])], {"shape": known}
+
+    return read
+
+
+def _plain(operation: str, name: str, value: Any) -> AttributeValue | None:
+    """Return an attribute as graphs hold it."""
+    kind = OPERATIONS[operation].attributes[name].kind
+    items = value if isinstance(value, list | tuple) else [value]
+    if value is not None and not all(isinstance(item, bool | int | float | str) for item in items):
+        raise GraphError(f"`{operation}` with {name}={value} cannot be written to a packed file: it holds constants.")
+    if value is None or kind not in ("ints", "pair", "quad"):
+        return value  # type: ignore[no-any-return]
+    return list(items) * 2 if kind == "pair" and len(items) == 1 else list(items)
+
+
+_FIXED = {"dtype": None}
+_READERS: dict[str, _Reader] = {
+    **{f"{name}.{kind}": _arithmetic(name) for name in ("add", "sub", "mul", "div") for kind in ("Tensor", "Scalar")},
+    **{name: _reader(name) for name in ("hardsigmoid", "hardswish", "neg", "relu", "sigmoid", "silu", "tanh")},
+    **{name: _reshape("size") for name in ("view", "_unsafe_view")},
+    "adaptive_avg_pool2d": _reader("adaptive_avg_pool2d", attributes=_same("output_size")),
+    "avg_pool2d": _pool("avg_pool2d", "ceil_mode", "count_include_pad", "divisor_override"),
+    "cat": _cat,
+    "clamp": _clamp("min", "max"),
+    "conv2d": _reader("conv2d", ("input", "weight", "bias"), _same("stride", "padding", "dilation", "groups")),
+    "expand": _reader("expand", attributes={"shape": "size"}, fixed={"implicit": False}),
+    "gelu": _reader("gelu", fixed={"approximate": "none"}),
+    "hardtanh": _clamp("min_val", "max_val"),
+    "leaky_relu": _reader("leaky_relu", attributes=_same("negative_slope")),
+    "linear": _reader("linear", ("input", "weight", "bias")),
+    "log_softmax.int": _reader("log_softmax", attributes=_same("dim"), fixed=_FIXED),
+    "max_pool2d": _pool("max_pool2d", "dilation", "ceil_mode"),
+    "mean.dim": _reader("mean", attributes={"dims": "dim", "keepdim": "keepdim"}, fixed=_FIXED),
+    "pad": _reader("pad", attributes={"padding": "pad", "mode": "mode", "value": "value"}),
+    "permute": _reader("permute", attributes=_same("dims")),
+    "prelu": _reader("prelu", ("self", "weight")),
+    "reshape": _reshape("shape"),
+    "select.int": _reader("select", attributes=_same("dim", "index")),
+    "slice.Tensor": _reader("slice", attributes=_same("dim", "start", "end", "step")),
+    "softmax.int": _reader("softmax", attributes=_same("dim"), fixed=_FIXED),
+    "squeeze.dim": _squeeze,
+    "squeeze.dims": _squeeze,
+    "sum.dim_IntList": _reader("sum", attributes={"dims": "dim", "keepdim": "keepdim"}, fixed=_FIXED),
+    "t": _transposed,
+    "transpose.int": _reader("transpose", attributes=_same("dim0", "dim1")),
+    "unsqueeze": _reader("unsqueeze", attributes=_same("dim")),
+}

@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from bnn_lightning.deploy.frontend.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
 from bnn_lightning.deploy.frontend.torch_fallback import Unpacked, eager, plain
+from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
-
-# The tensors of a layer in the layout of torch; between signs and threshold in the order in which they take effect.
-PARTS = ("signs", "gain", "offset", "scale", "bias", "lift", "slope", "shift", "threshold")
 
 
 class PackedConv2d(nn.Module):

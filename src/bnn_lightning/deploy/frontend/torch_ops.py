@@ -1,59 +1,16 @@
-"""The operations that a packed file may name: binary convolution and linear layer, and a list of torch's own."""
+"""The operations of a graph in torch, except the binary convolution, which is a layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.ir.graph import Node
+from bnn_lightning.deploy.ir.operations import OPERATIONS
 from bnn_lightning.deploy.kernels.conv2d_int8 import byte_conv2d
 
 _ATEN = torch.ops.aten
-# The name in a file, and what it calls. All are pure: they write into none of their arguments.
-TORCH_OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    str(overload.name()).removeprefix("aten::"): overload  # type: ignore[no-untyped-call]
-    for overload in (
-        _ATEN.adaptive_avg_pool2d.default,
-        _ATEN.add.Scalar,
-        _ATEN.add.Tensor,
-        _ATEN.avg_pool2d.default,
-        _ATEN.cat.default,
-        _ATEN.clamp.default,
-        _ATEN.conv2d.default,
-        _ATEN.div.Scalar,
-        _ATEN.div.Tensor,
-        _ATEN.expand.default,
-        _ATEN.gelu.default,
-        _ATEN.hardsigmoid.default,
-        _ATEN.hardswish.default,
-        _ATEN.hardtanh.default,
-        _ATEN.leaky_relu.default,
-        _ATEN.linear.default,
-        _ATEN.log_softmax.int,
-        _ATEN.max_pool2d.default,
-        _ATEN.mean.dim,
-        _ATEN.mul.Scalar,
-        _ATEN.mul.Tensor,
-        _ATEN.neg.default,
-        _ATEN.pad.default,
-        _ATEN.permute.default,
-        _ATEN.prelu.default,
-        _ATEN.relu.default,
-        _ATEN.select.int,
-        _ATEN.sigmoid.default,
-        _ATEN.silu.default,
-        _ATEN.slice.Tensor,
-        _ATEN.softmax.int,
-        _ATEN.squeeze.dim,
-        _ATEN.squeeze.dims,
-        _ATEN.sub.Scalar,
-        _ATEN.sub.Tensor,
-        _ATEN.sum.dim_IntList,
-        _ATEN.t.default,
-        _ATEN.tanh.default,
-        _ATEN.transpose.int,
-        _ATEN.unsqueeze.default,
-    )
-}
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -62,20 +19,66 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift.view(shape), x, scale.view(shape))
 
 
-def reshape(x: Tensor, shape: list[int]) -> Tensor:
-    """View or copy in another shape."""
-    return x.reshape(shape)
-
-
 def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
     """Multiply int8 weights, (out_channels, ...), with the scale of each output channel."""
     return weight.float() * scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    **TORCH_OPERATIONS,
-    "affine": affine,
-    "byte_conv2d": byte_conv2d,
-    "dequantize": dequantize,
-    "reshape": reshape,
+# What is computed by one of torch's operations: which, and the names of attributes that differ from torch's.
+_OF_TORCH: dict[str, tuple[Callable[..., Tensor], dict[str, str]]] = {
+    "adaptive_avg_pool2d": (_ATEN.adaptive_avg_pool2d.default, {}),
+    "avg_pool2d": (_ATEN.avg_pool2d.default, {}),
+    "clamp": (_ATEN.clamp.default, {"low": "min", "high": "max"}),
+    "conv2d": (_ATEN.conv2d.default, {}),
+    "expand": (_ATEN.expand.default, {"shape": "size"}),
+    "gelu": (_ATEN.gelu.default, {}),
+    "hardsigmoid": (_ATEN.hardsigmoid.default, {}),
+    "hardswish": (_ATEN.hardswish.default, {}),
+    "leaky_relu": (_ATEN.leaky_relu.default, {}),
+    "linear": (_ATEN.linear.default, {}),
+    "log_softmax": (_ATEN.log_softmax.int, {}),
+    "max_pool2d": (_ATEN.max_pool2d.default, {}),
+    "mean": (_ATEN.mean.dim, {"dims": "dim"}),
+    "neg": (_ATEN.neg.default, {}),
+    "pad": (_ATEN.pad.default, {"padding": "pad"}),
+    "permute": (_ATEN.permute.default, {}),
+    "prelu": (_ATEN.prelu.default, {}),
+    "relu": (_ATEN.relu.default, {}),
+    "reshape": (_ATEN.reshape.default, {}),
+    "select": (_ATEN.select.int, {}),
+    "sigmoid": (_ATEN.sigmoid.default, {}),
+    "silu": (_ATEN.silu.default, {}),
+    "slice": (_ATEN.slice.Tensor, {}),
+    "softmax": (_ATEN.softmax.int, {}),
+    "squeeze": (_ATEN.squeeze.dims, {"dims": "dim"}),
+    "sum": (_ATEN.sum.dim_IntList, {"dims": "dim"}),
+    "tanh": (_ATEN.tanh.default, {}),
+    "transpose": (_ATEN.transpose.int, {}),
+    "unsqueeze": (_ATEN.unsqueeze.default, {}),
 }
+_ARITHMETIC: dict[str, Callable[..., Tensor]] = {
+    "add": _ATEN.add.Tensor,
+    "sub": _ATEN.sub.Tensor,
+    "mul": _ATEN.mul.Tensor,
+    "div": _ATEN.div.Tensor,
+}
+_OURS: dict[str, Callable[..., Tensor]] = {"affine": affine, "byte_conv2d": byte_conv2d, "dequantize": dequantize}
+
+
+def compute(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    """Compute a node in torch.
+
+    Args:
+        node: Of any operation but the binary convolution.
+        inputs: Its inputs.
+    """
+    name, given = node.operation, node.attributes
+    if name == "cat":
+        return torch.cat(list(inputs), node["dim"])
+    if name in _ARITHMETIC:
+        return _ARITHMETIC[name](*inputs, **given)
+    if name in _OURS:
+        return _OURS[name](*inputs, **given)
+    function, names = _OF_TORCH[name]
+    attributes: dict[str, Any] = {key: node[key] for key in OPERATIONS[name].attributes}
+    return function(*inputs, **{names.get(key, key): value for key, value in attributes.items()})

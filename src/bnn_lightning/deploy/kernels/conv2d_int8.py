@@ -16,7 +16,6 @@ from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.functional.pack import spread
 
 _WORD = 4  # bytes
-MOST_FACTORS = 1 << 16  # of a window: sums of 255 * 128 times as many fit 32 bits
 
 
 def pixels_in_bytes(x: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.ir.graph import Argument, Step, Value
+from bnn_lightning.deploy.ir.graph import Input, Node, Value
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.squeeze_excite import Combine
 from bnn_lightning.deploy.planner.match import Chain
-from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource
+from bnn_lightning.deploy.planner.typed_graph import Job, Operation, Resource, TypedGraph
 from bnn_lightning.functional.pack import BLOCK
 
 _COPY: Mapping[str, Any] = {"multiply": False} | dict.fromkeys(("residual_slope", "scale", "bias", "inner"))
@@ -36,7 +36,7 @@ class _Pass:
         return Combine(self.activation.channels, **self.options, activation=self.activation)
 
 
-def combination(graph: Graph, number: int) -> Operation | None:
+def combination(graph: TypedGraph, number: int) -> Operation | None:
     """What is done element by element: gates, products, affine maps, PReLU, an addition, clamp."""
     found = _pass_to(graph, Value(number))
     if found is None or found.x == number:
@@ -50,11 +50,11 @@ def combination(graph: Graph, number: int) -> Operation | None:
     return Operation(number, _unique(found.reads), build, emits=True, sums=True, halves=True, over=over)
 
 
-def concatenation(graph: Graph, number: int) -> Operation | None:
+def concatenation(graph: TypedGraph, number: int) -> Operation | None:
     """Maps side by side, each computed in its place, or two alike in one pass."""
-    step = graph.steps[number - 1]
-    parts, dimension = (*step.arguments, 0)[:2]
-    if dimension not in (1, -3) or not isinstance(parts, list) or not all(graph.is_map(part) for part in parts):
+    node = graph.nodes[number - 1]
+    parts = node.inputs
+    if node["dim"] not in (1, -3) or not all(graph.is_map(part) for part in parts):
         return None
     read = [_pass_to(graph, part, shared=not graph.only_use(part)) for part in parts]
     passes = [found for found in read if found is not None]
@@ -112,7 +112,7 @@ def _joined(one: _Pass, two: _Pass) -> Combine | None:
     return Combine(2 * width, **both, activation=activation)
 
 
-def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass | None:
+def _pass_to(graph: TypedGraph, argument: Input, *, shared: bool = False) -> _Pass | None:
     """Read the pass that ends with a value; of one that is `shared` with others, the copy."""
     if not isinstance(argument, Value) or not graph.is_map(argument):
         return None
@@ -137,11 +137,11 @@ def _pass_to(graph: Graph, argument: Argument, *, shared: bool = False) -> _Pass
     return _Pass(options, activation, x.number, gate, None if residual is None else residual.number)
 
 
-def _pairs(chain: Chain, step: Step | None) -> list[tuple[Value, Value]]:
-    """Return both orders of the two maps of a step, if these are its arguments."""
-    if step is None or len(step.arguments) != 2:
+def _pairs(chain: Chain, node: Node | None) -> list[tuple[Value, Value]]:
+    """Return both orders of the two maps of a node, if these are its inputs."""
+    if node is None or len(node.inputs) != 2:
         return []
-    one, two = step.arguments
+    one, two = node.inputs
     if not isinstance(one, Value) or not isinstance(two, Value):
         return []
     return [(one, two), (two, one)] if chain.graph.is_map(one) and chain.graph.is_map(two) else []
@@ -149,19 +149,19 @@ def _pairs(chain: Chain, step: Step | None) -> list[tuple[Value, Value]]:
 
 def _addition(chain: Chain) -> Value | None:
     """Step over an addition of two maps of one shape: on to the one that more is known of, and return the other."""
-    pairs = _pairs(chain, chain.step("add.Tensor"))
+    pairs = _pairs(chain, chain.node("add"))
     if not pairs or chain.graph.shape(pairs[0][0].number) != chain.graph.shape(pairs[0][1].number):
         return None
     here = chain.at
 
     def begins(pair: tuple[Value, Value], *operations: str) -> bool:
         chain.at = pair[0]
-        found = chain.step(*operations) is not None
+        found = chain.node(*operations) is not None
         chain.at = here
         return found
 
     # A PReLU may belong to the shortcut; what is scaled or gated does not.
-    kinds = (("affine", "mul.Tensor"), ("prelu", "relu"))
+    kinds = (("affine", "mul"), ("prelu", "relu"))
     ahead, other = next((pair for kind in kinds for pair in pairs if begins(pair, *kind)), pairs[0])
     chain.at = ahead
     return other
@@ -169,7 +169,7 @@ def _addition(chain: Chain) -> Value | None:
 
 def _factor(chain: Chain, residual: Value) -> bool:
     """Step over a product with the value that is added, too."""
-    for ahead, other in _pairs(chain, chain.step("mul.Tensor")):
+    for ahead, other in _pairs(chain, chain.node("mul")):
         if other == residual and chain.graph.shape(ahead.number) == chain.graph.shape(other.number):
             chain.at = ahead
             return True
@@ -179,7 +179,7 @@ def _factor(chain: Chain, residual: Value) -> bool:
 def _gate(chain: Chain) -> int | None:
     """Step over a product with one factor a channel of each image, and return its number."""
     graph = chain.graph
-    for ahead, other in _pairs(chain, chain.step("mul.Tensor")):
+    for ahead, other in _pairs(chain, chain.node("mul")):
         shape = graph.shape(ahead.number)
         if graph.shape(other.number) == (*shape[:2], 1, 1) and shape[2:] != (1, 1):
             chain.at = ahead

@@ -4,21 +4,21 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bnn_lightning.deploy.ir.graph import Step, Value
+from bnn_lightning.deploy.ir.graph import Node, Value
 from bnn_lightning.deploy.kernels.abi import Padding
 from bnn_lightning.deploy.kernels.squeeze_excite import Combine
 from bnn_lightning.deploy.planner.conv import pooling
-from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource
+from bnn_lightning.deploy.planner.typed_graph import Job, Operation, Resource, TypedGraph
 
 
-def padding(graph: Graph, number: int) -> Operation | None:
+def padding(graph: TypedGraph, number: int) -> Operation | None:
     """Channels of zeros before and behind a map, and the pooling before it, which writes in between."""
-    step = graph.steps[number - 1]
-    x, widths = step.arguments[0], _widths(step)
+    node = graph.nodes[number - 1]
+    x, widths = node.inputs[0], _widths(node)
     if widths is None or not isinstance(x, Value) or not graph.is_map(x):
         return None
     inner, source = graph.shape(x.number)[1], x.number
-    before = graph.step_of(x)
+    before = graph.node_of(x)
     pooled = before is not None and before.operation in ("avg_pool2d", "max_pool2d") and graph.only_use(x)
     pool, copy = pooling(graph, source) if pooled else None, Combine(inner)
 
@@ -39,12 +39,11 @@ def padding(graph: Graph, number: int) -> Operation | None:
     return Operation(number, (source,) if pool is None else pool.reads, build)
 
 
-def _widths(step: Step) -> tuple[int, int] | None:
+def _widths(node: Node) -> tuple[int, int] | None:
     """Return the channels before and behind of a padding with zeros that adds no pixels."""
-    given = [*step.arguments[1:], *[None] * 3]
-    if given[1] not in (None, "constant") or given[2] not in (None, 0):
+    if node["mode"] != "constant" or node["value"] not in (None, 0):
         return None
-    match given[0]:
+    match node["padding"]:
         case [0, 0, 0, 0, int(before), int(behind)] if min(before, behind) >= 0:
             return before, behind
     return None

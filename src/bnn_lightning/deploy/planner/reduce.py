@@ -5,19 +5,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bnn_lightning.deploy.ir.graph import Argument, Value
+from bnn_lightning.deploy.ir.graph import Input, Value
 from bnn_lightning.deploy.kernels.layout import sums_shape
 from bnn_lightning.deploy.kernels.pool import ChannelMean
 from bnn_lightning.deploy.planner.match import Chain
-from bnn_lightning.deploy.planner.typed_graph import Graph, Job, Operation, Resource, Sums
+from bnn_lightning.deploy.planner.typed_graph import Job, Operation, Resource, Sums, TypedGraph
 
 
-def mean(graph: Graph, number: int) -> Operation | None:
+def mean(graph: TypedGraph, number: int) -> Operation | None:
     """The average of each channel over the map, with the PReLU before it, or the averages over 2x2 of even sides."""
-    step = graph.steps[number - 1]
-    if step.arguments[1] not in ([2, 3], [-2, -1]) or not graph.is_map(step.arguments[0]):
+    node = graph.nodes[number - 1]
+    if node["dims"] not in ([2, 3], [-2, -1]) or not graph.is_map(node.inputs[0]):
         return None
-    chain = Chain.from_value(graph, step.arguments[0])
+    chain = Chain.from_value(graph, node.inputs[0])
     channels = graph.shape(number)[1]
     if isinstance(chain.at, Value) and all(side > 1 for side in graph.shape(chain.at.number)[2:]):
         before_halving = chain.at
@@ -36,7 +36,7 @@ def mean(graph: Graph, number: int) -> Operation | None:
     return Operation(number, (sums,), build)
 
 
-def summing(graph: Graph, sums: Sums) -> Operation:
+def summing(graph: TypedGraph, sums: Sums) -> Operation:
     """The sums of a map by themselves, where what computes it cannot leave them behind."""
     before = torch.frombuffer(bytearray(sums.slope), dtype=torch.float32) if sums.slope else None
     layer = ChannelMean(graph.shape(sums.value)[1], before=before)
@@ -47,5 +47,5 @@ def summing(graph: Graph, sums: Sums) -> Operation:
     return Operation(sums, (sums.value,), build)
 
 
-def _even(graph: Graph, argument: Argument) -> bool:
+def _even(graph: TypedGraph, argument: Input) -> bool:
     return isinstance(argument, Value) and all(side % 2 == 0 for side in graph.shape(argument.number)[2:])

@@ -1,4 +1,4 @@
-"""How a program runs for images of one shape: native operations, torch between them, and places in memory.
+"""How a graph runs for images of one shape: native operations, torch between them, and places in memory.
 
 Signs pass from layer to layer without floats: what computes a value writes the signs that a layer wants of it in the
 same pass, and the floats only where something reads them.
@@ -12,7 +12,7 @@ from bnn_lightning.deploy.planner.match import Chain
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
 from bnn_lightning.deploy.planner.reduce import summing
 from bnn_lightning.deploy.planner.select import native_form, packing
-from bnn_lightning.deploy.planner.typed_graph import BYTES, Graph, Half, Operation, Resource, Signs, Sums
+from bnn_lightning.deploy.planner.typed_graph import BYTES, Half, Operation, Resource, Signs, Sums, TypedGraph
 from bnn_lightning.functional.pack import spread
 
 _ALIGN = 64
@@ -20,7 +20,7 @@ _ALIGN = 64
 
 @dataclass
 class Action:
-    """One thing to do: a native operation, or a step with torch.
+    """One thing to do: a native operation, or a node with torch.
 
     Attributes:
         number: Of the value that is computed, or whose signs or sums are.
@@ -38,11 +38,11 @@ class Action:
     half: Half | None = None
     floats: bool = True
 
-    def reads(self, graph: Graph) -> tuple[Resource, ...]:
+    def reads(self, graph: TypedGraph) -> tuple[Resource, ...]:
         """Return what must be there before."""
         if self.operation is not None:
             return self.operation.reads
-        return tuple(graph.steps[self.number - 1].values())
+        return tuple(graph.nodes[self.number - 1].values())
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Plan:
     """What is done for images of one shape, and where everything lies.
 
     Attributes:
-        graph: The program.
+        graph: The graph.
         actions: In order.
         places: Bytes from the arena's beginning, for floats, sums and scratch memory, (number of an action, name).
         arena: Bytes of all of these.
@@ -59,7 +59,7 @@ class Plan:
         ends: For each action, the values that nothing reads after it.
     """
 
-    graph: Graph
+    graph: TypedGraph
     actions: list[Action]
     places: "dict[int | Sums | tuple[int, str], int]" = field(default_factory=dict)
     arena: int = 0
@@ -67,8 +67,8 @@ class Plan:
     ends: list[list[int]] = field(default_factory=list)
 
 
-def make_plan(graph: Graph) -> Plan:
-    """Choose native operations for a program, and places for what they compute."""
+def make_plan(graph: TypedGraph) -> Plan:
+    """Choose native operations for a graph, and places for what they compute."""
     plan = Plan(graph, _with_companions(graph, _with_halves(graph, _needed(graph))))
     _place_floats(plan)
     _place_signs(plan)
@@ -80,8 +80,8 @@ def kind_of(signs: Signs) -> tuple[object, ...]:
     return signs.shape, signs.channels, signs.groups, signs.padding, signs.ones
 
 
-def _needed(graph: Graph) -> list[Action]:
-    """Return the steps that something reads, in order: what native operations compute by themselves falls out."""
+def _needed(graph: TypedGraph) -> list[Action]:
+    """Return the nodes that something reads, in order: what native operations compute by themselves falls out."""
     wanted, actions = {graph.last}, []
     for number in range(graph.last, 0, -1):
         if number in wanted:
@@ -95,7 +95,7 @@ def _needed(graph: Graph) -> list[Action]:
     return actions[::-1]
 
 
-def _with_halves(graph: Graph, actions: list[Action]) -> list[Action]:
+def _with_halves(graph: TypedGraph, actions: list[Action]) -> list[Action]:
     """Let operations write averages over 2x2 of their results, too."""
     makers = {action.number: action for action in actions}
     remaining = []
@@ -111,7 +111,7 @@ def _with_halves(graph: Graph, actions: list[Action]) -> list[Action]:
     return remaining
 
 
-def _with_companions(graph: Graph, actions: list[Action]) -> list[Action]:
+def _with_companions(graph: TypedGraph, actions: list[Action]) -> list[Action]:
     """Let operations write the signs and sums that are wanted of results; the rest is computed before it is read."""
     makers = {action.number: action for action in actions}
     float_users = {item for action in actions for item in action.reads(graph) if isinstance(item, int)}

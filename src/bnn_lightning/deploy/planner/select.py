@@ -1,4 +1,4 @@
-"""Native forms of the operations of a program: which of them the project's kernels compute, and with what."""
+"""Native forms of the operations of a graph: which of them the project's kernels compute, and with what."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,36 +9,37 @@ from torch import Tensor
 
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.torch_library import conv_geometry, packing_job, window_offsets
-from bnn_lightning.deploy.ir.graph import Argument, Value
+from bnn_lightning.deploy.ir.graph import Input, Value
 from bnn_lightning.deploy.kernels.abi import Convolution
 from bnn_lightning.deploy.kernels.layout import pointer
 from bnn_lightning.deploy.planner.conv import convolution_and_maxima, gate, linear, pooling, real_convolution
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.pad import padding
 from bnn_lightning.deploy.planner.reduce import mean
-from bnn_lightning.deploy.planner.typed_graph import Graph, Half, Job, Operation, Resource, Signs
+from bnn_lightning.deploy.planner.typed_graph import Half, Job, Operation, Resource, Signs, TypedGraph
 from bnn_lightning.functional.pack import BLOCK, num_words, spread
 
-Form = Callable[[Graph, int], Operation | None]
+Form = Callable[[TypedGraph, int], Operation | None]
 
 
-def native_form(graph: Graph, number: int) -> Operation | None:
+def native_form(graph: TypedGraph, number: int) -> Operation | None:
     """Return what computes a value natively; None: it stays with torch.
 
     Args:
-        graph: Of the program.
-        number: Of the value: that of its step, counted from 1.
+        graph: Of the graph.
+        number: Of the value: that of its node, counted from 1.
     """
-    for form in FORMS.get(graph.steps[number - 1].operation, ()):
+    for form in FORMS.get(graph.nodes[number - 1].operation, ()):
         operation = form(graph, number)
         if operation is not None:
             return operation
     return None
 
 
-def convolution(graph: Graph, number: int) -> Operation | None:
+def convolution(graph: TypedGraph, number: int) -> Operation | None:
     """A binary convolution on signs that lie packed, with all that its layer has absorbed."""
-    x, added = graph.steps[number - 1].arguments[:2]
+    node = graph.nodes[number - 1]
+    x, added = node.inputs[0], node.input(1)
     layer = graph.network.layer(number)
     if not graph.is_map(x) or not (added is None or graph.is_map(added)):
         return None
@@ -65,15 +66,14 @@ def convolution(graph: Graph, number: int) -> Operation | None:
     return Operation(number, reads, build, emits=whole, sums=whole, blocks=layer.groups, over=over)
 
 
-def _repeated(graph: Graph, added: Argument, whole: bool) -> tuple[int | None, int]:
+def _repeated(graph: TypedGraph, added: Input | None, whole: bool) -> tuple[int | None, int]:
     """Return what is added, and its channels where these are read again and again: a concatenation with itself."""
     if not isinstance(added, Value):
         return None, 0
-    step = graph.step_of(added)
-    if whole and step is not None and step.operation == "cat" and step.arguments[1:] == (1,):
-        parts = step.arguments[0]
-        first = parts[0] if isinstance(parts, list) else None
-        alike = isinstance(parts, list) and all(part == first for part in parts)
+    node = graph.node_of(added)
+    if whole and node is not None and node.operation == "cat" and node["dim"] == 1:
+        first = node.inputs[0]
+        alike = all(part == first for part in node.inputs)
         if alike and isinstance(first, Value) and graph.is_map(first) and graph.shape(first.number)[1] % BLOCK == 0:
             return first.number, graph.shape(first.number)[1]
     return added.number, 0
@@ -99,7 +99,7 @@ def _convolution_job(
     )
 
 
-def packing(graph: Graph, signs: Signs) -> Operation:
+def packing(graph: TypedGraph, signs: Signs) -> Operation:
     """The packing of signs by itself, where what computes the value cannot do it."""
     words = num_words(signs.channels // signs.groups)
     missing = words * 32 - signs.channels // signs.groups
@@ -145,17 +145,17 @@ def halved(job: Job, half: Half, out: Tensor) -> Job:
     return job._replace(keep=(*job.keep, half))
 
 
-# The forms of a program's operations, by name; the first that fits is taken. A form may compute steps before its own as
-# well, and read what these read: steps that nothing reads any more are left out.
+# The forms of a graph's operations, by name; the first that fits is taken. A form may compute nodes before its own as
+# well, and read what these read: nodes that nothing reads any more are left out.
 _LAYERS = (real_convolution, combination)
 FORMS: dict[str, tuple[Form, ...]] = {
     "binary_conv2d": (convolution,),
     **dict.fromkeys(("conv2d", "byte_conv2d"), (real_convolution,)),
-    **dict.fromkeys(("affine", "prelu", "relu", "hardtanh", "clamp"), _LAYERS),
-    **dict.fromkeys(("add.Tensor", "mul.Tensor"), (combination,)),
+    **dict.fromkeys(("affine", "prelu", "relu", "clamp"), _LAYERS),
+    **dict.fromkeys(("add", "mul"), (combination,)),
     "max_pool2d": (convolution_and_maxima, pooling),
     "avg_pool2d": (pooling,),
-    "mean.dim": (mean,),
+    "mean": (mean,),
     "pad": (padding,),
     "linear": (linear,),
     "sigmoid": (gate,),

@@ -1,4 +1,4 @@
-"""A program for images of one shape: what its values look like, and which native operation may compute them."""
+"""A graph for images of one shape: what its values look like, and which native operation may compute them."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.frontend.fresh import pixels, strided
-from bnn_lightning.deploy.ir.graph import Argument, Step, Value
+from bnn_lightning.deploy.ir.graph import Input, Node, Value
 from bnn_lightning.functional.pack import num_words
 
 if TYPE_CHECKING:
@@ -117,44 +117,41 @@ class Operation:
     over: tuple[int, ...] = ()
 
 
-class Graph:
-    """A network's program, and the shapes of its values for some images.
+class TypedGraph:
+    """A network's graph, and the shapes of its values for some images.
 
     Args:
-        network: Whose program it is.
+        network: Whose graph it is.
         images: As `forward` takes them.
     """
 
     def __init__(self, network: "LoadedNetwork", images: Tensor) -> None:
-        self.network, self.steps = network, network.steps
+        self.network, self.nodes = network, network.graph.nodes
         self.bytes = images.dtype == torch.uint8
         self._look(images)
-        self.users: dict[int, list[int]] = {}
-        for number, step in enumerate(self.steps):
-            for value in step.values():
-                self.users.setdefault(value, []).append(number)
+        self.users = network.graph.users()
 
     @property
     def last(self) -> int:
         """The number of the value that is the network's output."""
-        return len(self.steps)
+        return len(self.nodes)
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Return a value's shape."""
         return tuple(self.metas[value].shape)
 
-    def is_map(self, argument: Argument) -> bool:
+    def is_map(self, argument: Input | None) -> bool:
         """Whether an argument is a value, (N, C, H, W), in float32."""
         if not isinstance(argument, Value):
             return False
         meta = self.metas[argument.number]
         return meta.dim() == 4 and meta.dtype == torch.float32 and meta.numel() > 0
 
-    def step_of(self, argument: Argument) -> Step | None:
-        """Return the step that computes an argument; None for images, and what is no value."""
-        return self.steps[argument.number - 1] if isinstance(argument, Value) and argument.number else None
+    def node_of(self, argument: Input | None) -> Node | None:
+        """Return the node that computes an argument; None for images, and what is no value."""
+        return self.nodes[argument.number - 1] if isinstance(argument, Value) and argument.number else None
 
-    def only_use(self, argument: Argument) -> bool:
+    def only_use(self, argument: Input) -> bool:
         """Whether a value is read once."""
         return isinstance(argument, Value) and len(self.users[argument.number]) == 1
 
@@ -176,13 +173,13 @@ class Graph:
         return Signs(value, shape, channels, threshold.numpy().tobytes(), groups, padding, ones)
 
     def _look(self, images: Tensor) -> None:
-        """Run the program on shapes alone, and keep what the values look like: `metas`, by number."""
+        """Run the graph on shapes alone, and keep what the values look like: `metas`, by number."""
         from torch._subclasses.fake_tensor import FakeTensorMode  # a private name that torch has kept for years
 
         with FakeTensorMode(allow_non_fake_inputs=True):
             fake = strided(tuple(images.shape), images.stride(), images.dtype)
             results = [pixels(fake)]
-            self.network.run_steps(results[0], results.append)
+            self.network.run_nodes(results[0], results.append)
         self.metas = dict(enumerate(results))
         if self.bytes:
             self.metas[BYTES] = fake
@@ -193,9 +190,9 @@ class Graph:
         roots: dict[int, int] = {}
         for number, meta in self.metas.items():
             root = first.setdefault(meta.untyped_storage()._cdata, number)
-            step = self.steps[number - 1] if number > 0 else None
-            if root == number and step is not None and step.operation == "reshape":
+            node = self.nodes[number - 1] if number > 0 else None
+            if root == number and node is not None and node.operation == "reshape":
                 # A copy here; of a map with channels side by side it may be a view.
-                root = next(iter(step.values()), number)
+                root = next(iter(node.values()), number)
             roots[number] = roots.get(root, root)
         return roots

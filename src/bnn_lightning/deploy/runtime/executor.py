@@ -93,7 +93,7 @@ class Execution:
                 ends = item.ends
             else:
                 number, start = self.plan.actions[item].number, time.perf_counter()
-                values[number] = self.graph.network.run_step(number, {**self._maps, **values})
+                values[number] = self.graph.network.run_node(number, {**self._maps, **values})
                 if seconds is not None:
                     seconds[item] += time.perf_counter() - start
                 ends = self.plan.ends[item]
@@ -122,7 +122,7 @@ class Execution:
                 tensor = values[number]
                 if tensor.shape != meta.shape or tensor.dtype != meta.dtype:
                     found, wanted = (f"{tuple(one.shape)}, {one.dtype}" for one in (tensor, meta))
-                    raise RuntimeError(f"Value {number} of the program is {found} now, and was planned as {wanted}.")
+                    raise RuntimeError(f"Value {number} of the graph is {found} now, and was planned as {wanted}.")
                 if tensor.stride() != strides:
                     tensor = strided(shape, strides, tensor.dtype).copy_(tensor)
             held.append(tensor)

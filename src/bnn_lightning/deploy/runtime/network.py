@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.format.container import (
-    Container,
     PackedFileError,
     container_bytes,
     read_container,
     write_whole,
 )
-from bnn_lightning.deploy.format.dry_run import check_names, check_sizes, dry_run
-from bnn_lightning.deploy.frontend.capture import lower
+from bnn_lightning.deploy.format.dry_run import check_sizes, dry_run
+from bnn_lightning.deploy.frontend.capture import capture
 from bnn_lightning.deploy.frontend.finite import check_images, from_json, refuse_nan_in_file, to_json
 from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels
 from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
-from bnn_lightning.deploy.frontend.layers import PARTS, PackedConv2d
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch, plain
-from bnn_lightning.deploy.frontend.torch_ops import OPERATIONS
-from bnn_lightning.deploy.ir.graph import Argument, Program, Step, Stored, Value
+from bnn_lightning.deploy.frontend.torch_ops import compute
+from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels.library import current_kernel
-from bnn_lightning.deploy.passes.quantize_stem import round_stem
-from bnn_lightning.deploy.passes.quantize_weights import round_rest
+from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
+from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.runtime.plans import Plans
 from bnn_lightning.utils.image_size import plain_size, sides
 
@@ -107,36 +107,33 @@ class LoadedNetwork(nn.Module):
     changed in place (but for `load_state_dict`) would count in part only.
 
     Args:
-        program: What it does.
-        container: The tensors.
+        graph: What it does.
         info: What it is.
+        takes_images: Whether images may be refused for their range: inputs of unknown networks are of any range.
 
     Raises:
-        ValueError: An operation is unknown, or arguments do not fit.
+        ValueError: Attributes or constants do not fit.
     """
 
-    def __init__(self, program: Program, container: Container, info: PackedInfo) -> None:
+    def __init__(self, graph: Graph, info: PackedInfo, *, takes_images: bool = True) -> None:
         super().__init__()
-        self.info = info
-        self.steps = program.steps
-        self._ends = program.last_uses()
+        self.info, self.graph = info, graph
+        self._ends = graph.last_uses()
         self._plans = Plans()
         self._readable: bool | None = None
-        self._range_is_known = container.header.get("takes_images") is False
-        stored = {s.index for step in program.steps if step.operation != "binary_conv2d" for s in step.stored()}
+        self._range_is_known = not takes_images
+        read = {ref.index for node in graph.nodes if node.operation != "binary_conv2d" for ref in node.constants()}
         # Names of layers with real inputs whose weights are signs.
         self.signs_of_others = sorted(
-            entry.name.removeprefix("network.").removesuffix(".weight")
-            for index, entry in enumerate(container.entries)
-            if index in stored and entry.dtype == "bits"
+            constant.name.removeprefix("network.").removesuffix(".weight")
+            for index, constant in enumerate(graph.constants)
+            if index in read and constant.dtype == "bits"
         )
-        for index in stored:
-            self.register_buffer(f"tensor{index}", _tensor(container, index))
-        for number, step in enumerate(program.steps, start=1):
-            if step.operation == "binary_conv2d":
-                self.add_module(f"step{number}", _packed_layer(step, container))
-            elif step.operation not in OPERATIONS:
-                raise ValueError(f"`{step.operation}` is no operation of packed files.")
+        for index in read:
+            self.register_buffer(f"constant{index}", _tensor(graph.constants[index]))
+        for number, node in enumerate(graph.nodes, start=1):
+            if node.operation == "binary_conv2d":
+                self.add_module(f"node{number}", _packed_layer(node, graph))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes).
@@ -170,46 +167,46 @@ class LoadedNetwork(nn.Module):
         kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
         if kernel is not None:
             return self._plans.run(self, images, kernel)
-        return self.run_steps(for_torch(pixels(images).to(self.dtype)))
+        return self.run_nodes(for_torch(pixels(images).to(self.dtype)))
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes with: float32, unless it was converted."""
         return next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), torch.float32)
 
-    def run_steps(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Run the program operation by operation: what plans are held to.
+    def run_nodes(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Run the graph node by node: what plans are held to.
 
         Args:
             images: Floating, in [0, 1].
-            watch: Is shown the result of every step.
+            watch: Is shown the result of every node.
         """
         values = {0: images}
-        for number in range(1, len(self.steps) + 1):
-            values[number] = self.run_step(number, values)
+        for number in range(1, len(self.graph.nodes) + 1):
+            values[number] = self.run_node(number, values)
             if watch is not None:
                 watch(values[number])
             for value in self._ends[number - 1]:
                 del values[value]
-        return values[len(self.steps)]
+        return values[len(self.graph.nodes)]
 
-    def run_step(self, number: int, values: Mapping[int, Tensor]) -> Tensor:
+    def run_node(self, number: int, values: Mapping[int, Tensor]) -> Tensor:
         """Compute one value, by its number, from those before it."""
-        step = self.steps[number - 1]
-        if step.operation == "binary_conv2d":
-            x, residual = (self._argument(item, values) for item in step.arguments[:2])
-            return self.layer(number)(x, residual)  # type: ignore[no-any-return]
-        return OPERATIONS[step.operation](*(self._argument(item, values) for item in step.arguments))
+        node = self.graph.nodes[number - 1]
+        inputs = [self._input(item, values) for item in node.inputs]
+        if node.operation == "binary_conv2d":
+            return self.layer(number)(*inputs)  # type: ignore[no-any-return]
+        return compute(node, inputs)
 
     def layer(self, number: int) -> PackedConv2d:
         """Return the layer that computes a value."""
-        layer = self.get_submodule(f"step{number}")
+        layer = self.get_submodule(f"node{number}")
         assert isinstance(layer, PackedConv2d)
         return layer
 
-    def stored(self, item: Stored) -> Tensor:
-        """Return a tensor of the file, except those of binary layers."""
-        return self.get_buffer(f"tensor{item.index}")
+    def constant(self, item: ConstantRef) -> Tensor:
+        """Return a constant, except those of binary layers."""
+        return self.get_buffer(f"constant{item.index}")
 
     def _for_kernels(self) -> bool:
         """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
@@ -228,15 +225,8 @@ class LoadedNetwork(nn.Module):
         self._readable = None
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
-    def _argument(self, item: Argument, values: Mapping[int, Tensor]) -> Any:
-        match item:
-            case Value(number):
-                return values[number]
-            case Stored():
-                return self.stored(item)
-            case list():
-                return [self._argument(inner, values) for inner in item]
-        return item
+    def _input(self, item: Input, values: Mapping[int, Tensor]) -> Tensor:
+        return values[item.number] if isinstance(item, Value) else self.constant(item)
 
     def extra_repr(self) -> str:
         return f"{self.info.name}, {'x'.join(map(str, self.info.shape))}"
@@ -269,15 +259,15 @@ def save(
         path: The file; an older one is replaced when the new one is complete.
         info: What the network is.
         rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
-            (`round_rest`), a quarter of the size.
+            (`quantize_weights`), a quarter of the size.
         stem: What the convolution that reads the images computes with: "fp32", or "u8", bytes for pixels and int8 for
-            weights (`round_stem`).
+            weights (`quantize_stem`).
 
     Returns:
         The sizes of the parts.
 
     Raises:
-        LoweringError: The network does what a file cannot say, or has no stem that takes bytes.
+        GraphError: The network does what a file cannot say, or has no stem that takes bytes.
         ValueError: There are names for another number of classes; `info` holds other values than plain ones; an unknown
             `rest` or `stem`; or `load` would refuse the file. Nothing is written then.
 
@@ -295,12 +285,11 @@ def save(
     for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
-    lowered = lower(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
-    check_names(info.class_names, lowered.num_classes)
-    lowered = round_stem(lowered) if stem == "u8" else lowered
-    lowered = round_rest(lowered) if rest == "int8" else lowered
-    header = {"program": lowered.program.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    data, num_header = container_bytes({**header, "takes_images": packed.takes_images}, lowered.tensors)
+    graph = capture(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
+    graph = quantize_stem(graph) if stem == "u8" else graph
+    graph = quantize_weights(graph) if rest == "int8" else graph
+    header = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
+    data, num_header = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
     try:
         load(data)
     except PackedFileError as error:
@@ -331,10 +320,11 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     current_kernel()  # a wrong BNN_KERNEL is no fault of the file
     try:
         info = PackedInfo.from_plain(container.header.get("info"))
-        program = Program.from_plain(container.header.get("program"), num_tensors=len(container.entries))
-        check_sizes(program, container)
+        graph = Graph.from_plain(container.header.get("graph"), container.constants)
+        check_sizes(graph, len(container.data))
         refuse_nan_in_file(container)
-        network = LoadedNetwork(program, container, info).eval()
+        takes_images = container.header.get("takes_images") is not False
+        network = LoadedNetwork(graph, info, takes_images=takes_images).eval()
         dry_run(network)
     except _WRONG as error:
         raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
@@ -347,45 +337,32 @@ def _can_be_planned(images: Tensor) -> bool:
     return readable and plain(images)
 
 
-def _packed_layer(step: Step, container: Container) -> PackedConv2d:
-    try:
-        _, _, *parts, stride, padding, dilation, groups, pad_value, low, high = step.arguments
-        named = dict(zip(PARTS, parts, strict=True))
-    except ValueError as error:
-        raise ValueError(f"A binary convolution has {9 + len(PARTS)} arguments, not {len(step.arguments)}.") from error
-    tensors = {key: None if part is None else _of_file(part, container) for key, part in named.items()}
-    if tensors["signs"] is None:
-        raise ValueError("A binary convolution has no signs.")
-    if pad_value not in (0, 1, -1):
-        raise ValueError(f"A padding value must be 0, -1 or +1, got {pad_value!r:.60}.")
+def _packed_layer(node: Node, graph: Graph) -> PackedConv2d:
+    parts = {name: node[name] for name in PARTS}
+    tensors = {name: None if ref is None else _tensor(graph.constants[ref.index]) for name, ref in parts.items()}
+    if node["pad_value"] not in (0, 1, -1):
+        raise ValueError(f"A padding value must be 0, -1 or +1, got {node['pad_value']}.")
     geometry = {
-        "stride": _whole_numbers(stride, 2, least=1),
-        "padding": _whole_numbers(padding, 4, least=0),
-        "dilation": _whole_numbers(dilation, 2, least=1),
-        "groups": _whole_numbers([groups], 1, least=1)[0],
-        "pad_value": float(pad_value),
+        "stride": _whole_numbers(node["stride"], least=1),
+        "padding": _whole_numbers(node["padding"], least=0),
+        "dilation": _whole_numbers(node["dilation"], least=1),
+        "groups": _whole_numbers([node["groups"]], least=1)[0],
+        "pad_value": float(node["pad_value"]),
     }
     layer = PackedConv2d.from_dense(tensors, **geometry)
-    layer.low, layer.high = (None if bound is None else float(bound) for bound in (low, high))  # type: ignore[arg-type]
+    layer.low, layer.high = (None if bound is None else float(bound) for bound in (node["low"], node["high"]))
     return layer
 
 
-def _whole_numbers(given: Any, number: int, *, least: int) -> tuple[int, ...]:
-    fits = isinstance(given, list) and len(given) == number
-    if not fits or not all(type(item) is int and least <= item < 1 << 16 for item in given):
-        raise ValueError(f"{given!r:.60} is not a list of {number} whole numbers from {least} on.")
+def _whole_numbers(given: list[int], *, least: int) -> tuple[int, ...]:
+    if not all(least <= item < 1 << 16 for item in given):
+        raise ValueError(f"{given!r:.60} are not whole numbers from {least} on, below 65536.")
     return tuple(given)
 
 
-def _of_file(part: Argument, container: Container) -> Tensor:
-    if not isinstance(part, Stored):
-        raise ValueError(f"{part!r:.60} is not a tensor of the file.")
-    return _tensor(container, part.index)
-
-
-def _tensor(container: Container, index: int) -> Tensor:
-    array = container.array(index)
+def _tensor(constant: Constant) -> Tensor:
+    array = constant.array
     if not array.size:
         return floats(*array.shape)
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return tensor.float() if tensor.dtype == torch.int8 and container.entries[index].dtype == "bits" else tensor
+    return tensor.float() if tensor.dtype == torch.int8 and constant.dtype == "bits" else tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnn_lightning.deploy.kernels.library import Kernel
 from bnn_lightning.deploy.planner.schedule import Plan, make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Execution
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Plans:
             plan, idle = self._plans.get(key, (None, []))
             execution = idle.pop() if idle else None
         if plan is None:
-            plan = make_plan(Graph(network, images))
+            plan = make_plan(TypedGraph(network, images))
         execution = Execution(plan, kernel) if execution is None else execution
         output = execution.run(images)
         with self._lock:

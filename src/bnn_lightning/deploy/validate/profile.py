@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn_lightning.deploy.kernels.library import current_kernel, kernel_info
 from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import Graph, Signs, Sums
+from bnn_lightning.deploy.planner.typed_graph import Signs, Sums, TypedGraph
 from bnn_lightning.deploy.runtime.executor import Execution
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
@@ -66,7 +66,7 @@ def time_shares(network: nn.Module, images: Tensor, *, repeats: int = 9) -> list
 def plan_of(network: LoadedNetwork, images: Tensor) -> tuple[Execution, str] | None:
     """Return the plan by which a network runs some images and the name of the kernel, None where torch runs all."""
     kernel = current_kernel()
-    return None if kernel is None else (Execution(make_plan(Graph(network, images)), kernel), kernel.name)
+    return None if kernel is None else (Execution(make_plan(TypedGraph(network, images)), kernel), kernel.name)
 
 
 def _planned(execution: Execution, kernel: str, images: Tensor) -> list[Share]:
@@ -75,7 +75,7 @@ def _planned(execution: Execution, kernel: str, images: Tensor) -> list[Share]:
     execution.run(images, seconds)
     found = []
     for action, of_one in zip(actions, seconds, strict=True):
-        name = execution.graph.steps[action.number - 1].operation if action.number else "images"
+        name = execution.graph.nodes[action.number - 1].operation if action.number else "images"
         result = None if action.operation is None else action.operation.result
         packs, sums = isinstance(result, Signs), isinstance(result, Sums)
         shape = tuple(execution.graph.shape(action.number))

@@ -1,0 +1,23 @@
+"""A packed file written once more, with other precision."""
+
+from pathlib import Path
+
+from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.ir.graph import Graph
+from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
+
+
+def write_byte_stem(source: str | Path, out: str | Path) -> None:
+    """Write a packed file once more, with its stem on bytes.
+
+    Args:
+        source: A packed file with a stem in float32.
+        out: The file to write.
+
+    Raises:
+        GraphError: See `quantize_stem`.
+        PackedFileError: The file is damaged.
+    """
+    container = read_container(source)
+    graph = quantize_stem(Graph.from_plain(container.header["graph"], container.constants))
+    write_container(out, {**container.header, "graph": graph.plain(), "stem": "u8"}, graph.constants)

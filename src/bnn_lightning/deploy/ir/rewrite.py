@@ -1,0 +1,61 @@
+"""A graph that is made from another one, node by node: what passes share."""
+
+from collections.abc import Mapping, Sequence
+
+from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
+
+
+class Rewriter:
+    """Makes a graph from another one. Constants that nothing reads any more are left out.
+
+    Args:
+        graph: The other one.
+
+    Example:
+        >>> rewriter = Rewriter(Graph((Node("neg", (Value(0),)), Node("relu", (Value(1),)))))
+        >>> rewriter.values[1] = Value(0)  # the first node falls out
+        >>> rewriter.values[2] = rewriter.copy(rewriter.graph.nodes[1])
+        >>> rewriter.result().plain()
+        [['relu', [0]]]
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        # The new value of each old one, by number: to be set as the new graph grows.
+        self.values: dict[int, Value] = {0: Value(0)}
+        self._nodes: list[Node] = []
+        self._constants: list[Constant] = []
+        self._places: dict[int, int] = {}
+
+    def add(self, operation: str, inputs: Sequence[Input], attributes: Mapping[str, AttributeValue]) -> Value:
+        """Append a node of the new graph."""
+        self._nodes.append(Node(operation, tuple(inputs), attributes))
+        return Value(len(self._nodes))
+
+    def copy(self, node: Node) -> Value:
+        """Append an old node, which reads the new values of what it read."""
+        attributes = {
+            name: self.kept(value) if isinstance(value, ConstantRef) else value
+            for name, value in node.attributes.items()
+        }
+        return self.add(node.operation, [self.moved(item) for item in node.inputs], attributes)
+
+    def moved(self, item: Input) -> Input:
+        """Return what stands for an old input now."""
+        return self.values[item.number] if isinstance(item, Value) else self.kept(item)
+
+    def kept(self, ref: ConstantRef) -> ConstantRef:
+        """Return an old constant's place in the new graph."""
+        if ref.index not in self._places:
+            self._places[ref.index] = len(self._constants)
+            self._constants.append(self.graph.constants[ref.index])
+        return ConstantRef(self._places[ref.index])
+
+    def constant(self, name: str, dtype: str, values: Array) -> ConstantRef:
+        """Add a constant to the new graph."""
+        self._constants.append(Constant.of(name, dtype, values))
+        return ConstantRef(len(self._constants) - 1)
+
+    def result(self) -> Graph:
+        """Return the new graph."""
+        return Graph(tuple(self._nodes), tuple(self._constants))
