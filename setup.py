@@ -22,7 +22,10 @@ PACKAGE = Path("src", "bnn_lightning")
 LIBRARIES = {
     Path("bnn_lightning", "deploy", "kernels", "_kernels"): [
         str(PACKAGE / "deploy" / "kernels" / "csrc" / name)
-        for name in ("thread_team.c", "binary_conv.c", "conv2d.c", "linear.c", "pool.c", "squeeze_excite.c")
+        for name in (
+            *("thread_team.c", "binary_conv.c", "conv2d.c", "group_conv.c", "linear.c", "pool.c", "squeeze_excite.c"),
+            "elementwise.c",
+        )
     ],
     Path("bnn_lightning", "functional", "_kernels"): [str(PACKAGE / "functional" / "csrc" / "surrogates.c")],
 }

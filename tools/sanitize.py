@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Operations are called by pointers that know their job as `void *`, as C compilers have it.
 FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all"]
-_SOURCES = ("thread_team.c", "binary_conv.c", "conv2d.c", "linear.c", "pool.c", "squeeze_excite.c")
+_SOURCES = (
+    *("thread_team.c", "binary_conv.c", "conv2d.c", "group_conv.c", "linear.c", "pool.c", "squeeze_excite.c"),
+    "elementwise.c",
+)
 
 
 def compile_kernels(clang: str, folder: Path) -> None:

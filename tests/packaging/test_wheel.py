@@ -76,6 +76,19 @@ def test_wheel_holds_the_embedded_data_and_no_tests(wheel: Path, root: Path) -> 
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
+def test_wheel_holds_the_zoo(wheel: Path, root: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    files = {f"bnn_lightning/zoo/trained/{path.name}" for path in (root / "src/bnn_lightning/zoo/trained").iterdir()}
+    assert {Path(file).suffix for file in files} >= {".bnn", ".json"}
+    assert files <= held
+
+
+def test_installed_zoo_scores_as_its_receipt_says(installed: Path, tmp_path: Path, run: Run) -> None:
+    out = run(["bnn", "evaluate", "packed=zoo:digits_mlp"], cwd=tmp_path, path=installed / "bin")
+    assert re.search(r"top-1:\s+99\.17 %", out)
+
+
 def test_wheel_is_of_a_platform_and_of_any_python(wheel: Path) -> None:
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", wheel.name)
     with zipfile.ZipFile(wheel) as archive:

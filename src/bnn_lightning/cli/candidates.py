@@ -30,6 +30,7 @@ from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
 from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
 from bnn_lightning.metrics.knowledge import Knowledge, knowledge_of, knowledge_sums
+from bnn_lightning.zoo import is_name
 
 Plain = dict[str, Any]
 
@@ -222,7 +223,7 @@ def _teachers(settings: RankSettings, data: Plain) -> dict[str, FrozenTeacher]:
 
 
 def _teacher(name: str, settings: RankSettings, data: Plain) -> FrozenTeacher:
-    if Path(name).exists():
+    if is_name(name) or Path(name).exists():
         return FrozenTeacher(partial(load_backbone, name, trust=settings.trust))
     facts = [f"++data.{key}={data[key]}" for key in ("num_classes", "in_channels", "image_size")]
     _check_option(name)
@@ -260,7 +261,7 @@ def _load(measure: Measure, datamodule: LightningDataModule) -> None:
 
 def _has_seen(name: str, data: Plain) -> bool:
     """Whether a run of ours held other images of this set out than those that are measured now."""
-    if not Path(name).exists():
+    if not (is_name(name) or Path(name).exists()):
         return False
     before = embedded_config(read_checkpoint(network_file(name)), name)["data"]
     kept = all(before.get(key) == data.get(key) for key in ("val_fraction", "seed"))

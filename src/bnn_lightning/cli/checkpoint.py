@@ -12,10 +12,13 @@ from bnn_lightning.cli.build import ForeignTargetError, build_network, build_tas
 from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.own_folder import is_library, running_command
 from bnn_lightning.cli.summary import command
+from bnn_lightning.cli.weights_file import CLASSES_KEY as CLASSES_KEY
+from bnn_lightning.cli.weights_file import CONFIG_KEY as CONFIG_KEY
+from bnn_lightning.cli.weights_file import is_weights_file, read_weights
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.zoo import ZooError, is_name, weights_file
 
-CONFIG_KEY, CLASSES_KEY = "bnn_lightning_config", "bnn_lightning_class_names"
 # Of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
 # Sections of a configuration that lie within each other; a damaged one may hold itself.
@@ -29,7 +32,7 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
 
     Args:
         path: A checkpoint that `bnn train` wrote, or a run's folder: its final weights, or the last ones where the run
-            is not over.
+            is not over; or a name of the zoo such as "zoo:mnist_mlp".
         trust: Packages of your own whose classes the checkpoint may name. Its configuration says what is called, so
             that a checkpoint from elsewhere can call only what the rooms of `bnn_lightning` export, and some classes of
             torch and Lightning.
@@ -103,7 +106,16 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def network_file(path: str | Path) -> Path:
-    """Return the file of a path that may be a run's folder: of the network that came out, or the last one."""
+    """Return the file of a path that may be a run's folder (final weights, or else the last ones), or a zoo's name.
+
+    Raises:
+        UserError: The zoo has no such network, or its file could not be had.
+    """
+    if is_name(path):
+        try:
+            return weights_file(path)
+        except ZooError as error:
+            raise UserError(str(error)) from error
     path = Path(path)
     files = [folder / name for folder in (path / "checkpoints", path) for name in ("final.ckpt", "last.ckpt")]
     return next((file for file in files if file.is_file()), path) if path.is_dir() else path
@@ -128,7 +140,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
         raise UserError(f"`{path}`: no such file.{near}")
     try:
-        return read_file(path)
+        return read_weights(path) if is_weights_file(path) else read_file(path)
     except (ValueError, OSError) as error:
         raise UserError(explain(error)) from error
 

@@ -39,7 +39,7 @@ def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
         _answer(shell, _words_of_conf(words[1:], is_new=is_new), "" if is_new else words[-1])
     elif words[0] == "visualise":
         _complete_picture(request[0], shell, program, words[1:], is_new=is_new)
-    elif words[0] in verbs:
+    elif words[0] in verbs and words[0] != "zoo":  # which takes no words
         os.environ[_LINE] = " ".join([program, *words[1:]]) + " " * is_new
         _hydra(request[0], words[0])
 

@@ -19,6 +19,7 @@ VERBS = {
     "report": "one HTML page of a run, which works without a network",
     "rank": "measure which teacher suits a student",
     "visualise": "pictures of networks and runs, and the numbers behind them",
+    "zoo": "list the networks that come along",
     "conf": "list, show and copy the options of the configuration",
 }
 
@@ -33,6 +34,7 @@ HELP = """bnn: binary neural networks.
     bnn train model=vgg_small data=cifar10              the published recipe of the pair, with its distillation
     bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
     bnn profile model=resnet20 data=cifar10
+    bnn predict packed=zoo:mnist_mlp images=digit.png   a network that comes along
 
     eval "$(bnn -sc install=bash)"                      completion of verbs, groups, options and keys (zsh, fish)
 """

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.zoo import ZooError, is_name, packed_file
 
 
 def read_packed(path: str | Path) -> LoadedNetwork:
@@ -18,3 +19,15 @@ def read_packed(path: str | Path) -> LoadedNetwork:
         raise UserError(f"`packed`: there is no file {path}; `bnn export ckpt=<run> out={path}` writes one.") from error
     except (ValueError, OSError) as error:
         raise UserError(explain(error)) from error
+
+
+def packed_path(packed: str | Path) -> Path:
+    """Return the packed file that a path or a name of the zoo means.
+
+    Raises:
+        UserError: The zoo has no such network, or its file could not be had.
+    """
+    try:
+        return packed_file(packed) if is_name(packed) else Path(packed)
+    except ZooError as error:
+        raise UserError(str(error)) from error

@@ -34,6 +34,8 @@ from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, PackedInfo, load, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
+from bnn_lightning.zoo import is_name
+from bnn_lightning.zoo.receipts import PREFIX
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
 
@@ -186,7 +188,9 @@ def _out(settings: ExportSettings) -> Path:
     if _rounds(settings) and settings.format != "packed":
         forms = f"rest={settings.rest} and stem={settings.stem}"
         raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
-    out = network_file(settings.ckpt).with_suffix(suffix) if settings.out is None else Path(settings.out)
+    # Files of the zoo lie in the package: what is made of them, in the working folder.
+    beside = Path(settings.ckpt.removeprefix(PREFIX)) if is_name(settings.ckpt) else network_file(settings.ckpt)
+    out = beside.with_suffix(suffix) if settings.out is None else Path(settings.out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
     check_out(out)

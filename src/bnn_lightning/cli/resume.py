@@ -23,6 +23,7 @@ from bnn_lightning.cli.checkpoint import (
 from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
+from bnn_lightning.zoo import is_name
 
 # How layers call their binarizers, and so tensors in files of networks that have others.
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
@@ -152,6 +153,8 @@ def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) ->
     Raises:
         UserError: There is none.
     """
+    if is_name(wanted):
+        raise UserError(f"`ckpt_path={wanted}`: the zoo has weights and no training states: init_from={wanted}.")
     if wanted != "last":
         return in_folder(wanted)
     own = run_dir / LAST
@@ -197,13 +200,13 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
 
 
 def start_from(task: LightningModule, wanted: str, model: object) -> str:
-    """Load a network's weights, and nothing else, from a run's folder, a checkpoint of ours or a published one.
+    """Load a network's weights, and nothing else, from a run's folder, a checkpoint, ours or published, or the zoo.
 
     Of a folder it is the network that came out, or the last one where the run is not over.
 
     Args:
         task: Its backbone gets the weights.
-        wanted: The path.
+        wanted: The path, or a name of the zoo.
         model: Settings of the backbone, to be compared with those of a checkpoint of ours.
 
     Returns:

@@ -13,7 +13,7 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.packed_file import read_packed
+from bnn_lightning.cli.packed_file import packed_path, read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
 from bnn_lightning.deploy.frontend.pack import pack
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo, load, save
@@ -68,7 +68,7 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
             "(with weights that were never trained); or layers=true."
         )
     if settings.packed is not None:
-        return _of_file(Path(settings.packed), settings.trust)
+        return _of_file(packed_path(settings.packed), settings.trust)
     if settings.ckpt is not None:
         opened = open_checkpoint(settings.ckpt, config, verb="benchmark", trust=settings.trust)
         model: Plain = opened.config["model"]

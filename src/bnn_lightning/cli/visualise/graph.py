@@ -24,6 +24,7 @@ from bnn_lightning.visualise.graph_figures import draw_graph
 from bnn_lightning.visualise.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.visualise.network_graph import NetworkGraph, to_depth, without_weights
 from bnn_lightning.visualise.trace import trace_graph
+from bnn_lightning.zoo import is_name
 
 # Height and width of what enters, where nothing says.
 BLOCK_SIZE, NETWORK_SIZE = 16, 32
@@ -122,7 +123,7 @@ def subject_of(settings: GraphSettings) -> Subject:
             network = network_of(name, size, settings.num_classes, settings.width, binary=settings.binary)
             example = torch.rand(2, network.in_channels, *sides(network.image_size))
             return Subject(network, example, name, NETWORK_DEPTH)
-        if Path(name).exists():
+        if is_name(name) or Path(name).exists():
             return _of_run(settings)
     near = did_you_mean(name, [*list_blocks(), *list_backbones()])
     raise UserError(

@@ -1,9 +1,10 @@
 """Arguments of the kernels: mirrors of the structures of arguments.h."""
 
 import ctypes
+from enum import IntEnum
 from typing import Any
 
-VERSION = 10  # of the structures; `bnn_version` of thread_team.c
+VERSION = 11  # of the structures; `bnn_version` of thread_team.c
 PART = 60  # pixels of a part of a map that is summed; of simd.h
 WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each); of simd.h
 
@@ -147,6 +148,62 @@ class Combining(ctypes.Structure):
     ]
 
 
+class GroupConvolution(ctypes.Structure):
+    """`struct bnn_group_convolve`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images height width groups channels kernel_height kernel_width stride_y stride_x"),
+        *_fields(ctypes.c_int64, "dilation_y dilation_x pad_y pad_x"),
+        *_fields(ctypes.c_void_p, "x weight bias gain offset residual"),
+        ("after", After),
+    ]
+
+
+class Copying(ctypes.Structure):
+    """`struct bnn_copy`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images size_0 size_1 size_2 x_image x_0 x_1 x_2 out_image out_0 out_1 out_2 bytes"),
+        *_fields(ctypes.c_void_p, "x mean std out"),
+        ("value", ctypes.c_float),
+    ]
+
+
+class Unary(ctypes.Structure):
+    """`struct bnn_unary`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "count function"),
+        *_fields(ctypes.c_void_p, "x out"),
+        *_fields(ctypes.c_float, "a b"),
+    ]
+
+
+class Binary(ctypes.Structure):
+    """`struct bnn_binary`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images size_0 size_1 size_2 x_image x_0 x_1 x_2 y_image y_0 y_1 y_2 function"),
+        *_fields(ctypes.c_void_p, "x y out"),
+    ]
+
+
+class Softmax(ctypes.Structure):
+    """`struct bnn_softmax`."""
+
+    _fields_ = [*_fields(ctypes.c_int64, "rows classes inner logarithm"), *_fields(ctypes.c_void_p, "x out")]
+
+
+class Reduction(ctypes.Structure):
+    """`struct bnn_reduce`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "images size_0 size_1 sum_0 sum_1 sum_2 x_image x_0 x_1 by_0 by_1 by_2"),
+        *_fields(ctypes.c_void_p, "x out"),
+        ("factor", ctypes.c_float),
+    ]
+
+
 # By name, in the order of their numbers in a plan section, which is that of arguments.h.
 KERNELS: dict[str, type[ctypes.Structure]] = {
     "convolve": Convolution,
@@ -159,4 +216,36 @@ KERNELS: dict[str, type[ctypes.Structure]] = {
     "pad": Padding,
     "gate": Gating,
     "combine": Combining,
+    "group_convolve": GroupConvolution,
+    "copy": Copying,
+    "unary": Unary,
+    "binary": Binary,
+    "softmax": Softmax,
+    "reduce": Reduction,
 }
+
+
+class Function(IntEnum):
+    """`function` of `Unary`, with the parameters a and b; of elementwise.c."""
+
+    SIGMOID = 0
+    TANH = 1
+    HARDSIGMOID = 2
+    HARDSWISH = 3
+    SILU = 4
+    GELU = 5
+    GELU_TANH = 6
+    LEAKY_RELU = 7  # slope a
+    CLAMP = 8  # between a and b
+    ADD_NUMBER = 9
+    MULTIPLY_NUMBER = 10
+    DIVIDE_NUMBER = 11
+
+
+class Pair(IntEnum):
+    """`function` of `Binary`; of elementwise.c."""
+
+    ADD = 0
+    SUBTRACT = 1
+    MULTIPLY = 2
+    DIVIDE = 3

@@ -31,6 +31,7 @@ from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.runtime.plans import Plans
 from bnn_lightning.utils.image_size import plain_size, sides
+from bnn_lightning.zoo import is_name, packed_file
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
@@ -309,12 +310,15 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     every step takes what it gets.
 
     Args:
-        source: A file that `save` or `bnn export` wrote, or its bytes.
+        source: A file that `save` or `bnn export` wrote, its bytes, or a name of the zoo such as "zoo:mnist_mlp".
 
     Raises:
+        ZooError: The zoo has no such network.
         PackedFileError: It is damaged, truncated, or does not hold a network that this package can run.
         OSError: It cannot be opened.
     """
+    if not isinstance(source, bytes) and is_name(source):
+        source = packed_file(source)
     container = read_container(source)
     name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
     current_kernel()  # a wrong BNN_KERNEL is no fault of the file

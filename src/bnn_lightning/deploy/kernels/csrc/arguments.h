@@ -5,7 +5,8 @@
 
 // The kernels, in the order of their numbers in a plan section; new ones come last.
 #define BNN_KERNELS(X) \
-  X(convolve) X(pack) X(real_convolve) X(linear) X(pool) X(sum) X(average) X(pad) X(gate) X(combine)
+  X(convolve) X(pack) X(real_convolve) X(linear) X(pool) X(sum) X(average) X(pad) X(gate) X(combine) \
+  X(group_convolve) X(copy) X(unary) X(binary) X(softmax) X(reduce)
 
 // t < 0: t *= slope ; t += shift ; t = clamp(t, low, high) ; out = t ; bits = t >= threshold ; each where it is asked for.
 struct after {
@@ -136,4 +137,59 @@ struct bnn_combine {
   float *sums, *half;       // (images, parts, channels in whole blocks); (images, height / 2, width / 2, channels), rounded up
   const float *half_slope;  // of a PReLU before these averages
   struct after after;
+};
+
+// A convolution of groups of channels, see group_conv.c. Maps are (N, H, W, C), dense.
+struct bnn_group_convolve {
+  int64_t images, height, width;  // of x
+  int64_t groups, channels;       // input channels of a group; `after.channels` are those of all groups' results
+  int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
+  const float *x, *weight;
+  const float *bias, *gain, *offset, *residual;  // null: there is none
+  struct after after;
+};
+
+// A copy between strides, in elements: out[i, j, k, l] = x[i, j, k, l], or `value` where x is null. Bytes are taken in 255ths;
+// then (x - mean[j]) / std[j], if given.
+struct bnn_copy {
+  int64_t images, size_0, size_1, size_2;
+  int64_t x_image, x_0, x_1, x_2, out_image, out_0, out_1, out_2;
+  int64_t bytes;
+  const void *x;
+  const float *mean, *std;
+  float *out;
+  float value;
+};
+
+// out = f(x), element by element; f is one of FUNCTIONS in elementwise.c, with parameters a and b.
+struct bnn_unary {
+  int64_t count, function;
+  const float *x;
+  float *out;
+  float a, b;
+};
+
+// out[i, j, k, l] = x[i, j, k, l] f y[i, j, k, l]: f is one of PAIRS in elementwise.c; out is dense.
+struct bnn_binary {
+  int64_t images, size_0, size_1, size_2;
+  int64_t x_image, x_0, x_1, x_2, y_image, y_0, y_1, y_2;
+  int64_t function;
+  const float *x, *y;
+  float *out;
+};
+
+// Softmax, or its logarithm, over the classes of x, (rows, classes, inner), dense.
+struct bnn_softmax {
+  int64_t rows, classes, inner, logarithm;
+  const float *x;
+  float *out;
+};
+
+// out[i, j, k] = factor * the sum of x[i, j, k, l, m, n] over l, m and n, in this order; out is dense.
+struct bnn_reduce {
+  int64_t images, size_0, size_1, sum_0, sum_1, sum_2;
+  int64_t x_image, x_0, x_1, by_0, by_1, by_2;  // strides, in elements
+  const float *x;
+  float *out;
+  float factor;
 };

@@ -1,21 +1,6 @@
 // Squeeze-and-excite, and the second pass behind it: everything from the gate to the next layer's signs. See epilogue.h.
 #include "epilogue.h"
-
-INLINE F exponential(F x) {
-  x = x < -87 ? (F)-87 : x;
-  x = x > 88 ? (F)88 : x;
-  const F shifted = x * 1.44269504f + 12582912.0f;  // rounds: 1.5 * 2^23
-  const F n = shifted - 12582912.0f;
-  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  F y = (F)1.9875691500e-4f;
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
-  return (F)((I)y + (__builtin_convertvector(n, I) << 23));
-}
+#include "functions.h"
 
 // One block of outputs; four sums, so that additions do not wait for each other.
 INNERMOST F row_of(const float *x, const float *w, const int8_t *bytes, const float *scale, const float *bias, int64_t n) {
@@ -67,7 +52,7 @@ static void excite(int64_t from, int64_t to, void *context) {
     const float *hidden = work_of(c, image) + blocks_of(c->channels) * BLOCK;
     const F t = row_of(hidden, c->excite + at, c->excite_bytes ? c->excite_bytes + at : 0,
                        c->excite_scale ? c->excite_scale + first : 0, c->excite_bias + first, c->hidden);
-    store_some(c->gate + image * c->out_channels + first, 1 / (1 + exponential(-t)), c->out_channels - first);
+    store_some(c->gate + image * c->out_channels + first, sigmoid(t), c->out_channels - first);
   }
 }
 
