@@ -54,7 +54,7 @@ def _fetch(url: str, path: Path, size: int, sha256: str) -> None:
     resumed = part.is_file() and part.stat().st_size > 0
     print(f"{'resuming' if resumed else 'downloading'} {url} ({size:,} bytes)", file=sys.stderr, flush=True)
     _transfer(url, part, size)
-    if resumed and checksum(part) != sha256:  # the beginning may be of another version
+    if resumed and part.stat().st_size >= size and checksum(part) != sha256:  # the beginning may be of another version
         part.unlink()
         _transfer(url, part, size)
     there = part.stat().st_size
