@@ -15,42 +15,26 @@
 // A tile has WIDE pixels of up to BLOCKS blocks of channels, or NARROW ones where a layer has no more than FEW blocks; its
 // sums are kept in registers. SHAPES are the pixels and blocks that tiles may have, fewer pixels first.
 #if __AVX512VPOPCNTDQ__
-enum { BLOCKS = 4, FEW = 2, WIDE = 6, NARROW = 12, BYTES = 0 };
+enum { BLOCKS = 4, FEW = 2, WIDE = 6, NARROW = 12 };
+#define BYTES 0
 #define SHAPES(X) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(3, 3) X(3, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(12, 1) X(12, 2)
 #elif __AVX2__
-enum { BLOCKS = 2, FEW = 1, WIDE = 2, NARROW = 4, BYTES = 1 };
+enum { BLOCKS = 2, FEW = 1, WIDE = 2, NARROW = 4 };
+#define BYTES 1
 #define SHAPES(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(4, 1)
 #elif __ARM_NEON
-enum { BLOCKS = 1, FEW = 1, WIDE = 4, NARROW = 4, BYTES = 1 };
+enum { BLOCKS = 1, FEW = 1, WIDE = 4, NARROW = 4 };
+#define BYTES 1
 #define SHAPES(X) X(1, 1) X(4, 1)
 #else
-enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2, BYTES = 1 };
+enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2 };
+#define BYTES 1
 #define SHAPES(X) X(1, 1) X(2, 1)
 #endif
-enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = BYTES ? 31 : 1 << 30 };  // a byte overflows after 31 words
+enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = 31 };  // a byte overflows after 31 words
 
 INLINE U popcount(U x) { return BYTES ? (U)__builtin_elementwise_popcount((B)x) : __builtin_elementwise_popcount(x); }
 INLINE U count(U sum, U unlike) { return BYTES ? (U)((B)sum + (B)popcount(unlike)) : sum + popcount(unlike); }
-INLINE U total(U x) {  // from four counters a word to one
-  if (!BYTES) return x;
-  x = (x & 0xff00ff) + (x >> 8 & 0xff00ff);
-  return (x & 0xffff) + (x >> 16);
-}
-
-// Its own function: with the rest inlined around it, compilers keep sums in memory.
-#define DOTS(PIXELS, NB)                                                                                               \
-  static __attribute__((noinline)) void dots_##PIXELS##_##NB(const uint32_t *const *x, const int32_t *offsets,         \
-                                                             const uint32_t *w, int64_t stride, int64_t n, U *acc) {   \
-    U sums[PIXELS][NB] = {0};                                                                                          \
-    for (int64_t k = 0; k < n; k++, w += BLOCK) {                                                                      \
-      const ptrdiff_t offset = offsets[k];                                                                             \
-      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] =                         \
-          count(sums[p][b], LOAD(U, w + b * stride) ^ x[p][offset]);                                                   \
-    }                                                                                                                  \
-    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] =                      \
-        total(sums[p][b]) + (BYTES ? acc[p * NB + b] : 0);                                                             \
-  }
-SHAPES(DOTS)
 
 // The classes of rows (or of columns): 0 is all that has no padded tap, others have one row each.
 struct border {
@@ -132,7 +116,7 @@ static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word
   at->window = c->x + ((at->image * c->height + at->y * c->stride_y) * c->width + at->x * c->stride_x) * c->groups * c->words +
                first_word;
   const int64_t row = (at->image * c->bits_height + at->y + c->bits_top) * c->bits_width + at->x + c->bits_left;
-  if (c->bits) at->bits = c->bits + row * c->bits_words * (WORD / BLOCK) + k->channel / BLOCK;
+  at->bits = !c->bits ? 0 : c->bits + row * c->bits_words * (WORD / BLOCK) + k->channel / BLOCK;
 }
 
 // The sums that a pixel starts from. Those of a class are computed when its first pixel comes.
@@ -165,59 +149,55 @@ struct tile {
   F sums[BLOCKS];  // of the tiles of a part
 };
 
-// Rare, and so not in variables of the loop: these would cost all layers registers.
-INLINE F adjust(const struct bnn_convolve *c, F y, int64_t first) {
-  if (c->gain) y *= LOAD(F, c->gain + first);
-  if (c->offset) y += LOAD(F, c->offset + first);
-  return y;
-}
-
-// What follows the sums of a tile, and its stores; `whole`: all blocks are.
-INLINE void finish(const struct chunk *k, struct tile *t, const int64_t nb, const bool whole) {
+// What follows the sums of a block of `n` pixels of a tile, from `begin` on, and their stores; `whole`: all 16 channels are
+// there. Stage by stage, so that what belongs to a channel stays in registers.
+INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t nb, int64_t b, int64_t begin, const int64_t n,
+                   const bool whole) {
   const struct bnn_convolve *c = k->c;
   const int64_t channels = c->groups * c->channels, added = c->residual_channels ? c->residual_channels : channels;
-  // In variables of its own: for all that compilers know, the stores below change what `c` points to.
-  const float *scale = c->scale + k->parameters, *bias = c->bias + k->parameters;
-  const float *lift = c->lift ? c->lift + k->parameters : 0;
-  const float *slope = c->slope ? c->slope + k->parameters : 0, *shift = c->shift ? c->shift + k->parameters : 0;
-  const float *threshold = c->threshold ? c->threshold + k->parameters : 0;
+  const float *residuals = c->residual ? c->residual + (t->first + begin) * added : 0;
+  float *outs = c->out ? c->out + (t->first + begin) * channels + k->channel : 0;
   const F low = c->low, high = c->high;
-  const bool signed_too = c->bits, summed = c->sums, adjusted = c->gain || c->offset;
-  F sums[BLOCKS];
-  UNROLL for (int64_t b = 0; b < nb; b++) sums[b] = t->sums[b];
-  const float *residual = c->residual ? c->residual + t->first * added : 0;
-  float *out = c->out ? c->out + t->first * channels + k->channel : 0;
-  for (int64_t p = 0; p < t->n; p++) {
-    uint64_t signs = 0;
-    UNROLL for (int64_t b = 0; b < nb; b++) {
-      const int64_t at = b * BLOCK, left = whole ? BLOCK : k->left - at;
-      const I dot = t->start[p][b] - 2 * (I)t->acc[p * nb + b];
-      F y = __builtin_convertvector(dot, F);
-      if (adjusted) y = adjust(c, y, k->parameters + at);
-      y = y * LOAD(F, scale + at) + LOAD(F, bias + at);
-      if (residual) y += load_some(residual + k->residual[b], left);
-      if (lift) y += LOAD(F, lift + at);
-      if (slope) y = y > 0 ? y : y * LOAD(F, slope + at);
-      if (shift) y += LOAD(F, shift + at);
-      y = y < low ? low : y;
-      y = y > high ? high : y;
-      if (out) store_some(out + at, y, left);
-      if (summed) sums[b] += y;
-      if (signed_too) signs |= mask_of(__builtin_convertvector(y >= LOAD(F, threshold + at), M)) << at;
-    }
-    if (signed_too) __builtin_memcpy(t->bits[p], &signs, nb * sizeof(uint16_t));
-    if (residual) residual += added;
-    if (out) out += channels;
+  const int64_t at = k->parameters + b * BLOCK, left = whole ? BLOCK : k->left - b * BLOCK;
+  const F scale = LOAD(F, c->scale + at), bias = LOAD(F, c->bias + at);
+  F y[MOST];
+  UNROLL for (int64_t p = 0; p < n; p++)
+    y[p] = __builtin_convertvector(t->start[begin + p][b] - 2 * (I)acc[(begin + p) * nb + b], F);
+  if (c->gain) UNROLL for (int64_t p = 0; p < n; p++) y[p] *= LOAD(F, c->gain + at);
+  if (c->offset) UNROLL for (int64_t p = 0; p < n; p++) y[p] += LOAD(F, c->offset + at);
+  UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] * scale + bias;
+  if (residuals) UNROLL for (int64_t p = 0; p < n; p++) y[p] += load_some(residuals + p * added + k->residual[b], left);
+  if (c->lift) {
+    const F lift = LOAD(F, c->lift + at);
+    UNROLL for (int64_t p = 0; p < n; p++) y[p] += lift;
   }
-  UNROLL for (int64_t b = 0; b < nb; b++) t->sums[b] = sums[b];
+  if (c->slope) {
+    const F slope = LOAD(F, c->slope + at);
+    UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] > 0 ? y[p] : y[p] * slope;
+  }
+  if (c->shift) {
+    const F shift = LOAD(F, c->shift + at);
+    UNROLL for (int64_t p = 0; p < n; p++) y[p] += shift;
+  }
+  UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] < low ? low : y[p], y[p] = y[p] > high ? high : y[p];
+  if (c->bits) {
+    const F threshold = LOAD(F, c->threshold + at);
+    UNROLL for (int64_t p = 0; p < n; p++) t->bits[begin + p][b] = mask_of(__builtin_convertvector(y[p] >= threshold, M));
+  }
+  if (c->sums) {
+    F sum = t->sums[b];
+    UNROLL for (int64_t p = 0; p < n; p++) sum += y[p];
+    t->sums[b] = sum;
+  }
+  if (outs) UNROLL for (int64_t p = 0; p < n; p++) store_some(outs + p * channels + b * BLOCK, y[p], left);
 }
 
-// The same where the last block is not whole: rare, and so not in every tile's function.
+// The same of tiles that are not whole: rare, and so not in every tile's function.
 static __attribute__((noinline)) void finish_some(const struct chunk *k, struct tile *t) {
-  if (k->nb == 1) finish(k, t, 1, false);
-  else if (BLOCKS > 1 && k->nb == 2) finish(k, t, 2, false);
-  else if (BLOCKS > 2 && k->nb == 3) finish(k, t, 3, false);
-  else if (BLOCKS > 3 && k->nb == 4) finish(k, t, 4, false);
+  for (int64_t p = 0; p < t->n; p++)
+    for (int64_t b = 0; b < k->nb; b++)
+      if (k->left >= (b + 1) * BLOCK) finish(k, t, t->acc, k->nb, b, p, 1, true);
+      else finish(k, t, t->acc, k->nb, b, p, 1, false);
 }
 
 static void store_sums(const struct chunk *k, const struct cut *s, struct tile *t, int64_t unit) {
@@ -225,25 +205,95 @@ static void store_sums(const struct chunk *k, const struct cut *s, struct tile *
   for (int64_t b = 0; b < k->nb; b++) *(F *)(to + b * BLOCK) = t->sums[b], t->sums[b] = 0;
 }
 
-// A tile of at most PIXELS pixels: those beyond the last one are copies of it.
+#define FINISH(PIXELS, NB, ACC)                                                                                        \
+  UNROLL for (int64_t b = 0; b < NB; b++) finish(k, t, ACC, NB, b, 0, PIXELS, true)
+#define WHOLE_TILE(PIXELS, NB) (t->n == PIXELS && k->left >= NB * BLOCK)
+
+#if BYTES
+INLINE U total(U x) {  // from four counters a word to one
+  x = (x & 0xff00ff) + (x >> 8 & 0xff00ff);
+  return (x & 0xffff) + (x >> 16);
+}
+
+// Counters of bytes overflow: they are added to others in memory now and then.
+#define TILE(PIXELS, NB)                                                                                               \
+  static __attribute__((noinline)) void dots_##PIXELS##_##NB(const uint32_t *const *x, const int32_t *offsets,         \
+                                                             const uint32_t *w, int64_t stride, int64_t n, U *acc) {   \
+    U sums[PIXELS][NB] = {0};                                                                                          \
+    for (int64_t k = 0; k < n; k++, w += BLOCK) {                                                                      \
+      const ptrdiff_t offset = offsets[k];                                                                             \
+      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p][b] =                         \
+          count(sums[p][b], LOAD(U, w + b * stride) ^ x[p][offset]);                                                   \
+    }                                                                                                                  \
+    UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] += total(sums[p][b]);  \
+  }                                                                                                                    \
+  static __attribute__((noinline)) void tile_##PIXELS##_##NB(const struct chunk *k, struct tile *t, const uint32_t *w, \
+                                                             int64_t taps) {                                           \
+    for (int64_t p = t->n; p < PIXELS; p++) t->x[p] = t->x[t->n - 1];                                                  \
+    for (int64_t i = 0; i < PIXELS * NB; i++) t->acc[i] = 0;                                                           \
+    for (int64_t i = 0; i < taps; i += STEP)                                                                           \
+      dots_##PIXELS##_##NB(t->x, k->c->offsets + i, w + i * BLOCK, taps * BLOCK, least(taps - i, STEP), t->acc);       \
+    if (WHOLE_TILE(PIXELS, NB)) FINISH(PIXELS, NB, t->acc);                                                            \
+    else finish_some(k, t);                                                                                            \
+  }
+#else
+// The sums never leave their registers, which compilers must be told.
+#define PIN(v) __asm__ volatile("" : "+v"(v))
 #define TILE(PIXELS, NB)                                                                                               \
   static __attribute__((noinline)) void tile_##PIXELS##_##NB(const struct chunk *k, struct tile *t, const uint32_t *w, \
                                                              int64_t taps) {                                           \
     for (int64_t p = t->n; p < PIXELS; p++) t->x[p] = t->x[t->n - 1];                                                  \
-    if (BYTES)                                                                                                         \
-      for (int64_t i = 0; i < PIXELS * NB; i++) t->acc[i] = 0;                                                         \
-    for (int64_t i = 0; i < taps; i += STEP)                                                                           \
-      dots_##PIXELS##_##NB(t->x, k->c->offsets + i, w + i * BLOCK, taps * BLOCK, taps - i < STEP ? taps - i : STEP,    \
-                           t->acc);                                                                                    \
-    if (k->left >= NB * BLOCK) finish(k, t, NB, true);                                                                 \
-    else finish_some(k, t);                                                                                            \
+    const int32_t *offsets = k->c->offsets;                                                                            \
+    const uint32_t *x[PIXELS];                                                                                         \
+    UNROLL for (int p = 0; p < PIXELS; p++) x[p] = t->x[p];                                                            \
+    const int64_t stride = taps * BLOCK;                                                                               \
+    U sums[PIXELS * NB] = {0};                                                                                         \
+    for (int64_t i = 0; i < taps; i++, w += BLOCK) {                                                                   \
+      const ptrdiff_t offset = offsets[i];                                                                             \
+      U weights[NB];                                                                                                   \
+      UNROLL for (int b = 0; b < NB; b++) weights[b] = LOAD(U, w + b * stride);                                        \
+      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p * NB + b] =                   \
+          count(sums[p * NB + b], weights[b] ^ x[p][offset]);                                                          \
+      UNROLL for (int p = 0; p < PIXELS * NB; p++) PIN(sums[p]);                                                       \
+    }                                                                                                                  \
+    if (WHOLE_TILE(PIXELS, NB)) FINISH(PIXELS, NB, sums);                                                              \
+    else {                                                                                                             \
+      UNROLL for (int p = 0; p < PIXELS * NB; p++) t->acc[p] = sums[p];                                                \
+      finish_some(k, t);                                                                                               \
+    }                                                                                                                  \
   }
+#endif
 SHAPES(TILE)
 
-static void run_tile(const struct chunk *k, struct tile *t, const uint32_t *w, int64_t taps) {
-#define CALL(PIXELS, NB)                                                                                               \
-  if (k->nb == NB && t->n <= PIXELS) return tile_##PIXELS##_##NB(k, t, w, taps);
-  SHAPES(CALL)
+typedef void (*tile_of)(const struct chunk *, struct tile *, const uint32_t *, int64_t);
+
+// The smallest tile that holds so many pixels of so many blocks.
+static tile_of tile_for(int64_t pixels, int64_t blocks) {
+#define CHOOSE(PIXELS, NB) \
+  if (blocks == NB && pixels <= PIXELS) return tile_##PIXELS##_##NB;
+  SHAPES(CHOOSE)
+  return 0;
+}
+
+// The pixels of a tile, from `at` on. Those of a row that have no padded tap on the left or on the right start from the same sums.
+INLINE void next_pixels(struct chunk *k, struct walk *at, struct tile *t, int64_t first_word) {
+  const struct bnn_convolve *c = k->c;
+  const int64_t inner = k->columns.begin, end = least(k->columns.end, c->out_width), step = c->stride_x * c->groups * c->words;
+  const int64_t bits_step = c->bits ? c->bits_words * (WORD / BLOCK) : 0;
+  const int64_t n = t->n;
+  for (int64_t p = 0; p < n;) {
+    const int64_t run = at->x >= inner && at->x < end ? least(n - p, end - at->x) : 1;
+    const I *start = start_of(k, at, p);
+    const uint32_t *window = at->window;
+    uint16_t *bits = at->bits;
+    for (int64_t last = p + run; p < last; p++, window += step, bits += bits_step)
+      t->x[p] = window, t->bits[p] = bits, t->start[p] = start;
+    at->window = window, at->bits = bits, at->x += run;
+    if (at->x < c->out_width) continue;
+    at->x = 0;
+    if (++at->y == c->out_height) at->y = 0, at->image++;
+    begin_row(k, at, first_word);
+  }
 }
 
 static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t number, int64_t from, int64_t to) {
@@ -251,22 +301,16 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
   const int64_t group = number / s->chunks, taps = c->kernel_height * c->kernel_width * c->words;
   const uint32_t *weight = c->weight + k.parameters * taps;
   const int64_t first = first_of(s, from), end = first_of(s, to);
-  struct walk at = {first / (c->out_height * c->out_width), first / c->out_width % c->out_height, first % c->out_width};
+  const tile_of whole = tile_for(s->run, k.nb);
+  struct walk at = {.image = first / (c->out_height * c->out_width)};
+  at.y = first / c->out_width % c->out_height, at.x = first % c->out_width;
   struct tile t = {.sums = {0}};
   begin_row(&k, &at, group * c->words);
   for (t.first = first; t.first < end; t.first += t.n) {
     const int64_t stop = c->sums ? first_of(s, from + 1) : end;
     t.n = least(stop - t.first, s->run);
-    for (int64_t p = 0; p < t.n; p++) {
-      t.x[p] = at.window, t.bits[p] = at.bits, t.start[p] = start_of(&k, &at, p);
-      at.window += c->stride_x * c->groups * c->words;
-      if (at.bits) at.bits += c->bits_words * (WORD / BLOCK);
-      if (++at.x < c->out_width) continue;
-      at.x = 0;
-      if (++at.y == c->out_height) at.y = 0, at.image++;
-      begin_row(&k, &at, group * c->words);
-    }
-    run_tile(&k, &t, weight, taps);
+    next_pixels(&k, &at, &t, group * c->words);
+    (t.n == s->run ? whole : tile_for(t.n, k.nb))(&k, &t, weight, taps);
     if (c->sums && t.first + t.n == stop) store_sums(&k, s, &t, from++);
   }
 }
