@@ -8,6 +8,8 @@ beyond it is noticed. The first finding ends the program.
 
 import argparse
 import os
+import platform
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -17,37 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Operations are called by pointers that know their job as `void *`, as C compilers have it.
 FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all"]
-_SOURCES = (
-    *("thread_team.c", "binary_conv.c", "conv2d.c", "group_conv.c", "linear.c", "pool.c", "squeeze_excite.c"),
-    "elementwise.c",
-)
 
 
-def compile_kernels(clang: str, folder: Path) -> None:
-    """Compile the kernels of this architecture with sanitizers."""
-    sys.path.insert(0, str(ROOT / "src"))
-    march = {
-        "x86_64_v2": ["-march=x86-64-v2"],
-        "x86_64_v3": ["-march=x86-64-v3"],
-        "x86_64_v4": ["-march=x86-64-v4", "-mavx512vpopcntdq", "-mavx512bitalg", "-mavx512vnni"],
-        "aarch64": [],
-    }
-    from bnn_lightning.deploy.kernels.library import supported_kernels
-
-    sources = [str(ROOT / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc" / name) for name in _SOURCES]
-    for name in supported_kernels():
-        command = [
-            clang,
-            *FLAGS,
-            "-std=c11",
-            "-shared",
-            "-fPIC",
-            *march[name],
-            "-o",
-            str(folder / f"{name}.so"),
-            *sources,
-        ]
-        subprocess.run(command, check=True)
+def compile_engine(clang: str, folder: Path) -> None:
+    """Compile the engine of this architecture with sanitizers."""
+    builder = runpy.run_path(str(ROOT / "setup.py"))
+    machine = platform.machine().lower()
+    os.environ["BNN_CC"] = " ".join([clang, *FLAGS])
+    os.chdir(ROOT)
+    commands, files = builder["objects"](folder, machine)
+    for some in (commands, [builder["link"](folder / "libbnn.so", files, machine)]):
+        builder["run_all"]([[part for part in one if part not in ("-O3", "-s")] for one in some], dict(os.environ))
 
 
 def again_with_sanitizer(clang: str, folder: Path) -> int:
@@ -73,7 +55,8 @@ def use(folder: Path, name: str) -> None:
     from bnn_lightning.deploy.kernels import library as kernels
     from bnn_lightning.deploy.runtime import executor as execute
 
-    kernels.FOLDER = folder
+    kernels.LIBRARY = folder / "libbnn.so"
+    kernels.load_library.cache_clear()
     kernel = kernels.Kernel(name)
     for module in list(sys.modules.values()):
         if module.__name__.startswith("bnn_lightning.deploy") and hasattr(module, "current_kernel"):
@@ -99,7 +82,7 @@ def main() -> int:
     options = parser.parse_args()
     if "BNN_SANITIZED" not in os.environ:
         with tempfile.TemporaryDirectory(prefix="bnn-sanitize-") as folder:
-            compile_kernels(options.clang, Path(folder))
+            compile_engine(options.clang, Path(folder))
             return again_with_sanitizer(options.clang, Path(folder))
     import torch
 

@@ -92,7 +92,7 @@ def test_installed_zoo_scores_as_its_receipt_says(installed: Path, tmp_path: Pat
 def test_wheel_is_of_a_platform_and_of_any_python(wheel: Path) -> None:
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
-        kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/kernels/_kernels/")]
+        kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/runtime/_lib/")]
     # Built without isolation, with the compiler where it is installed; a wheel without kernels is a good one.
     assert bool(kernels) == (importlib.util.find_spec("ziglang") is not None)
 

@@ -59,15 +59,27 @@ def choose_library(folder: Path) -> tuple[str | None, str]:
     Raises:
         ValueError: `BNN_KERNEL` names a library that this machine cannot run.
     """
+    return choose_name(built_libraries(folder), supported_libraries(folder))
+
+
+def choose_name(built: tuple[str, ...], fitting: tuple[str, ...]) -> tuple[str | None, str]:
+    """Return which of some kernels to use, or None for torch and the reason, as `BNN_KERNEL` says.
+
+    Args:
+        built: Names of all that were built.
+        fitting: Those that this processor runs, the best first.
+
+    Raises:
+        ValueError: `BNN_KERNEL` names what this machine cannot run.
+    """
     wanted = os.environ.get(_ENVIRONMENT, "")
-    fitting = supported_libraries(folder)
     if wanted == "torch":
         return None, f"{_ENVIRONMENT}=torch asks for it."
     if wanted and wanted not in fitting:
         raise ValueError(f"{_ENVIRONMENT}={wanted}: this machine can run {', '.join([*fitting, 'torch'])}.")
     if not fitting:
-        built = ", ".join(built_libraries(folder)) or "none"
-        return None, f"No compiled kernel fits this processor ({platform.machine()}; built: {built})."
+        names = ", ".join(built) or "none"
+        return None, f"No compiled kernel fits this processor ({platform.machine()}; built: {names})."
     return wanted or fitting[0], ""
 
 

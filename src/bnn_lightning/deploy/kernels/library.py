@@ -1,22 +1,24 @@
-"""The compiled kernels: which one this machine runs, and the calls into it.
+"""The compiled kernels: which of them this machine runs, and the calls into them.
 
-The C files of this folder are compiled together while the package is built, once for every instruction set of the
-host's architecture. Where that was not possible, or none fits the processor, the operations of `deploy.ops` compute the
-same integers with torch.
+The C files are compiled while the package is built, into one library with the kernels of every instruction set of the
+host's architecture (`setup.py`). Where that was not possible, or none fits the processor, torch computes the same
+integers.
 """
 
 import ctypes
 import os
+import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from bnn_lightning.deploy.kernels.abi import VERSION
-from bnn_lightning.utils.native import built_libraries, choose_library, library_file, parallel_for, supported_libraries
+from bnn_lightning.deploy.kernels.abi import KERNELS, VERSION
+from bnn_lightning.utils.native import choose_name, parallel_for
 
-FOLDER = Path(__file__).parent / "_kernels"
+_SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib"}
+LIBRARY = Path(__file__).parents[1] / "runtime" / "_lib" / f"libbnn{_SUFFIXES.get(platform.system(), '.so')}"
 
 
 class NativeStep(ctypes.Structure):
@@ -43,37 +45,37 @@ class KernelInfo:
 
 
 class Kernel:
-    """A loaded kernel.
+    """The kernels of an instruction set.
 
     Args:
         name: Instruction set.
 
     Raises:
-        OSError: There is no such file, or it cannot be loaded.
+        OSError: There is no library, or it cannot be loaded.
         RuntimeError: It was built from another version of the C files.
+        ValueError: It has no such instruction set.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._library = ctypes.CDLL(str(library_file(FOLDER, name)))
-        self._library.bnn_version.restype = ctypes.c_int64
-        if self._library.bnn_version() != VERSION:
-            raise RuntimeError(f"The kernel {name} was built from another version: install the package again.")
-        self._run = self._library.bnn_run
+        self._library = load_library()
+        self._set = _names(self._library).index(name)
+        self._run = self._library.bnn_run_steps
         self._run.restype = None
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run.argtypes = (pointer, number, pointer, number, pointer)
+        self._address = self._library.bnn_kernel_address
+        self._address.restype = pointer
 
     def address(self, operation: str) -> int:
         """Return where the function of an operation, such as "convolve", lies."""
-        function = getattr(self._library, f"bnn_{operation}")
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
+        return int(self._address(self._set, list(KERNELS).index(operation)))
 
     def run(self, operation: str, job: ctypes.Structure) -> None:
         """Run one operation on torch's threads.
 
         Args:
-            operation: The function of the library is `bnn_<operation>`.
+            operation: A key of `abi.KERNELS`.
             job: The structure that it takes.
         """
         step = NativeStep(self.address(operation), ctypes.addressof(job))
@@ -98,12 +100,40 @@ def kernel_info() -> KernelInfo:
 
 def built_kernels() -> tuple[str, ...]:
     """Return the names of the kernels that were compiled with the package."""
-    return built_libraries(FOLDER)
+    try:
+        return tuple(sorted(_names(load_library())))
+    except (OSError, RuntimeError):
+        return ()
 
 
 def supported_kernels() -> tuple[str, ...]:
     """Return the names of the built kernels that this processor runs, the best first."""
-    return supported_libraries(FOLDER)
+    try:
+        library = load_library()
+    except (OSError, RuntimeError):
+        return ()
+    return tuple(name for number, name in enumerate(_names(library)) if library.bnn_kernel_runs(number))
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """Load the library of the engine.
+
+    Raises:
+        OSError: There is none, or it cannot be loaded.
+        RuntimeError: It was built from another version of the C files.
+    """
+    library = ctypes.CDLL(str(LIBRARY))
+    library.bnn_abi_version.restype = ctypes.c_int64
+    if library.bnn_abi_version() != VERSION:
+        raise RuntimeError(f"`{LIBRARY}` was built from another version: install the package again.")
+    return library
+
+
+def _names(library: ctypes.CDLL) -> list[str]:
+    name = library.bnn_kernel_name
+    name.restype = ctypes.c_char_p
+    return [name(number).decode() for number in range(library.bnn_num_kernels())]
 
 
 def current_kernel() -> Kernel | None:
@@ -113,13 +143,8 @@ def current_kernel() -> Kernel | None:
 
 @cache
 def _load() -> tuple[Kernel | None, str]:
-    name, reason = choose_library(FOLDER)
-    if name is None:
-        return None, reason
-    try:
-        return Kernel(name), ""
-    except (OSError, RuntimeError) as error:
-        return None, str(error)
+    name, reason = choose_name(built_kernels(), supported_kernels())
+    return (None, reason) if name is None else (Kernel(name), "")
 
 
 @cache

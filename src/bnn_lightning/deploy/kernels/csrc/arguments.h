@@ -3,10 +3,11 @@
 #pragma once
 #include <stdint.h>
 
-// The kernels, in the order of their numbers in a plan section; new ones come last.
-#define BNN_KERNELS(X) \
-  X(convolve) X(pack) X(real_convolve) X(linear) X(pool) X(sum) X(average) X(pad) X(gate) X(combine) \
-  X(group_convolve) X(copy) X(unary) X(binary) X(softmax) X(reduce)
+// The kernels, in the order of their numbers in a plan section; new ones come last. X is called with name and `more`.
+#define BNN_KERNELS(X, more)                                                                                 \
+  X(convolve, more) X(pack, more) X(real_convolve, more) X(linear, more) X(pool, more) X(sum, more)          \
+  X(average, more) X(pad, more) X(gate, more) X(combine, more) X(group_convolve, more) X(copy, more)         \
+  X(unary, more) X(binary, more) X(softmax, more) X(reduce, more)
 
 // t < 0: t *= slope ; t += shift ; t = clamp(t, low, high) ; out = t ; bits = t >= threshold ; each where it is asked for.
 struct after {

@@ -1,0 +1,355 @@
+// Reading packed files: the first 64 bytes (format/prefix.py) and the plan section (format/plan_section.py). All numbers
+// are checked before they are used; nothing is trusted but what has been read here.
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, WIDE = 16 };
+// Bytes of an offset and of a region; numbers of a call; bytes of derived constants besides eight times those of the file.
+#define MOST_OFFSET ((int64_t)1 << 40)
+#define MOST_NUMBER ((int64_t)1 << 31)
+#define MOST_DERIVED ((int64_t)1 << 26)
+
+// Reads values one after the other; what is missing is 0, and makes all of it bad.
+struct reader {
+  const uint8_t *at, *end;
+  const char *wrong;  // what is, null: nothing
+};
+
+static void *refuse(struct reader *r, const char *why) {
+  if (!r->wrong) r->wrong = why;
+  r->at = r->end;
+  return 0;
+}
+
+static const uint8_t *take(struct reader *r, uint64_t size) {
+  if (size > (uint64_t)(r->end - r->at)) return refuse(r, "it is truncated");
+  return r->at += size, r->at - size;
+}
+
+static uint64_t number(struct reader *r, int bytes) {
+  const uint8_t *at = take(r, (uint64_t)bytes);
+  uint64_t value = 0;
+  for (int i = 0; at && i < bytes; i++) value |= (uint64_t)at[i] << 8 * i;
+  return value;
+}
+
+static uint8_t u8(struct reader *r) { return (uint8_t)number(r, 1); }
+static uint16_t u16(struct reader *r) { return (uint16_t)number(r, 2); }
+static uint32_t u32(struct reader *r) { return (uint32_t)number(r, 4); }
+
+// A number of items, each of which has at least so many bytes.
+static uint32_t count_of(struct reader *r, uint64_t least) {
+  const uint32_t count = u32(r);
+  if (count * least > (uint64_t)(r->end - r->at)) refuse(r, "it has fewer items than it says");
+  return r->wrong ? 0 : count;
+}
+
+static void *array(struct reader *r, size_t count, size_t size) {
+  void *items = count > SIZE_MAX / 2 / size ? 0 : calloc(count + 1, size);
+  if (!items) refuse(r, "there is not enough memory");
+  return items;
+}
+
+static struct amount amount_of(struct reader *r, int bytes) {
+  const uint64_t fixed = number(r, bytes), each = number(r, bytes);
+  if (fixed > (uint64_t)MOST_OFFSET || each > (uint64_t)MOST_OFFSET) refuse(r, "a size is beyond any network's");
+  return (struct amount){(int64_t)fixed, (int64_t)each};
+}
+
+static struct amount address_of(struct reader *r, uint8_t *region) {
+  const uint8_t first = u8(r);
+  *region = first & ~WIDE;
+  if (*region >= REGIONS) refuse(r, "an address has no region");
+  return amount_of(r, first & WIDE ? 8 : 4);
+}
+
+static void number_of(struct reader *r, struct place *p, int bytes, bool each) {
+  const uint64_t sign = (uint64_t)1 << (8 * bytes - 1);
+  p->kind = WHOLE;
+  p->amount.fixed = (int64_t)((number(r, bytes) ^ sign) - sign);
+  p->amount.each = each ? (int64_t)((number(r, bytes) ^ sign) - sign) : 0;
+  if (p->amount.fixed < -MOST_NUMBER || p->amount.fixed > MOST_NUMBER || p->amount.each < 0 || p->amount.each > MOST_NUMBER)
+    refuse(r, "a number is beyond any network's");
+}
+
+static void field_of(struct reader *r, const struct kernel_facts *kernel, struct place *p) {
+  p->field = u8(r);
+  const uint8_t kind = u8(r);
+  if (kind < 4) number_of(r, p, kind & 1 ? 8 : 4, kind > 1);
+  else if (kind == 4) {
+    const uint32_t bits = u32(r);
+    p->kind = REAL;
+    memcpy(&p->number, &bits, sizeof bits);
+  } else {
+    p->kind = POINTER, p->region = kind & 15;
+    if (kind >> 4 == 1) p->amount.fixed = u32(r);
+    else if (kind >> 4 == 2 || kind >> 4 == 3) p->amount = amount_of(r, kind >> 4 == 2 ? 4 : 8);
+    else refuse(r, "a field is of no kind");
+    if (p->region >= REGIONS) refuse(r, "an address has no region");
+  }
+  if (p->field >= kernel->fields || kernel->field[p->field].kind != p->kind) refuse(r, "a field is none of its kernel's");
+}
+
+static void torch_call(struct reader *r, struct plan *plan, const uint8_t *begin, uint32_t reads) {
+  uint8_t region;
+  take(r, u16(r));
+  address_of(r, &region);
+  for (; reads && !r->wrong; reads--) u32(r), address_of(r, &region);
+  if (!plan->torch) plan->torch = begin;
+}
+
+static void calls_of(struct reader *r, struct plan *plan) {
+  plan->num_calls = count_of(r, 8);
+  plan->calls = array(r, plan->num_calls, sizeof *plan->calls);
+  plan->places = array(r, (size_t)(r->end - r->at) / 6, sizeof *plan->places);
+  for (size_t i = 0; i < plan->num_calls && !r->wrong; i++) {
+    const uint8_t *begin = r->at;
+    struct call *call = plan->calls + i;
+    call->kernel = u16(r), call->count = u16(r), call->node = u32(r);
+    call->first = (uint32_t)plan->num_places, call->at = plan->structures;
+    if (call->kernel == TORCH) {
+      torch_call(r, plan, begin, call->count);
+      call->count = 0;
+      continue;
+    }
+    if (call->kernel >= KERNELS) {
+      refuse(r, "a call is of no kernel");
+      break;
+    }
+    const struct kernel_facts *kernel = kernel_facts + call->kernel;
+    int last = -1;
+    for (uint32_t k = 0; k < call->count && !r->wrong; k++) {
+      struct place *place = plan->places + plan->num_places++;
+      field_of(r, kernel, place);
+      if (place->field <= last) refuse(r, "fields are not in their order");
+      last = place->field;
+    }
+    plan->structures += (kernel->size + 7u) & ~(size_t)7;
+  }
+}
+
+static void plan_of(struct reader *r, struct plan *plan) {
+  const uint8_t bytes = u8(r);
+  if (bytes > 1) refuse(r, "images are of no type");
+  plan->bytes = bytes;
+  plan->arena = amount_of(r, 8), plan->signs = amount_of(r, 8);
+  plan->num_fills = count_of(r, 27);
+  plan->fills = array(r, plan->num_fills, sizeof *plan->fills);
+  for (size_t i = 0; i < plan->num_fills && !r->wrong; i++) {
+    struct fill *fill = plan->fills + i;
+    uint8_t region;
+    fill->place = address_of(r, &region), fill->size = amount_of(r, 8);
+    fill->length = u16(r), fill->pattern = take(r, fill->length);
+    if (region != REGION_SIGNS) refuse(r, "a fill lies elsewhere than in signs");
+  }
+  calls_of(r, plan);
+}
+
+// The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
+// (groups, blocks, taps, words, 16); what is left over is 0.
+static void expand_signs(const uint8_t *bits, uint32_t *words, const int64_t *a) {
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  int64_t bit = 0;
+  for (int64_t group = 0; group < a[0]; group++)
+    for (int64_t out = 0; out < outputs; out++)
+      for (int64_t in = 0; in < inputs; in++)
+        for (int64_t tap = 0; tap < taps; tap++, bit++) {
+          const int64_t block = (group * blocks + out / 16) * taps + tap;
+          words[(block * count + in / 32) * 16 + out % 16] |= (uint32_t)(bits[bit / 8] >> bit % 8 & 1) << in % 32;
+        }
+}
+
+// What each tap contributes, counted as -1, where it lies in a zero padding: minus the sum of its signs, (taps, groups,
+// blocks * 16), 0 beyond the last output.
+static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  for (int64_t group = 0; group < a[0]; group++)
+    for (int64_t out = 0; out < outputs; out++)
+      for (int64_t tap = 0; tap < taps; tap++) {
+        const uint32_t *word = words + (((group * blocks + out / 16) * taps + tap) * count) * 16 + out % 16;
+        int64_t ones = 0;
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t left = inputs - i * 32;
+          ones += __builtin_popcount(word[i * 16] & (left < 32 ? (1u << left) - 1 : ~0u));
+        }
+        sums[(tap * a[0] + group) * blocks * 16 + out] = (int32_t)(inputs - 2 * ones);
+      }
+}
+
+// `end`: of what was computed before.
+static void derived_of(struct reader *r, bnn_network *n, int64_t *end) {
+  enum { SIGNS_OF, SUMS_OF, KINDS, ARGUMENTS = 4 };
+  const uint8_t kind = u8(r);
+  uint8_t regions[2];
+  const struct amount source = address_of(r, regions), place = address_of(r, regions + 1);
+  const uint8_t arguments = u8(r);
+  int64_t a[ARGUMENTS] = {0};
+  if (kind >= KINDS || arguments != ARGUMENTS) refuse(r, "derived constants are of no kind");
+  for (int i = 0; i < arguments && !r->wrong; i++)
+    if (!(a[i] = u32(r))) refuse(r, "derived constants are of nothing");
+  if (r->wrong) return;
+  const int64_t blocks = (a[1] + 15) / 16 * 16, count = (a[2] + 31) / 32;
+  const int64_t words = times(times(times(times(a[0], blocks), a[3]), count), 4);
+  const int64_t bits = times(times(times(a[0], a[1]), a[2]), a[3]) / 8 + 1, sums = times(times(times(a[0], blocks), a[3]), 4);
+  const int64_t read = kind == SIGNS_OF ? bits - (times(times(times(a[0], a[1]), a[2]), a[3]) % 8 == 0) : words;
+  const int64_t whole = regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;
+  if (regions[0] > REGION_DERIVED || source.each || plus(source.fixed, read) > whole || (kind == SUMS_OF && source.fixed % 4))
+    refuse(r, "derived constants are computed from what is none");
+  else if (regions[1] != REGION_DERIVED || place.each || place.fixed % 4 || place.fixed < *end ||
+           plus(place.fixed, kind == SIGNS_OF ? words : sums) > n->derived_size)
+    refuse(r, "derived constants lie elsewhere than in their part of the region");
+  if (r->wrong) return;
+  *end = place.fixed + (kind == SIGNS_OF ? words : sums);
+  const uint8_t *from = (regions[0] == REGION_CONSTANTS ? n->constants : n->derived) + source.fixed;
+  uint8_t *to = n->derived + place.fixed;
+  if (kind == SIGNS_OF) expand_signs(from, (uint32_t *)(void *)to, a);
+  else sum_taps((const uint32_t *)(const void *)from, (int32_t *)(void *)to, a);
+}
+
+// A text as C has it; `to` has room for it.
+static char *text_of(struct reader *r, char *to) {
+  const uint16_t length = u16(r);
+  const uint8_t *at = take(r, length);
+  if (at && memchr(at, 0, length)) refuse(r, "a name holds a zero");
+  if (at) memcpy(to, at, length), to[length] = 0;
+  return to + (at ? length + 1 : 0);
+}
+
+static void names_of(struct reader *r, bnn_network *n) {
+  const uint32_t count = count_of(r, 2);
+  if (count && count != n->facts.classes) refuse(r, "there is another number of names than of classes");
+  n->names = array(r, (size_t)(r->end - r->at), 1);
+  n->name = array(r, count, sizeof *n->name);
+  char *to = n->names;
+  for (uint32_t i = 0; i < count && !r->wrong; i++) n->name[i] = to, to = text_of(r, to);
+  n->facts.has_names = count > 0;
+}
+
+static void preparation_of(struct reader *r, bnn_network *n) {
+  const int filter = u8(r);
+  if (filter > 2) refuse(r, "pictures are scaled in no way");
+  if (!filter) return;
+  n->preparation.filter = filter;
+  n->preparation.height = u32(r), n->preparation.width = u32(r), n->preparation.border = u32(r);
+  const int64_t height = n->facts.height - 2 * n->preparation.border, width = n->facts.width - 2 * n->preparation.border;
+  const bool fits = height > 0 && width > 0 && n->preparation.height >= height && n->preparation.width >= width;
+  if (!fits || n->preparation.height > 4096 || n->preparation.width > 4096 || n->facts.height > 4096 ||
+      n->facts.width > 4096 || (n->facts.channels != 1 && n->facts.channels != 3))
+    refuse(r, "pictures are prepared as images of another size");
+  n->facts.has_preparation = 1;
+}
+
+static void section_of(struct reader *r, bnn_network *n, const char **older) {
+  const uint8_t *magic = take(r, 8);
+  if (!magic || memcmp(magic, "BNNPLAN1", 8)) refuse(r, "it has no plan section");
+  if (!r->wrong && u32(r) != (uint32_t)bnn_version()) *older = "";
+  if (*older) return;
+  n->facts.channels = u32(r), n->facts.height = u32(r), n->facts.width = u32(r), n->facts.classes = u32(r);
+  const int64_t pixels = times(times(n->facts.channels, n->facts.height), n->facts.width);
+  if (!pixels || pixels > MOST_NUMBER / 4 || !n->facts.classes || n->facts.classes > MOST_NUMBER / 4)
+    refuse(r, "images or logits are beyond any network's");
+  n->own_name = array(r, (size_t)(r->end - r->at), 1);
+  if (n->own_name) text_of(r, n->own_name);
+  names_of(r, n);
+  preparation_of(r, n);
+  const uint64_t size = number(r, 8);
+  if (size > (uint64_t)MOST_DERIVED + 8 * (uint64_t)n->constants_size) refuse(r, "more is derived than its constants justify");
+  n->derived_size = r->wrong ? 0 : (int64_t)size;
+  if (!(n->derived = bnn_allocate((size_t)n->derived_size))) refuse(r, "there is not enough memory");
+  int64_t end = 0;
+  for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &end);
+  n->num_plans = u8(r);
+  if (n->num_plans < 1 || n->num_plans > 2) refuse(r, "it has no plan"), n->num_plans = 0;
+  for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n->plans + i), n->facts.calls = (int64_t)n->plans[i].num_calls;
+  if (n->num_plans == 2 && n->plans[0].bytes == n->plans[1].bytes) refuse(r, "it has two plans for one type of images");
+  if (!r->wrong && r->at != r->end) refuse(r, "something follows its plans");
+}
+
+static bnn_status refuse_torch(const bnn_network *n, const struct plan *plan, bnn_error *error) {
+  struct reader r = {plan->torch + 8, plan->torch + 8 + 2, 0};
+  const int length = u16(&r);
+  return bnn_fail(error, BNN_ERROR_TORCH, "`%.60s` cannot run without torch: operation `%.*s` has no kernel.", n->own_name,
+                  length < 100 ? length : 100, (const char *)plan->torch + 10);
+}
+
+struct sections {
+  uint64_t header, header_size, plan, plan_size, constants, constants_size;
+  uint32_t crc[3];
+};
+
+static bnn_status read_prefix(const uint8_t *data, size_t size, struct sections *s, bnn_error *error) {
+  if (size < PREFIX || memcmp(data, "BNNPACK", 7))
+    return bnn_fail(error, BNN_ERROR_DAMAGED, "It is no packed network (`bnn export` writes one), or is truncated.");
+  if (data[7] != FILE_VERSION)
+    return bnn_fail(error, BNN_ERROR_VERSION,
+                    "It has version %d of the format, this library reads version %d: make it anew: bnn export ckpt=... out=...",
+                    data[7], FILE_VERSION);
+  struct reader r = {data + 8, data + PREFIX, 0};
+  s->header = u32(&r), s->header_size = u32(&r), s->crc[0] = u32(&r);
+  s->plan = u32(&r), s->plan_size = u32(&r), s->crc[1] = u32(&r);
+  s->constants = u32(&r), s->crc[2] = u32(&r), s->constants_size = number(&r, 8);
+  const bool zeros = !number(&r, 8) && !u32(&r);
+  if (u32(&r) != bnn_crc32(data, PREFIX - 4) || !zeros)
+    return bnn_fail(error, BNN_ERROR_DAMAGED, "It is damaged in its first 64 bytes.");
+  const uint64_t line = ~(uint64_t)(ALIGN - 1), plan = (PREFIX + s->header_size + ALIGN - 1) & line;
+  if (s->header != PREFIX || s->plan != plan || s->constants != ((plan + s->plan_size + ALIGN - 1) & line))
+    return bnn_fail(error, BNN_ERROR_DAMAGED, "It has sections that do not follow upon each other.");
+  if (size < s->constants + DIGEST || size - s->constants - DIGEST != s->constants_size)
+    return bnn_fail(error, BNN_ERROR_DAMAGED, "It has %zu bytes and must have another number: it is truncated, or longer.", size);
+  return BNN_OK;
+}
+
+static bnn_status check_sections(const uint8_t *data, const struct sections *s, bnn_error *error) {
+  const uint64_t ends[] = {s->header + s->header_size, s->plan, s->plan + s->plan_size, s->constants};
+  for (int i = 0; i < 4; i += 2)
+    for (uint64_t at = ends[i]; at < ends[i + 1]; at++)
+      if (data[at]) return bnn_fail(error, BNN_ERROR_DAMAGED, "It is damaged between its sections.");
+  const char *const names[] = {"header", "plan section", "constants"};
+  const uint64_t places[][2] = {{s->header, s->header_size}, {s->plan, s->plan_size}, {s->constants, s->constants_size}};
+  for (int i = 0; i < 3; i++)
+    if (bnn_crc32(data + places[i][0], (size_t)places[i][1]) != s->crc[i])
+      return bnn_fail(error, BNN_ERROR_DAMAGED, "It is damaged: the checksum of its %s does not hold.", names[i]);
+  return BNN_OK;
+}
+
+bnn_status bnn_load(bnn_network *n, const uint8_t *data, size_t size, bnn_error *error) {
+  struct sections s;
+  bnn_status status = read_prefix(data, size, &s, error);
+  if (!status) status = check_sections(data, &s, error);
+  if (status) return status;
+  if (!s.plan_size)
+    return bnn_fail(error, BNN_ERROR_VERSION, "It has no plan: make it anew: bnn export ckpt=... out=...");
+  n->constants = data + s.constants, n->constants_size = (int64_t)s.constants_size;
+  if ((uintptr_t)n->constants % ALIGN) {
+    if (!(n->copy = bnn_allocate((size_t)s.constants_size)))
+      return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
+    memcpy(n->copy, n->constants, (size_t)s.constants_size);
+    n->constants = n->copy;
+  }
+  struct reader r = {data + s.plan, data + s.plan + s.plan_size, 0};
+  const char *older = 0;
+  section_of(&r, n, &older);
+  if (older)
+    return bnn_fail(error, BNN_ERROR_VERSION, "Its plan is of another version than this library: make it anew: bnn export ckpt=... out=...");
+  if (r.wrong) return bnn_fail(error, BNN_ERROR_DAMAGED, "Its plan section is wrong: %s.", r.wrong);
+  for (int i = 0; i < n->num_plans; i++) {
+    if (n->plans[i].torch && !n->partial) return refuse_torch(n, n->plans + i, error);
+    if ((status = bnn_verify(n, n->plans + i, error))) return status;
+  }
+  n->facts.name = n->own_name;
+  return BNN_OK;
+}
+
+int64_t bnn_region_size(const bnn_network *n, const struct plan *plan, int region, int64_t images) {
+  switch (region) {
+    case REGION_CONSTANTS: return n->constants_size;
+    case REGION_DERIVED: return n->derived_size;
+    case REGION_ARENA: return amount_at(plan->arena, images);
+    case REGION_SIGNS: return amount_at(plan->signs, images);
+    case REGION_INPUT: return images * n->facts.channels * n->facts.height * n->facts.width * (plan->bytes ? 1 : 4);
+    case REGION_OUTPUT: return images * n->facts.classes * 4;
+  }
+  return 0;
+}

@@ -1,0 +1,261 @@
+"""Packed networks without torch: the C library of the engine (csrc/bnn.h), by ctypes and numpy.
+
+This file is also `bnn_runtime.native` of the distribution bnn-runtime, and imports nothing else of this package.
+"""
+
+import ctypes
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib"}
+LIBRARY = Path(__file__).parent / "_lib" / f"libbnn{_SUFFIXES.get(platform.system(), '.so')}"
+MOST_IMAGES = 1 << 20  # of a call
+MOST_IDLE = 4  # contexts that a network keeps for calls at the same time
+_FILE, _VERSION, _TORCH, _MEMORY, _PROCESSOR = 1, 3, 4, 5, 7  # of bnn_status
+
+
+class RuntimeFileError(ValueError):
+    """A file is no packed network, is damaged, or cannot be run here."""
+
+
+class _Error(ctypes.Structure):
+    _fields_ = [("status", ctypes.c_int), ("text", ctypes.c_char * 252)]
+
+
+class _Facts(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "classes")),
+        *((name, ctypes.c_int64) for name in ("has_names", "has_preparation", "calls")),
+        *((name, ctypes.c_char_p) for name in ("name", "kernels")),
+    ]
+
+
+class _Picture(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_int64) for name in ("width", "height", "channels")), ("pixels", ctypes.c_void_p)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a network is.
+
+    Attributes:
+        name: Name of the network.
+        shape: Channels, height and width of an image.
+        num_classes: Logits an image.
+        class_names: One a class; empty where the file has none.
+        has_preparation: Whether the file says how pictures are prepared.
+        num_calls: Kernel calls of a run.
+        kernels: Instruction set in use.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    has_preparation: bool
+    num_calls: int
+    kernels: str
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the C library.
+
+    Raises:
+        OSError: It was not built for this machine.
+    """
+    found = ctypes.CDLL(str(LIBRARY))
+    pointer, number, error = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Error)
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "bnn_open": (ctypes.c_int, [ctypes.c_char_p, ctypes.POINTER(pointer), error]),
+        "bnn_open_memory": (ctypes.c_int, [pointer, ctypes.c_size_t, ctypes.POINTER(pointer), error]),
+        "bnn_close": (None, [pointer]),
+        "bnn_describe": (ctypes.POINTER(_Facts), [pointer]),
+        "bnn_class_name": (ctypes.c_char_p, [pointer, number]),
+        "bnn_context_open": (ctypes.c_int, [pointer, number, ctypes.c_int, ctypes.POINTER(pointer), error]),
+        "bnn_context_close": (None, [pointer]),
+        "bnn_context_size": (ctypes.c_size_t, [pointer]),
+        "bnn_run_bytes": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
+        "bnn_run_floats": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
+        "bnn_prepare": (ctypes.c_int, [pointer, ctypes.POINTER(_Picture), pointer, error]),
+        "bnn_library_version": (ctypes.c_char_p, []),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def _fail(error: _Error) -> NoReturn:
+    text = error.text.decode("utf-8", "replace")
+    if error.status == _MEMORY:
+        raise MemoryError(text)
+    if error.status == _PROCESSOR:
+        raise OSError(text)
+    if error.status == _FILE:
+        raise FileNotFoundError(text)
+    raise RuntimeFileError(text)
+
+
+class _Context:
+    """The memory of one call at a time."""
+
+    def __init__(self, network: "Network", images: int) -> None:
+        self.most, self.network, error = images, network, _Error()
+        self.handle = ctypes.c_void_p()
+        opened = library().bnn_context_open(
+            network.handle, images, network.threads, ctypes.byref(self.handle), ctypes.byref(error)
+        )
+        if opened:
+            _fail(error)
+        weakref.finalize(self, library().bnn_context_close, self.handle)
+
+
+class Network:
+    """A packed network, from images to logits. Threads may share it.
+
+    Args:
+        source: Path of a file, or its bytes.
+        threads: Threads of a call; 0 is one a processor.
+
+    Raises:
+        RuntimeFileError: The file is damaged, of another version, or has operations that need torch.
+        OSError: The file cannot be opened, or this processor has no kernels.
+    """
+
+    def __init__(self, source: str | Path | bytes, *, threads: int = 1) -> None:
+        if not 0 <= threads <= 256:
+            raise ValueError(f"`threads` must be from 0 to 256, got {threads}.")
+        self.threads, self.handle, error = threads, ctypes.c_void_p(), _Error()
+        network = ctypes.byref(self.handle)
+        if isinstance(source, bytes):
+            self._data = np.frombuffer(source, np.uint8)  # stays as long as the network
+            opened = library().bnn_open_memory(self._data.ctypes.data, len(source), network, ctypes.byref(error))
+        else:
+            opened = library().bnn_open(os.fsencode(source), network, ctypes.byref(error))
+        if opened:
+            _fail(error)
+        self._close = weakref.finalize(self, library().bnn_close, self.handle)
+        self.facts = self._describe()
+        self._idle: list[_Context] = []
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def _describe(self) -> Facts:
+        facts = library().bnn_describe(self.handle).contents
+        number = facts.classes if facts.has_names else 0
+        names = (library().bnn_class_name(self.handle, place) for place in range(number))
+        return Facts(
+            name=facts.name.decode(),
+            shape=(facts.channels, facts.height, facts.width),
+            num_classes=facts.classes,
+            class_names=tuple(name.decode() for name in names),
+            has_preparation=bool(facts.has_preparation),
+            num_calls=facts.calls,
+            kernels=facts.kernels.decode(),
+        )
+
+    def __call__(self, images: Array) -> NDArray[np.float32]:
+        """Compute logits, (N, classes).
+
+        Args:
+            images: Shape (N, C, H, W) of the network's size: uint8, or floating in [0, 1].
+
+        Raises:
+            TypeError: No array of numbers.
+            ValueError: Another shape or type, NaN or infinite values.
+        """
+        images = self._checked(images)
+        number = len(images)
+        logits = np.empty((number, self.facts.num_classes), np.float32)
+        if not number:
+            return logits
+        run: Callable[..., int] = library().bnn_run_bytes if images.dtype == np.uint8 else library().bnn_run_floats
+        context, error = self._take(number), _Error()
+        if run(context.handle, images.ctypes.data, number, logits.ctypes.data, ctypes.byref(error)):
+            _fail(error)
+        with self._lock:
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(context)
+        return logits
+
+    def _checked(self, images: Array) -> Array:
+        if not isinstance(images, np.ndarray):
+            raise TypeError(f"Images must be a numpy array, got {type(images).__name__}.")
+        if images.ndim != 4 or images.shape[1:] != self.facts.shape:
+            raise ValueError(f"Images must have the shape {('N', *self.facts.shape)}, got {images.shape}.")
+        if len(images) > MOST_IMAGES:
+            raise ValueError(f"A call takes at most {MOST_IMAGES} images, got {len(images)}.")
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images)
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
+        images = np.ascontiguousarray(images, np.float32)
+        if not np.isfinite(images).all():
+            raise ValueError("Images hold NaN or infinite values.")
+        return images
+
+    def _take(self, images: int) -> _Context:
+        """Return an idle context with room for so many images, the smallest one, or a new one."""
+        if self._process != os.getpid():  # forked: the parent's threads may have held the lock
+            self._lock, self._idle, self._process = threading.Lock(), [], os.getpid()
+        with self._lock:
+            fitting = [one for one in self._idle if one.most >= images]
+            if fitting:
+                smallest = min(fitting, key=lambda one: one.most)
+                self._idle.remove(smallest)
+                return smallest
+            if len(self._idle) == MOST_IDLE:
+                self._idle.pop(0)
+        return _Context(self, images)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepare a picture as evaluation did: scale it to cover a box, cut out the middle, add a border.
+
+        Args:
+            pixels: Shape (height, width), (height, width, 1) or (height, width, 3); gray or RGB.
+
+        Returns:
+            An image, (C, H, W).
+
+        Raises:
+            ValueError: Another shape or type, or the file does not say how pictures are prepared.
+        """
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3) or not pixels.size:
+            raise ValueError(f"A picture must be (height, width) or (height, width, 1 or 3) bytes, got {pixels.shape}.")
+        pixels = np.ascontiguousarray(pixels)
+        image, error = np.empty(self.facts.shape, np.uint8), _Error()
+        picture = _Picture(pixels.shape[1], pixels.shape[0], channels, pixels.ctypes.data)
+        if library().bnn_prepare(self.handle, ctypes.byref(picture), image.ctypes.data, ctypes.byref(error)):
+            _fail(error)
+        return image
+
+    def __repr__(self) -> str:
+        return f"Network({self.facts.name}, {'x'.join(map(str, self.facts.shape))})"
+
+
+def load(source: str | Path | bytes, *, threads: int = 1) -> Network:
+    """Load a packed network: images in, logits out.
+
+    Args:
+        source: A file that `bnn export` wrote, or its bytes.
+        threads: Threads of a call; 0 is one a processor.
+
+    Raises:
+        RuntimeFileError: It is damaged, of another version, or has operations that need torch.
+        OSError: It cannot be opened.
+    """
+    return Network(source, threads=threads)
