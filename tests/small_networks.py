@@ -10,6 +10,8 @@ BACKBONES = [
     for name in list_backbones()
     if not name.endswith("34") and name not in ("bnext_small", "bnext_middle", "bnext_large")
 ]
+# AdaBin's values lie around centers, which packed layers do not add yet; `pack` refuses them.
+PACKABLE = [name for name in list_backbones() if not name.endswith("_adabin")]
 # One of each kind of unit and of transition; the sizes of BNext are one builder.
 _DEPTHS: dict[str, tuple[int, ...]] = {
     "bnext_tiny": (2, 1),

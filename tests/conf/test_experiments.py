@@ -88,3 +88,35 @@ def test_experiment_takes_a_step(
     for name, new in run.task.backbone.named_parameters():
         if new.dim() > 1 and ".gate." not in name:  # of few units in a gate, all may be off for a batch
             assert not torch.equal(before[name], new), name
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        "cifar10_resnet20_adabin",
+        "cifar10_resnet18_recu",
+        "cifar10_resnet20_dorefa",
+        "cifar10_vgg_small_ternary",
+    ],
+)
+def test_an_epoch_of_a_recipe_resumes_exactly(
+    experiment: str, root: Path, tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"experiment={experiment}", *SMALL["cifar10"], f"data.root={root}", "data.batch_size=8", "logger=none"]
+    words += ["epochs=2", "warmup_epochs=0", "trainer.limit_train_batches=3", "trainer.accelerator=cpu", "test=false"]
+    words += ["trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "callbacks=none"]
+
+    def trained(folder: str, *more: str) -> dict[str, torch.Tensor]:
+        run = prepare(OmegaConf.create(composed(*words, f"paths.run_dir={tmp_path / folder}", *more)))
+        start = None if run.start is None else str(run.start.path)
+        run.trainer.fit(run.task, datamodule=run.datamodule, ckpt_path=start)
+        assert torch.isfinite(run.trainer.callback_metrics["train/loss"])
+        return run.task.state_dict()
+
+    whole = trained("whole")
+    first = trained("part", "trainer.max_epochs=1")
+    resumed = trained("part", "trainer.max_epochs=2", f"ckpt_path={tmp_path / 'part'}")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert any(not torch.equal(first[name], resumed[name]) for name in whole)

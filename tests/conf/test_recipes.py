@@ -259,3 +259,50 @@ def test_published_recipe_of_real2binary(stage: str, binary: Any, divergence: fl
     assert (config["epochs"], config["model"]["binary"]) == (75, binary)
     weights = {key: config["distill"][key] for key in ("hard", "soft", "kl", "attention", "attention_scale")}
     assert weights == {"hard": 1.0, "soft": 0.0, "kl": divergence, "attention": 30.0, "attention_scale": "max"}
+
+
+#          experiment: epochs, warm-up, decay, batch, published top-1
+METHODS = {
+    **{
+        f"cifar10_{name}_adabin": (400, 0, 1e-4, 128, top1)
+        for name, top1 in {"resnet20": 88.2, "resnet18": 93.1, "vgg_small": 92.3}.items()
+    },
+    **{
+        f"cifar10_{name}_recu": (600, 5, 5e-4, 256, top1)
+        for name, top1 in {"resnet20": 87.5, "resnet18": 92.8, "vgg_small": 92.2}.items()
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", METHODS)
+def test_published_recipes_of_adabin_and_recu(experiment: str, composed: Composed) -> None:
+    epochs, warmup, decay, batch, top1 = METHODS[experiment]
+    config = composed(f"experiment={experiment}")
+    check_sections(config)
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["callbacks"]["anneal"]["epochs"]) == (epochs,) * 3
+    assert (config["published"]["top1"], config["data"]["batch_size"], config["data"]["drop_last"]) == (
+        top1,
+        batch,
+        True,
+    )
+    optimizer = {key: config["optimizer"][key] for key in ("_target_", "lr", "momentum", "nesterov")}
+    assert optimizer == {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "nesterov": False}
+    falling = [0.05 * (1 + math.cos(math.pi * epoch / (epochs - warmup))) for epoch in range(epochs - warmup)]
+    assert rates(config, range(epochs))[warmup:] == pytest.approx(falling)
+    rising = [0.1 * (epoch + 1) / (warmup + 1) for epoch in range(warmup)]
+    assert rates(config, range(warmup)) == pytest.approx(rising)
+    augment = {key: config["data"]["augment"][key] for key in ("flip", "padding", "padding_mode")}
+    assert augment == {"flip": 0.5, "padding": 4, "padding_mode": "zero"}
+    assert (config["data"]["mean"], config["data"]["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert config["distill"]["_target_"].endswith("HardLabels")
+    network = create_backbone(config["model"]["name"], num_classes=10, image_size=32, width=4)
+    assert set(decays(config, network).values()) == {decay}
+    binarizers = [(config["model"][f"{where}_binarizer"] or {}).get("name") for where in ("input", "weight")]
+    assert binarizers == (["ReCUInput", "ReCUWeights"] if "recu" in experiment else [None, None])
+
+
+def test_explicit_binarizers_win_over_those_of_an_experiment(composed: Composed) -> None:
+    chosen = "binarizer@model.weight_binarizer=xnor"
+    model = composed("experiment=cifar10_resnet20_recu", chosen)["model"]
+    assert (model["input_binarizer"]["name"], model["weight_binarizer"]["name"]) == ("ReCUInput", "XNORScale")
+    assert "tau_start" not in model["weight_binarizer"]

@@ -127,7 +127,7 @@ def test_every_sweep_composes(name: str, composed: Composed) -> None:
 @pytest.mark.parametrize("name", options("recipe"))
 def test_every_recipe_is_that_of_a_pair(name: str, composed: Composed) -> None:
     pairs = {f"{model}_{data}": (model, data) for model in options("model") for data in options("data")}
-    pair = re.sub(r"_(step|stage)[23]$", "", name)  # a later stage of the pair's
+    pair = re.sub(r"_((step|stage)[23]|recu|dorefa|ternary)$", "", name)  # a later stage, or other binarizers
     model, data = pairs.get(pair, ("mlp", "digits"))
     assert pair in {*pairs, "none"}
     words = [] if name in pairs else [f"recipe={name}"]

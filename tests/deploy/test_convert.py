@@ -13,10 +13,10 @@ from bnn_lightning.deploy import PackedConv2d, PackedInfo, PackedNetwork, load, 
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
 from bnn_lightning.metrics import count_ops
-from bnn_lightning.models import create_backbone, list_backbones
+from bnn_lightning.models import create_backbone
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import small_options
+from small_networks import PACKABLE, small_options
 
 # Batch norms of torch round once where kernels do, from AVX2 on.
 EXACT = kernels.kernel_info().name in ("x86_64_v3", "x86_64_v4")
@@ -57,7 +57,7 @@ def least_size(name: str) -> int:
     return 32 if name in ("mlp", "resnet18", "resnet20", "vgg_small") else 64
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", PACKABLE)
 @pytest.mark.parametrize("pad_value", [0.0, -1.0, 1.0])
 def test_every_backbone(name: str, pad_value: float) -> None:
     torch.manual_seed(0)

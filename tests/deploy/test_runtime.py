@@ -18,12 +18,12 @@ from bnn_lightning.deploy import GraphError, PackedFileError, PackedInfo, load, 
 from bnn_lightning.deploy.format.container import read_container, write_container
 from bnn_lightning.deploy.ir.graph import Constant, Graph
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
-from bnn_lightning.models import create_backbone, list_backbones
+from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import Branches, least_size, settled
 from tests.deploy.test_process_state import check_other_defaults
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import small_options
+from small_networks import PACKABLE, small_options
 
 
 def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) -> Any:
@@ -33,7 +33,7 @@ def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) 
     return packed
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", PACKABLE)
 def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     size = least_size(name)

@@ -29,9 +29,12 @@ MINIMUM = {
     "reactnet_a": 17,
     "real2binary18": 17,
     "resnet18": 5,
+    "resnet18_adabin": 5,
     "resnet18_double_skip": 17,
     "resnet20": 3,
+    "resnet20_adabin": 3,
     "vgg_small": 8,
+    "vgg_small_adabin": 8,
     "xnornet18": 17,
 }
 NUM_BINARY = {"bnext18": 16, "mlp": 3, "resnet18": 16, "resnet18_double_skip": 16, "resnet20": 18, "vgg_small": 5}
@@ -84,7 +87,7 @@ def test_least_image_size_works_and_a_smaller_one_is_refused_by_name(name):
         small(name, size=least - 1)
 
 
-@pytest.mark.parametrize("name", sorted(set(MINIMUM) - {"mlp", "vgg_small"}))
+@pytest.mark.parametrize("name", sorted(set(MINIMUM) - {"mlp", "vgg_small", "vgg_small_adabin"}))
 def test_resnets_take_other_sizes_than_the_one_they_were_built_for(name):
     assert small(name, size=32).eval()(torch.rand(1, 3, 40, 33)).shape == (1, 10)
 

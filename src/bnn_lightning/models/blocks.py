@@ -15,6 +15,8 @@ from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
 Shortcut = Callable[[int, int, int], nn.Module]
+# Called with a number of channels.
+Activation = Callable[[int], nn.Module]
 # Of a network: binary, its float twin, or binary activations with real weights (the first step of two).
 Binary = bool | Literal["activations"]
 
@@ -223,10 +225,15 @@ def halve(stride: int) -> nn.Module:
     return nn.Identity() if stride == 1 else nn.AvgPool2d(2, 2, ceil_mode=True)
 
 
+def hardtanh(num_channels: int) -> nn.Module:
+    """Make a Hardtanh in place, for any number of channels."""
+    return Hardtanh(inplace=True)
+
+
 class DoubleSkipBlock(nn.Module):
     """Two binary convolutions, each with its own skip (Bi-Real Net).
 
-    `u = Hardtanh(BN(conv1(x)) + shortcut(x))`, `v = Hardtanh(BN(conv2(u)) + u)`.
+    `u = act(BN(conv1(x)) + shortcut(x))`, `v = act(BN(conv2(u)) + u)`.
 
     Args:
         in_channels: Channels of x.
@@ -234,24 +241,32 @@ class DoubleSkipBlock(nn.Module):
         stride: Stride of the first convolution and of the shortcut.
         layers: Makes the convolutions.
         shortcut: Makes the first skip.
+        activation: Makes the activations.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, layers: LayerFactory, shortcut: Shortcut
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        layers: LayerFactory,
+        shortcut: Shortcut,
+        activation: Activation = hardtanh,
     ) -> None:
         super().__init__()
         self.conv1 = layers.conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.act1 = Hardtanh(inplace=True)
+        self.act1 = activation(out_channels)
         self.conv2 = layers.conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.act2 = Hardtanh(inplace=True)
+        self.act2 = activation(out_channels)
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         # In place is right here: batch norm's and the addition's backward do not look at their outputs, Hardtanh's
-        # looks at its output only, and the next binarizer keeps that same tensor.
+        # looks at its output only, and the next binarizer keeps that same tensor. Maxout is not in place.
         u: Tensor = self.act1(self.bn1(self.conv1(x)).add_(self.shortcut(x)))
         v: Tensor = self.act2(self.bn2(self.conv2(u)).add_(u))
         return v

@@ -1,4 +1,4 @@
-"""Import of published checkpoints: the files of SKD-BNN, IR-Net, ReActNet and BNext.
+"""Import of published checkpoints: the files of SKD-BNN, IR-Net, AdaBin, ReActNet and BNext.
 
 A file is a dict with `state_dict`, `epoch` and `best_prec1` (or a bare state dict), written by `torch.save` from a
 network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, which are public, is followed tensor by
@@ -11,6 +11,9 @@ gives other logits.
 ReActNet's files (`state_dict`, names prefixed `module.`) hold convolutions of ReActNet-A as one column, shifts as
 (1, C, 1, 1) and the two halves of a widening unit apart; here they become tensors of our shapes. Its code signs with
 torch.sign, for which sign(0) = 0; ours is +1, so that an activation or a weight that is exactly 0 counts otherwise.
+
+AdaBin's files (`resnet20_adabin`, `resnet18_adabin`) have `binary_a.{alpha_a,beta_a}` in each binary convolution and
+`nonlinear{1,2}.{pos_scale,neg_scale}`. Its code signs with torch.sign, too.
 
 BNext's released files have `module.` before each name and may nest the state dict; temperatures come with the weights.
 Of these, too, none was at hand: the tests write files of their names and shapes.

@@ -52,7 +52,8 @@ class Names:
         """Make one of our tensors from its parts in the file, by their names there."""
         tensors = [parts[key] for key in sorted(parts)]
         tensor = tensors[0] if len(tensors) == 1 or tensors[0].dim() == 0 else cat(tensors)
-        if self.reshaped and tensor.numel() == wanted.numel():
+        # A single number may come without a dimension, as AdaBin's alpha and beta do.
+        if (self.reshaped or tensor.numel() == 1) and tensor.numel() == wanted.numel():
             return tensor.reshape(wanted.shape)
         return tensor
 
@@ -93,6 +94,12 @@ _BNEXT_DEAD = (
     (r"(blocks\..+\.act|feature\.0\.prelu)\.weight$", "a PReLU that is never called"),
     (r"blocks\..+\.norm\.", "a batch norm that is never called without recoupling"),
 )
+_ADABIN: tuple[tuple[str, Replacement], ...] = (
+    (r"\.binary_a\.(alpha|beta)_a$", r".input_binarizer.\1"),
+    (r"^(.+\.)?nonlinear(\d)\.", r"\1act\2."),
+    (r"\.pos_scale$", ".positive_slope"),
+    (r"\.neg_scale$", ".negative_slope"),
+)
 _DEAD = ((r"(.+\.)?[kt]$", "EDE's scalars; they shape gradients only"),)
 _FAMILIES: dict[type[nn.Module], Names] = {
     BNext: Names(
@@ -118,9 +125,14 @@ _FAMILIES: dict[type[nn.Module], Names] = {
         reshaped=True,
     ),
     MLP: Names(),
-    VGGSmall: Names(renames=((r"^(linear|classifier)\.", "fc."),)),
+    VGGSmall: Names(renames=((r"^(linear|classifier)\.", "fc."), *_ADABIN)),
     ResNet: Names(
-        renames=((r"^(fc|classifier)\.", "linear."), (r"\.downsample\.", ".shortcut.")),
+        renames=(
+            (r"^(fc|classifier)\.", "linear."),
+            (r"\.downsample\.", ".shortcut."),
+            (r"^nonlinear1\.", "act."),
+            *_ADABIN,
+        ),
         dead=((r"bn3\.", "batch norm of the logits, never called in IR-Net's ImageNet network"),),
     ),
     # Shifts are (1, C, 1, 1). Some files call a convolution's tensor `weights` and hold it as one column.

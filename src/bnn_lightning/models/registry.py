@@ -11,6 +11,7 @@ from bnn_lightning.models.backbone import Backbone
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
 FAMILIES = (
+    "adabin",
     "birealnet",
     "bnext",
     "bnext18",
@@ -55,7 +56,7 @@ def list_backbones() -> list[str]:
 
     Example:
         >>> [name for name in list_backbones() if name.startswith("resnet")]
-        ['resnet18', 'resnet18_double_skip', 'resnet20']
+        ['resnet18', 'resnet18_adabin', 'resnet18_double_skip', 'resnet20', 'resnet20_adabin']
     """
     return sorted(_builders())
 

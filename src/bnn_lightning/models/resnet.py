@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
-from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.blocks import Activation, hardtanh
 from bnn_lightning.utils.image_size import ImageSize
 
 BlockMaker = Callable[[int, int, int], nn.Module]
@@ -26,6 +26,7 @@ class ResNet(Backbone):
         widths: Channels of each stage; every stage but the first halves the resolution.
         depth: Blocks of each stage.
         block: Makes a block from input channels, output channels and stride.
+        activation: Makes the activation of the stem.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ResNet(Backbone):
         widths: Sequence[int],
         depth: int,
         block: BlockMaker,
+        activation: Activation = hardtanh,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -53,7 +55,7 @@ class ResNet(Backbone):
         kernel_size, stride = stem
         self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.act = Hardtanh(inplace=True)
+        self.act = activation(widths[0])
         self.pool = nn.Identity() if pool is None else pool
         self.stage_names = [f"layer{index}" for index in range(1, len(widths) + 1)]
         channels = widths[0]
@@ -78,7 +80,7 @@ class ResNet(Backbone):
         return x if pre_logits else self.linear(x)
 
     def feature_taps(self) -> list[str]:
-        """Return the names of the two Hardtanhs of every block."""
+        """Return the names of the two activations of every block."""
         return [
             f"{stage}.{index}.act{number}"
             for stage in self.stage_names

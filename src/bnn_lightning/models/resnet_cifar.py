@@ -75,7 +75,7 @@ def resnet20(
         depth=3,
         block=partial(DoubleSkipBlock, layers=layers, shortcut=pad_shortcut),
     )
-    _kaiming_init(network)
+    kaiming_init(network)
     return network
 
 
@@ -132,12 +132,12 @@ def resnet18(
         depth=2,
         block=partial(SingleSkipBlock, layers=layers, shortcut=conv_shortcut),
     )
-    _kaiming_init(network)
+    kaiming_init(network)
     return network
 
 
-def _kaiming_init(network: nn.Module) -> None:
-    # SKD-BNN's: every convolution and the classifier's weight, fan in, gain sqrt(2).
+def kaiming_init(network: nn.Module) -> None:
+    """Initialize every convolution and the classifier's weight in place: fan in, gain sqrt(2), as SKD-BNN does."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

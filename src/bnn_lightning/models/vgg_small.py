@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
-from bnn_lightning.layers.activation import Hardtanh
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
+from bnn_lightning.models.blocks import Activation, Binary, LayerFactory, hardtanh, layer_factory
 from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.utils.image_size import ImageSize, sides
 
 
 class VGGSmall(Backbone):
-    """VGG-Small: each layer is convolution, pooling where there is one, batch norm, Hardtanh; no skips.
+    """VGG-Small: each layer is convolution, pooling where there is one, batch norm, activation; no skips.
 
     Args:
         num_classes: Width of the logits.
@@ -24,6 +23,7 @@ class VGGSmall(Backbone):
         std: See `mean`.
         width: Channels of the first layers.
         layers: Makes the five convolutions that are binary.
+        activation: Makes the activations.
     """
 
     classifier_name = "fc"
@@ -38,6 +38,7 @@ class VGGSmall(Backbone):
         std: Sequence[float] | None,
         width: int,
         layers: LayerFactory,
+        activation: Activation = hardtanh,
     ) -> None:
         height, width_of_images = sides(image_size)
         super().__init__(
@@ -51,12 +52,12 @@ class VGGSmall(Backbone):
         self.pool = nn.MaxPool2d(2)
         self.conv0 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn0 = nn.BatchNorm2d(width)
-        self.act0 = Hardtanh(inplace=True)
+        self.act0 = activation(width)
         channels = width
         for index, out_channels in enumerate((width, 2 * width, 2 * width, 4 * width, 4 * width), start=1):
             self.add_module(f"conv{index}", layers.conv3x3(channels, out_channels))
             self.add_module(f"bn{index}", nn.BatchNorm2d(out_channels))
-            self.add_module(f"act{index}", Hardtanh(inplace=True))
+            self.add_module(f"act{index}", activation(out_channels))
             channels = out_channels
         self.fc = nn.Linear(self.num_features, num_classes)
 
@@ -76,7 +77,7 @@ class VGGSmall(Backbone):
         return x if pre_logits else self.fc(x)
 
     def feature_taps(self) -> list[str]:
-        """Return the names of the five Hardtanhs after binary convolutions."""
+        """Return the names of the five activations after binary convolutions."""
         return [f"act{index}" for index in range(1, 6)]
 
 
@@ -129,6 +130,11 @@ def vgg_small(
         width=width,
         layers=layer_factory(binary, input_binarizer, weight_binarizer, pad_value=pad_value),
     )
+    return init_vgg(network)
+
+
+def init_vgg(network: VGGSmall) -> VGGSmall:
+    """Initialize VGG-Small as SKD-BNN does, in place, and return it."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
