@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from bnn_lightning.cli.predictions import Predictions, predict
 from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import duration
 from bnn_lightning.layers.tree import binary_layers
-from bnn_lightning.metrics.ops import LayerOps
+from bnn_lightning.metrics.ops import count_columns
 from bnn_lightning.metrics.profile import Profile, profile_rows
 from bnn_lightning.report.content import Matrix, RunContent, Table
 from bnn_lightning.report.page import render
@@ -176,8 +175,9 @@ def _class_names(datamodule: Any) -> list[str]:
 
 
 def _layers(profile: Profile) -> Table:
-    header = [field.name.replace("_", " ") for field in fields(LayerOps)]
-    return Table(header, [astuple(layer) for layer in profile.count.layers])
+    columns = ["name", "kind", *count_columns(profile.count)]
+    rows = [tuple(getattr(layer, column) for column in columns) for layer in profile.count.layers]
+    return Table([column.replace("_", " ") for column in columns], rows)
 
 
 def _signs(network: nn.Module, curves: Curves) -> Table | None:

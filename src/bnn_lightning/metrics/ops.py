@@ -165,15 +165,25 @@ def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
     return OpCount(tuple(layers))
 
 
+def count_columns(count: OpCount) -> list[str]:
+    """Return the names of the counts that a table shows: those of quantized and mixed factors only where there are any.
+
+    Example:
+        >>> count_columns(count_ops(nn.Sequential(nn.Linear(2, 3)), (2,)))
+        ['parameters', 'binary_weights', 'binary_macs', 'float_macs']
+    """
+    columns = ("parameters", "binary_weights", "low_bit_weights", "binary_macs", "low_bit_macs", "mixed_macs")
+    rare = ("low_bit_weights", "low_bit_macs", "mixed_macs")
+    return [column for column in (*columns, "float_macs") if column not in rare or getattr(count, column)]
+
+
 def ops_table(count: OpCount) -> str:
     """Return the counts as a table in plain text: a row a module, and the sums.
 
     Args:
         count: From `count_ops`.
     """
-    columns = ["parameters", "binary_weights", "low_bit_weights", "binary_macs", "low_bit_macs", "mixed_macs"]
-    rare = ("low_bit_weights", "low_bit_macs", "mixed_macs")
-    columns = [column for column in (*columns, "float_macs") if column not in rare or getattr(count, column)]
+    columns = count_columns(count)
     words = (("_", " "), ("low bit", "low-bit"), ("macs", "MACs"))
     header = ["layer", "kind", *(_spelled(column, words) for column in columns)]
     rows = [[row.name, row.kind, *(f"{getattr(row, column):,}" for column in columns)] for row in count.layers]
