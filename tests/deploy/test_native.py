@@ -112,6 +112,8 @@ def test_a_plan_of_its_own_takes_bytes(images: np.ndarray) -> None:
     ends = {"x": Address(Region.INPUT), "out": Address(Region.ARENA)}
     calls = KernelCall("copy", {**sizes, **strides, **ends}), linear(x=Address(Region.ARENA))
     of_bytes = plan(*calls, takes_bytes=True, arena=Size(0, 96))
+    plain = plan(KernelCall("pad", {}), linear(x=Address(Region.ARENA)), arena=Size(0, 96))
+    assert len(PlanSection((plain, of_bytes)).to_bytes()) < len(PlanSection((plan(linear()), of_bytes)).to_bytes())
     both = native.load(file_of(plan(linear()), of_bytes))
     pixels = images.astype(np.uint8)
     np.testing.assert_array_equal(both(pixels), both(pixels / np.float32(255)))

@@ -17,6 +17,7 @@ Numbers are little-endian and follow upon each other without gaps; nothing is co
         of a kernel  u16 kernel (a place in `abi.KERNELS`), u16 number of fields, u32 node; fields
         of torch     u16 65535, u16 number of values that are read, u32 node; text of the operation; address of the
                      result; for each value: u32 number, address
+        the same     u16 65534, u16 0, u32 number of a call of a kernel in the first plan: it is the same in the second
 
     text     u16 bytes, UTF-8
     address  u8 region, and 16 more where offsets are wide; u32 offset and u32 an image, or u64 each where wide
@@ -38,7 +39,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.deploy.kernels.abi import KERNELS, VERSION
@@ -57,7 +58,7 @@ from bnn_lightning.deploy.planner.plan import (
 
 MAGIC = b"BNNPLAN1"
 DERIVED_KINDS = ("signs", "tap_sums")
-_TORCH = 0xFFFF
+_TORCH, _SAME = 0xFFFF, 0xFFFE
 _WIDE = 16  # of a region
 _INT32, _INT64, _COUNT32, _COUNT64, _FLOAT, _OFFSET, _PLACE, _WIDE_PLACE = 0, 1, 2, 3, 4, 16, 32, 48
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
@@ -98,7 +99,7 @@ class PlanSection:
         parts = [MAGIC, struct.pack("<5I", VERSION, *first.in_shape, first.num_classes), _text(self.name)]
         parts += [struct.pack("<I", len(self.class_names)), *map(_text, self.class_names), self._preparation()]
         parts += [struct.pack("<QI", first.derived_size, len(first.derived)), *map(_derived, first.derived)]
-        parts += [struct.pack("<B", len(self.plans)), *(_plan(plan, self.operations) for plan in self.plans)]
+        parts += [struct.pack("<B", len(self.plans)), *(_plan(plan, first, self.operations) for plan in self.plans)]
         return b"".join(parts)
 
     def _preparation(self) -> bytes:
@@ -140,10 +141,12 @@ class PlanSection:
             "in_shape": (shape[0], shape[1], shape[2]),
             "num_classes": classes,
         }
-        plans = tuple(read.plan(common) for _ in range(read.number("B")))
+        plans: list[Plan] = []
+        for _ in range(read.number("B")):
+            plans.append(read.plan(common, plans[0].calls if plans else ()))
         if read.at != len(data) or not plans:
             raise ValueError("The plan section has another length than it says.")
-        return cls(plans, name, class_names, preparation, read.operations)
+        return cls(tuple(plans), name, class_names, preparation, read.operations)
 
 
 @cache
@@ -188,15 +191,22 @@ def _derived(item: Derived) -> bytes:
     return struct.pack("<B", DERIVED_KINDS.index(item.kind)) + ends + struct.pack(f"<B{count}I", count, *item.arguments)
 
 
-def _plan(plan: Plan, operations: Mapping[int, str]) -> bytes:
+def _plan(plan: Plan, first: Plan, operations: Mapping[int, str]) -> bytes:
     sizes = (plan.arena.fixed, plan.arena.per_image, plan.signs.fixed, plan.signs.per_image)
     parts = [struct.pack("<B4QI", plan.takes_bytes, *sizes, len(plan.fills))]
     for fill in plan.fills:
         size = struct.pack("<QQH", fill.size.fixed, fill.size.per_image, len(fill.pattern))
         parts.append(_address(fill.address) + size + fill.pattern)
     parts.append(struct.pack("<I", len(plan.calls)))
-    parts += [_call(call) if isinstance(call, KernelCall) else _torch_call(call, operations) for call in plan.calls]
+    known = {} if plan is first else {_call(call): i for i, call in enumerate(first.calls) if _is_kernel(call)}
+    for call in plan.calls:
+        data = _torch_call(call, operations) if isinstance(call, TorchCall) else _call(call)
+        parts.append(struct.pack("<HHI", _SAME, 0, known[data]) if data in known else data)
     return b"".join(parts)
+
+
+def _is_kernel(call: KernelCall | TorchCall) -> TypeGuard[KernelCall]:
+    return isinstance(call, KernelCall)
 
 
 def _call(call: KernelCall) -> bytes:
@@ -292,21 +302,26 @@ class _Reader:
         arguments = tuple(self.number("I") for _ in range(self.number("B")))
         return Derived(DERIVED_KINDS[kind], source, address, arguments)
 
-    def plan(self, common: Mapping[str, Any]) -> Plan:
+    def plan(self, common: Mapping[str, Any], first: tuple[KernelCall | TorchCall, ...]) -> Plan:
         takes_bytes = self.number("B")
         if takes_bytes > 1:
             raise ValueError(f"{takes_bytes} is no type of images.")
         arena, signs = (Size(self.number("Q"), self.number("Q")) for _ in range(2))
         fills = tuple(self.fill() for _ in range(self.number("I")))
-        calls = tuple(self.call() for _ in range(self.number("I")))
+        calls = tuple(self.call(first) for _ in range(self.number("I")))
         return Plan(calls, arena=arena, signs=signs, fills=fills, takes_bytes=bool(takes_bytes), **common)
 
     def fill(self) -> Fill:
         address, size = self.address(), Count(self.number("Q"), self.number("Q"))
         return Fill(address, size, self.bytes(self.number("H")))
 
-    def call(self) -> KernelCall | TorchCall:
-        number, count, node = self.number("H"), self.number("H"), self.number("I")
+    def call(self, first: tuple[KernelCall | TorchCall, ...]) -> KernelCall | TorchCall:
+        number, count = self.number("H"), self.number("H")
+        node: int = self.number("I")
+        if number == _SAME:
+            if count or node >= len(first) or not _is_kernel(first[node]):
+                raise ValueError(f"Call {node} is none of the first plan's.")
+            return first[node]
         if number == _TORCH:
             self.operations[node] = self.text()
             writes = self.address()

@@ -21,7 +21,9 @@ struct bnn_context {
   struct {
     uint8_t *structures;
     struct bnn_step *steps;
-    size_t *moving;  // places that change with the number of images, or with each run
+    struct moving {
+      uint32_t call, place;
+    } *moving;  // fields that change with the number of images, or with each run
     size_t num_moving;
     int64_t images;  // that places are computed for
   } of[2];
@@ -105,11 +107,10 @@ const char *bnn_class_name(const bnn_network *n, int64_t number) {
 
 // Write a field of a structure. The layout of signs is that of the most images, so that what surrounds them, which is
 // written once, stays where it is.
-static void write_place(const bnn_context *c, const struct plan *plan, size_t which, const struct call *call,
-                        const struct place *place, int64_t images, const void *input, void *output) {
+static void write_place(const bnn_context *c, size_t which, const struct call *call, const struct place *place,
+                        int64_t images, const void *input, void *output) {
   uint8_t *to = c->of[which].structures + call->at + kernel_facts[call->kernel].field[place->field].at;
   const bnn_network *n = c->network;
-  (void)plan;
   if (place->kind == REAL) {
     memcpy(to, &place->number, sizeof place->number);
     return;
@@ -131,16 +132,13 @@ static bool moves(const struct place *place) {
 // Write the fields of the calls of a plan: all of them, or those that move.
 static void write_fields(bnn_context *c, size_t which, int64_t images, const void *input, void *output) {
   const struct plan *plan = c->network->plans + which;
-  const bool anew = !c->of[which].images;
-  size_t next = 0;
-  for (size_t i = 0; i < plan->num_calls; i++) {
+  for (size_t i = 0; i < plan->num_calls && !c->of[which].images; i++) {
     const struct call *call = plan->calls + i;
-    const size_t end = (size_t)call->first + call->count;
-    if (anew)
-      for (size_t k = call->first; k < end; k++) write_place(c, plan, which, call, plan->places + k, images, input, output);
-    else
-      for (; next < c->of[which].num_moving && c->of[which].moving[next] < end; next++)
-        write_place(c, plan, which, call, plan->places + c->of[which].moving[next], images, input, output);
+    for (size_t k = 0; k < call->count; k++) write_place(c, which, call, call->places + k, images, input, output);
+  }
+  for (size_t i = 0; i < c->of[which].num_moving && c->of[which].images; i++) {
+    const struct call *call = plan->calls + c->of[which].moving[i].call;
+    write_place(c, which, call, call->places + c->of[which].moving[i].place, images, input, output);
   }
   c->of[which].images = images;
 }
@@ -172,13 +170,17 @@ static bool allocate_calls(bnn_context *c, size_t which) {
   const struct plan *plan = c->network->plans + which;
   c->of[which].structures = bnn_allocate(plan->structures);
   c->of[which].steps = calloc(plan->num_calls + 1, sizeof(struct bnn_step));
-  c->of[which].moving = calloc(plan->num_places + 1, sizeof(size_t));
+  size_t moving = 0;
+  for (size_t i = 0; i < plan->num_calls; i++)
+    for (size_t k = 0; k < plan->calls[i].count; k++) moving += moves(plan->calls[i].places + k);
+  c->of[which].moving = calloc(moving + 1, sizeof(struct moving));
   if (!c->of[which].structures || !c->of[which].steps || !c->of[which].moving) return false;
-  c->size += plan->structures + plan->num_calls * sizeof(struct bnn_step) + plan->num_places * sizeof(size_t);
-  for (size_t i = 0; i < plan->num_places; i++)
-    if (moves(plan->places + i)) c->of[which].moving[c->of[which].num_moving++] = i;
+  c->size += plan->structures + plan->num_calls * sizeof(struct bnn_step) + moving * sizeof(struct moving);
   for (size_t i = 0; i < plan->num_calls; i++) {
     const struct call *call = plan->calls + i;
+    for (size_t k = 0; k < call->count; k++)
+      if (moves(call->places + k))
+        c->of[which].moving[c->of[which].num_moving++] = (struct moving){(uint32_t)i, (uint32_t)k};
     if (call->kernel < KERNELS)
       c->of[which].steps[i] =
           (struct bnn_step){bnn_kernel_of(c->network->set, call->kernel), c->of[which].structures + call->at};

@@ -1,6 +1,6 @@
 // Pictures: reading PGM and PPM, and preparing pictures for a network. The bytes are those of Pillow's resizing with its
-// filters bilinear and bicubic, both with antialiasing (libImaging/Resample.c: two passes, rows first, weights in fixed
-// point), and of data/preparation.py and data/picture.py, which say what is cut out and where.
+// filters bilinear and bicubic, both with antialiasing (two passes, weights in fixed point), and of data/preparation.py and
+// data/picture.py, which say what is cut out and where.
 #include "internal.h"
 
 #include <math.h>
@@ -68,31 +68,36 @@ struct plane {
   uint8_t *pixels;
 };
 
-// Scale a plane to `to`, whose pixels it allocates.
-static bool resize(const struct plane *from, struct plane *to, int filter) {
-  struct weights across = {0}, down = {0};
-  uint8_t *rows = malloc((size_t)(to->width * from->height));
-  to->pixels = malloc((size_t)(to->width * to->height));
-  const bool fits = weights_of(&across, from->width, to->width, filter) && weights_of(&down, from->height, to->height, filter);
-  if (!fits || !rows || !to->pixels) free(to->pixels), to->pixels = 0;
-  for (int64_t y = 0; to->pixels && y < from->height; y++)
+// Scale along one side: `to` gets pixels of its own. Neighbors are `step` bytes apart in `from`.
+static bool pass(const struct plane *from, struct plane *to, bool down, int filter) {
+  struct weights w = {0};
+  const int64_t step = down ? from->width : 1;
+  bool fits = weights_of(&w, down ? from->height : from->width, down ? to->height : to->width, filter);
+  to->pixels = fits ? malloc((size_t)(to->width * to->height)) : 0;
+  fits = to->pixels != 0;
+  for (int64_t y = 0; fits && y < to->height; y++)
     for (int64_t x = 0; x < to->width; x++) {
-      const uint8_t *at = from->pixels + y * from->width + across.first[x];
+      const int64_t place = down ? y : x;
+      const uint8_t *at = from->pixels + (down ? x : y * from->width) + w.first[place] * step;
       int32_t sum = 1 << (PRECISION - 1);
-      if (from->width == to->width) sum = at[x - across.first[x]] << PRECISION;
-      else for (int32_t k = 0; k < across.count[x]; k++) sum += at[k] * across.weight[x * across.most + k];
-      rows[y * to->width + x] = clip(sum);
-    }
-  for (int64_t y = 0; to->pixels && y < to->height; y++)
-    for (int64_t x = 0; x < to->width; x++) {
-      const uint8_t *at = rows + down.first[y] * to->width + x;
-      int32_t sum = 1 << (PRECISION - 1);
-      if (from->height == to->height) sum = rows[y * to->width + x] << PRECISION;
-      else for (int32_t k = 0; k < down.count[y]; k++) sum += at[k * to->width] * down.weight[y * down.most + k];
+      for (int32_t k = 0; k < w.count[place]; k++) sum += at[k * step] * w.weight[place * w.most + k];
       to->pixels[y * to->width + x] = clip(sum);
     }
-  free(rows), free_weights(&across), free_weights(&down);
-  return to->pixels != 0;
+  free_weights(&w);
+  return fits;
+}
+
+// Scale a plane to `to`, whose pixels it allocates. Pillow 13 scales columns first where that leaves fewer pixels by its
+// rule, and rows first elsewhere; each pass rounds.
+static bool resize(const struct plane *from, struct plane *to, int filter) {
+  const int64_t narrower = from->width > to->width ? from->width - to->width : 0;
+  const bool down_first = from->height - to->height > 2 * narrower;
+  if (from->height == to->height) return pass(from, to, false, filter);
+  if (from->width == to->width) return pass(from, to, true, filter);
+  struct plane between = {down_first ? from->width : to->width, down_first ? to->height : from->height, 0};
+  const bool fits = pass(from, &between, down_first, filter) && pass(&between, to, !down_first, filter);
+  free(between.pixels);
+  return fits;
 }
 
 // Where the middle begins: halves are rounded to even numbers, as Python's `round` does.

@@ -46,8 +46,9 @@ struct place {
 };
 struct call {
   uint16_t kernel;
-  uint32_t node, first, count;  // the places of its fields
-  size_t at;                    // of its structure in a context
+  uint32_t node, count;        // number of fields
+  const struct place *places;  // of its fields
+  size_t at;                   // of its structure in a context
 };
 struct fill {
   struct amount place, size;  // of the region SIGNS

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, WIDE = 16 };
+enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE, WIDE = 16 };
 // Bytes of an offset and of a region; numbers of a call; bytes of derived constants besides eight times those of the file.
 #define MOST_OFFSET ((int64_t)1 << 40)
 #define MOST_NUMBER ((int64_t)1 << 31)
@@ -100,7 +100,8 @@ static void torch_call(struct reader *r, struct plan *plan, const uint8_t *begin
   if (!plan->torch) plan->torch = begin;
 }
 
-static void calls_of(struct reader *r, struct plan *plan) {
+// `first`: the first plan, calls of which the second may repeat.
+static void calls_of(struct reader *r, struct plan *plan, const struct plan *first) {
   plan->num_calls = count_of(r, 8);
   plan->calls = array(r, plan->num_calls, sizeof *plan->calls);
   plan->places = array(r, (size_t)(r->end - r->at) / 6, sizeof *plan->places);
@@ -108,29 +109,31 @@ static void calls_of(struct reader *r, struct plan *plan) {
     const uint8_t *begin = r->at;
     struct call *call = plan->calls + i;
     call->kernel = u16(r), call->count = u16(r), call->node = u32(r);
-    call->first = (uint32_t)plan->num_places, call->at = plan->structures;
+    call->places = plan->places + plan->num_places, call->at = plan->structures;
     if (call->kernel == TORCH) {
       torch_call(r, plan, begin, call->count);
       call->count = 0;
       continue;
     }
+    const bool same = call->kernel == SAME && !call->count && call->node < first->num_calls && first != plan;
+    if (same) *call = first->calls[call->node], call->at = plan->structures;
     if (call->kernel >= KERNELS) {
       refuse(r, "a call is of no kernel");
       break;
     }
     const struct kernel_facts *kernel = kernel_facts + call->kernel;
+    plan->structures += (kernel->size + 7u) & ~(size_t)7;
     int last = -1;
-    for (uint32_t k = 0; k < call->count && !r->wrong; k++) {
+    for (uint32_t k = 0; k < call->count && !same && !r->wrong; k++) {
       struct place *place = plan->places + plan->num_places++;
       field_of(r, kernel, place);
       if (place->field <= last) refuse(r, "fields are not in their order");
       last = place->field;
     }
-    plan->structures += (kernel->size + 7u) & ~(size_t)7;
   }
 }
 
-static void plan_of(struct reader *r, struct plan *plan) {
+static void plan_of(struct reader *r, struct plan *plan, const struct plan *first) {
   const uint8_t bytes = u8(r);
   if (bytes > 1) refuse(r, "images are of no type");
   plan->bytes = bytes;
@@ -144,7 +147,7 @@ static void plan_of(struct reader *r, struct plan *plan) {
     fill->length = u16(r), fill->pattern = take(r, fill->length);
     if (region != REGION_SIGNS) refuse(r, "a fill lies elsewhere than in signs");
   }
-  calls_of(r, plan);
+  calls_of(r, plan, first);
 }
 
 // The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
@@ -262,7 +265,7 @@ static void section_of(struct reader *r, bnn_network *n, const char **older) {
   for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &end);
   n->num_plans = u8(r);
   if (n->num_plans < 1 || n->num_plans > 2) refuse(r, "it has no plan"), n->num_plans = 0;
-  for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n->plans + i), n->facts.calls = (int64_t)n->plans[i].num_calls;
+  for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n->plans + i, n->plans), n->facts.calls = (int64_t)n->plans[i].num_calls;
   if (n->num_plans == 2 && n->plans[0].bytes == n->plans[1].bytes) refuse(r, "it has two plans for one type of images");
   if (!r->wrong && r->at != r->end) refuse(r, "something follows its plans");
 }

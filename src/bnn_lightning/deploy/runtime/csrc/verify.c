@@ -43,7 +43,7 @@ int64_t table(struct check *c, const int32_t *pointer, int64_t count) {
 // Fill the structure of a call for a number of images, with numbers of places for pointers.
 static void fill(struct check *c, const struct call *call, int64_t images) {
   const struct kernel_facts *kernel = kernel_facts + call->kernel;
-  c->places = c->plan->places + call->first, c->images = images;
+  c->places = call->places, c->images = images;
   memset(c->structure, 0, sizeof c->structure);
   for (uint32_t i = 0; i < call->count && !c->wrong; i++) {
     const struct place *place = c->places + i;
