@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch._subclasses.fake_tensor import FakeTensorMode
-
 from bnn_lightning.deploy.export.c99_text import (
     BODY,
     HEADER,
@@ -22,10 +20,10 @@ from bnn_lightning.deploy.export.c99_text import (
     word_size,
 )
 from bnn_lightning.deploy.format.container import pack_signs, read_container
-from bnn_lightning.deploy.frontend.fresh import floats
 from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
-from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
+from bnn_lightning.deploy.runtime.network import PackedInfo
 
 _SAME_ORDER = ("reshape", "unsqueeze", "select", "squeeze", "transpose", "permute")
 
@@ -66,17 +64,8 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
     container = read_container(path)
     info = PackedInfo.from_plain(container.header.get("info"))
     graph = Graph.from_plain(container.header.get("graph"), container.constants)
-    return _Writer(name, graph, info, _shapes(graph, info)).write()
-
-
-def _shapes(graph: Graph, info: PackedInfo) -> list[tuple[int, ...]]:
-    """Return the shapes of the images and of all results, for one image."""
-    network = LoadedNetwork(graph, info)
-    shapes: list[tuple[int, ...]] = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        image = floats(1, *info.shape)
-        network.run_nodes(image, watch=lambda value: shapes.append(tuple(value.shape)))
-    return [tuple(image.shape), *shapes]
+    shapes = [item.for_images(1) for item in types_of(graph, info.shape)]
+    return _Writer(name, graph, info, shapes).write()
 
 
 class _Writer:

@@ -1,21 +1,19 @@
-"""A run of a file's graph on shapes alone, before anything is computed, and the sizes that no network has."""
+"""A check of a file's graph by its types, before anything is computed, and the sizes that no network has."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from bnn_lightning.deploy.frontend.fresh import floats
 from bnn_lightning.deploy.ir.graph import Graph, Node
-from bnn_lightning.functional.pack import BLOCK, WORD, num_words
+from bnn_lightning.deploy.ir.shapes import type_of
+from bnn_lightning.deploy.ir.types import Images, Type, text_of
 
-if TYPE_CHECKING:
-    from bnn_lightning.deploy.runtime.network import LoadedNetwork
-
+_WORD, _BLOCK = 32, 16  # signs of a word; output channels of a block
+_MOST_DIMENSIONS = 8  # of a result
+_MOST_MOVE = 1 << 16  # stride, padding and dilation of a binary convolution
 _MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 _MOST_IN_ALL = 1 << 30  # of all results for one image
 # Limits grow with a file's bytes, so that no small file loads longer than BNext-Tiny, which has 14 MB and 28
-# million signs. Nodes are counted by the time that torch takes to look at their shapes: those of BNext-Tiny count for
+# million signs. Nodes are counted by what torch needs to look at their shapes: those of BNext-Tiny count for
 # 581, and with weights in int8 for 709, at any width.
 _NODES, _BYTES_OF_NODE = 720, 1 << 14
 _COUNTS = {
@@ -45,8 +43,8 @@ def check_sizes(graph: Graph, size: int) -> None:
     for node in graph.nodes:
         if node.operation == "binary_conv2d" and node["groups"] > 0:
             of_node = _words(graph.constants[node["signs"].index].shape)
-            signs += of_node * WORD
-            words += of_node if node["groups"] == 1 else of_node * BLOCK
+            signs += of_node * _WORD
+            words += of_node if node["groups"] == 1 else of_node * _BLOCK
     for count, limit, what in (
         (sum(_count(node) for node in graph.nodes), most, "nodes' worth of operations"),
         (len(graph.constants), 4 * most, "tensors"),
@@ -64,68 +62,49 @@ def _count(node: Node) -> int:
 
 def _words(shape: tuple[int, ...]) -> int:
     """Return the words of a packed layer's signs, before blocks are filled up."""
-    return shape[0] * num_words(shape[1]) * math.prod(shape[2:]) if len(shape) == 4 else 0
+    return shape[0] * -(-shape[1] // _WORD) * math.prod(shape[2:]) if len(shape) == 4 else 0
 
 
-def dry_run(network: "LoadedNetwork") -> None:
-    """Run a graph on shapes alone.
+def dry_run(graph: Graph, shape: tuple[int, int, int], class_names: Sequence[str] = ()) -> list[Type]:
+    """Check a graph by its types alone, for any number of images.
+
+    Args:
+        graph: Of the file.
+        shape: Of an image: channels, height, width.
+        class_names: One a class; empty if they are not known.
+
+    Returns:
+        The types of the images and of all results.
 
     Raises:
-        ValueError: Results are too large, depend on torch's default dtype, or are no logits. What torch raises where
-            arguments do not fit may come, too.
+        ValueError: Inputs do not fit, results are too large, or are no logits.
     """
-    info = network.info
-    if math.prod(info.shape) > _MOST_ELEMENTS:
-        raise ValueError(f"Images of {'x'.join(map(str, info.shape))} are beyond any network's.")
-    for number in (2, 1):  # what fits one number of images alone is no network
-        logits = _logits(network, number)
-        if logits.dim() != 2 or logits.shape[0] != number or not logits.is_floating_point():
-            raise ValueError(f"Its output for {number} images is {tuple(logits.shape)}, {logits.dtype}: no logits.")
-    check_names(info.class_names, logits.shape[1])
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(f"Images of {'x'.join(map(str, shape))} are beyond any network's.")
+    types, elements = [Type((Images(1), *shape))], 0
+    for node in graph.nodes:
+        types.append(type_of(graph, node, types))
+        elements += types[-1].elements
+        _refuse_monsters(graph, node, types)
+        if elements > _MOST_IN_ALL:
+            raise ValueError(f"The results of {len(types) - 1} nodes together are beyond any network's.")
+    logits = types[-1]
+    if len(logits.shape) != 2 or logits.shape[0] != Images(1) or logits.dtype != "f32":
+        raise ValueError(f"Its output is {text_of(logits)}: no logits, a row for each image.")
+    if class_names and logits.shape[1] != len(class_names):
+        raise ValueError(f"There are {len(class_names)} names for {logits.shape[1]} classes.")
+    return types
 
 
-def _logits(network: "LoadedNetwork", number: int) -> Tensor:
-    """Return what the output for some images looks like, after every node has been looked at."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    values: list[Tensor] = []
-    elements = 0
-
-    def watch(value: Tensor) -> None:
-        nonlocal elements
-        values.append(value)
-        elements += value.numel()
-        _refuse_monsters(network, values, number)
-        if elements > number * _MOST_IN_ALL:
-            raise ValueError(f"The results of {len(values) - 1} nodes together are beyond any network's.")
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        values.append(floats(number, *network.info.shape))
-        return network.run_nodes(values[0], watch)
-
-
-def check_names(names: tuple[str, ...], num_classes: int) -> None:
-    """Refuse names for another number of classes."""
-    if names and len(names) != num_classes:
-        raise ValueError(f"There are {len(names)} names for {num_classes} classes.")
-
-
-def _refuse_monsters(network: "LoadedNetwork", values: list[Tensor], number: int) -> None:
+def _refuse_monsters(graph: Graph, node: Node, types: Sequence[Type]) -> None:
     """Refuse the last result, or a padded map before its binary layer, that no network has."""
-    place, value = len(values) - 1, values[-1]
-    node, elements = network.graph.nodes[place - 1], value.numel()
+    result, elements = types[-1], types[-1].elements
     if node.operation == "binary_conv2d":
-        layer, (images, _, height, width) = network.layer(place), values[node.values()[0]].shape
-        top, bottom, left, right = layer.padding
-        words = layer.groups * num_words(layer.in_channels)
-        elements = max(elements, images * (height + top + bottom) * (width + left + right) * words)
-    if elements > number * _MOST_ELEMENTS or value.dim() > 8:
-        shape = tuple(value.shape) if value.dim() <= 8 else f"{value.dim()} dimensions"
-        raise ValueError(f"A result of the shape {shape}, or what is padded for it, is beyond any network's.")
-    constants = [network.constant(item) for item in node.constants()] if node.operation != "binary_conv2d" else []
-    given = [*(values[item] for item in node.values()), *constants]
-    whole = not any(tensor.is_floating_point() for tensor in given)
-    if value.is_floating_point() and whole and node.operation != "dequantize":
-        raise ValueError(
-            f"Node {place}, `{node.operation}`, makes floats of whole numbers: of which type is up to the process."
-        )
+        if any(item >= _MOST_MOVE for name in ("stride", "padding", "dilation") for item in node[name]):
+            raise ValueError(f"A stride, padding or dilation of a binary convolution must be below {_MOST_MOVE}.")
+        number, _, height, width = types[node.values()[0]].for_images(1)
+        top, bottom, left, right = node["padding"]
+        words = node["groups"] * -(-graph.constants[node["signs"].index].shape[1] // _WORD)
+        elements = max(elements, number * (height + top + bottom) * (width + left + right) * words)
+    if elements > _MOST_ELEMENTS or len(result.shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"A result of the type {text_of(result)}, or what is padded for it, is beyond any network's.")

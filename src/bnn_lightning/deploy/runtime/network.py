@@ -306,8 +306,8 @@ def save(
 def load(source: str | Path | bytes) -> LoadedNetwork:
     """Load a packed network; images in, logits out.
 
-    All of the file is checked before anything is computed: lengths, checksums, types, and by a run without data that
-    every step takes what it gets.
+    All of the file is checked before anything is computed: lengths, checksums, types, and that every node takes what
+    it gets.
 
     Args:
         source: A file that `save` or `bnn export` wrote, its bytes, or a name of the zoo such as "zoo:mnist_mlp".
@@ -328,8 +328,8 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
         check_sizes(graph, len(container.data))
         refuse_nan_in_file(container)
         takes_images = container.header.get("takes_images") is not False
+        dry_run(graph, info.shape, info.class_names)
         network = LoadedNetwork(graph, info, takes_images=takes_images).eval()
-        dry_run(network)
     except _WRONG as error:
         raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
     return network.requires_grad_(False)
@@ -344,24 +344,11 @@ def _can_be_planned(images: Tensor) -> bool:
 def _packed_layer(node: Node, graph: Graph) -> PackedConv2d:
     parts = {name: node[name] for name in PARTS}
     tensors = {name: None if ref is None else _tensor(graph.constants[ref.index]) for name, ref in parts.items()}
-    if node["pad_value"] not in (0, 1, -1):
-        raise ValueError(f"A padding value must be 0, -1 or +1, got {node['pad_value']}.")
-    geometry = {
-        "stride": _whole_numbers(node["stride"], least=1),
-        "padding": _whole_numbers(node["padding"], least=0),
-        "dilation": _whole_numbers(node["dilation"], least=1),
-        "groups": _whole_numbers([node["groups"]], least=1)[0],
-        "pad_value": float(node["pad_value"]),
-    }
+    geometry: dict[str, Any] = {name: tuple(node[name]) for name in ("stride", "padding", "dilation")}
+    geometry |= {"groups": node["groups"], "pad_value": float(node["pad_value"])}
     layer = PackedConv2d.from_dense(tensors, **geometry)
     layer.low, layer.high = (None if bound is None else float(bound) for bound in (node["low"], node["high"]))
     return layer
-
-
-def _whole_numbers(given: list[int], *, least: int) -> tuple[int, ...]:
-    if not all(least <= item < 1 << 16 for item in given):
-        raise ValueError(f"{given!r:.60} are not whole numbers from {least} on, below 65536.")
-    return tuple(given)
 
 
 def _tensor(constant: Constant) -> Tensor:
