@@ -2,8 +2,8 @@
 
 The kernels are compiled with sanitizers by the Clang that CLANG names (Debian: clang-22 and libclang-rt-22-dev), for
 each instruction set that this processor runs. With them drawn programs (`tools/drawn.py`) are compared with torch, and
-files that lie (`tools/fuzz.py`) are read and run. Every buffer of a plan is memory of its own here, so that a byte
-beyond it is noticed. The first finding ends the program.
+files that lie (`tools/fuzz.py`) are read and run. A byte beyond the arena, the signs or the constants of a plan is
+noticed. The first finding ends the program.
 """
 
 import argparse
@@ -49,11 +49,8 @@ def again_with_sanitizer(clang: str, folder: Path) -> int:
 
 
 def use(folder: Path, name: str) -> None:
-    """Let plans and layers run on a sanitized kernel, and give each of a plan's buffers memory of its own."""
-    import torch
-
+    """Let plans and layers run on a sanitized kernel."""
     from bnn_lightning.deploy.kernels import library as kernels
-    from bnn_lightning.deploy.runtime import executor as execute
 
     kernels.LIBRARY = folder / "libbnn.so"
     kernels.load_library.cache_clear()
@@ -61,12 +58,6 @@ def use(folder: Path, name: str) -> None:
     for module in list(sys.modules.values()):
         if module.__name__.startswith("bnn_lightning.deploy") and hasattr(module, "current_kernel"):
             module.current_kernel = lambda: kernel  # type: ignore[attr-defined]
-
-    def floats(self: execute.Execution, place: int, count: int) -> torch.Tensor:
-        held = self.__dict__.setdefault("held", {})
-        return held.setdefault((place, count), torch.full((count,), float("nan")))  # type: ignore[no-any-return]
-
-    execute.Execution._floats = floats  # type: ignore[method-assign]
 
 
 def main() -> int:

@@ -2,9 +2,11 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,16 +15,18 @@ from torch import nn
 from bnn_lightning.deploy import PackedInfo, load, pack, save, to_c99
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.quantize_file import write_byte_stem
+from bnn_lightning.deploy.frontend.byte_conv import byte_conv2d, pixels_in_bytes
 from bnn_lightning.deploy.ir.graph import GraphError
-from bnn_lightning.deploy.kernels import conv2d_int8 as byte_conv
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.conv2d_int8 import ByteConv2d, byte_conv2d, pixels_in_bytes
+from bnn_lightning.deploy.kernels.conv2d_int8 import Conv2dInt8
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.runtime import network as runtime
 from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
+from tests.deploy import called
+from tests.deploy.test_real import activated, array, close
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_networks import small_options
@@ -34,9 +38,23 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 @pytest.fixture(params=[*kernels.supported_kernels(), "torch"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     loaded = None if request.param == "torch" else kernels.Kernel(request.param)
-    for module in (byte_conv, runtime):
-        monkeypatch.setattr(module, "current_kernel", lambda: loaded)
+    monkeypatch.setattr(runtime, "current_kernel", lambda: loaded)
+    monkeypatch.setattr(called, "chosen", lambda: loaded)
     return str(request.param)
+
+
+def convolved(layer: Conv2dInt8, x: torch.Tensor) -> torch.Tensor:
+    """Run a convolution of bytes on the chosen kernel, or what torch computes of it in its place."""
+    if called.chosen() is not None:
+        return called.conv2d(layer, x)
+    assert layer.scale is not None
+    assert layer.around is not None
+    given = [None if v is None else torch.from_numpy(v) for v in (layer.weight, layer.scale, layer.around, layer.bias)]
+    pixels = x / 255 if x.dtype == torch.uint8 else x
+    t = byte_conv2d(pixels, *given, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    t = activated(t, layer.activation)
+    m = layer.maxima
+    return t if m is None else F.max_pool2d(t, m.kernel_size, m.stride, m.padding, ceil_mode=m.ceil_mode)
 
 
 def drawn(number: int) -> tuple[random.Random, torch.Tensor, torch.Tensor, dict[str, tuple[int, int]]]:
@@ -61,11 +79,11 @@ def drawn(number: int) -> tuple[random.Random, torch.Tensor, torch.Tensor, dict[
 def test_sums_are_whole_numbers(kernel: str) -> None:
     for number in range(CASES):
         _, x, weight, moves = drawn(number)
-        layer = ByteConv2d(weight, torch.ones(len(weight)), torch.zeros(x.shape[1]), None, **moves)
+        given = {"scale": np.ones(len(weight), np.float32), "around": np.zeros(x.shape[1], np.float32)}
+        layer = Conv2dInt8(weight.numpy(), Activation(len(weight)), **moves, **given)
         wanted = F.conv2d(x.double(), weight.double(), None, *moves.values()).float()
-        assert torch.equal(layer(x), wanted), number
-        assert torch.equal(layer(x / 255), wanted), number
-        assert layer(x).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(convolved(layer, x), wanted), number
+        assert torch.equal(convolved(layer, x / 255), wanted), number
 
 
 def test_what_follows_the_sums(kernel: str) -> None:
@@ -74,32 +92,35 @@ def test_what_follows_the_sums(kernel: str) -> None:
         outputs, channels = weight.shape[:2]
         scale, around = torch.rand(outputs) / weight[0].numel() / 1e4, 255 * torch.rand(channels)
         bias = torch.randn(outputs) if r.random() < 0.5 else None
-        activation = Activation(outputs, slope=torch.rand(outputs), low=-1.5, high=1.0)
-        size = ByteConv2d(weight, scale, around, bias, **moves).out_shape(x.shape)[2:]
+        activation = Activation(outputs, slope=torch.rand(outputs).numpy(), low=-1.5, high=1.0)
+        given = {"scale": scale.numpy(), "around": around.numpy()}
+        layer = Conv2dInt8(weight.numpy(), activation, array(bias), **moves, **given)
+        size = layer.out_shape(tuple(x.shape[1:]))[1:]
         maxima = None
         if r.random() < 0.5 and min(size) > 2:
             steps = {"kernel_size": (r.randint(1, 3), r.randint(1, 3)), "stride": (r.randint(1, 3), r.randint(1, 3))}
             pad = tuple(r.randint(0, side // 2) for side in steps["kernel_size"])
             maxima = Pool2d(outputs, **steps, padding=pad, average=False, ceil_mode=r.random() < 0.5)
-        layer = ByteConv2d(weight, scale, around, bias, **moves, activation=activation, maxima=maxima)
+        layer = replace(layer, maxima=maxima)
         # Padding is zero where pixels are compared with what surrounds them.
         t = F.conv2d(x.double() - around.double().view(-1, 1, 1), weight.double(), None, *moves.values())
         t = t * scale.double().view(-1, 1, 1) + (0 if bias is None else bias.double().view(-1, 1, 1))
-        t = torch.where(t > 0, t, t * activation.slope[:outputs].view(-1, 1, 1)).clamp(-1.5, 1.0).float()
+        t = activated(t, activation).float()
         if maxima is not None:
             t = F.max_pool2d(t, maxima.kernel_size, maxima.stride, maxima.padding, ceil_mode=maxima.ceil_mode)
-        torch.testing.assert_close(layer(x), t, rtol=1e-5, atol=2e-5, msg=lambda text, at=number: f"{at}: {text}")
+        close(convolved(layer, x), t, number)
 
 
 def test_floats_are_taken_in_255ths(kernel: str) -> None:
-    layer = ByteConv2d(torch.ones(1, 1, 1, 1, dtype=torch.int8), torch.ones(1), torch.zeros(1), None)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    layer = Conv2dInt8(np.ones((1, 1, 1, 1), np.int8), Activation(1), scale=one, around=zero)
     values = torch.tensor([0.0, 1.0, -3.0, 7.0, float("nan"), float("inf"), 0.4 / 255, 0.6 / 255, 254.4 / 255])
     ties = (torch.arange(255) + 0.5) / 255
-    found = layer(torch.cat([values, ties]).view(1, 1, 1, -1)).flatten()
+    found = convolved(layer, torch.cat([values, ties]).view(1, 1, 1, -1)).flatten()
     assert found[:9].tolist() == [0, 255, 0, 255, 0, 255, 0, 1, 254]
     assert torch.equal(found[9:], (ties * 255).round())
     every = torch.arange(256) / 255
-    assert torch.equal(layer(every.view(1, 1, 1, -1)).flatten(), torch.arange(256.0))
+    assert torch.equal(convolved(layer, every.view(1, 1, 1, -1)).flatten(), torch.arange(256.0))
     assert torch.equal(pixels_in_bytes(every), torch.arange(256.0))
 
 

@@ -9,15 +9,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.layout import channels_last, new_map, pointer, sums_shape, unblocked
-from bnn_lightning.deploy.kernels.squeeze_excite import Combine, Gate
-from bnn_lightning.deploy.planner.schedule import Plan, make_plan
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-from bnn_lightning.functional.pack import spread
+from bnn_lightning.deploy.kernels import squeeze_excite
+from bnn_lightning.deploy.kernels.binary_conv import summing
+from bnn_lightning.deploy.kernels.constants import ConstantSection
+from bnn_lightning.deploy.kernels.elementwise import FusedElementwise, halving
+from bnn_lightning.deploy.kernels.layout import Map
+from bnn_lightning.deploy.kernels.pool import sums_size
+from bnn_lightning.deploy.planner.plan import KernelCall
 from bnn_lightning.layers import SqueezeExcite
+from tests.deploy import called
 from tests.deploy.test_convert import conv, settled
 from tests.deploy.test_forms import agree, loaded
-from tests.deploy.test_real import CASES, CHANNELS, activated, activation, close, some
+from tests.deploy.test_real import CASES, CHANNELS, activated, activation, array, close, some
 
 KERNELS = kernels.supported_kernels()
 needs_kernel = pytest.mark.skipif(not KERNELS, reason="needs a compiled kernel")
@@ -32,16 +35,28 @@ def test_a_second_pass_over_two_maps_leaves_sums_and_averages(name: str) -> None
         two, gated = r.random() < 0.5, r.random() < 0.7
         half = r.choice([16, 32]) if two else r.choice(CHANNELS)
         channels, images, size = half * (1 + two), r.randint(1, 3), (r.randint(1, 19), r.randint(1, 19))
-        maps = [channels_last(torch.randn(images, half, *size)) for _ in range(1 + two)]
+        maps = [called.last(torch.randn(images, half, *size)) for _ in range(1 + two)]
         gates = [torch.rand(images, half) if gated else None for _ in maps]
-        residual = channels_last(torch.randn(images, r.choice([half, channels]), *size))
-        layer, slope = Combine(channels, multiply=True, activation=activation(r, channels)), some(r, channels)
-        slopes = None if slope is None else spread(slope)
-        sums, halves = torch.empty(sums_shape((images, channels, *size))), [-(-side // 2) for side in size]
-        averages = new_map(images, channels, halves[0], halves[1])
-        job = layer.job(maps[0], gates[0], residual, None, second=(maps[1], gates[1]) if two else None)
-        job.sums, job.half, job.half_slope = sums.data_ptr(), averages.data_ptr(), pointer(slopes)
-        kernel.run("combine", job)
+        residual = called.last(torch.randn(images, r.choice([half, channels]), *size))
+        layer, slope = FusedElementwise(activation(r, channels), multiply=True), some(r, channels)
+        halves = [-(-side // 2) for side in size]
+        sums = torch.empty(
+            images, sums_size((channels, *size)) // (4 * 16 * -(-channels // 16)), 16 * -(-channels // 16)
+        )
+        averages, constants = called.new(images, (channels, *halves)), ConstantSection()
+        places = [Map(called.place(x), (half, *size)) for x in maps]
+        given = [None if gate is None else called.place(gate) for gate in gates]
+        call = layer.call(
+            constants,
+            places[0],
+            None,
+            gate=given[0],
+            residual=Map(called.place(residual), tuple(residual.shape[1:])),
+            second=(places[1], given[1]) if two else None,
+        )
+        call = summing(call, called.place(sums))
+        call = halving(call, constants, array(slope), Map(called.place(averages), (channels, *halves)))
+        called.run(call, constants, images, kernel)
         product = [x if gate is None else x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
         beside = residual.repeat(1, channels // residual.shape[1], 1, 1)
         expected, case = activated(torch.cat(product, 1) * beside + beside, layer.activation), (number, channels, size)
@@ -76,10 +91,12 @@ class Doubled(nn.Module):
         return self.out(z.mean((2, 3)) + y.mean((2, 3)))
 
 
-def plan_of(network: nn.Module, images: torch.Tensor, folder: Path) -> Plan:
+def calls_of(network: nn.Module, images: torch.Tensor, folder: Path, operation: str) -> list[KernelCall]:
+    """Return the native calls of an operation in a network's plan."""
     packed = loaded(settled(network, images), images, folder)
     agree(packed, images)
-    return make_plan(TypedGraph(packed, images))
+    nodes, calls = packed.graph.nodes, packed.plan().calls
+    return [c for c in calls if isinstance(c, KernelCall) and c.node and nodes[c.node - 1].operation == operation]
 
 
 @needs_kernel
@@ -88,18 +105,18 @@ def plan_of(network: nn.Module, images: torch.Tensor, folder: Path) -> Plan:
 def test_two_halves_are_one_pass(channels: int, size: int, read_again: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.rand(2, channels, size, size)
-    plan = plan_of(Doubled(channels, read_again=read_again), images, tmp_path)
-    nodes = plan.graph.nodes
-    halves = next(action for action in plan.actions if nodes[action.number - 1].operation == "cat")
-    pooled = [action for action in plan.actions if nodes[action.number - 1].operation == "avg_pool2d"]
+    (folder := tmp_path / "net").mkdir()
+    network = Doubled(channels, read_again=read_again)
+    halves = calls_of(network, images, folder, "cat")
+    pooled = calls_of(network, images, folder, "avg_pool2d")
     if channels % 16 == 0:
-        assert halves.emitted is not None
-        assert halves.sums is not None
-        assert halves.half is not None
-        assert halves.floats == read_again
+        assert len(halves) == 1
+        fields = halves[0].fields
+        assert {"after.bits", "sums", "half", "half_slope", "second"} <= set(fields)
+        assert ("after.out" in fields) == read_again
         assert not pooled
     else:  # a block of channels would belong to both halves
-        assert halves.half is None
+        assert not any("half" in call.fields for call in halves)
         assert len(pooled) == 1
 
 
@@ -122,17 +139,18 @@ def test_any_number_of_threads_gives_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_gate_is_the_same_for_any_number_of_threads(images: int) -> None:
     torch.manual_seed(0)
-    gate = Gate(torch.randn(96, 700) / 30, torch.randn(96), torch.randn(700, 96), torch.randn(700), mix=torch.rand(700))
+    squeeze, excite = torch.randn(96, 700) / 30, torch.randn(700, 96)
+    biases, mix = (torch.randn(96), torch.randn(700)), torch.rand(700)
+    products = [squeeze_excite.Dense(w.numpy(), b.numpy()) for w, b in zip((squeeze, excite), biases, strict=True)]
+    gate = squeeze_excite.SqueezeExcite(*products, mix.numpy())
     own, other = torch.randn(2, images, 700)
-    hidden = F.linear(
-        torch.lerp(own, other, gate.mix[:700]), unblocked(gate.squeeze, 96), gate.squeeze_bias[:96]
-    ).relu()
-    close(gate(own, other), F.linear(hidden, unblocked(gate.excite, 700), gate.excite_bias[:700]).sigmoid(), images)
+    hidden = F.linear(torch.lerp(own, other, mix), squeeze, biases[0]).relu()
+    close(called.gate(gate, own, other), F.linear(hidden, excite, biases[1]).sigmoid(), images)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(gate(own, other))
+            found.append(called.gate(gate, own, other))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bnn_lightning.deploy.kernels import conv2d_int8 as byte_conv
-from bnn_lightning.deploy.kernels import layout as maps
-from tests.deploy import test_byte_stem, test_real
+from tests.deploy import called, test_byte_stem, test_real
 from tests.deploy.emulated import can_emulate, emulated
 
 CHECKS = (
@@ -27,6 +25,5 @@ def test_on_arm(check: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -
     kernel = emulated()
     monkeypatch.setattr(test_real, "CASES", 8)
     monkeypatch.setattr(test_byte_stem, "CASES", 16)
-    for module in (maps, byte_conv):
-        monkeypatch.setattr(module, "current_kernel", lambda: kernel)
+    monkeypatch.setattr(called, "chosen", lambda: kernel)
     check(kernel.name)

@@ -1,7 +1,6 @@
 """A NaN is refused by name, or arrives as one; it never becomes a number on the way."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,10 @@ from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.container import read_container, write_container
 from bnn_lightning.deploy.ir.graph import Constant
-from bnn_lightning.deploy.kernels.squeeze_excite import Gate
+from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
+from tests.deploy import called
 
 NAN = float("nan")
 
@@ -92,16 +92,19 @@ def test_images_that_are_not_finite_are_refused(file: Path, value: float) -> Non
     loaded(torch.full((2, 3, 8, 8), 3e38))  # finite, though their sum is not
 
 
+@pytest.mark.skipif(called.chosen() is None, reason="needs a compiled kernel")
 @pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_native_gate_hands_on_nan(other: bool, whole: bool) -> None:
-    weights: list[Callable[..., Tensor]] = [torch.ones, lambda *s: torch.ones(*s, dtype=torch.int8)]
-    squeeze, excite = weights[whole](4, 20), weights[whole](20, 4)
-    scales = {"squeeze_scale": torch.ones(4), "excite_scale": torch.ones(20)} if whole else {}
-    gate = Gate(squeeze, None, excite, None, mix=torch.ones(20) if other else None, **scales)
+    dtype, scale = (np.int8, np.ones(20, np.float32)) if whole else (np.float32, None)
+    squeeze = Dense(np.ones((4, 20), dtype), scale=None if scale is None else scale[:4])
+    gate = SqueezeExcite(squeeze, Dense(np.ones((20, 4), dtype), scale=scale), np.ones(20) if other else None)
     own, second = torch.rand(3, 20), torch.rand(3, 20) if other else None
     own[1, 7] = NAN
-    found, wanted = gate(own, second), gate._in_torch(own, second)
+    found = called.gate(gate, own, second)
+    mean = own if second is None else own + (second - own)
+    hidden = mean.sum(1, keepdim=True).expand(3, 4).relu()
+    wanted = hidden.sum(1, keepdim=True).expand(3, 20).sigmoid()
     assert torch.equal(found.isnan(), wanted.isnan())
     assert found[1].isnan().all()
     assert found[[0, 2]].isfinite().all()

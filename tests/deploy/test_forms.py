@@ -9,10 +9,9 @@ from torch import nn
 
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
+from bnn_lightning.deploy.planner.plan import KernelCall
 from bnn_lightning.deploy.runtime import network as runtime
-from bnn_lightning.deploy.runtime import plans
+from bnn_lightning.deploy.runtime.executor import Executor
 from bnn_lightning.layers import SqueezeExcite
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import conv, settled
@@ -30,8 +29,8 @@ def loaded(network: nn.Module, images: torch.Tensor, folder: Path) -> runtime.Lo
 
 def in_torch(network: runtime.LoadedNetwork, images: torch.Tensor) -> list[str]:
     """Return the operations that stay with torch."""
-    plan = make_plan(TypedGraph(network, images))
-    return [network.graph.nodes[action.number - 1].operation for action in plan.actions if action.operation is None]
+    plan = network.plan(takes_bytes=images.dtype == torch.uint8)
+    return [network.graph.nodes[number - 1].operation for number in plan.torch_nodes]
 
 
 def agree(network: runtime.LoadedNetwork, images: torch.Tensor) -> None:
@@ -123,12 +122,10 @@ def test_everything_behind_a_gate_is_one_pass(channels: int, multiply: bool, tmp
     images = torch.rand(2, channels, 11, 11)
     packed = loaded(settled(Attention(channels, multiply), images), images, tmp_path)
     agree(packed, images)
-    operations = [
-        action.operation for action in make_plan(TypedGraph(packed, images)).actions if action.operation is not None
-    ]
-    maps = {number: tuple(meta.shape) for number, meta in TypedGraph(packed, images).metas.items()}
-    whole = [op for op in operations if isinstance(op.result, int) and maps[op.result] == tuple(images.shape)]
-    assert len(whole) == 2  # the binary convolution, and the second pass
+    calls = [call for call in packed.plan().calls if isinstance(call, KernelCall)]
+    whole = [call for call in calls if call.kernel in ("convolve", "combine", "real_convolve") and call.node < 9]
+    shapes = [packed.typed_graph(takes_bytes=False).types[call.node].shape for call in whole]
+    assert shapes.count((1, channels, 11, 11)) == 2  # the binary convolution, and the second pass
 
 
 @needs_kernel
@@ -141,7 +138,7 @@ def test_every_kernel(name: str, tmp_path: Path) -> None:
     packed = loaded(network, images, tmp_path)
     kernel = kernels.Kernel(name)
     with torch.no_grad():
-        found = plans.Plans().run(packed, images, kernel)
+        found = Executor().run(packed, images, kernel)
     torch.testing.assert_close(found, packed.run_nodes(images), rtol=1e-4, atol=1e-4)
 
 

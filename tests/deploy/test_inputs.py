@@ -182,7 +182,7 @@ def test_a_child_that_is_forked_while_a_thread_predicts(loaded: LoadedNetwork) -
                 os._exit(0 if torch.equal(loaded(images), wanted) else 1)
 
         process = multiprocessing.get_context("fork").Process(target=child)
-        with loaded._plans._lock:  # as another thread would hold it
+        with loaded._executor._lock:  # as another thread would hold it
             process.start()
             process.join(timeout=60)
         hangs = process.is_alive()

@@ -13,11 +13,11 @@ from bnn_lightning.deploy.format.container import read_container, write_containe
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.planner.schedule import Plan, make_plan
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
+from bnn_lightning.deploy.kernels.abi import WORKERS
+from bnn_lightning.deploy.planner.plan import Address, KernelCall, Plan, Region
 from bnn_lightning.deploy.runtime import network as runtime
+from bnn_lightning.deploy.runtime.executor import MOST_IDLE
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
-from bnn_lightning.deploy.runtime.plans import MOST_PLANS
 
 SIZE = 9
 KERNELS = kernels.supported_kernels()
@@ -84,7 +84,11 @@ def images(number: int = 2) -> torch.Tensor:
 
 
 def plan_of(network: LoadedNetwork) -> Plan:
-    return make_plan(TypedGraph(network, images()))
+    return network.plan()
+
+
+def calls_of(network: LoadedNetwork) -> list[KernelCall]:
+    return [call for call in plan_of(network).calls if isinstance(call, KernelCall)]
 
 
 def check(network: LoadedNetwork, batch: torch.Tensor | None = None) -> None:
@@ -148,17 +152,16 @@ def test_signs_pass_without_floats(tmp_path: Any) -> None:
     for _ in range(3):
         x = writer.conv(x, 64, 64)
     network = writer.network(64, tmp_path)
-    actions = plan_of(network).actions
-    convs = [action for action in actions if action.operation is not None and isinstance(action.operation.result, int)]
-    binary = [action for action in convs if action.number in (2, 3, 4)]
-    # Two that give signs alone, the last one sums alone; no packing but that of the stem, if torch computes it.
-    assert [(action.emitted is not None, action.sums is not None, action.floats) for action in binary] == [
+    calls = calls_of(network)
+    binary = [call.fields for call in calls if call.kernel == "convolve"]
+    # Two that give signs alone, the last one sums alone; no packing, for the stem gives signs, too.
+    assert [("bits" in fields, "sums" in fields, "out" in fields) for fields in binary] == [
         (True, False, False),
         (True, False, False),
         (False, True, False),
     ]
-    packs = [action for action in actions if action.operation is not None and action not in convs]
-    assert all(action.number == 1 for action in packs)
+    assert [call.kernel for call in calls] == ["real_convolve", *["convolve"] * 3, "average", "linear"]
+    assert "after.out" not in calls[0].fields
     check(network)
 
 
@@ -171,12 +174,9 @@ def test_floats_and_signs_in_one_pass_and_other_thresholds_apart(tmp_path: Any) 
     total = writer.call("add", writer.call("add", branches[0], branches[1]), branches[2])
     assert total.number == 7
     network = writer.network(64, tmp_path)
-    plan = plan_of(network)
-    producer = next(action for action in plan.actions if action.number == 2)
-    assert producer.floats
-    assert producer.emitted is not None
-    packed = [action for action in plan.actions if action.number == 2 and action is not producer]
-    assert len(packed) == 1  # two layers share what the producer writes, one has its own
+    producer, *packed = [call for call in calls_of(network) if call.node == 2]
+    assert {"out", "bits"} <= set(producer.fields)
+    assert [call.kernel for call in packed] == ["pack"]  # two layers share what the producer writes, one has its own
     check(network)
 
 
@@ -186,7 +186,8 @@ def test_a_residual_of_twice_the_same_is_not_copied(tmp_path: Any) -> None:
     x = writer.conv(writer.stem(32), 32, 32)
     writer.conv(x, 32, 64, writer.call("cat", x, x, dim=1))
     network = writer.network(64, tmp_path)
-    assert all(action.number != 3 for action in plan_of(network).actions)
+    assert all(call.node != 3 for call in calls_of(network))
+    assert not plan_of(network).torch_nodes
     check(network)
 
 
@@ -198,12 +199,12 @@ def test_memory_is_shared_by_what_lives_apart(tmp_path: Any) -> None:
         x = writer.conv(x, 64, 64, x)
     plan = plan_of(writer.network(64, tmp_path))
     # A map is written over the one that is added to it; what is averaged at the end are sums of two parts an image.
-    # They lie where the workers of the stem had their memory.
-    work = next(
-        4 * shape[0] for action in plan.actions if action.operation for shape in action.operation.scratch.values()
-    )
-    assert plan.arena == 64 * (-(-4 * 2 * SIZE**2 * 64 // 64)) + max(work, 4 * 2 * 2 * 64)
-    assert set(plan.slots.values()) == {0, 1}
+    assert plan.arena.per_image == 64 * (-(-4 * SIZE**2 * 64 // 64)) + 4 * 2 * 64
+    assert plan.arena.fixed == max(call.fields.get("work_size", 0) for call in plan.calls) * WORKERS  # type: ignore[union-attr]
+    signs = {call.fields.get("bits", call.fields.get("after.bits")) for call in plan.calls}  # type: ignore[union-attr]
+    places = {item for item in signs if isinstance(item, Address)}
+    assert len(places) == 2
+    assert {place.region for place in places} == {Region.SIGNS}
 
 
 @needs_kernel
@@ -229,12 +230,54 @@ def test_averages_of_images_in_bytes(tmp_path: Any) -> None:
 
 
 @needs_kernel
-def test_plans_are_kept_by_shape_and_bounded(tmp_path: Any) -> None:
+def test_one_plan_serves_every_number_of_images(tmp_path: Any) -> None:
     network = drawn(6, tmp_path)
-    for number in range(1, MOST_PLANS + 3):
+    plan, wanted = network.plan(), network(images(5))
+    for number in (5, 1, 3, 2, 8, 1):
         check(network, images(number))
-    assert len(network._plans) == MOST_PLANS
+        assert network.plan() is plan
+    for number in range(5):  # in memory that has room for more
+        assert torch.equal(network(images(5)[number : number + 1]), wanted[number : number + 1])
     check(network.double().float())
+
+
+@needs_kernel
+@pytest.mark.parametrize("pad_value", [1, -1, 0])
+def test_padding_of_signs_is_right_for_fewer_images_too(tmp_path: Any, pad_value: int) -> None:
+    writer = Writer(5)
+    x = writer.stem(40)
+    for _ in range(3):
+        x = writer.conv(x, 40, 40, pad_value=pad_value)
+    network = writer.network(40, tmp_path)
+    for number in (3, 1, 2, 7, 3):
+        check(network, images(number))
+
+
+@needs_kernel
+def test_few_contexts_are_kept(tmp_path: Any) -> None:
+    network = drawn(6, tmp_path)
+    taken = [network._executor._take(*network_commands(network), images=1 + i) for i in range(MOST_IDLE + 3)]
+    for execution in taken:
+        network._executor._give(execution)
+    assert network._executor.num_idle == MOST_IDLE
+    assert min(one.most for one in network._executor._idle) == 4  # those with the most room
+
+
+def network_commands(network: LoadedNetwork) -> Any:
+    kernel = kernels.current_kernel()
+    return network._executor._prepare(network, False)[0], kernel
+
+
+@needs_kernel
+def test_the_plan_is_the_same_for_any_number_of_threads(tmp_path: Any) -> None:
+    before, plans = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            plans.append(drawn(6, tmp_path).plan())
+    finally:
+        torch.set_num_threads(before)
+    assert plans[0] == plans[1]
 
 
 @needs_kernel

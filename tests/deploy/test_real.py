@@ -1,19 +1,22 @@
 """The real-valued kernels compute what torch does, on every instruction set, for drawn shapes."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnn_lightning.deploy.kernels import layout as maps
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.conv2d import RealConv2d, RowLinear
+from bnn_lightning.deploy.kernels.conv2d import Conv2d
+from bnn_lightning.deploy.kernels.elementwise import FusedElementwise
 from bnn_lightning.deploy.kernels.layout import Activation
-from bnn_lightning.deploy.kernels.pool import ChannelMean, Pool2d
-from bnn_lightning.deploy.kernels.squeeze_excite import Combine, Gate
+from bnn_lightning.deploy.kernels.linear import Linear
+from bnn_lightning.deploy.kernels.pool import Pool2d
+from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
 from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
+from tests.deploy import called
 
 CASES = 24
 adds_as_onednn = pytest.mark.skipif(
@@ -23,11 +26,19 @@ adds_as_onednn = pytest.mark.skipif(
 CHANNELS = (1, 3, 8, 15, 16, 17, 32, 33, 48, 64, 70, 96)
 
 
-@pytest.fixture(params=[*kernels.supported_kernels(), "torch"])
+@pytest.fixture(params=kernels.supported_kernels())
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    loaded = None if request.param == "torch" else kernels.Kernel(request.param)
-    monkeypatch.setattr(maps, "current_kernel", lambda: loaded)
+    loaded = kernels.Kernel(request.param)
+    monkeypatch.setattr(called, "chosen", lambda: loaded)
     return str(request.param)
+
+
+def array(tensor: torch.Tensor | None) -> Any:
+    return None if tensor is None else tensor.numpy()
+
+
+def arrays(tensors: tuple[torch.Tensor, ...] | None) -> Any:
+    return None if tensors is None else tuple(tensor.numpy() for tensor in tensors)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, case: object) -> None:
@@ -47,15 +58,15 @@ def layout(r: random.Random, x: torch.Tensor) -> torch.Tensor:
 
 def activation(r: random.Random, channels: int) -> Activation:
     bounds = {"low": -0.5, "high": 1.0} if r.random() < 0.3 else {}
-    return Activation(channels, slope=some(r, channels), shift=some(r, channels), **bounds)
+    return Activation(channels, slope=array(some(r, channels)), shift=array(some(r, channels)), **bounds)
 
 
 def activated(t: torch.Tensor, a: Activation) -> torch.Tensor:
     view = (-1, *[1] * (t.dim() - 2))
     if a.slope is not None:
-        t = t.clamp(min=0) + t.clamp(max=0) * a.slope[: a.channels].view(view)
+        t = t.clamp(min=0) + t.clamp(max=0) * torch.from_numpy(a.slope).view(view)
     if a.shift is not None:
-        t = t + a.shift[: a.channels].view(view)
+        t = t + torch.from_numpy(a.shift).view(view)
     return t.clamp(a.low, a.high)
 
 
@@ -81,15 +92,15 @@ def test_convolutions(kernel: str) -> None:
         weight /= weight[0].numel() ** 0.5
         affine = (torch.randn(outputs), torch.randn(outputs)) if r.random() < 0.5 else None
         normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
-        layer = RealConv2d(
-            weight,
-            bias,
-            stride=tuple(stride),
-            padding=tuple(padding),
-            dilation=tuple(dilation),
-            affine=affine,
-            normalisation=normalisation,
-            activation=activation(r, outputs),
+        layer = Conv2d(
+            weight.numpy(),
+            activation(r, outputs),
+            array(bias),
+            tuple(stride),
+            tuple(padding),
+            tuple(dilation),
+            arrays(affine),
+            arrays(normalisation),
         )
         expected = F.conv2d(normalised(x, normalisation), weight, bias, stride, padding, dilation)
         expected = scaled(expected, affine)
@@ -97,18 +108,17 @@ def test_convolutions(kernel: str) -> None:
         if r.random() < 0.5:
             residual = layout(r, torch.randn(expected.shape))
             expected = expected + residual
-        out = layer(x, residual)
+        out = called.conv2d(layer, x, residual)
         case = (number, tuple(x.shape), kernel_size, stride, padding, dilation, outputs)
         close(out, activated(expected, layer.activation), case)
-        assert out.is_contiguous(memory_format=torch.channels_last)
-        assert tuple(out.shape) == layer.out_shape(x.shape)
+        assert tuple(out.shape[1:]) == layer.out_shape(tuple(x.shape[1:]))
 
 
 def test_rows_of_many_channels_are_copied_whatever_their_size(kernel: str) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 200, 5, 90), torch.randn(3, 200, 3, 3) / 42
-    layer = RealConv2d(weight, None, padding=(1, 1))
-    close(layer(x), F.conv2d(x, weight, None, padding=1), "three rows of 72 KB")
+    layer = Conv2d(weight.numpy(), Activation(3), padding=(1, 1))
+    close(called.conv2d(layer, x), F.conv2d(x, weight, None, padding=1), "three rows of 72 KB")
 
 
 def test_maxima_in_the_same_pass(kernel: str) -> None:
@@ -120,21 +130,28 @@ def test_maxima_in_the_same_pass(kernel: str) -> None:
         x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(9, 40), r.randint(9, 40)))
         weight, bias = torch.randn(outputs, channels, kernel_size, kernel_size), some(r, outputs)
         normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
-        fixed = {"normalisation": normalisation, "activation": activation(r, outputs)}
         weight /= weight[0].numel() ** 0.5
         size, steps = (r.randint(1, 4), r.randint(1, 4)), (r.randint(1, 3), r.randint(1, 3))
         pad, ceil_mode = tuple(r.randint(0, side // 2) for side in size), r.random() < 0.5
         maxima = Pool2d(outputs, size, steps, padding=pad, average=False, ceil_mode=ceil_mode)
-        layer = RealConv2d(weight, bias, **moves, **fixed, maxima=maxima)
+        layer = Conv2d(
+            weight.numpy(),
+            activation(r, outputs),
+            array(bias),
+            **moves,
+            normalization=arrays(normalisation),
+            maxima=maxima,
+        )
         t = F.conv2d(normalised(x, normalisation), weight, bias, **moves)
         expected = F.max_pool2d(activated(t, layer.activation), size, steps, pad, ceil_mode=ceil_mode)
-        out = layer(x)
+        out = called.conv2d(layer, x)
         close(out, expected, (number, tuple(x.shape), kernel_size, moves, size, steps, pad, outputs))
-        assert tuple(out.shape) == layer.out_shape(x.shape)
+        assert tuple(out.shape[1:]) == layer.out_shape(tuple(x.shape[1:]))
         if number < 8:
             x[..., 4, 4] = float("nan")
-            expected = F.max_pool2d(layer._in_torch(x, None), 1)
-            assert torch.equal(layer(x).isnan(), expected.isnan())
+            t = activated(F.conv2d(normalised(x, normalisation), weight, bias, **moves), layer.activation)
+            expected = F.max_pool2d(t, size, steps, pad, ceil_mode=ceil_mode)
+            assert torch.equal(called.conv2d(layer, x).isnan(), expected.isnan())
 
 
 def test_pointwise_convolutions_after_averages(kernel: str) -> None:
@@ -144,9 +161,9 @@ def test_pointwise_convolutions_after_averages(kernel: str) -> None:
         channels, outputs = r.choice(CHANNELS), r.choice(CHANNELS)
         x = layout(r, torch.randn(r.randint(1, 2), channels, r.randint(1, 9), r.randint(1, 9)))
         weight, bias = torch.randn(outputs, channels, 1, 1) / channels**0.5, some(r, outputs)
-        layer = RealConv2d(weight, bias, pool=2, activation=activation(r, outputs))
+        layer = Conv2d(weight.numpy(), activation(r, outputs), array(bias), pool=2)
         expected = F.conv2d(F.avg_pool2d(x, 2, ceil_mode=True), weight, bias)
-        close(layer(x), activated(expected, layer.activation), (number, tuple(x.shape), outputs))
+        close(called.conv2d(layer, x), activated(expected, layer.activation), (number, tuple(x.shape), outputs))
 
 
 @adds_as_onednn
@@ -165,20 +182,24 @@ def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, str
     padding = (kernel_size // 2, kernel_size // 2)
     weight, x = torch.randn(outputs, channels, kernel_size, kernel_size), torch.rand(5, channels, size, size)
     bias = torch.randn(outputs) if kernel_size > 1 else None
-    fixed = {"stride": (stride, stride), "padding": padding, "affine": affine, "normalisation": normalisation}
-    layer = RealConv2d(weight, bias, **fixed, pool=pool)
+    layer = Conv2d(
+        weight.numpy(),
+        Activation(outputs),
+        array(bias),
+        (stride, stride),
+        padding,
+        affine=arrays(affine),
+        normalization=arrays(normalisation),
+        pool=pool,
+    )
     with torch.no_grad():
         before = F.avg_pool2d(x, 2) if pool == 2 else normalised(x, normalisation)
         wanted = norm(F.conv2d(before, weight, bias, stride, padding))
-        assert torch.equal(layer(x), wanted)
+        assert torch.equal(called.conv2d(layer, x), wanted)
         if channels == 3:
             images = (255 * x).byte()
-            out = torch.empty_like(wanted).contiguous(memory_format=torch.channels_last)
-            work = layer.work(x.shape, copied=True)
-            kernels.Kernel("x86_64_v4").run("real_convolve", layer.job(images, out, work=work))
             wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, bias, stride, padding))
-            assert torch.equal(out, wanted)
-            close(layer(images), wanted, "in torch, from bytes")
+            assert torch.equal(called.conv2d(layer, images), wanted)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -190,10 +211,11 @@ def test_linear_layers(kernel: str, int8: bool) -> None:
         x, bias = torch.randn(rows, inputs), some(r, outputs)
         weight = torch.randint(-127, 128, (outputs, inputs)).to(torch.int8) if int8 else torch.randn(outputs, inputs)
         scale = torch.rand(outputs) / 100 if int8 else None
-        layer = RowLinear(weight, bias, scale=scale, activation=activation(r, outputs))
+        layer = Linear(weight.numpy(), array(bias), array(scale), activation(r, outputs))
         dense = weight if scale is None else weight * scale[:, None]
-        close(layer(x), activated(F.linear(x, dense, bias), layer.activation), (number, rows, inputs, outputs))
-        close(layer(F.pad(x, (1, 2))[:, 1:-2]), layer(x), number)
+        assert layer.activation is not None
+        expected = activated(F.linear(x, dense, bias), layer.activation)
+        close(called.linear(layer, x), expected, (number, rows, inputs, outputs))
 
 
 def test_pools(kernel: str) -> None:
@@ -206,33 +228,32 @@ def test_pools(kernel: str) -> None:
         padding = (0, 0) if average else tuple(r.randint(0, size // 2) for size in kernel_size)
         ceil_mode, before = r.random() < 0.5, some(r, channels)
         x = layout(r, torch.randn(r.randint(1, 2), channels, r.randint(3, 9), r.randint(3, 9)))
-        layer = Pool2d(
-            channels, kernel_size, stride, padding=padding, average=average, ceil_mode=ceil_mode, before=before
-        )
+        layer = Pool2d(channels, kernel_size, stride, padding, average, ceil_mode, array(before))
         t = x if before is None else F.prelu(x, before)
         if average:
             expected = F.avg_pool2d(t, kernel_size, stride, ceil_mode=ceil_mode)
         else:
             expected = F.max_pool2d(t, kernel_size, stride, padding, ceil_mode=ceil_mode)
-        assert layer.out_shape(x.shape) == tuple(expected.shape)
-        close(layer(x), expected, (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode))
+        assert layer.out_shape(tuple(x.shape[1:])) == tuple(expected.shape[1:])
+        case = (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode)
+        close(called.pool(layer, x), expected, case)
 
 
-def test_windows_of_many_rows(kernel: str) -> None:
-    x = torch.randn(1, 16, 40, 8)
-    assert torch.equal(Pool2d(16, (20, 3), (7, 2), average=False)(x), F.max_pool2d(x, (20, 3), (7, 2)))
+def test_windows_of_many_rows_are_not_native() -> None:
+    assert not Pool2d(16, (20, 3), (7, 2)).is_native
+    assert Pool2d(16, (20, 3), (7, 2), average=True).is_native
 
 
 def test_a_maximum_of_infinities_is_one(kernel: str) -> None:
     x = torch.full((1, 70, 4, 4), -float("inf"))
     x[:, :, 1, 1] = float("inf")
-    assert torch.equal(Pool2d(70, (2, 2), (2, 2), average=False)(x), F.max_pool2d(x, 2))
+    assert torch.equal(called.pool(Pool2d(70, (2, 2), (2, 2)), x), F.max_pool2d(x, 2))
 
 
 def test_a_maximum_of_nan_is_nan(kernel: str) -> None:
     x = torch.randn(1, 16, 3, 3)
     x[0, :, 1, 1] = float("nan")
-    assert Pool2d(16, (3, 3), (1, 1), average=False)(x).isnan().all()
+    assert called.pool(Pool2d(16, (3, 3), (1, 1)), x).isnan().all()
 
 
 def test_means(kernel: str) -> None:
@@ -243,7 +264,7 @@ def test_means(kernel: str) -> None:
         before = some(r, channels)
         x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(1, 13), r.randint(1, 13)))
         expected = (x if before is None else F.prelu(x, before)).mean((2, 3))
-        close(ChannelMean(channels, before=before)(x), expected, (number, tuple(x.shape)))
+        close(called.mean(x, before), expected, (number, tuple(x.shape)))
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -263,18 +284,15 @@ def test_gates(kernel: str, int8: bool) -> None:
                 name: (w / scales[f"{name}_scale"][:, None]).round().to(torch.int8) for name, w in weights.items()
             }
         biases = [some(r, hidden), some(r, outputs)]
-        gate = Gate(
-            weights["squeeze"],
-            biases[0],
-            weights["excite"],
-            biases[1],
-            mix=mix,
-            **scales,
-        )
+        products = [
+            Dense(weights[name].numpy(), array(bias), array(scales.get(f"{name}_scale")))
+            for name, bias in zip(("squeeze", "excite"), biases, strict=True)
+        ]
+        gate = SqueezeExcite(*products, array(mix))
         dense = [w * scales[f"{name}_scale"][:, None] if int8 else w for name, w in weights.items()]
         mean = own if mix is None else torch.lerp(own, other, mix)
         expected = F.linear(F.linear(mean, dense[0], biases[0]).relu(), dense[1], biases[1]).sigmoid()
-        close(gate(own, None if mix is None else other), expected, (number, channels, hidden, outputs))
+        close(called.gate(gate, own, None if mix is None else other), expected, (number, channels, hidden, outputs))
 
 
 def test_second_passes(kernel: str) -> None:
@@ -289,15 +307,8 @@ def test_second_passes(kernel: str) -> None:
         scale = some(r, channels)
         bias, inner = None if scale is None else torch.randn(channels), some(r, channels)
         slope = None if residual is None else some(r, channels)
-        layer = Combine(
-            channels,
-            multiply=multiply,
-            residual_slope=slope,
-            scale=scale,
-            bias=bias,
-            inner=inner,
-            activation=activation(r, channels),
-        )
+        values = (array(slope), array(scale), array(bias), array(inner))
+        layer = FusedElementwise(activation(r, channels), multiply, *values)
         t = x if gate is None else x * gate[:, :, None, None]
         added = residual if slope is None or residual is None else F.prelu(residual, slope)
         t = t * added if multiply and added is not None else t
@@ -305,31 +316,28 @@ def test_second_passes(kernel: str) -> None:
             t = t * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)
         t = t if inner is None else F.prelu(t, inner)
         t = t if added is None else t + added
-        close(layer(x, gate, residual), activated(t, layer.activation), (number, tuple(x.shape)))
+        close(called.elementwise(layer, x, gate, residual), activated(t, layer.activation), (number, tuple(x.shape)))
 
 
 def test_threads_give_the_same() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 32, 40, 40).contiguous(memory_format=torch.channels_last)
+    wide, narrow = torch.randn(64, 32, 3, 3).numpy(), torch.randn(64, 32, 1, 1).numpy()
+    maxima = Pool2d(64, (3, 3), (2, 2), (1, 1))
     layers = [
-        RealConv2d(torch.randn(64, 32, 3, 3), None, padding=(1, 1)),
-        RealConv2d(torch.randn(64, 32, 1, 1), None, pool=2),
-        RealConv2d(
-            torch.randn(64, 32, 3, 3),
-            None,
-            padding=(1, 1),
-            maxima=Pool2d(64, (3, 3), (2, 2), padding=(1, 1), average=False),
-        ),
-        Pool2d(32, (3, 3), (2, 2), padding=(1, 1), average=False),
-        ChannelMean(32),
-        Combine(32, scale=torch.randn(32), bias=torch.randn(32)),
+        Conv2d(wide, Activation(64), padding=(1, 1)),
+        Conv2d(narrow, Activation(64), pool=2),
+        Conv2d(wide, Activation(64), padding=(1, 1), maxima=maxima),
     ]
+    pass_ = FusedElementwise(Activation(32), scale=torch.randn(32).numpy(), bias=torch.randn(32).numpy())
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append([layer(x) for layer in layers])
+            found = [called.conv2d(layer, x) for layer in layers]
+            found += [called.pool(Pool2d(32, (3, 3), (2, 2), (1, 1)), x), called.mean(x)]
+            results.append([*found, called.elementwise(pass_, x)])
     finally:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):

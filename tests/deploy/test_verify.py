@@ -1,6 +1,5 @@
 """Jobs of kernels stay within their memory: the verifier, and programs whose operands are not what forms expect."""
 
-import ctypes
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,11 @@ import torch
 
 from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Node, Value
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.verify import JobError, Region, verify
-from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-from bnn_lightning.deploy.runtime.executor import Execution
+from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
+from bnn_lightning.deploy.kernels.verify import CallError, Memory, verify
+from bnn_lightning.deploy.planner.check import memory_of
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
-from tests.deploy.test_plan import SIZE, Writer, check, drawn, plan_of
+from tests.deploy.test_plan import SIZE, Writer, check, drawn
 from tools.drawn import Drawer, differs, drawn_graph
 
 pytestmark = pytest.mark.skipif(not kernels.supported_kernels(), reason="needs a compiled kernel")
@@ -139,49 +137,54 @@ def test_drawn_graphs_are_those_of_the_steps(seeds: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str, Any, list[Region]]]]:
-    """Jobs of drawn networks and their memory."""
-    found: list[tuple[str, Any, list[Region]]] = []
-    held: list[object] = []
-    kernel = kernels.current_kernel()
-    assert kernel is not None
-    networks = [drawn_graph(seed) for seed in range(12)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnn_lightning.deploy.runtime.executor.verify", lambda *job: found.append(job))
-        held += [Execution(make_plan(TypedGraph(network, images)), kernel) for network, images in networks]
-        held.append(Execution(plan_of(drawn(0, tmp_path_factory.mktemp("net"))), kernel))
-    yield found
-    held.clear()
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[KernelCall, Memory]]:
+    """Calls of drawn networks and their memory, for three images."""
+    networks = [drawn_graph(seed)[0] for seed in (1, 2, 4, 5, 7, 8, 10, 17, 46, 56)]
+    networks.append(drawn(0, tmp_path_factory.mktemp("net")))
+    plans = [network.plan() for network in networks]
+    return [(call, memory_of(plan, 3)) for plan in plans for call in plan.calls if isinstance(call, KernelCall)]
 
 
-def fields_of(job: Any) -> Iterator[tuple[Any, str]]:
-    """Return the pointers of a structure and of those in it."""
-    for name, kind in job._fields_:
-        if kind is ctypes.c_void_p:
-            yield job, name
-        elif issubclass(kind, ctypes.Structure):
-            yield from fields_of(getattr(job, name))
+def changed(call: KernelCall, **fields: Any) -> KernelCall:
+    return KernelCall(call.kernel, {**call.fields, **fields}, call.node)
 
 
-def test_what_leaves_its_memory_is_refused(jobs: list[tuple[str, Any, list[Region]]]) -> None:
+def test_what_leaves_its_memory_is_refused(calls: list[tuple[KernelCall, Memory]]) -> None:
     seen = set()
-    for operation, job, regions in jobs:
-        verify(operation, job, regions)
-        for owner, name in fields_of(job):
-            address = getattr(owner, name)
-            used = any(address and at <= address < at + size for at, size in regions)
-            unused = name == "tap_sums" and not job.real_height
-            if not used or unused:
+    for call, memory in calls:
+        verify(call, memory)
+        for name, value in call.fields.items():
+            if not isinstance(value, Address):
                 continue
-            # Behind all memory, as what one region ends with another may begin with.
-            for other in (max(at + size for at, size in regions), min(at for at, _ in regions) - 64):
-                setattr(owner, name, other)
-                with pytest.raises(JobError, match=f"`{operation}`"):
-                    verify(operation, job, regions)
-            setattr(owner, name, address)
-            seen.add(operation)
-        verify(operation, job, regions)
+            for other in (memory.sizes[value.region], -64):
+                with pytest.raises(CallError, match=f"`{call.kernel}` of value {call.node}: "):
+                    verify(changed(call, **{name: Address(value.region, other)}), memory)
+            seen.add(call.kernel)
     assert seen == {"pack", "convolve", "real_convolve", "linear", "pool", "sum", "average", "pad", "gate", "combine"}
+
+
+WRITTEN = {"out", "after.out", "bits", "after.bits", "sums", "half", "mean", "work", "gate"}
+
+
+def test_what_is_written_lies_in_no_constants(calls: list[tuple[KernelCall, Memory]]) -> None:
+    for call, memory in calls:
+        for name in WRITTEN & set(call.fields):
+            reads = {("combine", "gate"), ("average", "sums"), ("real_convolve", "mean")}
+            if (call.kernel, name) in reads:
+                continue
+            for region in (Region.CONSTANTS, Region.INPUT, Region.DERIVED):
+                everywhere = Memory(dict.fromkeys(Region, 1 << 40), memory.images, memory.tables)
+                with pytest.raises(CallError, match=f"`{name.rpartition('.')[2]}` is written"):
+                    verify(changed(call, **{name: Address(region)}), everywhere)
+
+
+def test_fields_of_another_kind_are_refused(calls: list[tuple[KernelCall, Memory]]) -> None:
+    call, memory = calls[0]
+    for fields in ({"images": Address(Region.ARENA)}, {"x": 3}, {"nothing": 1}):
+        with pytest.raises(CallError):
+            verify(changed(call, **fields), memory)
+    with pytest.raises(CallError, match="`other` is no kernel"):
+        verify(KernelCall("other", {}), memory)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +199,9 @@ def test_what_leaves_its_memory_is_refused(jobs: list[tuple[str, Any, list[Regio
         *(("pad", "pixels"), ("pool", "images"), ("sum", "pixels"), ("sum", "channels"), ("average", "parts")),
     ],
 )
-def test_larger_numbers_are_refused(jobs: list[tuple[str, Any, list[Region]]], operation: str, name: str) -> None:
-    job, regions = next(item[1:] for item in jobs if item[0] == operation)
-    before = getattr(job, name)
-    setattr(job, name, before + 1000)
-    with pytest.raises(JobError):
-        verify(operation, job, regions)
-    setattr(job, name, before)
+def test_larger_numbers_are_refused(calls: list[tuple[KernelCall, Memory]], operation: str, name: str) -> None:
+    call, memory = next(item for item in calls if item[0].kernel == operation)
+    before = call.fields.get(name, 0)
+    more = Count(1000, before.per_image) if isinstance(before, Count) else 1000 + before  # type: ignore[operator]
+    with pytest.raises(CallError):
+        verify(changed(call, **{name: more}), memory)

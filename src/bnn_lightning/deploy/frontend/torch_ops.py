@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.frontend.byte_conv import byte_conv2d
 from bnn_lightning.deploy.ir.graph import Node
 from bnn_lightning.deploy.ir.operations import OPERATIONS
-from bnn_lightning.deploy.kernels.conv2d_int8 import byte_conv2d
 
 _ATEN = torch.ops.aten
 

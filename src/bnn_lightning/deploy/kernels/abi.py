@@ -1,7 +1,9 @@
 """Arguments of the kernels: mirrors of the structures of arguments.h."""
 
 import ctypes
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 VERSION = 11  # of the structures; `bnn_version` of thread_team.c
@@ -249,3 +251,42 @@ class Pair(IntEnum):
     SUBTRACT = 1
     MULTIPLY = 2
     DIVIDE = 3
+
+
+@cache
+def field_offsets(kernel: str) -> Mapping[str, tuple[int, Any]]:
+    """Return place and type of the fields of a kernel's structure, in order; "after.out" is one of a structure in it.
+
+    Example:
+        >>> field_offsets("pad")["first"][0], list(field_offsets("linear"))[-1]
+        (16, 'after.bits')
+    """
+    return {name: (offset, kind) for name, offset, kind in _flat(KERNELS[kernel], "", 0)}
+
+
+def _flat(structure: type[ctypes.Structure], prefix: str, begin: int) -> Iterator[tuple[str, int, Any]]:
+    for name, kind, *_ in structure._fields_:
+        offset = begin + getattr(structure, name).offset
+        if issubclass(kind, ctypes.Structure):
+            yield from _flat(kind, f"{prefix}{name}.", offset)
+        else:
+            yield prefix + name, offset, kind
+
+
+def structure_of(kernel: str, fields: Mapping[str, int | float]) -> ctypes.Structure:
+    """Return the arguments of a kernel.
+
+    Args:
+        kernel: Its name.
+        fields: Numbers and addresses by name; others are 0.
+
+    Example:
+        >>> structure_of("pad", {"pixels": 3}).pixels
+        3
+    """
+    structure = KERNELS[kernel]()
+    places = field_offsets(kernel)
+    for name, value in fields.items():
+        offset, kind = places[name]
+        kind.from_buffer(structure, offset).value = value
+    return structure

@@ -1,19 +1,71 @@
-"""What the layers on the real-valued kernels share: layouts, and what follows a sum."""
+"""Layouts of maps, weights and signs as kernels read them, and what follows a sum; numpy alone.
+
+A word (uint32) holds the signs of 32 channels, the first in its lowest bit; 1 is +1, and bits that are left over are 0.
+A block is 16 output channels side by side. Maps are (N, H, W, C), dense.
+"""
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from bnn_lightning.deploy.frontend.fresh import floats, strided
-from bnn_lightning.deploy.kernels.abi import PART, After
-from bnn_lightning.deploy.kernels.library import Kernel, current_kernel
-from bnn_lightning.functional.pack import BLOCK, num_blocks, spread
+from bnn_lightning.deploy.kernels.abi import PART
+from bnn_lightning.deploy.kernels.call import Address, Count, Field
+from bnn_lightning.deploy.kernels.constants import ConstantSection
+
+Array = NDArray[Any]
+Pair = tuple[int, int]
+Shape = tuple[int, int, int]  # channels, height and width of a map
+
+WORD, BLOCK, FLOAT = 32, 16, 4
+IMAGES = Count(0, 1)
 
 
-def blocked(rows: Tensor) -> Tensor:
+def num_words(channels: int) -> int:
+    """Return the number of words that hold `channels` signs."""
+    return -(-channels // WORD)
+
+
+def num_blocks(channels: int) -> int:
+    """Return the number of blocks that hold `channels` output channels."""
+    return -(-channels // BLOCK)
+
+
+def num_parts(pixels: int) -> int:
+    """Return the number of parts that a map of so many pixels is summed in."""
+    return -(-pixels // PART)
+
+
+def out_size(size: int, kernel: int, stride: int, dilation: int = 1) -> int:
+    """Return the number of windows along a dimension of `size` padded inputs."""
+    return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def spread(values: Array, *, groups: int = 1, fill: float = 0.0) -> Array:
+    """Lay values of output channels out as kernels read them: float32, each group filled up to whole blocks.
+
+    Args:
+        values: Shape (..., out_channels).
+        groups: Divides out_channels.
+        fill: Value of the channels that do not exist.
+
+    Returns:
+        Shape (..., groups * blocks * 16).
+
+    Example:
+        >>> spread(np.array([1.0, 2.0]), groups=2).nonzero()[0]
+        array([ 0, 16])
+    """
+    split = np.asarray(values, np.float32).reshape(*values.shape[:-1], groups, -1)
+    channels = split.shape[-1]
+    result = np.full((*split.shape[:-1], num_blocks(channels) * BLOCK), fill, np.float32)
+    result[..., :channels] = split
+    return result.reshape(*values.shape[:-1], -1)
+
+
+def blocked(rows: Array) -> Array:
     """Lay weights out as kernels read them.
 
     Args:
@@ -23,47 +75,81 @@ def blocked(rows: Tensor) -> Tensor:
         Shape (blocks, factors, 16); output channels beyond the last one are 0.
 
     Example:
-        >>> blocked(torch.ones(3, 5)).shape
-        torch.Size([1, 5, 16])
+        >>> blocked(np.ones((3, 5))).shape
+        (1, 5, 16)
     """
-    padded = F.pad(rows, (0, 0, 0, num_blocks(rows.shape[0]) * BLOCK - rows.shape[0]))
-    return torch.unflatten(padded, 0, (-1, BLOCK)).transpose(1, 2).contiguous()
+    padded = np.zeros((num_blocks(len(rows)) * BLOCK, rows.shape[1]), rows.dtype)
+    padded[: len(rows)] = rows
+    return np.ascontiguousarray(padded.reshape(-1, BLOCK, rows.shape[1]).transpose(0, 2, 1))
 
 
-def unblocked(weight: Tensor, out_channels: int) -> Tensor:
+def unblocked(weight: Array, out_channels: int) -> Array:
     """Undo `blocked`: (out_channels, factors)."""
-    return weight.transpose(1, 2).flatten(0, 1)[:out_channels]
+    return weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])[:out_channels]
 
 
-def kernel_for(*tensors: Tensor | None) -> Kernel | None:
-    """Return the kernel that computes with these, None for torch: kernels take float32 on the CPU."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    plain = all(tensor.dtype == torch.float32 and tensor.is_cpu for tensor in given)
-    return current_kernel() if plain else None
+def packed(bits: Array) -> Array:
+    """Pack bools, (..., C), to words, uint32 (..., ceil(C / 32)).
+
+    Example:
+        >>> packed(np.array([True, False, True]))
+        array([5], dtype=uint32)
+    """
+    words = num_words(bits.shape[-1])
+    padded = np.zeros((*bits.shape[:-1], words * WORD), bool)
+    padded[..., : bits.shape[-1]] = bits
+    return np.packbits(padded, axis=-1, bitorder="little").view("<u4")
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """Return a map whose channels lie side by side, and its rows and images without gaps."""
-    _, channels, height, width = x.shape
-    dense = (height * width * channels, 1, width * channels, channels)
-    fits = all(x.shape[i] == 1 or x.stride(i) == dense[i] for i in range(4))
-    return x if fits else strided(x.shape, dense, x.dtype).copy_(x)
+@dataclass(frozen=True)
+class Map:
+    """A map of N images in memory, float32 with channels side by side unless it says something else.
+
+    Attributes:
+        address: First byte.
+        shape: Channels, height and width.
+        pitch: Elements from a pixel to the next one; 0 is the channels.
+        planar: Whether it is (N, C, H, W).
+        in_bytes: Whether it is uint8, in 255ths.
+    """
+
+    address: Address
+    shape: Shape
+    pitch: int = 0
+    planar: bool = False
+    in_bytes: bool = False
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Elements from one image, channel, row and column to the next."""
+        channels, height, width = self.shape
+        if self.planar:
+            return channels * height * width, height * width, width, 1
+        pitch = self.pitch or channels
+        return pitch * height * width, 1, pitch * width, pitch
+
+    def part(self, first: int, channels: int) -> "Map":
+        """Return some channels of it, from `first` on."""
+        _, height, width = self.shape
+        pitch = self.pitch or self.shape[0]
+        return replace(self, address=self.address + FLOAT * first, shape=(channels, height, width), pitch=pitch)
 
 
-def new_map(number: int, channels: int, height: int, width: int) -> Tensor:
-    """Return an empty (N, C, H, W) in the channels_last format."""
-    return floats(number, height, width, channels).permute(0, 3, 1, 2)
+def given(fields: dict[str, "Field | None"], prefix: str = "") -> dict[str, Field]:
+    """Return the fields of a call that are not zero, with a prefix of their names.
+
+    Example:
+        >>> given({"x": 0, "y": 2, "z": None}, "after.")
+        {'after.y': 2}
+    """
+    return {prefix + name: value for name, value in fields.items() if value is not None and value != 0}
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """Return a tensor's address, None for none."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-class Activation(nn.Module):
+@dataclass(frozen=True)
+class Activation:
     """What kernels do last: PReLU, a shift, clamp; each may be missing.
 
-    Args:
+    Attributes:
         channels: Of the map.
         slope: Of PReLU, (channels,); zeros make ReLU.
         shift: Shape (channels,).
@@ -71,53 +157,33 @@ class Activation(nn.Module):
         high: Upper bound.
     """
 
-    slope: Tensor | None
-    shift: Tensor | None
+    channels: int
+    slope: Array | None = None
+    shift: Array | None = None
+    low: float = -math.inf
+    high: float = math.inf
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        slope: Tensor | None = None,
-        shift: Tensor | None = None,
-        low: float | None = None,
-        high: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.low, self.high = -math.inf if low is None else low, math.inf if high is None else high
-        self.register_buffer("slope", None if slope is None else spread(slope.float()))
-        self.register_buffer("shift", None if shift is None else spread(shift.float()))
+    def fields(
+        self, constants: ConstantSection, out: Map | None, height: int, width: int, prefix: str = "after."
+    ) -> dict[str, Field]:
+        """Return the fields of `struct after`.
 
-    def after(self, out: Tensor | None, height: int, width: int) -> After:
-        """Return the kernel's structure, for a result that is written to `out`, (N, C, H, W)."""
-        return After(
-            height=height,
-            width=width,
-            channels=self.channels,
-            out_channels=self.channels if out is None or out.dim() < 4 else out.stride(3),
-            slope=pointer(self.slope),
-            shift=pointer(self.shift),
-            low=self.low,
-            high=self.high,
-            out=pointer(out),
-        )
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Compute it with torch for (N, C, ...)."""
-        view = (-1, *[1] * (t.dim() - 2))
-        if self.slope is not None:
-            t = torch.where(t > 0, t, t * self.slope[: self.channels].view(view))
-        if self.shift is not None:
-            t = t + self.shift[: self.channels].view(view)
-        return t if self.low == -math.inf and self.high == math.inf else t.clamp(self.low, self.high)
-
-
-def sums_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the shape, (N, parts, C in whole blocks), of the sums over the parts of a map (N, C, H, W)."""
-    return shape[0], -(-shape[2] * shape[3] // PART), num_blocks(shape[1]) * BLOCK
-
-
-def prelu(x: Tensor, slope: Tensor | None) -> Tensor:
-    """Apply PReLU to (N, C, H, W), with slopes that are filled up to whole blocks; None is the identity."""
-    return x if slope is None else torch.where(x > 0, x, x * slope[: x.shape[1]].to(x.dtype).view(-1, 1, 1))
+        Args:
+            constants: Section that takes its values.
+            out: Place of the result; None writes no floats.
+            height: Rows of the result.
+            width: Columns of the result.
+            prefix: Of the names.
+        """
+        fields: dict[str, Field | None] = {
+            "height": height,
+            "width": width,
+            "channels": self.channels,
+            "out_channels": self.channels if out is None else out.pitch or out.shape[0],
+            "slope": constants.optional(None if self.slope is None else spread(self.slope)),
+            "shift": constants.optional(None if self.shift is None else spread(self.shift)),
+            "low": self.low,
+            "high": self.high,
+            "out": None if out is None else out.address,
+        }
+        return given(fields, prefix)

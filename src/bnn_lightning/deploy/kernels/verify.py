@@ -1,82 +1,128 @@
-"""A verifier of kernel jobs: whatever a job reads and writes lies within regions of memory that it was given.
+"""A verifier of plans: whatever a kernel call reads and writes lies within the regions of memory that a context has.
 
-No torch: a job is the name of its operation and its structure, a region an address and a length. The rules are those of
-the C files, operation by operation: which elements a field's pointer is followed to, what must divide what, and what
-the fixed arrays of the kernels hold.
+The rules are those of the C files, kernel by kernel: which elements a field's address is followed to, what must divide
+what, and what the fixed arrays of the kernels hold. runtime/csrc/verify.c holds the same.
 """
 
 import ctypes
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from bnn_lightning.deploy.kernels.abi import PART, WORKERS
+from bnn_lightning.deploy.kernels.abi import PART, WORKERS, field_offsets
+from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
 
+Array = NDArray[Any]
 _BLOCK, _WORD, _FLOAT = 16, 32, 4
 _LINE = 64  # LINE of conv2d.c
 _LINES = 16  # MOST_LINES of epilogue.h
 _MOST_FACTORS = 1 << 31  # of a binary sum
+_MOST = 1 << 62  # bytes: whatever is counted fits a signed number of 64 bits
+_WRITABLE = (Region.ARENA, Region.SIGNS, Region.OUTPUT)
 
 
-class JobError(RuntimeError):
-    """A job of a kernel would read or write elsewhere than in its own memory."""
+class CallError(ValueError):
+    """A kernel call would read or write elsewhere than in its own memory."""
 
 
-class Region(NamedTuple):
-    """Memory that a job may use: its address, and its length in bytes."""
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """The memory of a context, for a number of images.
 
-    address: int
-    size: int
+    Attributes:
+        sizes: Bytes of each region.
+        images: Number of images.
+        tables: Bytes of the regions whose contents are known: constants.
+    """
+
+    sizes: Mapping[Region, int]
+    images: int
+    tables: Mapping[Region, Array] = field(default_factory=dict)
 
 
-def verify(operation: str, job: ctypes.Structure, regions: Iterable[Region]) -> None:
-    """Check a job before it runs.
+def verify(call: KernelCall, memory: Memory) -> None:
+    """Check a kernel call before it runs.
 
     Args:
-        operation: Name of the operation, such as "convolve".
-        job: What the kernel is given.
-        regions: Memory of all tensors that it may use.
+        call: What the kernel is given.
+        memory: Memory that it may use.
 
     Raises:
-        JobError: A read or a write would leave all regions, or the numbers of the job do not fit each other.
+        CallError: A read or a write would leave the memory, or the numbers of the call do not fit each other.
 
     Example:
-        >>> from bnn_lightning.deploy.kernels.abi import Padding
-        >>> memory = (ctypes.c_float * 6)()
-        >>> job = Padding(pixels=2, channels=3, first=1, inner=1, out=ctypes.addressof(memory))
-        >>> verify("pad", job, [Region(ctypes.addressof(memory), 24)])
-        >>> verify("pad", job, [Region(ctypes.addressof(memory), 20)])
+        >>> call = KernelCall("pad", {"pixels": 2, "channels": 3, "inner": 1, "out": Address(Region.ARENA)})
+        >>> verify(call, Memory({Region.ARENA: 24}, 1))
+        >>> verify(call, Memory({Region.ARENA: 20}, 1))
         Traceback (most recent call last):
-        bnn_lightning.deploy.kernels.verify.JobError: `pad`: 24 bytes of `out` do not lie in the memory of this job.
+        bnn_lightning.deploy.kernels.verify.CallError: `pad` of value 0: 24 bytes of `out` do not lie in the arena.
     """
-    _RULES[operation](_Job(operation, job, list(regions)))
+    if call.kernel not in _RULES:
+        raise CallError(f"`{call.kernel}` is no kernel: there are {', '.join(_RULES)}.")
+    places = field_offsets(call.kernel)
+    for name, value in call.fields.items():
+        if name not in places:
+            raise CallError(f"`{call.kernel}` of value {call.node}: it has no field `{name}`.")
+        if isinstance(value, Address) != (places[name][1] is ctypes.c_void_p):
+            raise CallError(f"`{call.kernel}` of value {call.node}: `{name}` cannot be {value}.")
+    _RULES[call.kernel](_Job(call, memory))
+
+
+class _Fields:
+    """Fields of a structure, or of one in it, by attribute: numbers, and addresses; absent ones are 0."""
+
+    def __init__(self, call: KernelCall, images: int, prefix: str = "") -> None:
+        self._call, self._images, self._prefix = call, images, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        path = self._prefix + name
+        if path in _structures(self._call.kernel):
+            return _Fields(self._call, self._images, f"{path}.")
+        value = self._call.fields.get(path, 0)
+        return value.at(self._images) if isinstance(value, Count) else value
+
+
+@cache
+def _structures(kernel: str) -> frozenset[str]:
+    """Return the names of the structures within a kernel's own."""
+    return frozenset(name.rpartition(".")[0] for name in field_offsets(kernel)) - {""}
 
 
 class _Job:
-    """A job's fields, and what is demanded of them."""
+    """The fields of a call, and what is demanded of them."""
 
-    def __init__(self, operation: str, job: Any, regions: list[Region]) -> None:
-        self.operation, self.job, self.regions = operation, job, regions
+    def __init__(self, call: KernelCall, memory: Memory) -> None:
+        self.call, self.memory = call, memory
+        self.job = _Fields(call, memory.images)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.job, name)
 
     def need(self, fits: bool, rule: str) -> None:
         if not fits:
-            raise JobError(f"`{self.operation}`: {rule}.")
+            raise CallError(f"`{self.call.kernel}` of value {self.call.node}: {rule}.")
 
     def positive(self, *names: str) -> None:
         for name in names:
             self.need(getattr(self.job, name) > 0, f"`{name}` must be positive, not {getattr(self.job, name)}")
 
-    def reach(self, name: str, count: int, size: int = _FLOAT, *, of: Any = None, needed: bool = True) -> None:
+    def reach(
+        self, name: str, count: int, size: int = _FLOAT, *, of: Any = None, needed: bool = True, write: bool = False
+    ) -> None:
         """Demand that so many elements lie where a field points, if it points anywhere."""
         address = getattr(self.job if of is None else of, name)
-        self.need(bool(address) or not needed, f"`{name}` points nowhere")
-        begin, bytes_ = address or 0, count * size
-        inside = any(at <= begin and begin + bytes_ <= at + length for at, length in self.regions)
-        self.need(not address or inside, f"{bytes_} bytes of `{name}` do not lie in the memory of this job")
+        self.need(isinstance(address, Address) or not needed, f"`{name}` points nowhere")
+        if not isinstance(address, Address):
+            return
+        begin, bytes_, region = address.at(self.memory.images), count * size, address.region
+        self.need(address.offset >= 0 and address.per_image >= 0, f"`{name}` begins before its region")
+        self.need(address.offset % _FLOAT == address.per_image % _FLOAT == 0, f"`{name}` begins within an element")
+        self.need(not write or region in _WRITABLE, f"`{name}` is written, and lies in the {region.name.lower()}")
+        inside = begin + bytes_ <= self.memory.sizes.get(region, 0) and bytes_ < _MOST
+        self.need(inside, f"{bytes_} bytes of `{name}` do not lie in the {region.name.lower()}")
 
     def parameters(self, channels: int, *names: str, of: Any = None) -> None:
         """Demand values for whole blocks of channels where these fields point anywhere."""
@@ -87,7 +133,9 @@ class _Job:
         """Return the least and the largest number of a table of int32."""
         self.reach(name, count)
         self.need(count > 0, f"`{name}` is empty")
-        values = np.ctypeslib.as_array((ctypes.c_int32 * count).from_address(getattr(self.job, name)))
+        address = getattr(self.job, name)
+        self.need(address.region in self.memory.tables and not address.per_image, f"`{name}` is no constant")
+        values = self.memory.tables[address.region][address.offset : address.offset + 4 * count].view("<i4")
         self.need(int(values.min()) >= 0, f"`{name}` points before what it begins with")
         return int(values.min()), int(values.max())
 
@@ -98,7 +146,7 @@ class _Job:
         self.need(min(fields.bits_top, fields.bits_left) >= 0, "signs begin before their map")
         fits = height + fields.bits_top <= fields.bits_height and width + fields.bits_left <= fields.bits_width
         self.need(fits and blocks_of_pixel <= 2 * fields.bits_words, "signs have more pixels or channels than room")
-        self.reach("bits", images * fields.bits_height * fields.bits_width * fields.bits_words, of=fields)
+        self.reach("bits", images * fields.bits_height * fields.bits_width * fields.bits_words, of=fields, write=True)
         self.need(bool(fields.threshold), "signs have no threshold")
 
     def after(self, images: int, *, height: int | None = None, width: int | None = None) -> None:
@@ -109,7 +157,9 @@ class _Job:
         self.need(after.out_channels >= after.channels, "a result has more channels than its memory")
         self.parameters(after.channels, "slope", "shift", "threshold", of=after)
         pixels = images * height * width
-        self.reach("out", max(0, (pixels - 1) * after.out_channels + after.channels), of=after, needed=False)
+        self.reach(
+            "out", max(0, (pixels - 1) * after.out_channels + after.channels), of=after, needed=False, write=True
+        )
         self.signs(after, images, height, width, blocks(after.channels))
 
 
@@ -144,7 +194,7 @@ def _pack(c: _Job) -> None:
     c.reach("threshold", c.groups * c.words * _WORD)
     fits = c.height + c.top <= c.bits_height and c.width + c.left <= c.bits_width
     c.need(fits, "signs have more pixels than their map")
-    c.reach("bits", c.images * c.bits_height * c.bits_width * c.groups * c.words)
+    c.reach("bits", c.images * c.bits_height * c.bits_width * c.groups * c.words, write=True)
 
 
 def _convolve(c: _Job) -> None:
@@ -171,8 +221,8 @@ def _convolve(c: _Job) -> None:
         added = c.residual_channels or channels
         _repeats(c, added, c.channels, c.groups)
         c.reach("residual", pixels * added)
-    c.reach("out", pixels * channels, needed=False)
-    c.reach("sums", c.images * parts(c.out_height * c.out_width) * every, needed=False)
+    c.reach("out", pixels * channels, needed=False, write=True)
+    c.reach("sums", c.images * parts(c.out_height * c.out_width) * every, needed=False, write=True)
     whole = c.groups == 1 or c.channels % _BLOCK == 0
     c.need(whole or not (c.bits or c.sums), "signs and sums of groups need whole blocks")
     c.signs(c, c.images, c.out_height, c.out_width, c.groups * blocks(c.channels))
@@ -205,7 +255,7 @@ def _real_convolve(c: _Job) -> None:
         c.need(band <= c.work_size, "a band is larger than the memory of a worker")
         if c.maxima.height:
             _maxima(c, sizes, -(-band // _LINE) * _LINE)
-        c.reach("work", WORKERS * c.work_size, 1)
+        c.reach("work", WORKERS * c.work_size, 1, write=True)
     else:
         c.need(not (c.bytes or c.whole or c.mean or c.pool == 2 or c.pad_y or c.pad_x), "the input must be copied")
         steps = ((sizes[0] - 1) * c.stride_y * c.x_y, (sizes[1] - 1) * c.stride_x * c.x_x)
@@ -293,20 +343,20 @@ def _sum(c: _Job) -> None:
     c.reach("x", c.images * c.pixels * c.channels)
     c.parameters(c.channels, "before")
     c.need(c.sums_channels >= blocks(c.channels) * _BLOCK, "sums have fewer channels than the map")
-    c.reach("sums", c.images * parts(c.pixels) * c.sums_channels)
+    c.reach("sums", c.images * parts(c.pixels) * c.sums_channels, write=True)
 
 
 def _average(c: _Job) -> None:
     c.positive("parts", "channels", "images")
     c.need(c.sums_channels >= blocks(c.channels) * _BLOCK, "sums have fewer channels than the averages")
     c.reach("sums", c.images * c.parts * c.sums_channels)
-    c.reach("mean", c.images * c.channels)
+    c.reach("mean", c.images * c.channels, write=True)
 
 
 def _pad(c: _Job) -> None:
     c.positive("channels")
     c.need(min(c.pixels, c.first, c.inner) >= 0 and c.first + c.inner <= c.channels, "channels leave their pixel")
-    c.reach("out", c.pixels * c.channels)
+    c.reach("out", c.pixels * c.channels, write=True)
 
 
 def _gate(c: _Job) -> None:
@@ -320,8 +370,8 @@ def _gate(c: _Job) -> None:
         c.reach(name, count * inputs, needed=not whole)
         c.parameters(outputs, f"{name}_scale")
         c.reach(f"{name}_bias", count)
-    c.reach("work", c.images * (blocks(c.channels) + blocks(c.hidden)) * _BLOCK)
-    c.reach("gate", c.images * c.out_channels)
+    c.reach("work", c.images * (blocks(c.channels) + blocks(c.hidden)) * _BLOCK, write=True)
+    c.reach("gate", c.images * c.out_channels, write=True)
 
 
 def _combine(c: _Job) -> None:
@@ -341,9 +391,9 @@ def _combine(c: _Job) -> None:
         c.reach("residual", pixels * c.residual_channels)
     c.need(not c.scale or bool(c.bias), "a scale has no bias")
     c.parameters(after.channels, "residual_slope", "scale", "bias", "inner", "half_slope")
-    c.reach("sums", c.images * c.parts * blocks(after.channels) * _BLOCK, needed=False)
+    c.reach("sums", c.images * c.parts * blocks(after.channels) * _BLOCK, needed=False, write=True)
     halves = -(-after.height // 2) * -(-after.width // 2)
-    c.reach("half", c.images * halves * after.channels, needed=False)
+    c.reach("half", c.images * halves * after.channels, needed=False, write=True)
 
 
 _RULES: dict[str, Callable[[_Job], None]] = {

@@ -1,38 +1,43 @@
-"""Read a graph backwards from a value: what stands before it, node by node, as far as one kernel computes it."""
+"""Pattern matching: read a graph backwards from a value, node by node, as far as one kernel computes it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from bnn_lightning.deploy.frontend.fresh import CPU
 from bnn_lightning.deploy.ir.graph import ConstantRef, Input, Node, Value
-from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.layout import Activation, Pair
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 
+Array = NDArray[Any]
 
-def constant(graph: TypedGraph, argument: Input | None, channels: int, *, elementwise: bool = False) -> Tensor | None:
-    """Return values of channels, (channels,) in float64, that a file holds; None: it is something else.
+
+def constant(graph: TypedGraph, item: Input | None, channels: int, *, elementwise: bool = False) -> Array | None:
+    """Return values of channels, (channels,) in float64, that a graph holds; None: it is something else.
 
     Args:
         graph: The graph.
-        argument: Input of a node.
+        item: Of a node.
         channels: Of the map, or the rows, that it belongs to.
         elementwise: It is computed with a map element by element: only some shapes are values of channels then.
     """
-    shape, node = None, graph.node_of(argument)
-    if node is not None and node.operation == "reshape" and isinstance(argument, Value):
-        shape, argument = graph.shape(argument.number), node.inputs[0]
-    if not isinstance(argument, ConstantRef):
+    shape, node = None, graph.node_of(item)
+    if node is not None and node.operation == "reshape" and isinstance(item, Value):
+        shape, item = graph.fixed_shape(item.number), node.inputs[0]
+        if shape is None:
+            return None
+    if not isinstance(item, ConstantRef):
         return None
-    stored = graph.network.constant(argument)
-    shape = tuple(stored.shape) if shape is None else shape
-    if not stored.is_floating_point() or stored.numel() not in (1, channels):
+    values = graph.floats(item)
+    if values is None or values.size not in (1, channels):
         return None
-    if elementwise and shape not in ((channels, 1, 1), (1, channels, 1, 1)) and (stored.numel() > 1 or len(shape) > 4):
+    shape = values.shape if shape is None else shape
+    if elementwise and shape not in ((channels, 1, 1), (1, channels, 1, 1)) and (values.size > 1 or len(shape) > 4):
         return None
-    return stored.detach().double().flatten().expand(channels)
+    return np.broadcast_to(values.astype(np.float64).ravel(), channels)
 
 
 @dataclass
@@ -50,10 +55,10 @@ class Chain:
     at: Input
 
     @classmethod
-    def from_value(cls, graph: TypedGraph, argument: Input) -> "Chain":
+    def from_value(cls, graph: TypedGraph, item: Input) -> "Chain":
         """Begin at a value."""
-        assert isinstance(argument, Value)
-        return cls(graph, argument, argument)
+        assert isinstance(item, Value)
+        return cls(graph, item, item)
 
     def node(self, *operations: str) -> Node | None:
         """Return the node that computes the value reached, if it is one of these and computed for nothing else."""
@@ -65,57 +70,58 @@ class Chain:
         """Step on to an operand whose elements become those of the value reached, one by one; whether they do."""
         if not isinstance(operand, Value) or not isinstance(self.at, Value):
             return False
-        before, after = self.graph.metas[operand.number], self.graph.metas[self.at.number]
-        alike = before.shape == after.shape and before.dtype == after.dtype
+        alike = self.graph.types[operand.number] == self.graph.types[self.at.number]
         self.at = operand if alike else self.at
         return alike
 
-    def clamp(self) -> tuple[float | None, float | None]:
+    def clamp(self) -> tuple[float, float]:
         """Step over a clamp, and return its bounds."""
         node = self.node("clamp")
         if node is None or not self.over(node.inputs[0]):
-            return None, None
-        return _bound(node["low"], -math.inf), _bound(node["high"], math.inf)
+            return -math.inf, math.inf
+        low, high = node["low"], node["high"]
+        return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
-    def slope(self, channels: int) -> Tensor | None:
+    def slope(self, channels: int) -> Array | None:
         """Step over a PReLU or ReLU, and return its slopes."""
         node = self.node("prelu", "relu")
-        slopes = None
-        if node is not None:
-            zeros = torch.zeros(channels, dtype=torch.float64, device=CPU)
-            slopes = zeros if node.operation == "relu" else constant(self.graph, node.inputs[1], channels)
-        return slopes if node is not None and slopes is not None and self.over(node.inputs[0]) else None
+        if node is None:
+            return None
+        slopes = np.zeros(channels) if node.operation == "relu" else constant(self.graph, node.inputs[1], channels)
+        return slopes if slopes is not None and self.over(node.inputs[0]) else None
 
-    def affine(self, channels: int) -> tuple[Tensor, Tensor] | None:
+    def affine(self, channels: int) -> tuple[Array, Array] | None:
         """Step over an affine map of channels, and return its scale and shift; two together would be rounded once."""
         node = self.node("affine")
-        values = [] if node is None else [constant(self.graph, item, channels) for item in node.inputs[1:]]
-        if node is None or len(values) != 2 or values[0] is None or values[1] is None:
+        if node is None:
             return None
-        if not self.over(node.inputs[0]):
+        scale, shift = (constant(self.graph, item, channels) for item in node.inputs[1:])
+        if scale is None or shift is None or not self.over(node.inputs[0]):
             return None
-        return values[0], values[1]
+        return scale, shift
 
     def activation(self, channels: int) -> Activation:
         """Step over what kernels do last: a clamp, and a PReLU before it."""
         low, high = self.clamp()
         relu = self.node("relu")
         if relu is not None and self.over(relu.inputs[0]):  # a bound: as a slope of 0 it makes NaN of -inf
-            return Activation(channels, low=max(0.0, -math.inf if low is None else low), high=high)
+            return Activation(channels, low=max(0.0, low), high=high)
         return Activation(channels, slope=self.slope(channels), low=low, high=high)
 
-    def normalisation(self, channels: int) -> tuple[Tensor, Tensor] | None:
+    def normalization(self, channels: int) -> tuple[Array, Array] | None:
         """Step over `(x - mean) / std`, and return both."""
         division = self.node("div")
-        if division is None:
+        if division is None or len(division.inputs) != 2:
             return None
-        std = constant(self.graph, division.input(1), channels, elementwise=True)
+        std = constant(self.graph, division.inputs[1], channels, elementwise=True)
         inside = Chain(self.graph, self.top, self.at)
         if not inside.over(division.inputs[0]):
             return None
         difference = inside.node("sub")
-        mean = None if difference is None else constant(self.graph, difference.input(1), channels, elementwise=True)
-        if std is None or mean is None or difference is None or not inside.over(difference.inputs[0]):
+        if difference is None or len(difference.inputs) != 2:
+            return None
+        mean = constant(self.graph, difference.inputs[1], channels, elementwise=True)
+        if std is None or mean is None or not inside.over(difference.inputs[0]):
             return None
         self.at = inside.at
         return mean, std
@@ -123,24 +129,18 @@ class Chain:
     def halving(self) -> bool:
         """Step over averages over 2x2, that keep what is left of an odd side."""
         node = self.node("avg_pool2d")
-        if node is None or not self.graph.is_map(node.inputs[0]):
+        shape = None if node is None else self.graph.map_shape(node.inputs[0])
+        if node is None or shape is None:
             return False
-        window = [pair(node, name) for name in ("kernel_size", "stride", "padding")]
-        sides = self.graph.metas[node.inputs[0].number].shape[2:]  # type: ignore[union-attr]
-        even = all(side % 2 == 0 for side in sides)
-        odd = node["divisor_override"] is not None or not (node["ceil_mode"] or even)
-        if window != [(2, 2), (2, 2), (0, 0)] or odd:
+        even = all(side % 2 == 0 for side in shape[1:])
+        windows = tuple(pair(node[name]) for name in ("kernel_size", "stride", "padding"))
+        plain = windows == ((2, 2), (2, 2), (0, 0)) and node["divisor_override"] is None
+        if not plain or not (node["ceil_mode"] or even):
             return False
         self.at = node.inputs[0]
         return True
 
 
-def pair(node: Node, name: str) -> tuple[int, int]:
-    """Return an attribute of two whole numbers."""
-    first, second = node[name]
-    return first, second
-
-
-def _bound(bound: float | None, free: float) -> float | None:
-    """Return a bound; None where there is none, or the one that leaves everything free."""
-    return None if bound is None or bound == free else float(bound)
+def pair(values: Sequence[int]) -> Pair:
+    """Return a list of two whole numbers as a tuple."""
+    return values[0], values[1]

@@ -1,6 +1,9 @@
 """Places in working memory for values that live at different times."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+ALIGN = 64  # bytes: a line of the cache
 
 
 @dataclass
@@ -20,7 +23,7 @@ class Buffer:
     offset: int = 0
 
 
-def lay_out(buffers: list[Buffer]) -> int:
+def lay_out(buffers: Iterable[Buffer]) -> int:
     """Give each buffer a place that it shares with none that lives at the same time; return the bytes of all."""
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: -b.size):
@@ -31,3 +34,13 @@ def lay_out(buffers: list[Buffer]) -> int:
                 buffer.offset = max(buffer.offset, -(-(other.offset + other.size) // 4) * 4)
         placed.append(buffer)
     return max((buffer.offset + buffer.size for buffer in placed), default=0)
+
+
+def aligned(size: int) -> int:
+    """Return a number of bytes that is filled up to a whole line of the cache.
+
+    Example:
+        >>> aligned(65)
+        128
+    """
+    return -(-size // ALIGN) * ALIGN

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bnn_lightning.deploy.kernels.call import Address, Count, Field, KernelCall, Region
+from bnn_lightning.deploy.kernels.constants import Derived
+from bnn_lightning.deploy.planner.lowering import Size
 
 __all__ = [
     "Address",
@@ -51,40 +53,6 @@ class Fill:
     address: Address
     size: Count
     pattern: bytes
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A constant that is computed when a plan is opened.
-
-    Attributes:
-        kind: Name of the computation.
-        source: Address of the constant that it is computed from.
-        address: Address of the result, in the region DERIVED.
-        arguments: Whole numbers of the computation.
-    """
-
-    kind: str
-    source: Address
-    address: Address
-    arguments: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Size:
-    """Bytes of a region: fixed + N * per_image for N images.
-
-    Example:
-        >>> Size(64, 128).at(3)
-        448
-    """
-
-    fixed: int = 0
-    per_image: int = 0
-
-    def at(self, images: int) -> int:
-        """Return the bytes for a number of images."""
-        return self.fixed + images * self.per_image
 
 
 @dataclass(frozen=True)

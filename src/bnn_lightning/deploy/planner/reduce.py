@@ -1,51 +1,49 @@
-"""Native forms of averages over the map: of sums over its parts, which what computes the map may leave behind."""
+"""Lowering of averages over the map: of sums over its parts, which what computes the map may leave behind."""
 
-from collections.abc import Mapping
+import numpy as np
 
-import torch
-from torch import Tensor
-
-from bnn_lightning.deploy.ir.graph import Input, Value
-from bnn_lightning.deploy.kernels.layout import sums_shape
-from bnn_lightning.deploy.kernels.pool import ChannelMean
+from bnn_lightning.deploy.ir.graph import Value
+from bnn_lightning.deploy.kernels.call import KernelCall
+from bnn_lightning.deploy.kernels.constants import ConstantSection
+from bnn_lightning.deploy.kernels.layout import Map, Shape
+from bnn_lightning.deploy.kernels.pool import average_parts, sum_parts
+from bnn_lightning.deploy.planner.lowering import Lowering, Places, Sums
 from bnn_lightning.deploy.planner.match import Chain
-from bnn_lightning.deploy.planner.typed_graph import Job, Operation, Resource, Sums, TypedGraph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 
 
-def mean(graph: TypedGraph, number: int) -> Operation | None:
+def mean(graph: TypedGraph, number: int) -> Lowering | None:
     """The average of each channel over the map, with the PReLU before it, or the averages over 2x2 of even sides."""
     node = graph.nodes[number - 1]
-    if node["dims"] not in ([2, 3], [-2, -1]) or not graph.is_map(node.inputs[0]):
+    shape = graph.map_shape(node.inputs[0])
+    if sorted(dim % 4 for dim in node["dims"]) != [2, 3] or shape is None:
         return None
     chain = Chain.from_value(graph, node.inputs[0])
-    channels = graph.shape(number)[1]
-    if isinstance(chain.at, Value) and all(side > 1 for side in graph.shape(chain.at.number)[2:]):
+    if all(side > 1 for side in shape[1:]):
         before_halving = chain.at
-        if chain.halving() and not _even(graph, chain.at):
+        if chain.halving() and not _even(graph.map_shape(chain.at)):
             chain.at = before_halving
-    before = chain.slope(channels)
-    if not isinstance(chain.at, Value) or not graph.is_map(chain.at):
+    before = chain.slope(shape[0])
+    of_map = graph.map_shape(chain.at)
+    if not isinstance(chain.at, Value) or of_map is None:
         return None
-    shape = graph.shape(chain.at.number)
-    slope = b"" if before is None else before.float().numpy().tobytes()
-    layer, sums = ChannelMean(channels), Sums(chain.at.number, sums_shape(shape), slope)
+    sums = Sums(chain.at.number, of_map, b"" if before is None else before.astype(np.float32).tobytes())
 
-    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        return [Job("average", layer.averaging(tensors[sums], tensors[number], shape[2] * shape[3]))]
+    def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
+        return [average_parts(of_map, places[sums], places[number], node=number)]
 
-    return Operation(number, (sums,), build)
+    return Lowering(number, (sums,), build)
 
 
-def summing(graph: TypedGraph, sums: Sums) -> Operation:
+def summing(sums: Sums) -> Lowering:
     """The sums of a map by themselves, where what computes it cannot leave them behind."""
-    before = torch.frombuffer(bytearray(sums.slope), dtype=torch.float32) if sums.slope else None
-    layer = ChannelMean(graph.shape(sums.value)[1], before=before)
 
-    def build(tensors: Mapping[Resource, Tensor]) -> list[Job]:
-        return [Job("sum", layer.summing(tensors[sums.value], tensors[sums]), (layer,))]
+    def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
+        x = Map(places[sums.value], sums.shape)
+        return [sum_parts(constants, x, sums.slopes, places[sums], node=sums.value)]
 
-    return Operation(sums, (sums.value,), build)
+    return Lowering(sums, (sums.value,), build)
 
 
-def _even(graph: TypedGraph, argument: Input) -> bool:
-    return isinstance(argument, Value) and all(side % 2 == 0 for side in graph.shape(argument.number)[2:])
+def _even(shape: Shape | None) -> bool:
+    return shape is not None and all(side % 2 == 0 for side in shape[1:])

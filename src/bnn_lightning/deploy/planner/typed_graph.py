@@ -1,198 +1,126 @@
-"""A graph for images of one shape: what its values look like, and which native operation may compute them."""
+"""A graph with the types of its values, and what lowering asks of both."""
 
-import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from bnn_lightning.deploy.frontend.fresh import pixels, strided
-from bnn_lightning.deploy.ir.graph import Input, Node, Value
-from bnn_lightning.functional.pack import num_words
+from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.kernels.call import Address, Region
+from bnn_lightning.deploy.kernels.layout import Map, Shape
+from bnn_lightning.deploy.planner.lowering import IMAGES, Places, Size
 
-if TYPE_CHECKING:
-    from bnn_lightning.deploy.runtime.network import LoadedNetwork
+Array = NDArray[Any]
+_BYTES = {"f32": 4, "i8": 1, "i32": 4, "i64": 8}
 
 
 @dataclass(frozen=True)
-class Signs:
-    """The signs of a value, packed for a layer that reads them.
+class Type:
+    """The type of a value.
 
     Attributes:
-        value: Number of the value, (N, C, H, W).
-        shape: Of the words: (N, H + padding, W + padding, words of a pixel).
-        channels: C.
-        threshold: Float32 bytes, (C,): the values at and above which a sign is +1.
-        groups: Of the layer; each has its own words.
-        padding: Pixels above, below, on the left and on the right.
-        ones: Whether these are +1; they are -1 otherwise.
+        shape: The first dimension of N images is that of one image.
+        per_image: Whether that dimension is as many times N.
+        dtype: "f32", "i8", "i32" or "i64".
+
+    Example:
+        >>> Type((2, 5), True, "f32").size
+        Size(fixed=0, per_image=40)
     """
 
-    value: int
-    shape: tuple[int, int, int, int]
-    channels: int
-    threshold: bytes
-    groups: int
-    padding: tuple[int, int, int, int]
-    ones: bool
+    shape: tuple[int, ...]
+    per_image: bool
+    dtype: str
 
     @property
-    def dense(self) -> bool:
-        """Whether the bits of all channels follow upon each other."""
-        return self.groups == 1 or self.channels // self.groups % 32 == 0
-
-    def thresholds(self) -> Tensor:
-        """Return the thresholds, (C,)."""
-        return torch.frombuffer(bytearray(self.threshold), dtype=torch.float32)
-
-
-@dataclass(frozen=True)
-class Sums:
-    """The sums of a map's channels over parts of it, from which averages are computed.
-
-    Attributes:
-        value: Number of the map.
-        shape: (N, parts, channels in whole blocks), see `maps.sums_shape`.
-        slope: Of a PReLU before, float32 bytes, (C,); empty is none.
-    """
-
-    value: int
-    shape: tuple[int, int, int]
-    slope: bytes = b""
-
-
-class Half(NamedTuple):
-    """Averages over 2x2 of a map: the number of this value, and the slope, in whole blocks, of a PReLU before."""
-
-    number: int
-    slope: Tensor | None
-
-
-# What operations read and write: the floats of a value by its number, what is computed of a value beside them, memory
-# of their own by a name. BYTES are the images as they came, where they came in bytes.
-Resource: TypeAlias = "int | Signs | Sums | str"
-BYTES = -1
-
-
-class Job(NamedTuple):
-    """A call of a kernel: the operation's name, what it is given, and what must live as long as that."""
-
-    operation: str
-    structure: ctypes.Structure
-    keep: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Native code that computes one value, or signs.
-
-    Attributes:
-        result: What it computes.
-        reads: What it needs.
-        build: Makes the jobs; it is given tensors for all that the operation reads, for its scratch memory, and for the
-            result unless only signs of it are wanted. Maps are (N, C, H, W) with channels side by side and without
-            gaps, others contiguous. Jobs must hold the addresses where these begin: what comes from outside lies
-            elsewhere at the next call.
-        scratch: Memory that only these jobs use, by name: its shape in floats.
-        emits: Whether the last job has fields for signs (`bits`, `threshold` ..., or `after` with these in it).
-        sums: Whether the last job has a field for sums of what it writes.
-        halves: Whether the last job has a field for averages over 2x2 of what it writes.
-        blocks: Groups of channels that the thresholds of these signs are laid out in, see `functional.pack.spread`.
-        any_layout: Whether it reads maps however they lie in memory.
-        over: Maps in whose place the result may be written, where nothing else reads them any more: an element is read
-            before its place is written, and never after.
-    """
-
-    result: "int | Signs | Sums"
-    reads: tuple[Resource, ...]
-    build: Callable[[Mapping[Resource, Tensor]], list[Job]]
-    scratch: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    emits: bool = False
-    sums: bool = False
-    halves: bool = False
-    blocks: int = 1
-    any_layout: bool = False
-    over: tuple[int, ...] = ()
+    def size(self) -> Size:
+        """Bytes of a value."""
+        size = prod(self.shape) * _BYTES[self.dtype]
+        return Size(0, size) if self.per_image else Size(size)
 
 
 class TypedGraph:
-    """A network's graph, and the shapes of its values for some images.
+    """A graph and the types of its values.
 
     Args:
-        network: Whose graph it is.
-        images: As `forward` takes them.
+        graph: The graph.
+        types: Of the images and of the result of each node.
+        takes_bytes: Whether images come as bytes.
     """
 
-    def __init__(self, network: "LoadedNetwork", images: Tensor) -> None:
-        self.network, self.nodes = network, network.graph.nodes
-        self.bytes = images.dtype == torch.uint8
-        self._look(images)
-        self.users = network.graph.users()
+    def __init__(self, graph: Graph, types: Sequence[Type], *, takes_bytes: bool) -> None:
+        self.graph, self.types, self.users = graph, types, graph.users()
+        channels, height, width = types[0].shape[1:]
+        place = Address(Region.INPUT)
+        self.images = Map(place, (channels, height, width), planar=True, in_bytes=takes_bytes)
+        self._arrays: dict[int, Array] = {}
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes of the graph."""
+        return self.graph.nodes
 
     @property
     def last(self) -> int:
         """The number of the value that is the network's output."""
-        return len(self.nodes)
+        return len(self.graph.nodes)
 
-    def shape(self, value: int) -> tuple[int, ...]:
-        """Return a value's shape."""
-        return tuple(self.metas[value].shape)
+    def node_of(self, item: Input | None) -> Node | None:
+        """Return the node that computes an input; None for images, and what is no value."""
+        return self.nodes[item.number - 1] if isinstance(item, Value) and item.number else None
 
-    def is_map(self, argument: Input | None) -> bool:
-        """Whether an argument is a value, (N, C, H, W), in float32."""
-        if not isinstance(argument, Value):
-            return False
-        meta = self.metas[argument.number]
-        return meta.dim() == 4 and meta.dtype == torch.float32 and meta.numel() > 0
-
-    def node_of(self, argument: Input | None) -> Node | None:
-        """Return the node that computes an argument; None for images, and what is no value."""
-        return self.nodes[argument.number - 1] if isinstance(argument, Value) and argument.number else None
-
-    def only_use(self, argument: Input) -> bool:
+    def only_use(self, item: Input) -> bool:
         """Whether a value is read once."""
-        return isinstance(argument, Value) and len(self.users[argument.number]) == 1
+        return isinstance(item, Value) and len(self.users.get(item.number, ())) == 1
 
-    def signs(
-        self, value: int, threshold: Tensor, groups: int, padding: tuple[int, int, int, int], ones: bool
-    ) -> Signs:
-        """Name the signs that a layer reads.
+    def map_shape(self, item: Input) -> Shape | None:
+        """Return the shape of a map of floats, (N, C, H, W), without N; None for what is none."""
+        if not isinstance(item, Value):
+            return None
+        of = self.types[item.number]
+        if len(of.shape) != 4 or not of.per_image or of.shape[0] != 1 or of.dtype != "f32" or not prod(of.shape):
+            return None
+        return of.shape[1], of.shape[2], of.shape[3]
 
-        Args:
-            value: Number of the value.
-            threshold: Shape (C,).
-            groups: Of the layer.
-            padding: Pixels above, below, on the left and on the right.
-            ones: Whether these are +1.
-        """
-        number, channels, height, width = self.shape(value)
-        top, bottom, left, right = padding
-        shape = (number, height + top + bottom, width + left + right, groups * num_words(channels // groups))
-        return Signs(value, shape, channels, threshold.numpy().tobytes(), groups, padding, ones)
+    def row_size(self, item: Input) -> int | None:
+        """Return the features of rows of floats, (N, features); None for what is none."""
+        if not isinstance(item, Value):
+            return None
+        of = self.types[item.number]
+        rows = len(of.shape) == 2 and of.per_image and of.shape[0] == 1 and of.dtype == "f32"
+        return of.shape[1] if rows and of.shape[1] else None
 
-    def _look(self, images: Tensor) -> None:
-        """Run the graph on shapes alone, and keep what the values look like: `metas`, by number."""
-        from torch._subclasses.fake_tensor import FakeTensorMode  # a private name that torch has kept for years
+    def fixed_shape(self, number: int) -> tuple[int, ...] | None:
+        """Return the shape of a value that does not depend on the images; None for others."""
+        of = self.types[number]
+        return None if of.per_image else of.shape
 
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            fake = strided(tuple(images.shape), images.stride(), images.dtype)
-            results = [pixels(fake)]
-            self.network.run_nodes(results[0], results.append)
-        self.metas = dict(enumerate(results))
-        if self.bytes:
-            self.metas[BYTES] = fake
+    def array(self, item: ConstantRef) -> Array:
+        """Return a constant of the graph; signs as -1 and +1."""
+        if item.index not in self._arrays:
+            self._arrays[item.index] = self.graph.constants[item.index].array
+        return self._arrays[item.index]
 
-    def roots(self) -> dict[int, int]:
-        """Return, for each value, the first one that may lie in the same memory: itself, unless it is a view."""
-        first: dict[int, int] = {}
-        roots: dict[int, int] = {}
-        for number, meta in self.metas.items():
-            root = first.setdefault(meta.untyped_storage()._cdata, number)
-            node = self.nodes[number - 1] if number > 0 else None
-            if root == number and node is not None and node.operation == "reshape":
-                # A copy here; of a map with channels side by side it may be a view.
-                root = next(iter(node.values()), number)
-            roots[number] = roots.get(root, root)
-        return roots
+    def floats(self, item: ConstantRef) -> Array | None:
+        """Return a constant of the graph in float32, None for one of whole numbers."""
+        if self.graph.constants[item.index].dtype not in ("f32", "bits"):
+            return None
+        return self.array(item).astype(np.float32, copy=False)
+
+    def map_at(self, number: int, places: Places) -> Map:
+        """Return the place of a map of floats, or of the images as they come."""
+        if number == IMAGES:
+            return self.images
+        return Map(places[number], self._shape(number))
+
+    def map_like(self, number: int) -> Map:
+        """Return a map of floats like a value, wherever it lies."""
+        return Map(Address(Region.ARENA), self._shape(number))
+
+    def _shape(self, number: int) -> Shape:
+        shape = self.map_shape(Value(number))
+        assert shape is not None, f"Value {number} is no map."
+        return shape

@@ -24,12 +24,15 @@ from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch, plain
 from bnn_lightning.deploy.frontend.torch_ops import compute
-from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, GraphError, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
-from bnn_lightning.deploy.runtime.plans import Plans
+from bnn_lightning.deploy.planner.plan import Plan
+from bnn_lightning.deploy.planner.typed_graph import Type, TypedGraph
+from bnn_lightning.deploy.runtime.executor import Executor
+from bnn_lightning.deploy.runtime.types import types_of
 from bnn_lightning.utils.image_size import plain_size, sides
 from bnn_lightning.zoo import is_name, packed_file
 
@@ -120,7 +123,8 @@ class LoadedNetwork(nn.Module):
         super().__init__()
         self.info, self.graph = info, graph
         self._ends = graph.last_uses()
-        self._plans = Plans()
+        self._executor, self._changed = Executor(), False
+        self._types: tuple[Type, ...] | None = None
         self._readable: bool | None = None
         self._range_is_known = not takes_images
         read = {ref.index for node in graph.nodes if node.operation != "binary_conv2d" for ref in node.constants()}
@@ -166,8 +170,8 @@ class LoadedNetwork(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
-        if kernel is not None:
-            return self._plans.run(self, images, kernel)
+        if kernel is not None and self.is_planned:
+            return self._executor.run(self, images, kernel)
         return self.run_nodes(for_torch(pixels(images).to(self.dtype)))
 
     @property
@@ -209,6 +213,45 @@ class LoadedNetwork(nn.Module):
         """Return a constant, except those of binary layers."""
         return self.get_buffer(f"constant{item.index}")
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether it runs by a plan: what mixes images of a call has none."""
+        if self._types is None:
+            try:
+                self._types = types_of(self.run_nodes, self.info.shape)
+            except GraphError:
+                self._types = ()
+        return bool(self._types)
+
+    def plan(self, *, takes_bytes: bool = False) -> Plan:
+        """Return the plan that it runs, for images as floats or as bytes."""
+        return self._executor.plan(self, takes_bytes=takes_bytes)
+
+    def typed_graph(self, *, takes_bytes: bool) -> TypedGraph:
+        """Return its graph with types, and with the tensors that it has now."""
+        graph = self._current() if self._changed else self.graph
+        if not self.is_planned:
+            raise GraphError("The network mixes the images of a call: it has no plan, and torch runs it.")
+        return TypedGraph(graph, self._types or (), takes_bytes=takes_bytes)
+
+    def _current(self) -> Graph:
+        """Return the graph with the tensors of buffers and layers, which may have been changed."""
+        tensors = {int(n.removeprefix("constant")): t for n, t in self.named_buffers(recurse=False)}
+        for number, node in enumerate(self.graph.nodes, start=1):
+            if node.operation == "binary_conv2d":
+                dense = self.layer(number).dense()
+                for name in PARTS:
+                    tensor = dense[name]
+                    if node[name] is not None:
+                        index = node[name].index
+                        shape = self.graph.constants[index].shape
+                        tensors[index] = floats(*shape).zero_() if tensor is None else tensor
+        constants = [
+            Constant.of(constant.name, constant.dtype, tensors[index].numpy()) if index in tensors else constant
+            for index, constant in enumerate(self.graph.constants)
+        ]
+        return Graph(self.graph.nodes, tuple(constants))
+
     def _for_kernels(self) -> bool:
         """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
         if self._readable is None:
@@ -218,12 +261,13 @@ class LoadedNetwork(nn.Module):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As of `nn.Module`."""
-        self._plans.clear()
+        self._executor.clear()
+        self._changed = True
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._plans.clear()  # they point to tensors that move
-        self._readable = None
+        self._executor.clear()
+        self._readable, self._changed = None, True
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def _input(self, item: Input, values: Mapping[int, Tensor]) -> Tensor:

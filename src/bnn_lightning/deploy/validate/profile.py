@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnn_lightning.deploy.kernels.library import current_kernel, kernel_info
-from bnn_lightning.deploy.planner.schedule import make_plan
-from bnn_lightning.deploy.planner.typed_graph import Signs, Sums, TypedGraph
-from bnn_lightning.deploy.runtime.executor import Execution
+from bnn_lightning.deploy.kernels.call import KernelCall
+from bnn_lightning.deploy.kernels.library import Kernel, current_kernel, kernel_info
+from bnn_lightning.deploy.runtime.executor import Executor
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 
@@ -55,35 +54,39 @@ def time_shares(network: nn.Module, images: Tensor, *, repeats: int = 9) -> list
     """
     with torch.no_grad():
         network(images)  # what is made at the first call is made
-        planned = plan_of(network, images) if isinstance(network, LoadedNetwork) else None
-        runs = [_dispatched(network, images) if planned is None else _planned(*planned, images) for _ in range(repeats)]
+        kernel = current_kernel()
+        if isinstance(network, LoadedNetwork) and kernel is not None and network.is_planned:
+            runs = [_planned(network, kernel, images) for _ in range(repeats)]
+        else:
+            runs = [_dispatched(network, images) for _ in range(repeats)]
     return [
         dataclasses.replace(same[0], seconds=statistics.median(share.seconds for share in same))
         for same in zip(*runs, strict=True)
     ]
 
 
-def plan_of(network: LoadedNetwork, images: Tensor) -> tuple[Execution, str] | None:
-    """Return the plan by which a network runs some images and the name of the kernel, None where torch runs all."""
-    kernel = current_kernel()
-    return None if kernel is None else (Execution(make_plan(TypedGraph(network, images)), kernel), kernel.name)
-
-
-def _planned(execution: Execution, kernel: str, images: Tensor) -> list[Share]:
-    actions = execution.plan.actions
-    seconds = [0.0] * len(actions)
-    execution.run(images, seconds)
-    found = []
-    for action, of_one in zip(actions, seconds, strict=True):
-        name = execution.graph.nodes[action.number - 1].operation if action.number else "images"
-        result = None if action.operation is None else action.operation.result
-        packs, sums = isinstance(result, Signs), isinstance(result, Sums)
-        shape = tuple(execution.graph.shape(action.number))
-        where = "torch" if action.operation is None else kernel
-        binary = packs or name == "binary_conv2d"
-        name = f"signs of {name}" if packs else f"sums of {name}" if sums else name
-        found.append(Share(name, shape, where, binary, of_one))
-    return found
+def _planned(network: LoadedNetwork, kernel: Kernel, images: Tensor) -> list[Share]:
+    """Time the calls of a plan; those of one node that follow upon each other count as one."""
+    executor, takes_bytes = Executor(), images.dtype == torch.uint8
+    calls = executor.plan(network, takes_bytes=takes_bytes).calls
+    types = network.typed_graph(takes_bytes=takes_bytes).types
+    seconds = [0.0] * len(calls)
+    executor.run(network, images, kernel, seconds)
+    shares: list[Share] = []
+    before: object = None
+    for call, of_one in zip(calls, seconds, strict=True):
+        native = call.kernel if isinstance(call, KernelCall) else ""
+        prefix = {"pack": "signs of ", "sum": "sums of "}.get(native, "")
+        name = network.graph.nodes[call.node - 1].operation if call.node else "images"
+        if before == (call.node, prefix):
+            shares[-1] = dataclasses.replace(shares[-1], seconds=shares[-1].seconds + of_one)
+        else:
+            of = types[call.node]
+            shape = (of.shape[0] * images.shape[0], *of.shape[1:]) if of.per_image else of.shape
+            where = kernel.name if native else "torch"
+            shares.append(Share(prefix + name, shape, where, native in ("pack", "convolve"), of_one))
+        before = call.node, prefix
+    return shares
 
 
 def _dispatched(network: nn.Module, images: Tensor) -> list[Share]:
