@@ -58,10 +58,11 @@ format: $(STAMP)  ## Apply ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseline, SKD, BNext
+bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseline, larq, SKD, BNext; overhead of a run
 	$(BIN)/python -m benchmarks.train $(ARGS)
 	$(BIN)/python -m benchmarks.skd $(ARGS)
 	$(BIN)/python -m benchmarks.bnext $(ARGS)
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DATA=folder: of ImageNet in that folder)
 	$(BIN)/python -m $(if $(DATA),benchmarks.folder --folder $(DATA),benchmarks.data) $(ARGS)

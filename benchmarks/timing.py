@@ -11,7 +11,7 @@ from bnn_lightning.metrics.latency import machine as machine
 from bnn_lightning.metrics.latency import peak_resident as peak_resident
 from bnn_lightning.metrics.latency import time_in_turns
 
-FLAGS = ("compile", "bf16", "channels-last", "no-memory")
+FLAGS = ("compile", "bf16", "no-memory")
 
 
 def parse(
@@ -43,6 +43,12 @@ def parse(
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for flag in FLAGS:
         parser.add_argument(f"--{flag}", action="store_true", help="no effect here" if flag in unused else None)
+    parser.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="memory format of images and filters; --no-channels-last takes torch's default",
+    )
     args = parser.parse_args(given)
     for flag in unused:
         if getattr(args, flag.replace("-", "_")):
@@ -52,8 +58,18 @@ def parse(
     return args
 
 
+def clock(args: argparse.Namespace) -> str:
+    """Return which clock is read: the processor's on one thread, which other work disturbs less, or the wall's."""
+    return "processor" if args.threads == 1 and args.device == "cpu" else "wall"
+
+
 def interleave(
-    steps: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 2, synchronise: bool = False
+    steps: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 2,
+    synchronise: bool = False,
+    clock: str = "wall",
 ) -> dict[str, list[float]]:
     """Time several functions in turns, so that a slow moment of the machine meets all of them.
 
@@ -62,13 +78,16 @@ def interleave(
         repeats: Rounds that count.
         warmup: Rounds before that do not.
         synchronise: Wait for the GPU after each.
+        clock: "wall", or "processor": time of this process on all of its threads.
 
     Returns:
         Seconds of each round, by name.
     """
     finish = torch.cuda.synchronize if synchronise else None
     turns = time_in_turns(steps, repeats=repeats, warmup=warmup, finish=finish)
-    return {name: [turn.wall for turn in of_one] for name, of_one in turns.items()}
+    return {
+        name: [turn.cpu if clock == "processor" else turn.wall for turn in of_one] for name, of_one in turns.items()
+    }
 
 
 def summary(seconds: list[float]) -> str:

@@ -1,9 +1,11 @@
-"""Training step of a binary network beside its float twin and a plainly written baseline: time and memory.
+"""Training step of a binary network beside its float twin, a plainly written baseline and larq: time and memory.
 
     python -m benchmarks.train --models resnet20 resnet18 --batch 128 --repeats 10
 
-Prints, for each network, the step time (forward, backward, SGD) of the three in turns, the ratios, and the peak memory
-of a step. The plain baseline is the same network with the convolution written as most repositories write it.
+Prints, for each network, the step time (forward, backward, SGD) in float32 and bfloat16 in turns, the ratios, and the
+peak memory of a step. `--bf16` leaves float32 out, `--no-channels-last` takes torch's memory format. The plain baseline
+is the same network with the convolution written as most repositories write it. larq's ResNet-20 takes part where the
+extra `rivals` is installed, in float32 and on the CPU; each has the machine to itself while it runs.
 """
 
 import argparse
@@ -11,17 +13,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import timing
-from benchmarks.timing import interleave, machine, summary
+from benchmarks import rival_larq, timing
+from benchmarks.timing import clock, interleave, machine, summary
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 
-VARIANTS = ("binary", "float twin", "plain baseline")
+FLOAT32 = ("binary", "float twin", "plain baseline")
+BF16 = ("binary, bf16", "float twin, bf16")
+LARQ = "larq (ste_sign)"
 
 
 def plain_sign(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
@@ -49,9 +54,10 @@ class PlainBinaryConv2d(nn.Conv2d):
 
 
 def make(model: str, variant: str) -> nn.Module:
-    """Build a network of CIFAR size in one of the three variants, with equal initial weights."""
+    """Build a network of CIFAR size in one of the variants, with equal initial weights."""
     torch.manual_seed(0)
-    network = create_backbone(model, num_classes=10, image_size=32, binary=variant != "float twin")
+    binary = not variant.startswith("float twin")
+    network = create_backbone(model, num_classes=10, image_size=32, binary=binary)
     if variant == "plain baseline":
         for parent in list(network.modules()):
             for name, child in list(parent.named_children()):
@@ -63,7 +69,13 @@ def make(model: str, variant: str) -> nn.Module:
 
 
 def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[], None]:
-    """Return a function that makes one training step."""
+    """Return a function that makes one training step.
+
+    Raises:
+        ModuleNotFoundError: larq is asked for and not installed.
+    """
+    if variant == LARQ:
+        return rival_larq.make_step(args.batch, args.threads)
     device = torch.device(args.device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     network = make(model, variant).to(device, memory_format=layout)
@@ -74,7 +86,7 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
     labels = torch.randint(10, (args.batch,), device=device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=variant in BF16):
             loss = F.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -102,25 +114,45 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     return timing.parse(__doc__, ["resnet20", "resnet18"], given)
 
 
+def variants(model: str, args: argparse.Namespace) -> tuple[str, ...]:
+    """Return what is measured of a network."""
+    ours = BF16 if args.bf16 else (*FLOAT32, *BF16)
+    has_larq = all(find_spec(name) is not None for name in ("larq", "tensorflow", "tf_keras"))
+    return (*ours, LARQ) if has_larq and model == "resnet20" and args.device == "cpu" else ours
+
+
+def report(model: str, args: argparse.Namespace) -> None:
+    """Time the variants of one network, measure their memory, and print."""
+    names = variants(model, args)
+    steps = {variant: make_step(model, variant, args) for variant in names}
+    synchronise = args.device.startswith("cuda")
+    seconds = interleave(steps, repeats=args.repeats, synchronise=synchronise, clock=clock(args))
+    memory = {} if args.no_memory else {name: peak_memory(model, name, args) for name in names if name != LARQ}
+    print(f"\n{model}")
+    for name in names:
+        peak = f"  peak {memory[name]:7.0f} MiB" if name in memory else ""
+        print(f"  {name:18s}{summary(seconds[name])}{peak}")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    pairs = [
+        ("binary", "float twin", 1.05),
+        ("binary, bf16", "float twin, bf16", 1.05),
+        ("binary", "plain baseline", 1),
+    ]
+    for first, second, aim in [*pairs, ("binary", LARQ, 1), ("binary, bf16", LARQ, 80 / 142)]:
+        if first in medians and second in medians:
+            print(f"  {first} / {second}: {medians[first] / medians[second]:.2f} (aim: at most {aim:.2f})")
+    if "plain baseline" in memory:
+        ratio = memory["binary"] / memory["plain baseline"]
+        print(f"  memory, binary / plain baseline: {ratio:.2f} (aim: below 1)")
+
+
 def main() -> None:
     """Print one table a network."""
     args = parse()
-    print(f"{machine()}, batch {args.batch}, compile {args.compile}, bf16 {args.bf16}")
+    layout = "channels_last" if args.channels_last else "contiguous"
+    print(f"{machine()}, batch {args.batch}, compile {args.compile}, {layout}, {clock(args)} time")
     for model in args.models:
-        steps = {variant: make_step(model, variant, args) for variant in VARIANTS}
-        seconds = interleave(steps, repeats=args.repeats, synchronise=args.device.startswith("cuda"))
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        memory = {} if args.no_memory else {variant: peak_memory(model, variant, args) for variant in VARIANTS}
-        print(f"\n{model}")
-        for variant in VARIANTS:
-            peak = f"  peak {memory[variant]:7.0f} MiB" if memory else ""
-            print(f"  {variant:15s}{summary(seconds[variant])}{peak}")
-        print(f"  binary / float twin: {medians['binary'] / medians['float twin']:.2f} (aim: at most 1.15)")
-        print(f"  binary / plain baseline: {medians['binary'] / medians['plain baseline']:.2f}")
-        if memory:
-            print(
-                f"  memory, binary / plain baseline: {memory['binary'] / memory['plain baseline']:.2f} (aim: below 1)"
-            )
+        report(model, args)
 
 
 if __name__ == "__main__":

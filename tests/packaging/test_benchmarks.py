@@ -21,7 +21,7 @@ def root_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_all_take_the_same_arguments(root_on_path: None, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks import bnext, skd, train
 
-    given = "--models resnet20 mlp --batch 8 --repeats 2 --threads 1 --compile --no-memory --bf16 --channels-last"
+    given = "--models resnet20 mlp --batch 8 --repeats 2 --threads 1 --compile --no-memory --bf16"
     ours, distilled = train.parse(given.split()), skd.parse(given.split())
     assert ours.models == ["resnet20", "mlp"]
     assert distilled.models == ["resnet20"]
@@ -30,10 +30,33 @@ def test_all_take_the_same_arguments(root_on_path: None, capsys: pytest.CaptureF
         assert getattr(ours, name) == getattr(bnext.parse(given.split()), name), name
     assert bnext.parse(["--models", "bnext_tiny", "resnet20"]).models == ["bnext_tiny"]
     assert bnext.parse([]).batch == 8
+    assert ours.channels_last
+    assert [bench.parse([]).channels_last for bench in (train, skd, bnext)] == [True] * 3
+    assert not train.parse(["--no-channels-last"]).channels_last
     said = capsys.readouterr().err
     assert "--compile has no effect" in said
     assert "--no-memory has no effect" in said
     assert "no transcription of mlp" in said
+
+
+def test_overhead_is_the_time_of_a_quiet_step(root_on_path: None) -> None:
+    from benchmarks import overhead
+
+    steps = [9.0] * 20 + [2.0] * 20 + [1.0] * 160  # seconds; the first tenth is left out
+    times = [sum(steps[:n]) for n in range(len(steps) + 1)]
+    assert overhead.milliseconds(times) == pytest.approx(1000)
+
+
+def test_larq_takes_part_where_it_is_installed(root_on_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import train
+
+    args = train.parse(["--threads", "1"])
+    monkeypatch.setattr(train, "find_spec", lambda name: object())
+    assert train.variants("resnet20", args)[-1] == train.LARQ
+    assert train.LARQ not in train.variants("resnet18", args)
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    assert train.variants("resnet20", args) == (*train.FLOAT32, *train.BF16)
+    assert train.variants("resnet20", train.parse(["--bf16", "--threads", "1"])) == train.BF16
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-8])

