@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow fuzz sanitize kills lint format bench-train bench-data graphs clean
+.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data graphs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,11 @@ install: $(STAMP)  ## Create the environment and install the project with its de
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@test -x $(BIN)/python || sh tools/create_venv.sh "$(VENV)" $(PYTHON)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps ./runtime
 	@touch $@
+
+wheels: $(STAMP)  ## Wheels of bnn-runtime for Linux, macOS and Windows, in dist/
+	$(BIN)/python runtime/wheels.py $(ARGS)
 
 train: $(STAMP)  ## Train on the embedded data: about a minute on two cores (ARGS="model=mlp ..." are overrides)
 	$(BIN)/python train.py $(ARGS)

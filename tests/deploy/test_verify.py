@@ -205,3 +205,10 @@ def test_larger_numbers_are_refused(calls: list[tuple[KernelCall, Memory]], oper
     more = Count(1000, before.per_image) if isinstance(before, Count) else 1000 + before  # type: ignore[operator]
     with pytest.raises(CallError):
         verify(changed(call, **{name: more}), memory)
+
+
+@pytest.mark.parametrize("name", ["pad_y", "pad_x", "real_height", "real_width"])
+def test_negative_paddings_are_refused(calls: list[tuple[KernelCall, Memory]], name: str) -> None:
+    call, memory = next(item for item in calls if item[0].kernel == "convolve")
+    with pytest.raises(CallError):
+        verify(changed(call, **{name: -3}), memory)

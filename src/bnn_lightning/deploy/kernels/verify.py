@@ -203,6 +203,7 @@ def _convolve(c: _Job) -> None:
     spans = ((c.kernel_height - 1) * c.dilation_y, (c.kernel_width - 1) * c.dilation_x)
     last = ((c.out_height - 1) * c.stride_y, (c.out_width - 1) * c.stride_x)
     c.need(last[0] + spans[0] < c.height and last[1] + spans[1] < c.width, "windows leave the map")
+    c.need(min(c.pad_y, c.pad_x, c.real_height, c.real_width) >= 0, "a zero padding is negative")
     c.need(0 < c.job.reach < _MOST_FACTORS, "a sum has no factors, or too many")
     taps, pixel = c.kernel_height * c.kernel_width * c.words, c.groups * c.words
     _, far = c.table("offsets", taps)

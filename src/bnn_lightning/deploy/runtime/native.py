@@ -90,6 +90,8 @@ def library() -> ctypes.CDLL:
         "bnn_run_bytes": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
         "bnn_run_floats": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
         "bnn_prepare": (ctypes.c_int, [pointer, ctypes.POINTER(_Picture), pointer, error]),
+        "bnn_picture_open": (ctypes.c_int, [ctypes.c_char_p, ctypes.POINTER(_Picture), error]),
+        "bnn_picture_close": (None, [ctypes.POINTER(_Picture)]),
         "bnn_library_version": (ctypes.c_char_p, []),
     }
     for name, (result, arguments) in signatures.items():
@@ -245,6 +247,22 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({self.facts.name}, {'x'.join(map(str, self.facts.shape))})"
+
+
+def read_picture(path: str | Path) -> NDArray[np.uint8]:
+    """Read a PGM or PPM file: (height, width, 1 or 3).
+
+    Raises:
+        RuntimeFileError: It is damaged, or no such file.
+        OSError: It cannot be opened.
+    """
+    picture, error = _Picture(), _Error()
+    if library().bnn_picture_open(os.fsencode(path), ctypes.byref(picture), ctypes.byref(error)):
+        _fail(error)
+    shape = (picture.height, picture.width, picture.channels)
+    pixels = np.frombuffer(ctypes.string_at(picture.pixels, shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
+    library().bnn_picture_close(ctypes.byref(picture))
+    return pixels
 
 
 def load(source: str | Path | bytes, *, threads: int = 1) -> Network:

@@ -63,6 +63,7 @@ static void check_convolve(struct check *c, const struct bnn_convolve *p) {
   POSITIVE(p->groups, p->words, p->channels, p->kernel_height, p->kernel_width, p->stride_y, p->stride_x, p->out_height,
            p->out_width, p->dilation_y, p->dilation_x);
   NEED(p->images >= 0, "a number is out of its range");
+  NEED(p->pad_y >= 0 && p->pad_x >= 0 && p->real_height >= 0 && p->real_width >= 0, "a zero padding is negative");
   const int64_t span_y = times(p->kernel_height - 1, p->dilation_y), span_x = times(p->kernel_width - 1, p->dilation_x);
   const int64_t last_y = times(p->out_height - 1, p->stride_y), last_x = times(p->out_width - 1, p->stride_x);
   NEED(plus(last_y, span_y) < p->height && plus(last_x, span_x) < p->width, "windows leave the map");

@@ -1,0 +1,63 @@
+"""The command `bnn-runtime`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .native import Network, load, read_picture
+
+_NETPBM = (".pgm", ".ppm")
+_GRAY, _COLOR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def main() -> int:
+    """Run the command line; errors are one line and exit code 1."""
+    parser = argparse.ArgumentParser(prog="bnn-runtime", description="Run packed binary neural networks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    classify = commands.add_parser("classify", help="print the likeliest classes of pictures")
+    classify.add_argument("model", help="file of `bnn export`")
+    classify.add_argument("pictures", nargs="+", help="PGM and PPM files; others where Pillow is installed")
+    classify.add_argument("--top", type=int, default=5, help="classes to print (default: 5)")
+    classify.add_argument("--threads", type=int, default=1, help="0: one a processor (default: 1)")
+    options = parser.parse_args()
+    try:
+        network = load(options.model, threads=options.threads)
+        for picture in options.pictures:
+            _classify(network, picture, options.top)
+    except (OSError, ValueError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _classify(network: Network, picture: str, top: int) -> None:
+    logits = network(network.prepare(_pixels(picture))[None])[0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    print(picture)
+    for number in np.argsort(-logits, kind="stable")[: max(top, 1)]:
+        name = network.facts.class_names[number] if network.facts.class_names else str(number)
+        print(f"  {100 * probabilities[number]:6.2f} %  {name}")
+
+
+def _pixels(path: str) -> NDArray[np.uint8]:
+    if Path(path).suffix.lower() in _NETPBM:
+        return read_picture(path)
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ValueError(f"`{path}` is no PGM or PPM file: pip install pillow") from error
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode not in _GRAY + _COLOR:
+        raise ValueError(f"`{path}` has pixels of the mode {image.mode}: save it with 8 bits a channel.")
+    gray = image.mode in _GRAY
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.asarray(image.convert("L" if gray else "RGB"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
