@@ -14,7 +14,9 @@ from bnn_lightning.binarizers import (
     DoReFaWeights,
     ReCUInput,
     ReCUWeights,
+    TemperatureSign,
     TernaryWeights,
+    binarizer_factory,
 )
 
 X = torch.tensor([[-1.7, -0.4, 0.0, 0.3], [0.45, 1.0, 1.2, 3.0]], dtype=torch.float64)
@@ -117,6 +119,15 @@ def test_adabin_weights_of_one_value_are_that_value_and_finite() -> None:
     torch.testing.assert_close(value.detach(), weight.detach())
     assert weight.grad is not None
     assert weight.grad.isfinite().all()
+
+
+def test_a_ramp_on_adabin_weights_has_their_centers_and_none_on_few_bits() -> None:
+    ramp = TemperatureSign(base=binarizer_factory("AdaBinWeights"))
+    offset = ramp.offset(W)
+    assert offset is not None
+    torch.testing.assert_close(offset, W.mean(1))
+    with pytest.raises(ValueError, match="`base` must give signs, got TernaryWeights with values of 2 bits"):
+        TemperatureSign(base=binarizer_factory("TernaryWeights"))
 
 
 def recu_latent(row: list[float], limit: float | None) -> list[float]:

@@ -75,6 +75,8 @@ class TemperatureSign(AnnealedBinarizer, WeightBinarizer):
         made = WeightBinarizer() if base is None else base(num_channels)
         if not isinstance(made, WeightBinarizer):
             raise ValueError(f"`base` must make a WeightBinarizer, got {type(made).__name__}.")
+        if not made.gives_signs:
+            raise ValueError(f"`base` must give signs, got {type(made).__name__} with values of {made.bits} bits.")
         self.base = made
         self.register_buffer("temperature", scalar_buffer(1.0))
         self._remember(False)
@@ -114,6 +116,9 @@ class TemperatureSign(AnnealedBinarizer, WeightBinarizer):
 
     def scale(self, weight: Tensor) -> Tensor | None:
         return self.base.scale(weight)
+
+    def offset(self, weight: Tensor) -> Tensor | None:
+        return self.base.offset(weight)
 
     def extra_repr(self) -> str:
         return f"binary_from={self.binary_from:.6g}, threshold={self.threshold:.6g}, clip={self.clip}"

@@ -116,25 +116,50 @@ class BinaryLayer(nn.Module):
         Args:
             x: The real-valued input of the layer.
         """
-        signs, scale, offset = self._binarized_weight()
-        gain: Tensor | None = None
-        shift: Tensor | None = None
+        signs, scale, offset = self.binarized_weight()
         binary = False
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
-            gain, shift = self.input_binarizer.scale(), self.input_binarizer.offset()
             binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
         y = self.dot(x, signs, x_is_binary=binary)
-        factor = scale if gain is None else gain if scale is None else gain * scale
+        factor = self.times_gain(scale)
         if factor is not None:
             y = y * self.per_channel(factor)
-        if offset is not None:
-            y = y + self.per_channel(offset if gain is None else gain * offset) * self.input_sums(x, x_is_binary=binary)
-        if shift is not None:
-            y = y + shift * self.weight_sums(x, signs, scale, offset)
-        return y
+        return self.add_centers(y, x, signs, scale, offset, x_is_binary=binary)
 
-    def _binarized_weight(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def times_gain(self, values: Tensor | None) -> Tensor | None:
+        """Return the scale of the input times `values`, (out_channels,); None is 1."""
+        gain = None if self.input_binarizer is None else self.input_binarizer.scale()
+        return values if gain is None else gain if values is None else gain * values
+
+    def add_centers(
+        self,
+        y: Tensor,
+        x: Tensor,
+        signs: Tensor,
+        scale: Tensor | None,
+        offset: Tensor | None,
+        *,
+        x_is_binary: bool = False,
+    ) -> Tensor:
+        """Add the terms of centers, where input or weights have one, to the scaled dot product.
+
+        Args:
+            y: `(gain * scale) * sum_V s r`.
+            x: Binarized input s.
+            signs: Binary weights r.
+            scale: Shape (out_channels,), or None for 1.
+            offset: Shape (out_channels,), or None for 0.
+            x_is_binary: Whether `x` holds -1 and +1 only, which saves memory for the backward pass.
+        """
+        if offset is not None:
+            factor = self.times_gain(offset)
+            assert factor is not None
+            y = y + self.per_channel(factor) * self.input_sums(x, x_is_binary=x_is_binary)
+        shift = None if self.input_binarizer is None else self.input_binarizer.offset()
+        return y if shift is None else y + shift * self._weight_sums(x, signs, scale, offset)
+
+    def binarized_weight(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the signs that are multiplied with, and the scale and the offset that follow."""
         if self.weight_binarizer is None:
             return self.weight, None, None
@@ -145,7 +170,7 @@ class BinaryLayer(nn.Module):
             signs, scale = signs * scale.view(-1, *[1] * (signs.dim() - 1)), None
         return self.from_filters(signs), scale, self.weight_binarizer.offset(filters)
 
-    def weight_sums(self, x: Tensor, signs: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+    def _weight_sums(self, x: Tensor, signs: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
         """Return `scale * sum_V r + offset * |V|`, the sum of the weights inside of the padded image.
 
         Args:

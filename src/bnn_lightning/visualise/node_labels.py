@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.functional.elementwise import concatenate, prelu, spatial_mean, spatial_mean_of_halves
-from bnn_lightning.layers.activation import LearnableBias, RPReLU
+from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
 from bnn_lightning.layers.attention import Mix
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.visualise.network_graph import Kind
@@ -47,6 +47,7 @@ _STEPS: dict[str, tuple[str, Kind]] = {
     "weight_binarizer": ("sign", "sign"),
     "scale": ("scale α", "weights"),
     "scaled": ("× α", "elementwise"),
+    "centers": ("+ centers", "elementwise"),
     "bias": ("+ bias", "elementwise"),
 }
 
@@ -119,7 +120,7 @@ def _named(name: str, kind: Kind) -> Callable[[nn.Module], Label]:
     return lambda module: (name or type(module).__name__, "", kind)
 
 
-_ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, RPReLU)
+_ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, RPReLU, Maxout)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _MODULES: tuple[tuple[Any, Callable[[Any], Label]], ...] = (
     (Binarizer, _sign),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bnn_lightning.binarizers.base import Binarizer
+from bnn_lightning.binarizers.base import Binarizer, InputBinarizer
 from bnn_lightning.functional.elementwise import concatenate
-from bnn_lightning.layers.activation import LearnableBias, RPReLU
+from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
 from bnn_lightning.layers.attention import Mix
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.tree import annealed
@@ -22,7 +22,7 @@ from bnn_lightning.visualise.network_graph import Edge, NetworkGraph, Node, make
 from bnn_lightning.visualise.node_labels import MEANS, label_of
 
 # Shown as one node each: what is in them says no more than their name.
-_ATOMS = (Binarizer, Normalize, Mix, LearnableBias, RPReLU)
+_ATOMS = (Binarizer, Normalize, Mix, LearnableBias, RPReLU, Maxout)
 # Called by the name that they have, since their class says nothing.
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 _PATH = "visualise_path"
@@ -124,14 +124,16 @@ class _Tracer(fx.Tracer):
         # Read past torch.fx, which puts down every look at a parameter.
         latent, bias = layer._parameters["weight"], layer._parameters["bias"]
         weight = self.create_proxy("get_attr", f"{path}.weight", (), {})
-        binarizer, signs, scale = layer.weight_binarizer, weight, None
-        if binarizer is not None:
-            signs = call(_Step("weight_binarizer", partial(_signs, binarizer), layer), (weight,))
-            if binarizer.scale(latent) is not None:
-                scale = call(_Step("scale", binarizer.scale, layer), (weight,))
+        signs, scale = weight, None
+        if layer.weight_binarizer is not None:
+            signs = call(_Step("weight_binarizer", partial(_signs, layer), layer), (weight,))
+        if _has_scale(layer, latent):
+            scale = call(_Step("scale", partial(_scale, layer), layer), (weight,))
         y = call(_Step("product", layer.dot, layer), (x, signs))
         if scale is not None:
             y = call(_Step("scaled", partial(_times, layer), layer), (y, scale))
+        if _has_centers(layer, latent):
+            y = call(_Step("centers", partial(_plus_centers, layer), layer), (y, x, signs, weight))
         return y if bias is None else call(_Step("bias", partial(_plus_bias, layer), layer), (y,))
 
 
@@ -147,8 +149,33 @@ class _Step:
         return self.function(*args)
 
 
-def _signs(binarizer: Any, weight: Tensor) -> Tensor:
-    return binarizer.binarize(weight)[0]  # type: ignore[no-any-return]
+def _signs(layer: Any, weight: Tensor) -> Tensor:
+    return layer.from_filters(layer.weight_binarizer.binarize(layer.filters(weight))[0])  # type: ignore[no-any-return]
+
+
+def _scale(layer: Any, weight: Tensor) -> Tensor:
+    """Return the scale of a layer that `_has_scale`."""
+    binarizer = layer.weight_binarizer
+    return layer.times_gain(None if binarizer is None else binarizer.scale(layer.filters(weight)))  # type: ignore[no-any-return]
+
+
+def _has_scale(layer: Any, weight: Tensor) -> bool:
+    inputs, weights = layer.input_binarizer, layer.weight_binarizer
+    # Asked of the class: to compute it would put down nodes.
+    learned = inputs is not None and type(inputs).scale is not InputBinarizer.scale
+    return learned or (weights is not None and weights.scale(layer.filters(weight)) is not None)
+
+
+def _has_centers(layer: Any, weight: Tensor) -> bool:
+    inputs, weights = layer.input_binarizer, layer.weight_binarizer
+    learned = inputs is not None and type(inputs).offset is not InputBinarizer.offset
+    return learned or (weights is not None and weights.offset(layer.filters(weight)) is not None)
+
+
+def _plus_centers(layer: Any, y: Tensor, x: Tensor, signs: Tensor, weight: Tensor) -> Tensor:
+    binarizer, filters = layer.weight_binarizer, layer.filters(weight)
+    scale, offset = (None, None) if binarizer is None else (binarizer.scale(filters), binarizer.offset(filters))
+    return layer.add_centers(y, x, signs, scale, offset)  # type: ignore[no-any-return]
 
 
 def _times(layer: Any, y: Tensor, scale: Tensor) -> Tensor:
