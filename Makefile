@@ -46,6 +46,9 @@ test-slow: $(STAMP)  ## The tests that `make test` leaves out
 fuzz: $(STAMP)  ## Read 100,000 packed files that lie or are damaged (ARGS="--inputs 1000 --seed 1")
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py $(ARGS)
 
+fuzz-plans: $(STAMP)  ## Open and run 1,000,000 plan sections that lie, under AddressSanitizer and UBSan (CLANG=clang-22)
+	$(BIN)/python -m tools.fuzz_plans --clang $(CLANG) $(ARGS)
+
 kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit (ARGS="--kills 10 --cases ddp")
 	OMP_NUM_THREADS=1 $(BIN)/python tools/kills.py $(ARGS)
 

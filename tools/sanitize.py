@@ -21,15 +21,20 @@ ROOT = Path(__file__).parents[1]
 FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all"]
 
 
-def compile_engine(clang: str, folder: Path) -> None:
-    """Compile the engine of this architecture with sanitizers."""
+def engine_objects(clang: str, folder: Path) -> list[str]:
+    """Compile the engine of this architecture with sanitizers; return its object files."""
     builder = runpy.run_path(str(ROOT / "setup.py"))
-    machine = platform.machine().lower()
     os.environ["BNN_CC"] = " ".join([clang, *FLAGS])
     os.chdir(ROOT)
-    commands, files = builder["objects"](folder, machine)
-    for some in (commands, [builder["link"](folder / "libbnn.so", files, machine)]):
-        builder["run_all"]([[part for part in one if part not in ("-O3", "-s")] for one in some], dict(os.environ))
+    commands, files = builder["objects"](folder, platform.machine().lower())
+    builder["run_all"]([[part for part in one if part != "-O3"] for one in commands], dict(os.environ))
+    return list(files)
+
+
+def compile_engine(clang: str, folder: Path) -> None:
+    """Compile the library of the engine with sanitizers."""
+    command = [clang, *FLAGS, "-shared", *engine_objects(clang, folder), "-o", str(folder / "libbnn.so")]
+    subprocess.run([*command, "-lpthread", "-lm"], check=True)
 
 
 def again_with_sanitizer(clang: str, folder: Path) -> int:

@@ -1,0 +1,102 @@
+"""The verifiers of plans in C and in Python refuse the same calls."""
+
+import dataclasses
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
+from bnn_lightning.deploy.format.prefix import join_sections
+from bnn_lightning.deploy.kernels.verify import CallError
+from bnn_lightning.deploy.planner.check import verify_plan
+from bnn_lightning.deploy.planner.plan import Address, Count, Field, KernelCall, Plan, Region
+from bnn_lightning.deploy.runtime import native
+from tools.drawn import drawn_graph
+
+pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the compiled library")
+# Rules that C alone has: it cannot ask a second time, and takes no plan's word for anything.
+OF_C = ("may not depend", "beyond any network", "writes nothing", "none of its elements", "table", "whole words")
+OF_PYTHON = ("begins within an element", "is no constant", "begins before its region")
+ODD = (-3, -1, 0, 1, 2, 15, 16, 17, 33, 64, 1000, 1 << 20)
+
+
+@pytest.fixture(scope="module")
+def plans() -> list[Plan]:
+    """Kernel calls of drawn graphs: what torch computes between them is left out."""
+    networks = [drawn_graph(seed)[0] for seed in range(12)]
+    found = [one.plan(takes_bytes=bool(i % 2)) for i, one in enumerate(networks) if one.is_planned]
+    kernels = [tuple(call for call in plan.calls if isinstance(call, KernelCall)) for plan in found]
+    return [dataclasses.replace(plan, calls=calls) for plan, calls in zip(found, kernels, strict=True) if calls]
+
+
+def refused_in_c(plan: Plan) -> str:
+    try:
+        native.load(join_sections(b"{}", PlanSection((plan,)).to_bytes(), plan.constants))
+    except native.RuntimeFileError as error:
+        return str(error)
+    return ""
+
+
+def refused_in_python(plan: Plan) -> str:
+    try:
+        verify_plan(plan, native.MOST_IMAGES)
+    except CallError as error:
+        return str(error)
+    return ""
+
+
+def changed(r: random.Random, value: Field) -> Field:
+    match value:
+        case Address():
+            step = r.choice([-4096, -64, -4, 4, 64, 4096, 1 << 20])
+            kind = r.randrange(3)
+            region = r.choice(list(Region)) if kind == 0 else value.region
+            offset = max(0, value.offset + step) if kind == 1 else value.offset
+            return Address(region, offset, max(0, value.per_image + step) if kind == 2 else value.per_image)
+        case Count():
+            return Count(value.fixed, max(0, value.per_image + r.choice([-1, 1, 7])))
+        case int():
+            return r.choice([*ODD, value + 1, value - 1, 2 * value])
+    return value
+
+
+def lies(plans: list[Plan], count: int) -> Iterator[Plan]:
+    """Plans with one field of one call changed, added or left out."""
+    r = random.Random(0)
+    for _ in range(count):
+        plan = r.choice(plans)
+        at = r.randrange(len(plan.calls))
+        call = plan.calls[at]
+        assert isinstance(call, KernelCall)
+        fields = dict(call.fields)
+        name = r.choice(list(fields))
+        if r.random() < 0.1:
+            del fields[name]
+        elif r.random() < 0.1:
+            name = r.choice([field for field, _ in flat_fields(call.kernel)])
+            fields[name] = r.choice(list(fields.values())) if name not in fields else fields[name]
+        else:
+            fields[name] = changed(r, fields[name])
+        calls = (*plan.calls[:at], dataclasses.replace(call, fields=fields), *plan.calls[at + 1 :])
+        yield dataclasses.replace(plan, calls=calls)
+
+
+def test_plans_of_networks_are_accepted(plans: list[Plan]) -> None:
+    assert len(plans) > 6
+    for plan in plans:
+        assert refused_in_c(plan) == refused_in_python(plan) == ""
+
+
+def test_both_refuse_the_same(plans: list[Plan]) -> None:
+    refused = 0
+    for plan in lies(plans, 600):
+        try:
+            in_c, in_python = refused_in_c(plan), refused_in_python(plan)
+        except ValueError:  # a field of another type: there are no bytes for it
+            continue
+        refused += bool(in_c)
+        if bool(in_c) != bool(in_python):
+            alone = OF_C if in_c else OF_PYTHON
+            assert any(rule in in_c + in_python for rule in alone), (in_c, in_python)
+    assert refused > 150

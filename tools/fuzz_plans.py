@@ -1,0 +1,86 @@
+"""Open and run plan sections that lie, in C, under AddressSanitizer and UBSan: `make fuzz-plans`.
+
+The engine and `tools/fuzz_plan.c` are compiled with sanitizers by the Clang that CLANG names. Inputs are the files of
+drawn graphs and of a ResNet-20 with something changed in their plan section or constants, and checksums that hold. Each
+is refused or runs; anything else is a finding, and ends this program with an error.
+"""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tools.sanitize import FLAGS, ROOT, engine_objects
+
+PROGRAMS = 12  # drawn ones whose files are changed
+
+
+def compile_driver(clang: str, folder: Path) -> Path:
+    """Compile the engine and the driver with sanitizers into one program."""
+    driver, files = folder / "fuzz_plan", engine_objects(clang, folder)
+    command = [clang, *FLAGS, "-std=c11", str(ROOT / "tools" / "fuzz_plan.c"), *files, "-o", str(driver)]
+    subprocess.run([*command, "-lpthread", "-lm"], check=True)
+    return driver
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """Write files of networks that need no torch."""
+    import torch
+
+    from bnn_lightning.deploy import PackedInfo, load, pack, save
+    from bnn_lightning.deploy.format.plan_section import PlanSection
+    from bnn_lightning.deploy.format.prefix import join_sections
+    from bnn_lightning.models import create_backbone
+    from tools.drawn import drawn_graph
+
+    torch.manual_seed(0)
+    path = folder / "resnet20.bnn"
+    network = create_backbone("resnet20", num_classes=10, image_size=16).eval()
+    save(pack(network), path, PackedInfo("resnet20", in_channels=3, image_size=16))
+    files = []
+    for number, one in enumerate([load(path), *(drawn_graph(seed)[0] for seed in range(PROGRAMS))]):
+        plans = [one.plan(takes_bytes=kind) for kind in (False, True)] if one.is_planned else []
+        if not plans or any(plan.torch_nodes for plan in plans):
+            continue
+        # Constants of the first plan are the first ones of the second.
+        shared = {name: getattr(plans[1], name) for name in ("constants", "derived", "derived_size")}
+        section = PlanSection((dataclasses.replace(plans[0], **shared), plans[1]), str(number))
+        files.append(folder / f"sample{number}.bnn")
+        files[-1].write_bytes(join_sections(b"{}", section.to_bytes(), plans[1].constants))
+    return files
+
+
+def main() -> int:
+    """Compile, then read as many inputs as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clang", default=os.environ.get("CLANG", "clang"))
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0, help="number of the first input")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bnn-fuzz-plans-") as place:
+        driver, files = compile_driver(options.clang, Path(place)), sample_files(Path(place))
+        each = -(-options.inputs // options.processes)
+
+        def run(number: int) -> str:
+            first = options.seed + number * each
+            count = min(each, options.seed + options.inputs - first)
+            done = subprocess.run([driver, str(first), str(count), *files], capture_output=True, text=True)
+            if done.returncode:
+                raise ValueError(f"A finding after input {first}:\n{done.stdout}{done.stderr}")
+            return done.stdout
+
+        with ThreadPoolExecutor(options.processes) as pool:
+            print(*pool.map(run, range(options.processes)), sep="", end="")
+    print(f"{options.inputs} inputs of {len(files)} files, {time.monotonic() - begin:.0f} s: no finding")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
