@@ -37,7 +37,7 @@ X86 = {
     "x86_64_v3": "x86_64_v3",
     "x86_64_v2": "x86_64_v2",
 }
-ARM64 = {"aarch64": "generic"}
+ARM64 = {"aarch64_dot": "generic+v8_2a+dotprod", "aarch64": "generic"}
 # Instruction sets of an architecture, the best first: name, and what zig calls the processor. "": any processor of it.
 TARGETS = {
     "x86_64": {**X86, "": "x86_64"},
@@ -52,6 +52,7 @@ MARCH = {
     "x86_64": "x86-64",
     "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg -mavx512vnni",
     "generic": "armv8-a",
+    "generic+v8_2a+dotprod": "armv8.2-a+dotprod",
 }
 # -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-fPIC"]

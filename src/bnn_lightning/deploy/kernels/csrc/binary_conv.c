@@ -22,7 +22,7 @@ enum { BLOCKS = 4, FEW = 2, WIDE = 6, NARROW = 12 };
 enum { BLOCKS = 2, FEW = 1, WIDE = 2, NARROW = 4 };
 #define BYTES 1
 #define SHAPES(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(4, 1)
-#elif __ARM_NEON
+#elif __aarch64__
 enum { BLOCKS = 1, FEW = 1, WIDE = 4, NARROW = 4 };
 #define BYTES 1
 #define SHAPES(X) X(1, 1) X(4, 1)

@@ -13,6 +13,7 @@
 // side. Where windows leave the map, or x is averaged or normalised first, or is bytes, as many rows as `band` rows of the
 // result need are copied into the worker's memory with all that lies around them. Maxima of windows may follow while rows
 // are in the cache: only they are written then.
+#include "dot.h"
 #include "epilogue.h"
 
 enum { MOST = 14, LINE = 64 };  // pixels of a tile; bytes that rows behind a band begin at multiples of
@@ -42,49 +43,16 @@ enum { MOST = 14, LINE = 64 };  // pixels of a tile; bytes that rows behind a ba
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] = sums[p][b];          \
   }
 
-// Four products each, unsigned with signed, added to a sum.
-#if __AVX512VNNI__
-typedef I weights_of_word;
-typedef U pixels_of_word;
-INLINE weights_of_word split_weights(const int8_t *w) { return LOAD(I, w); }
-INLINE pixels_of_word split_pixels(uint32_t word) {
-  U pixels = word;
-  IN_TURN(pixels);
-  return pixels;
-}
-INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
-  typedef int VNNI __attribute__((vector_size(64)));
-  return (I)__builtin_ia32_vpdpbusd512((VNNI)sum, (VNNI)x, (VNNI)w);
-}
-#else
-// In 16 bits nothing is lost: bytes 0 and 2, and 1 and 3.
-typedef int16_t H __attribute__((ext_vector_type(2 * BLOCK), aligned(4)));
-typedef struct {
-  H even, odd;
-} weights_of_word;
-typedef struct {
-  uint32_t even, odd;
-} pixels_of_word;
-INLINE weights_of_word split_weights(const int8_t *w) { return (weights_of_word){LOAD(H, w) << 8 >> 8, LOAD(H, w) >> 8}; }
-INLINE pixels_of_word split_pixels(uint32_t word) { return (pixels_of_word){word & 0xff00ff, word >> 8 & 0xff00ff}; }
-INLINE I pairs(H x, H w) {
-  return __builtin_convertvector(x.even, I) * __builtin_convertvector(w.even, I) +
-         __builtin_convertvector(x.odd, I) * __builtin_convertvector(w.odd, I);
-}
-INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
-  return sum + pairs((H)(U)x.even, w.even) + pairs((H)(U)x.odd, w.odd);
-}
-#endif
-
 #define WHOLE(PIXELS, NB)                                                                                              \
   INNERMOST void whole_##PIXELS##_##NB(const void *const *x, const int32_t *offsets, const void *weight,               \
                                        const float *scale, int64_t n, F *acc) {                                        \
-    I sums[PIXELS][NB] = {0};                                                                                          \
+    I sums[PIXELS][NB] = {0}, missing[NB] = {0};                                                                       \
     const int8_t *w = weight;                                                                                          \
     for (int64_t k = 0; k < n; k++, w += 4 * BLOCK) {                                                                  \
       const ptrdiff_t offset = offsets[k];                                                                             \
       weights_of_word weights[NB];                                                                                     \
       UNROLL for (int b = 0; b < NB; b++) weights[b] = split_weights(w + b * n * 4 * BLOCK);                           \
+      if (LESS) UNROLL for (int b = 0; b < NB; b++) missing[b] = dot(missing[b], split_pixels(ONES), weights[b]); \
       UNROLL for (int p = 0; p < PIXELS; p++) {                                                                        \
         uint32_t word;                                                                                                 \
         __builtin_memcpy(&word, (const uint8_t *)x[p] + offset, sizeof word);                                          \
@@ -93,17 +61,17 @@ INLINE I dot(I sum, pixels_of_word x, weights_of_word w) {
       }                                                                                                                \
     }                                                                                                                  \
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++)                                        \
-        acc[p * NB + b] = __builtin_convertvector(sums[p][b], F) * LOAD(F, scale + b * BLOCK);                         \
+        acc[p * NB + b] = __builtin_convertvector(sums[p][b] + LESS * missing[b], F) * LOAD(F, scale + b * BLOCK);                         \
   }
 #define TILE(PIXELS, NB) SUMS(PIXELS, NB) WHOLE(PIXELS, NB)
 #if __AVX512F__
 TILE(6, 4)
 TILE(12, 2)
 TILE(14, 1)
-#elif __AVX2__ || __ARM_NEON
+#elif __AVX2__ || __aarch64__
 TILE(6, 1)
 #else
-TILE(3, 1)
+TILE(2, 1)
 #endif
 
 // Those of whole numbers are multiplied with the scale, the fourth argument.
@@ -121,10 +89,10 @@ static struct shape shape_of(const struct bnn_real_convolve *c) {
   if (blocks >= 4) return SHAPE(6, 4);
   if (blocks >= 2) return SHAPE(12, 2);
   return SHAPE(14, 1);
-#elif __AVX2__ || __ARM_NEON
+#elif __AVX2__ || __aarch64__
   return SHAPE(6, 1);
 #else
-  return SHAPE(3, 1);
+  return SHAPE(2, 1);
 #endif
 }
 
