@@ -90,7 +90,7 @@ def kernel_info() -> KernelInfo:
     """Say which kernel computes packed layers here.
 
     Example:
-        >>> kernel_info().name in ("x86_64_v4", "x86_64_v3", "x86_64_v2", "aarch64", "torch")
+        >>> kernel_info().name in ("x86_64_v4", "x86_64_v3", "x86_64_v2", "aarch64_dot", "aarch64", "torch")
         True
     """
     loaded, reason = _load()

@@ -207,7 +207,8 @@ static void store_sums(const struct chunk *k, const struct cut *s, struct tile *
 
 #define FINISH(PIXELS, NB, ACC)                                                                                        \
   UNROLL for (int64_t b = 0; b < NB; b++) finish(k, t, ACC, NB, b, 0, PIXELS, true)
-#define WHOLE_TILE(PIXELS, NB) (t->n == PIXELS && k->left >= NB * BLOCK)
+// Of the sizes that most tiles have; others are rare.
+#define WHOLE_TILE(PIXELS, NB) ((PIXELS == WIDE || PIXELS == NARROW) && t->n == PIXELS && k->left >= NB * BLOCK)
 
 #if BYTES
 INLINE U total(U x) {  // from four counters a word to one
