@@ -13,6 +13,8 @@ from bnn_lightning.binarizers import (
     DoReFaInput,
     DoReFaWeights,
     Libra,
+    ReCUInput,
+    ReCUWeights,
     SignSTE,
     TernaryWeights,
     XNORScale,
@@ -210,3 +212,15 @@ def test_counts_of_few_bits_and_centers() -> None:
     header = ops_table(count).splitlines()[0]
     assert all(column in header for column in ("low-bit weights", "low-bit MACs", "mixed MACs"))
     assert "low-bit" not in ops_table(count_ops(net[4:], (6, 4, 4)))
+
+
+def test_recu_packs() -> None:
+    torch.manual_seed(4)
+    net = nn.Sequential(
+        *(BinaryConv2d(4, 4, 3, padding=1, input_binarizer=ReCUInput(), weight_binarizer=ReCUWeights(4)) for _ in "ab")
+    ).eval()
+    x = torch.randn(2, 4, 6, 6)
+    packed = pack(net, x)
+    assert packed.report.packed == ("0", "1")
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)

@@ -13,6 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.passes.recording import first_difference
 from bnn_lightning.layers.activation import Hardtanh, LearnableBias, PReLU
+from bnn_lightning.layers.binary import BinaryLayer
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # What tracing raises where Python looks at values or shapes.
@@ -104,7 +105,8 @@ class _Tracer(fx.Tracer):
     """Looks into whatever has layers within, and calls layers as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(True for _ in m.children())
+        # A binary layer that stays in torch computes what no trace shows: autograd functions.
+        return isinstance(m, BinaryLayer) or not any(True for _ in m.children())
 
 
 @dataclass
