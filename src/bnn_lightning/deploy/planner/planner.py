@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from bnn_lightning.deploy.planner.lowering import IMAGES, Resource, Signs, Size,
 from bnn_lightning.deploy.planner.memory import Buffer, aligned, lay_out
 from bnn_lightning.deploy.planner.plan import Fill, Plan, TorchCall
 from bnn_lightning.deploy.planner.schedule import Action, schedule
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
 
 Name = Resource | tuple[int, str]  # of what has a place: scratch memory belongs to an action
 
@@ -47,7 +46,7 @@ def make_plan(graph: TypedGraph, constants: ConstantSection | None = None) -> Pl
         fills=fills,
         in_shape=(channels, height, width),
         takes_bytes=graph.images.in_bytes,
-        num_classes=prod(graph.types[graph.last].shape[1:]),
+        num_classes=graph.types[graph.last].elements,
     )
 
 
@@ -120,7 +119,7 @@ def _place_value(
             buffers.growing[number] = buffers.growing[other]
             buffers.growing[number].end = last.get(number, at)
             return
-    buffers.add(number, graph.types[number].size, at, last.get(number, at))
+    buffers.add(number, size_of(graph.types[number]), at, last.get(number, at))
 
 
 def _last_uses(graph: TypedGraph, actions: list[Action]) -> dict[Resource, int]:

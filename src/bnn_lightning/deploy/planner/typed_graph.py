@@ -1,14 +1,13 @@
 """A graph with the types of its values, and what lowering asks of both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.types import Images, Type
 from bnn_lightning.deploy.kernels.call import Address, Region
 from bnn_lightning.deploy.kernels.layout import Map, Shape
 from bnn_lightning.deploy.planner.lowering import IMAGES, Places, Size
@@ -17,29 +16,18 @@ Array = NDArray[Any]
 _BYTES = {"f32": 4, "i8": 1, "i32": 4, "i64": 8}
 
 
-@dataclass(frozen=True)
-class Type:
-    """The type of a value.
+_IMAGES = Images(1)
 
-    Attributes:
-        shape: The first dimension of N images is that of one image.
-        per_image: Whether that dimension is as many times N.
-        dtype: "f32", "i8", "i32" or "i64".
+
+def size_of(of: Type) -> Size:
+    """Return the bytes of a value.
 
     Example:
-        >>> Type((2, 5), True, "f32").size
+        >>> size_of(Type((Images(2), 5)))
         Size(fixed=0, per_image=40)
     """
-
-    shape: tuple[int, ...]
-    per_image: bool
-    dtype: str
-
-    @property
-    def size(self) -> Size:
-        """Bytes of a value."""
-        size = prod(self.shape) * _BYTES[self.dtype]
-        return Size(0, size) if self.per_image else Size(size)
+    size = of.elements * _BYTES[of.dtype]
+    return Size(0, size) if of.grows else Size(size)
 
 
 class TypedGraph:
@@ -53,7 +41,7 @@ class TypedGraph:
 
     def __init__(self, graph: Graph, types: Sequence[Type], *, takes_bytes: bool) -> None:
         self.graph, self.types, self.users = graph, types, graph.users()
-        channels, height, width = types[0].shape[1:]
+        _, channels, height, width = types[0].for_images(1)
         place = Address(Region.INPUT)
         self.images = Map(place, (channels, height, width), planar=True, in_bytes=takes_bytes)
         self._arrays: dict[int, Array] = {}
@@ -80,23 +68,24 @@ class TypedGraph:
         """Return the shape of a map of floats, (N, C, H, W), without N; None for what is none."""
         if not isinstance(item, Value):
             return None
-        of = self.types[item.number]
-        if len(of.shape) != 4 or not of.per_image or of.shape[0] != 1 or of.dtype != "f32" or not prod(of.shape):
-            return None
-        return of.shape[1], of.shape[2], of.shape[3]
+        match self.types[item.number]:
+            case Type((first, int(channels), int(height), int(width)), "f32") if first == _IMAGES:
+                return (channels, height, width) if channels * height * width else None
+        return None
 
     def row_size(self, item: Input) -> int | None:
         """Return the features of rows of floats, (N, features); None for what is none."""
         if not isinstance(item, Value):
             return None
-        of = self.types[item.number]
-        rows = len(of.shape) == 2 and of.per_image and of.shape[0] == 1 and of.dtype == "f32"
-        return of.shape[1] if rows and of.shape[1] else None
+        match self.types[item.number]:
+            case Type((first, int(features)), "f32") if first == _IMAGES:
+                return features or None
+        return None
 
     def fixed_shape(self, number: int) -> tuple[int, ...] | None:
         """Return the shape of a value that does not depend on the images; None for others."""
         of = self.types[number]
-        return None if of.per_image else of.shape
+        return None if of.grows else of.for_images(1)
 
     def array(self, item: ConstantRef) -> Array:
         """Return a constant of the graph; signs as -1 and +1."""

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.deploy.frontend.fresh import floats
+from bnn_lightning.deploy.ir.types import Type
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.library import Kernel, NativeStep
 from bnn_lightning.deploy.planner.check import verify_plan
 from bnn_lightning.deploy.planner.plan import Address, Plan, Region, TorchCall
 from bnn_lightning.deploy.planner.planner import make_plan
-from bnn_lightning.deploy.planner.typed_graph import Type, TypedGraph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
 from bnn_lightning.deploy.runtime.commands import Commands, Context, Row
 
 MOST_IMAGES = 1 << 20  # of a call
@@ -105,8 +106,8 @@ class Execution:
         """Return the tensor of a value: channels side by side in maps of floats."""
         if address.region == Region.OUTPUT:
             return logits
-        shape = (of.shape[0] * number, *of.shape[1:]) if of.per_image else of.shape
-        flat = torch.from_numpy(self.context.memory(address, of.size.at(number))).view(_DTYPES[of.dtype])
+        shape = of.for_images(number)
+        flat = torch.from_numpy(self.context.memory(address, size_of(of).at(number))).view(_DTYPES[of.dtype])
         if len(shape) == 4 and of.dtype == "f32":
             return flat.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
         return flat.view(shape)

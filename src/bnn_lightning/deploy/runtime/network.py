@@ -26,13 +26,14 @@ from bnn_lightning.deploy.frontend.torch_fallback import for_torch, plain
 from bnn_lightning.deploy.frontend.torch_ops import compute
 from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, GraphError, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.shapes import types_of
+from bnn_lightning.deploy.ir.types import Images, ShapeError, Type
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.planner.plan import Plan
-from bnn_lightning.deploy.planner.typed_graph import Type, TypedGraph
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor
-from bnn_lightning.deploy.runtime.types import types_of
 from bnn_lightning.utils.image_size import plain_size, sides
 from bnn_lightning.zoo import is_name, packed_file
 
@@ -218,8 +219,13 @@ class LoadedNetwork(nn.Module):
         """Whether it runs by a plan: what mixes images of a call has none."""
         if self._types is None:
             try:
-                self._types = types_of(self.run_nodes, self.info.shape)
-            except GraphError:
+                types = tuple(types_of(self.graph, self.info.shape))
+                match types[-1]:
+                    case Type((Images(1), int()), "f32"):
+                        self._types = types
+                    case _:
+                        self._types = ()
+            except ShapeError:
                 self._types = ()
         return bool(self._types)
 

@@ -81,8 +81,7 @@ def _planned(network: LoadedNetwork, kernel: Kernel, images: Tensor) -> list[Sha
         if before == (call.node, prefix):
             shares[-1] = dataclasses.replace(shares[-1], seconds=shares[-1].seconds + of_one)
         else:
-            of = types[call.node]
-            shape = (of.shape[0] * images.shape[0], *of.shape[1:]) if of.per_image else of.shape
+            shape = types[call.node].for_images(images.shape[0])
             where = kernel.name if native else "torch"
             shares.append(Share(prefix + name, shape, where, native in ("pack", "convolve"), of_one))
         before = call.node, prefix
