@@ -70,7 +70,9 @@ class Chain:
         """Step on to an operand whose elements become those of the value reached, one by one; whether they do."""
         if not isinstance(operand, Value) or not isinstance(self.at, Value):
             return False
-        alike = self.graph.types[operand.number] == self.graph.types[self.at.number]
+        shape = self.graph.map_shape(operand)
+        same = self.graph.types[operand.number] == self.graph.types[self.at.number]
+        alike = same or (shape is not None and shape == self.graph.map_shape(self.at))
         self.at = operand if alike else self.at
         return alike
 

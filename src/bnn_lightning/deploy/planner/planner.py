@@ -56,7 +56,8 @@ def _calls(
     """Return the calls of an action."""
     lowering = action.lowering
     if lowering is None:
-        reads = {number: places[number] for number in graph.nodes[action.number - 1].values()}
+        node = graph.graph.nodes[action.number - 1]
+        reads = {number: places[graph.origins[number]] for number in node.values()}
         return [TorchCall(action.number, reads, places[action.number])]
     result = lowering.result
     wanted = [result] if isinstance(result, Signs | Sums) or action.floats else []

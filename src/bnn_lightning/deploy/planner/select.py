@@ -7,6 +7,7 @@ import numpy as np
 
 from bnn_lightning.deploy.ir.graph import ConstantRef, Input, Value
 from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.types import Images
 from bnn_lightning.deploy.kernels.binary_conv import BinaryConv2d, pack_signs
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
@@ -15,6 +16,7 @@ from bnn_lightning.deploy.planner.conv import convolution_and_maxima, images, no
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.linear import gate, linear
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Signs
+from bnn_lightning.deploy.planner.moves import copying
 from bnn_lightning.deploy.planner.pad import padding
 from bnn_lightning.deploy.planner.reduce import mean
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -64,6 +66,8 @@ def binary_convolution(graph: TypedGraph, number: int) -> Lowering | None:
     if shape is None or not isinstance(x, Value) or not (added is None or graph.map_shape(added) is not None):
         return None
     layer = binary_layer(graph, number)
+    if not _is_usual(graph, number) and (layer.kernel_size, layer.stride, layer.padding) != _POINTWISE:
+        return None
     whole = layer.groups == 1 or layer.out_channels % BLOCK == 0
     residual = _repeated(graph, added, whole)
     threshold = node["threshold"]
@@ -79,6 +83,14 @@ def binary_convolution(graph: TypedGraph, number: int) -> Lowering | None:
     same = residual is not None and graph.types[residual] == graph.types[number]
     over = (residual,) if same and residual is not None else ()
     return Lowering(number, reads, build, emits=whole, sums=whole, blocks=layer.groups, over=over)
+
+
+_POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
+
+
+def _is_usual(graph: TypedGraph, number: int) -> bool:
+    """Whether the result is (N, C, H, W), and not rows as a map whose columns are the images."""
+    return isinstance(graph.types[number].shape[0], Images)
 
 
 def _repeated(graph: TypedGraph, added: Input | None, whole: bool) -> int | None:
@@ -123,4 +135,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "linear": (linear,),
     "sigmoid": (gate,),
     "cat": (concatenation,),
+    **dict.fromkeys(("reshape", "permute", "transpose", "unsqueeze", "squeeze", "select"), (copying,)),
 }

@@ -1,6 +1,7 @@
 """A graph with the types of its values, and what lowering asks of both."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from bnn_lightning.deploy.ir.types import Images, Type
 from bnn_lightning.deploy.kernels.call import Address, Region
 from bnn_lightning.deploy.kernels.layout import Map, Shape
 from bnn_lightning.deploy.planner.lowering import IMAGES, Places, Size
+from bnn_lightning.deploy.planner.views import is_whole, views_of
 
 Array = NDArray[Any]
 _BYTES = {"f32": 4, "i8": 1, "i32": 4, "i64": 8}
@@ -40,21 +42,36 @@ class TypedGraph:
     """
 
     def __init__(self, graph: Graph, types: Sequence[Type], *, takes_bytes: bool) -> None:
-        self.graph, self.types, self.users = graph, types, graph.users()
+        self.graph, self.types = graph, types
+        self.views = views_of(graph.nodes, types)
+        self.origins = [self._origin(number) for number in range(len(types))]
+        self.nodes = tuple(self._with_origins(node) for node in graph.nodes)
+        self.users: dict[int, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            if self.origins[place + 1] == place + 1:
+                for value in node.values():
+                    self.users.setdefault(value, []).append(place)
         _, channels, height, width = types[0].for_images(1)
         place = Address(Region.INPUT)
         self.images = Map(place, (channels, height, width), planar=True, in_bytes=takes_bytes)
         self._arrays: dict[int, Array] = {}
 
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """The nodes of the graph."""
-        return self.graph.nodes
+    def _origin(self, number: int) -> int:
+        """Return the first value that lies in memory as this one does."""
+        view = self.views[number]
+        if view is None or view.root == number or view.root == 0:
+            return number
+        return view.root if is_whole(view, self.types[number], self.types[view.root]) else number
+
+    def _with_origins(self, node: Node) -> Node:
+        """Return a node that reads the first values that lie in memory as its inputs do."""
+        inputs = [Value(self.origins[item.number]) if isinstance(item, Value) else item for item in node.inputs]
+        return replace(node, inputs=tuple(inputs))
 
     @property
     def last(self) -> int:
         """The number of the value that is the network's output."""
-        return len(self.graph.nodes)
+        return self.origins[-1]
 
     def node_of(self, item: Input | None) -> Node | None:
         """Return the node that computes an input; None for images, and what is no value."""
@@ -65,12 +82,19 @@ class TypedGraph:
         return isinstance(item, Value) and len(self.users.get(item.number, ())) == 1
 
     def map_shape(self, item: Input) -> Shape | None:
-        """Return the shape of a map of floats, (N, C, H, W), without N; None for what is none."""
+        """Return the shape of a map of floats, (N, C, H, W), without N; None for what is none.
+
+        Rows, (N, C), are maps of one pixel; so are those of binary linear layers, which hold them as (1, C, 1, N).
+        """
         if not isinstance(item, Value):
             return None
         match self.types[item.number]:
             case Type((first, int(channels), int(height), int(width)), "f32") if first == _IMAGES:
                 return (channels, height, width) if channels * height * width else None
+            case Type((1, int(channels), 1, last), "f32") if last == _IMAGES and channels:
+                return channels, 1, 1
+            case Type((first, int(channels)), "f32") if first == _IMAGES and channels:
+                return channels, 1, 1
         return None
 
     def row_size(self, item: Input) -> int | None:

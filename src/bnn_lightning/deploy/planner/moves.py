@@ -1,0 +1,63 @@
+"""Lowering of what only moves elements: flatten, permute, reshape, as one copy between strides."""
+
+from bnn_lightning.deploy.ir.graph import Value
+from bnn_lightning.deploy.ir.types import Images
+from bnn_lightning.deploy.kernels.call import KernelCall
+from bnn_lightning.deploy.kernels.constants import ConstantSection
+from bnn_lightning.deploy.kernels.copy import copy_strided
+from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph
+from bnn_lightning.deploy.planner.views import View, memory_strides
+
+_MOST = 3  # dimensions of a copy beside that of the images
+
+
+def copying(graph: TypedGraph, number: int) -> Lowering | None:
+    """A value in another shape or order, which lies in memory otherwise than what it is made of."""
+    view, out = graph.views[number], memory_strides(graph.types[number])
+    shape = graph.types[number].shape
+    if view is None or view.root == number:  # a reshape joins what is not dense: it is copied in the order of its input
+        item = graph.graph.nodes[number - 1].inputs[0]
+        view = graph.views[item.number] if isinstance(item, Value) else None
+        if view is None or len(shape) == 4 or graph.nodes[number - 1].operation != "reshape":
+            return None
+        out = _dense(view.sizes)
+    if out is None or graph.types[view.root].dtype != "f32":
+        return None
+    return _lowered(graph, number, view, out)
+
+
+def _dense(sizes: tuple[int | Images, ...]) -> tuple[int, ...] | None:
+    """Return the strides of dimensions in their order, if images are the outermost."""
+    strides, step = [], 1
+    for place, size in reversed(list(enumerate(sizes))):
+        if isinstance(size, Images) and any(other != 1 for other in sizes[:place]):
+            return None
+        strides.append(step)
+        step *= size.each if isinstance(size, Images) else size
+    return tuple(reversed(strides))
+
+
+def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:
+    dims = [dim for dim in zip(view.sizes, view.strides, out, strict=True) if dim[0] != 1]
+    images = [dim for dim in dims if dim[0] == Images(1)]
+    others = [(size, x, to) for size, x, to in dims if isinstance(size, int)]
+    if len(images) != 1 or len(others) + 1 != len(dims) or len(others) > _MOST:
+        return None
+    steps, source = images[0][1:], view.root
+    if source == 0:  # as they come: planes
+        if graph.views[0] is None or view.offset:
+            return None
+        planes = dict(zip(graph.views[0].strides, graph.images.strides, strict=True))
+        if len(planes) < len(graph.views[0].strides):
+            return None
+        steps, others = (planes[steps[0]], steps[1]), [(size, planes[x], to) for size, x, to in others]
+        source = IMAGES
+
+    def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
+        planar = source == IMAGES
+        x = graph.images.address if planar else places[source] + 4 * view.offset
+        in_bytes = planar and graph.images.in_bytes
+        return [copy_strided(x, places[number], steps, others, in_bytes=in_bytes, node=number)]
+
+    return Lowering(number, (source,), build)

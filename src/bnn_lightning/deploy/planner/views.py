@@ -1,0 +1,114 @@
+"""Values that are other values in another shape: where their elements lie in the memory of what they were made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from bnn_lightning.deploy.ir.graph import Node
+from bnn_lightning.deploy.ir.types import Images, Size, Type
+
+
+@dataclass(frozen=True)
+class View:
+    """A value as elements of another one.
+
+    Attributes:
+        root: Number of the value whose memory it is.
+        offset: Elements before its first one.
+        sizes: Of its dimensions.
+        strides: Elements from one place of a dimension to the next; 0 where it has one place.
+    """
+
+    root: int
+    offset: int
+    sizes: tuple[Size, ...]
+    strides: tuple[int, ...]
+
+
+def memory_strides(of: Type) -> tuple[int, ...] | None:
+    """Return the strides of a value in memory: dense, maps with channels side by side.
+
+    None where a stride depends on the number of images: where these are no outermost dimension.
+
+    Example:
+        >>> memory_strides(Type((Images(1), 3, 4, 5)))
+        (60, 1, 15, 3)
+    """
+    rank = len(of.shape)
+    order = (0, 2, 3, 1) if rank == 4 and of.dtype == "f32" else tuple(range(rank))
+    strides, step = [0] * rank, 1
+    for place, dim in enumerate(reversed(order)):
+        size = of.shape[dim]
+        strides[dim] = 0 if size == 1 else step
+        outer = [of.shape[other] for other in order[: rank - 1 - place]]
+        if isinstance(size, Images) and any(other != 1 for other in outer):
+            return None
+        step *= size.each if isinstance(size, Images) else size
+    return tuple(strides)
+
+
+def views_of(nodes: Sequence[Node], types: Sequence[Type]) -> list[View | None]:
+    """Return the views of all values; that of a value which is no view of another one is of itself.
+
+    None is a value whose memory has strides that depend on the number of images.
+    """
+    views: list[View | None] = []
+    for number, of in enumerate(types):
+        node = nodes[number - 1] if number else None
+        inner = views[node.values()[0]] if node is not None and len(node.values()) == 1 else None
+        found = None if node is None or inner is None else _view(node, inner, of)
+        own = memory_strides(of)
+        views.append(found or (None if own is None else View(number, 0, of.shape, own)))
+    return views
+
+
+def is_whole(view: View, of: Type, root: Type) -> bool:
+    """Whether a value lies in memory as its root does."""
+    return view.offset == 0 and view.strides == memory_strides(of) and of.elements == root.elements
+
+
+def _view(node: Node, x: View, of: Type) -> View | None:
+    """Return the result of a node as a view of what its input is a view of."""
+    dims = list(zip(x.sizes, x.strides, strict=True))
+    match node.operation:
+        case "transpose":
+            a, b = node["dim0"], node["dim1"]
+            dims[a], dims[b] = dims[b], dims[a]
+        case "permute":
+            dims = [dims[dim] for dim in node["dims"]]
+        case "unsqueeze":
+            dims.insert(node["dim"] % (len(dims) + 1), (1, 0))
+        case "select" if node["index"] == 0 and dims[node["dim"]][0] == 1:
+            del dims[node["dim"]]
+        case "reshape" | "squeeze":
+            return _reshaped(x, of)
+        case _:
+            return None
+    return View(x.root, x.offset, tuple(size for size, _ in dims), tuple(stride for _, stride in dims))
+
+
+def _reshaped(x: View, of: Type) -> View | None:
+    """Return a view in another shape, if only dimensions of one place come or go, or dense ones are joined."""
+    given = [(size, stride) for size, stride in zip(x.sizes, x.strides, strict=True) if size != 1]
+    strides: list[int] = []
+    for size in of.shape:
+        if size == 1:
+            strides.append(0)
+            continue
+        joined: list[tuple[Size, int]] = []
+        while given and not _covers(joined, size):
+            joined.append(given.pop(0))
+        dense = all(a[1] == b[1] * (b[0] if isinstance(b[0], int) else 0) for a, b in zip(joined, joined[1:], strict=False))
+        if not _covers(joined, size) or not dense:
+            return None
+        strides.append(joined[-1][1])
+    return None if given else View(x.root, x.offset, of.shape, tuple(strides))
+
+
+def _covers(joined: list[tuple[Size, int]], size: Size) -> bool:
+    """Whether dimensions have as many places together."""
+    sizes = [item for item, _ in joined]
+    if isinstance(size, Images):
+        return sizes == [size]
+    whole = [item for item in sizes if isinstance(item, int)]
+    return bool(sizes) and len(whole) == len(sizes) and prod(whole) == size
