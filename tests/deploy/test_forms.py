@@ -42,17 +42,17 @@ def agree(network: runtime.LoadedNetwork, images: torch.Tensor) -> None:
 @needs_kernel
 @pytest.mark.parametrize("name", BACKBONES)
 def test_nothing_of_a_network_is_left_to_torch(name: str, tmp_path: Path) -> None:
+    if name.endswith("_adabin"):
+        pytest.skip("Its binary values lie around centers, which packed layers do not add.")
     torch.manual_seed(0)
     size = 40
     options = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     options |= {} if name.startswith(("mlp", "vgg", "resnet")) else {"stem": "imagenet"}
-    if name == "mlp":
-        pytest.skip("Its layers are linear ones on rows.")
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
     network = create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=24, **options))
     packed = loaded(settled(network, images / 255), images / 255, tmp_path)
     left = in_torch(packed, images / 255)
-    assert set(left) <= ({"reshape"} if name.startswith("vgg") else set()), left  # of maps of several pixels
+    assert left == []
     agree(packed, images / 255)
     with torch.no_grad():
         torch.testing.assert_close(packed(images), packed(images / 255), rtol=1e-4, atol=1e-4)
@@ -171,6 +171,6 @@ def test_channels_of_zeros(channels: int, tmp_path: Path) -> None:
     torch.manual_seed(channels)
     images = torch.rand(2, 3, 9, 9)
     network = loaded(settled(Padded(channels), images), images, tmp_path)
-    assert in_torch(network, images).count("pad") == 2
+    assert in_torch(network, images).count("pad") == 2  # of pixels, and with another value than zero
     for _ in range(2):  # the second time in memory that has been used
         agree(network, images)

@@ -34,8 +34,7 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         scale, shift = affine
         bias = (weight.astype(np.float64) * shift).sum(1) + (0 if bias is None else bias)
         weight, whole, outputs, of = (weight.astype(np.float64) * scale).astype(np.float32), None, None, None
-    flat = _flattening(chain)
-    if not isinstance(chain.at, Value) or not (flat or graph.row_size(chain.at) == weight.shape[1]):
+    if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
     source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, constant=of)
 
@@ -43,16 +42,6 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         return [layer.call(constants, places[source], places[number], node=number)]
 
     return Lowering(number, (source,), build)
-
-
-def _flattening(chain: Chain) -> bool:
-    """Step over a view of (N, C, 1, 1) as (N, C); whether there is one."""
-    graph, node = chain.graph, chain.node("reshape")
-    shape = None if node is None else graph.map_shape(node.inputs[0])
-    if node is None or shape is None or shape[1:] != (1, 1) or graph.row_size(chain.at) != shape[0]:
-        return False
-    chain.at = node.inputs[0]
-    return True
 
 
 def gate(graph: TypedGraph, number: int) -> Lowering | None:

@@ -52,14 +52,13 @@ class TypedGraph:
                 for value in node.values():
                     self.users.setdefault(value, []).append(place)
         _, channels, height, width = types[0].for_images(1)
-        place = Address(Region.INPUT)
-        self.images = Map(place, (channels, height, width), planar=True, in_bytes=takes_bytes)
+        self.images = Map(Address(Region.INPUT), (channels, height, width), planar=True, in_bytes=takes_bytes)
         self._arrays: dict[int, Array] = {}
 
     def _origin(self, number: int) -> int:
-        """Return the first value that lies in memory as this one does."""
-        view = self.views[number]
-        if view is None or view.root == number or view.root == 0:
+        """Return the first value that is the same map, or the same rows, in memory."""
+        view, shape = self.views[number], self.map_shape(Value(number))
+        if view is None or view.root == 0 or shape is None or shape != self.map_shape(Value(view.root)):
             return number
         return view.root if is_whole(view, self.types[number], self.types[view.root]) else number
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from bnn_lightning.deploy.ir.graph import Node
@@ -98,7 +99,7 @@ def _reshaped(x: View, of: Type) -> View | None:
         joined: list[tuple[Size, int]] = []
         while given and not _covers(joined, size):
             joined.append(given.pop(0))
-        dense = all(a[1] == b[1] * (b[0] if isinstance(b[0], int) else 0) for a, b in zip(joined, joined[1:], strict=False))
+        dense = all(a[1] == b[1] * (b[0] if isinstance(b[0], int) else 0) for a, b in pairwise(joined))
         if not _covers(joined, size) or not dense:
             return None
         strides.append(joined[-1][1])

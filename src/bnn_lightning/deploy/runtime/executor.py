@@ -104,9 +104,9 @@ class Execution:
 
     def _tensor(self, address: Address, of: Type, number: int, logits: Tensor) -> Tensor:
         """Return the tensor of a value: channels side by side in maps of floats."""
-        if address.region == Region.OUTPUT:
-            return logits
         shape = of.for_images(number)
+        if address.region == Region.OUTPUT:
+            return logits.view(shape)
         flat = torch.from_numpy(self.context.memory(address, size_of(of).at(number))).view(_DTYPES[of.dtype])
         if len(shape) == 4 and of.dtype == "f32":
             return flat.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
