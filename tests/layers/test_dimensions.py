@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import pack
+from bnn_lightning.deploy.export.onnx_rewrite import exact
 from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d
 from bnn_lightning.metrics.ops import count_ops
 
@@ -211,6 +212,7 @@ def test_pack_leaves_them_in_torch_and_says_so() -> None:
     }
     with torch.no_grad():
         torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(exact(net)(x), net(x), rtol=1e-5, atol=1e-5)  # what is written as ONNX
 
 
 @pytest.mark.parametrize("dims", [1, 3])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.binarizers import SignSTE, WeightSign
+from bnn_lightning.binarizers import DoReFaInput, SignSTE, WeightSign
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.metrics import LayerOps, activation_peak, norm_statistics
 from bnn_lightning.metrics import conventions as by
@@ -117,6 +117,8 @@ def test_activation_peak(device):
         assert activation_peak(norm, (3, 2, 2)) == (64 + 64) * 4 * 2
         binary = BinaryConv2d(16, 4, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign(), pad_value=1)
         assert activation_peak(nn.Sequential(binary), (16, 5, 5)) == (16 + 4) * pixel + 16 * 25 // 8
+        few_bits = BinaryConv2d(16, 4, 1, input_binarizer=DoReFaInput(4), weight_binarizer=WeightSign())
+        assert activation_peak(nn.Sequential(few_bits), (16, 5, 5)) == (16 + 4) * pixel + 4 * 16 * 25 // 8
 
 
 def test_the_network_is_left_as_it_was():

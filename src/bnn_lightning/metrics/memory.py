@@ -31,7 +31,7 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> int:
     It is the largest sum, over the operations that torch runs one after the other, of the operation's inputs, its
     output, and all activations that a later operation still reads, such as a shortcut. An activation is a tensor that
     depends on the image; views and operations in place take no memory of their own. A binary layer is one operation,
-    whose signs of the input take one bit each; everything else counts in its own precision (float32: four bytes).
+    whose binarized or quantized input takes its bits; all else counts in its own precision (float32: four bytes).
     Weights, workspaces of libraries, and what a fusing compiler would spare are not in it.
 
     Args:
@@ -97,10 +97,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter(self, module: nn.Module, args: Any) -> None:
         self.depth += 1
 
-    def leave(self, module: nn.Module, args: Any, output: Tensor) -> None:
+    def leave(self, module: Any, args: Any, output: Tensor) -> None:
         self.depth -= 1
         if not self.depth:
-            self.note(args, [output], extra=(args[0].numel() + 7) // 8)
+            self.note(args, [output], extra=(args[0].numel() * module.input_binarizer.bits + 7) // 8)
 
     def peak(self, output: Any) -> int:
         """Return the largest sum of bytes alive at one time, the network's output being read at the end.
