@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
-from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 _ERRORS = (AssertionError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
 _MOST = 1 << 16  # elements of a result

@@ -18,7 +18,8 @@ from bnn_lightning.binarizers import RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.data.cifar import CIFAR10DataModule
 from bnn_lightning.data.digits import DigitsDataModule
 from bnn_lightning.deploy import C99Error, PackedInfo, load, pack, save, to_c99
-from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
@@ -177,7 +178,7 @@ def test_names_in_a_file_cannot_become_code(tmp_path: Path) -> None:
     network = create_backbone("mlp", num_classes=3, image_size=4, width=64).eval()
     save(pack(network), tmp_path / "net.bnn", PackedInfo("net\nint evil;", 3, 4))
     container = read_container(tmp_path / "net.bnn")
-    constants = [dataclasses.replace(constant, name=f"{constant.name}\n#error") for constant in container.constants]
+    constants = [dataclasses.replace(constant, name=f"{constant.name}\n#error") for constant in constants_of(container)]
     write_container(tmp_path / "net.bnn", container.header, constants)
     text = to_c99(tmp_path / "net.bnn")
     assert not re.search(r"^\s*(int evil|#error)", text.source + text.header, flags=re.MULTILINE)

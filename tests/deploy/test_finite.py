@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.deploy.ir.graph import Constant
 from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
 from bnn_lightning.layers import BinaryConv2d
@@ -70,11 +71,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_load_refuses_tensors_with_nan(file: Path, tmp_path: Path) -> None:
     container = read_container(file)
-    for place, constant in enumerate(container.constants):
+    for place, constant in enumerate(constants_of(container)):
         if constant.dtype == "f32":
             values = np.array(constant.array)
             values.flat[-1] = NAN
-            changed = list(container.constants)
+            changed = list(constants_of(container))
             changed[place] = Constant.of(constant.name, "f32", values)
             write_container(tmp_path / "net.bnn", copy.deepcopy(container.header), changed)
             with pytest.raises(PackedFileError, match=f"`{constant.name}` holds NaN"):

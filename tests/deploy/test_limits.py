@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.format.container import write_container
+from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.ir.graph import Constant
 from bnn_lightning.deploy.runtime.network import Rest
 from bnn_lightning.layers import annealed

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bnn_lightning.deploy import PackedInfo
-from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.kernels import library as kernels
@@ -68,7 +69,7 @@ class Writer:
         header = {"graph": graph.plain(), "info": PackedInfo("net", 3, SIZE).plain()}
         write_container(folder / "net.bnn", header, graph.constants)
         container = read_container(folder / "net.bnn")
-        return LoadedNetwork(Graph(graph.nodes, container.constants), PackedInfo("net", 3, SIZE)).eval()
+        return LoadedNetwork(Graph(graph.nodes, constants_of(container)), PackedInfo("net", 3, SIZE)).eval()
 
     def linear(self, x: Value, inputs: int) -> Value:
         weight = self.draw.standard_normal((5, inputs)) / inputs**0.5

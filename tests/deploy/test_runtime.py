@@ -15,7 +15,8 @@ from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import GraphError, PackedFileError, PackedInfo, load, pack, save
-from bnn_lightning.deploy.format.container import read_container, write_container
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.deploy.ir.graph import Constant, Graph
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone
@@ -183,7 +184,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     ).eval()
     written(network, torch.rand(2, 3, 6, 6), path, class_names=("a", "b", "c", "d"))
     container = read_container(path)
-    return container.header, container.constants, path
+    return container.header, constants_of(container), path
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from bnn_lightning.cli.contest_report import Entry, Report
 from bnn_lightning.cli.contestants import PACKED, Refusing
 from bnn_lightning.cli.schema import BenchmarkSettings
 from bnn_lightning.deploy.export.onnx import write_onnx
+from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
-from bnn_lightning.deploy.runtime.network import PackedInfo, load, save
+from bnn_lightning.deploy.runtime.network import load, save
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d

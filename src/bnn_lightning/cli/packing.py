@@ -29,9 +29,10 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.c99 import to_c99
 from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
+from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
 from bnn_lightning.deploy.ir.graph import GraphError
-from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, load, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.zoo import is_name

@@ -15,8 +15,9 @@ from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.packed_file import packed_path, read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
+from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
-from bnn_lightning.deploy.runtime.network import LoadedNetwork, PackedInfo, load, save
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, load, save
 from bnn_lightning.layers.tree import annealed
 
 Plain = Mapping[str, Any]

@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "export.c99": ["C99Error", "CSource", "to_c99"],
-        "format.container": ["Container", "PackedFileError", "read_container", "write_container"],
+        "format.container": ["Container", "PackedFileError", "read_container"],
+        "format.info": ["PackedInfo"],
+        "format.packed_file": ["graph_of", "write_container"],
         "frontend.pack": ["PackReport", "PackedNetwork", "pack"],
         "validate.footprint": ["Footprint", "measure_footprint"],
         "kernels.library": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],
@@ -24,7 +26,7 @@ __getattr__, __dir__, __all__ = attach(
             "quantize_onnx",
             "torch_runner",
         ],
-        "runtime.network": ["FileSizes", "LoadedNetwork", "PackedInfo", "load", "save"],
+        "runtime.network": ["FileSizes", "LoadedNetwork", "load", "save"],
         "validate.profile": ["Share", "time_shares"],
     },
 )

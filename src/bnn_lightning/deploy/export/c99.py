@@ -19,11 +19,13 @@ from bnn_lightning.deploy.export.c99_text import (
     window,
     word_size,
 )
-from bnn_lightning.deploy.format.container import pack_signs, read_container
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.layouts import to_layout
+from bnn_lightning.deploy.format.packed_file import graph_of
 from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
-from bnn_lightning.deploy.runtime.network import PackedInfo
 
 _SAME_ORDER = ("reshape", "unsqueeze", "select", "squeeze", "transpose", "permute")
 
@@ -63,7 +65,7 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
     check_name(name)
     container = read_container(path)
     info = PackedInfo.from_plain(container.header.get("info"))
-    graph = Graph.from_plain(container.header.get("graph"), container.constants)
+    graph = graph_of(container)
     shapes = [item.for_images(1) for item in types_of(graph, info.shape)]
     return _Writer(name, graph, info, shapes).write()
 
@@ -184,7 +186,7 @@ class _Writer:
         constant = self._stored(weight)
         if constant.dtype == "bits":
             function, key = "sign_linear", f"b{weight.index}"  # type: ignore[union-attr]
-            name = self._constant(key, "uint8_t", pack_signs(constant.array), constant.name)
+            name = self._constant(key, "uint8_t", to_layout(constant.array, "bits", "bits"), constant.name)
         else:
             function, name = "linear", self._tensor(weight)
         self.used |= {function}

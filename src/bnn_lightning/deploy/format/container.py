@@ -1,183 +1,159 @@
-"""The packed file: a header that says what the network is, and its tensors, one bit a sign. Read and written by numpy.
+"""The packed file: a header that says what the network is, its plans, and its constants. Numpy and this package alone.
 
-    bytes 0-7      b"BNNPACK" and the version of the format, one byte
-    bytes 8-11     length of the header
-    bytes 12-15    CRC-32 of the header
-    bytes 16-23    length of the tensors
-    bytes 24-55    SHA-256 of the tensors
-    bytes 56-59    CRC-32 of bytes 0-55
-    bytes 60-63    zero
-    header         JSON, compressed (xz); zeros up to a multiple of 64
-    tensors        little-endian, row by row, in the order of the header's table; each from a multiple of 64 on, zeros
-                   between them
+The first 64 bytes (prefix.py) say where the three sections lie and hold their checksums:
 
-Numbers are little-endian. Every bit of a file is covered by a checksum or must be zero, and the first 64 bytes say how
-long it is.
+    header      JSON, compressed (xz): graph, table of constants, and what the network is
+    plan        how kernels run it (plan_section.py); may be empty
+    constants   each as kernels read it (layouts.py), from a multiple of 64 on, and the tables of the plans
+
+The table of constants has a row each: name, dtype, shape, offset in the section, layout, groups. Every bit of a file is
+covered by a checksum or must be zero.
 """
 
 import hashlib
 import json
 import lzma
+import math
 import mmap
-import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bnn_lightning.deploy.ir.graph import Array, Constant
-from bnn_lightning.utils.files import replacing
+from .layouts import DTYPES, LAYOUTS, from_layout, plain_layout, stored_form, to_layout
+from .prefix import ALIGN, DIGEST, Prefix, Section, join_sections, padded
 
-VERSION = 4
-_MAGIC = b"BNNPACK"
-_PREFIX = struct.Struct("<7sBIIQ32s")
-_ALIGN = 64
+Array = NDArray[Any]
+
 _MOST_HEADER = 1 << 22  # bytes of the JSON text: far beyond any network's, and no danger to memory
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20}]
 _MOST_MEMORY = 1 << 24  # bytes, to inflate a header
-DTYPES = {"f32": "<f4", "i8": "|i1", "i32": "<i4", "i64": "<i8", "bits": "|u1"}
+# Constants may share bytes; together they have at most so many times those of the section, and some more.
+_SHARED, _SHARED_BYTES = 4, 1 << 18
 
 
 class PackedFileError(ValueError):
     """A packed file is damaged, truncated, or not one."""
 
 
+class Tensor(Protocol):
+    """A constant to write, such as `ir.graph.Constant`; signs are -1 and +1, their dtype is "bits"."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def array(self) -> Array: ...
+
+
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies.
+    """A row of the table of constants.
 
     Attributes:
-        name: Of the tensor in the network.
-        dtype: A key of `DTYPES`; "bits" is a sign a bit, 1 for +1, the first in the lowest bit.
-        shape: Of the tensor, in elements.
-        offset: Of its first byte among the tensors.
+        name: Of the constant in the network.
+        dtype: A key of `layouts.DTYPES`.
+        shape: Of the constant, in elements.
+        offset: Of its first byte in the section.
+        layout: One of `layouts.LAYOUTS`.
+        groups: Groups of channels that the layout divides it into.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    layout: str
+    groups: int = 1
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tensor."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return (elements + 7) // 8 if self.dtype == "bits" else elements * np.dtype(DTYPES[self.dtype]).itemsize
+        """Bytes of the constant without what fills blocks and words up."""
+        elements = math.prod(self.shape)
+        return -(-elements // 8) if self.dtype == "bits" else elements * np.dtype(DTYPES[self.dtype]).itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in the file."""
+        kind, shape = stored_form(self.layout, self.dtype, self.shape, self.groups)
+        return math.prod(shape) * np.dtype(kind).itemsize
 
 
 @dataclass(frozen=True)
 class Container:
-    """A packed file that was read: its header, and its tensors in place.
+    """A packed file that was read: its header, and its sections in place.
 
     Attributes:
-        header: What stands in the header beside the table of tensors.
-        entries: The table of tensors, in order.
-        data: The bytes of all tensors; mapped, not read, where they come from a file.
+        header: What stands in the header beside the table of constants.
+        entries: The table of constants.
+        plan: Bytes of the plan section; empty where there is none.
+        data: Bytes of all constants; mapped, not read, where they come from a file.
     """
 
     header: dict[str, Any]
     entries: tuple[Entry, ...]
+    plan: memoryview
     data: memoryview
 
-    def raw(self, index: int) -> Array:
-        """Return a tensor as it is stored, without a copy: bytes, (num_bytes,), if its dtype is "bits"."""
-        entry = self.entries[index]
-        part = self.data[entry.offset : entry.offset + entry.num_bytes]
-        flat = np.frombuffer(part, dtype=DTYPES[entry.dtype])
-        return flat if entry.dtype == "bits" else flat.reshape(entry.shape)
-
     def array(self, index: int) -> Array:
-        """Return a tensor with its shape; signs as int8, -1 and +1."""
-        entry, raw = self.entries[index], self.raw(index)
-        return unpack_signs(raw, entry.shape) if entry.dtype == "bits" else raw
-
-    @property
-    def constants(self) -> tuple[Constant, ...]:
-        """The tensors as constants of a graph."""
-        return tuple(
-            Constant(entry.name, entry.dtype, entry.shape, partial(self.array, index))
-            for index, entry in enumerate(self.entries)
-        )
+        """Return a constant; signs as int8, -1 and +1. What is stored densely is not copied."""
+        entry = self.entries[index]
+        kind, shape = stored_form(entry.layout, entry.dtype, entry.shape, entry.groups)
+        part = self.data[entry.offset : entry.offset + entry.stored_bytes]
+        stored = np.frombuffer(part, dtype=kind).reshape(shape)
+        return from_layout(stored, entry.layout, entry.shape, entry.groups)
 
 
-def pack_signs(signs: Array) -> Array:
-    """Pack signs, any shape, to uint8, (ceil(elements / 8),).
-
-    Example:
-        >>> pack_signs(np.array([1, -1, 1]))
-        array([5], dtype=uint8)
-    """
-    return np.packbits(signs.reshape(-1) > 0, bitorder="little")
-
-
-def unpack_signs(packed: Array, shape: tuple[int, ...]) -> Array:
-    """Undo `pack_signs`: int8, -1 and +1.
-
-    Example:
-        >>> unpack_signs(np.array([5], dtype=np.uint8), (3,))
-        array([ 1, -1,  1], dtype=int8)
-    """
-    elements = int(np.prod(shape, dtype=np.int64))
-    bits = np.unpackbits(packed, count=elements, bitorder="little")
-    return (2 * bits.astype(np.int8) - 1).reshape(shape)
-
-
-def write_container(path: str | Path, header: Mapping[str, Any], constants: Sequence[Constant]) -> int:
-    """Write a packed file; an older one of this name is replaced only when the new one is complete.
-
-    Args:
-        path: The file.
-        header: As of `container_bytes`.
-        constants: As of `container_bytes`.
-
-    Returns:
-        Length of the compressed header in bytes.
-
-    Raises:
-        ValueError: A value of the header is not plain, or a dtype is unknown.
-    """
-    data, length = container_bytes(header, constants)
-    write_whole(path, data)
-    return length
-
-
-def container_bytes(header: Mapping[str, Any], constants: Sequence[Constant]) -> tuple[bytes, int]:
+def container_bytes(
+    header: Mapping[str, Any],
+    constants: Sequence[Tensor],
+    *,
+    placed: Mapping[int, tuple[int, str, int]] | None = None,
+    section: bytes | bytearray = b"",
+    plan: bytes = b"",
+) -> tuple[bytes, int]:
     """Return the bytes of a packed file, and the length of its compressed header.
 
     Args:
-        header: Plain values; the key "tensors" is taken.
-        constants: Tensors; their dtype is a key of `DTYPES`.
+        header: Plain values; the key "constants" is taken.
+        constants: In the order of the graph's table.
+        placed: By place in that table, the offset, layout and groups of constants that `section` has already.
+        section: Begin of the section of constants: what the plans read.
+        plan: The plan section.
 
     Raises:
         ValueError: A value of the header is not plain, or a dtype is unknown.
     """
-    entries, data = _lay_out(constants)
-    text = json.dumps({**header, "tensors": entries}, separators=(",", ":"), allow_nan=False, sort_keys=True)
+    rows, data = [], bytearray(section)
+    for index, constant in enumerate(constants):
+        if constant.dtype not in DTYPES:
+            raise ValueError(f"The dtype of `{constant.name}` must be one of {list(DTYPES)}, got {constant.dtype!r}.")
+        values = constant.array
+        place = (placed or {}).get(index)
+        if place is None:
+            data += bytes(-len(data) % ALIGN)
+            place = len(data), plain_layout(constant.dtype), 1
+            data += to_layout(values, place[1], constant.dtype).tobytes()
+        rows.append([constant.name, constant.dtype, list(values.shape), *place])
+    data += bytes(-len(data) % ALIGN)
+    text = json.dumps({**header, "constants": rows}, separators=(",", ":"), allow_nan=False, sort_keys=True)
     compressed = lzma.compress(text.encode("utf-8"), check=lzma.CHECK_NONE, filters=_XZ)  # it has a checksum of ours
-    prefix = _PREFIX.pack(
-        _MAGIC, VERSION, len(compressed), zlib.crc32(compressed), len(data), hashlib.sha256(data).digest()
-    )
-    start = prefix + struct.pack("<II", zlib.crc32(prefix), 0) + compressed
-    return start + bytes(-len(start) % _ALIGN) + data, len(compressed)
+    return join_sections(compressed, plan, data), len(compressed)
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file; an older one of this name is replaced only when the new one is complete."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def read_container(source: str | Path | bytes) -> Container:
-    """Read a packed file and check all of it: lengths, checksums, types, places. Tensors are mapped, not copied.
+def read_container(source: str | Path | bytes, *, whole: bool = False) -> Container:
+    """Read a packed file and check it: lengths, checksums, types, places. Constants are mapped, not copied.
 
     Args:
         source: The file, or its bytes.
+        whole: Whether to check the SHA-256 of all bytes, too.
 
     Raises:
         PackedFileError: It is truncated, damaged, of another version, or no packed file.
@@ -185,34 +161,32 @@ def read_container(source: str | Path | bytes) -> Container:
     """
     data = memoryview(source) if isinstance(source, bytes) else _map(Path(source))
     name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
-    length, crc, num_data, digest = _prefix(data, name)
-    begin = 64 + length + (-(64 + length) % _ALIGN)
-    if len(data) != begin + num_data:
+    try:
+        prefix = Prefix.from_bytes(data)
+    except ValueError as error:
+        raise PackedFileError(f"{name} {error}") from error
+    if len(data) != prefix.file_size:
         raise PackedFileError(
-            f"{name} must have {begin + num_data} bytes and has {len(data)}: it is truncated, or something follows it."
+            f"{name} must have {prefix.file_size} bytes and has {len(data)}: it is truncated, or something follows it."
         )
-    compressed, tensors = data[64 : 64 + length], data[begin:]
-    if zlib.crc32(compressed) != crc or any(data[64 + length : begin]):
-        raise PackedFileError(f"{name} is damaged: the checksum of its header does not hold.")
-    if hashlib.sha256(tensors).digest() != digest:
-        raise PackedFileError(f"{name} is damaged: the checksum of its tensors does not hold.")
-    header = _parse(compressed, name)
-    entries = _entries(header.pop("tensors", None), num_data, name)
-    return Container(header, entries, tensors)
+    header, plan, constants = (
+        _section(data, section, what, name)
+        for section, what in ((prefix.header, "header"), (prefix.plan, "plan"), (prefix.constants, "constants"))
+    )
+    if whole and hashlib.sha256(data[:-DIGEST]).digest() != bytes(data[-DIGEST:]):
+        raise PackedFileError(f"{name} is damaged: its SHA-256 does not hold.")
+    parsed = _parse(header, name)
+    entries = _entries(parsed.pop("constants", None), len(constants), name)
+    return Container(parsed, entries, plan, constants)
 
 
-def _lay_out(constants: Sequence[Constant]) -> tuple[list[list[Any]], bytes]:
-    entries, parts = [], []
-    for constant in constants:
-        name, dtype = constant.name, constant.dtype
-        if dtype not in DTYPES:
-            raise ValueError(f"The dtype of `{name}` must be one of {list(DTYPES)}, got {dtype!r}.")
-        values = constant.array
-        stored = pack_signs(values) if dtype == "bits" else np.ascontiguousarray(values, dtype=DTYPES[dtype])
-        entries.append([name, dtype, list(values.shape)])
-        part = stored.tobytes()
-        parts += [part, bytes(-len(part) % _ALIGN)]
-    return entries, b"".join(parts)
+def _section(data: memoryview, section: Section, what: str, name: str) -> memoryview:
+    end = section.offset + section.size
+    if zlib.crc32(data[section.offset : end]) != section.crc:
+        raise PackedFileError(f"{name} is damaged: the checksum of its {what} does not hold.")
+    if what != "constants" and any(data[end : padded(end)]):
+        raise PackedFileError(f"{name} is damaged behind its {what}.")
+    return data[section.offset : end]
 
 
 def _map(path: Path) -> memoryview:
@@ -221,18 +195,6 @@ def _map(path: Path) -> memoryview:
             raise PackedFileError(f"`{path}` is empty.")
         # Private and writable, so that tensors may share the pages; nothing is ever written back.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-
-
-def _prefix(data: memoryview, name: str) -> tuple[int, int, int, bytes]:
-    if len(data) < 64 or bytes(data[: len(_MAGIC)]) != _MAGIC:
-        raise PackedFileError(f"{name} is not a packed network (`bnn export` writes one), or is truncated.")
-    _, version, length, crc, num_data, digest = _PREFIX.unpack(data[: _PREFIX.size])
-    check, zero = struct.unpack("<II", data[_PREFIX.size : 64])
-    if zlib.crc32(data[: _PREFIX.size]) != check or zero:
-        raise PackedFileError(f"{name} is damaged in its first 64 bytes.")
-    if version != VERSION:
-        raise PackedFileError(f"{name} has version {version} of the format, this package reads version {VERSION}.")
-    return length, crc, num_data, digest
 
 
 def _parse(compressed: memoryview, name: str) -> dict[str, Any]:
@@ -255,25 +217,35 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON.")
 
 
-def _entries(table: Any, num_data: int, name: str) -> tuple[Entry, ...]:
+def _entries(table: Any, size: int, name: str) -> tuple[Entry, ...]:
     if not isinstance(table, list):
-        raise PackedFileError(f"{name}: its header has no table of tensors.")
+        raise PackedFileError(f"{name}: its header has no table of constants.")
     entries: list[Entry] = []
-    end = 0
+    total = 0
     for row in table:
-        entry = _entry(row, end + (-end % _ALIGN))
-        if entry is None or entry.offset + entry.num_bytes > num_data:
-            raise PackedFileError(f"{name}: its table of tensors is wrong at entry {len(entries)}.")
+        entry = _entry(row)
+        if entry is None or entry.offset + entry.stored_bytes > size:
+            raise PackedFileError(f"{name}: its table of constants is wrong at entry {len(entries)}.")
         entries.append(entry)
-        end = entry.offset + entry.num_bytes
-    if end + (-end % _ALIGN) != num_data or len({entry.name for entry in entries}) != len(entries):
-        raise PackedFileError(f"{name}: its table of tensors does not describe its {num_data} bytes.")
+        total += max(entry.num_bytes, entry.stored_bytes)
+    if total > _SHARED * size + _SHARED_BYTES or len({entry.name for entry in entries}) != len(entries):
+        raise PackedFileError(f"{name}: its table of constants does not describe its {size} bytes.")
     return tuple(entries)
 
 
-def _entry(row: Any, offset: int) -> Entry | None:
+def _entry(row: Any) -> Entry | None:
     match row:
-        case [str(name), str(dtype), [*shape]] if dtype in DTYPES:
-            if len(shape) <= 8 and all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-                return Entry(name, dtype, tuple(shape), offset)
+        case [str(name), str(dtype), [*shape], int(offset), str(layout), int(groups)] if (
+            dtype in DTYPES
+            and layout in LAYOUTS
+            and len(shape) <= 8
+            and all(type(item) is int and 0 <= item < 1 << 48 for item in (*shape, offset, groups))
+            and offset % ALIGN == 0
+        ):
+            entry = Entry(name, dtype, tuple(shape), offset, layout, groups)
+            try:
+                stored_form(layout, dtype, entry.shape, groups)
+            except ValueError:
+                return None
+            return entry
     return None

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bnn_lightning.deploy.format.container import read_container, write_container
-from bnn_lightning.deploy.ir.graph import Graph
+from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.format.packed_file import graph_of, write_container
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 
 
@@ -19,5 +19,5 @@ def write_byte_stem(source: str | Path, out: str | Path) -> None:
         PackedFileError: The file is damaged.
     """
     container = read_container(source)
-    graph = quantize_stem(Graph.from_plain(container.header["graph"], container.constants))
+    graph = quantize_stem(graph_of(container))
     write_container(out, {**container.header, "graph": graph.plain(), "stem": "u8"}, graph.constants)

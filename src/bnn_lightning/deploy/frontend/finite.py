@@ -1,14 +1,11 @@
 """NaN is no sign and no number: packing, files and images that hold it are refused by name."""
 
-import math
-from typing import Any
-
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnn_lightning.deploy.format.container import Container
 from bnn_lightning.deploy.frontend.torch_fallback import plain
+from bnn_lightning.deploy.ir.graph import Graph
 
 
 def refuse_nan(network: nn.Module) -> None:
@@ -35,15 +32,15 @@ def refuse_nan(network: nn.Module) -> None:
                 )
 
 
-def refuse_nan_in_file(container: Container) -> None:
-    """Refuse a file with NaN in a tensor.
+def refuse_nan_in_graph(graph: Graph) -> None:
+    """Refuse a graph with NaN in a constant.
 
     Raises:
         ValueError: Names the tensor.
     """
-    for index, entry in enumerate(container.entries):
-        if entry.dtype == "f32" and np.isnan(container.raw(index)).any():
-            raise ValueError(f"`{entry.name}` holds NaN.")
+    for constant in graph.constants:
+        if constant.dtype == "f32" and np.isnan(constant.array).any():
+            raise ValueError(f"`{constant.name}` holds NaN.")
 
 
 def check_images(images: Tensor) -> None:
@@ -67,32 +64,3 @@ def check_images(images: Tensor) -> None:
     if len(odd):
         values = f"{len(odd)} value{'s' * (len(odd) > 1)} that {'are' if len(odd) > 1 else 'is'}"
         raise ValueError(f"Images must be finite, got {values} NaN or infinite, the first in image {int(odd[0, 0])}.")
-
-
-def to_json(tree: Any) -> Any:
-    """Return plain values with floats that JSON does not have, such as a configuration's `.inf`, as objects.
-
-    Example:
-        >>> to_json({"clip": float("inf")}), from_json({"clip": {"float": "inf"}})
-        ({'clip': {'float': 'inf'}}, {'clip': inf})
-    """
-    match tree:
-        case dict():
-            return {key: to_json(value) for key, value in tree.items()}
-        case list() | tuple():
-            return [to_json(value) for value in tree]
-        case float() if not math.isfinite(tree):
-            return {"float": repr(tree)}
-    return tree
-
-
-def from_json(tree: Any) -> Any:
-    """Undo `to_json`."""
-    match tree:
-        case {"float": "inf" | "-inf" | "nan" as number} if len(tree) == 1:
-            return float(number)
-        case dict():
-            return {key: from_json(value) for key, value in tree.items()}
-        case list():
-            return [from_json(value) for value in tree]
-    return tree

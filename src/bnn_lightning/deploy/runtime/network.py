@@ -1,23 +1,19 @@
 """Packed files as networks: `load` one, `save` one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.deploy.format.container import (
-    PackedFileError,
-    container_bytes,
-    read_container,
-    write_whole,
-)
+from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.dry_run import check_sizes, dry_run
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.packed_file import graph_of, write_whole
 from bnn_lightning.deploy.frontend.capture import capture
-from bnn_lightning.deploy.frontend.finite import check_images, from_json, refuse_nan_in_file, to_json
+from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan_in_graph
 from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels
 from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
@@ -34,7 +30,6 @@ from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.planner.plan import Plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor
-from bnn_lightning.utils.image_size import plain_size, sides
 from bnn_lightning.zoo import is_name, packed_file
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
@@ -42,67 +37,6 @@ Rest = Literal["fp32", "int8"]
 Stem = Literal["fp32", "u8"]
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
-
-
-@dataclass(frozen=True)
-class PackedInfo:
-    """What a packed file says of its network.
-
-    Attributes:
-        name: Of the architecture.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, one number for both where they are equal.
-        class_names: One a class; empty if they are not known.
-        provenance: Where it comes from: configuration, commit, accuracy, checksum of the checkpoint ...
-        preparation: Preparation of pictures; None where it is not known, as in files of older versions.
-    """
-
-    name: str
-    in_channels: int
-    image_size: int | tuple[int, int]
-    class_names: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
-    preparation: Preparation | None = None
-
-    def __post_init__(self) -> None:
-        if self.preparation is not None and self.shape != (self.preparation.channels, *self.preparation.size):
-            made = "x".join(map(str, (self.preparation.channels, *self.preparation.size)))
-            raise ValueError(
-                f"`preparation` makes images of {made}, the network takes {'x'.join(map(str, self.shape))}."
-            )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of an image: channels, height, width."""
-        return (self.in_channels, *sides(self.image_size))
-
-    @classmethod
-    def from_plain(cls, plain: Any) -> "PackedInfo":
-        """Read what `plain` returned.
-
-        Raises:
-            ValueError: Something is missing, or of another type.
-        """
-        match plain:
-            case {
-                "name": str(name),
-                "in_channels": int(channels),
-                "image_size": int() | [_, _] as size,
-                "class_names": [*names],
-                "provenance": dict(provenance),
-            } if type(channels) is int and channels > 0 and all(isinstance(n, str) for n in names):
-                preparation = plain.get("preparation")
-                preparation = None if preparation is None else Preparation.from_plain(preparation)
-                return cls(name, channels, plain_size(size), tuple(names), from_json(provenance), preparation)
-        raise ValueError("It does not say which network it holds, and for which images.")
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
-        plain = {**vars(self), "image_size": size, "class_names": list(self.class_names)}
-        plain["provenance"] = to_json(self.provenance)
-        del plain["preparation"]
-        return plain if self.preparation is None else {**plain, "preparation": self.preparation.plain()}
 
 
 class LoadedNetwork(nn.Module):
@@ -374,9 +308,9 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     current_kernel()  # a wrong BNN_KERNEL is no fault of the file
     try:
         info = PackedInfo.from_plain(container.header.get("info"))
-        graph = Graph.from_plain(container.header.get("graph"), container.constants)
+        graph = graph_of(container)
         check_sizes(graph, len(container.data))
-        refuse_nan_in_file(container)
+        refuse_nan_in_graph(graph)
         takes_images = container.header.get("takes_images") is not False
         dry_run(graph, info.shape, info.class_names)
         network = LoadedNetwork(graph, info, takes_images=takes_images).eval()
