@@ -29,6 +29,7 @@ from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning
 _SAME = (_ATEN.clone.default, _ATEN.alias.default, _ATEN.detach.default, _ATEN.contiguous.default)
+_RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
 _DTYPES = {torch.float32: "f32", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 _FEW = 64  # a tensor of fewer signs is not worth the name of another type
 
@@ -81,7 +82,7 @@ class _Capture:
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
-        if target in _SAME or (target is operator.getitem and node.args[1] == 0):
+        if target in _SAME or (target is operator.getitem and node.args[1] == 0) or _keeps_shape(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if source in self.values:
@@ -172,6 +173,12 @@ def _constant_of(name: str, tensor: Tensor) -> Constant:
 def _name(target: Any) -> str:
     name: Callable[[], str] | None = getattr(target, "name", None)
     return name().removeprefix("aten::") if callable(name) else ""
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether a node is a view of the shape that its input has already."""
+    source = node.args[0] if node.target in _RESHAPE else None
+    return isinstance(source, fx.Node) and bool(source.meta["val"].shape == node.meta["val"].shape)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

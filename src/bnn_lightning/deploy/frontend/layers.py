@@ -259,7 +259,7 @@ class PackedConv2d(nn.Module):
 
 
 class PackedLinear(PackedConv2d):
-    """A binary linear layer on bits: a 1x1 convolution whose pixels are the samples."""
+    """A binary linear layer on bits: a 1x1 convolution of images of one pixel."""
 
     @classmethod
     def from_linear(cls, layer: BinaryLinear) -> Self:
@@ -282,10 +282,9 @@ class PackedLinear(PackedConv2d):
             raise ValueError(f"The input must have the shape (..., {features}), got {tuple(x.shape)}.")
         if eager(x) and x.numel() == 0:  # of no image
             return x.new_empty(*x.shape[:-1], self.out_channels)
-        rows = _as_pixels(x.reshape(-1, features))
-        more = None if residual is None else _as_pixels(residual.reshape(-1, residual.shape[-1]))
-        y = super().forward(rows, more)
-        return y[0, :, 0].t().reshape(*x.shape[:-1], self.out_channels)
+        more = None if residual is None else residual.reshape(-1, residual.shape[-1], 1, 1)
+        y = super().forward(x.reshape(-1, features, 1, 1), more)
+        return y.reshape(*x.shape[:-1], self.out_channels)
 
 
 def check_signs(signs: Tensor) -> None:
@@ -313,11 +312,6 @@ def signs_and_scale(layer: BinaryLayer) -> tuple[Tensor, Tensor | None]:
 def input_threshold(layer: BinaryLayer) -> Tensor | None:
     """Return the thresholds of a layer's input binarizer, None for zero."""
     return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
-
-
-def _as_pixels(rows: Tensor) -> Tensor:
-    """View (N, C) as one image of a single row, (1, C, 1, N), without a copy."""
-    return rows.t()[None, :, None]
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
