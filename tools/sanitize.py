@@ -56,9 +56,11 @@ def again_with_sanitizer(clang: str, folder: Path) -> int:
 def use(folder: Path, name: str) -> None:
     """Let plans and layers run on a sanitized kernel."""
     from bnn_lightning.deploy.kernels import library as kernels
+    from bnn_lightning.deploy.runtime import native
 
-    kernels.LIBRARY = folder / "libbnn.so"
+    kernels.LIBRARY = native.LIBRARY = folder / "libbnn.so"
     kernels.load_library.cache_clear()
+    native.library.cache_clear()
     kernel = kernels.Kernel(name)
     for module in list(sys.modules.values()):
         if module.__name__.startswith("bnn_lightning.deploy") and hasattr(module, "current_kernel"):

@@ -257,16 +257,14 @@ def test_padding_of_signs_is_right_for_fewer_images_too(tmp_path: Any, pad_value
 @needs_kernel
 def test_few_contexts_are_kept(tmp_path: Any) -> None:
     network = drawn(6, tmp_path)
-    taken = [network._executor._take(*network_commands(network), images=1 + i) for i in range(MOST_IDLE + 3)]
+    kernel = kernels.current_kernel()
+    assert kernel is not None
+    opened = network._executor._open(network, False, kernel)
+    taken = [network._executor._take(opened, images=1 + i) for i in range(MOST_IDLE + 3)]
     for execution in taken:
         network._executor._give(execution)
     assert network._executor.num_idle == MOST_IDLE
     assert min(one.most for one in network._executor._idle) == 4  # those with the most room
-
-
-def network_commands(network: LoadedNetwork) -> Any:
-    kernel = kernels.current_kernel()
-    return network._executor._prepare(network, False)[0], kernel
 
 
 @needs_kernel

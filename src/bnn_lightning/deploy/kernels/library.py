@@ -59,7 +59,7 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name = name
         self._library = load_library()
-        self._set = _names(self._library).index(name)
+        self.number = _names(self._library).index(name)  # of the instruction set
         self._run = self._library.bnn_run_steps
         self._run.restype = None
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -69,7 +69,7 @@ class Kernel:
 
     def address(self, operation: str) -> int:
         """Return where the function of an operation, such as "convolve", lies."""
-        return int(self._address(self._set, list(KERNELS).index(operation)))
+        return int(self._address(self.number, list(KERNELS).index(operation)))
 
     def run(self, operation: str, job: ctypes.Structure) -> None:
         """Run one operation on torch's threads.
@@ -83,7 +83,11 @@ class Kernel:
 
     def run_all(self, steps: "ctypes.Array[NativeStep]") -> None:
         """Run operations one after the other on torch's threads, without Python in between."""
-        self._run(steps, len(steps), parallel_for(), torch.get_num_threads(), give_way())
+        self._run(steps, len(steps), *self.threads())
+
+    def threads(self) -> tuple[int | None, int, int | None]:
+        """Return torch's parallel loop, its number of threads, and what gives the processor away."""
+        return parallel_for(), torch.get_num_threads(), give_way()
 
 
 def kernel_info() -> KernelInfo:

@@ -9,20 +9,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.frontend.fresh import floats
 from bnn_lightning.deploy.ir.types import Type
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.library import Kernel, NativeStep
-from bnn_lightning.deploy.planner.check import verify_plan
+from bnn_lightning.deploy.kernels.library import Kernel
 from bnn_lightning.deploy.planner.plan import Address, Plan, Region, TorchCall
 from bnn_lightning.deploy.planner.planner import make_plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
-from bnn_lightning.deploy.runtime.commands import Commands, Context, Row
+from bnn_lightning.deploy.runtime.native import Rows, Sections
 
 MOST_IMAGES = 1 << 20  # of a call
 MOST_IDLE = 4  # contexts that a network keeps for calls at the same time
@@ -32,69 +35,88 @@ Interpreter = Callable[[int, Mapping[int, Tensor]], Tensor]
 _ALL: "weakref.WeakSet[Executor]" = weakref.WeakSet()
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A plan that the library has opened and verified for an instruction set.
+
+    Attributes:
+        plan: The plan.
+        types: Types of the values.
+        kernel: Instruction set.
+        sections: What the library made of it; contexts share it.
+    """
+
+    plan: Plan
+    types: Sequence[Type]
+    kernel: Kernel
+    sections: Sections
+
+    @classmethod
+    def of(cls, plan: Plan, types: Sequence[Type], kernel: Kernel) -> "Opened":
+        """Open a plan.
+
+        Raises:
+            RuntimeFileError: A call leaves its memory.
+        """
+        constants = np.frombuffer(plan.constants, np.uint8)
+        return cls(plan, types, kernel, Sections(PlanSection((plan,)).to_bytes(), constants, kernel.number))
+
+    @cached_property
+    def rows(self) -> tuple[tuple[int, int] | TorchCall, ...]:
+        """Calls of kernels that follow upon each other, from the first to behind the last, and calls of torch."""
+        rows: list[tuple[int, int] | TorchCall] = []
+        for at, call in enumerate(self.plan.calls):
+            before = rows[-1] if rows else None
+            if isinstance(call, TorchCall):
+                rows.append(call)
+            elif isinstance(before, tuple):
+                rows[-1] = (before[0], at + 1)
+            else:
+                rows.append((at, at + 1))
+        return tuple(rows)
+
+
 class Execution:
-    """A context on a kernel.
+    """Memory for one call at a time of a plan.
 
     Args:
-        commands: Of a plan.
-        kernel: Library of kernels.
+        opened: The plan.
         most: Most images of a call.
     """
 
-    def __init__(self, commands: Commands, kernel: Kernel, most: int) -> None:
-        self.commands, self.kernel, self.most = commands, kernel, most
-        self.context = Context(commands, most)
-        base = self.context.structures.ctypes.data
-        self._steps = [
-            NativeStep(kernel.address(name), base + start)
-            for name, start in zip(commands.kernels, commands.starts, strict=True)
-        ]
-        self._rows = {
-            row.first: (NativeStep * (row.end - row.first))(*self._steps[row.first : row.end])
-            for row in commands.items
-            if isinstance(row, Row)
-        }
+    def __init__(self, opened: Opened, most: int) -> None:
+        self.opened, self.most = opened, most
+        self._rows = Rows(opened.sections, most, takes_bytes=opened.plan.takes_bytes)
 
-    def takes(self, commands: Commands, kernel: Kernel, images: int) -> bool:
-        """Whether it runs a plan on a kernel, for so many images."""
-        return self.commands is commands and self.kernel.name == kernel.name and images <= self.most
-
-    def run(
-        self, images: Tensor, types: Sequence[Type], interpret: Interpreter, seconds: list[float] | None = None
-    ) -> Tensor:
+    def run(self, images: Tensor, interpret: Interpreter, seconds: list[float] | None = None) -> Tensor:
         """Compute the logits of images.
 
         Args:
             images: Dense, (N, C, H, W), of the type that the plan takes; at most as many as there is room for.
-            types: Of the values.
             interpret: Computes the nodes that stay with torch.
             seconds: One a call of the plan; what each takes is added.
         """
-        number = images.shape[0]
-        logits = floats(number, self.commands.plan.num_classes)
-        self.context.set(number, images.data_ptr(), logits.data_ptr())
-        at = 0
-        for item in self.commands.items:
-            start = time.perf_counter()
-            if isinstance(item, TorchCall):
-                self._interpret(item, number, logits, types, interpret)
+        number, at = images.shape[0], 0
+        logits = floats(number, self.opened.plan.num_classes)
+        self._rows.place(images.data_ptr(), number, logits.data_ptr())
+        self._rows.use_threads(*self.opened.kernel.threads())
+        for row in self.opened.rows:
+            torch_call = isinstance(row, TorchCall)
+            ends = [(at, at + 1)] if isinstance(row, TorchCall) else [row]
+            if seconds is not None and not torch_call:
+                ends = [(one, one + 1) for one in range(*ends[0])]
+            for begin, at in ends:
+                start = time.perf_counter()
+                if isinstance(row, TorchCall):
+                    self._interpret(row, number, logits, interpret)
+                else:
+                    self._rows.run(begin, at)
                 if seconds is not None:
-                    seconds[at] += time.perf_counter() - start
-                at += 1
-            elif seconds is None:
-                self.kernel.run_all(self._rows[item.first])
-                at += item.end - item.first
-            else:
-                for step in self._steps[item.first : item.end]:
-                    start = time.perf_counter()
-                    self.kernel.run_all((NativeStep * 1)(step))
-                    seconds[at] += time.perf_counter() - start
-                    at += 1
+                    seconds[begin] += time.perf_counter() - start
         return logits
 
-    def _interpret(
-        self, call: TorchCall, number: int, logits: Tensor, types: Sequence[Type], interpret: Interpreter
-    ) -> None:
+    def _interpret(self, call: TorchCall, number: int, logits: Tensor, interpret: Interpreter) -> None:
+        types = self.opened.types
         values = {value: self._tensor(address, types[value], number, logits) for value, address in call.reads.items()}
         result, place = interpret(call.node, values), self._tensor(call.writes, types[call.node], number, logits)
         if result.shape != place.shape or result.dtype != place.dtype:
@@ -107,7 +129,8 @@ class Execution:
         shape = of.for_images(number)
         if address.region == Region.OUTPUT:
             return logits.view(shape)
-        flat = torch.from_numpy(self.context.memory(address, size_of(of).at(number))).view(_DTYPES[of.dtype])
+        memory = self._rows.memory(address.at(number), size_of(of).at(number))
+        flat = torch.from_numpy(memory).view(_DTYPES[of.dtype])
         if len(shape) == 4 and of.dtype == "f32":
             return flat.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
         return flat.view(shape)
@@ -132,7 +155,8 @@ class Executor:
 
     def __init__(self) -> None:
         self._section = ConstantSection()
-        self._planned: dict[bool, tuple[Commands, Sequence[Type]]] = {}
+        self._planned: dict[bool, tuple[Plan, Sequence[Type]]] = {}
+        self._opened: dict[tuple[bool, str], Opened] = {}
         self._begin()
         _ALL.add(self)
 
@@ -154,11 +178,11 @@ class Executor:
     def clear(self) -> None:
         """Forget plans and contexts: the tensors of the network have changed."""
         with self._lock:
-            self._section, self._planned, self._idle = ConstantSection(), {}, []
+            self._section, self._planned, self._opened, self._idle = ConstantSection(), {}, {}, []
 
     def plan(self, network: Network, *, takes_bytes: bool) -> Plan:
         """Return a plan of a network, which is made and verified when it is asked for the first time."""
-        return self._prepare(network, takes_bytes)[0].plan
+        return self._plan(network, takes_bytes)[0]
 
     @torch.no_grad()
     def run(self, network: Network, images: Tensor, kernel: Kernel, seconds: list[float] | None = None) -> Tensor:
@@ -176,30 +200,33 @@ class Executor:
         number = images.shape[0]
         if number > MOST_IMAGES:
             raise ValueError(f"A call takes at most {MOST_IMAGES} images, got {number}: divide them.")
-        commands, types = self._prepare(network, images.dtype == torch.uint8)
-        execution = self._take(commands, kernel, number)
-        logits = execution.run(images.contiguous(), types, network.run_node, seconds)
+        execution = self._take(self._open(network, images.dtype == torch.uint8, kernel), number)
+        logits = execution.run(images.contiguous(), network.run_node, seconds)
         self._give(execution)
         return logits
 
-    def _prepare(self, network: Network, takes_bytes: bool) -> tuple[Commands, Sequence[Type]]:
+    def _plan(self, network: Network, takes_bytes: bool) -> tuple[Plan, Sequence[Type]]:
         if takes_bytes not in self._planned:
             with self._lock:
                 graph = network.typed_graph(takes_bytes=takes_bytes)
-                plan = make_plan(graph, self._section)
-                verify_plan(plan, MOST_IMAGES)
-                self._planned[takes_bytes] = Commands(plan), graph.types
+                self._planned[takes_bytes] = make_plan(graph, self._section), graph.types
         return self._planned[takes_bytes]
 
-    def _take(self, commands: Commands, kernel: Kernel, images: int) -> Execution:
+    def _open(self, network: Network, takes_bytes: bool, kernel: Kernel) -> Opened:
+        key = takes_bytes, kernel.name
+        if key not in self._opened:
+            self._opened[key] = Opened.of(*self._plan(network, takes_bytes), kernel)
+        return self._opened[key]
+
+    def _take(self, opened: Opened, images: int) -> Execution:
         """Return a context with room for so many images: the smallest idle one or a new one."""
         with self._lock:
-            fits = [one for one in self._idle if one.takes(commands, kernel, images)]
+            fits = [one for one in self._idle if one.opened is opened and images <= one.most]
             if fits:
                 smallest = min(fits, key=lambda one: one.most)
                 self._idle.remove(smallest)
                 return smallest
-        return Execution(commands, kernel, images)
+        return Execution(opened, images)
 
     def _give(self, execution: Execution) -> None:
         """Keep a context for later calls; the one with the least room goes when there are too many."""

@@ -93,6 +93,14 @@ def library() -> ctypes.CDLL:
         "bnn_picture_open": (ctypes.c_int, [ctypes.c_char_p, ctypes.POINTER(_Picture), error]),
         "bnn_picture_close": (None, [ctypes.POINTER(_Picture)]),
         "bnn_library_version": (ctypes.c_char_p, []),
+        "bnn_open_sections": (
+            ctypes.c_int,
+            [pointer, ctypes.c_size_t, pointer, ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(pointer), error],
+        ),
+        "bnn_context_threads": (None, [pointer, pointer, number, pointer]),
+        "bnn_context_place": (ctypes.c_int, [pointer, ctypes.c_int, pointer, number, pointer, error]),
+        "bnn_context_run": (ctypes.c_int, [pointer, ctypes.c_int, number, number, error]),
+        "bnn_context_arena": (pointer, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(found, name)
@@ -115,7 +123,7 @@ class _Context:
     """The memory of one call at a time."""
 
     def __init__(self, network: "Network", images: int) -> None:
-        self.most, self.network, error = images, network, _Error()
+        self.most, error = images, _Error()
         self.handle = ctypes.c_void_p()
         opened = library().bnn_context_open(
             network.handle, images, network.threads, ctypes.byref(self.handle), ctypes.byref(error)
@@ -247,6 +255,67 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({self.facts.name}, {'x'.join(map(str, self.facts.shape))})"
+
+
+class Sections:
+    """A plan section and its constants, opened for a program that computes some calls itself.
+
+    Args:
+        plan: The section.
+        constants: Bytes of the constants; a copy is made unless they begin at a multiple of 64.
+        kernels: Number of the instruction set in the library.
+
+    Raises:
+        RuntimeFileError: A call leaves its memory, or the section is of another version.
+    """
+
+    def __init__(self, plan: bytes, constants: Array, kernels: int) -> None:
+        self.handle, error = ctypes.c_void_p(), _Error()
+        self._held = plan, constants  # as long as the sections are open
+        place = (constants.ctypes.data, constants.nbytes)
+        if library().bnn_open_sections(
+            plan, len(plan), *place, kernels, ctypes.byref(self.handle), ctypes.byref(error)
+        ):
+            _fail(error)
+        weakref.finalize(self, library().bnn_close, self.handle)
+
+
+class Rows:
+    """The memory of one run of `Sections` at a time, whose calls run by rows.
+
+    Args:
+        sections: What runs.
+        images: Most images of a run.
+        takes_bytes: Whether these are bytes.
+    """
+
+    def __init__(self, sections: Sections, images: int, *, takes_bytes: bool) -> None:
+        self._sections, self._bytes, self.handle, error = sections, int(takes_bytes), ctypes.c_void_p(), _Error()
+        handle = ctypes.byref(self.handle)
+        if library().bnn_context_open(sections.handle, images, 1, handle, ctypes.byref(error)):
+            _fail(error)
+        weakref.finalize(self, library().bnn_context_close, self.handle)
+        self._arena = int(library().bnn_context_arena(self.handle))
+
+    def place(self, images: int, number: int, logits: int) -> None:
+        """Set the number of images, and the addresses of images and logits."""
+        error = _Error()
+        if library().bnn_context_place(self.handle, self._bytes, images, number, logits, ctypes.byref(error)):
+            _fail(error)
+
+    def use_threads(self, parallel_for: int | None, threads: int, give_way: int | None) -> None:
+        """Set the parallel loop, the number of threads, and what gives the processor away, by their addresses."""
+        library().bnn_context_threads(self.handle, parallel_for, threads, give_way)
+
+    def run(self, begin: int, end: int) -> None:
+        """Run the calls from `begin` to before `end`."""
+        error = _Error()
+        if library().bnn_context_run(self.handle, self._bytes, begin, end, ctypes.byref(error)):
+            _fail(error)
+
+    def memory(self, offset: int, size: int) -> NDArray[np.uint8]:
+        """Return bytes of the arena, without a copy; valid while this object lives."""
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self._arena + offset))
 
 
 def read_picture(path: str | Path) -> NDArray[np.uint8]:

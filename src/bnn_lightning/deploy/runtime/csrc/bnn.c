@@ -56,13 +56,13 @@ void bnn_close(bnn_network *n) {
   free(n);
 }
 
-static bnn_status open_data(const void *data, size_t size, void *map, bool partial, bnn_network **network, bnn_error *error) {
+static bnn_status open_data(const void *data, size_t size, void *map, bnn_network **network, bnn_error *error) {
   bnn_network *n = calloc(1, sizeof *n);
   if (!n) {
     bnn_unmap(map, size);
     return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
   }
-  n->map = map, n->map_size = size, n->partial = partial;
+  n->map = map, n->map_size = size;
   bnn_status status = bnn_load(n, data, size, error);
   if (!status) status = bnn_choose_set(&n->set, error);
   if (status) {
@@ -76,13 +76,25 @@ static bnn_status open_data(const void *data, size_t size, void *map, bool parti
 
 bnn_status bnn_open_memory(const void *data, size_t size, bnn_network **network, bnn_error *error) {
   *network = 0;
-  return open_data(data, size, 0, false, network, error);
+  return open_data(data, size, 0, network, error);
 }
 
-// The same of a network that Python runs with torch: calls of torch are left out.
-BNN_API bnn_status bnn_open_partial(const void *data, size_t size, bnn_network **network, bnn_error *error) {
+// For Python with torch: open a plan section and its constants, which must stay, for an instruction set. There may be calls
+// of torch.
+BNN_API bnn_status bnn_open_sections(const void *plan, size_t plan_size, const void *constants, size_t size, int set,
+                                     bnn_network **network, bnn_error *error) {
   *network = 0;
-  return open_data(data, size, 0, true, network, error);
+  if (!bnn_kernel_runs(set)) return bnn_fail(error, BNN_ERROR_PROCESSOR, "There is no instruction set %d here.", set);
+  bnn_network *n = calloc(1, sizeof *n);
+  if (!n) return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
+  n->partial = true, n->set = set, n->facts.kernels = bnn_kernel_name(set);
+  const bnn_status status = bnn_load_sections(n, plan, plan_size, constants, size, error);
+  if (status) {
+    bnn_close(n);
+    return status;
+  }
+  *network = n;
+  return bnn_succeed(error);
 }
 
 bnn_status bnn_open(const char *path, bnn_network **network, bnn_error *error) {
@@ -92,7 +104,7 @@ bnn_status bnn_open(const char *path, bnn_network **network, bnn_error *error) {
   void *map = bnn_map(path, &size, &status);
   if (!map && status == BNN_ERROR_DAMAGED) return bnn_fail(error, status, "`%.150s` is empty, or no file.", path);
   if (!map) return bnn_fail(error, status, "`%.150s` cannot be opened.", path);
-  status = open_data(map, size, map, false, network, error);
+  status = open_data(map, size, map, network, error);
   if (!status || !error) return status;
   char text[sizeof error->text];
   memcpy(text, error->text, sizeof text);

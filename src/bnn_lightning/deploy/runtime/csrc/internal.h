@@ -93,6 +93,8 @@ HIDDEN bnn_status bnn_succeed(bnn_error *error);
 
 // loader.c
 HIDDEN bnn_status bnn_load(bnn_network *network, const uint8_t *data, size_t size, bnn_error *error);
+HIDDEN bnn_status bnn_load_sections(bnn_network *network, const uint8_t *plan, size_t plan_size, const uint8_t *constants,
+                                    size_t size, bnn_error *error);
 HIDDEN int64_t bnn_region_size(const bnn_network *network, const struct plan *plan, int region, int64_t images);
 HIDDEN uint32_t bnn_crc32(const void *data, size_t size);
 HIDDEN void *bnn_map(const char *path, size_t *size, bnn_status *status);

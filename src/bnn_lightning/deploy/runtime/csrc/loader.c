@@ -324,14 +324,19 @@ bnn_status bnn_load(bnn_network *n, const uint8_t *data, size_t size, bnn_error 
   if (status) return status;
   if (!s.plan_size)
     return bnn_fail(error, BNN_ERROR_VERSION, "It has no plan: make it anew: bnn export ckpt=... out=...");
-  n->constants = data + s.constants, n->constants_size = (int64_t)s.constants_size;
+  return bnn_load_sections(n, data + s.plan, (size_t)s.plan_size, data + s.constants, (size_t)s.constants_size, error);
+}
+
+bnn_status bnn_load_sections(bnn_network *n, const uint8_t *plan, size_t plan_size, const uint8_t *constants, size_t size,
+                             bnn_error *error) {
+  bnn_status status;
+  n->constants = constants, n->constants_size = (int64_t)size;
   if ((uintptr_t)n->constants % ALIGN) {
-    if (!(n->copy = bnn_allocate((size_t)s.constants_size)))
-      return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
-    memcpy(n->copy, n->constants, (size_t)s.constants_size);
+    if (!(n->copy = bnn_allocate(size))) return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
+    memcpy(n->copy, n->constants, size);
     n->constants = n->copy;
   }
-  struct reader r = {data + s.plan, data + s.plan + s.plan_size, 0};
+  struct reader r = {plan, plan + plan_size, 0};
   const char *older = 0;
   section_of(&r, n, &older);
   if (older)
