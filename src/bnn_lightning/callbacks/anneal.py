@@ -18,7 +18,7 @@ class AnnealProgress(FollowProgress):
     warning. What is computed depends on the epoch and the step alone, so that a resumed run goes on exactly.
 
     The quantity itself is logged at the end of every epoch, as it was in the last step: `binary/temperature`,
-    `binary/t` (EDE), `binary/power` (ReSTE); where binarizers of a kind differ, that of the first.
+    `binary/t` (EDE), `binary/power` (ReSTE), `binary/tau` (ReCU); where binarizers of a kind differ, that of the first.
 
     Args:
         epochs: E, the length of the annealing; it need not be the trainer's.
