@@ -30,7 +30,7 @@ def verify(call: KernelCall, memory: Memory) -> None:
         >>> verify(call, Memory({Region.ARENA: 24}, 1))
         >>> verify(call, Memory({Region.ARENA: 20}, 1))
         Traceback (most recent call last):
-        bnn_lightning.deploy.kernels.verify.CallError: `pad` of value 0: 24 bytes of `out` do not lie in the arena.
+        bnn_lightning.deploy.kernels.checked.CallError: `pad` of value 0: 24 bytes of `out` do not lie in the arena.
     """
     if call.kernel not in RULES:
         raise CallError(f"`{call.kernel}` is no kernel: there are {', '.join(RULES)}.")
