@@ -1,10 +1,12 @@
 """Planning: from a typed graph to the calls, the constants and the memory that run it for any number of images."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bnn_lightning.deploy.ir.graph import Graph
+from bnn_lightning.deploy.ir.types import Type
 from bnn_lightning.deploy.kernels.binary_conv import emitting, summing
 from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
 from bnn_lightning.deploy.kernels.constants import ConstantSection
@@ -48,6 +50,27 @@ def make_plan(graph: TypedGraph, constants: ConstantSection | None = None) -> Pl
         takes_bytes=graph.images.in_bytes,
         num_classes=graph.types[graph.last].elements,
     )
+
+
+def make_plans(graph: Graph, types: Sequence[Type], constants: ConstantSection) -> tuple[Plan, Plan]:
+    """Return the plans of a graph for images as floats and as bytes, which share all constants.
+
+    Args:
+        graph: The graph.
+        types: Of the images and of the result of each node.
+        constants: Section that takes the constants; `placements` in it says afterwards which of the graph's lie where.
+
+    Example:
+        >>> from bnn_lightning.deploy.ir.graph import Node, Value
+        >>> from bnn_lightning.deploy.ir.shapes import types_of
+        >>> graph = Graph((Node("mean", (Value(0),), {"dims": [2, 3]}),))
+        >>> floats, images = make_plans(graph, types_of(graph, (3, 8, 8)), ConstantSection())
+        >>> floats.takes_bytes, images.takes_bytes, floats.num_classes
+        (False, True, 3)
+    """
+    first, second = (make_plan(TypedGraph(graph, types, takes_bytes=kind), constants) for kind in (False, True))
+    constants_of_both, derived, size = second.constants, second.derived, second.derived_size
+    return replace(first, constants=constants_of_both, derived=derived, derived_size=size), second
 
 
 def _calls(
