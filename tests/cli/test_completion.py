@@ -24,6 +24,7 @@ VERBS = {
     "prepare": schema.PrepareSettings,
     "export": schema.ExportSettings,
     "predict": schema.PredictSettings,
+    "verify": schema.VerifySettings,
     "benchmark": schema.BenchmarkSettings,
     "report": schema.ReportSettings,
     "rank": schema.RankSettings,

@@ -15,6 +15,7 @@ VERBS = {
     "prepare": "shrink a folder of images once, or convert it to a stream",
     "export": "write a checkpoint as one packed file, a bit a weight",
     "predict": "the classes of images, by a packed file",
+    "verify": "check every byte of a packed file",
     "benchmark": "latency and memory of a packed network beside its rivals",
     "report": "one HTML page of a run, which works without a network",
     "rank": "measure which teacher suits a student",

@@ -92,6 +92,13 @@ class ExportSettings:
 
 
 @dataclass
+class VerifySettings:
+    """The keys of `verify.yaml`."""
+
+    packed: str
+
+
+@dataclass
 class PredictSettings:
     """The keys of `predict.yaml` that `bnn predict` itself reads."""
 

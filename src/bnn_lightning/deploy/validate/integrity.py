@@ -1,0 +1,48 @@
+"""Every byte of a packed file checked: checksums, graph, and plans."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnn_lightning.deploy.format.container import PackedFileError, read_container
+from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.planner.check import verify_plan
+from bnn_lightning.deploy.runtime.executor import MOST_IMAGES
+from bnn_lightning.deploy.runtime.network import load
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What was checked of a packed file.
+
+    Attributes:
+        size: Bytes of the file.
+        nodes: Nodes of the graph.
+        constants: Constants.
+        plans: Plans.
+    """
+
+    size: int
+    nodes: int
+    constants: int
+    plans: int
+
+
+def verify_file(path: str | Path) -> Integrity:
+    """Check all of a packed file: SHA-256 and CRCs, the types of the graph, and that plans stay in their memory.
+
+    Raises:
+        PackedFileError: Says what does not hold.
+        OSError: It cannot be opened.
+    """
+    container = read_container(path, whole=True)
+    network = load(path)
+    plans = 0
+    if len(container.plan):
+        try:
+            section = PlanSection.from_bytes(container.plan, container.data)
+            for plan in section.plans:
+                verify_plan(plan, MOST_IMAGES)
+        except ValueError as error:
+            raise PackedFileError(f"The plan section of `{path}` does not hold: {error}") from error
+        plans = len(section.plans)
+    return Integrity(Path(path).stat().st_size, len(network.graph.nodes), len(container.entries), plans)
