@@ -42,7 +42,7 @@ VERBS = {
         ("bnn visualise land", {"landscape="}),
         ("bnn visualise landscape=runs/a poi", {"points="}),
         ("bnn conf sh", {"show"}),
-        ("bnn conf show model/resnet2", {"model/resnet20"}),
+        ("bnn conf show model/vgg", {"model/vgg_small"}),
     ],
 )
 @pytest.mark.parametrize("shell", ["bash", "fish"])
