@@ -42,7 +42,7 @@ VERBS = {
         ("bnn visualise land", {"landscape="}),
         ("bnn visualise landscape=runs/a poi", {"points="}),
         ("bnn conf sh", {"show"}),
-        ("bnn conf show model/vgg", {"model/vgg_small"}),
+        ("bnn conf show model/reactnet_", {"model/reactnet_a"}),
     ],
 )
 @pytest.mark.parametrize("shell", ["bash", "fish"])
