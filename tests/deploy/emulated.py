@@ -1,4 +1,8 @@
-"""The ARM kernel on another processor: compiled for Linux by zig, run by qemu, fed through pipes."""
+"""The kernels of ARM on another processor: compiled for Linux by zig, run by qemu, fed through pipes.
+
+One static program for each instruction set has all kernels. It is told the fields of a call, by their numbers, and the
+memory that these point to, which the rules of the verifier measure; it returns that memory.
+"""
 
 import ctypes
 import importlib.util
@@ -10,41 +14,68 @@ import sys
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any, NamedTuple
 
-from bnn_lightning.deploy.kernels.abi import WORKERS, After, Convolution, Packing, Pooling, RealConvolution
+from bnn_lightning.deploy.kernels.abi import KERNELS, field_offsets
+from bnn_lightning.deploy.kernels.call import Address, KernelCall, Region
+from bnn_lightning.deploy.kernels.checked import Job, Memory
+from bnn_lightning.deploy.kernels.rules import RULES
 
-FOLDER = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy" / "kernels" / "csrc"
-QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-OPERATIONS = ("pack", "convolve", "real_convolve", "pool")
-# Reads the number of an operation, the bytes of its job, and what its pointers point to; returns the last of these.
+_DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
+
+
+class _Target(NamedTuple):
+    system: str
+    cpu: str
+    emulator: str
+
+
+# The instruction sets of setup.py that ARM has: what zig calls system and processor, and the emulator.
+SETS = {
+    "aarch64": _Target("aarch64-linux-musl", "generic", "qemu-aarch64"),
+    "aarch64_dot": _Target("aarch64-linux-musl", "generic+v8_2a+dotprod", "qemu-aarch64"),
+    "armv7": _Target("arm-linux-musleabihf", "cortex_a7", "qemu-arm"),
+}
+# Takes: the kernel, and how many memories and fields there are; for each memory its size, and its bytes unless that is
+# negative; for each field its number, its value in 64 bits, and a pointer's memory, or -1. Gives the memories back.
 DRIVER = """
-#include <stdint.h>
+#include "internal.h"
 #include <stdio.h>
 #include <stdlib.h>
-typedef void operation(const void *job, void *worker);
-operation bnn_pack, bnn_convolve, bnn_real_convolve, bnn_pool;
-static operation *const operations[] = {bnn_pack, bnn_convolve, bnn_real_convolve, bnn_pool};
+#include <string.h>
+typedef void kernel(const void *job, void *worker);
+#define DECLARE(name, more) kernel bnn_##name##_arm;
+BNN_KERNELS(DECLARE, )
+#define LIST(name, more) bnn_##name##_arm,
+static kernel *const kernels[] = {BNN_KERNELS(LIST, )};
 static void take(void *to, size_t n) { if (n && fread(to, 1, n, stdin) != n) exit(0); }
 int main(void) {
   for (;;) {
-    int64_t head[3], at[2];
+    int64_t head[3], size, field[3];
     take(head, sizeof head);
-    char *job = malloc(head[1]), **blobs = malloc(head[2] * sizeof *blobs);
-    take(job, head[1]);
-    for (int64_t i = 0; i < head[2]; i++) {
-      take(at, sizeof at);
-      blobs[i] = malloc(at[1] + 1);
-      take(blobs[i], at[1]);
-      *(char **)(job + at[0]) = blobs[i];
+    char **memory = malloc(head[1] * sizeof *memory + 1), *job = calloc(1, kernel_facts[head[0]].size);
+    int64_t *sizes = malloc(head[1] * sizeof *sizes + 1);
+    for (int64_t i = 0; i < head[1]; i++) {
+      take(&size, sizeof size);
+      memory[i] = calloc(1, (size < 0 ? -size : size) + 1), sizes[i] = size < 0 ? 0 : size;
+      take(memory[i], sizes[i]);
     }
-    operations[head[0]](job, 0);
-    fwrite(blobs[head[2] - 1], 1, at[1], stdout);
+    for (int64_t i = 0; i < head[2]; i++) {
+      take(field, sizeof field);
+      const struct field *f = kernel_facts[head[0]].field + field[0];
+      char *const pointer = field[2] < 0 ? 0 : memory[field[2]] + field[1];
+      if (f->kind == POINTER) memcpy(job + f->at, &pointer, sizeof pointer);
+      else memcpy(job + f->at, &field[1], f->kind == REAL ? 4 : 8);
+    }
+    kernels[head[0]](job, 0);
+    for (int64_t i = 0; i < head[1]; i++) fwrite(memory[i], 1, sizes[i], stdout), free(memory[i]);
     fflush(stdout);
-    for (int64_t i = 0; i < head[2]; i++) free(blobs[i]);
-    free(blobs), free(job);
+    free(memory), free(sizes), free(job);
   }
 }
 """
+
+_DEFINES = ("-ffp-contract=on", "-DBNN_SET=arm")
 
 
 def zig() -> list[str]:
@@ -54,124 +85,136 @@ def zig() -> list[str]:
     return [found] if (found := shutil.which("zig")) else []
 
 
-def can_emulate() -> bool:
-    """Whether there is a compiler, and an emulator."""
-    return QEMU is not None and bool(zig())
+def emulator_of(name: str) -> str | None:
+    """Return the emulator of an instruction set, None where there is none."""
+    wanted = SETS[name].emulator
+    return shutil.which(f"{wanted}-static") or shutil.which(wanted)
+
+
+def can_emulate(name: str = "aarch64") -> bool:
+    """Whether there is a compiler, and an emulator of the instruction set."""
+    return emulator_of(name) is not None and bool(zig())
 
 
 @cache
-def emulated() -> "Emulated":
-    """Return the ARM kernel, compiled once."""
-    return Emulated(Path(mkdtemp(prefix="bnn-aarch64-")))
+def emulated(name: str = "aarch64") -> "Emulated":
+    """Return the kernels of an instruction set, compiled once."""
+    return Emulated(name, Path(mkdtemp(prefix=f"bnn-{name}-")))
+
+
+class _Span(NamedTuple):
+    """Memory that a field points to."""
+
+    begin: int
+    end: int
+    scratch: bool
+
+
+class _Spans(Job):
+    """The memory of a call, as the verifier's rules reach it."""
+
+    def __init__(self, call: KernelCall) -> None:
+        super().__init__(call, Memory({}, 1))
+        self.spans: list[_Span] = []
+
+    def reach(
+        self, name: str, count: int, size: int = 4, *, of: Any = None, needed: bool = True, write: bool = False
+    ) -> None:
+        address = getattr(self.job if of is None else of, name)
+        if isinstance(address, Address):
+            scratch = name == "work"
+            bytes_ = self.job.work_size if scratch and "work_size" in self.call.fields else count * size
+            self.spans.append(_Span(address.offset, address.offset + bytes_, scratch))
+
+    def table(self, name: str, count: int) -> tuple[int, int]:
+        self.reach(name, count)
+        values = (ctypes.c_int32 * count).from_address(getattr(self.job, name).offset)
+        return min(values), max(values)
 
 
 class Emulated:
-    """In the place of `kernels.Kernel`, for the operations of binary layers, real convolutions and pooling.
+    """In the place of `library.Kernel`: all kernels of an instruction set of ARM.
 
     Args:
+        name: A key of `SETS`.
         folder: Of the program that is compiled.
     """
 
-    name = "aarch64"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
-        kernels = [str(FOLDER / name) for name in ("binary_conv.c", "conv2d.c", "pool.c", "thread_team.c")]
-        sources = [str(folder / "driver.c"), *kernels]
-        command = [*zig(), "cc", "-target", "aarch64-linux-musl", "-static", "-O3", "-std=c11", *sources]
+        sources = [folder / "driver.c", *sorted((_DEPLOY / "kernels" / "csrc").glob("*.c"))]
+        sources.append(_DEPLOY / "runtime" / "csrc" / "fields.c")
+        include = [f"-I{_DEPLOY / part / 'csrc'}" for part in ("kernels", "runtime")]
+        target = SETS[name]
+        command = [
+            *zig(),
+            "cc",
+            "-target",
+            target.system,
+            f"-mcpu={target.cpu}",
+            "-static",
+            "-O3",
+            "-std=c11",
+            *include,
+        ]
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
-        subprocess.run([*command, "-o", str(folder / "driver")], check=True, env=os.environ | caches)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen([str(QEMU), str(folder / "driver")], **pipes)  # type: ignore[call-overload]
+        words = [*command, *map(str, sources), "-o", str(folder / "driver")]
+        subprocess.run(words, check=True, env=os.environ | caches, capture_output=True)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen([str(emulator_of(name)), str(folder / "driver")], **pipes)
 
     def run(self, operation: str, job: ctypes.Structure) -> None:
-        """Run an operation, and write its result where the job says."""
-        number = OPERATIONS.index(operation)
-        sizes = (_packing, _convolution, _real_convolution, _pooling)[number](job)  # type: ignore[operator]
-        found = {name: (*_pointer(job, name), size) for name, size in sizes.items()}
-        given = [(offset, address, size) for offset, address, size in found.values() if address]
-        request = struct.pack("<qqq", number, ctypes.sizeof(job), len(given)) + bytes(job)
-        for offset, address, size in given:
-            request += struct.pack("<qq", offset, size) + ctypes.string_at(address, size)
-        self._process.stdin.write(request)
-        self._process.stdin.flush()
-        _, address, size = given[-1]
-        result = self._process.stdout.read(size)
-        assert len(result) == size, "the emulated kernel has ended"
-        ctypes.memmove(address, result, size)
+        """Run an operation, and write its results where the job says."""
+        fields = {}
+        for name, (offset, kind) in field_offsets(operation).items():
+            value = kind.from_buffer(job, offset).value
+            if value:
+                fields[name] = Address(Region.ARENA, value) if kind is ctypes.c_void_p else value
+        spans = _Spans(KernelCall(operation, fields))
+        RULES[operation](spans)
+        memories = _joined(spans.spans)
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(_request(operation, fields, memories))
+        stdin.flush()
+        for span in memories:
+            if not span.scratch:
+                found, size = stdout.read(span.end - span.begin), span.end - span.begin
+                assert len(found) == size, "the emulated kernel has ended"
+                if found != ctypes.string_at(span.begin, size):
+                    ctypes.memmove(span.begin, found, size)
 
 
-def _pointer(job: ctypes.Structure, name: str) -> tuple[int, int]:
-    """Return where a pointer lies in a job, and what it points to; "after.out" is one of a structure within."""
-    outer, _, inner = name.rpartition(".")
-    if not outer:
-        return getattr(type(job), name).offset, getattr(job, name)
-    offset, address = _pointer(getattr(job, outer), inner)
-    return getattr(type(job), outer).offset + offset, address
+def _joined(spans: list[_Span]) -> list[_Span]:
+    """Return spans of memory without overlaps."""
+    found: list[_Span] = []
+    for span in sorted(spans):
+        if found and span.begin < found[-1].end:
+            last = found.pop()
+            span = _Span(last.begin, max(last.end, span.end), last.scratch and span.scratch)
+        found.append(span)
+    return found
 
 
-def _span(counts: tuple[int, ...], steps: tuple[int, ...]) -> int:
-    """Return the elements from the first to the last."""
-    return 1 + sum(step * (count - 1) for step, count in zip(steps, counts, strict=True))
-
-
-def _after(after: After, images: int, name: str = "after") -> dict[str, int]:
-    channels = 64 * -(-after.channels // 16)
-    out = 4 * images * after.height * after.width * after.out_channels
-    return {f"{name}.slope": channels, f"{name}.shift": channels, f"{name}.out": out}
-
-
-def _real_convolution(job: RealConvolution) -> dict[str, int]:
-    of_map = job.inner if job.maxima.height else job.after
-    channels = 64 * -(-job.after.channels // 16)
-    starts = [(job.bias_y, of_map.height), (job.bias_x, of_map.width)]
-    far = [max(struct.unpack(f"<{n}i", ctypes.string_at(at, 4 * n))) for at, n in starts if at]
-    counts, steps = (job.images, job.channels, job.height, job.width), (job.x_image, job.x_channel, job.x_y, job.x_x)
-    inner = {name: size for name, size in _after(job.inner, 0, "inner").items() if name != "inner.out"}
-    return {
-        "x": (1 if job.bytes else 4) * _span(counts, steps),
-        "weight": job.factors * channels,
-        "bias": 4 * sum(far) + channels,
-        "residual": 4 * job.images * job.after.height * job.after.width * job.after.channels,
-        **dict.fromkeys(("gain", "offset"), channels),
-        **dict.fromkeys(("mean", "std"), 4 * job.channels),
-        "offsets": 4 * job.factors,
-        "scale": channels,
-        "bias_y": 4 * of_map.height,
-        "bias_x": 4 * of_map.width,
-        "work": WORKERS * job.work_size,
-        **inner,
-        **_after(job.after, job.images),
-    }
-
-
-def _pooling(job: Pooling) -> dict[str, int]:
-    channels = 64 * -(-job.after.channels // 16)
-    x = 4 * job.images * job.height * job.width * job.after.channels
-    return {"x": x, "before": channels, **_after(job.after, job.images)}
-
-
-def _packing(job: Packing) -> dict[str, int]:
-    """Return the bytes of what a job points to, what it writes last."""
-    steps = (job.stride_image, job.stride_y, job.stride_x, job.stride_channel)
-    counts = (job.images, job.height, job.width, job.groups * job.channels)
-    words = job.groups * job.words
-    return {
-        "x": 4 * _span(counts, steps),
-        "threshold": 4 * 32 * words,
-        "bits": 4 * job.images * job.bits_height * job.bits_width * words,
-    }
-
-
-def _convolution(job: Convolution) -> dict[str, int]:
-    taps, channels = job.kernel_height * job.kernel_width, job.groups * -(-job.channels // 16) * 16
-    pixels = job.images * job.out_height * job.out_width
-    return {
-        "x": 4 * job.images * job.height * job.width * job.groups * job.words,
-        "weight": 4 * taps * job.words * channels,
-        "tap_sums": 4 * taps * channels,
-        "offsets": 4 * taps * job.words,
-        **dict.fromkeys(("gain", "offset", "scale", "bias", "lift", "slope", "shift"), 4 * channels),
-        "residual": 4 * pixels * (job.residual_channels or job.groups * job.channels),
-        "out": 4 * pixels * job.groups * job.channels,
-    }
+def _request(operation: str, fields: dict[str, Any], memories: list[_Span]) -> bytes:
+    words, lines = list(field_offsets(operation)), []
+    for name, value in fields.items():
+        if isinstance(value, Address):
+            at = value.offset
+            holds = (i for i, span in enumerate(memories) if span.begin <= at < max(span.end, span.begin + 1))
+            number = next(holds, -1)
+            lines.append(
+                struct.pack("<qqq", words.index(name), 0 if number < 0 else at - memories[number].begin, number)
+            )
+        elif isinstance(value, float):
+            lines.append(struct.pack("<qfiq", words.index(name), value, 0, -1))
+        else:
+            lines.append(struct.pack("<qqq", words.index(name), value, -1))
+    request = struct.pack("<qqq", list(KERNELS).index(operation), len(memories), len(lines))
+    for span in memories:
+        size = span.end - span.begin
+        request += struct.pack("<q", -size if span.scratch else size)
+        request += b"" if span.scratch else ctypes.string_at(span.begin, size)
+    return request + b"".join(lines)
