@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.abi import Binary, Copying, Function, Pair, Reduction, Softmax, Unary
+from bnn_lightning.deploy.kernels.abi import Binary, Copying, Function, Padding, Pair, Reduction, Softmax, Unary
 
 CASES = 24
 NAMES = ("image", "0", "1", "2")
@@ -138,3 +138,14 @@ def test_sums_over_dimensions(kernel: Any) -> None:
         job = Reduction(*x.shape, *x.stride(), x.data_ptr(), out.data_ptr(), 0.5)
         kernel.run("reduce", job)
         torch.testing.assert_close(out, x.double().sum((3, 4, 5)).float() * 0.5, rtol=1e-6, atol=1e-6)
+
+
+def test_zeros_around_channels(kernel: Any) -> None:
+    for number in range(CASES):
+        r = random.Random(number)
+        first, inner, behind = (r.randint(0, 40) for _ in range(3))
+        out = torch.ones(r.randint(1, 30), first + inner + behind + 1)
+        expected = torch.zeros_like(out)
+        expected[:, first : first + inner] = 1
+        kernel.run("pad", Padding(*out.shape, first, inner, out.data_ptr()))
+        assert torch.equal(out, expected), number

@@ -41,10 +41,11 @@ DIRECT: dict[str, Check] = {
     "functions": test_elementwise.test_functions,
     "copies": test_elementwise.test_copies,
     "softmax": partial(test_elementwise.test_softmax, logarithm=True),
+    "zeros": test_elementwise.test_zeros_around_channels,
     "sums": test_elementwise.test_sums_over_dimensions,
     **{pair.name: partial(test_elementwise.test_pairs, pair=pair) for pair in Pair},
 }
-FEW, MANY = 4, 24  # cases that each check draws, in `make test` and in `make test-slow`
+FEW, MANY = 8, 40  # cases that each check draws, in `make test` and in `make test-slow`
 needs = {name: pytest.mark.skipif(not can_emulate(name), reason=f"Needs ziglang and qemu: {name}.") for name in SETS}
 
 
