@@ -160,7 +160,8 @@ def test_what_leaves_its_memory_is_refused(calls: list[tuple[KernelCall, Memory]
                 with pytest.raises(CallError, match=f"`{call.kernel}` of value {call.node}: "):
                     verify(changed(call, **{name: Address(value.region, other)}), memory)
             seen.add(call.kernel)
-    assert seen == {"pack", "convolve", "real_convolve", "linear", "pool", "sum", "average", "pad", "gate", "combine"}
+    usual = {"pack", "convolve", "real_convolve", "linear", "pool", "sum", "average", "pad", "gate", "combine"}
+    assert seen >= usual
 
 
 WRITTEN = {"out", "after.out", "bits", "after.bits", "sums", "half", "mean", "work", "gate"}

@@ -35,7 +35,7 @@ class Placement:
 
     Attributes:
         offset: First byte.
-        layout: How it lies there: a key of `layouts.LAYOUTS`.
+        layout: How it lies there, one of `format.layouts.LAYOUTS`.
         groups: Groups of channels that the layout divides it into.
     """
 

@@ -207,11 +207,13 @@ class Conv2d:
     def _constants(self, constants: ConstantSection, shape: Shape) -> dict[str, Field | None]:
         """Return the fields of weights and parameters."""
         rows = self.weight.astype(np.float32).transpose(0, 2, 3, 1).reshape(len(self.weight), -1)
+        # Factors are in the order of rows, columns and channels: the layout of files has channels first.
+        of = self.constant if self.kernel_size == (1, 1) else None
         gain, offset = self.affine or (None, None)
         mean, std = self.normalization or (None, None)
         return {
             "factors": rows.shape[1],
-            "weight": constants.add(blocked(rows), of=self.constant, layout="blocked"),
+            "weight": constants.add(blocked(rows), of=of, layout="blocked"),
             "bias": constants.optional(None if self.bias is None else spread(self.bias)),
             "gain": constants.optional(None if gain is None else spread(gain)),
             "offset": constants.optional(None if offset is None else spread(offset)),

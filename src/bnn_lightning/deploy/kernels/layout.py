@@ -96,6 +96,8 @@ def packed(bits: Array) -> Array:
         array([5], dtype=uint32)
     """
     words = num_words(bits.shape[-1])
+    if bits.shape[-1] == words * WORD:
+        return np.packbits(bits, axis=-1, bitorder="little").view("<u4")
     padded = np.zeros((*bits.shape[:-1], words * WORD), bool)
     padded[..., : bits.shape[-1]] = bits
     return np.packbits(padded, axis=-1, bitorder="little").view("<u4")

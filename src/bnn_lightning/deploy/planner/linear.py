@@ -120,4 +120,6 @@ def _first_like(graph: TypedGraph, item: Input) -> int:
     assert isinstance(item, Value)
     if item.number == 0:
         return 0
-    return 1 + graph.nodes.index(graph.nodes[item.number - 1])
+    node = graph.nodes[item.number - 1]
+    alike = (number for number, other in enumerate(graph.nodes, 1) if other.inputs == node.inputs and other == node)
+    return next(alike)

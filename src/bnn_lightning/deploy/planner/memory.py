@@ -1,5 +1,6 @@
 """Places in working memory for values that live at different times."""
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,11 +29,11 @@ def lay_out(buffers: Iterable[Buffer]) -> int:
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: -b.size):
         buffer.offset = 0
-        for other in sorted(placed, key=lambda b: b.offset):
+        for other in placed:
             apart = other.end < buffer.begin or buffer.end < other.begin
             if not apart and other.offset < buffer.offset + buffer.size:
                 buffer.offset = max(buffer.offset, -(-(other.offset + other.size) // 4) * 4)
-        placed.append(buffer)
+        insort(placed, buffer, key=lambda b: b.offset)
     return max((buffer.offset + buffer.size for buffer in placed), default=0)
 
 

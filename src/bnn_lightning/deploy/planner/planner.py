@@ -33,10 +33,10 @@ def make_plan(graph: TypedGraph, constants: ConstantSection | None = None) -> Pl
     places, arena = _place_floats(graph, actions)
     signs, fills, size = _place_signs(graph, actions)
     calls: list[KernelCall | TorchCall] = []
+    shared: dict[Resource, Address] = {**signs, **{n: p for n, p in places.items() if not isinstance(n, tuple)}}
     for at, action in enumerate(actions):
-        found: dict[Resource, Address] = {**signs, **{n: p for n, p in places.items() if not isinstance(n, tuple)}}
-        found |= {name[1]: place for name, place in places.items() if isinstance(name, tuple) and name[0] == at}
-        calls += _calls(graph, constants, action, found)
+        scratch = {} if action.lowering is None else action.lowering.scratch
+        calls += _calls(graph, constants, action, {**shared, **{name: places[at, name] for name in scratch}})
     channels, height, width = graph.images.shape
     return Plan(
         calls=tuple(calls),
