@@ -114,7 +114,7 @@ def _float_layer(chain: Chain, node: Node, affine: Affine, activation: Activatio
         affine=affine,
         normalization=chain.normalization(weight.shape[1]) if pool == 1 else None,
         pool=pool,
-        constant=node.inputs[1].index if isinstance(node.inputs[1], ConstantRef) else None,
+        constant=number_of(graph, node.inputs[1]) if isinstance(node.inputs[1], ConstantRef) else None,
     )
 
 
@@ -188,6 +188,15 @@ def weights(graph: TypedGraph, item: Input) -> Array | None:
         product: Array = whole.astype(np.float32) * scale.reshape(-1, *[1] * (whole.ndim - 1))
         return product
     return graph.floats(item) if isinstance(item, ConstantRef) else None
+
+
+def number_of(graph: TypedGraph, item: Input) -> int | None:
+    """Return the number of the constant that kernels read as a weight: in float32 or int8, and not signs."""
+    node = graph.node_of(item)
+    item = node.inputs[0] if node is not None and node.operation == "dequantize" else item
+    if not isinstance(item, ConstantRef) or graph.graph.constants[item.index].dtype == "bits":
+        return None
+    return item.index
 
 
 def int8_weights(graph: TypedGraph, item: Input) -> tuple[Array | None, Array | None]:

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.ir.graph import ConstantRef, Input, Value
+from bnn_lightning.deploy.ir.graph import Input, Value
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
-from bnn_lightning.deploy.planner.conv import int8_weights, weights
+from bnn_lightning.deploy.planner.conv import int8_weights, number_of, weights
 from bnn_lightning.deploy.planner.lowering import Lowering, Places, Size
 from bnn_lightning.deploy.planner.match import Chain, constant
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -29,7 +29,7 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         return None
     chain = Chain(graph, Value(number), node.inputs[0])
     affine, (whole, outputs) = chain.affine(weight.shape[1]), int8_weights(graph, node.inputs[1])
-    of = node.inputs[1].index if isinstance(node.inputs[1], ConstantRef) else None
+    of = number_of(graph, node.inputs[1])
     if affine is not None:
         scale, shift = affine
         bias = (weight.astype(np.float64) * shift).sum(1) + (0 if bias is None else bias)
@@ -83,7 +83,7 @@ def _pointwise(chain: Chain, behind: str) -> Dense | None:
     bias = None if item is None else constant(graph, item, len(weight))
     if (bias is None) != (item is None):
         return None
-    of = conv.inputs[1].index if isinstance(conv.inputs[1], ConstantRef) else None
+    of = number_of(graph, conv.inputs[1])
     return Dense((weight if whole is None else whole).reshape(len(weight), -1), bias, scale, of)
 
 
