@@ -86,7 +86,11 @@ def test_layouts_are_those_of_kernels() -> None:
     words = to_layout(signs.numpy(), "words", "bits", 2)
     np.testing.assert_array_equal(words.view(np.int32), pack_weight(signs, groups=2).numpy())
     blocks = to_layout(signs.numpy(), "blocked", "f32")
-    rows = torch.nn.functional.pad(signs.flatten(1), (0, 0, 0, 12)).unflatten(0, (3, 16)).transpose(1, 2)
+    rows = (
+        torch.nn.functional.pad(signs.permute(0, 2, 3, 1).flatten(1), (0, 0, 0, 12))
+        .unflatten(0, (3, 16))
+        .transpose(1, 2)
+    )
     np.testing.assert_array_equal(blocks, rows.numpy())
 
 

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from bnn_lightning.data.preparation import Preparation
+from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
 from bnn_lightning.deploy.kernels import abi
 from bnn_lightning.deploy.kernels.abi import KERNELS
 from bnn_lightning.deploy.planner.plan import Address, Count, Derived, KernelCall, Plan, Region, Size, TorchCall
 from bnn_lightning.deploy.runtime import native
+from bnn_lightning.models import create_backbone
 
 pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the compiled library")
 SHAPE, CLASSES = (2, 3, 4), 5
@@ -304,3 +308,19 @@ def test_checksums_are_those_of_zlib(size: int) -> None:
     data = file_of(plan(linear(), constants=constants))
     assert Prefix.from_bytes(data).constants.crc == zlib.crc32(constants)
     native.load(data)
+
+
+def test_a_file_that_was_saved_runs_without_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+    names = tuple("abcdefghij")
+    preparation = Preparation(size=(32, 32), channels=3, resize=(36, 36))
+    info = PackedInfo("resnet20", in_channels=3, image_size=32, class_names=names, preparation=preparation)
+    sizes = save(pack(network), tmp_path / "net.bnn", info)
+    alone, loaded = native.load(tmp_path / "net.bnn"), load(tmp_path / "net.bnn")
+    assert alone.facts.class_names == names
+    assert alone.facts.has_preparation
+    for images in (torch.rand(3, 3, 32, 32), torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)):
+        with torch.no_grad():
+            np.testing.assert_array_equal(alone(images.numpy()), loaded(images).numpy())
+    assert sizes.total < 44_864 + 15_000  # of a file without plans, and what plans may take

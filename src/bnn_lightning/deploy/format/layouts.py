@@ -2,7 +2,8 @@
 
     dense    row by row, as the dtype says
     bits     signs row by row, a bit each, 1 for +1, the first in the lowest bit; zeros fill the last byte
-    blocked  weights, (outputs, ...) as (outputs, factors): (blocks, factors, 16), a block being 16 outputs side by side
+    blocked  weights, (outputs, inputs, height, width) or (outputs, inputs), as (outputs, height * width * inputs):
+             (blocks, factors, 16), a block being 16 outputs side by side
     words    signs of a convolution, (outputs, inputs, height, width): uint32 (groups, blocks, taps, words, 16), a word
              being the signs of 32 inputs, the first in the lowest bit, a tap a place of the window
 
@@ -75,7 +76,7 @@ def to_layout(values: Array, layout: str, dtype: str, groups: int = 1) -> Array:
         return np.ascontiguousarray(values, kind)
     if layout == "blocked":
         rows = np.zeros((shape[0] * _BLOCK, shape[1]), kind)
-        rows[: len(values)] = values.reshape(len(values), shape[1])
+        rows[: len(values)] = np.moveaxis(values, 1, -1).reshape(len(values), shape[1])  # input channels side by side
         return np.ascontiguousarray(rows.reshape(-1, _BLOCK, shape[1]).transpose(0, 2, 1))
     blocks, taps, words = shape[1:4]
     outputs, inputs = values.shape[0] // groups, values.shape[1]
@@ -106,9 +107,10 @@ def from_layout(stored: Array, layout: str, shape: tuple[int, ...], groups: int 
         bits = np.unpackbits(stored, count=math.prod(shape), bitorder="little")
         return (2 * bits.astype(np.int8) - 1).reshape(shape)
     if layout == "blocked":
-        return stored.transpose(0, 2, 1).reshape(-1, stored.shape[1])[: shape[0]].reshape(shape)
+        rows = stored.transpose(0, 2, 1).reshape(-1, stored.shape[1])[: shape[0]]
+        return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
     blocks, taps, words = stored.shape[1:4]
-    rows = np.ascontiguousarray(stored.transpose(0, 1, 4, 2, 3)).view(np.uint8)
-    bits = np.unpackbits(rows.reshape(groups, blocks * _BLOCK, taps, 4 * words), axis=-1, bitorder="little")
+    raw = np.ascontiguousarray(stored.transpose(0, 1, 4, 2, 3)).view(np.uint8)
+    bits = np.unpackbits(raw.reshape(groups, blocks * _BLOCK, taps, 4 * words), axis=-1, bitorder="little")
     signs = bits[:, : shape[0] // groups, :, : shape[1]].transpose(0, 1, 3, 2).astype(np.int8)
     return (2 * signs - 1).reshape(shape)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.dry_run import check_sizes, dry_run
 from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.layouts import to_layout
 from bnn_lightning.deploy.format.packed_file import graph_of, write_whole
+from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.frontend.capture import capture
 from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan_in_graph
 from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels
@@ -24,10 +26,12 @@ from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, GraphErr
 from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.ir.types import Images, ShapeError, Type
+from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.planner.plan import Plan
+from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor
 from bnn_lightning.zoo import is_name, packed_file
@@ -274,17 +278,47 @@ def save(
     graph = quantize_stem(graph) if stem == "u8" else graph
     graph = quantize_weights(graph) if rest == "int8" else graph
     header = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    data, num_header = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
+    data, _ = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
     try:
         load(data)
     except PackedFileError as error:
         raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
+    data, num_header = _with_plans(graph, {**header, "takes_images": packed.takes_images}, info)
     write_whole(path, data)
     container = read_container(data)
     sizes = {"bits": 0, "rest": 0}
     for entry in container.entries:
         sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
     return FileSizes(len(data), num_header, sizes["bits"], sizes["rest"])
+
+
+def _with_plans(graph: Graph, header: Mapping[str, Any], info: PackedInfo) -> tuple[bytes, int]:
+    """Return the bytes of a file with the plans that run it without torch, and the length of its header.
+
+    A graph that mixes the images of a call has none.
+    """
+    section = ConstantSection()
+    try:
+        plans = make_plans(graph, types_of(graph, info.shape), section)
+    except (GraphError, ShapeError):
+        return container_bytes(header, graph.constants)
+    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
+    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
+    placed = {
+        number: (place.offset, place.layout, place.groups)
+        for number, place in section.placements.items()
+        if _lies_at(graph.constants[number], place, section.data)
+    }
+    return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
+
+
+def _lies_at(constant: Constant, place: Placement, section: bytearray) -> bool:
+    """Whether a section has exactly this constant in a place: kernels may read it in another type."""
+    try:
+        stored = to_layout(constant.array, place.layout, constant.dtype, place.groups).tobytes()
+    except ValueError:
+        return False
+    return section[place.offset : place.offset + len(stored)] == stored
 
 
 def load(source: str | Path | bytes) -> LoadedNetwork:
