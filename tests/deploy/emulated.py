@@ -22,6 +22,7 @@ from bnn_lightning.deploy.kernels.checked import Job, Memory
 from bnn_lightning.deploy.kernels.rules import RULES
 
 _DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
+FOLDER = _DEPLOY / "kernels" / "csrc"
 
 
 class _Target(NamedTuple):
@@ -143,7 +144,7 @@ class Emulated:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
-        sources = [folder / "driver.c", *sorted((_DEPLOY / "kernels" / "csrc").glob("*.c"))]
+        sources = [folder / "driver.c", *sorted(FOLDER.glob("*.c"))]
         sources.append(_DEPLOY / "runtime" / "csrc" / "fields.c")
         include = [f"-I{_DEPLOY / part / 'csrc'}" for part in ("kernels", "runtime")]
         target = SETS[name]

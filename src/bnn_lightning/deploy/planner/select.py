@@ -14,6 +14,8 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import BLOCK, Map
 from bnn_lightning.deploy.planner.conv import convolution_and_maxima, images, normalization, pooling, real_convolution
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
+from bnn_lightning.deploy.planner.functions import classes, function
+from bnn_lightning.deploy.planner.groups import grouped_convolution
 from bnn_lightning.deploy.planner.linear import gate, linear
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Signs
 from bnn_lightning.deploy.planner.moves import copying
@@ -121,11 +123,13 @@ def packing(graph: TypedGraph, signs: Signs) -> Lowering:
 
 # The rules of a graph's operations, by name; the first that fits is taken. A rule may compute nodes before its own as
 # well, and read what these read: nodes that nothing reads any more are left out.
-_LAYERS = (real_convolution, combination)
+_LAYERS = (real_convolution, grouped_convolution, combination)
 RULES: dict[str, tuple[Rule, ...]] = {
     "binary_conv2d": (binary_convolution,),
-    **dict.fromkeys(("conv2d", "byte_conv2d"), (real_convolution,)),
-    **dict.fromkeys(("affine", "prelu", "relu", "clamp"), _LAYERS),
+    "conv2d": (real_convolution, grouped_convolution),
+    "byte_conv2d": (real_convolution,),
+    **dict.fromkeys(("affine", "prelu", "clamp"), _LAYERS),
+    "relu": (*_LAYERS, function),
     **dict.fromkeys(("add", "mul"), (combination,)),
     "div": (normalization,),
     "max_pool2d": (convolution_and_maxima, pooling),
@@ -133,7 +137,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "mean": (mean,),
     "pad": (padding,),
     "linear": (linear,),
-    "sigmoid": (gate,),
+    "sigmoid": (gate, function),
+    **dict.fromkeys(("tanh", "hardsigmoid", "hardswish", "silu", "gelu", "leaky_relu", "neg"), (function,)),
+    **dict.fromkeys(("softmax", "log_softmax"), (classes,)),
     "cat": (concatenation,),
     **dict.fromkeys(("reshape", "permute", "transpose", "unsqueeze", "squeeze", "select"), (copying,)),
 }
