@@ -1,7 +1,7 @@
 """Calls of the kernels of functions: of each value by itself, and of classes."""
 
 from bnn_lightning.deploy.kernels.abi import Function
-from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall
+from bnn_lightning.deploy.kernels.call import Address, Count, Field, KernelCall
 from bnn_lightning.deploy.kernels.layout import given
 
 
@@ -19,7 +19,14 @@ def apply_function(
         b: Second parameter of the function.
         node: Number of the value.
     """
-    fields = {"count": Count(0, size), "function": int(function), "x": x, "out": out, "a": a, "b": b}
+    fields: dict[str, Field | None] = {
+        "count": Count(0, size),
+        "function": int(function),
+        "x": x,
+        "out": out,
+        "a": a,
+        "b": b,
+    }
     return KernelCall("unary", given(fields), node)
 
 
@@ -34,5 +41,12 @@ def softmax(x: Address, out: Address, rows: int, classes: int, *, logarithm: boo
         logarithm: Whether the logarithm is computed.
         node: Number of the value.
     """
-    fields = {"rows": Count(0, rows), "classes": classes, "inner": 1, "logarithm": int(logarithm), "x": x, "out": out}
+    fields: dict[str, Field | None] = {
+        "rows": Count(0, rows),
+        "classes": classes,
+        "inner": 1,
+        "logarithm": int(logarithm),
+        "x": x,
+        "out": out,
+    }
     return KernelCall("softmax", given(fields), node)

@@ -8,7 +8,7 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import Map, Shape
 from bnn_lightning.deploy.kernels.pool import average_parts, sum_parts
 from bnn_lightning.deploy.planner.lowering import Lowering, Places, Sums
-from bnn_lightning.deploy.planner.match import Chain
+from bnn_lightning.deploy.planner.match import Chain, pair
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 
 
@@ -16,7 +16,9 @@ def mean(graph: TypedGraph, number: int) -> Lowering | None:
     """The average of each channel over the map, with the PReLU before it, or the averages over 2x2 of even sides."""
     node = graph.nodes[number - 1]
     shape = graph.map_shape(node.inputs[0])
-    if sorted(dim % 4 for dim in node["dims"]) != [2, 3] or shape is None:
+    adaptive = node.operation == "adaptive_avg_pool2d"
+    over_map = list(pair(node["output_size"])) == [1, 1] if adaptive else sorted(d % 4 for d in node["dims"]) == [2, 3]
+    if not over_map or shape is None:
         return None
     chain = Chain.from_value(graph, node.inputs[0])
     if all(side > 1 for side in shape[1:]):

@@ -134,7 +134,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "div": (normalization,),
     "max_pool2d": (convolution_and_maxima, pooling),
     "avg_pool2d": (pooling,),
-    "mean": (mean,),
+    **dict.fromkeys(("mean", "adaptive_avg_pool2d"), (mean,)),
     "pad": (padding,),
     "linear": (linear,),
     "sigmoid": (gate, function),
