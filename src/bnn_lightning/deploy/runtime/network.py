@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.dry_run import check_sizes, dry_run
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.format.layouts import to_layout
+from bnn_lightning.deploy.format.layouts import plain_layout, to_layout
 from bnn_lightning.deploy.format.packed_file import graph_of, write_whole
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.frontend.capture import capture
@@ -309,6 +309,10 @@ def _with_plans(graph: Graph, header: Mapping[str, Any], info: PackedInfo) -> tu
         for number, place in section.placements.items()
         if _lies_at(graph.constants[number], place, section.data)
     }
+    for number, constant in enumerate(graph.constants):
+        if number not in placed:  # parameters that kernels read as they are lie in the section already
+            layout = plain_layout(constant.dtype)
+            placed[number] = section.add(to_layout(constant.array, layout, constant.dtype)).offset, layout, 1
     return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
 
 
