@@ -28,6 +28,8 @@ KERNELS = [str(file) for file in sorted(CSRC["kernels"].glob("*.c")) if file.nam
 RUNTIME = [str(file) for file in [*sorted(CSRC["runtime"].glob("*.c")), *(CSRC["kernels"] / name for name in _SHARED)]]
 # The library of the engine: runtime, and kernels of all instruction sets of an architecture.
 ENGINE = Path("bnn_lightning", "deploy", "runtime", "_lib")
+# The same for web pages.
+WEB = Path("bnn_lightning", "deploy", "export", "web", "_lib", "bnn.wasm")
 # Folder of libraries of one instruction set each: the C files that they are made of.
 LIBRARIES = {
     Path("bnn_lightning", "functional", "_kernels"): [str(PACKAGE / "functional" / "csrc" / "surrogates.c")],
@@ -178,6 +180,8 @@ def compile_libraries(root: Path) -> None:
         if machine in TARGETS:
             out = root / ENGINE / f"libbnn{SUFFIXES.get(platform.system(), '.so')}"
             warned("the engine", lambda: build_engine(out, machine, cache=cache))
+        web = root / WEB
+        warned("the module of web pages", lambda: build_engine(web, "wasm32", "WASI", "wasm32-wasi", cache))
         environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         for folder, sources in LIBRARIES.items():
             for name, cpu in TARGETS.get(machine, {}).items():

@@ -17,7 +17,9 @@ from bnn_lightning.cli.checkpoint import load_backbone, load_task
 from bnn_lightning.data import Preparation
 from bnn_lightning.data.picture import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.export import web
 from bnn_lightning.deploy.format.container import read_container
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.validate.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
 
@@ -322,3 +324,24 @@ def test_files_that_are_no_pictures_never_cost_the_rest(
     assert all(word in done.err for word in ("pictures/b.png", "pictures/d.tif", "2 of 5"))
     with Path("out.csv").open(encoding="utf-8") as file:
         assert [row["image"] for row in csv.DictReader(file)] == [f"pictures/{name}.png" for name in "ace"]
+
+
+@pytest.mark.skipif(not (web.MODULE.is_file() and native.LIBRARY.exists()), reason="needs the compiled module")
+def test_export_as_a_web_page(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
+    words = ("export", f"ckpt={trained.final}", "format=web", "rest=int8", "trainer.enable_progress_bar=false")
+    done = bnn(*words, "out=page")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in Path("page").iterdir()) == ["bnn.wasm", "index.html", "model.bnn"]
+    assert "python -m http.server -d page" in done.out
+    assert read_container("page/model.bnn").header["rest"] == "int8"
+    Path("page", "notes.txt").write_text("mine", encoding="utf-8")
+    done = bnn(*words, "out=page")
+    assert done.code == 2
+    assert "notes.txt" in done.err
+    assert "packed:" not in done.out
+    done = bnn(*words, "out=page/notes.txt")
+    assert done.code == 2
+    assert Path("page", "notes.txt").read_text(encoding="utf-8") == "mine"
+    done = bnn(*words, "out=nowhere/page")
+    assert done.code == 2
+    assert "there is no folder nowhere" in done.err

@@ -93,8 +93,11 @@ def test_wheel_is_of_a_platform_and_of_any_python(wheel: Path) -> None:
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
         kernels = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/runtime/_lib/")]
+        pages = [name for name in archive.namelist() if name.startswith("bnn_lightning/deploy/export/web/")]
     # Built without isolation, with the compiler where it is installed; a wheel without kernels is a good one.
-    assert bool(kernels) == (importlib.util.find_spec("ziglang") is not None)
+    has_zig = importlib.util.find_spec("ziglang") is not None
+    assert bool(kernels) == has_zig
+    assert {Path(name).name for name in pages} == {"index.html", *(["bnn.wasm"] if has_zig else [])}
 
 
 def test_installed_environment_does_not_see_the_checkout(installed: Path, root: Path, run: Run) -> None:

@@ -1,12 +1,30 @@
 """Files that commands write: checked before the work, and whole or not there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import earlier_job
 from bnn_lightning.utils.files import check_writable, replacing, space
+
+
+def check_out_folder(folder: Path, files: Sequence[str]) -> None:
+    """Refuse a folder whose files cannot be written, before the work that they are for.
+
+    Args:
+        folder: A new folder in one that exists, or one that is there.
+        files: Names of its files.
+
+    Raises:
+        UserError: See `check_out`.
+    """
+    if not folder.is_dir():
+        check_out(folder)
+        return
+    _refuse_second_job(folder, "out")
+    for name in files:
+        check_out(folder / name)
 
 
 def check_out(path: Path, key: str = "out") -> None:
@@ -20,15 +38,19 @@ def check_out(path: Path, key: str = "out") -> None:
         UserError: There is no such folder, it is read-only, its disk is full, `path` is a folder, or an earlier job of
             the sweep writes it.
     """
-    if (job := earlier_job(path)) is not None:
-        own = f"{path.stem}_${{hydra:job.num}}{path.suffix}"
-        raise UserError(f"`{key}`: job {job} of this sweep writes {path}. Give each job a file: '{key}={own}'.")
+    _refuse_second_job(path, key)
     if not path.parent.is_dir():
         raise UserError(f"`{key}`: there is no folder {path.parent}.")
     try:
         check_writable(path)
     except OSError as error:
         raise UserError(f"`{key}`: {path} cannot be written: {error.strerror or error}.{space(path.parent)}") from error
+
+
+def _refuse_second_job(path: Path, key: str) -> None:
+    if (job := earlier_job(path)) is not None:
+        own = f"{path.stem}_${{hydra:job.num}}{path.suffix}"
+        raise UserError(f"`{key}`: job {job} of this sweep writes {path}. Give each job its own: '{key}={own}'.")
 
 
 @contextmanager

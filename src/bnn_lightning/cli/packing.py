@@ -23,12 +23,13 @@ from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import refuse_missing_options
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import Opened, check_class_names, check_images, check_labels, open_checkpoint
-from bnn_lightning.cli.out_file import check_out, unwritten, written
+from bnn_lightning.cli.out_file import check_out, check_out_folder, unwritten, written
 from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.c99 import to_c99
 from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
+from bnn_lightning.deploy.export.web import FILES, WebError, check_folder, write_web
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
 from bnn_lightning.deploy.ir.graph import GraphError
@@ -38,7 +39,7 @@ from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.zoo import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
-_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c"}
+_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}
 
 
 # What torch.export raises, beside its own, where Python looks at values.
@@ -81,6 +82,8 @@ def write(config: DictConfig) -> int:
     check_labels(backbone, datamodule, ckpt)
     check_class_names(opened.class_names, datamodule, opened.path)
     check_images(backbone, datamodule, ckpt)
+    if settings.format == "web" and getattr(datamodule, "preparation", None) is None:
+        raise UserError(f"a web page prepares pictures itself: {type(datamodule).__name__} needs a `preparation`.")
     if settings.format == "onnx":
         compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
         return _write_onnx(backbone, out, compare, precise=settings.precise)
@@ -97,6 +100,8 @@ def write(config: DictConfig) -> int:
     if settings.format == "torch":
         return _write_torch(packed, backbone, out)
     info = describe(opened.config, datamodule, {"checkpoint_sha256": digest(ckpt), "parity": _figures(parity)})
+    if settings.format == "web":
+        return _write_web(packed, out, info, settings)
     return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
 
 
@@ -121,6 +126,20 @@ def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportS
         raise UserError(f"`{settings.out or path}` was not written: {error}") from error
     except OSError as error:
         raise unwritten(path, "out", error) from error
+
+
+def _write_web(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _save(packed, Path(folder, "model.bnn"), info, settings)
+            size = write_web(Path(folder, "model.bnn"), out)
+    except WebError as error:
+        raise UserError(f"`{out}` was not written: {error}") from error
+    except OSError as error:
+        raise unwritten(out, "out", error) from error
+    print(f"written: {out}/index.html, bnn.wasm and model.bnn ({size:,} bytes), for any static web server")
+    print(f"next:\n  python -m http.server -d {out}    # then open http://localhost:8000")
+    return size
 
 
 def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
@@ -186,12 +205,14 @@ def _compare_onnx(made: Path, out: Path, compare: Callable[[nn.Module], Parity])
 def _out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
     suffix = _SUFFIXES[settings.format]
-    if _rounds(settings) and settings.format != "packed":
+    if _rounds(settings) and settings.format not in ("packed", "web"):
         forms = f"rest={settings.rest} and stem={settings.stem}"
         raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
     # Files of the zoo lie in the package: what is made of them, in the working folder.
     beside = Path(settings.ckpt.removeprefix(PREFIX)) if is_name(settings.ckpt) else network_file(settings.ckpt)
     out = beside.with_suffix(suffix) if settings.out is None else Path(settings.out)
+    if settings.format == "web":
+        return _out_of_page(out)
     if out.suffix != suffix:
         raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
     check_out(out)
@@ -201,6 +222,15 @@ def _out(settings: ExportSettings) -> Path:
             check_name(out.stem)
         except ValueError as error:
             raise UserError(f"`out`={out} names the functions, too: {error}") from error
+    return out
+
+
+def _out_of_page(out: Path) -> Path:
+    check_out_folder(out, FILES)
+    try:
+        check_folder(out)
+    except WebError as error:
+        raise UserError(f"`out`: {error}") from error
     return out
 
 

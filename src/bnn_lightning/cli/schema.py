@@ -168,7 +168,7 @@ _CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     PredictSettings: {"on_damaged": ("error", "skip")},
     PrepareSettings: {"on_damaged": ("error", "skip")},
     ExportSettings: {
-        "format": ("packed", "torch", "onnx", "c"),
+        "format": ("packed", "torch", "onnx", "c", "web"),
         "rest": ("fp32", "int8"),
         "stem": ("fp32", "u8"),
     },

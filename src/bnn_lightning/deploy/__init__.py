@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "frontend.capture": ["capture"],
         "frontend.layers": ["PackedConv2d", "PackedLinear"],
         "export.onnx": ["OnnxError", "write_onnx"],
+        "export.web": ["WebError", "write_web"],
         "validate.parity": ["Comparison", "OtherClass", "Parity"],
         "ir.graph": ["Constant", "ConstantRef", "Graph", "GraphError", "Node", "Value"],
         "frontend.repack": ["Repacker"],

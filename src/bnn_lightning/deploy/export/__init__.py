@@ -1,1 +1,1 @@
-"""Writers of C99 and ONNX."""
+"""Writers of C99, ONNX and web pages."""

@@ -1,0 +1,259 @@
+"""Web pages: their WebAssembly module in Node, and the page in a headless Chromium."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnn_lightning.data.preparation import Preparation
+from bnn_lightning.deploy import PackedInfo, WebError, graph_of, pack, read_container, save, write_web
+from bnn_lightning.deploy.export import web
+from bnn_lightning.deploy.runtime import native
+from bnn_lightning.deploy.runtime.network import _with_plans
+from bnn_lightning.models import create_backbone
+from bnn_lightning.zoo import packed_file
+from tests.deploy.browser import CHROMIUM, Browser, browser, served
+
+NODE = shutil.which("node")
+WIDTHS = (390, 1280)
+pytestmark = pytest.mark.skipif(
+    not (web.MODULE.is_file() and native.LIBRARY.exists()), reason="needs the compiled module and library"
+)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+@pytest.fixture(scope="module")
+def color(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a network for color pictures, which has names of classes and cuts out the middle."""
+    folder = tmp_path_factory.mktemp("color")
+    preparation = Preparation(size=(32, 32), channels=3, resize=(36, 40), interpolation="bicubic")
+    names = ("tench", "a <b>bold</b> name", "größer", "d", "e", "f", "g", "h", "i", "j", "k", "l")
+    network = create_backbone("resnet20", num_classes=12, image_size=32).eval()
+    save(pack(network), folder / "net.bnn", PackedInfo("resnet20", 3, 32, names, {}, preparation))
+    write_web(folder / "net.bnn", folder / "page")
+    return folder / "page"
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of the trained network for digits."""
+    folder = tmp_path_factory.mktemp("gray")
+    container = read_container(packed_file("zoo:mnist_mlp"))
+    data, _ = _with_plans(graph_of(container), container.header, PackedInfo.from_plain(container.header["info"]))
+    (folder / "net.bnn").write_bytes(data)
+    write_web(folder / "net.bnn", folder / "page")
+    return folder / "page"
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Write pictures of odd shapes, gray and in color."""
+    rng = np.random.default_rng(0)
+    shapes = [(28, 28), (61, 40), (7, 90, 3), (150, 200, 3), (1, 1, 3)]
+    files = [folder / f"{number}.png" for number in range(len(shapes))]
+    for file, shape in zip(files, shapes, strict=True):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(file)
+    return files
+
+
+def check(result: dict[str, Any], page: Path, picture: Path) -> None:
+    """Hold what a page computes to the C library of this machine: equal bytes, and logits but for rounding."""
+    network = native.load(page / "model.bnn")
+    prepared = network.prepare(np.asarray(Image.open(picture)))
+    assert list(result["prepared"]) == prepared.ravel().tolist()
+    (logits,) = network(prepared[None])
+    np.testing.assert_allclose(result["logits"], logits, atol=1e-4 * np.abs(logits).max())
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    np.testing.assert_allclose(result["probabilities"], shares, atol=1e-4)
+    assert 0 < result["milliseconds"] < 1000
+
+
+SCRIPT = """
+const fs = require("fs"), [page, picture] = process.argv.slice(1);
+const html = fs.readFileSync(page + "/index.html", "utf8");
+const engine = html.match(/<script id="engine">([^]*?)<\\/script>/)[1];
+const open = new Function(engine + "; return openNetwork")();
+(async () => {
+  const network = await open(fs.readFileSync(page + "/bnn.wasm"), fs.readFileSync(page + "/model.bnn"));
+  const results = JSON.parse(picture).map(([width, height, channels, file]) =>
+    network.classify({ width, height, channels, pixels: fs.readFileSync(file) }));
+  const plain = results.map((result) => ({ ...result, prepared: [...result.prepared] }));
+  console.log(JSON.stringify({ name: network.name, names: network.names, results: plain }));
+})();
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node")
+@pytest.mark.parametrize("kind", ["gray", "color"])
+def test_node_runs_the_module(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    page: Path = request.getfixturevalue(kind)
+    given, files = [], pictures(tmp_path)
+    for file in files:
+        pixels = np.asarray(Image.open(file))
+        file.with_suffix(".raw").write_bytes(pixels.tobytes())
+        given.append([pixels.shape[1], pixels.shape[0], pixels.size // (pixels.shape[0] * pixels.shape[1])])
+    words = [[*sides, str(file.with_suffix(".raw"))] for sides, file in zip(given, files, strict=True)]
+    done = subprocess.run(
+        [str(NODE), "-e", SCRIPT, str(page), json.dumps(words)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    facts = native.load(page / "model.bnn").facts
+    assert answer["name"] == facts.name
+    assert tuple(answer["names"]) == (facts.class_names or tuple(map(str, range(facts.num_classes))))
+    for result, file in zip(answer["results"], files, strict=True):
+        check(result, page, file)
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node")
+def test_a_damaged_model_is_one_error_of_the_module(gray: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    shutil.copytree(gray, page)
+    data = bytearray((page / "model.bnn").read_bytes())
+    data[-100] ^= 1
+    (page / "model.bnn").write_bytes(data)
+    done = subprocess.run(
+        [str(NODE), "-e", SCRIPT, str(page), "[]"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    with pytest.raises(native.RuntimeFileError) as error:
+        native.load(bytes(data))
+    assert str(error.value) in done.stderr
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+def draw(page: Browser) -> None:
+    """Draw a 1 in the middle."""
+    left, top, side = page.value("(r => [r.left, r.top, r.width])(canvas.getBoundingClientRect())")
+    point = {"x": left + side / 2, "button": "left", "buttons": 1, "clickCount": 1}
+    for kind, y in (("Pressed", 0.2), ("Moved", 0.5), ("Moved", 0.8), ("Released", 0.8)):
+        page.call("Input.dispatchMouseEvent", type=f"mouse{kind}", y=top + y * side, **point)
+    page.wait("result")
+
+
+@needs_chromium
+def test_a_page_in_chromium(gray: Path, color: Path, chromium: Browser, tmp_path: Path) -> None:
+    with served(gray) as address:
+        chromium.requests.clear()
+        chromium.open(address, "network")
+        assert chromium.value("document.title") == native.load(gray / "model.bnn").facts.name
+        draw(chromium)
+        assert chromium.value("$('answer').textContent").startswith("1, ")
+        assert len(chromium.value("[...$('classes').rows].map((row) => row.innerText)")) == 10
+        assert sum(chromium.value("result.probabilities")) == pytest.approx(1)
+        grounds = set()
+        for width in WIDTHS:
+            for scheme in ("light", "dark"):
+                sides = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+                chromium.call("Emulation.setDeviceMetricsOverride", **sides)
+                feature = {"name": "prefers-color-scheme", "value": scheme}
+                chromium.call("Emulation.setEmulatedMedia", features=[feature])
+                assert chromium.value("document.documentElement.scrollWidth") <= width
+                columns = chromium.value(
+                    "new Set([...document.querySelectorAll('section')].map((s) => s.offsetLeft)).size"
+                )
+                assert columns == (1 if width < 500 else 2)
+                grounds.add(chromium.value("getComputedStyle(document.body).backgroundColor"))
+        assert len(grounds) == 2
+        chromium.value("$('clear').click()")
+        assert chromium.value("result === null && $('table').hidden")
+        (tmp_path / "notes.png").write_text("no picture")
+        chromium.choose("#file", tmp_path / "notes.png")
+        chromium.wait("!$('problem').hidden")
+        assert "notes.png" in chromium.value("$('problem').textContent")
+        assert chromium.requests == [address, f"{address}bnn.wasm", f"{address}model.bnn"]
+    with served(color) as address:
+        chromium.open(address, "network")
+        for file in pictures(tmp_path):
+            check(classified(chromium, file), color, file)
+        names = chromium.value("[...$('classes').rows].map((row) => row.cells[0].textContent)")
+        assert len(names) == 5
+        assert set(names) <= set(native.load(color / "model.bnn").facts.class_names)
+    assert chromium.errors == []
+
+
+def classified(page: Browser, picture: Path) -> dict[str, Any]:
+    """Choose a picture and return what the page computes."""
+    page.value("clear()")
+    page.choose("#file", picture)
+    page.wait("result")
+    answer: dict[str, Any] = page.value("({ ...result, prepared: [...result.prepared] })")
+    return answer
+
+
+@needs_chromium
+def test_a_page_says_what_is_missing(gray: Path, chromium: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    shutil.copytree(gray, page)
+    (page / "model.bnn").unlink()
+    with served(page) as address:
+        chromium.open(address, "!$('problem').hidden")
+        assert "model.bnn" in chromium.value("$('problem').textContent")
+    chromium.open((page / "index.html").as_uri(), "!$('problem').hidden")
+    assert "http.server" in chromium.value("$('problem').textContent")
+    chromium.errors.clear()
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.data
+def test_100_images_have_the_classes_of_bnn_predict(
+    gray: Path, chromium: Browser, data_root: Path, tmp_path: Path
+) -> None:
+    raw = (data_root / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16 : 16 + 100 * 28 * 28]
+    images = np.frombuffer(raw, np.uint8).reshape(100, 28, 28)
+    files = [tmp_path / f"{number:03}.png" for number in range(100)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(file)
+    words = ["predict", f"packed={gray / 'model.bnn'}", f"images={tmp_path}", "out=out.csv", "top=1"]
+    subprocess.run([sys.executable, "-m", "bnn_lightning.cli.main", *words], cwd=tmp_path, check=True, timeout=300)
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == [file.name for file in files]
+    with served(gray) as address:
+        chromium.open(address, "network")
+        for picture, row in zip(files, rows, strict=True):
+            result = classified(chromium, picture)
+            best = int(np.argmax(result["probabilities"]))
+            assert str(best) == row["class"]
+            assert result["probabilities"][best] == pytest.approx(float(row["probability"]), abs=1e-4)
+            assert re.match(rf"{best}, \d", chromium.value("$('answer').textContent"))
+
+
+def test_folders(gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gray / "model.bnn"
+    assert sorted(path.name for path in gray.iterdir()) == sorted(web.FILES)
+    assert write_web(model, gray) == sum(path.stat().st_size for path in gray.iterdir())
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "model.bnn").write_text("somebody's")
+    for wrong in (others, others / "model.bnn"):
+        with pytest.raises(WebError, match=re.escape(str(wrong))):
+            write_web(model, wrong)
+    assert [path.name for path in others.iterdir()] == ["model.bnn"]
+    assert (others / "model.bnn").read_text() == "somebody's"
+    monkeypatch.setattr(web, "MODULE", tmp_path / "bnn.wasm")
+    with pytest.raises(WebError, match="ziglang"):
+        write_web(model, tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_network_without_preparation_is_refused(tmp_path: Path) -> None:
+    network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
+    save(pack(network), tmp_path / "net.bnn", PackedInfo("resnet20", 3, 32))
+    with pytest.raises(WebError, match="preparation"):
+        write_web(tmp_path / "net.bnn", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
