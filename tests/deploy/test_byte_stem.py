@@ -22,7 +22,8 @@ from bnn_lightning.deploy.kernels.conv2d_int8 import Conv2dInt8
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.runtime import network as runtime
-from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.deploy.runtime.save import FileSizes
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy import called

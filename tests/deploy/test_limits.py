@@ -12,7 +12,7 @@ import torch
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.ir.graph import Constant
-from bnn_lightning.deploy.runtime.network import Rest
+from bnn_lightning.deploy.runtime.save import Rest
 from bnn_lightning.layers import annealed
 from bnn_lightning.models import create_backbone
 

@@ -12,7 +12,8 @@ from bnn_lightning.cli.schema import BenchmarkSettings
 from bnn_lightning.deploy.export.onnx import write_onnx
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
-from bnn_lightning.deploy.runtime.network import load, save
+from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d

@@ -33,7 +33,8 @@ from bnn_lightning.deploy.export.web import FILES, WebError, check_folder, write
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
 from bnn_lightning.deploy.ir.graph import GraphError
-from bnn_lightning.deploy.runtime.network import FileSizes, LoadedNetwork, load, save
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.deploy.runtime.save import FileSizes, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.zoo import is_name

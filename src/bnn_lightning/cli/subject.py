@@ -17,7 +17,8 @@ from bnn_lightning.cli.packed_file import packed_path, read_packed
 from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
-from bnn_lightning.deploy.runtime.network import LoadedNetwork, load, save
+from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.layers.tree import annealed
 
 Plain = Mapping[str, Any]

@@ -27,7 +27,8 @@ __getattr__, __dir__, __all__ = attach(
             "quantize_onnx",
             "torch_runner",
         ],
-        "runtime.network": ["FileSizes", "LoadedNetwork", "load", "save"],
+        "runtime.network": ["LoadedNetwork", "load"],
+        "runtime.save": ["FileSizes", "save"],
         "validate.profile": ["Share", "time_shares"],
     },
 )

@@ -102,6 +102,12 @@ class Container:
     plan: memoryview
     data: memoryview
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Container":
+        return self  # nothing changes it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_bytes, (self.header, self.entries, bytes(self.plan), bytes(self.data))
+
     def array(self, index: int) -> Array:
         """Return a constant; signs as int8, -1 and +1. What is stored densely is not copied."""
         entry = self.entries[index]
@@ -109,6 +115,10 @@ class Container:
         part = self.data[entry.offset : entry.offset + entry.stored_bytes]
         stored = np.frombuffer(part, dtype=kind).reshape(shape)
         return from_layout(stored, entry.layout, entry.shape, entry.groups)
+
+
+def _from_bytes(header: dict[str, Any], entries: tuple[Entry, ...], plan: bytes, data: bytes) -> Container:
+    return Container(header, entries, memoryview(plan), memoryview(data))
 
 
 def container_bytes(

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from bnn_lightning.deploy.ir.graph import Graph, Node
 from bnn_lightning.deploy.ir.shapes import type_of
 from bnn_lightning.deploy.ir.types import Images, Type, text_of
@@ -63,6 +65,18 @@ def _count(node: Node) -> int:
 def _words(shape: tuple[int, ...]) -> int:
     """Return the words of a packed layer's signs, before blocks are filled up."""
     return shape[0] * -(-shape[1] // _WORD) * math.prod(shape[2:]) if len(shape) == 4 else 0
+
+
+def check_signs(graph: Graph) -> None:
+    """Refuse binary convolutions with weights that are neither -1 nor +1.
+
+    Raises:
+        ValueError: Names the constant.
+    """
+    read = {node["signs"].index for node in graph.nodes if node.operation == "binary_conv2d"}
+    for constant in (graph.constants[index] for index in read):
+        if constant.dtype != "bits" and not (np.abs(constant.array) == 1).all():
+            raise ValueError(f"`{constant.name}` holds other numbers than -1 and +1, and is read as signs.")
 
 
 def dry_run(graph: Graph, shape: tuple[int, int, int], class_names: Sequence[str] = ()) -> list[Type]:

@@ -149,6 +149,17 @@ class PlanSection:
         return cls(tuple(plans), name, class_names, preparation, read.operations)
 
 
+def is_current(data: bytes | memoryview) -> bool:
+    """Whether a plan section is there, and of the kernels' version; others are planned again.
+
+    Raises:
+        ValueError: It is no plan section.
+    """
+    if len(data) and (bytes(data[:8]) != MAGIC or len(data) < 12):
+        raise ValueError("It is no plan section.")
+    return len(data) > 0 and struct.unpack("<I", data[8:12])[0] == VERSION
+
+
 @cache
 def flat_fields(kernel: str) -> tuple[tuple[str, Any], ...]:
     """Return name and type of the fields of a kernel's structure, with those of structures in it in their place.

@@ -10,13 +10,13 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bnn_lightning.deploy.format.container import Container
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.frontend.fresh import floats
 from bnn_lightning.deploy.ir.types import Type
@@ -40,16 +40,18 @@ class Opened:
     """A plan that the library has opened and verified for an instruction set.
 
     Attributes:
-        plan: The plan.
-        types: Types of the values.
-        kernel: Instruction set.
         sections: What the library made of it; contexts share it.
+        takes_bytes: Whether it takes images as bytes.
+        rows: Calls of kernels that follow upon each other, from the first to behind the last, and calls of torch.
+        types: Types of the values; of what only kernels compute there need be none.
+        kernel: Instruction set.
     """
 
-    plan: Plan
+    sections: Sections
+    takes_bytes: bool
+    rows: tuple[tuple[int, int] | TorchCall, ...]
     types: Sequence[Type]
     kernel: Kernel
-    sections: Sections
 
     @classmethod
     def of(cls, plan: Plan, types: Sequence[Type], kernel: Kernel) -> "Opened":
@@ -59,21 +61,67 @@ class Opened:
             RuntimeFileError: A call leaves its memory.
         """
         constants = np.frombuffer(plan.constants, np.uint8)
-        return cls(plan, types, kernel, Sections(PlanSection((plan,)).to_bytes(), constants, kernel.number))
+        sections = Sections(PlanSection((plan,)).to_bytes(), constants, kernel.number)
+        return cls(sections, plan.takes_bytes, _rows(plan), types, kernel)
 
-    @cached_property
-    def rows(self) -> tuple[tuple[int, int] | TorchCall, ...]:
-        """Calls of kernels that follow upon each other, from the first to behind the last, and calls of torch."""
-        rows: list[tuple[int, int] | TorchCall] = []
-        for at, call in enumerate(self.plan.calls):
-            before = rows[-1] if rows else None
-            if isinstance(call, TorchCall):
-                rows.append(call)
-            elif isinstance(before, tuple):
-                rows[-1] = (before[0], at + 1)
-            else:
-                rows.append((at, at + 1))
-        return tuple(rows)
+
+def _rows(plan: Plan) -> tuple[tuple[int, int] | TorchCall, ...]:
+    rows: list[tuple[int, int] | TorchCall] = []
+    for at, call in enumerate(plan.calls):
+        before = rows[-1] if rows else None
+        if isinstance(call, TorchCall):
+            rows.append(call)
+        elif isinstance(before, tuple):
+            rows[-1] = (before[0], at + 1)
+        else:
+            rows.append((at, at + 1))
+    return tuple(rows)
+
+
+class FilePlans:
+    """The plans of a packed file, opened by the library as they lie there: nothing is planned, nothing copied.
+
+    Args:
+        container: A file whose plan section is of the kernels' version.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._sections: dict[str, Sections] = {}  # by instruction set
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FilePlans":
+        return self
+
+    def __reduce__(self) -> tuple[type["FilePlans"], tuple[Container]]:
+        return FilePlans, (self._container,)
+
+    def sections(self, kernel: Kernel) -> Sections:
+        """Return what the library made of the section for an instruction set.
+
+        Raises:
+            RuntimeFileError: A call leaves its memory.
+        """
+        if kernel.name not in self._sections:
+            constants = np.frombuffer(self._container.data, np.uint8)
+            self._sections[kernel.name] = Sections(bytes(self._container.plan), constants, kernel.number)
+        return self._sections[kernel.name]
+
+    def check(self, kernel: Kernel, shape: tuple[int, int, int], num_classes: int) -> None:
+        """Refuse plans that leave their memory, or are of other images or classes than the file's graph.
+
+        Raises:
+            ValueError: Says what is wrong.
+        """
+        sections = self.sections(kernel)
+        planned, wanted = (sections.shape, sections.num_classes), (shape, num_classes)
+        if planned != wanted:
+            raise ValueError(f"Its plan is for images and classes {planned}, its graph for {wanted}.")
+
+    def opened(self, kernel: Kernel, *, takes_bytes: bool) -> Opened | None:
+        """Return the plan for images of a type; None where there is none, or torch has a part in it."""
+        sections = self.sections(kernel)
+        calls = sections.native_calls(takes_bytes=takes_bytes)  # what torch computes in between is planned again
+        return Opened(sections, takes_bytes, ((0, calls),), (), kernel) if calls else None
 
 
 class Execution:
@@ -86,7 +134,7 @@ class Execution:
 
     def __init__(self, opened: Opened, most: int) -> None:
         self.opened, self.most = opened, most
-        self._rows = Rows(opened.sections, most, takes_bytes=opened.plan.takes_bytes)
+        self._rows = Rows(opened.sections, most, takes_bytes=opened.takes_bytes)
 
     def run(self, images: Tensor, interpret: Interpreter, seconds: list[float] | None = None) -> Tensor:
         """Compute the logits of images.
@@ -97,7 +145,7 @@ class Execution:
             seconds: One a call of the plan; what each takes is added.
         """
         number, at = images.shape[0], 0
-        logits = floats(number, self.opened.plan.num_classes)
+        logits = floats(number, self.opened.sections.num_classes)
         self._rows.place(images.data_ptr(), number, logits.data_ptr())
         self._rows.use_threads(*self.opened.kernel.threads())
         for row in self.opened.rows:
@@ -149,11 +197,15 @@ class Network(Protocol):
 class Executor:
     """Runs the plans of a network: one for images as floats, one for images as bytes, with the constants shared.
 
-    Copies begin without plans. So does a forked process, but for the plans themselves: its parent's threads may have
-    been at work on contexts, or held the lock.
+    Copies begin with the plans of their file alone. A forked process keeps plans, but no contexts: its parent's threads
+    may have been at work on these, or held the lock.
+
+    Args:
+        file: Plans of the file that the network comes from; what they do not have is planned at the first call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: FilePlans | None = None) -> None:
+        self._file = file
         self._section = ConstantSection()
         self._planned: dict[bool, tuple[Plan, Sequence[Type]]] = {}
         self._opened: dict[tuple[bool, str], Opened] = {}
@@ -165,10 +217,10 @@ class Executor:
         self._idle: list[Execution] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Executor":
-        return Executor()
+        return Executor(self._file)
 
-    def __reduce__(self) -> tuple[type["Executor"], tuple[()]]:
-        return Executor, ()
+    def __reduce__(self) -> tuple[type["Executor"], tuple[FilePlans | None]]:
+        return Executor, (self._file,)
 
     @property
     def num_idle(self) -> int:
@@ -179,6 +231,7 @@ class Executor:
         """Forget plans and contexts: the tensors of the network have changed."""
         with self._lock:
             self._section, self._planned, self._opened, self._idle = ConstantSection(), {}, {}, []
+            self._file = None
 
     def plan(self, network: Network, *, takes_bytes: bool) -> Plan:
         """Return a plan of a network, which is made and verified when it is asked for the first time."""
@@ -215,7 +268,8 @@ class Executor:
     def _open(self, network: Network, takes_bytes: bool, kernel: Kernel) -> Opened:
         key = takes_bytes, kernel.name
         if key not in self._opened:
-            self._opened[key] = Opened.of(*self._plan(network, takes_bytes), kernel)
+            opened = None if self._file is None else self._file.opened(kernel, takes_bytes=takes_bytes)
+            self._opened[key] = opened or Opened.of(*self._plan(network, takes_bytes), kernel)
         return self._opened[key]
 
     def _take(self, opened: Opened, images: int) -> Execution:

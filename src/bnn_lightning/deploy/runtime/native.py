@@ -97,6 +97,7 @@ def library() -> ctypes.CDLL:
             ctypes.c_int,
             [pointer, ctypes.c_size_t, pointer, ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(pointer), error],
         ),
+        "bnn_native_calls": (number, [pointer, ctypes.c_int]),
         "bnn_context_threads": (None, [pointer, pointer, number, pointer]),
         "bnn_context_place": (ctypes.c_int, [pointer, ctypes.c_int, pointer, number, pointer, error]),
         "bnn_context_run": (ctypes.c_int, [pointer, ctypes.c_int, number, number, error]),
@@ -278,6 +279,21 @@ class Sections:
         ):
             _fail(error)
         weakref.finalize(self, library().bnn_close, self.handle)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        facts = library().bnn_describe(self.handle).contents
+        return facts.channels, facts.height, facts.width
+
+    @property
+    def num_classes(self) -> int:
+        """Logits an image."""
+        return int(library().bnn_describe(self.handle).contents.classes)
+
+    def native_calls(self, *, takes_bytes: bool) -> int:
+        """Return the number of calls for images of a type; 0 where there is no plan for these, or torch has a part."""
+        return int(library().bnn_native_calls(self.handle, takes_bytes))
 
 
 class Rows:

@@ -1,44 +1,33 @@
-"""Packed files as networks: `load` one, `save` one."""
+"""Packed files as networks of torch: `load` one."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
-from bnn_lightning.deploy.format.dry_run import check_sizes, dry_run
+from bnn_lightning.deploy.format.container import Container, PackedFileError, read_container
+from bnn_lightning.deploy.format.dry_run import check_signs, check_sizes, dry_run
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.format.layouts import plain_layout, to_layout
-from bnn_lightning.deploy.format.packed_file import graph_of, write_whole
-from bnn_lightning.deploy.format.plan_section import PlanSection
-from bnn_lightning.deploy.frontend.capture import capture
+from bnn_lightning.deploy.format.packed_file import graph_of
+from bnn_lightning.deploy.format.plan_section import is_current
 from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan_in_graph
-from bnn_lightning.deploy.frontend.fresh import CPU, floats, pixels
+from bnn_lightning.deploy.frontend.fresh import floats, pixels
 from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit, refuse_tangents
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
-from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch, plain
 from bnn_lightning.deploy.frontend.torch_ops import compute
 from bnn_lightning.deploy.ir.graph import Constant, ConstantRef, Graph, GraphError, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import PARTS
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.ir.types import Images, ShapeError, Type
-from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
 from bnn_lightning.deploy.kernels.library import current_kernel
-from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
-from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.planner.plan import Plan
-from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-from bnn_lightning.deploy.runtime.executor import Executor
+from bnn_lightning.deploy.runtime.executor import Executor, FilePlans
 from bnn_lightning.zoo import is_name, packed_file
 
-# Precision of real-valued weights in a file; what the first convolution computes with.
-Rest = Literal["fp32", "int8"]
-Stem = Literal["fp32", "u8"]
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
 
@@ -47,37 +36,86 @@ class LoadedNetwork(nn.Module):
     """A packed network, from images to logits. It has no state that changes: threads may share it.
 
     Its tensors are what the file holds, and meant to stay: plans keep what they make of them, so that tensors that are
-    changed in place (but for `load_state_dict`) would count in part only.
+    changed in place (but for `load_state_dict`) would count in part only. Buffers and layers are made when they are
+    first asked for: plans do not read them.
 
     Args:
         graph: What it does.
         info: What it is.
         takes_images: Whether images may be refused for their range: inputs of unknown networks are of any range.
-
-    Raises:
-        ValueError: Attributes or constants do not fit.
+        types: Types of its values, where it is known that the last ones are logits, a row for each image.
+        plans: Plans of the file that it comes from.
     """
 
-    def __init__(self, graph: Graph, info: PackedInfo, *, takes_images: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        info: PackedInfo,
+        *,
+        takes_images: bool = True,
+        types: Sequence[Type] | None = None,
+        plans: FilePlans | None = None,
+    ) -> None:
         super().__init__()
+        del self.__dict__["_buffers"], self.__dict__["_modules"]  # `__getattr__` makes them
         self.info, self.graph = info, graph
         self._ends = graph.last_uses()
-        self._executor, self._changed = Executor(), False
-        self._types: tuple[Type, ...] | None = None
+        self._executor, self._changed = Executor(plans), False
+        self._types = None if types is None else tuple(types)
         self._readable: bool | None = None
         self._range_is_known = not takes_images
-        read = {ref.index for node in graph.nodes if node.operation != "binary_conv2d" for ref in node.constants()}
+        read = self._read_by_torch()
         # Names of layers with real inputs whose weights are signs.
         self.signs_of_others = sorted(
             constant.name.removeprefix("network.").removesuffix(".weight")
             for index, constant in enumerate(graph.constants)
             if index in read and constant.dtype == "bits"
         )
-        for index in read:
-            self.register_buffer(f"constant{index}", _tensor(graph.constants[index]))
-        for number, node in enumerate(graph.nodes, start=1):
-            if node.operation == "binary_conv2d":
-                self.add_module(f"node{number}", _packed_layer(node, graph))
+
+    def _read_by_torch(self) -> set[int]:
+        """Return the constants that are buffers: all but those of binary layers."""
+        nodes = (node for node in self.graph.nodes if node.operation != "binary_conv2d")
+        return {ref.index for node in nodes for ref in node.constants()}
+
+    @property
+    def _has_tensors(self) -> bool:
+        return "_modules" in self.__dict__
+
+    def __getattr__(self, name: str) -> Any:
+        if self._has_tensors or "graph" not in self.__dict__:
+            return super().__getattr__(name)
+        self._make_tensors()
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor | nn.Module):  # among the others
+            self._make_tensors()
+        super().__setattr__(name, value)
+
+    def register_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """As of `nn.Module`."""
+        self._make_tensors()
+        super().register_buffer(*args, **kwargs)
+
+    def _make_tensors(self) -> None:
+        """Make buffers and layers, unless they are there."""
+        if self._has_tensors:
+            return
+        buffers = {f"constant{i}": _tensor(self.graph.constants[i]) for i in sorted(self._read_by_torch())}
+        layers = {
+            f"node{number}": _packed_layer(node, self.graph).train(self.training)
+            for number, node in enumerate(self.graph.nodes, start=1)
+            if node.operation == "binary_conv2d"
+        }
+        if not self._has_tensors:  # both at once: another thread may look
+            self.__dict__.update(_buffers=buffers, _modules=layers)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of `nn.Module`; makes no layers."""
+        if self._has_tensors or not isinstance(mode, bool):
+            return super().train(mode)
+        self.training = mode
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes).
@@ -116,6 +154,8 @@ class LoadedNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What it computes with: float32, unless it was converted."""
+        if not self._has_tensors:
+            return torch.float32
         return next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), torch.float32)
 
     def run_nodes(self, images: Tensor, watch: Callable[[Tensor], None] | None = None) -> Tensor:
@@ -198,6 +238,8 @@ class LoadedNetwork(nn.Module):
 
     def _for_kernels(self) -> bool:
         """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
+        if not self._has_tensors:
+            return True
         if self._readable is None:
             floats = [tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()]
             self._readable = all(tensor.is_cpu for tensor in self.buffers()) and set(floats) <= {torch.float32}
@@ -219,110 +261,6 @@ class LoadedNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.info.name}, {'x'.join(map(str, self.info.shape))}"
-
-
-@dataclass(frozen=True)
-class FileSizes:
-    """Bytes of a packed file.
-
-    Attributes:
-        total: Of the file.
-        header: Of its header, compressed.
-        binary: Of the signs.
-        rest: Of all other tensors.
-    """
-
-    total: int
-    header: int
-    binary: int
-    rest: int
-
-
-def save(
-    packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Rest = "fp32", stem: Stem = "fp32"
-) -> FileSizes:
-    """Write a packed network to one file.
-
-    Args:
-        packed: From `pack`.
-        path: The file; an older one is replaced when the new one is complete.
-        info: What the network is.
-        rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
-            (`quantize_weights`), a quarter of the size.
-        stem: What the convolution that reads the images computes with: "fp32", or "u8", bytes for pixels and int8 for
-            weights (`quantize_stem`).
-
-    Returns:
-        The sizes of the parts.
-
-    Raises:
-        GraphError: The network does what a file cannot say, or has no stem that takes bytes.
-        ValueError: There are names for another number of classes; `info` holds other values than plain ones; an unknown
-            `rest` or `stem`; or `load` would refuse the file. Nothing is written then.
-
-    Example:
-        >>> import tempfile
-        >>> from bnn_lightning.deploy import pack
-        >>> from bnn_lightning.models import create_backbone
-        >>> packed = pack(create_backbone("resnet20", num_classes=10, image_size=32).eval())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     sizes = save(packed, f"{folder}/net.bnn", PackedInfo("resnet20", in_channels=3, image_size=32))
-        ...     network = load(f"{folder}/net.bnn")
-        >>> sizes.binary, network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
-        (33408, torch.Size([1, 10]))
-    """
-    for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
-    graph = capture(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
-    graph = quantize_stem(graph) if stem == "u8" else graph
-    graph = quantize_weights(graph) if rest == "int8" else graph
-    header = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    data, _ = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
-    try:
-        load(data)
-    except PackedFileError as error:
-        raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
-    data, num_header = _with_plans(graph, {**header, "takes_images": packed.takes_images}, info)
-    write_whole(path, data)
-    container = read_container(data)
-    sizes = {"bits": 0, "rest": 0}
-    for entry in container.entries:
-        sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
-    return FileSizes(len(data), num_header, sizes["bits"], sizes["rest"])
-
-
-def _with_plans(graph: Graph, header: Mapping[str, Any], info: PackedInfo) -> tuple[bytes, int]:
-    """Return the bytes of a file with the plans that run it without torch, and the length of its header.
-
-    A graph that mixes the images of a call has none.
-    """
-    section = ConstantSection()
-    try:
-        plans = make_plans(graph, types_of(graph, info.shape), section)
-    except (GraphError, ShapeError):
-        return container_bytes(header, graph.constants)
-    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
-    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
-    placed = {
-        number: (place.offset, place.layout, place.groups)
-        for number, place in section.placements.items()
-        if _lies_at(graph.constants[number], place, section.data)
-    }
-    for number, constant in enumerate(graph.constants):
-        if number not in placed:  # parameters that kernels read as they are lie in the section already
-            layout = plain_layout(constant.dtype)
-            placed[number] = section.add(to_layout(constant.array, layout, constant.dtype)).offset, layout, 1
-    return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
-
-
-def _lies_at(constant: Constant, place: Placement, section: bytearray) -> bool:
-    """Whether a section has exactly this constant in a place: kernels may read it in another type."""
-    try:
-        stored = to_layout(constant.array, place.layout, constant.dtype, place.groups).tobytes()
-    except ValueError:
-        return False
-    return section[place.offset : place.offset + len(stored)] == stored
 
 
 def load(source: str | Path | bytes) -> LoadedNetwork:
@@ -349,12 +287,23 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
         graph = graph_of(container)
         check_sizes(graph, len(container.data))
         refuse_nan_in_graph(graph)
+        check_signs(graph)
         takes_images = container.header.get("takes_images") is not False
-        dry_run(graph, info.shape, info.class_names)
-        network = LoadedNetwork(graph, info, takes_images=takes_images).eval()
+        types = dry_run(graph, info.shape, info.class_names)
+        plans = _plans_of(container, info.shape, types[-1].elements)
+        return LoadedNetwork(graph, info, takes_images=takes_images, types=types, plans=plans).eval()
     except _WRONG as error:
         raise PackedFileError(f"{name} does not hold a network that can be run: {error}") from error
-    return network.requires_grad_(False)
+
+
+def _plans_of(container: Container, shape: tuple[int, int, int], num_classes: int) -> FilePlans | None:
+    """Return the plans of a file, checked; None where there are none, or those of another version."""
+    kernel = current_kernel()
+    if not is_current(container.plan) or kernel is None:
+        return None
+    plans = FilePlans(container)
+    plans.check(kernel, shape, num_classes)
+    return plans
 
 
 def _can_be_planned(images: Tensor) -> bool:

@@ -275,6 +275,12 @@ bnn_status bnn_run_bytes(bnn_context *c, const uint8_t *images, int64_t n, float
   return run_plan(c, plan_for(c->network, false), c->converted, n, logits, error);
 }
 
+// For Python with torch: the number of calls for images as bytes or floats; 0: no plan is for these, or torch has a part.
+BNN_API int64_t bnn_native_calls(const bnn_network *n, int bytes) {
+  const int which = plan_for(n, bytes);
+  return which < 0 || n->plans[which].torch ? 0 : (int64_t)n->plans[which].num_calls;
+}
+
 // For Python with torch: torch's parallel loop and number of threads in place of our own; null is no threads.
 BNN_API void bnn_context_threads(bnn_context *c, parallel_for parallel, int64_t threads, void (*yield)(void)) {
   c->parallel = parallel, c->threads = threads, c->yield = yield;

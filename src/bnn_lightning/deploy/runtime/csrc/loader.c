@@ -10,6 +10,7 @@ enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE
 #define MOST_OFFSET ((int64_t)1 << 40)
 #define MOST_NUMBER ((int64_t)1 << 31)
 #define MOST_DERIVED ((int64_t)1 << 26)
+#define MOST_MEMORY ((int64_t)1 << 32)  // of an image: as many bytes as the results of a graph may have
 
 // Reads values one after the other; what is missing is 0, and makes all of it bad.
 struct reader {
@@ -138,6 +139,8 @@ static void plan_of(struct reader *r, struct plan *plan, const struct plan *firs
   if (bytes > 1) refuse(r, "images are of no type");
   plan->bytes = bytes;
   plan->arena = amount_of(r, 8), plan->signs = amount_of(r, 8);
+  if (plus(plan->arena.fixed, plan->arena.each) > MOST_MEMORY || plus(plan->signs.fixed, plan->signs.each) > MOST_MEMORY)
+    refuse(r, "an image takes more memory than in any network");
   plan->num_fills = count_of(r, 27);
   plan->fills = array(r, plan->num_fills, sizeof *plan->fills);
   for (size_t i = 0; i < plan->num_fills && !r->wrong; i++) {

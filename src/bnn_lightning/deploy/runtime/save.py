@@ -1,0 +1,133 @@
+"""Networks as packed files: `save` one, with the plans that run it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.layouts import plain_layout, to_layout
+from bnn_lightning.deploy.format.packed_file import write_whole
+from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.frontend.capture import capture
+from bnn_lightning.deploy.frontend.fresh import CPU
+from bnn_lightning.deploy.frontend.pack import PackedNetwork
+from bnn_lightning.deploy.ir.graph import Constant, Graph, GraphError
+from bnn_lightning.deploy.ir.shapes import types_of
+from bnn_lightning.deploy.ir.types import ShapeError
+from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
+from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
+from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
+from bnn_lightning.deploy.planner.planner import make_plans
+from bnn_lightning.deploy.runtime.network import load
+
+# Precision of real-valued weights in a file; what the first convolution computes with.
+Rest = Literal["fp32", "int8"]
+Stem = Literal["fp32", "u8"]
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """Bytes of a packed file.
+
+    Attributes:
+        total: Of the file.
+        header: Of its header, compressed.
+        binary: Of the signs.
+        rest: Of all other tensors.
+    """
+
+    total: int
+    header: int
+    binary: int
+    rest: int
+
+
+def save(
+    packed: PackedNetwork, path: str | Path, info: PackedInfo, *, rest: Rest = "fp32", stem: Stem = "fp32"
+) -> FileSizes:
+    """Write a packed network to one file.
+
+    Args:
+        packed: From `pack`.
+        path: The file; an older one is replaced when the new one is complete.
+        info: What the network is.
+        rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
+            (`quantize_weights`), a quarter of the size.
+        stem: What the convolution that reads the images computes with: "fp32", or "u8", bytes for pixels and int8 for
+            weights (`quantize_stem`).
+
+    Returns:
+        The sizes of the parts.
+
+    Raises:
+        GraphError: The network does what a file cannot say, or has no stem that takes bytes.
+        ValueError: There are names for another number of classes; `info` holds other values than plain ones; an unknown
+            `rest` or `stem`; or `load` would refuse the file. Nothing is written then.
+
+    Example:
+        >>> import tempfile
+        >>> from bnn_lightning.deploy import pack
+        >>> from bnn_lightning.models import create_backbone
+        >>> packed = pack(create_backbone("resnet20", num_classes=10, image_size=32).eval())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sizes = save(packed, f"{folder}/net.bnn", PackedInfo("resnet20", in_channels=3, image_size=32))
+        ...     network = load(f"{folder}/net.bnn")
+        >>> sizes.binary, network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
+        (33408, torch.Size([1, 10]))
+    """
+    for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
+    graph = capture(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
+    graph = quantize_stem(graph) if stem == "u8" else graph
+    graph = quantize_weights(graph) if rest == "int8" else graph
+    header = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
+    data, _ = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
+    try:
+        load(data)
+    except PackedFileError as error:
+        raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
+    data, num_header = _with_plans(graph, {**header, "takes_images": packed.takes_images}, info)
+    write_whole(path, data)
+    container = read_container(data)
+    sizes = {"bits": 0, "rest": 0}
+    for entry in container.entries:
+        sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
+    return FileSizes(len(data), num_header, sizes["bits"], sizes["rest"])
+
+
+def _with_plans(graph: Graph, header: Mapping[str, Any], info: PackedInfo) -> tuple[bytes, int]:
+    """Return the bytes of a file with the plans that run it without torch, and the length of its header.
+
+    A graph that mixes the images of a call has none.
+    """
+    section = ConstantSection()
+    try:
+        plans = make_plans(graph, types_of(graph, info.shape), section)
+    except (GraphError, ShapeError):
+        return container_bytes(header, graph.constants)
+    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
+    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
+    placed = {
+        number: (place.offset, place.layout, place.groups)
+        for number, place in section.placements.items()
+        if _lies_at(graph.constants[number], place, section.data)
+    }
+    for number, constant in enumerate(graph.constants):
+        if number not in placed:  # parameters that kernels read as they are lie in the section already
+            layout = plain_layout(constant.dtype)
+            placed[number] = section.add(to_layout(constant.array, layout, constant.dtype)).offset, layout, 1
+    return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
+
+
+def _lies_at(constant: Constant, place: Placement, section: bytearray) -> bool:
+    """Whether a section has exactly this constant in a place: kernels may read it in another type."""
+    try:
+        stored = to_layout(constant.array, place.layout, constant.dtype, place.groups).tobytes()
+    except ValueError:
+        return False
+    return section[place.offset : place.offset + len(stored)] == stored
