@@ -59,8 +59,9 @@ MARCH = {
 # -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-fPIC"]
 SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib", "WASI": ".wasm"}  # of the engine; elsewhere .so
-# A library of functions rather than a program; pages that load it take memory for files and images from it.
-WASI = ["-mexec-model=reactor", "-Wl,--export-dynamic", "-Wl,--export=malloc", "-Wl,--export=free"]
+# A library of functions rather than a program, without a C library (runtime/csrc/wasm.c); pages that load it take
+# memory for files and images from it.
+WASI = ["-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,--export=malloc", "-Wl,--export=free"]
 MORE_SOURCES = {"Windows": [str(PACKAGE / "functional" / "csrc" / "windows.c")]}
 
 
@@ -123,7 +124,7 @@ def link(out: Path, files: list[str], machine: str, system: str = "", target: st
     """
     system = system or platform.system()
     kind = [*WASI, "-Wl,-z,stack-size=1048576"] if system == "WASI" else ["-shared"]
-    libraries = ["-lm"] if system in ("WASI", "Windows") else ["-lpthread", "-lm"]
+    libraries = {"WASI": [], "Windows": ["-lm"]}.get(system, ["-lpthread", "-lm"])
     return [*compiler(TARGETS[machine][""], target), *kind, "-s", "-o", str(out), *files, *libraries]
 
 

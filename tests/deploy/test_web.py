@@ -18,7 +18,7 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy import PackedInfo, WebError, graph_of, pack, read_container, save, write_web
 from bnn_lightning.deploy.export import web
 from bnn_lightning.deploy.runtime import native
-from bnn_lightning.deploy.runtime.network import _with_plans
+from bnn_lightning.deploy.runtime.save import _with_plans
 from bnn_lightning.models import create_backbone
 from bnn_lightning.zoo import packed_file
 from tests.deploy.browser import CHROMIUM, Browser, browser, served
@@ -127,6 +127,38 @@ def test_a_damaged_model_is_one_error_of_the_module(gray: Path, tmp_path: Path) 
     with pytest.raises(native.RuntimeFileError) as error:
         native.load(bytes(data))
     assert str(error.value) in done.stderr
+
+
+MEMORY = """
+WebAssembly.instantiate(require("fs").readFileSync(process.argv[1])).then(({ instance: { exports: c } }) => {
+  let state = 1;
+  const draw = (n) => (state = (state * 48271) % 2147483647) % n, blocks = [];
+  const bytes = (at, size) => new Uint8Array(c.memory.buffer, at, size);
+  for (let turn = 0; turn < 3000; turn++) {
+    if (blocks.length && draw(5) < 2) {
+      const [at, size, value] = blocks.splice(draw(blocks.length), 1)[0];
+      if (!bytes(at, size).every((byte) => byte === value)) throw new Error("A block was overwritten.");
+      c.free(at);
+    } else {
+      const size = draw(20) ? draw(3000) : draw(400000), at = c.malloc(size);
+      if (!at || at % 16) throw new Error(`No memory at ${at}.`);
+      bytes(at, size).fill(turn % 256);
+      blocks.push([at, size, turn % 256]);
+    }
+  }
+  for (const [at] of blocks) c.free(at);
+  const before = c.memory.buffer.byteLength;
+  for (let turn = 0; turn < 100; turn++) c.free(c.malloc(before / 2));
+  console.log(c.memory.buffer.byteLength === before, c.malloc(3 * 2 ** 30 + 1), c.malloc(2 ** 32 - 1));
+});
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node")
+def test_memory_of_the_module() -> None:
+    done = subprocess.run([str(NODE), "-e", MEMORY, str(web.MODULE)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["true", "0", "0"]
 
 
 @pytest.fixture(scope="module")
