@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.format.container import container_bytes, read_container
+from bnn_lightning.deploy.format.packed_file import file_bytes
+from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
+from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.planner.plan import KernelCall
 from bnn_lightning.deploy.runtime import network as runtime
 from bnn_lightning.deploy.runtime.executor import Executor
@@ -27,6 +32,9 @@ def loaded(network: nn.Module, images: torch.Tensor, folder: Path) -> runtime.Lo
     return load(folder / "net.bnn")
 
 
+Small = tuple[runtime.LoadedNetwork, torch.Tensor]
+
+
 def in_torch(network: runtime.LoadedNetwork, images: torch.Tensor) -> list[str]:
     """Return the operations that stay with torch."""
     plan = network.plan(takes_bytes=images.dtype == torch.uint8)
@@ -39,9 +47,10 @@ def agree(network: runtime.LoadedNetwork, images: torch.Tensor) -> None:
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1))
 
 
-@needs_kernel
-@pytest.mark.parametrize("name", BACKBONES)
-def test_nothing_of_a_network_is_left_to_torch(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=BACKBONES)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Every network of the registry, small and packed, and images for it."""
+    name: str = request.param
     if name.endswith("_adabin"):
         pytest.skip("Its binary values lie around centers, which packed layers do not add.")
     torch.manual_seed(0)
@@ -50,13 +59,35 @@ def test_nothing_of_a_network_is_left_to_torch(name: str, tmp_path: Path) -> Non
     options |= {} if name.startswith(("mlp", "vgg", "resnet")) else {"stem": "imagenet"}
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
     network = create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=24, **options))
-    packed = loaded(settled(network, images / 255), images / 255, tmp_path)
+    return loaded(settled(network, images / 255), images / 255, tmp_path_factory.mktemp(name)), images
+
+
+@needs_kernel
+def test_nothing_of_a_network_is_left_to_torch(small: Small) -> None:
+    packed, images = small
     left = in_torch(packed, images / 255)
     assert left == []
     agree(packed, images / 255)
     with torch.no_grad():
         torch.testing.assert_close(packed(images), packed(images / 255), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(packed(images[:1]), packed(images)[:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rest", ["fp32", "int8"])
+@pytest.mark.parametrize("stem", ["fp32", "u8"])
+def test_plans_add_little_to_a_file(small: Small, stem: str, rest: str) -> None:
+    graph, info = small[0].graph, small[0].info
+    if stem == "u8":
+        try:
+            graph = quantize_stem(graph)
+        except GraphError:
+            pytest.skip("No convolution reads its images.")
+    graph = quantize_weights(graph) if rest == "int8" else graph
+    header = {"graph": graph.plain(), "info": info.plain()}
+    alone, _ = container_bytes(header, graph.constants)
+    data, _ = file_bytes(graph, info, header)
+    constants = sum(entry.num_bytes for entry in read_container(alone).entries)
+    assert len(data) <= constants + max(15 * 1024, constants // 10)
 
 
 class Traps(nn.Module):

@@ -19,6 +19,8 @@ from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
 from bnn_lightning.deploy.kernels import abi
 from bnn_lightning.deploy.kernels.abi import KERNELS
+from bnn_lightning.deploy.kernels.derive import compute
+from bnn_lightning.deploy.kernels.layout import blocked
 from bnn_lightning.deploy.planner.plan import Address, Count, Derived, KernelCall, Plan, Region, Size, TorchCall
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
@@ -202,6 +204,11 @@ WRONG: list[tuple[Plan, str]] = [
     ),
     (plan(linear(), derived=(Derived("signs", ONE, ONE, (1, 1, 1, 1)),)), "elsewhere"),
     (plan(linear(), derived=(Derived("signs", ONE, ONE, (1, 1, 1)),)), "no kind"),
+    (plan(linear(), derived=(Derived("blocked_scaled", ONE, ONE, (1, 1, 1, 1)),)), "no kind"),
+    (plan(linear(), derived=(Derived("blocked_bytes", ONE, ONE, (1, 1, 0, 1)),)), "of nothing"),
+    (plan(linear(), derived=(Derived("blocked_floats", ONE, ONE, (1, 1 << 31, 1 << 31, 1)),)), "computed from"),
+    (plan(linear(), derived=(Derived("blocked_scaled", ONE, ONE, (1, 1, 1, 1, 1 << 31)),)), "computed from"),
+    (plan(linear(), derived=(Derived("blocked_signs", ONE, Address(Region.DERIVED), (1, 1, 1, 1)),)), "elsewhere"),
 ]
 
 
@@ -232,6 +239,40 @@ def test_what_is_derived_is_what_numpy_computes() -> None:
     made = plan(copy, constants=bits, derived=derived, derived_size=size, num_classes=words_as_floats)
     found = native.load(file_of(made))(np.zeros((1, *SHAPE), np.float32))
     np.testing.assert_array_equal(found.view("<u4").ravel(), np.concatenate([expanded, sums.view("<u4").ravel()]))
+
+
+@pytest.mark.parametrize("kind", ["blocked_floats", "blocked_signs", "blocked_scaled", "blocked_bytes"])
+@pytest.mark.parametrize("shape", [(1, 16, 3, 1), (1, 19, 5, 9), (3, 5, 7, 4), (2, 33, 2, 1)])
+def test_weights_are_laid_out_as_kernels_read_them(kind: str, shape: tuple[int, int, int, int]) -> None:
+    groups, outputs, inputs, taps = shape
+    drawn = np.random.default_rng(0)
+    scale = drawn.random((groups * outputs, 1, 1), np.float32)
+    values: np.ndarray = drawn.integers(-128, 128, (groups * outputs, inputs, taps)).astype(np.int8)
+    source = {
+        "blocked_floats": drawn.standard_normal(values.shape, np.float32),
+        "blocked_signs": np.packbits(values.ravel() > 0, bitorder="little"),
+    }.get(kind, values)
+    wanted = {
+        "blocked_floats": source,
+        "blocked_signs": np.where(values > 0, np.float32(1), np.float32(-1)),
+        "blocked_scaled": values * scale,
+        "blocked_bytes": values,
+    }[kind]
+    rows = wanted.transpose(0, 2, 1).reshape(groups, outputs, -1)
+    expanded = np.concatenate([blocked(part) for part in rows]).tobytes()
+    expanded += bytes(-len(expanded) % 4)
+    start = -(-scale.nbytes // 64) * 64
+    constants = bytes(64) + scale.tobytes().ljust(start, b"\0") + source.tobytes()
+    arguments = (*shape, 1) if kind == "blocked_scaled" else shape
+    derived = (Derived(kind, Address(Region.CONSTANTS, 64 + start), Address(Region.DERIVED), arguments),)
+    count = len(expanded) // 4
+    strides = {"images": 1, "size_0": 1, "size_1": 1, "size_2": count, "x_2": 1, "out_2": 1}
+    copy = KernelCall("copy", {**strides, "x": Address(Region.DERIVED), "out": Address(Region.OUTPUT)})
+    made = plan(copy, constants=constants, derived=derived, derived_size=len(expanded), num_classes=count)
+    assert native.load(file_of(made))(np.zeros((1, *SHAPE), np.float32)).tobytes() == expanded
+    memory = np.zeros(len(expanded), np.uint8)
+    compute(derived, np.frombuffer(constants, np.uint8), memory)
+    assert memory.tobytes() == expanded
 
 
 def test_operations_of_torch_are_named() -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.deploy.format.container import Container, container_bytes
-from bnn_lightning.deploy.ir.graph import Constant, Graph
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.layouts import plain_layout, to_layout
+from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.ir.graph import Constant, Graph, GraphError
+from bnn_lightning.deploy.ir.shapes import types_of
+from bnn_lightning.deploy.ir.types import ShapeError
+from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
+from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.utils.files import replacing
 
 
@@ -25,6 +32,44 @@ def graph_of(container: Container) -> Graph:
         ValueError: The header has none, or one that this version does not know.
     """
     return Graph.from_plain(container.header.get("graph"), constants_of(container))
+
+
+def file_bytes(graph: Graph, info: PackedInfo, header: Mapping[str, Any]) -> tuple[bytes, int]:
+    """Return the bytes of a file with the plans that run it without torch, and the length of its header.
+
+    A graph that mixes the images of a call has none.
+
+    Args:
+        graph: What the network does.
+        info: What it is.
+        header: As of `container_bytes`.
+    """
+    section = ConstantSection()
+    try:
+        plans = make_plans(graph, types_of(graph, info.shape), section)
+    except (GraphError, ShapeError):
+        return container_bytes(header, graph.constants)
+    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
+    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
+    placed = {
+        number: (place.offset, place.layout, place.groups)
+        for number, place in section.placements.items()
+        if _lies_at(graph.constants[number], place, section.data)
+    }
+    for number, constant in enumerate(graph.constants):
+        if number not in placed:  # parameters that kernels read as they are lie in the section already
+            layout = plain_layout(constant.dtype)
+            placed[number] = section.add(to_layout(constant.array, layout, constant.dtype)).offset, layout, 1
+    return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
+
+
+def _lies_at(constant: Constant, place: Placement, section: bytearray) -> bool:
+    """Whether a section has exactly this constant in a place: kernels may read it in another type."""
+    try:
+        stored = to_layout(constant.array, place.layout, constant.dtype, place.groups).tobytes()
+    except ValueError:
+        return False
+    return section[place.offset : place.offset + len(stored)] == stored
 
 
 def write_container(path: str | Path, header: Mapping[str, Any], constants: Sequence[Constant]) -> int:

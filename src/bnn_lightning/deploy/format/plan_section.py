@@ -57,7 +57,7 @@ from bnn_lightning.deploy.planner.plan import (
 )
 
 MAGIC = b"BNNPLAN1"
-DERIVED_KINDS = ("signs", "tap_sums")
+DERIVED_KINDS = ("signs", "tap_sums", "blocked_floats", "blocked_signs", "blocked_scaled", "blocked_bytes")
 _TORCH, _SAME = 0xFFFF, 0xFFFE
 _WIDE = 16  # of a region
 _INT32, _INT64, _COUNT32, _COUNT64, _FLOAT, _OFFSET, _PLACE, _WIDE_PLACE = 0, 1, 2, 3, 4, 16, 32, 48

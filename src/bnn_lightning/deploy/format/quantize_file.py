@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bnn_lightning.deploy.format.container import read_container
-from bnn_lightning.deploy.format.packed_file import graph_of, write_container
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.format.packed_file import file_bytes, graph_of, write_whole
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 
 
@@ -20,4 +21,6 @@ def write_byte_stem(source: str | Path, out: str | Path) -> None:
     """
     container = read_container(source)
     graph = quantize_stem(graph_of(container))
-    write_container(out, {**container.header, "graph": graph.plain(), "stem": "u8"}, graph.constants)
+    info = PackedInfo.from_plain(container.header.get("info"))
+    data, _ = file_bytes(graph, info, {**container.header, "graph": graph.plain(), "stem": "u8"})
+    write_whole(out, data)

@@ -17,13 +17,13 @@ from bnn_lightning.deploy.kernels.layout import (
     Map,
     Pair,
     Shape,
-    blocked,
     given,
     num_blocks,
     out_size,
     spread,
 )
 from bnn_lightning.deploy.kernels.pool import Pool2d
+from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
@@ -50,7 +50,7 @@ class Conv2d:
         normalization: Mean and standard deviation, (in_channels,) each, of the input; None: it is taken as it is.
         pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
         maxima: Maxima of windows that follow, in the same pass.
-        constant: Number of the weight among the constants of the graph, if it is one of them as it is.
+        source: What the weight is in the graph; None: it was computed.
 
     Raises:
         ValueError: Averages before another kernel than 1x1.
@@ -70,7 +70,7 @@ class Conv2d:
     normalization: tuple[Array, Array] | None = None
     pool: int = 1
     maxima: Pool2d | None = None
-    constant: int | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         plain = self.kernel_size + self.stride + self.padding == (1, 1, 1, 1, 0, 0)
@@ -206,14 +206,11 @@ class Conv2d:
 
     def _constants(self, constants: ConstantSection, shape: Shape) -> dict[str, Field | None]:
         """Return the fields of weights and parameters."""
-        rows = self.weight.astype(np.float32).transpose(0, 2, 3, 1).reshape(len(self.weight), -1)
-        # Factors are in the order of rows, columns and channels: the layout of files has channels first.
-        of = self.constant if self.kernel_size == (1, 1) else None
         gain, offset = self.affine or (None, None)
         mean, std = self.normalization or (None, None)
         return {
-            "factors": rows.shape[1],
-            "weight": constants.add(blocked(rows), of=of, layout="blocked"),
+            "factors": self.weight[0].size,
+            "weight": blocked_weight(constants, self.weight.astype(np.float32), self.source),
             "bias": constants.optional(None if self.bias is None else spread(self.bias)),
             "gain": constants.optional(None if gain is None else spread(gain)),
             "offset": constants.optional(None if offset is None else spread(offset)),

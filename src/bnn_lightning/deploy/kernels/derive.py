@@ -1,9 +1,14 @@
 """Constants that are computed when a plan is opened: what they are, in numpy; the runtime computes the same in C.
 
-signs     dense signs, a bit each, (groups, outputs, inputs, taps)  ->  uint32 (groups, blocks, taps, words, 16)
-tap_sums  packed weights, uint32 (groups, blocks, taps, words, 16)  ->  int32 (taps, groups, blocks * 16)
+signs           dense signs, a bit each, (groups, outputs, inputs, taps)  ->  uint32 (groups, blocks, taps, words, 16)
+tap_sums        packed weights, uint32 (groups, blocks, taps, words, 16)  ->  int32 (taps, groups, blocks * 16)
+blocked_floats  float32 (groups, outputs, inputs, taps)                   ->  float32 (groups, blocks, taps, inputs, 16)
+blocked_signs   dense signs, a bit each, of that shape                    ->  the same, -1 and +1
+blocked_scaled  int8 of that shape, times a scale of each output          ->  the same
+blocked_bytes   int8 of that shape                                        ->  int8 of the same shape
 
-The arguments of both are groups, output channels and input channels of a group, and taps.
+The arguments of all are groups, output channels and input channels of a group, and taps; and of "blocked_scaled" where
+the scales lie in the section of constants, as float32 (groups, outputs): the offset, divided by 64.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,43 +19,94 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.binary_conv import signs_of_words, weight_words
 from bnn_lightning.deploy.kernels.call import Region
-from bnn_lightning.deploy.kernels.constants import Derived
-from bnn_lightning.deploy.kernels.layout import BLOCK, num_blocks, num_words
+from bnn_lightning.deploy.kernels.constants import ALIGN, Derived
+from bnn_lightning.deploy.kernels.layout import BLOCK, blocked, num_blocks, num_words
 
 Array = NDArray[Any]
 
 
-def signs(source: Array, groups: int, outputs: int, inputs: int, taps: int) -> Array:
+def signs(region: Array, at: int, groups: int, outputs: int, inputs: int, taps: int) -> Array:
     """Expand dense signs, bytes of 8 each, to packed weights.
 
     Example:
-        >>> signs(np.array([0b101], np.uint8), 1, 1, 3, 1).ravel()[:2]
+        >>> signs(np.array([0b101], np.uint8), 0, 1, 1, 3, 1).ravel()[:2]
         array([5, 0], dtype=uint32)
     """
-    count = groups * outputs * inputs * taps
-    bits = np.unpackbits(source[: -(-count // 8)], count=count, bitorder="little")
+    bits = _bits(region, at, groups * outputs * inputs * taps)
     return weight_words(bits.reshape(groups * outputs, inputs, taps, 1), groups)
 
 
-def tap_sums(source: Array, groups: int, outputs: int, inputs: int, taps: int) -> Array:
+def tap_sums(region: Array, at: int, groups: int, outputs: int, inputs: int, taps: int) -> Array:
     """Sum what each tap contributes, counted as -1, where it lies in a zero padding, whose bits are 0.
 
     That is minus the sum of the signs over the input channels, 0 beyond the last output channel.
 
     Example:
-        >>> words = signs(np.array([0b101], np.uint8), 1, 1, 3, 1)
-        >>> tap_sums(words.view(np.uint8).ravel(), 1, 1, 3, 1).ravel()[:2]
+        >>> words = signs(np.array([0b101], np.uint8), 0, 1, 1, 3, 1)
+        >>> tap_sums(words.view(np.uint8).ravel(), 0, 1, 1, 3, 1).ravel()[:2]
         array([-1,  0], dtype=int32)
     """
     shape = (groups, num_blocks(outputs), taps, num_words(inputs), BLOCK)
-    words = source[: 4 * int(np.prod(shape))].view("<u4").reshape(shape)
+    words = region[at : at + 4 * int(np.prod(shape))].view("<u4").reshape(shape)
     sums = np.zeros((taps, groups, num_blocks(outputs) * BLOCK), np.int32)
     of_taps = -signs_of_words(words, outputs, inputs).sum(1, dtype=np.int32)
     sums[:, :, :outputs] = of_taps.reshape(groups, outputs, taps).transpose(2, 0, 1)
     return sums
 
 
-KINDS: Mapping[str, Callable[..., Array]] = {"signs": signs, "tap_sums": tap_sums}
+def blocked_floats(region: Array, at: int, *shape: int) -> Array:
+    """Lay floats out as kernels read them.
+
+    Example:
+        >>> values = np.arange(6, dtype=np.float32)
+        >>> blocked_floats(values.view(np.uint8), 0, 1, 2, 3, 1)[0, 0, :, :2]
+        array([[0., 3.],
+               [1., 4.],
+               [2., 5.]], dtype=float32)
+    """
+    return _blocked(region[at : at + 4 * int(np.prod(shape))].view("<f4"), *shape)
+
+
+def blocked_signs(region: Array, at: int, *shape: int) -> Array:
+    """Lay dense signs out as floats.
+
+    Example:
+        >>> blocked_signs(np.array([0b101], np.uint8), 0, 1, 1, 3, 1)[0, 0, :, 0]
+        array([ 1., -1.,  1.], dtype=float32)
+    """
+    return _blocked(2 * _bits(region, at, int(np.prod(shape))).astype(np.float32) - 1, *shape)
+
+
+def blocked_bytes(region: Array, at: int, *shape: int) -> Array:
+    """Lay int8 out as kernels read it."""
+    return _blocked(region[at : at + int(np.prod(shape))].view(np.int8), *shape)
+
+
+def blocked_scaled(region: Array, at: int, groups: int, outputs: int, inputs: int, taps: int, scales: int) -> Array:
+    """Lay int8 times scales out as floats."""
+    begin, rows = scales * ALIGN, groups * outputs
+    scale = region[begin : begin + 4 * rows].view("<f4")
+    values = region[at : at + rows * inputs * taps].view(np.int8).reshape(rows, -1).astype(np.float32)
+    return _blocked(values * scale[:, None], groups, outputs, inputs, taps)
+
+
+def _bits(region: Array, at: int, count: int) -> Array:
+    return np.unpackbits(region[at : at - (-count // 8)], count=count, bitorder="little")
+
+
+def _blocked(values: Array, groups: int, outputs: int, inputs: int, taps: int) -> Array:
+    rows = values.reshape(groups, outputs, inputs, taps).transpose(0, 1, 3, 2).reshape(groups, outputs, -1)
+    return np.stack([blocked(part) for part in rows])
+
+
+KINDS: Mapping[str, Callable[..., Array]] = {
+    "signs": signs,
+    "tap_sums": tap_sums,
+    "blocked_floats": blocked_floats,
+    "blocked_signs": blocked_signs,
+    "blocked_scaled": blocked_scaled,
+    "blocked_bytes": blocked_bytes,
+}
 
 
 def compute(derived: tuple[Derived, ...], constants: Array, memory: Array) -> None:
@@ -62,7 +118,7 @@ def compute(derived: tuple[Derived, ...], constants: Array, memory: Array) -> No
         memory: The region, bytes.
     """
     for item in derived:
-        source = constants if item.source.region == Region.CONSTANTS else memory
-        result = KINDS[item.kind](source[item.source.offset :], *item.arguments)
+        region = constants if item.source.region == Region.CONSTANTS else memory
+        result = KINDS[item.kind](region, item.source.offset, *item.arguments)
         raw = np.ascontiguousarray(result).view(np.uint8).ravel()
         memory[item.address.offset : item.address.offset + raw.size] = raw

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, Activation, Map, Pair, blocked, given, spread
+from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, Activation, Map, Pair, given, spread
+from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
 
@@ -26,6 +27,7 @@ class GroupConv2d:
         padding: Of rows and columns, on both sides.
         dilation: Of rows and columns.
         affine: Scale and shift, (out_channels,) each, of what follows the bias; None is nothing.
+        source: What the weight is in the graph; None: it was computed.
     """
 
     weight: Array
@@ -36,6 +38,7 @@ class GroupConv2d:
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     affine: tuple[Array, Array] | None = None
+    source: Source | None = None
 
     @property
     def is_depthwise(self) -> bool:
@@ -58,6 +61,7 @@ class GroupConv2d:
             node: Number of the value.
         """
         gain, offset = self.affine or (None, None)
+        weight, groups = self.weight.astype(np.float32), 1 if self.is_depthwise else self.groups
         fields: dict[str, Field | None] = {
             "images": IMAGES,
             "height": x.shape[1],
@@ -67,7 +71,7 @@ class GroupConv2d:
             "kernel_height": self.weight.shape[2],
             "kernel_width": self.weight.shape[3],
             "x": x.address,
-            "weight": constants.add(self._weights()),
+            "weight": blocked_weight(constants, weight, self.source, groups=groups),
             "bias": self._parameter(constants, self.bias),
             "gain": self._parameter(constants, gain),
             "offset": self._parameter(constants, offset),
@@ -81,12 +85,6 @@ class GroupConv2d:
             shift=None if shift is None else np.pad(shift, (0, BLOCK)),
         )
         return KernelCall("group_convolve", {**given(fields), **activation.fields(constants, out, *shape)}, node)
-
-    def _weights(self) -> Array:
-        """Return the weights as the kernel reads them: (group, block, tap and channel, 16), or (block, tap, 16)."""
-        rows = self.weight.astype(np.float32).transpose(0, 2, 3, 1).reshape(len(self.weight), -1)
-        parts = [rows] if self.is_depthwise else np.split(rows, self.groups)
-        return np.concatenate([blocked(part) for part in parts])
 
     def _parameter(self, constants: ConstantSection, values: Array | None) -> Address | None:
         """Return the place of a value of each channel: a block is read from any channel on."""

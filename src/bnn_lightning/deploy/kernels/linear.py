@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, blocked, given, spread
+from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, given, spread
+from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
 
@@ -22,7 +23,7 @@ class Linear:
         bias: Shape (out_features,), or None.
         scale: Shape (out_features,); needed for int8.
         activation: None is nothing.
-        constant: Number of the weight among the constants of the graph, if it is one of them as it is.
+        source: What the weight is in the graph; None: it was computed.
 
     Raises:
         ValueError: `scale` belongs to int8 weights, and to these alone.
@@ -32,7 +33,7 @@ class Linear:
     bias: Array | None = None
     scale: Array | None = None
     activation: Activation | None = None
-    constant: int | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if (self.weight.dtype == np.int8) != (self.scale is not None):
@@ -49,7 +50,7 @@ class Linear:
         """
         outputs, inputs = self.weight.shape
         whole = self.weight.dtype == np.int8
-        weight = constants.add(blocked(self.weight), of=self.constant, layout="blocked")
+        weight = blocked_weight(constants, self.weight, self.source)
         fields: dict[str, Field | None] = {
             "rows": IMAGES,
             "factors": inputs,

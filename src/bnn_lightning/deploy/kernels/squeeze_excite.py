@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, blocked, given, num_blocks, spread
+from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, given, num_blocks, spread
+from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
 
@@ -21,17 +22,17 @@ class Dense:
         weight: Shape (outputs, inputs), float32 or int8.
         bias: Shape (outputs,), or None.
         scale: Shape (outputs,); of int8 weights.
-        constant: Number of the weight among the constants of the graph, if it is one of them as it is.
+        source: What the weight is in the graph; None: it was computed.
     """
 
     weight: Array
     bias: Array | None = None
     scale: Array | None = None
-    constant: int | None = None
+    source: Source | None = None
 
     def fields(self, constants: ConstantSection, name: str) -> dict[str, Field | None]:
         """Return the fields of a product by its name."""
-        weight = constants.add(blocked(self.weight), of=self.constant, layout="blocked")
+        weight = blocked_weight(constants, self.weight, self.source)
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias
         return {
             f"{name}_bytes" if self.weight.dtype == np.int8 else name: weight,

@@ -14,6 +14,7 @@ from bnn_lightning.deploy.kernels.conv2d import Conv2d
 from bnn_lightning.deploy.kernels.conv2d_int8 import Conv2dInt8
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.pool import Pool2d
+from bnn_lightning.deploy.kernels.weights import Source
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Size
 from bnn_lightning.deploy.planner.match import Chain, constant, pair
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -114,7 +115,7 @@ def _float_layer(chain: Chain, node: Node, affine: Affine, activation: Activatio
         affine=affine,
         normalization=chain.normalization(weight.shape[1]) if pool == 1 else None,
         pool=pool,
-        constant=number_of(graph, node.inputs[1]) if isinstance(node.inputs[1], ConstantRef) else None,
+        source=source_of(graph, node.inputs[1], weight),
     )
 
 
@@ -190,13 +191,14 @@ def weights(graph: TypedGraph, item: Input) -> Array | None:
     return graph.floats(item) if isinstance(item, ConstantRef) else None
 
 
-def number_of(graph: TypedGraph, item: Input) -> int | None:
-    """Return the number of the constant that kernels read as a weight: in float32 or int8, and not signs."""
-    node = graph.node_of(item)
-    item = node.inputs[0] if node is not None and node.operation == "dequantize" else item
-    if not isinstance(item, ConstantRef) or graph.graph.constants[item.index].dtype == "bits":
+def source_of(graph: TypedGraph, item: Input, weight: Array) -> Source | None:
+    """Return what a weight, from `weights` or `int8_weights`, is among the constants of the graph."""
+    node, (whole, scale) = graph.node_of(item), int8_weights(graph, item)
+    item = item if node is None or whole is None else node.inputs[0]
+    dtype = graph.graph.constants[item.index].dtype if isinstance(item, ConstantRef) else ""
+    if not isinstance(item, ConstantRef) or (dtype == "bits" and whole is not None):
         return None
-    return item.index
+    return Source(item.index, dtype, graph.array(item), scale if weight.dtype == np.float32 else None)
 
 
 def int8_weights(graph: TypedGraph, item: Input) -> tuple[Array | None, Array | None]:

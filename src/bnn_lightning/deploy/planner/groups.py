@@ -4,7 +4,7 @@ from bnn_lightning.deploy.ir.graph import Value
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.group_conv import GroupConv2d
-from bnn_lightning.deploy.planner.conv import weights
+from bnn_lightning.deploy.planner.conv import source_of, weights
 from bnn_lightning.deploy.planner.lowering import Lowering, Places
 from bnn_lightning.deploy.planner.match import Chain, constant, pair
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -27,7 +27,8 @@ def grouped_convolution(graph: TypedGraph, number: int) -> Lowering | None:
     if not isinstance(source, Value) or graph.map_shape(source) is None:
         return None
     stride, pads, dilation = (pair(node[name]) for name in ("stride", "padding", "dilation"))
-    layer = GroupConv2d(weight, node["groups"], activation, values, stride, pads, dilation, affine)
+    of = source_of(graph, node.inputs[1], weight)
+    layer = GroupConv2d(weight, node["groups"], activation, values, stride, pads, dilation, affine, of)
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         out = graph.map_at(number, places) if number in places else None

@@ -10,7 +10,7 @@ from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
-from bnn_lightning.deploy.planner.conv import int8_weights, number_of, weights
+from bnn_lightning.deploy.planner.conv import int8_weights, source_of, weights
 from bnn_lightning.deploy.planner.lowering import Lowering, Places, Size
 from bnn_lightning.deploy.planner.match import Chain, constant
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -29,14 +29,14 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         return None
     chain = Chain(graph, Value(number), node.inputs[0])
     affine, (whole, outputs) = chain.affine(weight.shape[1]), int8_weights(graph, node.inputs[1])
-    of = number_of(graph, node.inputs[1])
+    of = source_of(graph, node.inputs[1], weight if whole is None else whole)
     if affine is not None:
         scale, shift = affine
         bias = (weight.astype(np.float64) * shift).sum(1) + (0 if bias is None else bias)
         weight, whole, outputs, of = (weight.astype(np.float64) * scale).astype(np.float32), None, None, None
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
-    source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, constant=of)
+    source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, source=of)
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         return [layer.call(constants, places[source], places[number], node=number)]
@@ -83,8 +83,8 @@ def _pointwise(chain: Chain, behind: str) -> Dense | None:
     bias = None if item is None else constant(graph, item, len(weight))
     if (bias is None) != (item is None):
         return None
-    of = number_of(graph, conv.inputs[1])
-    return Dense((weight if whole is None else whole).reshape(len(weight), -1), bias, scale, of)
+    weight = weight if whole is None else whole
+    return Dense(weight.reshape(len(weight), -1), bias, scale, source_of(graph, conv.inputs[1], weight))
 
 
 def _blend(chain: Chain, channels: int) -> tuple[int | None, int | None, Array | None]:

@@ -1,27 +1,19 @@
 """Networks as packed files: `save` one, with the plans that run it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.format.layouts import plain_layout, to_layout
-from bnn_lightning.deploy.format.packed_file import write_whole
-from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.format.packed_file import file_bytes, write_whole
 from bnn_lightning.deploy.frontend.capture import capture
 from bnn_lightning.deploy.frontend.fresh import CPU
 from bnn_lightning.deploy.frontend.pack import PackedNetwork
-from bnn_lightning.deploy.ir.graph import Constant, Graph, GraphError
-from bnn_lightning.deploy.ir.shapes import types_of
-from bnn_lightning.deploy.ir.types import ShapeError
-from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
-from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.deploy.runtime.network import load
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
@@ -91,43 +83,10 @@ def save(
         load(data)
     except PackedFileError as error:
         raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
-    data, num_header = _with_plans(graph, {**header, "takes_images": packed.takes_images}, info)
+    data, num_header = file_bytes(graph, info, {**header, "takes_images": packed.takes_images})
     write_whole(path, data)
     container = read_container(data)
     sizes = {"bits": 0, "rest": 0}
     for entry in container.entries:
         sizes["bits" if entry.dtype == "bits" else "rest"] += entry.num_bytes
     return FileSizes(len(data), num_header, sizes["bits"], sizes["rest"])
-
-
-def _with_plans(graph: Graph, header: Mapping[str, Any], info: PackedInfo) -> tuple[bytes, int]:
-    """Return the bytes of a file with the plans that run it without torch, and the length of its header.
-
-    A graph that mixes the images of a call has none.
-    """
-    section = ConstantSection()
-    try:
-        plans = make_plans(graph, types_of(graph, info.shape), section)
-    except (GraphError, ShapeError):
-        return container_bytes(header, graph.constants)
-    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
-    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
-    placed = {
-        number: (place.offset, place.layout, place.groups)
-        for number, place in section.placements.items()
-        if _lies_at(graph.constants[number], place, section.data)
-    }
-    for number, constant in enumerate(graph.constants):
-        if number not in placed:  # parameters that kernels read as they are lie in the section already
-            layout = plain_layout(constant.dtype)
-            placed[number] = section.add(to_layout(constant.array, layout, constant.dtype)).offset, layout, 1
-    return container_bytes(header, graph.constants, placed=placed, section=section.data, plan=plan)
-
-
-def _lies_at(constant: Constant, place: Placement, section: bytearray) -> bool:
-    """Whether a section has exactly this constant in a place: kernels may read it in another type."""
-    try:
-        stored = to_layout(constant.array, place.layout, constant.dtype, place.groups).tobytes()
-    except ValueError:
-        return False
-    return section[place.offset : place.offset + len(stored)] == stored

@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE, WIDE = 16 };
-// Bytes of an offset and of a region; numbers of a call; bytes of derived constants besides eight times those of the file.
+// Bytes of an offset and of a region; numbers of a call; bytes of derived constants besides those of the file, which are
+// bits that may become floats.
 #define MOST_OFFSET ((int64_t)1 << 40)
 #define MOST_NUMBER ((int64_t)1 << 31)
 #define MOST_DERIVED ((int64_t)1 << 26)
@@ -153,65 +154,17 @@ static void plan_of(struct reader *r, struct plan *plan, const struct plan *firs
   calls_of(r, plan, first);
 }
 
-// The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
-// (groups, blocks, taps, words, 16); what is left over is 0.
-static void expand_signs(const uint8_t *bits, uint32_t *words, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
-  int64_t bit = 0;
-  for (int64_t group = 0; group < a[0]; group++)
-    for (int64_t out = 0; out < outputs; out++)
-      for (int64_t in = 0; in < inputs; in++)
-        for (int64_t tap = 0; tap < taps; tap++, bit++) {
-          const int64_t block = (group * blocks + out / 16) * taps + tap;
-          words[(block * count + in / 32) * 16 + out % 16] |= (uint32_t)(bits[bit / 8] >> bit % 8 & 1) << in % 32;
-        }
-}
-
-// What each tap contributes, counted as -1, where it lies in a zero padding: minus the sum of its signs, (taps, groups,
-// blocks * 16), 0 beyond the last output.
-static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
-  for (int64_t group = 0; group < a[0]; group++)
-    for (int64_t out = 0; out < outputs; out++)
-      for (int64_t tap = 0; tap < taps; tap++) {
-        const uint32_t *word = words + (((group * blocks + out / 16) * taps + tap) * count) * 16 + out % 16;
-        int64_t ones = 0;
-        for (int64_t i = 0; i < count; i++) {
-          const int64_t left = inputs - i * 32;
-          ones += __builtin_popcount(word[i * 16] & (left < 32 ? (1u << left) - 1 : ~0u));
-        }
-        sums[(tap * a[0] + group) * blocks * 16 + out] = (int32_t)(inputs - 2 * ones);
-      }
-}
-
 // `end`: of what was computed before.
 static void derived_of(struct reader *r, bnn_network *n, int64_t *end) {
-  enum { SIGNS_OF, SUMS_OF, KINDS, ARGUMENTS = 4 };
-  const uint8_t kind = u8(r);
-  uint8_t regions[2];
-  const struct amount source = address_of(r, regions), place = address_of(r, regions + 1);
-  const uint8_t arguments = u8(r);
-  int64_t a[ARGUMENTS] = {0};
-  if (kind >= KINDS || arguments != ARGUMENTS) refuse(r, "derived constants are of no kind");
-  for (int i = 0; i < arguments && !r->wrong; i++)
-    if (!(a[i] = u32(r))) refuse(r, "derived constants are of nothing");
-  if (r->wrong) return;
-  const int64_t blocks = (a[1] + 15) / 16 * 16, count = (a[2] + 31) / 32;
-  const int64_t words = times(times(times(times(a[0], blocks), a[3]), count), 4);
-  const int64_t bits = times(times(times(a[0], a[1]), a[2]), a[3]) / 8 + 1, sums = times(times(times(a[0], blocks), a[3]), 4);
-  const int64_t read = kind == SIGNS_OF ? bits - (times(times(times(a[0], a[1]), a[2]), a[3]) % 8 == 0) : words;
-  const int64_t whole = regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;
-  if (regions[0] > REGION_DERIVED || source.each || plus(source.fixed, read) > whole || (kind == SUMS_OF && source.fixed % 4))
-    refuse(r, "derived constants are computed from what is none");
-  else if (regions[1] != REGION_DERIVED || place.each || place.fixed % 4 || place.fixed < *end ||
-           plus(place.fixed, kind == SIGNS_OF ? words : sums) > n->derived_size)
-    refuse(r, "derived constants lie elsewhere than in their part of the region");
-  if (r->wrong) return;
-  *end = place.fixed + (kind == SIGNS_OF ? words : sums);
-  const uint8_t *from = (regions[0] == REGION_CONSTANTS ? n->constants : n->derived) + source.fixed;
-  uint8_t *to = n->derived + place.fixed;
-  if (kind == SIGNS_OF) expand_signs(from, (uint32_t *)(void *)to, a);
-  else sum_taps((const uint32_t *)(const void *)from, (int32_t *)(void *)to, a);
+  struct derived d = {.kind = u8(r)};
+  d.source = address_of(r, d.regions), d.place = address_of(r, d.regions + 1);
+  d.count = u8(r);
+  for (int i = 0; i < d.count && !r->wrong; i++) {
+    const uint32_t argument = u32(r);
+    if (i < (int)(sizeof d.arguments / sizeof *d.arguments)) d.arguments[i] = argument;
+  }
+  const char *wrong = r->wrong ? 0 : bnn_derive(n, &d, end);
+  if (wrong) refuse(r, wrong);
 }
 
 // A text as C has it; `to` has room for it.
@@ -261,7 +214,7 @@ static void section_of(struct reader *r, bnn_network *n, const char **older) {
   names_of(r, n);
   preparation_of(r, n);
   const uint64_t size = number(r, 8);
-  if (size > (uint64_t)MOST_DERIVED + 8 * (uint64_t)n->constants_size) refuse(r, "more is derived than its constants justify");
+  if (size > (uint64_t)MOST_DERIVED + 32 * (uint64_t)n->constants_size) refuse(r, "more is derived than its constants justify");
   n->derived_size = r->wrong ? 0 : (int64_t)size;
   if (!(n->derived = bnn_allocate((size_t)n->derived_size))) refuse(r, "there is not enough memory");
   int64_t end = 0;

@@ -1,0 +1,92 @@
+// Constants that are computed when a plan is opened (kernels/derive.py says what they are, and computes the same).
+#include "internal.h"
+
+// As `DERIVED_KINDS` of format/plan_section.py.
+enum { SIGNS, TAP_SUMS, BLOCKED_FLOATS, BLOCKED_SIGNS, BLOCKED_SCALED, BLOCKED_BYTES, KINDS };
+
+static int bit_at(const uint8_t *bits, int64_t i) { return bits[i / 8] >> i % 8 & 1; }
+
+// The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
+// (groups, blocks, taps, words, 16); what is left over is 0.
+static void expand_signs(const uint8_t *bits, uint32_t *words, const int64_t *a) {
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  int64_t bit = 0;
+  for (int64_t group = 0; group < a[0]; group++)
+    for (int64_t out = 0; out < outputs; out++)
+      for (int64_t in = 0; in < inputs; in++)
+        for (int64_t tap = 0; tap < taps; tap++, bit++) {
+          const int64_t block = (group * blocks + out / 16) * taps + tap;
+          words[(block * count + in / 32) * 16 + out % 16] |= (uint32_t)bit_at(bits, bit) << in % 32;
+        }
+}
+
+// What each tap contributes, counted as -1, where it lies in a zero padding: minus the sum of its signs, (taps, groups,
+// blocks * 16), 0 beyond the last output.
+static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  for (int64_t group = 0; group < a[0]; group++)
+    for (int64_t out = 0; out < outputs; out++)
+      for (int64_t tap = 0; tap < taps; tap++) {
+        const uint32_t *word = words + (((group * blocks + out / 16) * taps + tap) * count) * 16 + out % 16;
+        int64_t ones = 0;
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t left = inputs - i * 32;
+          ones += __builtin_popcount(word[i * 16] & (left < 32 ? (1u << left) - 1 : ~0u));
+        }
+        sums[(tap * a[0] + group) * blocks * 16 + out] = (int32_t)(inputs - 2 * ones);
+      }
+}
+
+// Sixteen outputs side by side, one factor of a real-valued weight: `first` is its place in the dense weight, `step` that
+// of the next output's; `lanes` outputs exist.
+static void block_factor(int kind, const void *from, const float *scale, int64_t first, int64_t step, int64_t lanes, void *to) {
+  float *floats = to;
+  int8_t *bytes = to;
+  for (int64_t i = 0, at = first; i < lanes; i++, at += step) switch (kind) {
+      case BLOCKED_FLOATS: floats[i] = ((const float *)from)[at]; break;
+      case BLOCKED_SIGNS: floats[i] = bit_at(from, at) ? 1.0f : -1.0f; break;
+      case BLOCKED_SCALED: floats[i] = (float)((const int8_t *)from)[at] * scale[i]; break;
+      default: bytes[i] = ((const int8_t *)from)[at];
+    }
+}
+
+// A weight, (groups, outputs, inputs, taps), as kernels read it: (groups, blocks, taps, inputs, 16); zeros fill blocks up.
+static void block(int kind, const void *from, const float *scale, uint8_t *to, const int64_t *a) {
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], blocks = (outputs + 15) / 16, size = kind == BLOCKED_BYTES ? 16 : 64;
+  for (int64_t group = 0; group < a[0]; group++)
+    for (int64_t out = 0; out < outputs; out += 16) {
+      const int64_t row = group * outputs + out, left = outputs - out, begin = (group * blocks + out / 16) * taps * inputs;
+      for (int64_t in = 0; in < inputs; in++)
+        for (int64_t tap = 0; tap < taps; tap++)
+          block_factor(kind, from, scale ? scale + row : 0, (row * inputs + in) * taps + tap, inputs * taps,
+                       left < 16 ? left : 16, to + (begin + tap * inputs + in) * size);
+    }
+}
+
+const char *bnn_derive(bnn_network *n, const struct derived *d, int64_t *end) {
+  const int64_t *a = d->arguments, blocks = (a[1] + 15) / 16 * 16;
+  if (d->kind >= KINDS || d->count != (d->kind == BLOCKED_SCALED ? 5 : 4)) return "derived constants are of no kind";
+  for (int i = 0; i < 4; i++)
+    if (!a[i]) return "derived constants are of nothing";
+  const int64_t values = times(times(times(a[0], a[1]), a[2]), a[3]), lanes = times(times(times(a[0], blocks), a[2]), a[3]);
+  const int64_t bits = values / 8 + (values % 8 != 0), sums = times(times(times(a[0], blocks), a[3]), 4);
+  const int64_t words = times(times(times(times(a[0], blocks), a[3]), (a[2] + 31) / 32), 4);
+  const int64_t read[KINDS] = {bits, words, times(values, 4), bits, values, values};
+  const int64_t made[KINDS] = {words, sums, times(lanes, 4), times(lanes, 4), times(lanes, 4), lanes};
+  const int64_t whole = d->regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;
+  const bool in_words = d->kind == TAP_SUMS || d->kind == BLOCKED_FLOATS, scaled = d->kind == BLOCKED_SCALED;
+  if (d->regions[0] > REGION_DERIVED || d->source.each || plus(d->source.fixed, read[d->kind]) > whole ||
+      (in_words && d->source.fixed % 4) || (scaled && plus(times(a[4], ALIGN), times(times(a[0], a[1]), 4)) > n->constants_size))
+    return "derived constants are computed from what is none";
+  if (d->regions[1] != REGION_DERIVED || d->place.each || d->place.fixed % 4 || d->place.fixed < *end ||
+      plus(d->place.fixed, made[d->kind]) > n->derived_size)
+    return "derived constants lie elsewhere than in their part of the region";
+  *end = d->place.fixed + made[d->kind];
+  const void *from = (d->regions[0] == REGION_CONSTANTS ? n->constants : n->derived) + d->source.fixed;
+  const void *scale = scaled ? n->constants + a[4] * ALIGN : 0;
+  void *to = n->derived + d->place.fixed;
+  if (d->kind == SIGNS) expand_signs(from, to, a);
+  else if (d->kind == TAP_SUMS) sum_taps(from, to, a);
+  else block(d->kind, from, scale, to, a);
+  return 0;
+}
