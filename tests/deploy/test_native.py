@@ -19,8 +19,10 @@ from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
 from bnn_lightning.deploy.kernels import abi
 from bnn_lightning.deploy.kernels.abi import KERNELS
+from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.derive import compute
 from bnn_lightning.deploy.kernels.layout import blocked
+from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 from bnn_lightning.deploy.planner.plan import Address, Count, Derived, KernelCall, Plan, Region, Size, TorchCall
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
@@ -206,9 +208,12 @@ WRONG: list[tuple[Plan, str]] = [
     (plan(linear(), derived=(Derived("signs", ONE, ONE, (1, 1, 1)),)), "no kind"),
     (plan(linear(), derived=(Derived("blocked_scaled", ONE, ONE, (1, 1, 1, 1)),)), "no kind"),
     (plan(linear(), derived=(Derived("blocked_bytes", ONE, ONE, (1, 1, 0, 1)),)), "of nothing"),
-    (plan(linear(), derived=(Derived("blocked_floats", ONE, ONE, (1, 1 << 31, 1 << 31, 1)),)), "computed from"),
-    (plan(linear(), derived=(Derived("blocked_scaled", ONE, ONE, (1, 1, 1, 1, 1 << 31)),)), "computed from"),
-    (plan(linear(), derived=(Derived("blocked_signs", ONE, Address(Region.DERIVED), (1, 1, 1, 1)),)), "elsewhere"),
+    (plan(linear(), derived=(Derived("blocked_floats", ONE, ONE, (1, 1 << 31, 1 << 31, 1, 0, 0)),)), "computed from"),
+    (plan(linear(), derived=(Derived("blocked_scaled", ONE, ONE, (1, 1, 1, 1, 1 << 31, 0)),)), "computed from"),
+    (
+        plan(linear(), derived=(Derived("blocked_signs", ONE, Address(Region.DERIVED), (1, 1, 1, 1, 0, 0)),)),
+        "elsewhere",
+    ),
 ]
 
 
@@ -243,36 +248,39 @@ def test_what_is_derived_is_what_numpy_computes() -> None:
 
 @pytest.mark.parametrize("kind", ["blocked_floats", "blocked_signs", "blocked_scaled", "blocked_bytes"])
 @pytest.mark.parametrize("shape", [(1, 16, 3, 1), (1, 19, 5, 9), (3, 5, 7, 4), (2, 33, 2, 1)])
-def test_weights_are_laid_out_as_kernels_read_them(kind: str, shape: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_weights_are_laid_out_as_kernels_read_them(kind: str, shape: tuple[int, ...], scaled: bool) -> None:
     groups, outputs, inputs, taps = shape
-    drawn = np.random.default_rng(0)
-    scale = drawn.random((groups * outputs, 1, 1), np.float32)
+    drawn, section = np.random.default_rng(0), ConstantSection()
+    scale, factors = drawn.random((groups * outputs, 1, 1), np.float32), drawn.random((inputs, 1))
     values: np.ndarray = drawn.integers(-128, 128, (groups * outputs, inputs, taps)).astype(np.int8)
-    source = {
-        "blocked_floats": drawn.standard_normal(values.shape, np.float32),
-        "blocked_signs": np.packbits(values.ravel() > 0, bitorder="little"),
-    }.get(kind, values)
-    wanted = {
-        "blocked_floats": source,
-        "blocked_signs": np.where(values > 0, np.float32(1), np.float32(-1)),
-        "blocked_scaled": values * scale,
-        "blocked_bytes": values,
-    }[kind]
+    dtype = {"blocked_floats": "f32", "blocked_signs": "bits"}.get(kind, "i8")
+    if dtype == "f32":
+        values = drawn.standard_normal(values.shape, np.float32)
+    if dtype == "bits":
+        values = np.where(values > 0, 1, -1)
+    wanted = values.astype(np.int8 if kind == "blocked_bytes" else np.float32)
+    source = Source(0, dtype, values)
+    if kind != "blocked_bytes" and (scaled or dtype == "i8"):
+        wanted = ((wanted * scale).astype(np.float64) * factors).astype(np.float32)
+        source = Source(0, dtype, values, scale, factors)
+    section.add(np.ones(3, np.float32))
+    weight = blocked_weight(section, wanted, source, groups=groups)
     rows = wanted.transpose(0, 2, 1).reshape(groups, outputs, -1)
     expanded = np.concatenate([blocked(part) for part in rows]).tobytes()
-    expanded += bytes(-len(expanded) % 4)
-    start = -(-scale.nbytes // 64) * 64
-    constants = bytes(64) + scale.tobytes().ljust(start, b"\0") + source.tobytes()
-    arguments = (*shape, 1) if kind == "blocked_scaled" else shape
-    derived = (Derived(kind, Address(Region.CONSTANTS, 64 + start), Address(Region.DERIVED), arguments),)
-    count = len(expanded) // 4
-    strides = {"images": 1, "size_0": 1, "size_1": 1, "size_2": count, "x_2": 1, "out_2": 1}
-    copy = KernelCall("copy", {**strides, "x": Address(Region.DERIVED), "out": Address(Region.OUTPUT)})
-    made = plan(copy, constants=constants, derived=derived, derived_size=len(expanded), num_classes=count)
-    assert native.load(file_of(made))(np.zeros((1, *SHAPE), np.float32)).tobytes() == expanded
-    memory = np.zeros(len(expanded), np.uint8)
+    if weight.region == Region.CONSTANTS:  # mapped
+        assert outputs % 16 == 0
+        assert section.data[weight.offset : weight.offset + len(expanded)] == expanded
+        return
+    assert [item.kind for item in section.derived] == [kind]
+    constants, derived, size = bytes(section.data), tuple(section.derived), section.derived_size
+    memory = np.zeros(size, np.uint8)
     compute(derived, np.frombuffer(constants, np.uint8), memory)
-    assert memory.tobytes() == expanded
+    assert memory.tobytes()[: len(expanded)] == expanded
+    strides = {"images": 1, "size_0": 1, "size_1": 1, "size_2": size // 4, "x_2": 1, "out_2": 1}
+    copy = KernelCall("copy", {**strides, "x": Address(Region.DERIVED), "out": Address(Region.OUTPUT)})
+    made = plan(copy, constants=constants, derived=derived, derived_size=size, num_classes=size // 4)
+    assert native.load(file_of(made))(np.zeros((1, *SHAPE), np.float32)).tobytes() == memory.tobytes()
 
 
 def test_operations_of_torch_are_named() -> None:

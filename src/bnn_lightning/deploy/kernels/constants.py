@@ -45,14 +45,14 @@ class Placement:
 
 
 class ConstantSection:
-    """Bytes that grow; equal arrays share a place.
+    """Bytes that grow; equal arrays share a place, those that differ by zeros at the end of a line of 64, too.
 
     Example:
         >>> section = ConstantSection()
         >>> section.add(np.ones(2, np.float32)) == section.add(np.ones(2, np.float32))
         True
         >>> section.add(np.zeros(2, np.float32)).offset, len(section.data)
-        (64, 72)
+        (64, 128)
     """
 
     def __init__(self) -> None:
@@ -73,8 +73,8 @@ class ConstantSection:
             groups: Groups that it divides the constant into.
         """
         raw = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+        raw += bytes(-len(raw) % ALIGN)
         if raw not in self._places:
-            self.data += bytes(-len(self.data) % ALIGN)
             self._places[raw] = len(self.data)
             self.data += raw
         place = self._places[raw]

@@ -3,14 +3,17 @@
 signs           dense signs, a bit each, (groups, outputs, inputs, taps)  ->  uint32 (groups, blocks, taps, words, 16)
 tap_sums        packed weights, uint32 (groups, blocks, taps, words, 16)  ->  int32 (taps, groups, blocks * 16)
 blocked_floats  float32 (groups, outputs, inputs, taps)                   ->  float32 (groups, blocks, taps, inputs, 16)
-blocked_signs   dense signs, a bit each, of that shape                    ->  the same, -1 and +1
-blocked_scaled  int8 of that shape, times a scale of each output          ->  the same
-blocked_bytes   int8 of that shape                                        ->  int8 of the same shape
+blocked_signs   dense signs, a bit each, of that shape                    ->  the same, of -1 and +1
+blocked_scaled  int8 of that shape                                        ->  the same
+blocked_bytes   int8 of that shape                                        ->  int8 of the shape of the result
 
-The arguments of all are groups, output channels and input channels of a group, and taps; and of "blocked_scaled" where
-the scales lie in the section of constants, as float32 (groups, outputs): the offset, divided by 64.
+The arguments of all are groups, output channels and input channels of a group, and taps. Floats have two more: where
+scales of the outputs, float32 (groups, outputs), and factors of the inputs, float64 (inputs,), lie in the section of
+constants; the offset divided by 64, and 1 more; 0 is none. Weights are multiplied by the first in float32, by the
+second in float64, and rounded after each.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,35 +62,45 @@ def blocked_floats(region: Array, at: int, *shape: int) -> Array:
 
     Example:
         >>> values = np.arange(6, dtype=np.float32)
-        >>> blocked_floats(values.view(np.uint8), 0, 1, 2, 3, 1)[0, 0, :, :2]
+        >>> blocked_floats(values.view(np.uint8), 0, 1, 2, 3, 1, 0, 0)[0, :, :2]
         array([[0., 3.],
                [1., 4.],
                [2., 5.]], dtype=float32)
     """
-    return _blocked(region[at : at + 4 * int(np.prod(shape))].view("<f4"), *shape)
+    return _floats(region[at : at + 4 * math.prod(shape[:4])].view("<f4"), region, *shape)
 
 
 def blocked_signs(region: Array, at: int, *shape: int) -> Array:
     """Lay dense signs out as floats.
 
     Example:
-        >>> blocked_signs(np.array([0b101], np.uint8), 0, 1, 1, 3, 1)[0, 0, :, 0]
+        >>> blocked_signs(np.array([0b101], np.uint8), 0, 1, 1, 3, 1, 0, 0)[0, :, 0]
         array([ 1., -1.,  1.], dtype=float32)
     """
-    return _blocked(2 * _bits(region, at, int(np.prod(shape))).astype(np.float32) - 1, *shape)
+    return _floats(2 * _bits(region, at, math.prod(shape[:4])).astype(np.float32) - 1, region, *shape)
+
+
+def blocked_scaled(region: Array, at: int, *shape: int) -> Array:
+    """Lay int8 out as floats."""
+    return _floats(region[at : at + math.prod(shape[:4])].view(np.int8).astype(np.float32), region, *shape)
 
 
 def blocked_bytes(region: Array, at: int, *shape: int) -> Array:
     """Lay int8 out as kernels read it."""
-    return _blocked(region[at : at + int(np.prod(shape))].view(np.int8), *shape)
+    return _blocked(region[at : at + math.prod(shape)].view(np.int8), *shape)
 
 
-def blocked_scaled(region: Array, at: int, groups: int, outputs: int, inputs: int, taps: int, scales: int) -> Array:
-    """Lay int8 times scales out as floats."""
-    begin, rows = scales * ALIGN, groups * outputs
-    scale = region[begin : begin + 4 * rows].view("<f4")
-    values = region[at : at + rows * inputs * taps].view(np.int8).reshape(rows, -1).astype(np.float32)
-    return _blocked(values * scale[:, None], groups, outputs, inputs, taps)
+def _floats(
+    values: Array, region: Array, groups: int, outputs: int, inputs: int, taps: int, scale: int, factors: int
+) -> Array:
+    values = values.reshape(groups * outputs, inputs, taps)
+    if scale:
+        begin = (scale - 1) * ALIGN
+        values = values * region[begin : begin + 4 * len(values)].view("<f4")[:, None, None]
+    if factors:
+        begin = (factors - 1) * ALIGN
+        values = (values * region[begin : begin + 8 * inputs].view("<f8")[:, None]).astype(np.float32)
+    return _blocked(values, groups, outputs, inputs, taps)
 
 
 def _bits(region: Array, at: int, count: int) -> Array:
@@ -96,7 +109,7 @@ def _bits(region: Array, at: int, count: int) -> Array:
 
 def _blocked(values: Array, groups: int, outputs: int, inputs: int, taps: int) -> Array:
     rows = values.reshape(groups, outputs, inputs, taps).transpose(0, 1, 3, 2).reshape(groups, outputs, -1)
-    return np.stack([blocked(part) for part in rows])
+    return np.concatenate([blocked(part) for part in rows])
 
 
 KINDS: Mapping[str, Callable[..., Array]] = {

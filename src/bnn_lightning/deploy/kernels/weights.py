@@ -14,7 +14,7 @@ from bnn_lightning.deploy.kernels.layout import BLOCK, blocked, num_blocks
 Array = NDArray[Any]
 # Blocks are mapped where what fills them up is at most a 16th of them, and computed at opening where it is more.
 _MOST_FILL = 16
-_KINDS = {"f32": "blocked_floats", "bits": "blocked_signs", "i8": "blocked_bytes"}
+_KINDS = {"f32": "blocked_floats", "bits": "blocked_signs", "i8": "blocked_scaled"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +25,15 @@ class Source:
         constant: Its number.
         dtype: "f32", "i8" or "bits".
         values: As the graph holds it; signs as -1 and +1.
-        scale: Of each output, float32, where floats are made of int8; None: int8 is read as it is.
+        scale: Of each output, float32, that floats made of int8 are multiplied by; None: int8 is read as it is.
+        factors: Of each input, float64, that floats are multiplied by then; None: they are not.
     """
 
     constant: int
     dtype: str
     values: Array
     scale: Array | None = None
+    factors: Array | None = None
 
 
 def blocked_weight(constants: ConstantSection, weight: Array, source: Source | None, *, groups: int = 1) -> Address:
@@ -50,15 +52,16 @@ def blocked_weight(constants: ConstantSection, weight: Array, source: Source | N
     outputs, inputs = len(weight) // groups, weight.shape[1]
     fill = -outputs % BLOCK
     whole = fill == 0 or (groups == 1 and fill * _MOST_FILL <= outputs)
-    if source is None or (whole and source.dtype != "bits" and source.scale is None):
+    if source is None or (whole and source.dtype != "bits" and source.scale is source.factors is None):
         values = np.concatenate([blocked(part) for part in np.split(rows, groups)])
         return constants.add(values, of=None if source is None else source.constant, layout="blocked")
     signs = source.dtype == "bits"
     dense = np.packbits(source.values.reshape(-1) > 0, bitorder="little") if signs else source.values
     address = constants.add(dense, of=source.constant, layout="bits" if signs else "dense")
     arguments = [groups, outputs, inputs, math.prod(weight.shape[2:])]
-    if source.scale is not None:
-        arguments.append(constants.add(source.scale).offset // ALIGN)
-    kind = _KINDS[source.dtype] if source.scale is None else "blocked_scaled"
+    floats = weight.dtype == np.float32
+    for values in (source.scale, source.factors) if floats else ():
+        arguments.append(0 if values is None else 1 + constants.add(values).offset // ALIGN)
+    kind = _KINDS[source.dtype] if floats else "blocked_bytes"
     size = groups * num_blocks(outputs) * BLOCK * rows.shape[1] * weight.itemsize
     return constants.derive(kind, address, size, *arguments)

@@ -1,5 +1,6 @@
 """Lowering of products of rows: linear layers, and the gates of squeeze-and-excite."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
     if affine is not None:
         scale, shift = affine
         bias = (weight.astype(np.float64) * shift).sum(1) + (0 if bias is None else bias)
-        weight, whole, outputs, of = (weight.astype(np.float64) * scale).astype(np.float32), None, None, None
+        of = source_of(graph, node.inputs[1], weight)
+        of = None if of is None else replace(of, factors=scale.astype(np.float64))
+        weight, whole, outputs = (weight.astype(np.float64) * scale).astype(np.float32), None, None
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
     source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, source=of)

@@ -37,35 +37,54 @@ static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
       }
 }
 
+// What a weight is multiplied by: a scale of its output in float, and then a factor of its input in double; null: nothing.
+struct factors {
+  const float *scale;
+  const double *factor;
+};
+
 // Sixteen outputs side by side, one factor of a real-valued weight: `first` is its place in the dense weight, `step` that
 // of the next output's; `lanes` outputs exist.
-static void block_factor(int kind, const void *from, const float *scale, int64_t first, int64_t step, int64_t lanes, void *to) {
+static void block_factor(int kind, const void *from, struct factors by, int64_t first, int64_t step, int64_t lanes, void *to) {
   float *floats = to;
   int8_t *bytes = to;
   for (int64_t i = 0, at = first; i < lanes; i++, at += step) switch (kind) {
       case BLOCKED_FLOATS: floats[i] = ((const float *)from)[at]; break;
       case BLOCKED_SIGNS: floats[i] = bit_at(from, at) ? 1.0f : -1.0f; break;
-      case BLOCKED_SCALED: floats[i] = (float)((const int8_t *)from)[at] * scale[i]; break;
+      case BLOCKED_SCALED: floats[i] = (float)((const int8_t *)from)[at]; break;
       default: bytes[i] = ((const int8_t *)from)[at];
     }
+  for (int64_t i = 0; by.scale && i < lanes; i++) floats[i] *= by.scale[i];
+  for (int64_t i = 0; by.factor && i < lanes; i++) floats[i] = (float)(floats[i] * *by.factor);
 }
 
 // A weight, (groups, outputs, inputs, taps), as kernels read it: (groups, blocks, taps, inputs, 16); zeros fill blocks up.
-static void block(int kind, const void *from, const float *scale, uint8_t *to, const int64_t *a) {
+static void block(int kind, const void *from, struct factors by, uint8_t *to, const int64_t *a) {
   const int64_t outputs = a[1], inputs = a[2], taps = a[3], blocks = (outputs + 15) / 16, size = kind == BLOCKED_BYTES ? 16 : 64;
   for (int64_t group = 0; group < a[0]; group++)
     for (int64_t out = 0; out < outputs; out += 16) {
-      const int64_t row = group * outputs + out, left = outputs - out, begin = (group * blocks + out / 16) * taps * inputs;
+      const int64_t row = group * outputs + out, lanes = outputs - out < 16 ? outputs - out : 16;
+      const int64_t begin = (group * blocks + out / 16) * taps * inputs;
       for (int64_t in = 0; in < inputs; in++)
-        for (int64_t tap = 0; tap < taps; tap++)
-          block_factor(kind, from, scale ? scale + row : 0, (row * inputs + in) * taps + tap, inputs * taps,
-                       left < 16 ? left : 16, to + (begin + tap * inputs + in) * size);
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const struct factors here = {by.scale ? by.scale + row : 0, by.factor ? by.factor + in : 0};
+          block_factor(kind, from, here, (row * inputs + in) * taps + tap, inputs * taps, lanes, to + (begin + tap * inputs + in) * size);
+        }
     }
+}
+
+// The place of numbers of `size` bytes in the section of constants, given as the line that they begin with, from 1 on; null
+// for 0. What does not lie in the section makes it `wrong`.
+static const void *line_of(const bnn_network *n, int64_t line, int64_t size, bool *wrong) {
+  if (!line) return 0;
+  if (plus((line - 1) * ALIGN, size) > n->constants_size) *wrong = true;
+  return *wrong ? 0 : n->constants + (line - 1) * ALIGN;
 }
 
 const char *bnn_derive(bnn_network *n, const struct derived *d, int64_t *end) {
   const int64_t *a = d->arguments, blocks = (a[1] + 15) / 16 * 16;
-  if (d->kind >= KINDS || d->count != (d->kind == BLOCKED_SCALED ? 5 : 4)) return "derived constants are of no kind";
+  if (d->kind >= KINDS || d->count != (d->kind >= BLOCKED_FLOATS && d->kind <= BLOCKED_SCALED ? 6 : 4))
+    return "derived constants are of no kind";
   for (int i = 0; i < 4; i++)
     if (!a[i]) return "derived constants are of nothing";
   const int64_t values = times(times(times(a[0], a[1]), a[2]), a[3]), lanes = times(times(times(a[0], blocks), a[2]), a[3]);
@@ -74,19 +93,18 @@ const char *bnn_derive(bnn_network *n, const struct derived *d, int64_t *end) {
   const int64_t read[KINDS] = {bits, words, times(values, 4), bits, values, values};
   const int64_t made[KINDS] = {words, sums, times(lanes, 4), times(lanes, 4), times(lanes, 4), lanes};
   const int64_t whole = d->regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;
-  const bool in_words = d->kind == TAP_SUMS || d->kind == BLOCKED_FLOATS, scaled = d->kind == BLOCKED_SCALED;
-  if (d->regions[0] > REGION_DERIVED || d->source.each || plus(d->source.fixed, read[d->kind]) > whole ||
-      (in_words && d->source.fixed % 4) || (scaled && plus(times(a[4], ALIGN), times(times(a[0], a[1]), 4)) > n->constants_size))
+  bool wrong = (d->kind == TAP_SUMS || d->kind == BLOCKED_FLOATS) && d->source.fixed % 4;
+  const struct factors by = {line_of(n, a[4], times(times(a[0], a[1]), 4), &wrong), line_of(n, a[5], times(a[2], 8), &wrong)};
+  if (wrong || d->regions[0] > REGION_DERIVED || d->source.each || plus(d->source.fixed, read[d->kind]) > whole)
     return "derived constants are computed from what is none";
   if (d->regions[1] != REGION_DERIVED || d->place.each || d->place.fixed % 4 || d->place.fixed < *end ||
       plus(d->place.fixed, made[d->kind]) > n->derived_size)
     return "derived constants lie elsewhere than in their part of the region";
   *end = d->place.fixed + made[d->kind];
   const void *from = (d->regions[0] == REGION_CONSTANTS ? n->constants : n->derived) + d->source.fixed;
-  const void *scale = scaled ? n->constants + a[4] * ALIGN : 0;
   void *to = n->derived + d->place.fixed;
   if (d->kind == SIGNS) expand_signs(from, to, a);
   else if (d->kind == TAP_SUMS) sum_taps(from, to, a);
-  else block(d->kind, from, scale, to, a);
+  else block(d->kind, from, by, to, a);
   return 0;
 }

@@ -107,7 +107,7 @@ HIDDEN void bnn_free(void *memory);
 struct derived {
   uint8_t kind, count, regions[2];  // number of arguments; regions of source and result
   struct amount source, place;
-  int64_t arguments[5];
+  int64_t arguments[6];
 };
 HIDDEN const char *bnn_derive(bnn_network *network, const struct derived *derived, int64_t *end);
 
