@@ -60,8 +60,8 @@ def blocked_weight(constants: ConstantSection, weight: Array, source: Source | N
     address = constants.add(dense, of=source.constant, layout="bits" if signs else "dense")
     arguments = [groups, outputs, inputs, math.prod(weight.shape[2:])]
     floats = weight.dtype == np.float32
-    for values in (source.scale, source.factors) if floats else ():
-        arguments.append(0 if values is None else 1 + constants.add(values).offset // ALIGN)
+    for factor in (source.scale, source.factors) if floats else ():
+        arguments.append(0 if factor is None else 1 + constants.add(factor).offset // ALIGN)
     kind = _KINDS[source.dtype] if floats else "blocked_bytes"
     size = groups * num_blocks(outputs) * BLOCK * rows.shape[1] * weight.itemsize
     return constants.derive(kind, address, size, *arguments)
