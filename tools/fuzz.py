@@ -1,8 +1,9 @@
 """Read packed files that lie or are damaged, many more than the tests do: `make fuzz`.
 
-Each input is a small valid file with something changed: bytes (which checksums must notice), or the header with
-checksums that hold (so that everything behind them is reached). A file is refused with `PackedFileError`, or it is a
-network that runs; anything else ends this program with an error, and leaves the file.
+Each input is a small valid file with something changed: bytes (which checksums must notice), or the header or the plan
+with checksums that hold (so that everything behind them is reached). Python with torch and the C library read it. A
+file is refused with `PackedFileError` and `RuntimeFileError`, or it is a network that runs; anything else ends this
+program with an error, and leaves the file.
 """
 
 import argparse
@@ -16,13 +17,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, read_container, save, write_container
+from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, read_container, save
+from bnn_lightning.deploy.format.container import Container, container_bytes
 from bnn_lightning.deploy.format.packed_file import constants_of
-from bnn_lightning.deploy.format.prefix import DIGEST
+from bnn_lightning.deploy.format.prefix import DIGEST, Prefix, join_sections
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
 
 SIZE = 6
@@ -125,21 +129,55 @@ def lie(r: random.Random, plain: Any) -> Any:
     return r.choice([*ODD, {"c": r.randint(-1, 20)}])
 
 
-def read(data: bytes) -> str:
-    """Load a file and run what it holds; return what came of it."""
+def with_lies(r: random.Random, container: Container) -> bytes:
+    """Return the file with a header that lies, and with the plan and the constants that it had."""
+    header = copy.deepcopy(container.header)
+    for _ in range(r.choice([1, 1, 1, 2, 3])):
+        key = r.choice(["graph", "graph", "graph", "info"])
+        header[key] = lie(r, header[key])
+    placed = {i: (entry.offset, entry.layout, entry.groups) for i, entry in enumerate(container.entries)}
+    sections = {"section": bytes(container.data), "plan": bytes(container.plan)}
+    return container_bytes(header, constants_of(container), placed=placed, **sections)[0]
+
+
+def with_another_plan(r: random.Random, whole: bytes, container: Container) -> bytes:
+    """Return the file with a few bytes of its plan changed."""
+    plan, header = bytearray(container.plan), Prefix.from_bytes(whole).header
+    for _ in range(r.choice([1, 1, 1, 2, 3])):
+        plan[r.randrange(12, len(plan))] = r.choice([r.randrange(256), 0, 1, 255])
+    return join_sections(whole[header.offset : header.offset + header.size], bytes(plan), container.data)
+
+
+def read(data: bytes) -> tuple[str, list[Tensor]]:
+    """Load a file and run what it holds; return what came of it, and logits."""
     try:
         network = load(data)
     except PackedFileError:
-        return "refused"
+        return "refused", []
+    logits: list[Tensor] = []
     for number in (1, 3):
-        images = torch.rand(number, network.info.in_channels, network.info.image_size, network.info.image_size)
         try:
-            if network(images).shape[0] != number:
+            logits.append(network(torch.full((number, *network.info.shape), 0.5)))
+            if logits[-1].shape[0] != number:
                 raise ValueError(f"A network for {number} images gives another number of results.")
         except RuntimeError:  # of torch, where something fits one image and two alone
             if number == 1:
                 raise
-    return "run"
+        except MemoryError:
+            return "too large", []
+    return "run", logits
+
+
+def read_in_c(data: bytes) -> tuple[str, list[native.Array]]:
+    """Load a file by the C library, and run it."""
+    try:
+        network = native.load(data)
+        shape = network.facts.shape
+        return "run", [network(np.full((number, *shape), 0.5, np.float32)) for number in (1, 3)]
+    except native.RuntimeFileError:
+        return "refused", []
+    except MemoryError:
+        return "too large", []
 
 
 def read_inputs(inputs: int, *, seed: int, lies: float) -> str:
@@ -155,24 +193,23 @@ def read_inputs(inputs: int, *, seed: int, lies: float) -> str:
     folder = Path(tempfile.mkdtemp(prefix="bnn-fuzz-"))
     whole = whole_file(folder / "whole.bnn")
     container = read_container(whole)
-    constants = constants_of(container)
     for number in range(inputs):
-        if r.random() < lies:
-            header = copy.deepcopy(container.header)
-            for _ in range(r.choice([1, 1, 1, 2, 3])):
-                key = r.choice(["graph", "graph", "graph", "info"])
-                header[key] = lie(r, header[key])
-            write_container(folder / "input.bnn", header, constants)
-            data, kind = (folder / "input.bnn").read_bytes(), "checksums hold"
-        else:
-            data, kind = damaged(r, whole), "damaged"
+        kind = r.choice(["header lies", "plan lies"]) if r.random() < lies else "damaged"
+        match kind:
+            case "header lies":
+                data = with_lies(r, container)
+            case "plan lies":
+                data = with_another_plan(r, whole, container)
+            case _:
+                data = damaged(r, whole)
         (folder / "input.bnn").write_bytes(data)  # what is left, should the process die
-        result = read(data)
-        if (
-            kind == "damaged" and result != "refused" and data[:-DIGEST] != whole[:-DIGEST]
-        ):  # `bnn verify` looks at those
+        (result, logits), (in_c, logits_of_c) = read(data), read_in_c(data)
+        # `bnn verify` looks at the digest
+        if kind == "damaged" and {result, in_c} != {"refused"} and data[:-DIGEST] != whole[:-DIGEST]:
             raise ValueError(f"Input {number} is damaged, and was read: {folder / 'input.bnn'}")
-        counts[f"{kind}, {result}"] += 1
+        if kind != "plan lies" and not all(map(np.array_equal, logits, logits_of_c)):
+            raise ValueError(f"Input {number} has other logits in C: {folder / 'input.bnn'}")
+        counts[f"{kind}, {result}, in C {in_c}"] += 1
     return f"{sum(counts.values())} inputs, seed {seed}, {time.monotonic() - begin:.0f} s: {dict(counts)}"
 
 
