@@ -16,6 +16,7 @@ from bnn_lightning.deploy import LoadedNetwork, PackedFileError, PackedInfo, loa
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
 from bnn_lightning.deploy.kernels.library import supported_kernels
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
 
@@ -151,6 +152,34 @@ def test_plans_that_do_not_belong_to_the_graph_are_refused(what: str, whole: byt
             plan = bytes(read_container(save_network(tmp_path / "other.bnn", classes=5)).plan)
     with pytest.raises(PackedFileError):
         load(with_plan(whole, plan))
+
+
+NAMES = [
+    b"\xff",
+    b"\xc0\x80",
+    b"\xed\xa0\x80",
+    b"\xe2\x82",
+    b"\xf4\x90\x80\x80",
+    b"\x80",
+    "\u00e4\u20ac\U0001f600".encode(),
+    b"~",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_utf8(name: bytes, whole: bytes) -> None:
+    plan = bytes(read_container(whole).plan)
+    data = with_plan(whole, plan[:28] + struct.pack("<H", len(name)) + name + plan[33:])
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(PackedFileError):
+            load(data)
+        with pytest.raises(native.RuntimeFileError):
+            native.load(data)
+    else:
+        load(data)
+        assert native.load(data).facts.name == text
 
 
 @torch.no_grad()

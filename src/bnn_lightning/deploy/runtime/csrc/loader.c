@@ -167,11 +167,28 @@ static void derived_of(struct reader *r, bnn_network *n, int64_t *end) {
   if (wrong) refuse(r, wrong);
 }
 
+static bool is_utf8(const uint8_t *at, size_t size) {
+  for (size_t i = 0; i < size;) {
+    const uint8_t c = at[i++];
+    if (c < 0x80) continue;
+    const size_t more = c < 0xC2 || c > 0xF4 ? 0 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : 3;
+    if (!more || size - i < more) return false;
+    // The second byte tells forms that are too long, surrogates, and what lies beyond the last character.
+    const uint8_t least = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, most = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    if (at[i] < least || at[i] > most) return false;
+    for (size_t k = 1; k < more; k++)
+      if ((at[i + k] & 0xC0) != 0x80) return false;
+    i += more;
+  }
+  return true;
+}
+
 // A text as C has it; `to` has room for it.
 static char *text_of(struct reader *r, char *to) {
   const uint16_t length = u16(r);
   const uint8_t *at = take(r, length);
   if (at && memchr(at, 0, length)) refuse(r, "a name holds a zero");
+  if (at && !is_utf8(at, length)) refuse(r, "a name is no UTF-8");
   if (at) memcpy(to, at, length), to[length] = 0;
   return to + (at ? length + 1 : 0);
 }
