@@ -157,11 +157,13 @@ class Emulated:
             "-static",
             "-O3",
             "-std=c11",
+            "-DBNN_SET=arm",
             *include,
         ]
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
         words = [*command, *map(str, sources), "-o", str(folder / "driver")]
-        subprocess.run(words, check=True, env=os.environ | caches, capture_output=True)
+        built = subprocess.run(words, env=os.environ | caches, capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen([str(emulator_of(name)), str(folder / "driver")], **pipes)
 
