@@ -30,7 +30,7 @@ from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
 from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
 from bnn_lightning.metrics.knowledge import Knowledge, knowledge_of, knowledge_sums
-from bnn_lightning.zoo import is_name
+from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
 

@@ -17,7 +17,8 @@ from bnn_lightning.cli.weights_file import CONFIG_KEY as CONFIG_KEY
 from bnn_lightning.cli.weights_file import is_weights_file, read_weights
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.zoo import ZooError, is_name, weights_file
+from bnn_lightning.zoo.files import is_name, weights_file
+from bnn_lightning.zoo.receipts import ZooError
 
 # Of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"

@@ -37,7 +37,7 @@ from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.save import FileSizes, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
-from bnn_lightning.zoo import is_name
+from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}

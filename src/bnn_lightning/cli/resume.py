@@ -23,7 +23,7 @@ from bnn_lightning.cli.checkpoint import (
 from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
-from bnn_lightning.zoo import is_name
+from bnn_lightning.zoo.files import is_name
 
 # How layers call their binarizers, and so tensors in files of networks that have others.
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from bnn_lightning import zoo
-from bnn_lightning.zoo import Receipt
+from bnn_lightning.zoo.receipts import Receipt
 
 _HEAD = ("name", "network", "data", "top-1", "packed bytes", "weights bytes", "in the package")
 

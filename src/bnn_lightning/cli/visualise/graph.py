@@ -24,7 +24,7 @@ from bnn_lightning.visualise.graph_figures import draw_graph
 from bnn_lightning.visualise.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.visualise.network_graph import NetworkGraph, to_depth, without_weights
 from bnn_lightning.visualise.trace import trace_graph
-from bnn_lightning.zoo import is_name
+from bnn_lightning.zoo.files import is_name
 
 # Height and width of what enters, where nothing says.
 BLOCK_SIZE, NETWORK_SIZE = 16, 32

@@ -26,7 +26,7 @@ from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.planner.plan import Plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor, FilePlans
-from bnn_lightning.zoo import is_name, packed_file
+from bnn_lightning.zoo.files import is_name, packed_file
 
 # What Python and torch raise where arguments do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
