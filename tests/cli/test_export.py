@@ -227,7 +227,7 @@ def test_a_network_that_disagrees_is_not_written(
         (("export", "ckpt=nothing.ckpt"), "no such file"),
         (("export", "ckpt=x.ckpt", "out=net.onnx"), "`out` must end in .bnn"),
         (("export", "ckpt=x.ckpt", "out=nowhere/net.bnn"), "there is no folder nowhere"),
-        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx or c, got zip"),
+        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx, c or web, got zip"),
         (("export", "ckpt=x.ckpt", "format=c", "rest=int8"), "format=c takes rest=fp32"),
         (("export", "ckpt=x.ckpt", "rest=fp16"), "`rest` must be fp32 or int8, got fp16"),
         (("export", "ckpt=x.ckpt", "images=0"), "`images` must be 1 or more"),
@@ -253,7 +253,7 @@ def test_bad_input(words: tuple[str, ...], message: str, bnn: Callable[..., Any]
 
 
 def test_a_file_that_is_no_packed_network(bnn: Callable[..., Any], workplace: Path) -> None:
-    (workplace / "x.bnn").write_bytes(b"BNNPACK\x02" + bytes(56))
+    (workplace / "x.bnn").write_bytes(b"BNNPACK\x04" + bytes(56))
     (workplace / "x.png").write_bytes(b"no picture")
     done = bnn("predict", "packed=x.bnn", "images=x.png")
     assert done.code == 2

@@ -212,7 +212,7 @@ def logged_names(task: ClassificationTask, callbacks: Sequence[Callback], *, has
         return None
     names = [f"val/{name}" for name in task.eval_means.names if has_val]
     names += [f"train/{name}" for name in task.train_means.names]
-    names += ["train/loss_step", "lr", "s_per_epoch"]
+    names += ["lr", "s_per_epoch"]
     for callback in callbacks:
         names += _logged_by(callback, task)
     return list(dict.fromkeys(names))
