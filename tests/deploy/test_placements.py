@@ -13,7 +13,7 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.models import create_backbone
 
-LAYOUTS = [("resnet20", 32, {"bits", "words"}), ("mlp", 8, {"words", "blocked"})]
+LAYOUTS = [("resnet20", 32, {"bits", "blocked", "dense", "words"}), ("mlp", 8, {"bits", "dense", "words"})]
 
 
 @pytest.mark.parametrize(("name", "size", "found"), LAYOUTS)

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.deploy import PackedInfo, WebError, graph_of, pack, read_container, save, write_web
+from bnn_lightning.deploy import PackedInfo, WebError, pack, save, write_web
 from bnn_lightning.deploy.export import web
 from bnn_lightning.deploy.runtime import native
-from bnn_lightning.deploy.runtime.save import _with_plans
 from bnn_lightning.models import create_backbone
 from bnn_lightning.zoo import packed_file
 from tests.deploy.browser import CHROMIUM, Browser, browser, served
@@ -47,10 +46,7 @@ def color(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gray(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of the trained network for digits."""
     folder = tmp_path_factory.mktemp("gray")
-    container = read_container(packed_file("zoo:mnist_mlp"))
-    data, _ = _with_plans(graph_of(container), container.header, PackedInfo.from_plain(container.header["info"]))
-    (folder / "net.bnn").write_bytes(data)
-    write_web(folder / "net.bnn", folder / "page")
+    write_web(packed_file("zoo:mnist_mlp"), folder / "page")
     return folder / "page"
 
 

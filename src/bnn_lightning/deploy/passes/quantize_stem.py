@@ -21,7 +21,7 @@ def quantize_stem(graph: Graph) -> Graph:
         GraphError: The images do not go into one convolution without groups, after a normalization or none.
 
     Example:
-        >>> from bnn_lightning.deploy.ir.graph import Constant
+        >>> from bnn_lightning.deploy.ir.graph import Constant, Node
         >>> weight = Constant.of("w", "f32", np.full((1, 1, 1, 1), 0.5, np.float32))
         >>> graph = quantize_stem(Graph((Node("conv2d", (Value(0), ConstantRef(0))),), (weight,)))
         >>> graph.nodes[0].operation, graph.constants[0].name, graph.constants[0].array.item()
