@@ -50,7 +50,7 @@ def draw(number: int) -> Case:
     )
 
 
-@pytest.fixture(params=[*KERNELS, EMULATED])
+@pytest.fixture(params=[*KERNELS, pytest.param(EMULATED, marks=pytest.mark.slow)])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == EMULATED and not can_emulate():
         pytest.skip("Needs ziglang and qemu-aarch64.")

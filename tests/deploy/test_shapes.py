@@ -174,15 +174,16 @@ def of_torch(graph: Graph, node: Node, x: tuple[int, ...], number: int) -> Type 
 
 
 def picks_images(node: Node, rank: int) -> bool:
-    """Whether a node selects single images, or puts others beside them."""
+    """Whether a node selects single images, puts others beside them, or crops what it repeats."""
     if node.operation == "squeeze":
         return any(dim % rank == 0 for dim in node["dims"])
     if node.operation == "pad":
-        return len(node["padding"]) == 2 * rank
+        crops = node["mode"] != "constant" and min(node["padding"], default=0) < 0  # refused here: no network does it
+        return crops or len(node["padding"]) == 2 * rank
     return node.operation in ("select", "slice", "cat") and node["dim"] % rank == 0
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500, deadline=None, derandomize=True)
 @given(call=calls())
 def test_drawn_calls_have_the_types_of_torch(call: tuple[Graph, Node, tuple[int, ...]]) -> None:
     """What has a type here has it in torch; what has none here fails there, or mixes images."""

@@ -126,6 +126,7 @@ def pad(node: Node, inputs: Sequence[Type]) -> Type:
     if node["mode"] != "constant":
         need(node["value"] in (None, 0) and len(widths) in (2, 4, 6), "widths or value do not fit the mode")
         need(rank - len(widths) // 2 in ((2,) if node["mode"] == "circular" else (1, 2)), "widths do not fit the map")
+        need(node["mode"] == "circular" or 0 not in x.shape[1:], "nothing can be repeated of an empty map")
         need_floats(x)
     need(x.dtype == "f32" or isinstance(node["value"], int | None), "a float cannot pad whole numbers")
     return Type(tuple(sizes), x.dtype)

@@ -105,8 +105,7 @@ def pool(node: Node, inputs: Sequence[Type]) -> Type:
     _positive(node, "kernel_size", "stride")
     _unpadded(node)
     need(all(item > 0 for item in dilation), "`dilation` must be above 0")
-    reach = [step * (size - 1) + 1 for step, size in zip(dilation, kernel, strict=True)]
-    need(all(2 * pad <= size for pad, size in zip(padding, reach, strict=True)), "it pads more than half a window")
+    need(all(2 * pad <= size for pad, size in zip(padding, kernel, strict=True)), "it pads more than half a window")
     need(channels > 0 and 0 not in sizes, "a map is empty")
     if node.operation == "avg_pool2d":
         need(node["divisor_override"] != 0, "`divisor_override` must not be 0")
