@@ -116,7 +116,8 @@ def test_activation_peak(device):
         norm = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64)).bfloat16()
         assert activation_peak(norm, (3, 2, 2)) == (64 + 64) * 4 * 2
         binary = BinaryConv2d(16, 4, 1, input_binarizer=SignSTE(), weight_binarizer=WeightSign(), pad_value=1)
-        assert activation_peak(nn.Sequential(binary), (16, 5, 5)) == (16 + 4) * pixel + 16 * 25 // 8
+        for network in (nn.Sequential(binary), binary):
+            assert activation_peak(network, (16, 5, 5)) == (16 + 4) * pixel + 16 * 25 // 8
         few_bits = BinaryConv2d(16, 4, 1, input_binarizer=DoReFaInput(4), weight_binarizer=WeightSign())
         assert activation_peak(nn.Sequential(few_bits), (16, 5, 5)) == (16 + 4) * pixel + 4 * 16 * 25 // 8
 

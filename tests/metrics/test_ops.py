@@ -188,7 +188,17 @@ def test_compiled_in_place_and_half_precision_networks_are_counted():
     network = create_backbone("mlp", num_classes=10, image_size=8, width=4).to(torch.bfloat16)
     expected = count_ops(network, (3, 8, 8))
     network.compile(backend="eager")
+    call = network._compiled_call_impl
     assert count_ops(network, (3, 8, 8)) == expected
+    assert call is not None
+    assert network._compiled_call_impl is call
+
+
+def test_a_layer_alone_is_counted_as_in_a_network():
+    layer = BinaryConv2d(4, 8, 3, padding=1, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+    count = count_ops(layer, (4, 2, 2))
+    assert [(row.name, row.kind) for row in count.layers] == [("", "BinaryConv2d")]
+    assert (count.binary_weights, count.binary_macs, count.float_macs) == (288, 1152, 0)
 
 
 class Hidden(nn.Linear):

@@ -339,8 +339,7 @@ def check_sizes(task: ClassificationTask, datamodule: Any, model: Node, *, trust
     for size in sorted({min(sizes), max(sizes)}):
         try:
             with evaluation(network), torch.no_grad():
-                # `forward`, not a call: a network that is compiled in place would be compiled for this.
-                network.forward(torch.zeros(1, datamodule.in_channels, size, size))
+                network(torch.zeros(1, datamodule.in_channels, size, size))
         except RuntimeError as error:
             raise UserError(
                 f"`data.train_sizes`: {type(network).__name__} does not take images of {size} pixels ({error}). Leave "

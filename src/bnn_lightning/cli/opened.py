@@ -122,7 +122,7 @@ def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
         return
     try:
         with evaluation(network), torch.no_grad():
-            network.forward(torch.zeros(1, channels, *sides(size)))
+            network(torch.zeros(1, channels, *sides(size)))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"`{path}` is a network for images of {trained} pixels, and these have {size}: take "

@@ -52,8 +52,7 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> int:
             if isinstance(module, BinaryLayer) and module.input_binarizer is not None:
                 stack.callback(module.register_forward_pre_hook(recorder.enter).remove)
                 stack.callback(module.register_forward_hook(recorder.leave).remove)
-        # `forward`, not a call: a network compiled in place would run outside the recorder's sight.
-        output = model.forward(image)
+        output = model(image)
     return recorder.peak(output)
 
 

@@ -151,8 +151,7 @@ def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
     with evaluation(model), torch.no_grad(), counter, _watched(model, counter, rows):
-        # `forward`, not a call: a network compiled in place would run outside the counter's sight.
-        model.forward(image)
+        model(image)
     counted = sum(row[kind] for row in rows.values() for kind in (*_MACS, _UNCOUNTED))
     rest = counter.get_total_flops() // 2 - counted
     layers = [
@@ -184,8 +183,8 @@ def ops_table(count: OpCount) -> str:
         count: From `count_ops`.
     """
     columns = count_columns(count)
-    words = (("_", " "), ("low bit", "low-bit"), ("macs", "MACs"))
-    header = ["layer", "kind", *(_spelled(column, words) for column in columns)]
+    header = [column.replace("_", " ").replace("low bit", "low-bit").replace("macs", "MACs") for column in columns]
+    header = ["layer", "kind", *header]
     rows = [[row.name, row.kind, *(f"{getattr(row, column):,}" for column in columns)] for row in count.layers]
     table = [header, *rows, ["total", "", *(f"{getattr(count, column):,}" for column in columns)]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -200,12 +199,6 @@ def ops_table(count: OpCount) -> str:
 
 _MACS = ("binary_macs", "low_bit_macs", "mixed_macs", "float_macs")
 _UNCOUNTED = "uncounted"  # products whose result is a constant of the layer
-
-
-def _spelled(text: str, words: Sequence[tuple[str, str]]) -> str:
-    for old, new in words:
-        text = text.replace(old, new)
-    return text
 
 
 def _without_uncounted(row: dict[str, int]) -> dict[str, Any]:
@@ -283,11 +276,16 @@ def _watched(model: nn.Module, counter: FlopCounterMode, rows: dict[str, dict[st
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and every module back in its own."""
+    """Put a network in evaluation mode, run it eagerly where it is compiled in place, and put every module back."""
     modes = [(module, module.training) for module in model.modules()]
+    compiled = [(module, call) for module in model.modules() if (call := module._compiled_call_impl) is not None]
     try:
         model.eval()
+        for module, _ in compiled:
+            module._compiled_call_impl = None
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for module, call in compiled:
+            module._compiled_call_impl = call
