@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from setuptools import Distribution, find_packages, setup
@@ -180,14 +181,14 @@ def compile_libraries(root: Path) -> None:
     with tempfile.TemporaryDirectory() as cache:
         if machine in TARGETS:
             out = root / ENGINE / f"libbnn{SUFFIXES.get(platform.system(), '.so')}"
-            warned("the engine", lambda: build_engine(out, machine, cache=cache))
+            warned("the engine", partial(build_engine, out, machine, cache=cache))
         web = root / WEB
-        warned("the module of web pages", lambda: build_engine(web, "wasm32", "WASI", "wasm32-wasi", cache))
+        warned("the module of web pages", partial(build_engine, web, "wasm32", "WASI", "wasm32-wasi", cache))
         environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         for folder, sources in LIBRARIES.items():
             for name, cpu in TARGETS.get(machine, {}).items():
                 out = Path(cache, name).with_suffix(".dll" if platform.system() == "Windows" else ".so")
-                if name and warned(name, lambda: run_all([command(cpu, out, sources)], environment)):  # noqa: B023
+                if name and warned(name, partial(run_all, [command(cpu, out, sources)], environment)):
                     replace(root / folder / out.name, out)
 
 

@@ -59,6 +59,7 @@ def make_run(folder: str) -> Run:
 def time_run(run: Run) -> float:
     """Return the milliseconds of a step of a whole run."""
     clock = Clock()
+    # Lightning sets the list, and declares it nowhere.
     run.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
     run.trainer.fit(run.task, datamodule=run.datamodule)
     return milliseconds(clock.times)

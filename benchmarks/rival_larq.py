@@ -16,7 +16,7 @@ def make_step(batch: int, threads: int) -> Callable[[], None]:
 
     Args:
         batch: Images of a step.
-        threads: Of the operations.
+        threads: Threads of an operation.
 
     Raises:
         ModuleNotFoundError: TensorFlow, tf-keras or larq is not installed.
@@ -33,7 +33,6 @@ def make_step(batch: int, threads: int) -> Callable[[], None]:
     loss_of = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     images, labels = tf.random.uniform((batch, SIZE, SIZE, 3)), tf.range(batch) % CLASSES
 
-    @tf.function  # type: ignore[untyped-decorator]
     def step() -> Any:
         with tf.GradientTape() as tape:
             loss = loss_of(labels, network(images, training=True))
@@ -41,7 +40,8 @@ def make_step(batch: int, threads: int) -> Callable[[], None]:
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return loss
 
-    return lambda: step().numpy()
+    compiled = tf.function(step)
+    return lambda: compiled().numpy()
 
 
 def _resnet20(tf: Any, larq: Any) -> Any:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 CONFIG_KEY, CLASSES_KEY = "bnn_lightning_config", "bnn_lightning_class_names"
 _METADATA = "bnn_lightning"
@@ -49,8 +48,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     try:
         entries = json.loads(_metadata(path)[_METADATA])
-        with safe_open(path, framework="pt") as file:
-            state: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"`{path}` is damaged: {error}.") from error
     if not isinstance(entries, dict):

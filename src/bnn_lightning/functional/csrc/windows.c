@@ -1,5 +1,5 @@
-/* What the kernels need of a runtime library on Windows. Linked with none (`-nostdlib`, as elsewhere), the DLL starts in
- * any process, and is built in a second: the compiler would build the runtime of MinGW first.
+/* The runtime functions that the kernels call on Windows. Linked with no library (`-nostdlib`, as elsewhere), the DLL
+ * starts in any process, and is built in a second: the compiler would build the runtime of MinGW first.
  *
  * Compilers call `memset` and `memcpy` for loops and structures, and `___chkstk_ms` where a function's frame is larger
  * than a page: it touches page by page, so that the system extends the stack (the protocol of MinGW: rax is the size of
@@ -13,7 +13,7 @@ int DllMainCRTStartup(void *module, unsigned long reason, void *reserved) {
 
 int _fltused; /* says that there are floats */
 
-/* In assembly: of a loop compilers would make a call of the function itself. */
+/* In assembly: compilers would turn a loop into a call of the function itself. */
 void *memset(void *to, int value, size_t n) {
   void *at = to;
   __asm__ volatile("rep stosb" : "+D"(at), "+c"(n) : "a"(value) : "memory");
