@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bnn_lightning.deploy.kernels import abi, layout
 from bnn_lightning.deploy.kernels.abi import KERNELS, field_offsets, structure_of
 from tests.deploy.emulated import FOLDER, zig
 
 
 @pytest.mark.skipif(not zig(), reason="Needs ziglang.")
 def test_sizes_and_offsets_are_those_of_c(tmp_path: Path) -> None:
-    checks = []
+    constants = {name: getattr(abi, name) for name in ("PART", "WORKERS", "LINE", "MOST_LINES")}
+    constants |= {"BLOCK": layout.BLOCK, "WORD": layout.WORD}
+    checks = [f"{name} == {value}" for name, value in constants.items()]
     for kernel, structure in KERNELS.items():
         checks.append(f"sizeof(struct bnn_{kernel}) == {ctypes.sizeof(structure)}")
         for name, (offset, kind) in field_offsets(kernel).items():

@@ -7,8 +7,11 @@ from functools import cache
 from typing import Any
 
 VERSION = 11  # of the structures; `bnn_version` of thread_team.c
-PART = 60  # pixels of a part of a map that is summed; of simd.h
-WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each); of simd.h
+# Constants of arguments.h.
+PART = 60  # pixels of a part of a map that is summed
+WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each)
+LINE = 64  # bytes of a line of the cache
+MOST_LINES = 16  # rows of a window of maxima
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -37,19 +40,14 @@ class Convolution(ctypes.Structure):
     """`struct bnn_convolve`."""
 
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "out_height", "out_width")],
-        *[(name, ctypes.c_int64) for name in ("groups", "words", "channels", "kernel_height", "kernel_width")],
-        *[(name, ctypes.c_int64) for name in ("stride_y", "stride_x", "dilation_y", "dilation_x")],
-        *[(name, ctypes.c_int64) for name in ("pad_y", "pad_x", "real_height", "real_width", "reach")],
-        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "bits_top", "bits_left", "bits_words")],
-        ("residual_channels", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "tap_sums", "offsets", "gain", "offset")],
-        *[(name, ctypes.c_void_p) for name in ("scale", "bias", "residual", "lift", "slope", "shift", "threshold")],
-        ("low", ctypes.c_float),
-        ("high", ctypes.c_float),
-        ("out", ctypes.c_void_p),
-        ("bits", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "images height width out_height out_width groups words channels"),
+        *_fields(ctypes.c_int64, "kernel_height kernel_width stride_y stride_x dilation_y dilation_x"),
+        *_fields(ctypes.c_int64, "pad_y pad_x real_height real_width reach"),
+        *_fields(ctypes.c_int64, "bits_height bits_width bits_top bits_left bits_words residual_channels"),
+        *_fields(ctypes.c_void_p, "x weight tap_sums offsets"),
+        *_fields(ctypes.c_void_p, "gain offset scale bias residual lift slope shift threshold"),
+        *_fields(ctypes.c_float, "low high"),
+        *_fields(ctypes.c_void_p, "out bits sums"),
     ]
 
 
@@ -57,10 +55,9 @@ class Packing(ctypes.Structure):
     """`struct bnn_pack`."""
 
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "groups", "words")],
-        *[(name, ctypes.c_int64) for name in ("stride_image", "stride_channel", "stride_y", "stride_x")],
-        *[(name, ctypes.c_int64) for name in ("bits_height", "bits_width", "top", "left")],
-        *[(name, ctypes.c_void_p) for name in ("x", "threshold", "bits")],
+        *_fields(ctypes.c_int64, "images channels height width groups words"),
+        *_fields(ctypes.c_int64, "stride_image stride_channel stride_y stride_x bits_height bits_width top left"),
+        *_fields(ctypes.c_void_p, "x threshold bits"),
     ]
 
 

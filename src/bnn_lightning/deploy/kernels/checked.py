@@ -1,4 +1,4 @@
-"""What the rules of the verifier speak of: the memory of a context, and the fields of a kernel call."""
+"""A kernel call under verification: its fields, the memory of a context, and the demands that rules make of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,23 +7,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.kernels.abi import PART, field_offsets
+from bnn_lightning.deploy.kernels.abi import field_offsets
 from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
+from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, num_blocks
 
 Array = NDArray[Any]
-BLOCK, WORD, FLOAT = 16, 32, 4
 _MOST = 1 << 62  # bytes: whatever is counted fits a signed number of 64 bits
 _WRITABLE = (Region.ARENA, Region.SIGNS, Region.OUTPUT)
-
-
-def blocks(channels: int) -> int:
-    """Return the number of blocks that hold so many channels."""
-    return -(-channels // BLOCK)
-
-
-def parts(pixels: int) -> int:
-    """Return the number of parts that a map of so many pixels is summed in."""
-    return -(-pixels // PART)
 
 
 class CallError(ValueError):
@@ -101,7 +91,7 @@ class Job:
     def parameters(self, channels: int, *names: str, of: Any = None) -> None:
         """Demand values for whole blocks of channels where these fields point anywhere."""
         for name in names:
-            self.reach(name, blocks(channels) * BLOCK, of=of, needed=False)
+            self.reach(name, num_blocks(channels) * BLOCK, of=of, needed=False)
 
     def table(self, name: str, count: int) -> tuple[int, int]:
         """Return the least and the largest number of a table of int32."""
@@ -134,4 +124,4 @@ class Job:
         self.reach(
             "out", max(0, (pixels - 1) * after.out_channels + after.channels), of=after, needed=False, write=True
         )
-        self.signs(after, images, height, width, blocks(after.channels))
+        self.signs(after, images, height, width, num_blocks(after.channels))

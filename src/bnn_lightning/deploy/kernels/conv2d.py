@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.kernels.abi import WORKERS
+from bnn_lightning.deploy.kernels.abi import LINE, WORKERS
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import (
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
 _WORK = 1 << 16  # floats of the map before maxima that a worker keeps
 _SHARES = 4  # bands of an image at least: threads take them by turns
-_LINE, _SLACK = 64, 4  # LINE of conv2d.c; bytes of a word that may lie behind a band
+_SLACK = 4  # bytes of a word that may lie behind a band
 _MOST_PLANES = 4  # channels of an image that is read as it lies, without channels side by side
 
 
@@ -132,7 +132,7 @@ class Conv2d:
         rows, columns = self._reach(width)
         copy = ((band - 1) * self.stride[0] + rows) * columns * self.in_channels * self._size + _SLACK
         lines = 0 if self.maxima is None else 2 * band * width * num_blocks(channels) * BLOCK * FLOAT
-        return -(-copy // _LINE) * _LINE + -(-lines // _LINE) * _LINE
+        return -(-copy // LINE) * LINE + -(-lines // LINE) * LINE
 
     def scratch_size(self, x: Map) -> int:
         """Return the bytes that all workers need together."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_lightning.deploy.kernels.abi import MOST_LINES
 from bnn_lightning.deploy.kernels.call import Address, Count, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import (
@@ -22,7 +23,6 @@ from bnn_lightning.deploy.kernels.layout import (
 )
 
 Array = NDArray[Any]
-MOST_LINES = 16  # of epilogue.h
 
 
 @dataclass(frozen=True, eq=False)

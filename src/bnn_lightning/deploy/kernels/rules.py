@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnn_lightning.deploy.kernels.abi import WORKERS, Function, Pair
-from bnn_lightning.deploy.kernels.checked import BLOCK, FLOAT, WORD, Job, blocks, parts
+from bnn_lightning.deploy.kernels.abi import LINE, MOST_LINES, WORKERS, Function, Pair
+from bnn_lightning.deploy.kernels.checked import Job
+from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD, num_blocks, num_parts
 
-_LINE = 64  # LINE of conv2d.c
-_LINES = 16  # MOST_LINES of epilogue.h
 _MOST_FACTORS = 1 << 31  # of a binary sum
 
 
@@ -47,7 +46,7 @@ def _convolve(c: Job) -> None:
     _, far = c.table("offsets", taps)
     begin = ((c.images - 1) * c.height + last[0]) * c.width + last[1]
     c.reach("x", max(0, begin * pixel + pixel - c.words + far + 1))
-    every = c.groups * blocks(c.channels) * BLOCK
+    every = c.groups * num_blocks(c.channels) * BLOCK
     c.reach("weight", every * taps)
     if c.real_height:
         c.reach("tap_sums", c.kernel_height * c.kernel_width * every)
@@ -61,10 +60,10 @@ def _convolve(c: Job) -> None:
         _repeats(c, added, c.channels, c.groups)
         c.reach("residual", pixels * added)
     c.reach("out", pixels * channels, needed=False, write=True)
-    c.reach("sums", c.images * parts(c.out_height * c.out_width) * every, needed=False, write=True)
+    c.reach("sums", c.images * num_parts(c.out_height * c.out_width) * every, needed=False, write=True)
     whole = c.groups == 1 or c.channels % BLOCK == 0
     c.need(whole or not (c.bits or c.sums), "signs and sums of groups need whole blocks")
-    c.signs(c, c.images, c.out_height, c.out_width, c.groups * blocks(c.channels))
+    c.signs(c, c.images, c.out_height, c.out_width, c.groups * num_blocks(c.channels))
 
 
 def _real_convolve(c: Job) -> None:
@@ -76,7 +75,7 @@ def _real_convolve(c: Job) -> None:
     )
     c.need(min(c.x_image, c.x_channel, c.x_y, c.x_x) >= 0, "a stride is negative")
     after = c.job.after
-    count = blocks(after.channels) * BLOCK
+    count = num_blocks(after.channels) * BLOCK
     c.reach("weight", count * c.factors)
     c.parameters(after.channels, "gain", "scale")
     c.need(not c.gain or bool(c.offset), "a gain has no offset")
@@ -93,7 +92,7 @@ def _real_convolve(c: Job) -> None:
         band = _band(c, sizes, far)
         c.need(band <= c.work_size, "a band is larger than the memory of a worker")
         if c.maxima.height:
-            _maxima(c, sizes, -(-band // _LINE) * _LINE)
+            _maxima(c, sizes, -(-band // LINE) * LINE)
         c.reach("work", WORKERS * c.work_size, 1, write=True)
     else:
         c.need(not (c.bytes or c.whole or c.mean or c.pool == 2 or c.pad_y or c.pad_x), "the input must be copied")
@@ -135,10 +134,9 @@ def _maxima(c: Job, sizes: tuple[int, int], band: int) -> None:
     """Demand room, behind a band of so many bytes, for the map before maxima, which is computed in turns."""
     inner, after, windows = c.inner, c.job.after, c.maxima
     _windows(c, windows, sizes, (after.height, after.width))
-    c.need(windows.height <= _LINES and c.band >= windows.height - 1, "a window of maxima has too many rows")
-    c.need(
-        inner.channels == inner.out_channels == blocks(after.channels) * BLOCK, "the map before maxima has odd blocks"
-    )
+    c.need(windows.height <= MOST_LINES and c.band >= windows.height - 1, "a window of maxima has too many rows")
+    whole = inner.channels == inner.out_channels == num_blocks(after.channels) * BLOCK
+    c.need(whole, "the map before maxima has odd blocks")
     c.need(not inner.bits, "the map before maxima has no signs")
     c.parameters(inner.channels, "slope", "shift", of=inner)
     rows = 2 * c.band * inner.width * inner.out_channels * FLOAT
@@ -155,7 +153,7 @@ def _windows(c: Job, w: Any, sizes: tuple[int, int], results: tuple[int, int]) -
 
 def _linear(c: Job) -> None:
     c.positive("rows", "factors")
-    count = blocks(c.job.after.channels) * BLOCK
+    count = num_blocks(c.job.after.channels) * BLOCK
     c.need(c.x_row >= 0 and bool(c.weight) != bool(c.bytes), "rows or weights are not one thing")
     c.reach("x", (c.rows - 1) * c.x_row + c.factors)
     c.reach("weight", count * c.factors, needed=False)
@@ -171,7 +169,7 @@ def _pool(c: Job) -> None:
     c.need(c.images >= 0, "a number is out of its range")
     _windows(c, w, (c.height, c.width), (after.height, after.width))
     c.need(not (c.average and (w.pad_y or w.pad_x)), "averages have no padding")
-    c.need(bool(c.average) or w.height <= _LINES, "a window of maxima has too many rows")
+    c.need(bool(c.average) or w.height <= MOST_LINES, "a window of maxima has too many rows")
     c.after(c.images)
     c.parameters(after.channels, "before")
     c.reach("x", c.images * c.height * c.width * after.channels)
@@ -181,13 +179,13 @@ def _sum(c: Job) -> None:
     c.positive("pixels", "channels", "images")
     c.reach("x", c.images * c.pixels * c.channels)
     c.parameters(c.channels, "before")
-    c.need(c.sums_channels >= blocks(c.channels) * BLOCK, "sums have fewer channels than the map")
-    c.reach("sums", c.images * parts(c.pixels) * c.sums_channels, write=True)
+    c.need(c.sums_channels >= num_blocks(c.channels) * BLOCK, "sums have fewer channels than the map")
+    c.reach("sums", c.images * num_parts(c.pixels) * c.sums_channels, write=True)
 
 
 def _average(c: Job) -> None:
     c.positive("parts", "channels", "images")
-    c.need(c.sums_channels >= blocks(c.channels) * BLOCK, "sums have fewer channels than the averages")
+    c.need(c.sums_channels >= num_blocks(c.channels) * BLOCK, "sums have fewer channels than the averages")
     c.reach("sums", c.images * c.parts * c.sums_channels)
     c.reach("mean", c.images * c.channels, write=True)
 
@@ -202,14 +200,14 @@ def _gate(c: Job) -> None:
     c.positive("images", "channels", "hidden", "out_channels")
     c.reach("own", c.images * c.channels)
     c.reach("other", c.images * c.channels, needed=False)
-    c.reach("mix", blocks(c.channels) * BLOCK, needed=bool(c.other))
+    c.reach("mix", num_blocks(c.channels) * BLOCK, needed=bool(c.other))
     for name, inputs, outputs in (("squeeze", c.channels, c.hidden), ("excite", c.hidden, c.out_channels)):
-        whole, count = bool(getattr(c, f"{name}_bytes")), blocks(outputs) * BLOCK
+        whole, count = bool(getattr(c, f"{name}_bytes")), num_blocks(outputs) * BLOCK
         c.reach(f"{name}_bytes", count * inputs, 1, needed=False)
         c.reach(name, count * inputs, needed=not whole)
         c.parameters(outputs, f"{name}_scale")
         c.reach(f"{name}_bias", count)
-    c.reach("work", c.images * (blocks(c.channels) + blocks(c.hidden)) * BLOCK, write=True)
+    c.reach("work", c.images * (num_blocks(c.channels) + num_blocks(c.hidden)) * BLOCK, write=True)
     c.reach("gate", c.images * c.out_channels, write=True)
 
 
@@ -230,7 +228,7 @@ def _combine(c: Job) -> None:
         c.reach("residual", pixels * c.residual_channels)
     c.need(not c.scale or bool(c.bias), "a scale has no bias")
     c.parameters(after.channels, "residual_slope", "scale", "bias", "inner", "half_slope")
-    c.reach("sums", c.images * c.parts * blocks(after.channels) * BLOCK, needed=False, write=True)
+    c.reach("sums", c.images * c.parts * num_blocks(after.channels) * BLOCK, needed=False, write=True)
     halves = -(-after.height // 2) * -(-after.width // 2)
     c.reach("half", c.images * halves * after.channels, needed=False, write=True)
 
@@ -243,10 +241,10 @@ def _group_convolve(c: Job) -> None:
     c.need(after.channels > 0 and after.channels % c.groups == 0, "groups do not divide the channels")
     outputs, taps = after.channels // c.groups, c.kernel_height * c.kernel_width
     if c.channels == outputs == 1:  # depthwise
-        count, weights = blocks(after.channels) * BLOCK, blocks(after.channels)
+        count, weights = num_blocks(after.channels) * BLOCK, num_blocks(after.channels)
     else:
-        count = (c.groups - 1) * outputs + blocks(outputs) * BLOCK
-        weights = c.groups * blocks(outputs) * c.channels
+        count = (c.groups - 1) * outputs + num_blocks(outputs) * BLOCK
+        weights = c.groups * num_blocks(outputs) * c.channels
     c.reach("weight", weights * taps * BLOCK)
     for name in ("bias", "gain", "offset"):
         c.reach(name, count, needed=False)

@@ -3,6 +3,11 @@
 #pragma once
 #include <stdint.h>
 
+// Lanes of a block of channels; signs of a word. PART: pixels of an image that are summed by themselves, of any thread.
+// WORKERS: how many have memory of their own in an operation that needs some. LINE: bytes of a line of the cache.
+// MOST_LINES: rows of a window of maxima. abi.py and layout.py have the same: a test compares them.
+enum { BLOCK = 16, WORD = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINES = 16 };
+
 // The kernels, in the order of their numbers in a plan section; new ones come last. X is called with name and `more`.
 #define BNN_KERNELS(X, more)                                                                                 \
   X(convolve, more) X(pack, more) X(real_convolve, more) X(linear, more) X(pool, more) X(sum, more)          \
@@ -67,10 +72,10 @@ struct bnn_real_convolve {
   const float *bias, *gain, *offset, *residual;  // null: there is none
   const float *mean, *std;  // (channels): x becomes (x - mean) / std first, and lies in zeros; null: it does not
   const int32_t *offsets;  // of the factors of a window from its beginning, in x, or in a band
-  // Of whole sums: where the bias lies, as a sum over rows and columns, which depends on what a window has outside of x.
+  // The bias of whole sums depends on the part of a window outside of x: it lies at bias_y of the row + bias_x of the column.
   const float *scale;
   const int32_t *bias_y, *bias_x;
-  // Of each worker, `work_size` bytes: a band, a word behind it and, from the next multiple of 64 on, 2 * band rows in whole
+  // Memory of the workers, `work_size` bytes each: a band, a word behind it and, from the next multiple of 64 on, 2 * band rows in whole
   // blocks of the map before maxima, `inner`. The height of these windows is 0 where no maxima follow.
   char *work;
   int64_t work_size;

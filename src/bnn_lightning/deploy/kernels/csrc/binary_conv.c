@@ -53,7 +53,7 @@ INLINE int64_t class_of(const struct border *b, int64_t place) {
   return place < b->begin ? 1 + place : place < b->end ? 0 : 1 + b->begin + place - b->end;
 }
 
-// How a layer is cut: chunks of blocks, and in each of them units of pixels, a tile or a part that is summed.
+// Division of a layer: chunks of blocks, and in each of them units of pixels, a tile or a part that is summed.
 struct cut {
   int64_t pixels, blocks, chunks, units, unit, run, parts;  // pixels of an image where its parts are summed, or of all
 };
@@ -73,7 +73,7 @@ INLINE int64_t first_of(const struct cut *s, int64_t unit) {
   return unit / s->parts * s->pixels + least(unit % s->parts * s->unit, s->pixels);
 }
 
-// What all tiles of a chunk share. KEPT classes of pixels have their sums kept; what are more is computed each time.
+// Values that all tiles of a chunk share. KEPT classes of pixels have their sums kept; what are more is computed each time.
 enum { KEPT = 25 };
 struct chunk {
   const struct bnn_convolve *c;
@@ -149,7 +149,7 @@ struct tile {
   F sums[BLOCKS];  // of the tiles of a part
 };
 
-// What follows the sums of a block of `n` pixels of a tile, from `begin` on, and their stores; `whole`: all 16 channels are
+// The epilogue of the sums of a block of `n` pixels of a tile, from `begin` on, and their stores; `whole`: all 16 channels are
 // there. Stage by stage, so that what belongs to a channel stays in registers.
 INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t nb, int64_t b, int64_t begin, const int64_t n,
                    const bool whole) {
@@ -207,7 +207,7 @@ static void store_sums(const struct chunk *k, const struct cut *s, struct tile *
 
 #define FINISH(PIXELS, NB, ACC)                                                                                        \
   UNROLL for (int64_t b = 0; b < NB; b++) finish(k, t, ACC, NB, b, 0, PIXELS, true)
-// Of the sizes that most tiles have; others are rare.
+// Whether a tile has one of the sizes that most have; others are rare.
 #define WHOLE_TILE(PIXELS, NB) ((PIXELS == WIDE || PIXELS == NARROW) && t->n == PIXELS && k->left >= NB * BLOCK)
 
 #if BYTES

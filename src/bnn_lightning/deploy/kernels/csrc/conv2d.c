@@ -4,8 +4,8 @@
 //
 // and then what follows (`struct after`). Products are added by rows, columns and channels, and each step is rounded, as
 // in oneDNN's direct convolutions and torch's batch norm: where these run, with fused products and sums, the bits are the
-// same. Or,
-// of images in bytes and weights in int8, with sums that are whole numbers, the same on every instruction set:
+// same.
+// Images in bytes and weights in int8 have sums that are whole numbers, the same on every instruction set:
 //
 //   t[pixel, c] = bias[c] + scale[c] * sum_k weight[k, c] * x[pixel + offset k]
 //
@@ -16,7 +16,7 @@
 #include "dot.h"
 #include "epilogue.h"
 
-enum { MOST = 14, LINE = 64 };  // pixels of a tile; bytes that rows behind a band begin at multiples of
+enum { MOST = 14 };  // pixels of a tile
 
 // Compilers load the pixels of a tile ahead of the products, and have no registers left for the sums, unless told.
 #if __AVX512F__
@@ -96,7 +96,7 @@ static struct shape shape_of(const struct bnn_real_convolve *c) {
 #endif
 }
 
-// Where windows are read: x itself, or a band of it; strides in bytes.
+// Memory that windows are read from: x itself, or a band of it; strides in bytes.
 struct view {
   const char *x;
   int64_t image, y, x_step;
@@ -109,7 +109,7 @@ struct pixels {
   int64_t signs[MOST], n, to;
 };
 
-// What follows the sums of some blocks; `plain` is whole blocks and neither residual, slope nor shift.
+// The epilogue of the sums of some blocks; `plain` is whole blocks and neither residual, slope nor shift.
 INLINE void follow(const struct bnn_real_convolve *c, const struct after *after, const struct pixels *at, const F *acc,
                    int64_t block, int64_t blocks, bool plain, bool whole) {
   for (int64_t b = 0; b < blocks; b++) {

@@ -1,4 +1,4 @@
-// What is done element by element: copies between strides, functions of one value and of two, softmax, sums over dimensions.
+// Elementwise kernels, softmax and sums: copies between strides, functions of one value and of two, sums over dimensions.
 #include "functions.h"
 
 // out[i, j, k, l] over sizes and strides: the last loop is the innermost one.

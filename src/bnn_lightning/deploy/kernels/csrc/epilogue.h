@@ -1,7 +1,7 @@
-// What the real-valued kernels share: vectors of 16 channels, and what follows a sum. Clang vector types, no libc.
+// Common code of the real-valued kernels: vectors of 16 channels, and the epilogue of a sum. Clang vector types, no libc.
 //
-// Maps are (N, H, W, C), dense; parameters of channels are filled up to whole blocks of BLOCK. Every file declares the
-// structures of its jobs, whose layout is that of `deploy/kernels/abi.py`.
+// Maps are (N, H, W, C), dense; parameters of channels are filled up to whole blocks of BLOCK. Arguments are the
+// structures of arguments.h.
 #pragma once
 #include "simd.h"
 
@@ -28,7 +28,7 @@ INLINE void step(struct place *at, int64_t height, int64_t width) {
   at->image++;
 }
 
-// What a block of channels, from `first` on, takes part with; what is not asked for has no effect.
+// Parameters of the epilogue for a block of channels, from `first` on; those that are not given have no effect.
 struct terms {
   F slope, shift, threshold;
 };
@@ -41,7 +41,7 @@ INLINE struct terms terms_of(const struct after *a, int64_t first) {
   return terms;
 }
 
-// Where the signs of a pixel begin, in halves of words.
+// Offset of the signs of a pixel, in halves of words.
 INLINE int64_t signs_at(const struct after *a, const struct place *at) {
   return (((at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left) * a->bits_words) * 2;
 }
@@ -62,8 +62,6 @@ INLINE F finish(const struct after *a, F t, int64_t pixel, const struct place *a
   const struct terms terms = terms_of(a, first);
   return finish_block(a, &terms, t, pixel, signs_at(a, at), first);
 }
-
-enum { MOST_LINES = 16 };  // rows of a window of maxima
 
 // The lines of a map that windows of a row lie in: `width` pixels of `channels` floats; those below 0 are multiplied by
 // `before`, if given.
@@ -87,7 +85,7 @@ INLINE void maxima_of_window(const struct lines *l, const struct after *after, i
         sums[b] += t;
       }
     }
-  // Where there is a NaN the maximum is one. A sum is none without it, but for infinities: then it is looked for.
+  // The maximum with a NaN is a NaN. A sum is one with it, or with infinities of both signs: then it is looked for.
   I odd = 0;
   UNROLL for (int b = 0; b < blocks; b++) odd |= sums[b] != sums[b];
   if (__builtin_reduce_or(odd))

@@ -19,7 +19,7 @@ INLINE F exponential(F x) {
   return (F)((I)y + (__builtin_convertvector(n, I) << 23));
 }
 
-// Of positive numbers that are none of the smallest.
+// The natural logarithm of positive numbers that are not subnormal.
 INLINE F logarithm(F x) {
   const I bits = (I)x - 0x3f3504f3;  // the bits of sqrt(1/2): what remains lies between it and sqrt(2)
   const F n = __builtin_convertvector(bits >> 23, F);

@@ -1,10 +1,11 @@
-// What the files of kernels share: vectors of 16 lanes in Clang's types, for any instruction set, and torch's threads.
+// Common code of the kernels: vectors of 16 lanes in Clang's types, for any instruction set, and loops of a team of threads.
 //
 // Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`, with the
 // structures of arguments.h. The files of kernels are compiled once for each instruction set, which BNN_SET names and their
 // functions end with; one library holds all of them. They call nothing of libc. See docs/packed.md.
 #pragma once
 #include "arguments.h"
+#include "thread_team.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -19,10 +20,6 @@
 #define KERNEL(name) bnn_##name
 #endif
 
-// PART: pixels of an image that are summed by themselves, of any thread. WORKERS: how many have memory of their own in
-// an operation that needs some.
-enum { BLOCK = 16, WORD = 32, PART = 60, WORKERS = 16 };
-
 #define VECTOR(type, n) type __attribute__((ext_vector_type(n), aligned(4)))
 typedef VECTOR(uint32_t, BLOCK) U;
 typedef VECTOR(int32_t, BLOCK) I;
@@ -34,17 +31,6 @@ typedef bool M __attribute__((ext_vector_type(BLOCK)));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// torch_parallel_for, of libtorch's stable C interface: (begin, end, grain, function(from, to, context), context).
-typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
-
-// One of the threads that run a row of operations together (thread_team.c). Each of them calls every operation, which divides its
-// loops by `spread_out` and does nothing besides.
-struct worker;
-__attribute__((visibility("hidden"))) void bnn_share(struct worker *me, int64_t n, int64_t grain,
-                                                     void (*loop)(int64_t, int64_t, void *), void *context);
-__attribute__((visibility("hidden"))) int64_t bnn_slot(const struct worker *me);
-__attribute__((visibility("hidden"))) int64_t bnn_threads(const struct worker *me);
 
 // Let `loop` be called for all of 0 .. n, at least `grain` at once, by the workers together; null is one that is alone.
 INLINE void spread_out(struct worker *worker, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *),
@@ -70,7 +56,7 @@ INLINE void spread_out_in(char *work, int64_t size, struct worker *worker, int64
   spread_out(worker, n, grain, slot < WORKERS ? loop : 0, &own);
 }
 
-// How much of a loop is worth a share, where one turn of it is so much `work` of what is worth one; 0 work is possible.
+// Turns of a loop that make a share: one turn is so much `work`, which may be 0; `worth` is the least work of a share.
 INLINE int64_t grain_of(int64_t worth, int64_t work) { return 1 + (work > 0 ? worth / work : worth); }
 
 INLINE F load_some(const float *from, int64_t n) {

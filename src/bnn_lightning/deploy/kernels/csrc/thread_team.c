@@ -1,5 +1,8 @@
-// Rows of operations, run by torch's threads as one team. See simd.h.
-#include "simd.h"
+// Rows of operations, run by torch's threads as one team.
+#include "thread_team.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
 
 // Threads sleep between torch's parallel loops, and to wake one takes as long as a layer. So a row is one such loop, whose
 // calls are the workers: each goes through all operations, takes shares of each loop until none is left, and waits until
@@ -22,14 +25,6 @@ struct worker {
   bool counts;           // counts shares only
 };
 
-static void relax(void) {
-#if __x86_64__
-  __builtin_ia32_pause();
-#elif __aarch64__
-  __asm__ volatile("yield");
-#endif
-}
-
 static bool takes(struct team *t, int64_t share, int64_t loop) {
   int64_t last = atomic_load_explicit(&t->taken[share], memory_order_relaxed);
   return last <= loop && atomic_compare_exchange_strong(&t->taken[share], &last, loop + 1);
@@ -46,7 +41,6 @@ int64_t bnn_slot(const struct worker *me) { return me->slot; }
 
 int64_t bnn_threads(const struct worker *me) { return me->team->threads; }
 
-// A worker whose `loop` is null waits for the others.
 void bnn_share(struct worker *me, int64_t n, int64_t grain, void (*loop)(int64_t, int64_t, void *), void *context) {
   struct team *t = me->team;
   const int64_t shares = shares_of(t, n / grain), number = me->loop++;
@@ -69,11 +63,6 @@ void bnn_share(struct worker *me, int64_t n, int64_t grain, void (*loop)(int64_t
     else t->yield();
 }
 
-struct bnn_step {
-  void (*operation)(const void *job, struct worker *worker);
-  const void *job;
-};
-
 struct row {
   struct team team;
   const struct bnn_step *steps;
@@ -92,7 +81,6 @@ static void work(int64_t from, int64_t to, void *context) {
   go_through(r, &(struct worker){.team = &r->team, .number = from, .slot = slot});
 }
 
-// Run operations one after the other, on as many of torch's threads; null is no threads. `yield` gives the processor away.
 void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int64_t threads, void (*yield)(void)) {
   struct row r;
   r.steps = steps, r.n = n;

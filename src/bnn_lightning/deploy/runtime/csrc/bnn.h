@@ -38,7 +38,7 @@ extern "C" {
 typedef struct bnn_network bnn_network; /* a file that was opened */
 typedef struct bnn_context bnn_context; /* the memory of one call at a time */
 
-/* What functions return. */
+/* Results of functions. */
 typedef enum bnn_status {
   BNN_OK = 0,
   BNN_ERROR_FILE = 1,      /* the file cannot be opened */
@@ -50,13 +50,13 @@ typedef enum bnn_status {
   BNN_ERROR_PROCESSOR = 7, /* the library has no kernels for this processor, or BNN_KERNEL names others */
 } bnn_status;
 
-/* What went wrong: the code again, and a sentence. Functions take NULL where nobody reads it. */
+/* An error: the code again, and a sentence. Functions take NULL where nobody reads it. */
 typedef struct bnn_error {
   bnn_status status;
   char text[252];
 } bnn_error;
 
-/* What a network is. */
+/* Facts of a network. */
 typedef struct bnn_facts {
   int64_t channels, height, width; /* of an image */
   int64_t classes;                 /* logits an image */

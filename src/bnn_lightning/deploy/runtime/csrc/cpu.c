@@ -1,4 +1,4 @@
-// Which instruction set computes: the best of those that this library was built with and the processor has. BNN_SETS lists
+// Choice of the instruction set: the best of those that this library was built with and the processor has. BNN_SETS lists
 // them as S(x86_64_v4) S(x86_64_v3) ..., the best first.
 #include "internal.h"
 

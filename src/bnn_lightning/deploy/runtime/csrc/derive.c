@@ -4,40 +4,43 @@
 // As `DERIVED_KINDS` of format/plan_section.py.
 enum { SIGNS, TAP_SUMS, BLOCKED_FLOATS, BLOCKED_SIGNS, BLOCKED_SCALED, BLOCKED_BYTES, KINDS };
 
+// Words or blocks, `size` values each, that hold so many.
+static int64_t parts_of(int64_t values, int64_t size) { return (values + size - 1) / size; }
+
 static int bit_at(const uint8_t *bits, int64_t i) { return bits[i / 8] >> i % 8 & 1; }
 
 // The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
 // (groups, blocks, taps, words, 16); what is left over is 0.
 static void expand_signs(const uint8_t *bits, uint32_t *words, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD), blocks = parts_of(outputs, BLOCK);
   int64_t bit = 0;
   for (int64_t group = 0; group < a[0]; group++)
     for (int64_t out = 0; out < outputs; out++)
       for (int64_t in = 0; in < inputs; in++)
         for (int64_t tap = 0; tap < taps; tap++, bit++) {
-          const int64_t block = (group * blocks + out / 16) * taps + tap;
-          words[(block * count + in / 32) * 16 + out % 16] |= (uint32_t)bit_at(bits, bit) << in % 32;
+          const int64_t block = (group * blocks + out / BLOCK) * taps + tap;
+          words[(block * count + in / WORD) * BLOCK + out % BLOCK] |= (uint32_t)bit_at(bits, bit) << in % WORD;
         }
 }
 
-// What each tap contributes, counted as -1, where it lies in a zero padding: minus the sum of its signs, (taps, groups,
+// The contribution of each tap, counted as -1, that lies in a zero padding: minus the sum of its signs, (taps, groups,
 // blocks * 16), 0 beyond the last output.
 static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = (inputs + 31) / 32, blocks = (outputs + 15) / 16;
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD), blocks = parts_of(outputs, BLOCK);
   for (int64_t group = 0; group < a[0]; group++)
     for (int64_t out = 0; out < outputs; out++)
       for (int64_t tap = 0; tap < taps; tap++) {
-        const uint32_t *word = words + (((group * blocks + out / 16) * taps + tap) * count) * 16 + out % 16;
+        const uint32_t *word = words + (((group * blocks + out / BLOCK) * taps + tap) * count) * BLOCK + out % BLOCK;
         int64_t ones = 0;
         for (int64_t i = 0; i < count; i++) {
-          const int64_t left = inputs - i * 32;
-          ones += __builtin_popcount(word[i * 16] & (left < 32 ? (1u << left) - 1 : ~0u));
+          const int64_t left = inputs - i * WORD;
+          ones += __builtin_popcount(word[i * BLOCK] & (left < WORD ? (1u << left) - 1 : ~0u));
         }
-        sums[(tap * a[0] + group) * blocks * 16 + out] = (int32_t)(inputs - 2 * ones);
+        sums[(tap * a[0] + group) * blocks * BLOCK + out] = (int32_t)(inputs - 2 * ones);
       }
 }
 
-// What a weight is multiplied by: a scale of its output in float, and then a factor of its input in double; null: nothing.
+// Factors of a weight: a scale of its output in float, and then a factor of its input in double; null: nothing.
 struct factors {
   const float *scale;
   const double *factor;
@@ -60,11 +63,12 @@ static void block_factor(int kind, const void *from, struct factors by, int64_t 
 
 // A weight, (groups, outputs, inputs, taps), as kernels read it: (groups, blocks, taps, inputs, 16); zeros fill blocks up.
 static void block(int kind, const void *from, struct factors by, uint8_t *to, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], blocks = (outputs + 15) / 16, size = kind == BLOCKED_BYTES ? 16 : 64;
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], blocks = parts_of(outputs, BLOCK);
+  const int64_t size = kind == BLOCKED_BYTES ? BLOCK : 4 * BLOCK;
   for (int64_t group = 0; group < a[0]; group++)
-    for (int64_t out = 0; out < outputs; out += 16) {
-      const int64_t row = group * outputs + out, lanes = outputs - out < 16 ? outputs - out : 16;
-      const int64_t begin = (group * blocks + out / 16) * taps * inputs;
+    for (int64_t out = 0; out < outputs; out += BLOCK) {
+      const int64_t row = group * outputs + out, lanes = outputs - out < BLOCK ? outputs - out : BLOCK;
+      const int64_t begin = (group * blocks + out / BLOCK) * taps * inputs;
       for (int64_t in = 0; in < inputs; in++)
         for (int64_t tap = 0; tap < taps; tap++) {
           const struct factors here = {by.scale ? by.scale + row : 0, by.factor ? by.factor + in : 0};
@@ -82,14 +86,14 @@ static const void *line_of(const bnn_network *n, int64_t line, int64_t size, boo
 }
 
 const char *bnn_derive(bnn_network *n, const struct derived *d, int64_t *end) {
-  const int64_t *a = d->arguments, blocks = (a[1] + 15) / 16 * 16;
+  const int64_t *a = d->arguments, blocks = parts_of(a[1], BLOCK) * BLOCK;
   if (d->kind >= KINDS || d->count != (d->kind >= BLOCKED_FLOATS && d->kind <= BLOCKED_SCALED ? 6 : 4))
     return "derived constants are of no kind";
   for (int i = 0; i < 4; i++)
     if (!a[i]) return "derived constants are of nothing";
   const int64_t values = times(times(times(a[0], a[1]), a[2]), a[3]), lanes = times(times(times(a[0], blocks), a[2]), a[3]);
   const int64_t bits = values / 8 + (values % 8 != 0), sums = times(times(times(a[0], blocks), a[3]), 4);
-  const int64_t words = times(times(times(times(a[0], blocks), a[3]), (a[2] + 31) / 32), 4);
+  const int64_t words = times(times(times(times(a[0], blocks), a[3]), parts_of(a[2], WORD)), 4);
   const int64_t read[KINDS] = {bits, words, times(values, 4), bits, values, values};
   const int64_t made[KINDS] = {words, sums, times(lanes, 4), times(lanes, 4), times(lanes, 4), lanes};
   const int64_t whole = d->regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;

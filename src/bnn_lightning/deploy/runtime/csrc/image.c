@@ -100,7 +100,7 @@ static bool resize(const struct plane *from, struct plane *to, int filter) {
   return fits;
 }
 
-// Where the middle begins: halves are rounded to even numbers, as Python's `round` does.
+// First pixel of the middle: halves are rounded to even numbers, as Python's `round` does.
 static int64_t middle_of(int64_t whole, int64_t part) {
   const int64_t twice = whole - part, half = twice / 2;
   return twice % 2 && half % 2 ? half + 1 : half;

@@ -1,4 +1,4 @@
-// What the files of the runtime share. See bnn.h for what users see.
+// Declarations that the files of the runtime share. bnn.h is the interface for users.
 #pragma once
 #include "bnn.h"
 
@@ -6,12 +6,8 @@
 #include <stdbool.h>
 
 #include "../../kernels/csrc/arguments.h"
+#include "../../kernels/csrc/thread_team.h"
 
-struct worker;
-typedef void kernel_function(const void *arguments, struct worker *worker);
-typedef int32_t (*parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
-
-#define HIDDEN __attribute__((visibility("hidden")))
 enum { ALIGN = 64, MOST_IMAGES = 1 << 20, MOST_THREADS = 256 };
 enum region { REGION_CONSTANTS, REGION_DERIVED, REGION_ARENA, REGION_SIGNS, REGION_INPUT, REGION_OUTPUT, REGIONS };
 
@@ -63,9 +59,6 @@ struct plan {
   struct place *places;
   size_t num_fills, num_calls, num_places, structures;  // bytes of all structures
   const uint8_t *torch;                                 // the first call of torch, null: there is none
-};
-struct text {
-  const char *at;  // ends with 0
 };
 struct bnn_network {
   bnn_facts facts;
@@ -122,14 +115,6 @@ HIDDEN kernel_function *bnn_kernel_of(int set, int kernel);
 HIDDEN parallel_for bnn_pool(void);
 HIDDEN int bnn_processors(void);
 HIDDEN void bnn_yield(void);
-
-// thread_team.c
-struct bnn_step {
-  kernel_function *operation;
-  const void *job;
-};
-HIDDEN void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int64_t threads, void (*yield)(void));
-HIDDEN int64_t bnn_version(void);
 
 // Whole numbers that stay at the largest one instead of going beyond it. Operands are not negative.
 static inline int64_t times(int64_t a, int64_t b) {

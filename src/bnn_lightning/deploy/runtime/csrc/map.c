@@ -1,5 +1,5 @@
 // Files mapped into memory, and memory of whole lines of the cache.
-#define _GNU_SOURCE  // O_CLOEXEC, sysconf
+#define _GNU_SOURCE  // O_CLOEXEC
 #include "internal.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 // Threads of our own under thread_team.c, made when they are first asked for: POSIX, Windows, or none (BNN_NO_THREADS and
 // WebAssembly). This is the only state of the library. Nobody waits for a thread that has not begun: the caller closes a
 // loop when its own part is done, and then waits for those that took a ticket of it.
-#define _GNU_SOURCE  // O_CLOEXEC, sysconf
+#define _GNU_SOURCE  // sysconf
 #include "internal.h"
 
 #include <stdatomic.h>
@@ -69,7 +69,7 @@ static void begin_anew_in_children(void) { pthread_atfork(0, 0, begin_anew); }
 #endif
 
 enum { LOOKS = 1 << 12 };  // before a thread sleeps
-// What threads do: `epoch` counts loops, and holds in its lower half the tickets that are left of this one.
+// The work of the threads: `epoch` counts loops, and holds in its lower half the tickets that are left of this one.
 static _Atomic uint64_t epoch;
 static _Atomic int64_t finished;  // tickets whose thread is done
 static int threads;
@@ -78,14 +78,6 @@ static struct {
   void *context;
   int64_t n;
 } loop;
-
-static void relax(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__) || (defined(__arm__) && __ARM_ARCH >= 7)
-  __asm__ volatile("yield");
-#endif
-}
 
 static bool has_tickets(void) { return (uint32_t)atomic_load(&epoch) > 0; }
 

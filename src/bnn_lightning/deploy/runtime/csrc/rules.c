@@ -1,5 +1,5 @@
 // The rules of the verifier, kernel by kernel: which elements a field's address is followed to, what must divide what, and
-// what the fixed arrays of the kernels hold. Those of deploy/kernels/verify.py are the same: a test holds both to each other.
+// what the fixed arrays of the kernels hold. Those of deploy/kernels/rules.py are the same: a test holds both to each other.
 #include "verify.h"
 
 #include <string.h>
@@ -131,7 +131,7 @@ static int64_t check_band(struct check *c, const struct bnn_real_convolve *p, in
 static void check_maxima(struct check *c, const struct bnn_real_convolve *p, int64_t band) {
   const struct after *inner = &p->inner;
   check_windows(c, &p->maxima, inner->height, inner->width, p->after.height, p->after.width);
-  NEED(p->maxima.height <= LINES && p->band >= p->maxima.height - 1, "a window of maxima has too many rows");
+  NEED(p->maxima.height <= MOST_LINES && p->band >= p->maxima.height - 1, "a window of maxima has too many rows");
   const bool whole = inner->channels == inner->out_channels && inner->channels == blocks(p->after.channels) * BLOCK;
   NEED(whole, "the map before maxima has odd blocks");
   NEED(!inner->bits, "the map before maxima has no signs");
@@ -196,7 +196,7 @@ static void check_pool(struct check *c, const struct bnn_pool *p) {
   NEED(p->images >= 0, "a number is out of its range");
   check_windows(c, &p->windows, p->height, p->width, a->height, a->width);
   NEED(!(p->average && (p->windows.pad_y || p->windows.pad_x)), "averages have no padding");
-  NEED(p->average || p->windows.height <= LINES, "a window of maxima has too many rows");
+  NEED(p->average || p->windows.height <= MOST_LINES, "a window of maxima has too many rows");
   if (c->wrong) return;
   check_after(c, a, p->images, a->height, a->width);
   if (c->wrong) return;

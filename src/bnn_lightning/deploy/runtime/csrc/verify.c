@@ -1,9 +1,9 @@
 // A verifier of plans: whatever a call reads and writes lies within its regions, for every number of images. The rules
-// are those of deploy/kernels/verify.py: a test holds both to each other.
+// are those of deploy/kernels/rules.py: a test holds both to each other.
 //
 // Structures are filled for a number of images, with pointers that are numbers of places: region and offset. Only fields
-// that every rule is linear in may depend on the number of images (`bnn_may_grow`). What holds for one image and for
-// MOST_IMAGES so holds for all between them.
+// that every rule is linear in may depend on the number of images (`bnn_may_grow`). Rules that hold for one image and for
+// MOST_IMAGES so hold for all between them.
 #include "verify.h"
 
 #include <string.h>

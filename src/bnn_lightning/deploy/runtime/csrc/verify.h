@@ -1,8 +1,8 @@
-// What the verifier and its rules share. See verify.c.
+// Declarations that the verifier and its rules share. See verify.c.
 #pragma once
 #include "internal.h"
 
-enum { BLOCK = 16, WORD = 32, PART = 60, WORKERS = 16, LINE = 64, LINES = 16, FLOAT = 4 };
+enum { FLOAT = 4 };
 #define MOST_FACTORS ((int64_t)1 << 31)
 #define MOST_LOOKED ((int64_t)1 << 26)
 

@@ -1,5 +1,5 @@
-// What the runtime needs of a C library, in WebAssembly modules, which have none: memory, error texts, no files and no
-// environment. The module so imports nothing, and is built without the C library of WASI.
+// The functions of a C library that the runtime needs, in WebAssembly modules, which have none: memory, error texts, no files
+// and no environment. The module so imports nothing, and is built without the C library of WASI.
 #if defined(__wasm__)
 #include <stdarg.h>
 #include <stdbool.h>
@@ -111,7 +111,7 @@ void *calloc(size_t n, size_t size) {
   return memory;
 }
 
-// What error texts hold: %s, %.Ns, %.*s, %d, %lld, %zu.
+// Formats of error texts alone: %s, %.Ns, %.*s, %d, %lld, %zu.
 int vsnprintf(char *to, size_t size, const char *format, va_list arguments) {
   size_t length = 0;
 #define PUT(letter) (length + 1 < size ? (void)(to[length++] = (letter)) : (void)0)
