@@ -140,7 +140,8 @@ class BinaryConv2d:
             "groups": self.groups,
             "words": words // self.groups,
             "channels": self.out_channels,
-            **_pairs(kernel=self.kernel_size),
+            "kernel_height": self.kernel_size[0],
+            "kernel_width": self.kernel_size[1],
             "stride_y": self.stride[0],
             "stride_x": self.stride[1],
             "dilation_y": self.dilation[0],
@@ -299,7 +300,3 @@ def emitting(call: KernelCall, constants: ConstantSection, threshold: Array, gro
 def summing(call: KernelCall, sums: Address) -> KernelCall:
     """Return a call that writes the sums of its result over parts of the map, too."""
     return KernelCall(call.kernel, {**call.fields, "sums": sums}, call.node)
-
-
-def _pairs(**pairs: Pair) -> dict[str, Field | None]:
-    return {f"{name}_{side}": pairs[name][i] for name in pairs for i, side in enumerate(("height", "width"))}

@@ -83,11 +83,6 @@ def blocked(rows: Array) -> Array:
     return np.ascontiguousarray(padded.reshape(-1, BLOCK, rows.shape[1]).transpose(0, 2, 1))
 
 
-def unblocked(weight: Array, out_channels: int) -> Array:
-    """Undo `blocked`: (out_channels, factors)."""
-    return weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])[:out_channels]
-
-
 def packed(bits: Array) -> Array:
     """Pack bools, (..., C), to words, uint32 (..., ceil(C / 32)).
 
@@ -149,7 +144,7 @@ def given(fields: dict[str, "Field | None"], prefix: str = "") -> dict[str, Fiel
 
 @dataclass(frozen=True)
 class Activation:
-    """What kernels do last: PReLU, a shift, clamp; each may be missing.
+    """Last step of most kernels: PReLU, a shift, clamp; each may be missing.
 
     Attributes:
         channels: Of the map.

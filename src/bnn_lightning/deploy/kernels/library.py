@@ -29,7 +29,7 @@ class NativeStep(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KernelInfo:
-    """What computes packed layers.
+    """Kernels that compute packed layers here.
 
     Attributes:
         name: Of the kernel in use: an instruction set, or "torch", the fallback.
@@ -153,7 +153,7 @@ def _load() -> tuple[Kernel | None, str]:
 
 @cache
 def give_way() -> int | None:
-    """Return the address of what gives the processor to other threads while one waits for them; None: nothing does."""
+    """Return the address of the function that gives the processor to other threads; None: the system has none."""
     posix = os.name == "posix"
     library = ctypes.CDLL(None if posix else "kernel32")
     function = getattr(library, "sched_yield" if posix else "SwitchToThread", None)

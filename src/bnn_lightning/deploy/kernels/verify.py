@@ -1,7 +1,7 @@
-"""A verifier of plans: whatever a kernel call reads and writes lies within the regions of memory that a context has.
+"""Verifier of plans: all reads and writes of a kernel call lie within the regions of memory that a context has.
 
-The rules are those of the C files, kernel by kernel: which elements a field's address is followed to, what must divide
-what, and what the fixed arrays of the kernels hold. runtime/csrc/rules.c holds the same.
+rules.py holds the rules of the kernels in C: the elements that a field's address is followed to, the numbers that must
+divide each other, and the sizes of the kernels' fixed arrays. runtime/csrc/rules.c holds the same.
 """
 
 import ctypes

@@ -25,10 +25,8 @@ from bnn_lightning.deploy.kernels.library import Kernel
 from bnn_lightning.deploy.planner.plan import Address, Plan, Region, TorchCall
 from bnn_lightning.deploy.planner.planner import make_plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
-from bnn_lightning.deploy.runtime.native import Rows, Sections
+from bnn_lightning.deploy.runtime.native import MOST_IDLE, MOST_IMAGES, Rows, Sections
 
-MOST_IMAGES = 1 << 20  # of a call
-MOST_IDLE = 4  # contexts that a network keeps for calls at the same time
 _DTYPES = {"f32": torch.float32, "i8": torch.int8, "i32": torch.int32, "i64": torch.int64}
 # Computes the value of a node, by its number, from those that it reads.
 Interpreter = Callable[[int, Mapping[int, Tensor]], Tensor]
@@ -185,7 +183,7 @@ class Execution:
 
 
 class Network(Protocol):
-    """What an executor asks of a network."""
+    """A network that an executor can run."""
 
     def typed_graph(self, *, takes_bytes: bool) -> TypedGraph:
         """Return its graph with types, for images as floats or as bytes."""
@@ -242,9 +240,9 @@ class Executor:
         """Compute the logits of images, (N, C, H, W), uint8 or float32, on the CPU.
 
         Args:
-            network: Whose plans these are.
+            network: Network that the plans are of.
             images: As `LoadedNetwork.forward` takes them.
-            kernel: Library of kernels.
+            kernel: Instruction set.
             seconds: One a call of the plan; what each takes is added.
 
         Raises:
@@ -259,11 +257,11 @@ class Executor:
         return logits
 
     def _plan(self, network: Network, takes_bytes: bool) -> tuple[Plan, Sequence[Type]]:
-        if takes_bytes not in self._planned:
-            with self._lock:
+        with self._lock:
+            if takes_bytes not in self._planned:
                 graph = network.typed_graph(takes_bytes=takes_bytes)
                 self._planned[takes_bytes] = make_plan(graph, self._section), graph.types
-        return self._planned[takes_bytes]
+            return self._planned[takes_bytes]
 
     def _open(self, network: Network, takes_bytes: bool, kernel: Kernel) -> Opened:
         key = takes_bytes, kernel.name

@@ -48,7 +48,7 @@ class _Picture(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a network is.
+    """Facts of a network.
 
     Attributes:
         name: Name of the network.
@@ -86,13 +86,11 @@ def library() -> ctypes.CDLL:
         "bnn_class_name": (ctypes.c_char_p, [pointer, number]),
         "bnn_context_open": (ctypes.c_int, [pointer, number, ctypes.c_int, ctypes.POINTER(pointer), error]),
         "bnn_context_close": (None, [pointer]),
-        "bnn_context_size": (ctypes.c_size_t, [pointer]),
         "bnn_run_bytes": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
         "bnn_run_floats": (ctypes.c_int, [pointer, pointer, number, pointer, error]),
         "bnn_prepare": (ctypes.c_int, [pointer, ctypes.POINTER(_Picture), pointer, error]),
         "bnn_picture_open": (ctypes.c_int, [ctypes.c_char_p, ctypes.POINTER(_Picture), error]),
         "bnn_picture_close": (None, [ctypes.POINTER(_Picture)]),
-        "bnn_library_version": (ctypes.c_char_p, []),
         "bnn_open_sections": (
             ctypes.c_int,
             [pointer, ctypes.c_size_t, pointer, ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(pointer), error],
@@ -320,7 +318,7 @@ class Rows:
             _fail(error)
 
     def use_threads(self, parallel_for: int | None, threads: int, give_way: int | None) -> None:
-        """Set the parallel loop, the number of threads, and what gives the processor away, by their addresses."""
+        """Set the parallel loop, the number of threads, and the function that gives the processor away, by address."""
         library().bnn_context_threads(self.handle, parallel_for, threads, give_way)
 
     def run(self, begin: int, end: int) -> None:

@@ -28,7 +28,7 @@ from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor, FilePlans
 from bnn_lightning.zoo.files import is_name, packed_file
 
-# What Python and torch raise where arguments do not fit.
+# Errors that Python and torch raise for arguments that do not fit.
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
 
 
@@ -153,7 +153,7 @@ class LoadedNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes with: float32, unless it was converted."""
+        """Type of its floats: float32, unless it was converted."""
         if not self._has_tensors:
             return torch.float32
         return next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), torch.float32)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -77,13 +77,14 @@ def save(
     graph = capture(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
     graph = quantize_stem(graph) if stem == "u8" else graph
     graph = quantize_weights(graph) if rest == "int8" else graph
-    header = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
-    data, _ = container_bytes({**header, "takes_images": packed.takes_images}, graph.constants)
+    header: dict[str, Any] = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}
+    header["takes_images"] = packed.takes_images
+    data, _ = container_bytes(header, graph.constants)
     try:
         load(data)
     except PackedFileError as error:
         raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
-    data, num_header = file_bytes(graph, info, {**header, "takes_images": packed.takes_images})
+    data, num_header = file_bytes(graph, info, header)
     write_whole(path, data)
     container = read_container(data)
     sizes = {"bits": 0, "rest": 0}

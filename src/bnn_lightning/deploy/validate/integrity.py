@@ -6,7 +6,7 @@ from pathlib import Path
 from bnn_lightning.deploy.format.container import PackedFileError, read_container
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.planner.check import verify_plan
-from bnn_lightning.deploy.runtime.executor import MOST_IMAGES
+from bnn_lightning.deploy.runtime.native import MOST_IMAGES
 from bnn_lightning.deploy.runtime.network import load
 
 
