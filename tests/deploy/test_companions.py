@@ -1,4 +1,4 @@
-"""What operations leave behind beside their result: signs, sums and averages over 2x2, of two maps in one pass, too."""
+"""Secondary outputs of operations: signs, sums and averages over 2x2, of two maps in one pass, too."""
 
 import random
 from pathlib import Path

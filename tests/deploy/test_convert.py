@@ -126,7 +126,7 @@ def test_a_network_never_seen() -> None:
 
 
 class Unfriendly(nn.Module):
-    """What is added to the sum changes afterwards; the input of the layer is overwritten before the sum."""
+    """A sum whose addend changes afterwards; the input of the layer is overwritten before the sum."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from bnn_lightning.deploy.kernels.abi import Binary, Copying, Function, Padding,
 
 CASES = 24
 NAMES = ("image", "0", "1", "2")
-# What torch computes, the parameters a and b, and the largest difference, relative to values above 1; 0 is equal bits.
+# The same of torch, the parameters a and b, and the largest difference, relative to values above 1; 0 is equal bits.
 FUNCTIONS: dict[Function, tuple[Callable[[Tensor], Tensor], tuple[float, float], float]] = {
     Function.SIGMOID: (torch.sigmoid, (0, 0), 3e-7),
     Function.TANH: (torch.tanh, (0, 0), 3e-7),

@@ -1,4 +1,4 @@
-"""What follows packed layers is folded into them, to the bit, or the report says what was not and why."""
+"""Operations behind packed layers are folded into them, to the bit, or the report names the others and why."""
 
 from collections.abc import Callable
 
@@ -131,7 +131,7 @@ def test_first_difference(found: Callable[[Tensor], Tensor], wanted: Callable[[T
 
 
 class Twice(nn.Module):
-    """What stands behind a layer and has no place in it: it is called twice, hooked, or out of order."""
+    """Operations behind a layer that cannot be folded into it: called twice, hooked, or out of order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What packed networks are given: every mistake is one sentence, and bytes mean the same everywhere."""
+"""Inputs of packed networks: every mistake is one sentence, and bytes mean the same everywhere."""
 
 import multiprocessing
 import os

@@ -17,7 +17,7 @@ from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.abi import WORKERS
 from bnn_lightning.deploy.planner.plan import Address, KernelCall, Plan, Region
 from bnn_lightning.deploy.runtime import network as runtime
-from bnn_lightning.deploy.runtime.executor import MOST_IDLE
+from bnn_lightning.deploy.runtime.native import MOST_IDLE
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 SIZE = 9

@@ -1,4 +1,4 @@
-"""What a process sets in torch for others never changes what packed networks compute."""
+"""The settings of torch in a process never change the results of packed networks."""
 
 import threading
 from collections.abc import Iterator

@@ -155,7 +155,7 @@ def calls(draw: st.DrawFn) -> tuple[Graph, Node, tuple[int, ...]]:
 
 
 def of_torch(graph: Graph, node: Node, x: tuple[int, ...], number: int) -> Type | None:
-    """What torch gives for a number of images; None: an error."""
+    """Return the type of torch's result for a number of images; None: an error."""
     try:
         images = torch.zeros(number, *x[1:])
         if node.operation == "binary_conv2d":
@@ -186,7 +186,7 @@ def picks_images(node: Node, rank: int) -> bool:
 @settings(max_examples=1500, deadline=None, derandomize=True)
 @given(call=calls())
 def test_drawn_calls_have_the_types_of_torch(call: tuple[Graph, Node, tuple[int, ...]]) -> None:
-    """What has a type here has it in torch; what has none here fails there, or mixes images."""
+    """A node with a type has it in torch; one without a type fails there, or mixes images."""
     graph, node, x = call
     wanted = {number: of_torch(graph, node, x, number) for number in (1, 2, 3)}
     try:

@@ -1,4 +1,4 @@
-"""What is measured of a packed network: its operations, and a fresh process that loads it."""
+"""Measurements of a packed network: its operations, and a fresh process that loads it."""
 
 from pathlib import Path
 
