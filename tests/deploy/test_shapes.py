@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -183,7 +183,13 @@ def picks_images(node: Node, rank: int) -> bool:
     return node.operation in ("select", "slice", "cat") and node["dim"] % rank == 0
 
 
+CIRCULAR = Node("pad", (Value(0),), {"padding": [0, 1, 0, 1], "mode": "circular"})
+CUTTING = Node("pad", (Value(0),), {"padding": [2, -3]})
+
+
 @settings(max_examples=1500, deadline=None, derandomize=True)
+@example(call=(Graph((CIRCULAR,)), CIRCULAR, (1, 2, 3)))  # torch takes unbatched maps, too
+@example(call=(Graph((CUTTING,)), CUTTING, (1, 2)))  # torch cuts off before it pads
 @given(call=calls())
 def test_drawn_calls_have_the_types_of_torch(call: tuple[Graph, Node, tuple[int, ...]]) -> None:
     """A node with a type has it in torch; one without a type fails there, or mixes images."""

@@ -125,7 +125,7 @@ def pad(node: Node, inputs: Sequence[Type]) -> Type:
             sizes[place] = size + before + behind
     if node["mode"] != "constant":
         need(node["value"] in (None, 0) and len(widths) in (2, 4, 6), "widths or value do not fit the mode")
-        need(rank - len(widths) // 2 in ((2,) if node["mode"] == "circular" else (1, 2)), "widths do not fit the map")
+        need(rank - len(widths) // 2 in (1, 2), "widths do not fit the map")
         need(node["mode"] == "circular" or 0 not in x.shape[1:], "nothing can be repeated of an empty map")
         need_floats(x)
     need(x.dtype == "f32" or isinstance(node["value"], int | None), "a float cannot pad whole numbers")
@@ -136,7 +136,7 @@ def _padded(node: Node, size: int, before: int, behind: int) -> None:
     most = {"constant": None, "replicate": None, "reflect": size - 1, "circular": size}
     need(node["mode"] in most, f"`mode` must be one of {list(most)}, got {node['mode']:.60}")
     limit = most[node["mode"]]
-    need(size + before + behind >= 0, "it cuts off more than there is")
+    need(size + min(before, 0) + min(behind, 0) >= 0, "it cuts off more than there is")  # torch cuts before it pads
     if node["mode"] != "constant":
         need(min(before, behind) >= 0 and size > 0, "only zeros may be cut off")
     need(limit is None or max(before, behind) <= limit, "it repeats more than there is")
