@@ -7,7 +7,7 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.copy import copy_strided
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-from bnn_lightning.deploy.planner.views import View, memory_strides
+from bnn_lightning.deploy.planner.views import View, dense_strides, memory_strides
 
 _MOST = 3  # dimensions of a copy beside that of the images
 
@@ -21,21 +21,10 @@ def copying(graph: TypedGraph, number: int) -> Lowering | None:
         view = graph.views[item.number] if isinstance(item, Value) else None
         if view is None or len(shape) == 4 or graph.nodes[number - 1].operation != "reshape":
             return None
-        out = _dense(view.sizes)
+        out = dense_strides(view.sizes, range(len(view.sizes)))
     if out is None or graph.types[view.root].dtype != "f32":
         return None
     return _lowered(graph, number, view, out)
-
-
-def _dense(sizes: tuple[int | Images, ...]) -> tuple[int, ...] | None:
-    """Return the strides of dimensions in their order, if images are the outermost."""
-    strides, step = [], 1
-    for place, size in reversed(list(enumerate(sizes))):
-        if isinstance(size, Images) and any(other != 1 for other in sizes[:place]):
-            return None
-        strides.append(step)
-        step *= size.each if isinstance(size, Images) else size
-    return tuple(reversed(strides))
 
 
 def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:

@@ -1,4 +1,4 @@
-"""A graph with the types of its values, and what lowering asks of both."""
+"""A graph with the types of its values, as lowering reads it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ class TypedGraph:
 
     Args:
         graph: The graph.
-        types: Of the images and of the result of each node.
+        types: Types of the images and of the result of each node.
         takes_bytes: Whether images come as bytes.
     """
 
@@ -94,15 +94,6 @@ class TypedGraph:
                 return channels, 1, 1
             case Type((first, int(channels)), "f32") if first == _IMAGES and channels:
                 return channels, 1, 1
-        return None
-
-    def row_size(self, item: Input) -> int | None:
-        """Return the features of rows of floats, (N, features); None for what is none."""
-        if not isinstance(item, Value):
-            return None
-        match self.types[item.number]:
-            case Type((first, int(features)), "f32") if first == _IMAGES:
-                return features or None
         return None
 
     def fixed_shape(self, number: int) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ class View:
     Attributes:
         root: Number of the value whose memory it is.
         offset: Elements before its first one.
-        sizes: Of its dimensions.
+        sizes: Sizes of its dimensions.
         strides: Elements from one place of a dimension to the next; 0 where it has one place.
     """
 
@@ -27,22 +27,26 @@ class View:
 
 
 def memory_strides(of: Type) -> tuple[int, ...] | None:
-    """Return the strides of a value in memory: dense, maps with channels side by side.
-
-    None where a stride depends on the number of images: where these are no outermost dimension.
+    """Return the strides of a value in memory: dense, maps with channels side by side; see `dense_strides`.
 
     Example:
         >>> memory_strides(Type((Images(1), 3, 4, 5)))
         (60, 1, 15, 3)
     """
     rank = len(of.shape)
-    order = (0, 2, 3, 1) if rank == 4 and of.dtype == "f32" else tuple(range(rank))
-    strides, step = [0] * rank, 1
-    for place, dim in enumerate(reversed(order)):
-        size = of.shape[dim]
+    return dense_strides(of.shape, (0, 2, 3, 1) if rank == 4 and of.dtype == "f32" else range(rank))
+
+
+def dense_strides(sizes: Sequence[Size], order: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the strides of dimensions that lie densely in an order, the outermost first; 0 where the size is 1.
+
+    None where a stride depends on the number of images: where these are no outermost dimension.
+    """
+    strides, step = [0] * len(sizes), 1
+    for place, dim in reversed(list(enumerate(order))):
+        size = sizes[dim]
         strides[dim] = 0 if size == 1 else step
-        outer = [of.shape[other] for other in order[: rank - 1 - place]]
-        if isinstance(size, Images) and any(other != 1 for other in outer):
+        if isinstance(size, Images) and any(sizes[other] != 1 for other in order[:place]):
             return None
         step *= size.each if isinstance(size, Images) else size
     return tuple(strides)
