@@ -55,7 +55,7 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
 
     Args:
         path: A packed file.
-        name: What its functions and files are called.
+        name: Prefix of its functions, and name of its files.
 
     Raises:
         C99Error: An operation that is not known in C, or images that are not square maps of channels.

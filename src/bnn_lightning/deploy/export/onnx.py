@@ -30,9 +30,9 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
 
     Args:
         model: A backbone in evaluation, or any network built from our layers, binary or not.
-        path: Of the file.
+        path: The file to write.
         example: Images that it takes; None makes two of the network's own size.
-        precise: See `exact`: without, single images of thousands get other signs, and then other logits.
+        precise: As in `exact`: without, single images of thousands get other signs, and then other logits.
 
     Returns:
         The bytes of the file.

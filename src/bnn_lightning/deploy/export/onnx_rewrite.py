@@ -15,12 +15,12 @@ from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.tree import binary_layers
 
-# Of a sum of a convolution of floats, how many products at most: so many columns of a matrix onnxruntime adds in a row.
+# Most products of a sum in a matrix product that stands for a convolution: onnxruntime adds so many in order.
 _PRODUCTS = 128
 
 
 class _ExactLayer(nn.Module):
-    """What a binary layer computes, in the words of ONNX: signs by a comparison, whole sums, then the scale.
+    """A binary layer in the operations of ONNX: signs by a comparison, whole sums, then the scale.
 
     The sums are rounded, which changes nothing: they are whole numbers. But between a rounding and the scale no runtime
     moves the scale into the weights, as onnxruntime's ConvMulFusion and ConvBNFusion do where a convolution is followed

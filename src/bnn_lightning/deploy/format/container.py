@@ -58,10 +58,10 @@ class Entry:
     """A row of the table of constants.
 
     Attributes:
-        name: Of the constant in the network.
+        name: Name of the constant in the network.
         dtype: A key of `layouts.DTYPES`.
-        shape: Of the constant, in elements.
-        offset: Of its first byte in the section.
+        shape: Shape of the constant, in elements.
+        offset: Offset of its first byte in the section.
         layout: One of `layouts.LAYOUTS`.
         groups: Groups of channels that the layout divides it into.
     """
@@ -91,7 +91,7 @@ class Container:
     """A packed file that was read: its header, and its sections in place.
 
     Attributes:
-        header: What stands in the header beside the table of constants.
+        header: Values of the header beside the table of constants.
         entries: The table of constants.
         plan: Bytes of the plan section; empty where there is none.
         data: Bytes of all constants; mapped, not read, where they come from a file.

@@ -34,7 +34,7 @@ def check_sizes(graph: Graph, size: int) -> None:
     """Refuse graphs that are longer, and packed layers that are larger, than their file justifies.
 
     Args:
-        graph: Of the file.
+        graph: Graph of the file.
         size: Bytes of its constants.
 
     Raises:
@@ -83,8 +83,8 @@ def dry_run(graph: Graph, shape: tuple[int, int, int], class_names: Sequence[str
     """Check a graph by its types alone, for any number of images.
 
     Args:
-        graph: Of the file.
-        shape: Of an image: channels, height, width.
+        graph: Graph of the file.
+        shape: Shape of an image: channels, height, width.
         class_names: One a class; empty if they are not known.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a packed file says of its network. Without torch, and with this package's own files alone."""
+"""Facts about the network of a packed file. Without torch, and with this package's own files alone."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from .preparation import Preparation
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed file says of its network.
+    """The name, images, classes and provenance of the network in a packed file.
 
     Attributes:
-        name: Of the architecture.
+        name: Name of the architecture.
         in_channels: Channels of the images.
         image_size: Height and width of the images, one number for both where they are equal.
         class_names: One a class; empty if they are not known.
-        provenance: Where it comes from: configuration, commit, accuracy, checksum of the checkpoint ...
+        provenance: Origin of the network: configuration, commit, accuracy, checksum of the checkpoint ...
         preparation: Preparation of pictures; None where it is not known, as in files of older versions.
     """
 

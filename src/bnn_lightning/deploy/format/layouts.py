@@ -34,8 +34,8 @@ def stored_form(layout: str, dtype: str, shape: tuple[int, ...], groups: int) ->
     Args:
         layout: One of `LAYOUTS`.
         dtype: A key of `DTYPES`.
-        shape: Of the constant.
-        groups: Of channels, for "words".
+        shape: Shape of the constant.
+        groups: Groups of channels, for "words".
 
     Raises:
         ValueError: The layout does not take such a constant.
@@ -63,7 +63,7 @@ def to_layout(values: Array, layout: str, dtype: str, groups: int = 1) -> Array:
         values: The constant; signs as -1 and +1.
         layout: See `stored_form`, as are dtype and groups.
         dtype: A key of `DTYPES`.
-        groups: Of channels, for "words".
+        groups: Groups of channels, for "words".
 
     Example:
         >>> to_layout(np.array([1, -1, 1]), "bits", "bits")
@@ -92,10 +92,10 @@ def from_layout(stored: Array, layout: str, shape: tuple[int, ...], groups: int 
     """Undo `to_layout`; signs are int8, -1 and +1.
 
     Args:
-        stored: Of the shape that `stored_form` says.
+        stored: Array of the shape that `stored_form` says.
         layout: One of `LAYOUTS`.
-        shape: Of the constant.
-        groups: Of channels, for "words".
+        shape: Shape of the constant.
+        groups: Groups of channels, for "words".
 
     Example:
         >>> from_layout(np.array([5], np.uint8), "bits", (3,))

@@ -40,9 +40,9 @@ def file_bytes(graph: Graph, info: PackedInfo, header: Mapping[str, Any]) -> tup
     A graph that mixes the images of a call has none.
 
     Args:
-        graph: What the network does.
-        info: What it is.
-        header: As of `container_bytes`.
+        graph: Graph of the network.
+        info: Its name, images and classes.
+        header: See `container_bytes`.
     """
     section = ConstantSection()
     try:
@@ -77,8 +77,8 @@ def write_container(path: str | Path, header: Mapping[str, Any], constants: Sequ
 
     Args:
         path: The file.
-        header: As of `container_bytes`.
-        constants: As of `container_bytes`.
+        header: See `container_bytes`.
+        constants: See `container_bytes`.
 
     Returns:
         Length of the compressed header in bytes.

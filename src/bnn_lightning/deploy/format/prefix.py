@@ -50,8 +50,8 @@ class Prefix:
     """The sections of a packed file.
 
     Attributes:
-        header: What the network is, and its graph.
-        plan: How it runs without Python.
+        header: Facts about the network, and its graph.
+        plan: Plans that run it without Python.
         constants: Signs and numbers.
 
     Example:

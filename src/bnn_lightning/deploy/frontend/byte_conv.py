@@ -38,9 +38,9 @@ def byte_conv2d(
         around: Shape (C,): what pixels are compared with, in 255ths; 255 * mean where images were normalised. What lies
             around the image counts as that: it is zero after the normalisation.
         bias: Shape (out_channels,), or None.
-        stride: Of rows and columns.
-        padding: Of rows and columns, on both sides.
-        dilation: Of rows and columns.
+        stride: Strides of rows and columns.
+        padding: Pixels on both sides of rows and columns.
+        dilation: Dilations of rows and columns.
 
     Raises:
         ValueError: The weights are not int8, or shapes do not fit.

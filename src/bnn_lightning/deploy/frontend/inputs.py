@@ -65,8 +65,8 @@ def check_map(size: Sequence[int], kernel_size: Sequence[int], dilation: Sequenc
 
     Args:
         size: Height and width of the map.
-        kernel_size: Of rows and columns.
-        dilation: Of rows and columns.
+        kernel_size: Height and width of the kernel.
+        dilation: Dilations of rows and columns.
         padding: Above, below, on the left and on the right.
 
     Raises:
@@ -111,6 +111,6 @@ def without_gradient(output: Tensor, *inputs: Tensor) -> Tensor:
 
     Args:
         output: Computed without autograd.
-        inputs: What it was computed from; one of them requires a gradient.
+        inputs: Tensors that it was computed from; one of them requires a gradient.
     """
     return _NoGradient.apply(output, *inputs)  # type: ignore[no-any-return]

@@ -27,9 +27,9 @@ class PackedConv2d(nn.Module):
 
     Args:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
-        stride: Of rows and columns.
-        padding: Of rows and columns: before and after.
-        dilation: Of rows and columns.
+        stride: Strides of rows and columns.
+        padding: Pixels above, below, on the left and on the right.
+        dilation: Dilations of rows and columns.
         groups: Divides both numbers of channels.
         pad_value: 0, -1 or +1.
         threshold: Values, (in_channels,), at and above which an input is +1; None is 0.

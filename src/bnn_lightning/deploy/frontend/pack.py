@@ -62,7 +62,7 @@ class PackedNetwork(nn.Module):
 
     Args:
         network: With packed layers in it.
-        report: What was done.
+        report: Layers that were packed and operations that were folded.
         takes_images: Whether its input is images in [0, 1], as that of every `Backbone`: others are refused at the
             first call. The input of a module of one's own may be anything.
     """

@@ -23,8 +23,8 @@ class Repacker:
     are written into it. What else is changed, batch norms or biases, is not noticed: `pack` anew.
 
     Args:
-        model: As `pack` takes it; its weights may be changed in place afterwards.
-        example: As of `pack`.
+        model: A network that `pack` takes; its weights may be changed in place afterwards.
+        example: See `pack`.
 
     Raises:
         ValueError: As of `pack`.
@@ -102,5 +102,5 @@ def _write(layer: BinaryLayer, packed: PackedConv2d) -> None:
     packed.weight.copy_(pack_weight(signs, groups=packed.groups))
     packed.tap_sums.copy_(tap_sums(signs, groups=packed.groups))
     if scale is not None:
-        # Where nothing has to be rounded behind it, it has the place of an affine map.
+        # The scale has the place of an affine map where nothing has to be rounded behind it.
         setattr(packed, "scale" if packed.gain is None else "gain", packed.spread(scale))

@@ -64,7 +64,7 @@ def packing_job(x: Tensor, threshold: Tensor, packed: Tensor, *, groups: int, to
     Args:
         x: Shape (N, C, H, W), anyhow in memory.
         threshold: Shape (groups * words * 32), +inf where there is no channel.
-        packed: What it writes to, (N, H + padding, W + padding, groups * words).
+        packed: Memory of the result, (N, H + padding, W + padding, groups * words).
         groups: Divides C.
         top: Pixels above.
         left: Pixels on the left.
@@ -196,13 +196,13 @@ def conv_geometry(
     """Return the whole numbers of a kernel's job.
 
     Args:
-        x_shape: Of the packed activations, (N, H, W, words).
-        weight: As kernels read it.
-        out_shape: Of the result, (N, C, H', W').
-        in_channels: Of one group.
+        x_shape: Shape of the packed activations, (N, H, W, words).
+        weight: Packed weights in the layout of the kernels.
+        out_shape: Shape of the result, (N, C, H', W').
+        in_channels: Input channels of one group.
         kernel_size: Height and width.
-        stride: Of rows and columns.
-        dilation: Of rows and columns.
+        stride: Strides of rows and columns.
+        dilation: Dilations of rows and columns.
         zero_padding: Rows above, columns on the left, height and width of what was padded with zeros; or empty.
     """
     pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
@@ -264,7 +264,7 @@ def _torch_dot(
     padding = [0, 0]
     if zero_padding:
         pad_y, pad_x, height, width = zero_padding
-        # What was padded on the far side beyond the last window, or for an even kernel, is asymmetric: pad by hand.
+        # Padding beyond the last window on the far side, or for an even kernel, is asymmetric: pad by hand.
         inside = images[:, :, pad_y : pad_y + height, pad_x : pad_x + width]
         far = (images.shape[2] - pad_y - height, images.shape[3] - pad_x - width)
         images = F.pad(inside, (pad_x, far[1], pad_y, far[0]))
@@ -287,8 +287,8 @@ def epilogue(
 
     Args:
         dot: The sums, (N, C, H, W).
-        groups: Of the layer.
-        residual: What is added, of the same shape.
+        groups: Groups of the layer.
+        residual: Addend of the same shape.
         parameters: Gain, offset, scale, bias, lift, slope and shift, each group filled up to whole blocks.
         low: Lower bound.
         high: Upper bound.

@@ -24,7 +24,7 @@ def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.float() * scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-# What is computed by one of torch's operations: which, and the names of attributes that differ from torch's.
+# Operations that torch has: its operation, and the names of attributes that differ from torch's.
 _OF_TORCH: dict[str, tuple[Callable[..., Tensor], dict[str, str]]] = {
     "adaptive_avg_pool2d": (_ATEN.adaptive_avg_pool2d.default, {}),
     "avg_pool2d": (_ATEN.avg_pool2d.default, {}),
@@ -69,7 +69,7 @@ def compute(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     """Compute a node in torch.
 
     Args:
-        node: Of any operation but the binary convolution.
+        node: A node of any operation but the binary convolution.
         inputs: Its inputs.
     """
     name, given = node.operation, node.attributes

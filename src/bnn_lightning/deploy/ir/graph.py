@@ -45,9 +45,9 @@ class Constant:
     """A tensor of a graph.
 
     Attributes:
-        name: Of the tensor in the network.
+        name: Name of the tensor in the network.
         dtype: "f32", "i8", "i32", "i64", or "bits" for signs.
-        shape: Of the tensor, in elements.
+        shape: Shape of the tensor, in elements.
         read: Returns its values; signs as -1 and +1.
     """
 
@@ -58,7 +58,7 @@ class Constant:
 
     @classmethod
     def of(cls, name: str, dtype: str, values: Array) -> "Constant":
-        """Hold an array."""
+        """Return a constant that holds an array."""
         return cls(name, dtype, values.shape, lambda: values)
 
     @property
@@ -73,7 +73,7 @@ class Node:
 
     Attributes:
         operation: Its name, a key of `operations.OPERATIONS`.
-        inputs: What data flows in, by position.
+        inputs: Values and constants that it reads, by position.
         attributes: Everything else, by name; what is absent has its default.
 
     Example:
@@ -142,7 +142,7 @@ class Graph:
         """Undo `plain`, and check that every value exists before it is used.
 
         Args:
-            plain: As read from JSON.
+            plain: Result of `plain`, read from JSON.
             constants: The table of constants.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A graph that is made from another one, node by node: what passes share."""
+"""Rewriter of graphs, node by node, which passes share."""
 
 from collections.abc import Mapping, Sequence
 

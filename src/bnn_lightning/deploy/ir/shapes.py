@@ -46,7 +46,7 @@ def types_of(graph: Graph, shape: tuple[int, int, int]) -> list[Type]:
 
     Args:
         graph: A graph.
-        shape: Of an image: channels, height, width.
+        shape: Shape of an image: channels, height, width.
 
     Raises:
         ShapeError: Names the node whose inputs and attributes do not fit.
@@ -68,7 +68,7 @@ def type_of(graph: Graph, node: Node, types: Sequence[Type]) -> Type:
     Args:
         graph: Whose constants it reads.
         node: A node.
-        types: Of the values before it.
+        types: Types of the values before it.
 
     Raises:
         ShapeError: Its inputs and attributes do not fit.

@@ -16,9 +16,9 @@ from bnn_lightning.layers.activation import Hardtanh, LearnableBias, PReLU
 from bnn_lightning.layers.binary import BinaryLayer
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
-# What tracing raises where Python looks at values or shapes.
+# Errors of tracing where Python looks at values or shapes.
 _UNTRACEABLE = (fx.proxy.TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
-# How far a layer's epilogue has come; each step may follow those before it.
+# Stages of a layer's epilogue; each step may follow those before it.
 _AFFINE, _RESIDUAL, _LIFT, _SLOPE, _SHIFT, _CLAMP = range(6)
 _NO_PLACE = "there is no place for it behind what was folded before"
 
@@ -82,8 +82,8 @@ def batch_norm_affine(
     """Return the scale and the shift that torch's batch norm computes with in evaluation, to the bit.
 
     Args:
-        mean: Of the running statistics, (channels,).
-        variance: The same.
+        mean: Running mean, (channels,).
+        variance: Running variance, (channels,).
         weight: Shape (channels,), or None.
         bias: Shape (channels,), or None.
         eps: Added to the variance.
@@ -118,7 +118,7 @@ class _Chain:
         node: The call, or the last operation that was folded into it.
         layer: The packed layer; None for any other call.
         again: Whether the layer is called elsewhere, too: these calls have other followers.
-        stage: How far its epilogue has come.
+        stage: Last stage of its epilogue.
         folded: Names of what it computes besides.
         stopped: Names of what follows and cannot be folded into it, and why.
     """

@@ -1,4 +1,4 @@
-"""Lowering of what is done element by element, in one pass over the map: from a gate to the next layer's signs."""
+"""Lowering of elementwise operations, in one pass over the map: from a gate to the next layer's signs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class _Pass:
 
 
 def combination(graph: TypedGraph, number: int) -> Lowering | None:
-    """What is done element by element: gates, products, affine maps, PReLU, an addition, clamp."""
+    """Elementwise operations in one pass: gates, products, affine maps, PReLU, an addition, clamp."""
     found = _pass_to(graph, Value(number))
     if found is None or found.x == number:
         return None

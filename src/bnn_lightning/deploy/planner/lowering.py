@@ -1,4 +1,4 @@
-"""What lowering speaks of: values, signs and sums that kernels read and write, and the calls that compute them."""
+"""Kernel calls that compute values of a graph, and the resources that they read and write: values, signs, sums."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,9 +39,9 @@ class Signs:
 
     Attributes:
         value: Number of the map.
-        shape: Of the map.
+        shape: Shape of the map.
         threshold: Float32 bytes, (C,): the values at and above which a sign is +1.
-        groups: Of the layer; each has its own words.
+        groups: Groups of the layer; each has its own words.
         padding: Pixels above, below, on the left and on the right.
         ones: Whether these are +1; they are -1 otherwise.
     """
@@ -65,7 +65,7 @@ class Signs:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What signs must have in common to share memory: the pixels around them are written once."""
+        """Key of signs that may share memory: the same pixels lie around them, which are written once."""
         return self.shape, self.groups, self.padding, self.ones
 
     def at(self, address: Address) -> PackedMap:
@@ -88,8 +88,8 @@ class Sums:
 
     Attributes:
         value: Number of the map.
-        shape: Of the map.
-        slope: Of a PReLU before, float32 bytes, (C,); empty is none.
+        shape: Shape of the map.
+        slope: Slopes of a PReLU before, float32 bytes, (C,); empty is none.
     """
 
     value: int
@@ -112,16 +112,16 @@ class Half:
     """Averages over 2x2 of a map.
 
     Attributes:
-        number: Of the value that they are.
-        slope: Of a PReLU before, (C,); None is none.
+        number: Number of the value that they are.
+        slope: Slopes of a PReLU before, (C,); None is none.
     """
 
     number: int
     slope: Array | None
 
 
-# What calls read and write: the floats of a value by its number, what is computed of a value beside them, memory of
-# their own by a name. IMAGES are the images as they come, (N, C, H, W); the value 0 is the same as a map of floats.
+# A resource is read or written by calls: the floats of a value by its number, signs or sums of a value, or scratch
+# memory by a name. IMAGES are the images as they come, (N, C, H, W); the value 0 is the same as a map of floats.
 Resource: TypeAlias = int | Signs | Sums | str
 IMAGES = -1
 Places: TypeAlias = Mapping[Resource, Address]
@@ -132,8 +132,8 @@ class Lowering:
     """Kernel calls that compute one value, or signs or sums of it.
 
     Attributes:
-        result: What they compute.
-        reads: What they need.
+        result: The resource that they compute.
+        reads: The resources that they need.
         build: Makes the calls; it is given addresses for all that they read, for scratch memory, and for the result
             unless only signs, sums or averages of it are wanted. Maps have channels side by side, others are dense.
         scratch: Memory that only these calls use, by name.

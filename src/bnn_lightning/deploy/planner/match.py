@@ -20,8 +20,8 @@ def constant(graph: TypedGraph, item: Input | None, channels: int, *, elementwis
 
     Args:
         graph: The graph.
-        item: Of a node.
-        channels: Of the map, or the rows, that it belongs to.
+        item: Input of a node.
+        channels: Channels of the map, or features of the rows, that it belongs to.
         elementwise: It is computed with a map element by element: only some shapes are values of channels then.
     """
     shape, node = None, graph.node_of(item)

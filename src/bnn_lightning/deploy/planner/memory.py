@@ -15,7 +15,7 @@ class Buffer:
         size: Bytes.
         begin: First step at which it is needed.
         end: Last step at which it is needed.
-        offset: Of its first byte.
+        offset: Offset of its first byte.
     """
 
     size: int

@@ -57,7 +57,7 @@ def make_plans(graph: Graph, types: Sequence[Type], constants: ConstantSection) 
 
     Args:
         graph: The graph.
-        types: Of the images and of the result of each node.
+        types: Types of the images and of the result of each node.
         constants: Section that takes the constants; `placements` in it says afterwards which of the graph's lie where.
 
     Example:

@@ -19,7 +19,7 @@ class Action:
     """One thing to do: native calls, or a node with torch.
 
     Attributes:
-        number: Of the value that is computed, or whose signs or sums are.
+        number: Number of the value that is computed, or whose signs or sums are.
         lowering: The native calls; None is torch.
         emitted: Signs of the result that the last call writes, too.
         sums: Sums of the result that it writes, too.

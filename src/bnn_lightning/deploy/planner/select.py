@@ -31,7 +31,7 @@ def lower(graph: TypedGraph, number: int) -> Lowering | None:
 
     Args:
         graph: The graph.
-        number: Of the value: that of its node, counted from 1; 0 is the images as a map of floats.
+        number: Number of the value: that of its node, counted from 1; 0 is the images as a map of floats.
     """
     if number == 0:
         return images(graph)

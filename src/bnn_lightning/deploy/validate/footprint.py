@@ -1,4 +1,4 @@
-"""What a packed file costs a process that does nothing else: time to load, memory."""
+"""Load time and memory of a packed file, in a process that does nothing else."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from bnn_lightning.metrics.latency import peak_resident
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a packed file in a fresh process.
+    """Load time and memory of a packed file in a fresh process.
 
     Attributes:
         file: Bytes of the file.
@@ -40,7 +40,7 @@ def measure_footprint(path: str | Path, *, threads: int = 1) -> Footprint:
 
     Args:
         path: A file that `save` wrote.
-        threads: Of torch.
+        threads: Threads of torch.
 
     Raises:
         RuntimeError: The process failed; the message ends as its output did.

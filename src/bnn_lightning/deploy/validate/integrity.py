@@ -12,7 +12,7 @@ from bnn_lightning.deploy.runtime.network import load
 
 @dataclass(frozen=True)
 class Integrity:
-    """What was checked of a packed file.
+    """Result of checking a packed file.
 
     Attributes:
         size: Bytes of the file.

@@ -1,4 +1,4 @@
-"""Whether a packed network is the network that it was made from: layer by layer, and at the end."""
+"""Comparison of a packed network with the network that it was made from: layer by layer, and at the end."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class OtherClass:
     """An image that the two networks put into different classes.
 
     Attributes:
-        index: Of the image, in the order in which they came.
+        index: Index of the image, in the order in which they came.
         simulated: Class by the network that was trained.
         packed: Class by the packed one.
         margin: The trained network's largest logit minus its second largest.
@@ -36,15 +36,15 @@ class OtherClass:
 
 @dataclass
 class Parity:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes:
         margin: Largest margin at which another class is put down to rounding.
-        max_drop: Where weights were rounded, how many percentage points of accuracy the packed network may lose; other
-            classes are expected then. None demands equal classes.
-        images: How many were compared.
-        largest_difference: Of two logits.
-        layers: By name of a binary layer, how many of its sums differ; they are whole numbers, so none may.
+        max_drop: Percentage points of accuracy that a packed network with rounded weights may lose; other classes are
+            expected then. None demands equal classes.
+        images: Number of images that were compared.
+        largest_difference: Largest difference of two logits.
+        layers: Number of sums that differ, by name of a binary layer; they are whole numbers, so none may.
         others: Images with another class.
         rounded: Images that were compared with what the trained network gives for each alone or in float64.
         far: Images with a logit that differs by more than 1e-4.
@@ -68,7 +68,7 @@ class Parity:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, a sentence each; empty if the networks agree."""
+        """Differences beyond the limits, a sentence each; empty if the networks agree."""
         faults = [f"{count} sums of `{name}` differ." for name, count in self.layers.items() if count]
         faults += [
             f"Image {other.index}: class {other.simulated} simulated, {other.packed} packed, with a margin of "

@@ -1,4 +1,4 @@
-"""Where the time of a packed network goes, operation by operation."""
+"""Time of a packed network, operation by operation."""
 
 import dataclasses
 import statistics
@@ -21,8 +21,8 @@ class Share:
 
     Attributes:
         operation: Its name, in the packed file or in torch; "signs of" it where its result is packed by itself.
-        shape: Of what it gives.
-        kernel: What computed it: a compiled kernel, or "torch".
+        shape: Shape of its result.
+        kernel: Name of the compiled kernel that computed it, or "torch".
         binary: Whether it computes on bits.
         seconds: Median over the runs.
     """
@@ -41,7 +41,7 @@ def time_shares(network: nn.Module, images: Tensor, *, repeats: int = 9) -> list
 
     Args:
         network: From `pack` or `load`.
-        images: What it takes.
+        images: Images that it takes.
         repeats: Runs, after one that does not count.
 
     Example:
