@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data graphs clean
+.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
