@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.frontend.torch_library import out_size
+from bnn_lightning.deploy.kernels.layout import out_size
 
 
 def pixels_in_bytes(x: Tensor) -> Tensor:

@@ -21,11 +21,6 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
     return torch.empty_strided(shape, strides, dtype=dtype, device=CPU)
 
 
-def count(number: int) -> Tensor:
-    """Return 0, 1 ... number - 1 in int64 on the CPU."""
-    return torch.arange(number, dtype=torch.int64, device=CPU)
-
-
 def pixels(images: Tensor) -> Tensor:
     """Return images in [0, 1]: those in bytes in float32, others as they are.
 

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.frontend.fresh import count
 from bnn_lightning.deploy.kernels.abi import Convolution, Packing
+from bnn_lightning.deploy.kernels.binary_conv import conv_sizes, pack_sizes, window_offsets
+from bnn_lightning.deploy.kernels.layout import out_size
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_activations, unpack_activations, unpack_weight
 
@@ -27,11 +28,7 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
     "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None, "
     "Tensor? gain=None, Tensor? offset=None, Tensor? lift=None) -> Tensor",
 )
-
-
-def out_size(size: int, kernel: int, stride: int, dilation: int) -> int:
-    """Return the number of outputs along a dimension of `size` padded inputs."""
-    return (size - dilation * (kernel - 1) - 1) // stride + 1
+_window_offsets = lru_cache(maxsize=1024)(window_offsets)
 
 
 # Packing
@@ -54,42 +51,10 @@ def _pack(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], one
         packed[:, top : top + height, left : left + width] = inside
         return packed
     threshold = threshold.contiguous()
-    kernel.run("pack", packing_job(x, threshold, packed, groups=groups, top=top, left=left))
+    sizes = pack_sizes(x.shape[1:], x.stride(), groups, packed.shape[1:], (top, left))
+    pointers = {"x": x.data_ptr(), "threshold": threshold.data_ptr(), "bits": packed.data_ptr()}
+    kernel.run("pack", Packing(images=number, **sizes, **pointers))
     return packed
-
-
-def packing_job(x: Tensor, threshold: Tensor, packed: Tensor, *, groups: int, top: int, left: int) -> Packing:
-    """Return what a kernel is given to binarize and pack activations.
-
-    Args:
-        x: Shape (N, C, H, W), anyhow in memory.
-        threshold: Shape (groups * words * 32), +inf where there is no channel.
-        packed: Memory of the result, (N, H + padding, W + padding, groups * words).
-        groups: Divides C.
-        top: Pixels above.
-        left: Pixels on the left.
-    """
-    number, channels, height, width = x.shape
-    stride_image, stride_channel, stride_y, stride_x = x.stride()
-    return Packing(
-        images=number,
-        channels=channels // groups,
-        height=height,
-        width=width,
-        groups=groups,
-        words=packed.shape[3] // groups,
-        stride_image=stride_image,
-        stride_channel=stride_channel,
-        stride_y=stride_y,
-        stride_x=stride_x,
-        bits_height=packed.shape[1],
-        bits_width=packed.shape[2],
-        top=top,
-        left=left,
-        x=x.data_ptr(),
-        threshold=threshold.data_ptr(),
-        bits=packed.data_ptr(),
-    )
 
 
 def _pack_fake(x: Tensor, threshold: Tensor, groups: int, padding: Sequence[int], ones: bool) -> Tensor:
@@ -130,17 +95,16 @@ def _conv(
         return epilogue(dot, weight.shape[0], residual, parameters, low, high)
     geometry = (out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
     out = _conv_fake(x, weight, tap_sums, scale, bias, *geometry, residual)
-    groups, words = weight.shape[0], weight.shape[3]
-    offsets = window_offsets(x.shape[2], groups, words, tuple(kernel_size), tuple(dilation))
+    window = ((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
+    offsets = _window_offsets(x.shape[2], weight.shape[0], weight.shape[3], *window)
     x = x.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    sizes = conv_geometry(x.shape, weight, out.shape, in_channels, kernel_size, stride, dilation, zero_padding)
-    tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "offsets": offsets, "scale": scale, "bias": bias}
-    tensors |= {"out": out}
+    sizes = _sizes(x, weight, out, in_channels, kernel_size, stride, dilation, zero_padding)
+    tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "scale": scale, "bias": bias, "out": out}
     optional = {"gain": gain, "offset": offset, "residual": residual, "lift": lift, "slope": slope, "shift": shift}
     tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()} | {"offsets": offsets.ctypes.data}
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
     kernel.run("convolve", Convolution(**sizes, **pointers, **bounds))
     return out
@@ -183,66 +147,30 @@ def _check_addend(residual: Tensor, shape: tuple[int, ...], dtype: torch.dtype) 
         torch._check(has == wanted, lambda: f"what is added must have the shape {shape}, not {tuple(residual.shape)}")
 
 
-def conv_geometry(
-    x_shape: Sequence[int],
+def _sizes(
+    x: Tensor,
     weight: Tensor,
-    out_shape: Sequence[int],
+    out: Tensor,
     in_channels: int,
     kernel_size: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
     zero_padding: Sequence[int],
 ) -> dict[str, int]:
-    """Return the whole numbers of a kernel's job.
-
-    Args:
-        x_shape: Shape of the packed activations, (N, H, W, words).
-        weight: Packed weights in the layout of the kernels.
-        out_shape: Shape of the result, (N, C, H', W').
-        in_channels: Input channels of one group.
-        kernel_size: Height and width.
-        stride: Strides of rows and columns.
-        dilation: Dilations of rows and columns.
-        zero_padding: Rows above, columns on the left, height and width of what was padded with zeros; or empty.
-    """
-    pad_y, pad_x, real_height, real_width = zero_padding or (0, 0, 0, 0)
-    return {
-        "images": x_shape[0],
-        "height": x_shape[1],
-        "width": x_shape[2],
-        "out_height": out_shape[2],
-        "out_width": out_shape[3],
-        "groups": weight.shape[0],
-        "words": weight.shape[3],
-        "channels": out_shape[1] // weight.shape[0],
-        "kernel_height": kernel_size[0],
-        "kernel_width": kernel_size[1],
-        "stride_y": stride[0],
-        "stride_x": stride[1],
-        "dilation_y": dilation[0],
-        "dilation_x": dilation[1],
-        "pad_y": pad_y,
-        "pad_x": pad_x,
-        "real_height": real_height,
-        "real_width": real_width,
-        "reach": kernel_size[0] * kernel_size[1] * in_channels,
-    }
-
-
-@lru_cache(maxsize=1024)
-def window_offsets(
-    width: int, groups: int, words: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """Return how far, in words, each word of a window lies from its first one.
-
-    Raises:
-        ValueError: Farther than kernels count.
-    """
-    farthest = ((kernel_size[0] - 1) * dilation[0] * width + (kernel_size[1] - 1) * dilation[1] + 1) * groups * words
-    if farthest >= 1 << 31:
-        raise ValueError(f"A window must span fewer than 2^31 words, not {farthest}.")
-    pixels = count(kernel_size[0])[:, None] * dilation[0] * width + count(kernel_size[1]) * dilation[1]
-    return (pixels.flatten()[:, None] * groups * words + count(words)).flatten().to(torch.int32)
+    """Return the whole numbers of a kernel's arguments."""
+    groups, _, _, words, _ = weight.shape
+    sizes = conv_sizes(
+        x.shape[1:3],
+        out.shape[2:],
+        groups=groups,
+        words=words,
+        channels=(in_channels, out.shape[1] // groups),
+        kernel_size=kernel_size,
+        stride=stride,
+        dilation=dilation,
+    )
+    padding = zip(("pad_y", "pad_x", "real_height", "real_width"), zero_padding or (0, 0, 0, 0), strict=True)
+    return {"images": x.shape[0], **sizes, **dict(padding)}
 
 
 # The same in torch

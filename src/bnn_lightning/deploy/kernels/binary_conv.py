@@ -1,6 +1,7 @@
 """Calls of the binary kernels: convolution of packed signs, and packing."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,23 +134,21 @@ class BinaryConv2d:
         weight = packed_weight(constants, self.signs, self.groups, self.constant)
         fields: dict[str, Field | None] = {
             "images": IMAGES,
-            "height": height,
-            "width": width,
-            "out_height": out_height,
-            "out_width": out_width,
-            "groups": self.groups,
-            "words": words // self.groups,
-            "channels": self.out_channels,
-            "kernel_height": self.kernel_size[0],
-            "kernel_width": self.kernel_size[1],
-            "stride_y": self.stride[0],
-            "stride_x": self.stride[1],
-            "dilation_y": self.dilation[0],
-            "dilation_x": self.dilation[1],
-            "reach": self.signs[0].size,
+            **conv_sizes(
+                (height, width),
+                (out_height, out_width),
+                groups=self.groups,
+                words=words // self.groups,
+                channels=(self.in_channels, self.out_channels),
+                kernel_size=self.kernel_size,
+                stride=self.stride,
+                dilation=self.dilation,
+            ),
             "x": x,
             "weight": weight,
-            "offsets": constants.add(self._offsets(width, words // self.groups)),
+            "offsets": constants.add(
+                window_offsets(width, self.groups, words // self.groups, self.kernel_size, self.dilation)
+            ),
             "low": self.low,
             "high": self.high,
             "out": None if out is None else out.address,
@@ -179,14 +178,67 @@ class BinaryConv2d:
         size = taps * self.groups * num_blocks(self.out_channels) * BLOCK * 4
         return constants.derive("tap_sums", weight, size, self.groups, self.out_channels, self.in_channels, taps)
 
-    def _offsets(self, width: int, words: int) -> Array:
-        """Return how far, in words, each word of a window lies from its first one."""
-        (rows, columns), (down, right), every = self.kernel_size, self.dilation, self.groups * words
-        farthest = ((rows - 1) * down * width + (columns - 1) * right + 1) * every
-        if farthest >= _FARTHEST:
-            raise ValueError(f"A window must span fewer than 2^31 words, not {farthest}.")
-        pixels = np.arange(rows)[:, None] * down * width + np.arange(columns) * right
-        return (pixels.reshape(-1, 1) * every + np.arange(words)).ravel().astype(np.int32)
+
+def conv_sizes(
+    padded: Sequence[int],
+    out: Sequence[int],
+    *,
+    groups: int,
+    words: int,
+    channels: tuple[int, int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> dict[str, int]:
+    """Return the fields of a convolution that follow from the layer and from the size of a map.
+
+    Args:
+        padded: Height and width of the packed signs.
+        out: Height and width of the result.
+        groups: Groups of channels.
+        words: Words of a pixel, of one group.
+        channels: Input and output channels of one group.
+        kernel_size: Height and width of a window.
+        stride: Of rows and columns.
+        dilation: Of rows and columns.
+    """
+    return {
+        "height": padded[0],
+        "width": padded[1],
+        "out_height": out[0],
+        "out_width": out[1],
+        "groups": groups,
+        "words": words,
+        "channels": channels[1],
+        "kernel_height": kernel_size[0],
+        "kernel_width": kernel_size[1],
+        "stride_y": stride[0],
+        "stride_x": stride[1],
+        "dilation_y": dilation[0],
+        "dilation_x": dilation[1],
+        "reach": kernel_size[0] * kernel_size[1] * channels[0],
+    }
+
+
+def window_offsets(width: int, groups: int, words: int, kernel_size: Pair, dilation: Pair) -> Array:
+    """Return how far, in words, each word of a window lies from its first one.
+
+    Args:
+        width: Columns of the packed signs.
+        groups: Groups of channels.
+        words: Words of a pixel, of one group.
+        kernel_size: Height and width of a window.
+        dilation: Of rows and columns.
+
+    Raises:
+        ValueError: Farther than kernels count.
+    """
+    (rows, columns), (down, right), every = kernel_size, dilation, groups * words
+    farthest = ((rows - 1) * down * width + (columns - 1) * right + 1) * every
+    if farthest >= _FARTHEST:
+        raise ValueError(f"A window must span fewer than 2^31 words, not {farthest}.")
+    pixels = np.arange(rows)[:, None] * down * width + np.arange(columns) * right
+    return (pixels.reshape(-1, 1) * every + np.arange(words)).ravel().astype(np.int32)
 
 
 def packed_weight(constants: ConstantSection, signs: Array, groups: int, of: int | None) -> Address:
@@ -251,27 +303,42 @@ def pack_signs(
         out: Place of the signs.
         node: Number of the value.
     """
-    channels, height, width = x.shape
-    words = out.words // groups
-    padded = np.full((groups, words * WORD), np.inf, np.float32)
-    padded[:, : channels // groups] = threshold.reshape(groups, -1)
+    padded = np.full((groups, out.words // groups * WORD), np.inf, np.float32)
+    padded[:, : x.shape[0] // groups] = threshold.reshape(groups, -1)
     fields: dict[str, Field | None] = {
         "images": IMAGES,
-        "channels": channels // groups,
-        "height": height,
-        "width": width,
-        "groups": groups,
-        "words": words,
-        **dict(zip(("stride_image", "stride_channel", "stride_y", "stride_x"), x.strides, strict=True)),
-        "bits_height": out.height,
-        "bits_width": out.width,
-        "top": out.top,
-        "left": out.left,
+        **pack_sizes(x.shape, x.strides, groups, (out.height, out.width, out.words), (out.top, out.left)),
         "x": x.address,
         "threshold": constants.add(padded),
         "bits": out.address,
     }
     return KernelCall("pack", given(fields), node)
+
+
+def pack_sizes(
+    shape: Sequence[int], strides: Sequence[int], groups: int, packed: Sequence[int], begin: Pair
+) -> dict[str, int]:
+    """Return the fields of packing that follow from the sizes of a map.
+
+    Args:
+        shape: Channels, height and width of the map.
+        strides: Elements from one image, channel, row and column of it to the next.
+        groups: Divides the channels.
+        packed: Height, width and words of the packed signs.
+        begin: Row and column of the packed signs that the map begins at.
+    """
+    return {
+        "channels": shape[0] // groups,
+        "height": shape[1],
+        "width": shape[2],
+        "groups": groups,
+        "words": packed[2] // groups,
+        **dict(zip(("stride_image", "stride_channel", "stride_y", "stride_x"), strides, strict=True)),
+        "bits_height": packed[0],
+        "bits_width": packed[1],
+        "top": begin[0],
+        "left": begin[1],
+    }
 
 
 def emitting(call: KernelCall, constants: ConstantSection, threshold: Array, groups: int, out: PackedMap) -> KernelCall:
