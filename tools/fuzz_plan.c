@@ -51,7 +51,7 @@ static uint8_t *input_of(const uint8_t *whole, size_t size) {
   return data;
 }
 
-// What one input may need: more is none of the sanitizers' business, and takes long.
+// Most memory of an input that is run, in bytes: larger ones take long, and show the sanitizers nothing else.
 enum { MOST_MEMORY = 1 << 26 };
 
 static const char *read_input(const uint8_t *data, size_t size) {
@@ -67,7 +67,7 @@ static const char *read_input(const uint8_t *data, size_t size) {
       needed += bnn_region_size(network, network->plans + i, region, images);
   const char *result = "too large";
   if (needed < MOST_MEMORY && !bnn_context_open(network, images, 2, &context, &error)) {
-    // Of their exact sizes, so that a byte beyond is noticed.
+    // Memory of the exact sizes, so that a byte beyond is noticed.
     for (int64_t n = images; n > 0; n -= 2) {
       float *floats = calloc((size_t)(n * pixels), 4), *logits = calloc((size_t)(n * facts->classes), 4);
       uint8_t *bytes = calloc((size_t)(n * pixels), 1);

@@ -15,6 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
+from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.format.prefix import join_sections
+from bnn_lightning.models import create_backbone
+from tools.drawn import drawn_graph
 from tools.sanitize import FLAGS, ROOT, engine_objects
 
 PROGRAMS = 12  # drawn ones whose files are changed
@@ -30,14 +37,6 @@ def compile_driver(clang: str, folder: Path) -> Path:
 
 def sample_files(folder: Path) -> list[Path]:
     """Write files of networks that need no torch."""
-    import torch
-
-    from bnn_lightning.deploy import PackedInfo, load, pack, save
-    from bnn_lightning.deploy.format.plan_section import PlanSection
-    from bnn_lightning.deploy.format.prefix import join_sections
-    from bnn_lightning.models import create_backbone
-    from tools.drawn import drawn_graph
-
     torch.manual_seed(0)
     path = folder / "resnet20.bnn"
     network = create_backbone("resnet20", num_classes=10, image_size=16).eval()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from bnn_lightning.deploy.kernels.abi import KERNELS, field_offsets
 from bnn_lightning.deploy.kernels.call import Address, KernelCall, Region
-from bnn_lightning.deploy.kernels.checked import Job, Memory
+from bnn_lightning.deploy.kernels.job import Job, Memory
 from bnn_lightning.deploy.kernels.rules import RULES
 
 _DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"

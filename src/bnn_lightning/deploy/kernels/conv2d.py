@@ -20,7 +20,7 @@ from bnn_lightning.deploy.kernels.layout import (
     given,
     num_blocks,
     out_size,
-    spread,
+    placed,
 )
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
@@ -211,9 +211,9 @@ class Conv2d:
         return {
             "factors": self.weight[0].size,
             "weight": blocked_weight(constants, self.weight.astype(np.float32), self.source),
-            "bias": constants.optional(None if self.bias is None else spread(self.bias)),
-            "gain": constants.optional(None if gain is None else spread(gain)),
-            "offset": constants.optional(None if offset is None else spread(offset)),
+            "bias": placed(constants, self.bias),
+            "gain": placed(constants, gain),
+            "offset": placed(constants, offset),
             "mean": constants.optional(None if mean is None else mean.astype(np.float32)),
             "std": constants.optional(None if std is None else std.astype(np.float32)),
         }

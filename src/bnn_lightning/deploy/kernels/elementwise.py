@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, Map, given, num_parts, spread
+from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, Map, given, num_parts, placed
 
 Array = NDArray[Any]
 
@@ -79,7 +79,7 @@ class FusedElementwise:
             "second": None if other is None else other.address,
             "second_gate": other_gate,
             "residual": None if residual is None else residual.address,
-            **{name: constants.optional(None if v is None else spread(v)) for name, v in values.items()},
+            **{name: placed(constants, v) for name, v in values.items()},
         }
         after = self.activation.fields(constants, out, height, width)
         return KernelCall("combine", {**given(fields), **after}, node)
@@ -94,6 +94,6 @@ def halving(call: KernelCall, constants: ConstantSection, slope: Array | None, o
         slope: Of a PReLU before the averages, (channels,).
         out: Place of the averages, dense.
     """
-    half_slope = constants.optional(None if slope is None else spread(slope))
+    half_slope = placed(constants, slope)
     more = given({"half": out.address, "half_slope": half_slope})
     return KernelCall(call.kernel, {**call.fields, **more}, call.node)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, Activation, Map, Pair, given, spread
+from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, Activation, Map, Pair, given, placed
 from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
@@ -88,4 +88,4 @@ class GroupConv2d:
 
     def _parameter(self, constants: ConstantSection, values: Array | None) -> Address | None:
         """Return the place of a value of each channel: a block is read from any channel on."""
-        return constants.optional(None if values is None else spread(np.pad(values, (0, BLOCK))))
+        return placed(constants, None if values is None else np.pad(values, (0, BLOCK)))

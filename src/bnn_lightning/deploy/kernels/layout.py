@@ -65,6 +65,11 @@ def spread(values: Array, *, groups: int = 1, fill: float = 0.0) -> Array:
     return result.reshape(*values.shape[:-1], -1)
 
 
+def placed(constants: ConstantSection, values: Array | None) -> Address | None:
+    """Return the address of values of output channels, laid out by `spread`; None for none."""
+    return None if values is None else constants.add(spread(values))
+
+
 def blocked(rows: Array) -> Array:
     """Lay weights out as kernels read them.
 
@@ -177,8 +182,8 @@ class Activation:
             "width": width,
             "channels": self.channels,
             "out_channels": self.channels if out is None else out.pitch or out.shape[0],
-            "slope": constants.optional(None if self.slope is None else spread(self.slope)),
-            "shift": constants.optional(None if self.shift is None else spread(self.shift)),
+            "slope": placed(constants, self.slope),
+            "shift": placed(constants, self.shift),
             "low": self.low,
             "high": self.high,
             "out": None if out is None else out.address,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, given, spread
+from bnn_lightning.deploy.kernels.layout import IMAGES, Activation, given, placed, spread
 from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
@@ -57,7 +57,7 @@ class Linear:
             "x_row": inputs,
             "x": x,
             "bytes" if whole else "weight": weight,
-            "scale": constants.optional(None if self.scale is None else spread(self.scale)),
+            "scale": placed(constants, self.scale),
             "bias": constants.add(spread(np.zeros(outputs) if self.bias is None else self.bias)),
             "after.out": out,
             "after.width": IMAGES,

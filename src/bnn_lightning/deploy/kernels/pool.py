@@ -19,7 +19,7 @@ from bnn_lightning.deploy.kernels.layout import (
     given,
     num_blocks,
     num_parts,
-    spread,
+    placed,
 )
 
 Array = NDArray[Any]
@@ -89,7 +89,7 @@ class Pool2d:
             "width": x.shape[2],
             "average": int(self.average),
             "x": x.address,
-            "before": constants.optional(None if self.before is None else spread(self.before)),
+            "before": placed(constants, self.before),
         }
         after = Activation(self.channels).fields(constants, out, height, width)
         return KernelCall("pool", {**given(fields), **self.windows("windows."), **after}, node)
@@ -122,7 +122,7 @@ def sum_parts(constants: ConstantSection, x: Map, before: Array | None, sums: Ad
         "channels": channels,
         "sums_channels": num_blocks(channels) * BLOCK,
         "x": x.address,
-        "before": constants.optional(None if before is None else spread(before)),
+        "before": placed(constants, before),
         "sums": sums,
     }
     return KernelCall("sum", given(fields), node)

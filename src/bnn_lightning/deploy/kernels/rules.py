@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bnn_lightning.deploy.kernels.abi import LINE, MOST_LINES, WORKERS, Function, Pair
-from bnn_lightning.deploy.kernels.checked import Job
+from bnn_lightning.deploy.kernels.job import Job
 from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD, num_blocks, num_parts
 
 _MOST_FACTORS = 1 << 31  # of a binary sum

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
-from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, given, num_blocks, spread
+from bnn_lightning.deploy.kernels.layout import BLOCK, IMAGES, given, num_blocks, placed, spread
 from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 
 Array = NDArray[Any]
@@ -36,7 +36,7 @@ class Dense:
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias
         return {
             f"{name}_bytes" if self.weight.dtype == np.int8 else name: weight,
-            f"{name}_scale": constants.optional(None if self.scale is None else spread(self.scale)),
+            f"{name}_scale": placed(constants, self.scale),
             f"{name}_bias": constants.add(spread(bias)),
         }
 
@@ -89,7 +89,7 @@ class SqueezeExcite:
             "out_channels": len(self.excite.weight),
             "own": own,
             "other": other,
-            "mix": constants.optional(None if self.mix is None else spread(self.mix)),
+            "mix": placed(constants, self.mix),
             **self.squeeze.fields(constants, "squeeze"),
             **self.excite.fields(constants, "excite"),
             "work": work,

@@ -8,7 +8,7 @@ import ctypes
 
 from bnn_lightning.deploy.kernels.abi import field_offsets
 from bnn_lightning.deploy.kernels.call import Address, KernelCall
-from bnn_lightning.deploy.kernels.checked import CallError, Job, Memory
+from bnn_lightning.deploy.kernels.job import CallError, Job, Memory
 from bnn_lightning.deploy.kernels.rules import RULES
 
 __all__ = ["CallError", "Memory", "verify"]
@@ -30,7 +30,7 @@ def verify(call: KernelCall, memory: Memory) -> None:
         >>> verify(call, Memory({Region.ARENA: 24}, 1))
         >>> verify(call, Memory({Region.ARENA: 20}, 1))
         Traceback (most recent call last):
-        bnn_lightning.deploy.kernels.checked.CallError: `pad` of value 0: 24 bytes of `out` do not lie in the arena.
+        bnn_lightning.deploy.kernels.job.CallError: `pad` of value 0: 24 bytes of `out` do not lie in the arena.
     """
     if call.kernel not in RULES:
         raise CallError(f"`{call.kernel}` is no kernel: there are {', '.join(RULES)}.")

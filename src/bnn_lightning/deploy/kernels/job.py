@@ -1,4 +1,4 @@
-"""A kernel call under verification: its fields, the memory of a context, and the demands that rules make of them."""
+"""Kernel calls under verification, and the memory of a context that they must stay in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ def _structures(kernel: str) -> frozenset[str]:
 
 
 class Job:
-    """The fields of a call, and what is demanded of them."""
+    """Kernel call under verification: its fields, and the demands that rules make of them."""
 
     def __init__(self, call: KernelCall, memory: Memory) -> None:
         self.call, self.memory = call, memory
@@ -114,7 +114,7 @@ class Job:
         self.need(bool(fields.threshold), "signs have no threshold")
 
     def after(self, images: int, *, height: int | None = None, width: int | None = None) -> None:
-        """Demand room for what follows a sum."""
+        """Demand room for the epilogue of a sum."""
         after = self.job.after
         height, width = after.height if height is None else height, after.width if width is None else width
         self.need(min(height, width, after.channels) > 0, "a result has no pixels or no channels")
