@@ -64,10 +64,12 @@ class AdaBinWeights(EDE, WeightBinarizer):
         Tu et al., AdaBin, ECCV 2022.
     """
 
+    def binarize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        latent, deviation = _standardize(weight)
+        return self.sign(latent), deviation
+
     def latent(self, weight: Tensor) -> Tensor:
-        shape = (-1, *[1] * (weight.dim() - 1))
-        center, deviation = center_and_deviation(weight)
-        return (weight - center.view(shape)) / deviation.view(shape)
+        return _standardize(weight)[0]
 
     def sign(self, latent: Tensor) -> Tensor:
         return sign_ede(latent, self.t)
@@ -76,4 +78,10 @@ class AdaBinWeights(EDE, WeightBinarizer):
         return center_and_deviation(weight)[1]
 
     def offset(self, weight: Tensor) -> Tensor:
-        return center_and_deviation(weight)[0]
+        return weight.flatten(1).mean(1)
+
+
+def _standardize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (-1, *[1] * (weight.dim() - 1))
+    center, deviation = center_and_deviation(weight)
+    return (weight - center.view(shape)) / deviation.view(shape), deviation

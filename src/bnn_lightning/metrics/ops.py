@@ -152,10 +152,11 @@ def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
     image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
     with evaluation(model), torch.no_grad(), counter, _watched(model, counter, rows):
         model(image)
-    counted = sum(row[kind] for row in rows.values() for kind in (*_MACS, _UNCOUNTED))
-    rest = counter.get_total_flops() // 2 - counted
+    constants = sum(row.pop(_UNCOUNTED) for row in rows.values())
+    counted = sum(row[kind] for row in rows.values() for kind in _MACS)
+    rest = counter.get_total_flops() // 2 - counted - constants
     layers = [
-        LayerOps(name, type(module).__name__, **_without_uncounted(rows[name]), **_bits(module))
+        LayerOps(name, type(module).__name__, **rows[name], **_bits(module))
         for name, module in model.named_modules()
         if any(rows[name].values())
     ]
@@ -199,10 +200,6 @@ def ops_table(count: OpCount) -> str:
 
 _MACS = ("binary_macs", "low_bit_macs", "mixed_macs", "float_macs")
 _UNCOUNTED = "uncounted"  # products whose result is a constant of the layer
-
-
-def _without_uncounted(row: dict[str, int]) -> dict[str, Any]:
-    return {name: number for name, number in row.items() if name != _UNCOUNTED}
 
 
 def _bits(module: nn.Module) -> dict[str, Any]:

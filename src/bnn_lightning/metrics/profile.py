@@ -21,7 +21,7 @@ from bnn_lightning.metrics.energy import estimate_energy
 from bnn_lightning.metrics.memory import activation_peak, norm_statistics
 from bnn_lightning.metrics.ops import LayerOps, OpCount, count_ops, ops_table
 
-COUNTS = tuple(field.name for field in fields(LayerOps) if field.type == "int" or field.type is int)
+COUNTS = tuple(field.name for field in fields(LayerOps) if field.type is int)
 
 
 @dataclass(frozen=True)
