@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import input_threshold
-from bnn_lightning.deploy.frontend.pack import check_binary
-from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
+from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
@@ -180,8 +180,5 @@ def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
                 made[id(module)] = _ExactNorm(module)
             elif isinstance(module, nn.Conv2d) and _is_window(module):
                 made[id(module)] = _OrderedConv2d(module)
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if id(child) in made:
-                parent._modules[name] = made[id(child)]
+    replace_layers(network, made)
     return network.requires_grad_(False)

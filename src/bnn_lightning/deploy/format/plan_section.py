@@ -43,6 +43,7 @@ from typing import Any, TypeGuard
 
 from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.deploy.kernels.abi import KERNELS, VERSION
+from bnn_lightning.deploy.kernels.derive import KINDS
 from bnn_lightning.deploy.planner.plan import (
     Address,
     Count,
@@ -57,7 +58,7 @@ from bnn_lightning.deploy.planner.plan import (
 )
 
 MAGIC = b"BNNPLAN1"
-DERIVED_KINDS = ("signs", "tap_sums", "blocked_floats", "blocked_signs", "blocked_scaled", "blocked_bytes")
+DERIVED_KINDS = tuple(KINDS)
 _TORCH, _SAME = 0xFFFF, 0xFFFE
 _WIDE = 16  # of a region
 _INT32, _INT64, _COUNT32, _COUNT64, _FLOAT, _OFFSET, _PLACE, _WIDE_PLACE = 0, 1, 2, 3, 4, 16, 32, 48

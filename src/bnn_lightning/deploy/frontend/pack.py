@@ -1,6 +1,7 @@
 """From a trained network to packed layers."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
 from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan
+from bnn_lightning.deploy.frontend.fold_epilogue import fuse, is_plain
 from bnn_lightning.deploy.frontend.fresh import floats, pixels
 from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit
 from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch
-from bnn_lightning.deploy.passes.fold_epilogue import fuse, is_plain
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
@@ -135,7 +136,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
             continue
         made[id(layer)] = _packed(layer, name)
         packed.append(name)
-    _replace(network, made)
+    replace_layers(network, made)
     fused = fuse(network, example)
     report = PackReport(tuple(packed), fused.folded, left, fused.unfused, fused.unfolded)
     refuse_nan(fused.network)
@@ -237,8 +238,13 @@ def _packed(layer: BinaryLayer, name: str) -> nn.Module:
     raise ValueError(f"`{name}` is a {type(layer).__name__}; only BinaryConv2d and BinaryLinear can be packed.")
 
 
-def _replace(network: nn.Module, made: dict[int, nn.Module]) -> None:
-    """Put the packed layers in their places; a shared one in all of them."""
+def replace_layers(network: nn.Module, made: Mapping[int, nn.Module]) -> None:
+    """Put layers in the places of others, in place; a shared one in all of them.
+
+    Args:
+        network: Any network.
+        made: New layers by `id` of the old ones.
+    """
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
             if id(child) in made:

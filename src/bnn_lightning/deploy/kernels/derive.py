@@ -112,6 +112,7 @@ def _blocked(values: Array, groups: int, outputs: int, inputs: int, taps: int) -
     return np.concatenate([blocked(part) for part in rows])
 
 
+# In the order of their numbers in plan sections.
 KINDS: Mapping[str, Callable[..., Array]] = {
     "signs": signs,
     "tap_sums": tap_sums,
