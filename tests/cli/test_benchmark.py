@@ -65,8 +65,8 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     bnn: Bnn, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bnn_lightning.cli import contest, subject
+    from bnn_lightning.deploy.frontend import fold_epilogue as fuse
     from bnn_lightning.deploy.frontend import pack as convert
-    from bnn_lightning.deploy.passes import fold_epilogue as fuse
 
     monkeypatch.setattr(convert, "fuse", lambda model, example: fuse.Fused(model, unfused="as of old"))
     monkeypatch.setattr(contest, "measure_footprint", lambda file: None)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import PackedNetwork, kernel_info, pack
-from bnn_lightning.deploy.passes.recording import first_difference
+from bnn_lightning.deploy.frontend.recording import first_difference
 from bnn_lightning.functional import spatial_mean
 from bnn_lightning.layers import BinaryConv2d, annealed
 from bnn_lightning.models import create_backbone, list_backbones

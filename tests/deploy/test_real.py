@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.conv2d import Conv2d
 from bnn_lightning.deploy.kernels.elementwise import FusedElementwise
@@ -15,7 +16,6 @@ from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
-from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 from tests.deploy import called
 
 CASES = 24

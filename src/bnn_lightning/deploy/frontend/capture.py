@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.ir.graph import (
@@ -24,7 +25,6 @@ from bnn_lightning.deploy.ir.graph import (
     Value,
 )
 from bnn_lightning.deploy.ir.operations import OPERATIONS, PARTS
-from bnn_lightning.deploy.passes.fold_epilogue import batch_norm_affine
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning

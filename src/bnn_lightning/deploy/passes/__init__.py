@@ -1,1 +1,1 @@
-"""Passes over networks before they are planned."""
+"""Passes from graphs to graphs, before they are planned; no torch."""

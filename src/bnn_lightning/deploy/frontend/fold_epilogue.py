@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
-from bnn_lightning.deploy.passes.recording import first_difference
+from bnn_lightning.deploy.frontend.recording import first_difference
 from bnn_lightning.layers.activation import Hardtanh, LearnableBias, PReLU
 from bnn_lightning.layers.binary import BinaryLayer
 
