@@ -1,4 +1,4 @@
-"""What every binarizer offers."""
+"""Base classes of binarizers."""
 
 from collections.abc import Callable
 

@@ -14,7 +14,7 @@ from bnn_lightning.binarizers.base import (
 from bnn_lightning.functional.annealing import geometric_temperature
 from bnn_lightning.functional.sign import temperature_sign
 
-# Where 0.9^epoch falls below 1e-7 in the 512 epochs of BNext.
+# Progress at which 0.9^epoch falls below 1e-7 in the 512 epochs of BNext.
 PUBLISHED_BINARY_FROM = math.log(1e-7) / (512 * math.log(0.9))
 
 

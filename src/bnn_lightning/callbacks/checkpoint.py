@@ -35,7 +35,7 @@ class OneFile(ModelCheckpoint):
 
     @property
     def path(self) -> str:
-        """Where the file lies (or will)."""
+        """Path of the file, written or not."""
         return os.path.join(self.dirpath or "", f"{self.filename}{self.FILE_EXTENSION}")
 
     def save(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""How many image files were passed over."""
+"""Number of damaged image files in an epoch."""
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer

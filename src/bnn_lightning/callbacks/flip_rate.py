@@ -1,4 +1,4 @@
-"""How restless the signs of the weights are."""
+"""Sign-flip rate of binary weights per epoch."""
 
 from typing import Any
 

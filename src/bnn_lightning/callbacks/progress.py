@@ -1,4 +1,4 @@
-"""How far the training is, for whatever changes in its course."""
+"""Progress of the training, for whatever changes in its course."""
 
 import math
 from abc import ABC, abstractmethod

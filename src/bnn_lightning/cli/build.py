@@ -31,8 +31,8 @@ from bnn_lightning.utils.image_size import plain_size
 Node = Mapping[str, Any]
 
 PACKAGE = "bnn_lightning"
-# Of our own package: what these rooms export, as `bnn_lightning.<room>.<Name>`. A checkpoint's configuration says what
-# is called with which arguments, and helpers elsewhere write files.
+# Targets of our own package: all that these rooms export, as `bnn_lightning.<room>.<Name>`. The configuration of a
+# checkpoint says what is called with which arguments, and helpers elsewhere write files.
 ROOMS = ("binarizers", "callbacks", "data", "distill", "loggers", "metrics", "models", "optim", "tasks")
 
 # Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.

@@ -52,7 +52,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Held:
-    """What the figures of all candidates depend on.
+    """Conditions that the figures of all candidates depend on.
 
     Attributes:
         student: As it was named.

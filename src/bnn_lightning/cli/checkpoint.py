@@ -20,7 +20,7 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError
 
-# Of the running epoch, a number a metric: versions of ours count more of them as they go.
+# Sums of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
 # Sections of a configuration that lie within each other; a damaged one may hold itself.
 _DEEPEST = 32

@@ -1,4 +1,4 @@
-"""What can be known to fail before training starts."""
+"""Validate a run before training starts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What can be known of teachers before training starts."""
+"""Validate teachers before training starts."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

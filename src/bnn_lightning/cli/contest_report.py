@@ -1,4 +1,4 @@
-"""What a benchmark found: as a table, as JSON, as a chart."""
+"""Results of a benchmark: as a table, as JSON, as a chart."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured of one contestant.
+    """Measurements of one contestant.
 
     Attributes:
         name: Of the contestant.
@@ -48,12 +48,12 @@ class Entry:
 
     @property
     def seconds(self) -> list[float]:
-        """Of a call, by `clock`, one a repeat."""
+        """Seconds of a call, by `clock`, one a repeat."""
         return [getattr(turn, self.clock) for turn in self.turns]
 
     @property
     def median(self) -> float:
-        """Of `seconds`."""
+        """Median of `seconds`."""
         return quartiles(self.seconds)[1]
 
     @property

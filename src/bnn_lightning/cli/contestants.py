@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: the packed network, and what a user would run instead."""
+"""Contestants of a benchmark: the packed network, and its alternatives."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
 
 PACKED = "packed"
-# What the libraries raise for a network that they cannot take; they have classes of their own besides.
+# Errors that the libraries raise for a network that they cannot take; they have classes of their own besides.
 _REFUSALS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError),
     *(LookupError, OSError, RuntimeError, TypeError, ValueError),

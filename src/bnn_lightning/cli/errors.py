@@ -27,7 +27,7 @@ _OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class UserError(ValueError):
-    """What the user can mend; its text says what is wrong and what to do."""
+    """Error that the user can mend; its text says what is wrong and what to do."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

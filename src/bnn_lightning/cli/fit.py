@@ -58,7 +58,7 @@ from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
 
-# Of the run and not of the network: it stays out of the checkpoint's configuration.
+# Keys of the run and not of the network: each stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)
 
 
@@ -89,7 +89,7 @@ def fit(config: DictConfig) -> float | None:
         The value of `objective`, for a sweep.
 
     Raises:
-        UserError: What is wrong with the configuration, before training starts.
+        UserError: The configuration is wrong; raised before training starts.
     """
     started = time.monotonic()
     run = prepare(config)
@@ -156,7 +156,7 @@ def prepare(config: DictConfig) -> Run:
         config: As composed by Hydra from `train.yaml`.
 
     Raises:
-        UserError: What is wrong with the configuration.
+        UserError: The configuration is wrong.
     """
     _check_trust(config)
     _place(config)

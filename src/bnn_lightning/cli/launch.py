@@ -28,7 +28,7 @@ Job = Callable[[DictConfig], float | None]
 
 RUN_ID = "BNN_RUN_ID"
 _EXIT_CTRL_C = 128 + signal.SIGINT
-# What Lightning's launcher of workers writes into the environment.
+# Variables that Lightning's launcher of workers writes into the environment.
 _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
 # Entries of defaults lists that are optional.
 OPTIONAL = ("recipe", "auto_augment@data.auto_augment")

@@ -32,7 +32,7 @@ def check_out(path: Path, key: str = "out") -> None:
 
     Args:
         path: The file.
-        key: Of the configuration, for messages.
+        key: Key of the configuration, for messages.
 
     Raises:
         UserError: There is no such folder, it is read-only, its disk is full, `path` is a folder, or an earlier job of
@@ -59,7 +59,7 @@ def written(path: Path, key: str = "out") -> Iterator[Path]:
 
     Args:
         path: The file.
-        key: Of the configuration, for messages.
+        key: Key of the configuration, for messages.
 
     Raises:
         UserError: It could not be written.

@@ -1,4 +1,4 @@
-"""What there is to say of a run's packed file."""
+"""Facts of a run's packed file, for its report."""
 
 import hashlib
 import json

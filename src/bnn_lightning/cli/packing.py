@@ -43,7 +43,7 @@ from bnn_lightning.zoo.receipts import PREFIX
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}
 
 
-# What torch.export raises, beside its own, where Python looks at values.
+# Errors that torch.export raises, beside its own, where Python looks at values.
 _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 

@@ -1,4 +1,4 @@
-"""What a network says of test images, for a page that shows it."""
+"""Predictions of a network on test images, for a page that shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass
 class Predictions:
-    """What a network said of the images so far.
+    """Predictions on the images so far.
 
     Attributes:
         num_classes: C.
@@ -65,7 +65,7 @@ class Predictions:
 
     @property
     def images(self) -> int:
-        """How many were seen."""
+        """Number of images that were seen."""
         return int(self.confusion.sum())
 
     @property

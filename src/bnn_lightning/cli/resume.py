@@ -1,4 +1,4 @@
-"""Where a run goes on: which checkpoint, and whether it fits."""
+"""Resumption of a run: which checkpoint, and whether it fits."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
 from bnn_lightning.zoo.files import is_name
 
-# How layers call their binarizers, and so tensors in files of networks that have others.
+# Names of binarizers in layers, and so of tensors in files of networks that have others.
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
 LAST = Path("checkpoints") / "last.ckpt"
 FINAL = "final.ckpt"
@@ -34,7 +34,7 @@ _MAY_DIFFER = (
     *("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective", "on_nonfinite"),
     "published",
 )
-# Of the trainer: places, how the work is shown, and when it stops or is scored.
+# Keys of the trainer: places, how the work is shown, and when it stops or is scored.
 _TRAINER_MAY_DIFFER = (
     *("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "plugins", "use_distributed_sampler"),
     *("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler", "detect_anomaly"),

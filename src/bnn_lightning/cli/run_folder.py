@@ -71,7 +71,7 @@ def run_in_folder(
 
     Args:
         run_job: Hydra's.
-        config: Of the job; the folder and the checkpoint that `ckpt_path` means are written into it.
+        config: Configuration of the job; the folder and the checkpoint that `ckpt_path` means are written into it.
         subdir_key: Hydra's; None where the job is not one of a sweep.
         arguments: The command line, for messages.
         options: Hydra's other arguments of `run_job`.
@@ -107,7 +107,7 @@ def late_check(config: DictConfig, arguments: Sequence[str]) -> Iterator[None]:
     Such a launcher has made the folder and written Hydra's files into it; no file of a run is touched.
 
     Args:
-        config: Of the job.
+        config: Configuration of the job.
         arguments: The command line after the verb, for messages.
 
     Raises:

@@ -36,7 +36,7 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
         images: How many were scored.

@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def info(self) -> PackedInfo:
-        """What the packed file says of it."""
+        """Facts in the packed file."""
         return self.packed.info
 
 

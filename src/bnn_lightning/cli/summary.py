@@ -1,4 +1,4 @@
-"""What a run prints when it is over."""
+"""Summary that a run prints when it is over."""
 
 import os
 import re

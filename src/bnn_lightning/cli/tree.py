@@ -1,4 +1,4 @@
-"""Where the configuration tree lies."""
+"""Location of the configuration tree."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What all data modules share: facts of the set, the global batch size, splits and loaders."""
+"""Base class of data modules: facts of the set, the global batch size, splits and loaders."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence

@@ -45,7 +45,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _CIFARDataModule(FileDataModule):
-    """What CIFAR-10 and CIFAR-100 share."""
+    """Base class of CIFAR-10 and CIFAR-100."""
 
     default_augmentation: ClassVar[Augmentation] = Augmentation(flip=0.5, padding=4, padding_mode="edge")
     training_files: ClassVar[tuple[str, ...]]

@@ -31,7 +31,7 @@ _MOST_IN_A_ROW = 16
 
 
 class DecodedImages(NamedTuple):
-    """What a worker yields: images as bytes, what the device needs to finish them, and the files that were damaged.
+    """Batch of a worker: images as bytes, what the device needs to finish them, and the files that were damaged.
 
     With repeated augmentation an index counts the copies too: `index % number of images` is the image.
     """
@@ -45,7 +45,7 @@ class DecodedImages(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Where encoded images come from.
+    """Source of encoded images.
 
     Attributes:
         labels: (N,), int64.
@@ -62,7 +62,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How decoded images are cut, augmented and scored. The arguments are those of `ImageNetDataModule`."""
+    """Options of cutting, augmenting and scoring decoded images. The arguments are those of `ImageNetDataModule`."""
 
     image_size: ImageSize
     resize_size: int | None

@@ -89,7 +89,7 @@ class Shrink:
 
 @dataclass
 class Report:
-    """What was done, of one class or of all.
+    """Counts of files, of one class or of all.
 
     Attributes:
         written: Files that were written now.

@@ -11,7 +11,7 @@ from bnn_lightning.data.random import ORDER, random_bits
 
 
 class Indices(NamedTuple):
-    """What a loader over images in memory yields; the data module turns it into images on the device."""
+    """Batch of a loader over images in memory; the data module turns it into images on the device."""
 
     indices: Tensor
     epoch: int

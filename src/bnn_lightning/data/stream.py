@@ -21,7 +21,7 @@ from bnn_lightning.utils.optional import require
 
 
 class ImageNetStreamDataModule(DecodedDataModule):
-    """What `bnn prepare to=stream` wrote: few large files in place of a million small ones.
+    """Output of `bnn prepare to=stream`: few large files in place of a million small ones.
 
     Images, labels, order and augmentation are those of `ImageNetDataModule` on the folder that was converted. Chunks on
     a file system, also one that a cluster shares, are read in place. From object storage every node copies them into

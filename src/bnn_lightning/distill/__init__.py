@@ -1,4 +1,4 @@
-"""Where soft knowledge comes from. Pure torch."""
+"""Distillers and teachers. Pure torch."""
 
 from bnn_lightning.utils.lazy import attach
 

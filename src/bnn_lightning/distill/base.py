@@ -1,4 +1,4 @@
-"""What every distiller offers, and the one that distils nothing."""
+"""Base class of distillers, and the one that distills nothing."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from bnn_lightning.distill.taps import Taps
 
 
 class Batch(NamedTuple):
-    """What the data module gives.
+    """Batch of the data module.
 
     Attributes:
         images: Shape (N, C, H, W).
@@ -24,12 +24,12 @@ class Batch(NamedTuple):
 
     @property
     def target(self) -> Tensor:
-        """What cross-entropy compares with: the labels, or the shares of mixed images."""
+        """Target of cross-entropy: the labels, or the shares of mixed images."""
         return self.labels if self.shares is None else self.shares
 
 
 class Outputs(NamedTuple):
-    """What the student gave for a batch.
+    """Outputs of the student for a batch.
 
     Attributes:
         logits: Shape (N, num_classes).

@@ -1,4 +1,4 @@
-"""How a student's forward is watched, for any backbone that is built from our binary layers."""
+"""Taps on a student's forward, for any backbone that is built from our binary layers."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +68,7 @@ def compiled_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 @dataclass(eq=False)
 class Taps:
-    """What was recorded during one forward of a backbone.
+    """Records of one forward of a backbone.
 
     Attributes:
         backbone: The network, or None if nothing was recorded for a second stream.

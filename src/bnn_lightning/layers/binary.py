@@ -1,4 +1,4 @@
-"""What binary layers have in common: signs, exact dot product, scale, bias."""
+"""Base of binary layers: signs, exact dot product, scale, bias."""
 
 from typing import Any
 

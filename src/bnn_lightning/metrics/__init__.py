@@ -1,4 +1,4 @@
-"""What is counted."""
+"""Metrics: sign flips, operations, memory, energy, latency."""
 
 from bnn_lightning.utils.lazy import attach
 

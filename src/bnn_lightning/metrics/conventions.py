@@ -1,10 +1,10 @@
-"""What papers report of a network, each by its own convention: formulas on exact counts."""
+"""Figures that papers report of a network, each by its own convention: formulas on exact counts."""
 
 from typing import Literal, Protocol
 
 
 class Macs(Protocol):
-    """What multiplies: a layer (`LayerOps`) or a network (`OpCount`)."""
+    """Counts of products: of a layer (`LayerOps`) or a network (`OpCount`)."""
 
     @property
     def binary_macs(self) -> int: ...
@@ -21,7 +21,7 @@ class Macs(Protocol):
 
 
 class Weights(Protocol):
-    """What is stored: a layer (`LayerOps`) or a network (`OpCount`)."""
+    """Counts of weights: of a layer (`LayerOps`) or a network (`OpCount`)."""
 
     @property
     def parameters(self) -> int: ...
@@ -46,7 +46,7 @@ def operations(count: Macs, *, rest: Rest = "fp32") -> float:
 
     Args:
         count: A layer or a network.
-        rest: How the products that are not binary are computed. A binary factor and a real one count as real.
+        rest: Arithmetic of the products that are not binary. A binary factor and a real one count as real.
 
     Example:
         ReActNet-A: 4.8169 G binary and 11.862 M real multiply-accumulates, published as 0.87e8 OPs.
@@ -116,7 +116,7 @@ def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
 
     Args:
         count: A layer or a network.
-        rest: What the other parameters are stored in.
+        rest: Storage of the other parameters.
 
     Example:
         >>> from bnn_lightning.metrics import LayerOps

@@ -21,8 +21,8 @@ class Energy:
     """Picojoules for one image.
 
     Attributes:
-        arithmetic: Of all multiply-accumulates.
-        weights: Of reading every parameter from DRAM once.
+        arithmetic: Energy of all multiply-accumulates.
+        weights: Energy of reading every parameter from DRAM once.
     """
 
     arithmetic: float
@@ -62,7 +62,7 @@ def estimate_energy(count: Counted, *, rest: Rest = "fp32", binary: bool = True)
 
     Args:
         count: A layer or a network.
-        rest: What everything that is not binary is stored and multiplied in.
+        rest: Storage and arithmetic of everything that is not binary.
         binary: False takes the network as if nothing in it were binary: the same products, all in `rest`.
 
     Example:

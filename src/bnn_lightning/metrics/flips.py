@@ -1,4 +1,4 @@
-"""How many latent weights change their sign."""
+"""Rate of sign flips of latent weights."""
 
 from collections.abc import Sequence
 from typing import Any

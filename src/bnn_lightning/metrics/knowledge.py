@@ -1,4 +1,4 @@
-"""How much a teacher knows that a student can take in, measured from their predictions."""
+"""Knowledge of a teacher that a student can take in, measured from their predictions."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What was measured of a teacher, for one student, over some images.
+    """Measurements of a teacher, for one student, over some images.
 
     Attributes:
         complexity: (loss + gap) / the student's loss; see `knowledge_complexity`. The lower, the better.

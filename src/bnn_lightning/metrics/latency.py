@@ -1,4 +1,4 @@
-"""How long functions take: in turns, by the clock and by the processor; and what a measurement was made on."""
+"""Latency of functions: in turns, by the clock and by the processor; and what a measurement was made on."""
 
 import os
 import platform

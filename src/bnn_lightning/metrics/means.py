@@ -17,7 +17,7 @@ class EpochMeans(Metric):
     synchronise with the host.
 
     Args:
-        names: What is averaged.
+        names: Names of the averages.
         persistent: Whether the state is part of the state dict.
 
     Example:

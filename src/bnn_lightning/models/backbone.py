@@ -1,4 +1,4 @@
-"""What every backbone offers, and the normalisation that is its first module."""
+"""Base class of backbones, and the normalization that is its first module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

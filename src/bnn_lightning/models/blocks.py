@@ -17,7 +17,7 @@ from bnn_lightning.layers.linear import BinaryLinear
 Shortcut = Callable[[int, int, int], nn.Module]
 # Called with a number of channels.
 Activation = Callable[[int], nn.Module]
-# Of a network: binary, its float twin, or binary activations with real weights (the first step of two).
+# Kind of a network: binary, its float twin, or binary activations with real weights (the first step of two).
 Binary = bool | Literal["activations"]
 
 

@@ -1,4 +1,4 @@
-"""What BNext networks are built of: the binary convolution module, units of one module and a shortcut, real layers."""
+"""Modules of BNext networks: the binary convolution module, units of one module and a shortcut, real layers."""
 
 import operator
 from collections.abc import Callable

@@ -47,7 +47,7 @@ from bnn_lightning.models.registry import backbone_signature, create_backbone, l
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         path: The file.

@@ -26,12 +26,12 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "student
 _WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "student", "backbone")
 _DATA_PARALLEL = re.compile(r"^((module|_orig_mod)\.)+")
 _DEEPEST = 4
-# Whose tensors stand beside a student's where a whole distillation was saved.
+# Teachers, whose tensors stand beside a student's where a whole distillation was saved.
 _TEACHERS = re.compile(r"^(\w+_)?teachers?\.")
 
 # First bytes of packed files (`deploy`).
 _PACKED = b"BNNPACK"
-# What `torch.load` raises depends on where the bytes go wrong (seen by cutting and altering files).
+# Errors of `torch.load`, which depend on where the bytes go wrong (seen by cutting and altering files).
 _DAMAGE = (
     AssertionError,
     AttributeError,

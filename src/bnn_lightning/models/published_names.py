@@ -1,4 +1,4 @@
-"""What the tensors of published checkpoints are called, family by family, and how they become ours."""
+"""Names of the tensors in published checkpoints, family by family, and their conversion to ours."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Replacement = str | Callable[["re.Match[str]"], str]
 
 @dataclass(frozen=True)
 class Names:
-    """How a family's files differ from our networks.
+    """Differences between a family's files and our networks.
 
     Attributes:
         renames: Patterns and what stands for them in ours, in order.
@@ -72,7 +72,7 @@ def _block_of_18(match: "re.Match[str]") -> str:
     return f"blocks.{2 * int(match[1]) + int(match[2])}."
 
 
-# Of a unit of BNext. Where ours has no such module, the name is one of the dead.
+# Names in a unit of BNext. Where ours has no such module, the name is one of the dead.
 _BNEXT_UNIT: tuple[tuple[str, Replacement], ...] = (
     (r"\.scale$", ".conv.mix.scale"),
     (r"\.move\.bias$", ".conv.conv.input_binarizer.bias"),

@@ -9,7 +9,7 @@ from torch.optim import Adam, Optimizer
 
 from bnn_lightning.functional.sign import sign
 
-# What `default_groups` calls the weights of binary layers.
+# Name that `default_groups` gives the weights of binary layers.
 BINARY_GROUP = "latent"
 
 

@@ -17,7 +17,7 @@ Interval = Literal["epoch", "step"]
 
 
 class ScheduleConfig(TypedDict):
-    """What Lightning takes as `lr_scheduler`."""
+    """Learning-rate scheduler, as Lightning takes it (`lr_scheduler`)."""
 
     scheduler: LambdaLR
     interval: Interval

@@ -1,4 +1,4 @@
-"""What a page shows: plain data, gathered elsewhere."""
+"""Content of a page: plain data, gathered elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

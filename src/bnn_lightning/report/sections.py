@@ -9,7 +9,7 @@ from bnn_lightning.report.html import Html, join, table, tag
 from bnn_lightning.report.pictures import example, matrix_picture
 from bnn_lightning.utils.curves import Curves
 
-# Of more classes the numbers could not be read; every pixel of a picture still can.
+# With more classes the numbers could not be read; every pixel of a picture still can.
 _MOST_SQUARES = 20
 _SPLITS = ("train", "val", "test")
 
@@ -56,7 +56,7 @@ def classes(run: RunContent) -> Html | None:
 
 
 def network(run: RunContent) -> Html | None:
-    """What it is made of and costs."""
+    """Layers and costs of the network."""
     if run.profile is None:
         return None
     parts = [table(_wide(run.profile))]
@@ -67,7 +67,7 @@ def network(run: RunContent) -> Html | None:
 
 
 def signs(run: RunContent) -> Html | None:
-    """How restless the signs were, and how they are spread now."""
+    """Rate of sign flips, and distribution of the signs."""
     chart = _chart(
         run.curves, "Signs that flipped in an epoch", {"binary/flip_rate": "all layers"}, percent=True, log=True
     )
@@ -96,7 +96,7 @@ def packed(run: RunContent) -> Html | None:
 
 
 def configuration(run: RunContent) -> Html | None:
-    """What was changed, and all of it."""
+    """Overrides, and the whole configuration."""
     parts: list[Html] = []
     if run.overrides:
         parts.append(tag("div", tag("pre", "bnn train " + " ".join(run.overrides)), class_="scroll", tabindex="0"))

@@ -241,7 +241,7 @@ class ClassificationTask(LightningModule):
 
     @property
     def eval_prefix(self) -> str:
-        """What the metrics of the validation loop are called: "val", or "test" where that is the test set."""
+        """Prefix of the metrics of the validation loop: "val", or "test" where that is the test set."""
         has_val = getattr(getattr(self.trainer, "datamodule", None), "has_val", True)
         return "val" if has_val else "test"
 

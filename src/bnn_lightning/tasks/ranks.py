@@ -1,4 +1,4 @@
-"""What a task has to do about other ranks."""
+"""Collective operations of a task between ranks."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

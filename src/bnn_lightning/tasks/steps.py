@@ -1,4 +1,4 @@
-"""How many optimizer steps an epoch has."""
+"""Number of optimizer steps in an epoch."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""How binary networks are: the shares of their parameters, products and operations that have one bit."""
+"""Degrees of binarization of networks: the shares of their parameters, products and operations that have one bit."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

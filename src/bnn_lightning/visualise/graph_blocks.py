@@ -59,7 +59,7 @@ _MAKERS: dict[str, tuple[str, Maker]] = {
     "real2binary_module": ("Real-to-Binary: convolution module", RealToBinaryUnit),
     "xnornet_module": ("XNOR-Net: convolution module", XNORUnit),
 }
-# Of these the output has as many channels as the input, or another number that the rule names.
+# Blocks whose output has as many channels as the input, or another number that the rule names.
 _WIDTHS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     "bnext": ("once or twice", lambda a, b: b in (a, 2 * a)),
     "bnext_module": ("exactly", lambda a, b: a == b),

@@ -38,7 +38,7 @@ FILLS: Mapping[Kind, str] = {
     "other": "#ffffff",
     "group": "#e8eef4",
 }
-# What the fills say, in the order of the legend.
+# Meanings of the fills, in the order of the legend.
 _MEANINGS: Mapping[str, tuple[Kind, ...]] = {
     "1-bit operation": ("sign", "binary"),
     "real convolution": ("conv",),

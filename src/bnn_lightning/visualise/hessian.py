@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """What a power iteration found.
+    """Result of a power iteration.
 
     Attributes:
         value: The largest eigenvalue.

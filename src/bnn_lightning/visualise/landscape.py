@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Landscape:
-    """What was measured around one network.
+    """Measurements around one network.
 
     Attributes:
         name: Of the network, as the figures call it.

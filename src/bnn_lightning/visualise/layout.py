@@ -1,4 +1,4 @@
-"""Where the nodes of a graph go: layers from top to bottom, modules as frames within frames."""
+"""Layout of the nodes of a graph: layers from top to bottom, modules as frames within frames."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ class Box:
 
     @property
     def right(self) -> float:
-        """Of its right side."""
+        """Coordinate of its right side."""
         return self.left + self.width
 
     @property
     def bottom(self) -> float:
-        """Of its lower side."""
+        """Coordinate of its lower side."""
         return self.top + self.height
 
     @property

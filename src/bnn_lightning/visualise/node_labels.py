@@ -1,4 +1,4 @@
-"""What a picture of a network says about each of its operations."""
+"""Labels of the operations in a picture of a network."""
 
 import operator
 from collections.abc import Callable
@@ -42,7 +42,7 @@ _FUNCTIONS: dict[Any, tuple[str, Kind]] = {
 }
 # Averages over a map.
 MEANS = ("mean", torch.mean, spatial_mean, spatial_mean_of_halves)
-# Of a binary layer, by the name of the step.
+# Steps of a binary layer, by name.
 _STEPS: dict[str, tuple[str, Kind]] = {
     "weight_binarizer": ("sign", "sign"),
     "scale": ("scale α", "weights"),

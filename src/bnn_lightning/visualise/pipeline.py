@@ -1,4 +1,4 @@
-"""How a binary network is built: convolution modules side by side; and backbone, block and processor, each enlarged."""
+"""Construction of a binary network: convolution modules side by side; backbone, block and processor, each enlarged."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How trainings went: one or several groups of runs on one figure, each as its mean and the spread over its seeds."""
+"""Curves of trainings: one or several groups of runs on one figure, each as its mean and the spread over its seeds."""
 
 import math
 import statistics

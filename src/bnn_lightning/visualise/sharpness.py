@@ -1,4 +1,4 @@
-"""How sharp a landscape is, in numbers."""
+"""Sharpness of a landscape, in numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of latent weights, in standard deviations of their layer.
+# Range of latent weights, in standard deviations of their layer.
 HISTOGRAM_LIMIT, HISTOGRAM_BINS = 4.0, 81
 
 

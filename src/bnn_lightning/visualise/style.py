@@ -1,4 +1,4 @@
-"""How our figures look: colours, sizes and frames, in one place."""
+"""Style of our figures: colors, sizes and frames, in one place."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

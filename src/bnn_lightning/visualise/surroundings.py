@@ -19,7 +19,7 @@ Evaluator = Callable[[nn.Module], Callable[[], Classify]]
 
 
 class Measured(NamedTuple):
-    """What was found at a point.
+    """Measurements at a point.
 
     Attributes:
         loss: Mean cross-entropy of the images.
@@ -43,7 +43,7 @@ def eager(model: nn.Module) -> Callable[[], Classify]:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is the same for all points.
+    """Arguments that all points share.
 
     Attributes:
         model: The network, at the centre; its weights are moved, and put back.

@@ -58,7 +58,7 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is drawn.
+    """Subject of a picture.
 
     Attributes:
         module: Takes one tensor.

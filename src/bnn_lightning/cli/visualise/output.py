@@ -1,4 +1,4 @@
-"""Where pictures and their numbers are written."""
+"""Output files of pictures and their numbers."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ INTERACTIVE = "html"
 
 @dataclass(frozen=True)
 class Place:
-    """Where one command writes.
+    """Output files of one command.
 
     Attributes:
         folder: Exists.

@@ -1,4 +1,4 @@
-"""How far a long computation is, on one line of a terminal, or now and then in a log."""
+"""Progress of a long computation, on one line of a terminal, or now and then in a log."""
 
 import sys
 import time
