@@ -199,6 +199,24 @@ def test_environment_cannot_choose_what_there_is_not(monkeypatch: pytest.MonkeyP
         kernels._load.cache_clear()
 
 
+def test_the_reason_names_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernels.built_kernels():
+        pytest.skip("Needs a compiled library.")
+    monkeypatch.delenv("BNN_KERNEL", raising=False)
+    monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
+    caches = (kernels._load, kernels.load_library)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        info = kernels.kernel_info()
+        assert (info.name, info.built) == ("torch", ())
+        assert "libbnn" in info.reason
+        assert "another version" in info.reason
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
 def test_kernels_were_built_where_a_compiler_was() -> None:
     import importlib.util
     import platform

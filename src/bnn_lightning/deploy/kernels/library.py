@@ -104,19 +104,13 @@ def kernel_info() -> KernelInfo:
 
 def built_kernels() -> tuple[str, ...]:
     """Return the names of the kernels that were compiled with the package."""
-    try:
-        return tuple(sorted(_names(load_library())))
-    except (OSError, RuntimeError):
-        return ()
+    return tuple(sorted(_names_in_library()[0]))
 
 
 def supported_kernels() -> tuple[str, ...]:
     """Return the names of the built kernels that this processor runs, the best first."""
-    try:
-        library = load_library()
-    except (OSError, RuntimeError):
-        return ()
-    return tuple(name for number, name in enumerate(_names(library)) if library.bnn_kernel_runs(number))
+    names, _ = _names_in_library()
+    return tuple(name for number, name in enumerate(names) if load_library().bnn_kernel_runs(number))
 
 
 @cache
@@ -140,6 +134,14 @@ def _names(library: ctypes.CDLL) -> list[str]:
     return [name(number).decode() for number in range(library.bnn_num_kernels())]
 
 
+def _names_in_library() -> tuple[list[str], str]:
+    """Return the names of the kernels in the library; none, and the error, where it cannot be loaded."""
+    try:
+        return _names(load_library()), ""
+    except (OSError, RuntimeError) as error:
+        return [], str(error)
+
+
 def current_kernel() -> Kernel | None:
     """Return the kernel in use, or None for torch. `BNN_KERNEL` in the environment chooses another one of the built."""
     return _load()[0]
@@ -148,7 +150,7 @@ def current_kernel() -> Kernel | None:
 @cache
 def _load() -> tuple[Kernel | None, str]:
     name, reason = choose_name(built_kernels(), supported_kernels())
-    return (None, reason) if name is None else (Kernel(name), "")
+    return (None, f"{reason} {_names_in_library()[1]}".rstrip()) if name is None else (Kernel(name), "")
 
 
 @cache
