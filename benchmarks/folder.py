@@ -4,7 +4,7 @@
 
 All read the same files of `<folder>/train`, in turns, in one process with one thread, and count the CPU time of the
 process: what else runs on the machine does not matter. torchvision decodes with Pillow, crops, flips, and makes
-normalised floats, as its own recipes do; ours makes bytes, which the device finishes. The transfer from worker
+normalized floats, as its own recipes do; ours makes bytes, which the device finishes. The transfer from worker
 processes is not in it. The last column is the number of cores that feed a node at `--rate` images a second.
 """
 

@@ -43,7 +43,7 @@ class WeightBinarizer(Binarizer):
     """Binarizes weights of shape (out_channels, ...)."""
 
     def latent(self, weight: Tensor) -> Tensor:
-        """Return the real tensor that is signed (centred, standardised ...), shaped like `weight`."""
+        """Return the real tensor that is signed (centered, standardized ...), shaped like `weight`."""
         return weight
 
     def sign(self, latent: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class AnnealedBinarizer(nn.Module):
     """
 
     def set_progress(self, progress: float) -> None:
-        """Move to `progress`, 0 at the start of the schedule and 1 at its end, without a host synchronisation."""
+        """Move to `progress`, 0 at the start of the schedule and 1 at its end, without a host synchronization."""
         raise TypeError(f"{type(self).__name__} does not define `set_progress`; an annealed binarizer has to.")
 
 

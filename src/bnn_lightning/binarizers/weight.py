@@ -87,7 +87,7 @@ class XNORScale(WeightSign):
 
 
 class Libra(EDE, WeightBinarizer):
-    """Libra parameter binarization: centre and standardise each output channel, sign with EDE, power-of-two scale.
+    """Libra parameter binarization: center and standardize each output channel, sign with EDE, power-of-two scale.
 
     Args:
         t_min: EDE's sharpness at progress 0.

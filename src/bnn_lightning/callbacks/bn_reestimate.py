@@ -1,4 +1,4 @@
-"""Clean statistics of batch normalisation, at the end."""
+"""Clean statistics of batch normalization, at the end."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -16,7 +16,7 @@ from bnn_lightning.layers.norm import cumulative, is_frozen
 
 
 class BNReestimate(Callback):
-    """Estimate all running statistics of batch normalisation anew when the training ends, and change nothing else.
+    """Estimate all running statistics of batch normalization anew when the training ends, and change nothing else.
 
     They become the plain mean over `num_batches` batches of training images, with the training's augmentation, instead
     of a moving average over the last ten or so; over all ranks. Dropout is off, as in evaluation. What is scored or

@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def clock(self) -> str:
-        """Which seconds count: for one thread the processor's, which neighbours disturb less, otherwise the clock's."""
+        """Which seconds count: for one thread the processor's, which neighbors disturb less, otherwise the clock's."""
         return "cpu" if self.threads == 1 else "wall"
 
     @property

@@ -37,7 +37,7 @@ def _solarize_add(image: Tensor, add: int) -> Tensor:
     return torch.where(image < 128, (image.to(torch.int16) + add).clamp_(max=255).to(torch.uint8), image)
 
 
-# Every operation takes the image, (3, H, W), uint8, a value in its own unit, and the colour of what comes from outside.
+# Every operation takes the image, (3, H, W), uint8, a value in its own unit, and the color of what comes from outside.
 OPERATIONS: dict[str, Callable[[Tensor, float, Fill], Tensor]] = {
     "identity": lambda x, v, fill: x,
     "auto_contrast": lambda x, v, fill: tv.autocontrast(x),
@@ -106,7 +106,7 @@ class RandAugment:
     Each of `num_ops` operations is drawn from 15, with replacement, and carried out with `probability`, at a level from
     a normal distribution about `magnitude` that is cut off at 0 and 10. Two things differ from timm: the draws are
     functions of (seed, epoch, image), and rotation, shear and translation interpolate bilinearly (timm: bicubic, which
-    torchvision does not have on tensors). Contrast, colour and equalisation may differ from Pillow's by a level or two
+    torchvision does not have on tensors). Contrast, color and equalization may differ from Pillow's by a level or two
     in 255.
 
     Args:
@@ -114,7 +114,7 @@ class RandAugment:
         magnitude: Mean level, in [0, 10].
         std: Standard deviation of the level.
         probability: Of an operation to be carried out.
-        fill: Colour of what comes from outside the image, in 0-255; ImageNet's mean, as in timm.
+        fill: Color of what comes from outside the image, in 0-255; ImageNet's mean, as in timm.
 
     Example:
         >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
@@ -167,7 +167,7 @@ class TrivialAugment:
     interpolation.
 
     Args:
-        fill: Colour of what comes from outside the image, in 0-255.
+        fill: Color of what comes from outside the image, in 0-255.
 
     Example:
         >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)

@@ -29,7 +29,7 @@ class DataSpec:
         num_classes: Number of classes.
         in_channels: Channels of an image.
         image_sizes: The sizes at which the set can be shown; the first is the default. Empty allows any.
-        mean: By channel, of images in [0, 1]; what the network's normalisation subtracts.
+        mean: By channel, of images in [0, 1]; what the network's normalization subtracts.
         std: By channel.
         class_names: In the order of the labels.
     """
@@ -46,7 +46,7 @@ class DataSpec:
 class ImageDataModule(LightningDataModule):
     """Images in [0, 1] with labels, in batches of one global size.
 
-    Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalisation is the
+    Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalization is the
     network's.
 
     Args:

@@ -109,7 +109,7 @@ class ImageOptions:
 
     @property
     def shorter_side(self) -> int:
-        """Shorter side of an evaluation image before its centre is cut out."""
+        """Shorter side of an evaluation image before its center is cut out."""
         # 224 / 0.95 is 235, as in timm; the small term keeps 256 of 224 / 0.875 whatever the rounding.
         side = min(sides(self.image_size))
         return int(side / self.crop_ratio + 1e-6) if self.resize_size is None else self.resize_size

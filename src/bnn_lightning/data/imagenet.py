@@ -18,7 +18,7 @@ class ImageNetDataModule(DecodedDataModule):
 
     The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training
     images are cut out at random (area from `min_area` to 1, sides 3:4 to 4:3), resized, flipped and augmented; test
-    images are resized and cropped at the centre. Workers decode to bytes; scaling to [0, 1] and `lighting` happen on
+    images are resized and cropped at the center. Workers decode to bytes; scaling to [0, 1] and `lighting` happen on
     the device. Arguments not named here are those of `ImageDataModule`; the labelled folder `val` is the test set.
 
     Args:
@@ -30,7 +30,7 @@ class ImageNetDataModule(DecodedDataModule):
         num_classes: Must equal the number of folders; None counts them.
         min_area: Smallest share of an image that a crop covers.
         flip: Probability of a horizontal flip.
-        lighting: Standard deviation of AlexNet's colour noise; the SKD-BNN recipe names 0.1.
+        lighting: Standard deviation of AlexNet's color noise; the SKD-BNN recipe names 0.1.
         auto_augment: `RandAugment` or `TrivialAugment`, applied after the crop.
         repeats: Copies of an image in a batch, each augmented by itself (repeated augmentation). An epoch keeps its
             number of steps, and so shows a share of 1 / repeats of the images.

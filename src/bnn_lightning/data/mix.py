@@ -15,12 +15,12 @@ Draws = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    r"""MixUp and CutMix: every image is mixed with its neighbour in the batch, in a share drawn for each image.
+    r"""MixUp and CutMix: every image is mixed with its neighbor in the batch, in a share drawn for each image.
 
-    MixUp adds the two images in the shares $\lambda$ and $1 - \lambda$; CutMix puts a box of the neighbour, a share
+    MixUp adds the two images in the shares $\lambda$ and $1 - \lambda$; CutMix puts a box of the neighbor, a share
     $1 - \lambda$ of the area, into the image. $\lambda$ is from Beta(alpha, alpha). The numbers are a pure function of
     (seed, epoch, batch, rank), drawn on the host: a resumed run mixes as the uninterrupted one, and nothing waits for
-    the device. The neighbour is one of the same device's batch.
+    the device. The neighbor is one of the same device's batch.
 
     Args:
         mixup: alpha of MixUp; 0 is none.

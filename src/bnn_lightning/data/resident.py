@@ -24,7 +24,7 @@ class ResidentDataModule(ImageDataModule):
     Args:
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
         auto_augment: `RandAugment` or `TrivialAugment`, applied to each training image after `augment`, about 0.3 ms an
-            image. Of its colour, grey images take the first value.
+            image. Gray images take the first value of its color.
         download: Fetch missing files.
         verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
     """

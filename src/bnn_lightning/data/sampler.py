@@ -23,7 +23,7 @@ def training_slices(
 ) -> list[slice]:
     """Cut an epoch's order into the micro-batches of one rank.
 
-    The images of an optimizer step are `batch_size` neighbours of the order, however many ranks and micro-batches
+    The images of an optimizer step are `batch_size` neighbors of the order, however many ranks and micro-batches
     share them.
 
     Args:

@@ -89,7 +89,7 @@ class Augmentation:
         return bool(self.degrees or self.scale or self.shear)
 
     def _affine(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Rotate, zoom and shear about the centre, outside is 0; `draws` in [-1, 1) are (3, N)."""
+        """Rotate, zoom and shear about the center, outside is 0; `draws` in [-1, 1) are (3, N)."""
         angle, shear = draws[0] * math.radians(self.degrees), torch.tan(draws[2] * math.radians(self.shear))
         zoom = 1 / (1 + draws[1] * self.scale)
         cos, sin, zero = torch.cos(angle) * zoom, torch.sin(angle) * zoom, torch.zeros_like(angle)
@@ -161,7 +161,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def lighting(images: Tensor, index: Tensor, std: float, *, seed: int, epoch: int) -> Tensor:
-    """Add AlexNet's colour noise along the principal components of ImageNet's RGB values.
+    """Add AlexNet's color noise along the principal components of ImageNet's RGB values.
 
     The components are those of values in [0, 1], so this runs after the scaling; the noise may leave [0, 1] by a few
     hundredths.

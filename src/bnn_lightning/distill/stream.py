@@ -26,11 +26,11 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
     .. math:: \tilde y = |y| \cdot \mathrm{sign}(\mathrm{dot}(\tilde x, \hat w))
 
     before its bias: the magnitude of what the student's layer gave, y, with the sign of the product of the teacher's
-    real-valued input and the latent weights (sign(0) = +1). Batch norms in training normalise with the teacher's own
+    real-valued input and the latent weights (sign(0) = +1). Batch norms in training normalize with the teacher's own
     batch statistics and leave their running statistics alone, dropout draws a mask of its own. What ran before the
     first binary layer is not computed again (a dropout there keeps its mask), nor is what follows the last feature.
 
-    Modules of the user's own that change their state in forward (torch's normalisation layers are looked after) do so
+    Modules of the user's own that change their state in forward (torch's normalization layers are looked after) do so
     a second time, and forward hooks of others on the layers that run again are called again.
 
     Args:
@@ -78,7 +78,7 @@ def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot
 
 
 def leave_statistics_alone(norms: list[nn.Module], stack: ExitStack) -> None:
-    """Let normalisation layers in training take the batch's statistics without noting them, until `stack` is closed."""
+    """Let normalization layers in training take the batch's statistics without noting them, until `stack` is closed."""
     for module in norms:
         replace_attribute(module, "track_running_stats", False, stack)
 

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     Attributes:
         layers: The binary layers.
         tapped: The modules named by `feature_taps()`.
-        norms: torch's normalisation layers that note running statistics now.
+        norms: torch's normalization layers that note running statistics now.
         compiled: Modules that `torch.compile` has replaced.
     """
 

@@ -24,7 +24,7 @@ class FrozenTeacher:
     follows the images to their device; the random numbers of the training do not notice.
 
     Args:
-        network: Makes the network, or is it: from images in [0, 1], which it normalises itself, to logits.
+        network: Makes the network, or is it: from images in [0, 1], which it normalizes itself, to logits.
         dtype: Precision that it computes in: "bfloat16", "float16" (by autocast) or "float32"; None is the student's.
         image_size: Height and width that images are resized to; None leaves them as the student sees them.
         channels_last: Memory format of images and filters. None: channels_last where the network has 2-d convolutions.

@@ -51,7 +51,7 @@ def minmax_quantize(x: Tensor, bits: int, *, row_dims: int = 1, clip: float) -> 
         tensor([[0., 0., 1., 1.]])
 
     References:
-        Guo et al., BNext, 2022: the quantiser of its 8- and 4-bit layers.
+        Guo et al., BNext, 2022: the quantizer of its 8- and 4-bit layers.
     """
     return cast(Tensor, _MinMaxQuantize.apply(x, bits, row_dims, clip)[0])
 

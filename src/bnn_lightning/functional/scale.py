@@ -1,4 +1,4 @@
-"""Standardised latent weights and the channel scales that follow a binary dot product."""
+"""Standardized latent weights and the channel scales that follow a binary dot product."""
 
 import math
 from typing import Any, cast
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def libra_standardise(weight: Tensor, eps: float = 1e-8) -> Tensor:
-    r"""Centre and standardise each output channel: `(w - mean) / std` over its n weights.
+    r"""Center and standardize each output channel: `(w - mean) / std` over its n weights.
 
     The standard deviation is the unbiased one (n - 1), with `eps` added to its square, so that a constant channel
     (one of a single weight, too) gives zeros instead of NaN.

@@ -202,7 +202,7 @@ class _TemperatureSign(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, temperature: Tensor, threshold: float, clip: float | None) -> Tensor:
-        # Chosen on the device: to ask for the temperature would cost a host synchronisation a layer.
+        # Chosen on the device: to ask for the temperature would cost a host synchronization a layer.
         ramp = temperature > threshold
         if torch.compiler.is_compiling():
             return torch.where(ramp, (x / temperature.clamp(min=threshold)).clamp(-1.0, 1.0), sign(x))
@@ -336,7 +336,7 @@ def sign_ede(x: Tensor, t: Tensor | float) -> Tensor:
 
     Args:
         x: Any shape.
-        t: Sharpness, a number or a 0-dimensional tensor (which costs no host synchronisation).
+        t: Sharpness, a number or a 0-dimensional tensor (which costs no host synchronization).
 
     Example:
         >>> x = torch.tensor([0.0, 1.0], requires_grad=True)
@@ -360,7 +360,7 @@ def temperature_sign(x: Tensor, temperature: Tensor | float, threshold: float = 
 
     Args:
         x: Any shape; BNext's latent weights.
-        temperature: T, a number or a 0-dimensional tensor (which costs no host synchronisation).
+        temperature: T, a number or a 0-dimensional tensor (which costs no host synchronization).
         threshold: Positive; the temperature at which the ramp becomes the sign.
         clip: Half-width of the support of the gradient; `inf` is the plain identity of BNext.
 

@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, gathered anew."""
+"""Running statistics of batch normalization, gathered anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -51,7 +51,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
 
     Gradients are the same, random numbers are drawn as before, and batch norm notes its statistics once. Forward hooks
     inside of blocks that are still there in backward are called again. Modules of one's own that change their state in
-    forward do so twice (torch's normalisation layers are looked after).
+    forward do so twice (torch's normalization layers are looked after).
 
     Args:
         model: A network; on leaving, it is as it was.
@@ -71,7 +71,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractCo
 
 
 class _StatisticsStay:
-    """Let normalisation layers note the batch's statistics in copies; entered once for every backward of a graph.
+    """Let normalization layers note the batch's statistics in copies; entered once for every backward of a graph.
 
     To note none (`track_running_stats=False`) would save fewer tensors for backward than the first run did, which torch
     refuses.

@@ -1,4 +1,4 @@
-"""Pulling features towards the centre of their class."""
+"""Pulling features towards the center of their class."""
 
 from torch import Tensor
 

@@ -22,7 +22,7 @@ def soft_label_kl(
         target_logits: q, shape (N, C).
         temperature: T.
         valid: Shape (N,), boolean. Samples that are not valid add 0; the sum is still divided by N, so that the
-            gradient of a sample does not depend on its neighbours.
+            gradient of a sample does not depend on its neighbors.
 
     Returns:
         A scalar, in float32 or wider.

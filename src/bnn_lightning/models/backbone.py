@@ -47,7 +47,7 @@ class Normalize(nn.Module):
             self.register_buffer(name, constant)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise images.
+        """Normalize images.
 
         Args:
             x: Shape (N, C, H, W), floating, in [0, 1].
@@ -81,7 +81,7 @@ class Backbone(nn.Module, ABC):
         in_channels: Channels of the images.
         image_size: Height and width of the images that the network was built for.
         num_features: Width of the penultimate feature.
-        mean: Normalisation of the images, one value a channel; None leaves them in [0, 1].
+        mean: Normalization of the images, one value a channel; None leaves them in [0, 1].
         std: See `mean`.
 
     Raises:

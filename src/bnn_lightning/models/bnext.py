@@ -74,7 +74,7 @@ class BNext(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         widths: Channels after the stem and after each block; a block with twice as many as the one before it (the first
             one apart) halves the resolution.

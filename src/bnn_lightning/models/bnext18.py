@@ -79,7 +79,7 @@ class BNext18(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         width: Channels of the first stage.
         stem: "imagenet" is a 7x7 convolution of stride 2 and max-pooling, "cifar" a 3x3 convolution.
@@ -176,7 +176,7 @@ def bnext18(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images: at least 17 with the ImageNet stem and 5 with the other.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
             real, the first of two training steps.

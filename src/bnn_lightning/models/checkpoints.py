@@ -55,7 +55,7 @@ class ImportReport:
         accuracy: The file's `best_prec1` or `best_top1_acc`, in percent, or None. SKD-BNN measured it on 9,984 of
             CIFAR's 10,000 images.
         loaded: Tensors of the network that came from the file.
-        kept: Tensors of the network that such files do not have: normalisation, the state of annealing, counters.
+        kept: Tensors of the network that such files do not have: normalization, the state of annealing, counters.
         dead: Tensors of the file that no network uses, and why.
         ignored: Other entries of the file (an optimizer's state ...).
         head: Tensors of a head for other classes, which keeps its own values; see `new_head`.
@@ -86,7 +86,7 @@ class _Match:
 def load_published(backbone: Backbone, path: str | Path, *, new_head: bool = False) -> ImportReport:
     """Load a published checkpoint into a backbone, which stays as it is if the file does not fit.
 
-    The normalisation is the network's own: build it with the constants of the paper. SKD-BNN on CIFAR-10 has
+    The normalization is the network's own: build it with the constants of the paper. SKD-BNN on CIFAR-10 has
     mean (0.4914, 0.4822, 0.4465) and std (0.2470, 0.2435, 0.2616); IR-Net has ImageNet's constants.
 
     Args:

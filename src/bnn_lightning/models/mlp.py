@@ -25,7 +25,7 @@ class MLP(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         width: Units of each hidden layer.
         dropout: Probability to drop an output of the third layer.
@@ -105,7 +105,7 @@ def mlp(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images; a network fits one size only.
-        mean: Normalisation of the images; None, the published choice, leaves them in [0, 1].
+        mean: Normalization of the images; None, the published choice, leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's linear layers; "activations" keeps the
             weights real, the first of two training steps.

@@ -52,7 +52,7 @@ class ReActNetA(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         stem: Its stride is 2 ("imagenet") or 1 ("cifar").
         width: Channels of the stem.
@@ -133,7 +133,7 @@ def reactnet_a(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 17, or 9 with the stem for CIFAR.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.
@@ -187,7 +187,7 @@ def reactnet18(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.
@@ -245,7 +245,7 @@ def reactnet34(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.

@@ -18,15 +18,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class RealNetwork(Backbone):
     """A classifier of another library, from images in [0, 1] to logits.
 
-    Its normalisation comes first, as in every backbone. The classifier is its last linear layer, which becomes
+    Its normalization comes first, as in every backbone. The classifier is its last linear layer, which becomes
     `linear`; the rest of the network, `body`, computes the penultimate feature.
 
     Args:
-        network: From normalised images of three channels to logits.
+        network: From normalized images of three channels to logits.
         num_classes: Width of the logits.
         in_channels: 3, or 1: grey images are shown to it on three channels.
         image_size: Height and width of the images; most such networks take any.
-        mean: Normalisation of the three channels; None leaves them in [0, 1].
+        mean: Normalization of the three channels; None leaves them in [0, 1].
         std: See `mean`.
         stages: Names, in `network`, of the modules whose outputs distillation compares; None looks for those of ResNets
             (`layer1` ...) and of networks with `features`.
@@ -146,7 +146,7 @@ def timm_network(
     pretrained: bool = True,
     weights: str | None = None,
 ) -> RealNetwork:
-    """Build a classifier of timm (`pip install 'bnn-lightning[teachers]'`), with its own normalisation.
+    """Build a classifier of timm (`pip install 'bnn-lightning[teachers]'`), with its own normalization.
 
     Args:
         name: As timm has it, with the tag of its weights if there are several: convnext_tiny.fb_in1k ...

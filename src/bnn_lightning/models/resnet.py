@@ -19,7 +19,7 @@ class ResNet(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         stem: First convolution: kernel size and stride; its padding keeps the grid.
         pool: Pooling after the stem, or None.

@@ -43,7 +43,7 @@ def resnet20(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 3.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.
@@ -102,7 +102,7 @@ def resnet18(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 5.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.

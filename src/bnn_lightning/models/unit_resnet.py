@@ -36,7 +36,7 @@ class UnitResNet(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         stem: "imagenet" or "cifar".
         stem_act: Follows the stem's batch norm.

@@ -19,7 +19,7 @@ class VGGSmall(Backbone):
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         width: Channels of the first layers.
         layers: Makes the five convolutions that are binary.
@@ -104,7 +104,7 @@ def vgg_small(
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images, at least 8.
-        mean: Normalisation of the images; None leaves them in [0, 1].
+        mean: Normalization of the images; None leaves them in [0, 1].
         std: See `mean`.
         binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
             weights real, the first of two training steps.

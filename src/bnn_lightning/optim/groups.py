@@ -33,7 +33,7 @@ def default_groups(
         model: Network, or task.
         weight_decay: Of the rest: real-valued weight matrices and filters.
         latent_weight_decay: Of the latent weights of binary layers; None means `weight_decay`.
-        norm_weight_decay: Of normalisation layers and of all parameters with at most one dimension (biases, slopes,
+        norm_weight_decay: Of normalization layers and of all parameters with at most one dimension (biases, slopes,
             thresholds); None means `weight_decay`.
         filter_weight_decay: Of filters with four dimensions, and of the shifts of RSign and LearnableBias and the
             weights of Mix; of latent weights, too, unless these have their own. None leaves these where they are.

@@ -1,4 +1,4 @@
-"""Charts as SVG, in the colours of the page: they follow its light or dark scheme."""
+"""Charts as SVG, in the colors of the page: they follow its light or dark scheme."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def _lines(drawn: Mapping[str, Points], across: _Scale, up: _Scale, unit: str) -
     for index, (name, points) in enumerate(drawn.items()):
         places = [(_place(across(x)), _place(up(y))) for x, y in points]
         colour = f"c{1 + index % _COLOURS}"
-        dashed = "5 3" if index % 2 else None  # told apart without colours, too
+        dashed = "5 3" if index % 2 else None  # told apart without colors, too
         path = " ".join(f"{x},{y}" for x, y in places)
         parts.append(tag("polyline", points=path, class_=f"line {colour}", stroke_dasharray=dashed))
         if len(places) == 1:

@@ -23,7 +23,7 @@ _SECTIONS = {
 def render(run: RunContent) -> str:
     """Return the page of a run as HTML.
 
-    All of it is in the text: pictures as data, charts as SVG in the colours of the page, which follow the reader's
+    All of it is in the text: pictures as data, charts as SVG in the colors of the page, which follow the reader's
     light or dark scheme. There is no script, and nothing is fetched. Sections fold; wide tables scroll in their box.
 
     Args:

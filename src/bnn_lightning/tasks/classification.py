@@ -196,7 +196,7 @@ class ClassificationTask(LightningModule):
         return Batch(*self.mix(batch.images, batch.labels, self.num_classes, **place))
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a training step to the epoch's sums, without a host synchronisation."""
+        """Add a training step to the epoch's sums, without a host synchronization."""
         number, absent = labels.shape[0], loss.new_zeros(())
         sums = [loss * number, *[self.terms.get(name, absent) * number for name in self.term_names]]
         sums += [self.distiller.measured[name] * number for name in self.distiller.measures]

@@ -15,7 +15,7 @@ from bnn_lightning.visualise.network_graph import NetworkGraph
 def tensorboard_graph(graph: NetworkGraph) -> bytes:
     """Return a graph as TensorBoard's event files hold it, a serialised `GraphDef`.
 
-    Modules are scopes. Coloured "by device", binary and real nodes are told apart: the device of a node is "1-bit"
+    Modules are scopes. Colored "by device", binary and real nodes are told apart: the device of a node is "1-bit"
     where its output holds -1 and +1 only, and "real" elsewhere. Its attributes say shape, kind and sizes.
 
     Args:

@@ -45,7 +45,7 @@ def largest_eigenvalue(
         parameters: What it is differentiated by.
         scales: By which the parameters are measured, one tensor each that multiplies with it: the Hessian is that of
             `loss(parameters + scales * step)` by the step. With the norms of the filters it does not depend on their
-            scale, as in filter-normalised directions.
+            scale, as in filter-normalized directions.
         iterations: At most so many products; twice as many where the eigenvalue of largest magnitude is negative.
         tolerance: Ends where the value changes by less, relative.
         seed: Of the first vector.

@@ -42,7 +42,7 @@ def landscape_lines(landscapes: Sequence[Landscape], *, cap: float | None = None
 def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = None, levels: int = 20) -> "Figure":
     """Draw losses over two directions as contours, and below them the shares of flipped signs, networks side by side.
 
-    Levels and colours are those of all networks.
+    Levels and colors are those of all networks.
 
     Args:
         landscapes: Of two directions each.
@@ -75,7 +75,7 @@ def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = N
 
 
 def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = None) -> "Figure":
-    """Draw losses over two directions as surfaces, networks side by side; heights and colours are those of all.
+    """Draw losses over two directions as surfaces, networks side by side; heights and colors are those of all.
 
     Args:
         landscapes: Of two directions each.

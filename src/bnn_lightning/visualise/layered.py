@@ -115,7 +115,7 @@ class _Arrangement:
         self.row = self._rows()
         self.height = max(self.row.values(), default=0) + 1
         self.order: list[list[str]] = [[] for _ in range(self.height)]
-        # Lines between neighbouring rows: upper end, lower end, where they touch both.
+        # Lines between neighboring rows: upper end, lower end, where they touch both.
         self.lines: dict[tuple[str, str], tuple[float | None, float | None]] = {}
         self._chain()
         self.middle: dict[str, float] = {}

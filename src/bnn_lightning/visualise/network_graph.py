@@ -28,7 +28,7 @@ class Node:
         name: Unique; the path of the module, or of the module that computes it and what is computed.
         label: What it is, for a picture.
         detail: Its sizes, for a picture.
-        kind: What its colour says.
+        kind: What its color says.
         group: Path of the module that it belongs to; "" is the network.
         shape: Of its output, without the batch.
     """

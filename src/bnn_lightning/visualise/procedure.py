@@ -115,7 +115,7 @@ def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], 
 
 
 def training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
-    """Draw how trainings went: a panel each for what was logged, a colour a group, a line style a series.
+    """Draw how trainings went: a panel each for what was logged, a color a group, a line style a series.
 
     The panels are loss, top-1, top-5, terms of the loss, learning rate, annealing (temperature of the weights,
     sharpness of EDE, power of ReSTE), share of flipped signs, and gradient shares; one that no run has logged is left
@@ -154,7 +154,7 @@ def _draw(axes: "Axes", panel: _Panel, series: Sequence[str], groups: Mapping[st
         axes.set_yscale("log", nonpositive="mask")
     for colour, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
         for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
-            # Alone, series have the colours; beside others a group has one.
+            # Alone, series have the colors; beside others a group has one.
             look = {"color": own if len(groups) == 1 else colour, "ls": style, "label": f"{group}: {panel.label(name)}"}
             _draw_band(axes, summarise(runs, name), 100.0 if panel.percent else 1.0, look)
     axes.set_title(panel.title, fontsize=10, loc="left")

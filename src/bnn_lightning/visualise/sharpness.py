@@ -119,7 +119,7 @@ def _cell(steps: Array, values: Array) -> tuple[NDArray[np.intp], Array]:
 
 
 def _connected(low: NDArray[np.bool_], start: Sequence[int]) -> NDArray[np.bool_]:
-    """Return those places that are reached from `start` through neighbours that are low."""
+    """Return those places that are reached from `start` through neighbors that are low."""
     inside = np.zeros_like(low)
     inside[tuple(start)] = low[tuple(start)]
     while True:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXTRA = "visualise"
-# Okabe and Ito's eight colours, which colour-blind people tell apart; yellow is too light for lines.
+# Okabe and Ito's eight colors, which color-blind people tell apart; yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLOUR_MAP = "viridis"
 

@@ -105,7 +105,7 @@ def surrogate_rows(found: Sequence[Surrogate]) -> tuple[list[str], list[list[str
 
 
 def plot_surrogates(found: Sequence[Surrogate]) -> "Figure":
-    """Draw value and gradient of binarizers, a pair of axes each; colours are the progress of training.
+    """Draw value and gradient of binarizers, a pair of axes each; colors are the progress of training.
 
     Args:
         found: From `surrogates_of`.

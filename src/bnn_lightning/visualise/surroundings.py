@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     Attributes:
         loss: Mean cross-entropy of the images.
         accuracy: Share of the images whose label has the largest logit.
-        flipped: Share of the binary weights with another sign than at the centre; NaN where there are none.
+        flipped: Share of the binary weights with another sign than at the center; NaN where there are none.
     """
 
     loss: float
@@ -46,7 +46,7 @@ class Problem:
     """Arguments that all points share.
 
     Attributes:
-        model: The network, at the centre; its weights are moved, and put back.
+        model: The network, at the center; its weights are moved, and put back.
         directions: One or more.
         images: (N, C, H, W) in [0, 1].
         labels: (N,).

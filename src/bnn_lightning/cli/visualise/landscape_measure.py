@@ -180,7 +180,7 @@ def _measure_missing(file: LandscapeFile, problem: Problem, settings: "Landscape
 
 
 def _check_packed(problem: Problem, corner: tuple[float, ...]) -> float:
-    """Return by how much packed losses differ from eager ones at the centre, halfway to a corner, and there.
+    """Return by how much packed losses differ from eager ones at the center, halfway to a corner, and there.
 
     Raises:
         UserError: By too much.
