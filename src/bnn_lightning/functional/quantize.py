@@ -42,7 +42,7 @@ def minmax_quantize(x: Tensor, bits: int, *, row_dims: int = 1, clip: float) -> 
 
     Args:
         x: Any shape.
-        bits: Of a value.
+        bits: Bits of a value.
         row_dims: The first so many dimensions number the rows, the others are within one.
         clip: Bound of the values.
 

@@ -70,7 +70,7 @@ class QuantLinear(nn.Linear):
 
     Example:
         >>> import torch
-        >>> QuantLinear(8, 2, weight_bits=2).quantized_weight[0].unique().numel()
+        >>> QuantLinear(64, 2, weight_bits=2).quantized_weight[0].unique().numel()
         4
     """
 
@@ -94,11 +94,11 @@ class QuantLinear(nn.Linear):
 
 
 def quantize_weight(weight: Tensor, bits: int, *, clip: float) -> Tensor:
-    """Quantise a weight in units of twice its mean magnitude, output by output; only the clip depends on the unit.
+    """Quantize a weight in units of twice its mean magnitude, output by output; only the clip depends on the unit.
 
     Args:
         weight: Shape (out_channels, ...); a filter of more than one pixel has a range for each of its slices.
-        bits: Of a value.
+        bits: Bits of a value.
         clip: Bound, in those units, beyond which there is no gradient.
     """
     kernels = weight.dim() > 2 and weight.shape[2:].numel() > 1
