@@ -131,15 +131,18 @@ class _Writer:
         """Return the name of a constant in C, 0 for none."""
         if item is None:
             return "0"
-        constant = self._stored(item)
+        ref, constant = self._ref(item), self._stored(item)
         if constant.dtype not in ("f32", "bits"):
             raise C99Error(f"`{constant.name}` is {constant.dtype}; C takes floats and signs.")
-        return self._constant(f"t{item.index}", "float", constant.array.astype("f4"), constant.name)  # type: ignore[union-attr]
+        return self._constant(f"t{ref.index}", "float", constant.array.astype("f4"), constant.name)
 
-    def _stored(self, item: Input) -> Constant:
+    def _ref(self, item: Input) -> ConstantRef:
         if not isinstance(item, ConstantRef):
             raise C99Error(f"{item!r:.60} is no constant of the file.")
-        return self.graph.constants[item.index]
+        return item
+
+    def _stored(self, item: Input) -> Constant:
+        return self.graph.constants[self._ref(item).index]
 
     def _constant(self, key: str, kind: str, values: Array, comment: str) -> str:
         if key not in self.constants:
@@ -185,7 +188,7 @@ class _Writer:
         weight = node.inputs[1]
         constant = self._stored(weight)
         if constant.dtype == "bits":
-            function, key = "sign_linear", f"b{weight.index}"  # type: ignore[union-attr]
+            function, key = "sign_linear", f"b{self._ref(weight).index}"
             name = self._constant(key, "uint8_t", to_layout(constant.array, "bits", "bits"), constant.name)
         else:
             function, name = "linear", self._tensor(weight)

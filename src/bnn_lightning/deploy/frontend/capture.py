@@ -183,9 +183,10 @@ def _keeps_shape(node: fx.Node) -> bool:
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """Return all arguments of a call of torch by name."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
-    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema.arguments}
+    target: Any = node.target
+    arguments = target._schema.arguments
+    given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | node.kwargs
+    return {argument.name: given.get(argument.name, argument.default_value) for argument in arguments}
 
 
 # Readers of torch's operations: from all arguments by name to an operation, its inputs, and its attributes.

@@ -120,10 +120,10 @@ def _float_layer(chain: Chain, node: Node, affine: Affine, activation: Activatio
 
 
 def _byte_layer(chain: Chain, node: Node, affine: Affine, activation: Activation) -> Conv2dInt8 | None:
-    graph, given = chain.graph, node.inputs[1:4]
-    if not all(isinstance(item, ConstantRef) for item in given):
+    graph, given = chain.graph, [item for item in node.inputs[1:4] if isinstance(item, ConstantRef)]
+    if len(given) < 3:
         return None
-    weight, scale, around = (graph.array(item) for item in given)  # type: ignore[arg-type]
+    weight, scale, around = map(graph.array, given)
     bias = None if node.input(4) is None else constant(graph, node.input(4), len(weight))
     if len(weight) != activation.channels or weight[0].size >= MOST_FACTORS:
         return None
@@ -206,9 +206,10 @@ def int8_weights(graph: TypedGraph, item: Input) -> tuple[Array | None, Array | 
     node = graph.node_of(item)
     if node is None or node.operation != "dequantize":
         return None, None
-    if not all(isinstance(part, ConstantRef) for part in node.inputs):
+    parts = [part for part in node.inputs if isinstance(part, ConstantRef)]
+    if len(parts) < 2:
         return None, None
-    whole, scale = (graph.array(part) for part in node.inputs)  # type: ignore[arg-type]
+    whole, scale = map(graph.array, parts)
     if whole.dtype != np.int8 or scale.dtype != np.float32 or not whole.ndim or scale.size != len(whole):
         return None, None
     return whole, scale.ravel()
