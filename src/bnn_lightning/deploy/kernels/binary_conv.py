@@ -13,7 +13,7 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import (
     BLOCK,
     IMAGES,
-    WORD,
+    WORD_BITS,
     Map,
     Pair,
     Shape,
@@ -248,7 +248,7 @@ def packed_weight(constants: ConstantSection, signs: Array, groups: int, of: int
     when the plan is opened.
     """
     outputs, inputs, taps = len(signs) // groups, signs.shape[1], signs[0, 0].size
-    if outputs % BLOCK == 0 and inputs % WORD == 0:
+    if outputs % BLOCK == 0 and inputs % WORD_BITS == 0:
         return constants.add(weight_words(signs, groups), of=of, layout="words", groups=groups)
     dense = constants.add(np.packbits(signs.reshape(-1) > 0, bitorder="little"), of=of, layout="bits")
     size = groups * num_blocks(outputs) * taps * num_words(inputs) * BLOCK * 4
@@ -303,7 +303,7 @@ def pack_signs(
         out: Place of the signs.
         node: Number of the value.
     """
-    padded = np.full((groups, out.words // groups * WORD), np.inf, np.float32)
+    padded = np.full((groups, out.words // groups * WORD_BITS), np.inf, np.float32)
     padded[:, : x.shape[0] // groups] = threshold.reshape(groups, -1)
     fields: dict[str, Field | None] = {
         "images": IMAGES,

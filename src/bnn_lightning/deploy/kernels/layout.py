@@ -19,13 +19,13 @@ Array = NDArray[Any]
 Pair = tuple[int, int]
 Shape = tuple[int, int, int]  # channels, height and width of a map
 
-WORD, BLOCK, FLOAT = 32, 16, 4
+WORD_BITS, BLOCK, FLOAT = 32, 16, 4
 IMAGES = Count(0, 1)
 
 
 def num_words(channels: int) -> int:
     """Return the number of words that hold `channels` signs."""
-    return -(-channels // WORD)
+    return -(-channels // WORD_BITS)
 
 
 def num_blocks(channels: int) -> int:
@@ -96,9 +96,9 @@ def packed(bits: Array) -> Array:
         array([5], dtype=uint32)
     """
     words = num_words(bits.shape[-1])
-    if bits.shape[-1] == words * WORD:
+    if bits.shape[-1] == words * WORD_BITS:
         return np.packbits(bits, axis=-1, bitorder="little").view("<u4")
-    padded = np.zeros((*bits.shape[:-1], words * WORD), bool)
+    padded = np.zeros((*bits.shape[:-1], words * WORD_BITS), bool)
     padded[..., : bits.shape[-1]] = bits
     return np.packbits(padded, axis=-1, bitorder="little").view("<u4")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from bnn_lightning.deploy.kernels.abi import LINE, MOST_LINES, WORKERS, Function, Pair
 from bnn_lightning.deploy.kernels.job import Job
-from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD, num_blocks, num_parts
+from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD_BITS, num_blocks, num_parts
 
 _MOST_FACTORS = 1 << 31  # of a binary sum
 
@@ -22,13 +22,13 @@ def _repeats(c: Job, added: int, channels: int, groups: int) -> None:
 
 def _pack(c: Job) -> None:
     c.positive("channels", "height", "width", "groups", "words")
-    c.need(c.words * WORD >= c.channels, "there are more channels than bits")
+    c.need(c.words * WORD_BITS >= c.channels, "there are more channels than bits")
     strides = (c.stride_image, c.stride_channel, c.stride_y, c.stride_x)
     c.need(min(*strides, c.images, c.top, c.left) >= 0, "a stride or a place is negative")
     sizes = (c.images, c.groups * c.channels, c.height, c.width)
     if c.images:
         c.reach("x", 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)))
-    c.reach("threshold", c.groups * c.words * WORD)
+    c.reach("threshold", c.groups * c.words * WORD_BITS)
     fits = c.height + c.top <= c.bits_height and c.width + c.left <= c.bits_width
     c.need(fits, "signs have more pixels than their map")
     c.reach("bits", c.images * c.bits_height * c.bits_width * c.groups * c.words, write=True)

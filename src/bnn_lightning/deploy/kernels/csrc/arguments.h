@@ -6,7 +6,7 @@
 // Lanes of a block of channels; signs of a word. PART: pixels of an image that are summed by themselves, of any thread.
 // WORKERS: how many have memory of their own in an operation that needs some. LINE: bytes of a line of the cache.
 // MOST_LINES: rows of a window of maxima. abi.py and layout.py have the same: a test compares them.
-enum { BLOCK = 16, WORD = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINES = 16 };
+enum { BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINES = 16 };
 
 // The kernels, in the order of their numbers in a plan section; new ones come last. X is called with name and `more`.
 #define BNN_KERNELS(X, more)                                                                                 \

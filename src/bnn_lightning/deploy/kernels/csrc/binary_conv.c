@@ -116,7 +116,7 @@ static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word
   at->window = c->x + ((at->image * c->height + at->y * c->stride_y) * c->width + at->x * c->stride_x) * c->groups * c->words +
                first_word;
   const int64_t row = (at->image * c->bits_height + at->y + c->bits_top) * c->bits_width + at->x + c->bits_left;
-  at->bits = !c->bits ? 0 : c->bits + row * c->bits_words * (WORD / BLOCK) + k->channel / BLOCK;
+  at->bits = !c->bits ? 0 : c->bits + row * c->bits_words * (WORD_BITS / BLOCK) + k->channel / BLOCK;
 }
 
 // The sums that a pixel starts from. Those of a class are computed when its first pixel comes.
@@ -280,7 +280,7 @@ static tile_of tile_for(int64_t pixels, int64_t blocks) {
 INLINE void next_pixels(struct chunk *k, struct walk *at, struct tile *t, int64_t first_word) {
   const struct bnn_convolve *c = k->c;
   const int64_t inner = k->columns.begin, end = least(k->columns.end, c->out_width), step = c->stride_x * c->groups * c->words;
-  const int64_t bits_step = c->bits ? c->bits_words * (WORD / BLOCK) : 0;
+  const int64_t bits_step = c->bits ? c->bits_words * (WORD_BITS / BLOCK) : 0;
   const int64_t n = t->n;
   for (int64_t p = 0; p < n;) {
     const int64_t run = at->x >= inner && at->x < end ? least(n - p, end - at->x) : 1;
@@ -330,7 +330,7 @@ enum { GRAIN = 1 << 22 };  // products that are worth a thread
 
 void KERNEL(convolve)(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
-  const int64_t work = s.unit * BLOCK * WORD * c->kernel_height * c->kernel_width * c->words *
+  const int64_t work = s.unit * BLOCK * WORD_BITS * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
   spread_out(worker, s.units * s.chunks * c->groups, grain_of(GRAIN, work), tiles, c);
 }
@@ -358,7 +358,7 @@ static void pack_dense(const struct bnn_pack *p, const float *x, const float *th
   const int64_t pixel_words = p->groups * p->words;
   for (int64_t i = 0; i < p->width; i++, x += p->stride_x, bits += pixel_words) {
     uint32_t word = 0;
-    if (channels == WORD) {
+    if (channels == WORD_BITS) {
       union {
         M mask[2];
         uint16_t bits[2];
@@ -378,11 +378,12 @@ static void rows(int64_t from, int64_t to, void *context) {
     const int64_t image = row / p->height, y = row % p->height;
     for (int64_t group = 0; group < p->groups; group++)
       for (int64_t word = 0; word < p->words; word++) {
-        const int64_t left = p->channels - word * WORD, at = group * p->words + word;
+        const int64_t rest = p->channels - word * WORD_BITS, count = rest < WORD_BITS ? rest : WORD_BITS;
+        const int64_t at = group * p->words + word;
         const float *x = p->x + image * p->stride_image + y * p->stride_y +
-                         (group * p->channels + word * WORD) * p->stride_channel;
+                         (group * p->channels + word * WORD_BITS) * p->stride_channel;
         uint32_t *bits = p->bits + ((image * p->bits_height + y + p->top) * p->bits_width + p->left) * p->groups * p->words + at;
-        (p->stride_channel == 1 ? pack_dense : pack_apart)(p, x, p->threshold + at * WORD, bits, left < WORD ? left : WORD);
+        (p->stride_channel == 1 ? pack_dense : pack_apart)(p, x, p->threshold + at * WORD_BITS, bits, count);
       }
   }
 }

@@ -74,7 +74,7 @@ INLINE void take(const struct bnn_combine *c, struct few *f, const struct place 
   const struct after *a = &c->after;
   const int64_t row = (at->image * a->bits_height + at->y + a->bits_top) * a->bits_width + at->x + a->bits_left;
   f->pixels[f->n] = (at->image * a->height + at->y) * a->width + at->x;
-  f->bits[f->n++] = a->bits ? a->bits + row * a->bits_words * (WORD / BLOCK) : 0;
+  f->bits[f->n++] = a->bits ? a->bits + row * a->bits_words * (WORD_BITS / BLOCK) : 0;
 }
 
 // The next few pixels from `at` on.

@@ -12,29 +12,29 @@ static int bit_at(const uint8_t *bits, int64_t i) { return bits[i / 8] >> i % 8 
 // The signs of a binary layer, a bit each, (groups, outputs, inputs, taps), as kernels read them: words of 32 inputs,
 // (groups, blocks, taps, words, 16); what is left over is 0.
 static void expand_signs(const uint8_t *bits, uint32_t *words, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD), blocks = parts_of(outputs, BLOCK);
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD_BITS), blocks = parts_of(outputs, BLOCK);
   int64_t bit = 0;
   for (int64_t group = 0; group < a[0]; group++)
     for (int64_t out = 0; out < outputs; out++)
       for (int64_t in = 0; in < inputs; in++)
         for (int64_t tap = 0; tap < taps; tap++, bit++) {
           const int64_t block = (group * blocks + out / BLOCK) * taps + tap;
-          words[(block * count + in / WORD) * BLOCK + out % BLOCK] |= (uint32_t)bit_at(bits, bit) << in % WORD;
+          words[(block * count + in / WORD_BITS) * BLOCK + out % BLOCK] |= (uint32_t)bit_at(bits, bit) << in % WORD_BITS;
         }
 }
 
 // The contribution of each tap, counted as -1, that lies in a zero padding: minus the sum of its signs, (taps, groups,
 // blocks * 16), 0 beyond the last output.
 static void sum_taps(const uint32_t *words, int32_t *sums, const int64_t *a) {
-  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD), blocks = parts_of(outputs, BLOCK);
+  const int64_t outputs = a[1], inputs = a[2], taps = a[3], count = parts_of(inputs, WORD_BITS), blocks = parts_of(outputs, BLOCK);
   for (int64_t group = 0; group < a[0]; group++)
     for (int64_t out = 0; out < outputs; out++)
       for (int64_t tap = 0; tap < taps; tap++) {
         const uint32_t *word = words + (((group * blocks + out / BLOCK) * taps + tap) * count) * BLOCK + out % BLOCK;
         int64_t ones = 0;
         for (int64_t i = 0; i < count; i++) {
-          const int64_t left = inputs - i * WORD;
-          ones += __builtin_popcount(word[i * BLOCK] & (left < WORD ? (1u << left) - 1 : ~0u));
+          const int64_t left = inputs - i * WORD_BITS;
+          ones += __builtin_popcount(word[i * BLOCK] & (left < WORD_BITS ? (1u << left) - 1 : ~0u));
         }
         sums[(tap * a[0] + group) * blocks * BLOCK + out] = (int32_t)(inputs - 2 * ones);
       }
@@ -93,7 +93,7 @@ const char *bnn_derive(bnn_network *n, const struct derived *d, int64_t *end) {
     if (!a[i]) return "derived constants are of nothing";
   const int64_t values = times(times(times(a[0], a[1]), a[2]), a[3]), lanes = times(times(times(a[0], blocks), a[2]), a[3]);
   const int64_t bits = values / 8 + (values % 8 != 0), sums = times(times(times(a[0], blocks), a[3]), 4);
-  const int64_t words = times(times(times(times(a[0], blocks), a[3]), parts_of(a[2], WORD)), 4);
+  const int64_t words = times(times(times(times(a[0], blocks), a[3]), parts_of(a[2], WORD_BITS)), 4);
   const int64_t read[KINDS] = {bits, words, times(values, 4), bits, values, values};
   const int64_t made[KINDS] = {words, sums, times(lanes, 4), times(lanes, 4), times(lanes, 4), lanes};
   const int64_t whole = d->regions[0] == REGION_CONSTANTS ? n->constants_size : n->derived_size;

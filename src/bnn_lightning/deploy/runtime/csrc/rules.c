@@ -49,12 +49,12 @@ static void check_pack(struct check *c, const struct bnn_pack *p) {
   POSITIVE(p->channels, p->height, p->width, p->groups, p->words);
   NEED(p->images >= 0 && p->top >= 0 && p->left >= 0, "a place is negative");
   NEED(p->stride_image >= 0 && p->stride_channel >= 0 && p->stride_y >= 0 && p->stride_x >= 0, "a stride is negative");
-  NEED(times(p->words, WORD) >= p->channels, "there are more channels than bits");
+  NEED(times(p->words, WORD_BITS) >= p->channels, "there are more channels than bits");
   const int64_t channels = times(p->groups, p->channels) - 1;
   const int64_t last = plus(plus(times(most(p->images - 1, 0), p->stride_image), times(channels, p->stride_channel)),
                             plus(times(p->height - 1, p->stride_y), times(p->width - 1, p->stride_x)));
   reach(c, p->x, p->images ? plus(last, 1) : 0, FLOAT, READ);
-  reach(c, p->threshold, product(p->groups, p->words, WORD), FLOAT, READ);
+  reach(c, p->threshold, product(p->groups, p->words, WORD_BITS), FLOAT, READ);
   NEED(plus(p->height, p->top) <= p->bits_height && plus(p->width, p->left) <= p->bits_width, "signs have more pixels than their map");
   reach(c, p->bits, times(product(p->images, p->bits_height, p->bits_width), times(p->groups, p->words)), FLOAT, WRITE);
 }
