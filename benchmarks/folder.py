@@ -24,9 +24,9 @@ from benchmarks.timing import machine
 from bnn_lightning.data import RandAugment
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.decode import Decoder, torchcodec
-from bnn_lightning.data.decoded import DecodedBatches, ImageOptions
+from bnn_lightning.data.encoded_images import DecodedBatches, ImageOptions
 from bnn_lightning.data.imagenet import FolderImages
-from bnn_lightning.data.layout import class_folders, image_files
+from bnn_lightning.data.imagenet_folders import class_folders, image_files
 from bnn_lightning.data.prepare import Shrink, shrink_folder
 from bnn_lightning.data.sampler import Indices
 

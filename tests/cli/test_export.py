@@ -15,7 +15,7 @@ from PIL import Image
 from bnn_lightning.cli import classify
 from bnn_lightning.cli.checkpoint import load_backbone, load_task
 from bnn_lightning.data import Preparation
-from bnn_lightning.data.picture import prepare_picture
+from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.export import web
 from bnn_lightning.deploy.format.container import read_container

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from bnn_lightning.data import DigitsDataModule, ImageNetDataModule, ImageNetStreamDataModule, MNISTDataModule
 from bnn_lightning.data.convert import convert_folder
 from bnn_lightning.data.decode import decode_image, torchcodec
-from bnn_lightning.data.picture import FORMATS, DamagedImageError, open_picture, prepare_picture, read_picture
+from bnn_lightning.data.image_io import FORMATS, DamagedImageError, open_picture, prepare_picture, read_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.data.prepare import Shrink
 

@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 from bnn_lightning.data import ImageNetDataModule, RandAugment, TrivialAugment, decode
 from bnn_lightning.data.crops import RandomCrop
 from bnn_lightning.data.decode import decode_image, torchcodec
-from bnn_lightning.data.decoded import DecodedImages
-from bnn_lightning.data.picture import DamagedImageError
+from bnn_lightning.data.encoded_images import DecodedImages
+from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.tasks import ClassificationTask
 
 sys.path.insert(0, str(Path(__file__).parent))

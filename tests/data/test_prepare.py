@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from bnn_lightning.data.layout import class_folders, image_files
-from bnn_lightning.data.picture import read_picture
+from bnn_lightning.data.image_io import read_picture
+from bnn_lightning.data.imagenet_folders import class_folders, image_files
 from bnn_lightning.data.prepare import Shrink, shrink_folder
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -12,7 +12,7 @@ pytest.importorskip("litdata", reason="needs the extra `stream`")
 
 from bnn_lightning.data import ImageNetDataModule, ImageNetStreamDataModule
 from bnn_lightning.data.convert import convert_folder
-from bnn_lightning.data.decoded import DecodedImages
+from bnn_lightning.data.encoded_images import DecodedImages
 from bnn_lightning.data.prepare import Shrink, shrink_folder
 
 sys.path.insert(0, str(Path(__file__).parent))

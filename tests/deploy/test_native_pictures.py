@@ -1,4 +1,4 @@
-"""Preparation of pictures in C: bytes equal to Pillow's and `data.picture.prepare_picture`; PGM and PPM files."""
+"""Preparation of pictures in C: bytes equal to Pillow's and `data.image_io.prepare_picture`; PGM and PPM files."""
 
 import ctypes
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bnn_lightning.data.picture import DamagedImageError, prepare_picture
+from bnn_lightning.data.image_io import DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.format.prefix import join_sections

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn_lightning.data.picture import prepare_picture
+from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime import native
 from tests.deploy.test_native import CLASSES, SHAPE, file_of, linear, plan

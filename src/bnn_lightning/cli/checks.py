@@ -19,7 +19,7 @@ from bnn_lightning.callbacks.flip_rate import FlipRateLogger
 from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.data.picture import DamagedImageError
+from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.layers.tree import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop

@@ -19,7 +19,7 @@ from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.cli.packing import pack_opened
 from bnn_lightning.cli.schema import PredictSettings, read_settings
-from bnn_lightning.data.picture import SUFFIXES, DamagedImageError, prepare_picture
+from bnn_lightning.data.image_io import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 

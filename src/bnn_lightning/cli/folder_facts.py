@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnn_lightning.data.layout import count_classes
+from bnn_lightning.data.imagenet_folders import count_classes
 
 
 def register() -> None:

@@ -25,8 +25,8 @@ from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.cli.facts import given_data, take_facts
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.data.decoded import DecodedDataModule
-from bnn_lightning.data.layout import listed_names
+from bnn_lightning.data.encoded_images import EncodedDataModule
+from bnn_lightning.data.imagenet_folders import listed_names
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -149,7 +149,7 @@ def check_class_names(trained: Sequence[str], datamodule: Any, path: str | Path)
         UserError: Names the classes that differ.
     """
     names = known_classes(datamodule)
-    if not isinstance(datamodule, DecodedDataModule) or len(names) != len(trained) or names == tuple(trained):
+    if not isinstance(datamodule, EncodedDataModule) or len(names) != len(trained) or names == tuple(trained):
         return
     raise UserError(
         f"`{path}` was trained on other classes than those of `data.root={datamodule.root}`, which lacks "
@@ -168,7 +168,7 @@ def _check_equal(name: str, network: Any, datamodule: Any, path: str | Path) -> 
 
 def _folders(datamodule: Any) -> str:
     """Name the folders of the classes, where the data have some."""
-    if not isinstance(datamodule, DecodedDataModule):
+    if not isinstance(datamodule, EncodedDataModule):
         return ""
     return f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"
 

@@ -12,7 +12,7 @@ from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import PrepareSettings, read_settings
 from bnn_lightning.data.convert import convert_folder
-from bnn_lightning.data.layout import MORE_PARTS, class_folders
+from bnn_lightning.data.imagenet_folders import MORE_PARTS, class_folders
 from bnn_lightning.data.prepare import Report, Shrink, shrink_folder
 
 DAMAGED = "damaged.txt"

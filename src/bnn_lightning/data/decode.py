@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from bnn_lightning.data.picture import orientation, read_picture
+from bnn_lightning.data.image_io import orientation, read_picture
 
 Decoder = Literal["auto", "torchcodec", "pil"]
 JpegDecoder = Callable[[bytes], Tensor]
@@ -47,7 +47,7 @@ def torchcodec() -> JpegDecoder | None:
 def decode_image(
     source: str | bytes, decoder: Decoder = "auto", *, channels: int = 3, name: str | None = None
 ) -> Tensor:
-    """Read an image file as RGB or gray, (channels, H, W), uint8, by the rules of `data.picture`.
+    """Read an image file as RGB or gray, (channels, H, W), uint8, by the rules of `data.image_io`.
 
     Both decoders rest on libjpeg-turbo and give equal pixels. torchcodec reads upright JPEG files in RGB or gray, and
     Pillow everything else.
@@ -64,7 +64,7 @@ def decode_image(
     Example:
         >>> decode_image(b"text", name="photo.jpg")
         Traceback (most recent call last):
-        bnn_lightning.data.picture.DamagedImageError: `photo.jpg` is damaged: ...
+        bnn_lightning.data.image_io.DamagedImageError: `photo.jpg` is damaged: ...
     """
     decode_jpeg = None if decoder == "pil" or channels != 3 else torchcodec()
     if decode_jpeg is not None:

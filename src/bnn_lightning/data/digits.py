@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.picture import prepare_picture
-from bnn_lightning.data.resident import ResidentDataModule
+from bnn_lightning.data.image_io import prepare_picture
+from bnn_lightning.data.in_memory import InMemoryDataModule
 from bnn_lightning.data.transforms import Augmentation
 
 _BORDERS: dict[int | tuple[int, int], int] = {8: 0, 28: 2, 32: 4}
 
 
-class DigitsDataModule(ResidentDataModule):
+class DigitsDataModule(InMemoryDataModule):
     """Handwritten digits, 8 x 8 with 17 grey values: 1,437 training and 360 test scans, nothing to download.
 
     They are scikit-learn's digits, which are the test set of UCI's "Optical recognition of handwritten digits" (see

@@ -17,8 +17,8 @@ from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.crops import RandomCrop, interpolation_mode
 from bnn_lightning.data.decode import Decoder, check_decoder
+from bnn_lightning.data.image_io import DamagedImageError, prepare_picture
 from bnn_lightning.data.loader import ResumableLoader
-from bnn_lightning.data.picture import DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
@@ -199,7 +199,7 @@ class DecodedBatches(Dataset[DecodedImages]):
         raise DamagedImageError(f"{_MOST_IN_A_ROW} images in a row are damaged, beginning with `{damaged[-1]}`.")
 
 
-class DecodedDataModule(ImageDataModule):
+class EncodedDataModule(ImageDataModule):
     """A set of encoded images; a subclass says where they come from."""
 
     def __init__(

@@ -7,10 +7,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from bnn_lightning.data.resident import ResidentDataModule
+from bnn_lightning.data.in_memory import InMemoryDataModule
 
 
-class FileDataModule(ResidentDataModule):
+class FileDataModule(InMemoryDataModule):
     """A set in memory that is read from torchvision's files below `root`.
 
     Attributes:

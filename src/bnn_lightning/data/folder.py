@@ -10,9 +10,9 @@ from torch import Tensor
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.decode import Decoder
-from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
 from bnn_lightning.data.folder_images import FolderImages
-from bnn_lightning.data.layout import class_difference, class_folders, count_classes, listed_names
+from bnn_lightning.data.imagenet_folders import class_difference, class_folders, count_classes, listed_names
 from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize, plain_size
 
@@ -21,7 +21,7 @@ STATISTICS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224,
 VALIDATION = ("val", "validation")
 
 
-class FolderDataModule(DecodedDataModule):
+class FolderDataModule(EncodedDataModule):
     """Pictures of one's own: `train/<class>/*`, and `val/` or `validation/`, `test/`, or held-out training images.
 
     Labels are the folders of `train` in alphabetical order; hidden folders are none. Held out are the pictures of `val`

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bnn_lightning.data.decode import Decoder, decode_image
-from bnn_lightning.data.layout import class_difference, image_files
-from bnn_lightning.data.picture import SUFFIXES
+from bnn_lightning.data.image_io import SUFFIXES
+from bnn_lightning.data.imagenet_folders import class_difference, image_files
 
 
 class FolderImages:

@@ -6,14 +6,14 @@ from pathlib import Path
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.decode import Decoder
-from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
 from bnn_lightning.data.folder_images import FolderImages
-from bnn_lightning.data.layout import class_difference, class_folders, listed_names
+from bnn_lightning.data.imagenet_folders import class_difference, class_folders, listed_names
 from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize, plain_size
 
 
-class ImageNetDataModule(DecodedDataModule):
+class ImageNetDataModule(EncodedDataModule):
     """ImageNet, or any set in its folder layout: `train/<class>/*.JPEG` and `val/<class>/*.JPEG`.
 
     The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training

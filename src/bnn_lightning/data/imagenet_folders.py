@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from bnn_lightning.data.picture import SUFFIXES
+from bnn_lightning.data.image_io import SUFFIXES
 
 PARTS = ("train", "val")
 # Those of a set of one's own besides.

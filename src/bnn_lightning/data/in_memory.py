@@ -15,7 +15,7 @@ from bnn_lightning.data.sampler import Indices
 from bnn_lightning.data.transforms import Augmentation, to_float
 
 
-class ResidentDataModule(ImageDataModule):
+class InMemoryDataModule(ImageDataModule):
     """A set that is held whole, as uint8, on the device that trains.
 
     The loaders yield `Indices`; `on_after_batch_transfer` makes images of them. Arguments not named here are those of

@@ -16,7 +16,7 @@ class Preparation:
     """Preparation of a picture as an array of bytes: scale it to cover a box, cut out the middle, add a black border.
 
     Training (evaluation images), `bnn evaluate`, `bnn predict` and the report prepare pictures with the same values,
-    which every packed file holds. `data.picture.prepare_picture` carries them out.
+    which every packed file holds. `data.image_io.prepare_picture` carries them out.
 
     Args:
         size: Height and width of the result, border included.

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar, get_args
 from PIL import Image
 
 from bnn_lightning.data.checks import check_integer
-from bnn_lightning.data.layout import MORE_PARTS, PARTS, class_folders, image_files
-from bnn_lightning.data.picture import DamagedImageError, open_picture, plain_pixels
+from bnn_lightning.data.image_io import DamagedImageError, open_picture, plain_pixels
+from bnn_lightning.data.imagenet_folders import MORE_PARTS, PARTS, class_folders, image_files
 
 Side = Literal["longer", "shorter"]
 Item = TypeVar("Item")
@@ -34,7 +34,7 @@ _LONGEST_JPEG = 65_500  # pixels a side: the limit of libjpeg
 class Shrink:
     """Make an image file smaller, as a JPEG.
 
-    A JPEG file in RGB or gray that is small enough keeps its bytes. Others are read by the rules of `data.picture`:
+    A JPEG file in RGB or gray that is small enough keeps its bytes. Others are read by the rules of `data.image_io`:
     what is written is upright, with 8 bits, without alpha and metadata. Gray images stay gray.
 
     Args:

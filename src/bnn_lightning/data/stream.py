@@ -12,15 +12,15 @@ from torch import Tensor
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.convert import INDEX, LABELS
 from bnn_lightning.data.decode import Decoder, decode_image
-from bnn_lightning.data.decoded import DecodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
 from bnn_lightning.data.imagenet import imagenet_spec
-from bnn_lightning.data.layout import PARTS, listed_names
+from bnn_lightning.data.imagenet_folders import PARTS, listed_names
 from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
 
-class ImageNetStreamDataModule(DecodedDataModule):
+class ImageNetStreamDataModule(EncodedDataModule):
     """Output of `bnn prepare to=stream`: few large files in place of a million small ones.
 
     Images, labels, order and augmentation are those of `ImageNetDataModule` on the folder that was converted. Chunks on

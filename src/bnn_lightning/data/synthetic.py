@@ -11,15 +11,15 @@ from torch import Tensor
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.checks import check_integer
-from bnn_lightning.data.resident import ResidentDataModule
+from bnn_lightning.data.in_memory import InMemoryDataModule
 from bnn_lightning.data.transforms import Augmentation
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 
 
-class SyntheticDataModule(ResidentDataModule):
+class SyntheticDataModule(InMemoryDataModule):
     """Images made from numbers: the same for the same shape and counts, whatever the seed of the run.
 
-    Arguments not named here are those of `ResidentDataModule`.
+    Arguments not named here are those of `InMemoryDataModule`.
 
     Args:
         num_train: Training images.

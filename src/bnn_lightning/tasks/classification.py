@@ -12,8 +12,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bnn_lightning.data.mix import Mix
-from bnn_lightning.data.picture import DamagedImageError
+from bnn_lightning.data.image_io import DamagedImageError
+from bnn_lightning.data.mixup_cutmix import Mix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
 from bnn_lightning.layers.tree import prefers_channels_last

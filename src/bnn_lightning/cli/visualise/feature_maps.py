@@ -13,8 +13,8 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays
 from bnn_lightning.cli.visualise.runs import Run, read_run
-from bnn_lightning.data.picture import prepare_picture
-from bnn_lightning.data.picture import read_picture as read_picture_file
+from bnn_lightning.data.image_io import prepare_picture
+from bnn_lightning.data.image_io import read_picture as read_picture_file
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.visualise.feature_maps import plot_feature_maps, record_maps, spread_over
 

@@ -1,6 +1,6 @@
 // Pictures: reading PGM and PPM, and preparing pictures for a network. The bytes are those of Pillow's resizing with its
 // filters bilinear and bicubic, both with antialiasing (two passes, weights in fixed point), and of data/preparation.py and
-// data/picture.py, which say what is cut out and where.
+// data/image_io.py, which say what is cut out and where.
 #include "internal.h"
 
 #include <math.h>
