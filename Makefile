@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs clean
+.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,15 @@ bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DA
 graphs: $(STAMP)  ## Draw docs/graphs again: the basic blocks of binary networks
 	$(BIN)/python tools/draw_graphs.py docs/graphs
 
+SITE := $(VENV)/.bnn-lightning-docs
+
+$(SITE): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[docs]"
+	@touch $@
+
+docs: $(SITE)  ## Build the documentation as a site in site/ (python -m http.server -d site shows it)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+
 # Other runtimes, which nothing else needs.
 RIVALS := $(VENV)/.bnn-lightning-benchmark
 
@@ -89,5 +98,5 @@ bench-deploy: $(RIVALS)  ## Packed networks against onnxruntime, OpenVINO and co
 	$(BIN)/python -m benchmarks.deploy --out deploy.json $(ARGS)
 
 clean:  ## Remove caches and build outputs (not the environment, data or runs)
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests conf benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

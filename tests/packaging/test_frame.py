@@ -21,7 +21,7 @@ PROMISED = (
     "LICENSE",
     "Makefile",
     "README.md",
-    "docs/architecture.md",
+    "docs/internals/architecture.md",
     "docs/results.md",
     "pyproject.toml",
     "setup.cfg",
@@ -165,7 +165,7 @@ def test_train_script_is_thin(root: Path) -> None:
 
 def test_make_help_names_every_target(root: Path, run: Callable[..., str]) -> None:
     output = run(["make", "help"], cwd=root)
-    for target in ("install", "train", "test", "test-slow", "lint", "bench-train", "bench-data", "clean"):
+    for target in ("install", "train", "test", "test-slow", "lint", "bench-train", "bench-data", "docs", "clean"):
         assert re.search(rf"make {target}\s+\S", output), target
 
 

@@ -1,0 +1,222 @@
+"""Write the reference pages of the documentation from the configuration and the packages: a hook of MkDocs.
+
+`mkdocs.yml` names this file. A folder in its navigation that ends with `/*` stands for the pages written there.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+SOURCE = ROOT / "src" / "bnn_lightning"
+# Packages whose exports are the library's programming interface, and what each is for.
+PACKAGES = {
+    "functional": "Functions of tensors: the sign and its gradients, scales, statistics of signs.",
+    "binarizers": "Modules that turn activations and weights into -1 and +1, or into a few integers.",
+    "layers": "Layers with torch's signatures: binary convolutions and linear layers, activations, gates.",
+    "models": "Backbones, their registry, and the import of published checkpoints.",
+    "data": "Lightning data modules, preparation of images, augmentation.",
+    "losses": "Loss functions.",
+    "distill": "Distillers, frozen teachers, ensembles.",
+    "optim": "Parameter groups, learning-rate schedulers, Bop.",
+    "tasks": "Lightning modules.",
+    "callbacks": "Lightning callbacks.",
+    "metrics": "Flip rates, operations, sizes, energy.",
+    "deploy": "Packing, packed files, and export to ONNX, C and the browser.",
+    "zoo": "Trained networks that come with the package.",
+}
+
+
+class Row(NamedTuple):
+    """A key of a configuration file."""
+
+    key: str
+    default: str
+    comment: str
+
+
+def rows(path: Path) -> list[Row]:
+    """Return the keys of a configuration file, with those of the files that it extends.
+
+    Args:
+        path: A YAML file of the configuration tree.
+    """
+    text = path.read_text(encoding="utf-8")
+    lines, found = text.splitlines(), {}
+    for entry in (yaml.safe_load(text) or {}).get("defaults", []):
+        if isinstance(entry, str) and "/" not in entry and (path.parent / f"{entry}.yaml").is_file():
+            found |= {row.key: row for row in rows(path.parent / f"{entry}.yaml")}
+    node = yaml.compose(text)
+    for key, value, line in _leaves(node, "") if isinstance(node, yaml.MappingNode) else ():
+        if key == "defaults" or key.startswith("defaults."):
+            continue
+        comment = re.search(r"\s#\s*(.*)$", lines[line])
+        inherited = found[key].comment if key in found else ""
+        found[key] = Row(key, value, comment[1] if comment else inherited)
+    return list(found.values())
+
+
+def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, str, int]]:
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            text = "{}" if isinstance(value, yaml.MappingNode) else yaml.serialize(value).strip()
+            text = text.removesuffix("...").strip()
+            if isinstance(value, yaml.SequenceNode):
+                text = str([item.value for item in value.value if isinstance(item, yaml.ScalarNode)]).replace("'", "")
+            yield name, text, key.start_mark.line
+
+
+def head(path: Path) -> tuple[str, list[str]]:
+    """Return the description of a configuration file and the example commands below it."""
+    comments = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            break
+        comments.append(line.removeprefix("#").strip())
+    examples = [line for line in comments if line.startswith("bnn ")]
+    text = " ".join(line for line in comments if line and line not in examples)
+    return text, [re.sub(r" {3,}(?=[^# ])", "    # ", line) for line in examples]
+
+
+def table(found: list[Row]) -> str:
+    """Return keys as a table of Markdown."""
+
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|").replace("<", "&lt;")
+
+    built = [row.default for row in found if row.key == "_target_"]
+    keys = [row for row in found if row.key.rpartition(".")[2] not in ("_target_", "_partial_")]
+    lines = [f"| `{row.key}` | `{row.default.replace('|', '/')}` | {cell(row.comment)} |" for row in keys]
+    lines = ["| key | default | meaning |", "|---|---|---|", *lines] if lines else []
+    return "\n".join([*(f"Builds `{target}`.\n" for target in built), *lines, ""])
+
+
+def commands(verbs: Mapping[str, str]) -> str:
+    """Return the page of all commands.
+
+    Args:
+        verbs: Description of each verb.
+    """
+    start = "Every key below is set on the command line as `key=value`. `bnn COMMAND --help` prints the same keys."
+    parts = [f"# Commands\n\n{start}\n"]
+    for verb, what in verbs.items():
+        parts.append(f"## bnn {verb}\n\n{what[:1].upper()}{what[1:].rstrip('.')}.\n")
+        path = CONF / f"{verb}.yaml"
+        files = [path] if path.is_file() else sorted((CONF / verb).glob("*.yaml"))
+        for file in files:
+            text, examples = head(file)
+            if file != path:
+                parts.append(f"### bnn {verb} {file.stem}\n\n{text}.\n")
+            if examples:
+                parts.append("```bash\n" + "\n".join(examples) + "\n```\n")
+            parts.append(table(rows(file)))
+    return "\n".join(parts)
+
+
+def configuration() -> dict[str, str]:
+    """Return the pages of the configuration groups, by name: the list of groups, and a page a group."""
+    pages, lines = {}, []
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
+        files = sorted(file for file in folder.glob("*.yaml") if not file.name.startswith("_"))
+        if not files:
+            continue
+        parts = [f"# {folder.name}\n"]
+        for file in files:
+            text, examples = head(file)
+            parts.append(f"## {folder.name}={file.stem}\n\n{text.replace('<', '&lt;')}\n")
+            if examples:
+                parts.append("```bash\n" + "\n".join(examples) + "\n```\n")
+            found = rows(file)
+            parts.append(table(found) if found else "This option sets nothing.\n")
+        pages[folder.name] = "\n".join(parts)
+        lines.append(f"| [`{folder.name}`]({folder.name}.md) | {', '.join(f'`{file.stem}`' for file in files)} |")
+    start = (
+        "# Configuration\n\nAn option of a group is chosen by `group=option`, and a key is changed by `key=value`.\n\n"
+    )
+    return {"index": start + "\n".join(["| group | options |", "|---|---|", *lines, ""])} | pages
+
+
+def exports(package: str) -> dict[str, list[str]]:
+    """Return the exported names of a package by submodule, read from its call of `attach`.
+
+    Args:
+        package: Name of the package within `bnn_lightning`; an empty name is `bnn_lightning` itself.
+    """
+    tree = ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "attach":
+            found: dict[str, list[str]] = ast.literal_eval(node.args[1])
+            return found
+    return {}
+
+
+def python() -> dict[str, str]:
+    """Return the pages of the Python interface, by name: the top level, and a page a package."""
+    pages = {}
+    for package, what in {"": "The functions at the top level.", **PACKAGES}.items():
+        name = f"bnn_lightning.{package}".rstrip(".")
+        parts = [f"# {name}\n\n{what}\n"]
+        for module, names in exports(package).items():
+            parts += [f"::: {name}.{module}.{item}\n" for item in sorted(names)] or [f"::: {name}.{module}\n"]
+        pages[package or "index"] = "\n".join(parts)
+    return pages
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every written page by its place in the documentation."""
+    from bnn_lightning.cli.main import VERBS  # late: the hook is read before the project can be imported in tests
+
+    return (
+        {"reference/commands.md": commands(VERBS)}
+        | {f"reference/configuration/{name}.md": text for name, text in configuration().items()}
+        | {f"reference/python/{name}.md": text for name, text in python().items()}
+    )
+
+
+def written() -> list[str]:
+    """Return the places of the written pages."""
+    return list(pages())
+
+
+def expand(navigation: Any, places: list[str]) -> Any:
+    """Return a navigation with the pages of each folder that is written as `folder/*`.
+
+    Args:
+        navigation: The `nav` of `mkdocs.yml`.
+        places: Places of the written pages.
+    """
+    if isinstance(navigation, list):
+        return [expand(entry, places) for entry in navigation]
+    if isinstance(navigation, dict):
+        return {title: expand(entry, places) for title, entry in navigation.items()}
+    if navigation.endswith("/*"):
+        folder = navigation[:-1]
+        return sorted(
+            (page for page in places if page.startswith(folder)), key=lambda p: (not p.endswith("index.md"), p)
+        )
+    return navigation
+
+
+def on_config(config: Any) -> Any:
+    """Expand the navigation (called by MkDocs)."""
+    config["nav"] = expand(config["nav"], written())
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the written pages (called by MkDocs)."""
+    from mkdocs.structure.files import File
+
+    for place, text in pages().items():
+        files.append(File.generated(config, place, content=text))
+    return files
