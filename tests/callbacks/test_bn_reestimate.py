@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
 from bnn_lightning.callbacks import BNReestimate
-from bnn_lightning.layers.tree import binary_layers, is_binary
+from bnn_lightning.layers.module_utils import binary_layers, is_binary
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 from small_run import curves, small_run

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import WeightSign
-from bnn_lightning.callbacks import BiasClip, LatentClip, MixClip
-from bnn_lightning.layers import BinaryLinear, Mix
+from bnn_lightning.callbacks import BiasClip, ChannelBlendClip, LatentClip
+from bnn_lightning.layers import BinaryLinear, ChannelBlend
 
 
 @pytest.mark.parametrize(("callback", "clipped"), [(LatentClip(0.5), "0.weight"), (BiasClip(0.5), "0.bias")])
@@ -24,11 +24,11 @@ def test_clips_what_it_says_and_nothing_else(callback: Any, clipped: str) -> Non
 
 
 def test_mix_scales_stay_within_0_and_1() -> None:
-    network = nn.ModuleList([Mix(3), nn.Conv2d(3, 3, 1)])
+    network = nn.ModuleList([ChannelBlend(3), nn.Conv2d(3, 3, 1)])
     with torch.no_grad():
         network[0].scale.copy_(torch.tensor([-0.1, 0.4, 1.2]))
         network[1].weight.fill_(2.0)
-    MixClip().on_train_batch_end(None, network)  # type: ignore[arg-type]
+    ChannelBlendClip().on_train_batch_end(None, network)  # type: ignore[arg-type]
     assert network[0].scale.tolist() == pytest.approx([0.0, 0.4, 1.0])
     assert network[0].scale.requires_grad
     assert (network[1].weight == 2).all()
@@ -36,8 +36,8 @@ def test_mix_scales_stay_within_0_and_1() -> None:
 
 def test_parameters_are_looked_up_once_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     walks = []
-    monkeypatch.setattr(MixClip, "find", lambda self, model: walks.append(model) or [])
-    callback, network = MixClip(), nn.Linear(2, 2)
+    monkeypatch.setattr(ChannelBlendClip, "find", lambda self, model: walks.append(model) or [])
+    callback, network = ChannelBlendClip(), nn.Linear(2, 2)
     for _ in range(2):
         callback.on_train_start(None, network)  # type: ignore[arg-type]
         for _ in range(3):
@@ -56,4 +56,4 @@ def test_errors(callback: Any) -> None:
 def test_no_binary_layer() -> None:
     LatentClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]
     BiasClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]
-    MixClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]
+    ChannelBlendClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from bnn_lightning.callbacks import FlipRateLogger
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 from small_run import curves, small_run

@@ -14,7 +14,7 @@ def test_ls_shows_every_option_with_its_description(bnn: Bnn) -> None:
     assert done.code == 0
     lines = [line.split() for line in done.out.splitlines() if line]
     groups = {line[0] for line in lines if len(line) == 1}
-    assert {"model", "data", "distill", "experiment", "schedule"} <= groups
+    assert {"model", "data", "distill", "experiment", "lr_scheduler"} <= groups
     for name in list_options("experiment"):
         assert any(line[0] == name and len(line) > 3 for line in lines)
     assert "_backbone" not in done.out

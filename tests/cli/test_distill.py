@@ -171,7 +171,7 @@ BNEXT = {
 def test_ensembles_of_bnext(name: str, composed: Composed) -> None:
     main, assistants = BNEXT[name]
     node = composed("data=imagenet", "model=resnet18_double_skip", f"distill={name}")["distill"]
-    assert (node["grain"], node["share"], node["soft"], node["hard"]) == ("instance", 0.5, 1.0, 0.0)
+    assert (node["weighting"], node["scale"], node["soft"], node["hard"]) == ("per_sample", 0.5, 1.0, 0.0)
     assert node["main"]["network"]["name"] == main
     assert list(node["assistants"]) == assistants
     for key, teacher in node["assistants"].items():

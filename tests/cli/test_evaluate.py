@@ -153,7 +153,7 @@ def test_all_of_a_configuration_is_checked_before_a_part_is_built(
 ) -> None:
     built: list[str] = []
     monkeypatch.setattr("bnn_lightning.cli.build.build", lambda node, *, at, trust: built.append(at))
-    with_config(trained, workplace / "x.ckpt", lambda config: config["schedule"].update(_target_="os.system"))
+    with_config(trained, workplace / "x.ckpt", lambda config: config["lr_scheduler"].update(_target_="os.system"))
     with pytest.raises(UserError, match="not on the list"):
         bnn_lightning.load_task(workplace / "x.ckpt")
     assert built == []

@@ -160,7 +160,7 @@ def test_trust_is_for_checkpoints_alone(package: Path, bnn: Bnn, monkeypatch: py
 
 def test_of_libraries_only_what_is_named_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a:\n  - {_target_: outside.x}\n  - b: {_target_: torch.nn.Linear}\n")
-    (tmp_path / "b.yaml").write_text("_target_: bnn_lightning.data.Mix\nc: {_target_: outside.y}\n")
+    (tmp_path / "b.yaml").write_text("_target_: bnn_lightning.data.MixupCutmix\nc: {_target_: outside.y}\n")
     assert targets_of(tmp_path) == ["outside", "torch.nn.Linear"]
 
 

@@ -1,4 +1,4 @@
-"""What an override of `callbacks` and `schedule` can do, and what it cannot take away."""
+"""What an override of `callbacks` and `lr_scheduler` can do, and what it cannot take away."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from bnn_lightning.cli.checks_callbacks import NEEDED
 
 Bnn = Callable[..., Any]
-RUN = ("anneal", "distill_progress", "mix_clip", *NEEDED)
+RUN = ("anneal", "distill_progress", "channel_blend_clip", *NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,8 @@ def test_no_choice_of_callbacks_leaves_out_what_a_run_needs(override: str, compo
     assert all(callbacks[key] is not None for key in RUN)
     assert (callbacks["ema"] is not None) == ("ema" in override)
     order = list(callbacks)
-    assert order.index("mix_clip") < order.index("ema") < order.index("bn_reestimate") < order.index("final_checkpoint")
+    places = [order.index(name) for name in ("channel_blend_clip", "ema", "bn_reestimate", "final_checkpoint")]
+    assert places == sorted(places)
 
 
 def test_a_run_with_other_callbacks_resumes(bnn: Bnn, workplace: Path, small: tuple[str, ...]) -> None:
@@ -41,18 +42,18 @@ def test_what_a_run_needs_cannot_be_switched_off(override: str, bnn: Bnn, small:
 
 
 def test_a_scheduler_of_torch(bnn: Bnn, workplace: Path, small: tuple[str, ...]) -> None:
-    (workplace / "mine" / "schedule").mkdir(parents=True)
+    (workplace / "mine" / "lr_scheduler").mkdir(parents=True)
     node = "_target_: torch.optim.lr_scheduler.{}\n_partial_: true\n"
-    (workplace / "mine" / "schedule" / "step.yaml").write_text(node.format("StepLR") + "step_size: 1\ngamma: 0.1\n")
-    (workplace / "mine" / "schedule" / "plateau.yaml").write_text(node.format("ReduceLROnPlateau"))
-    done = bnn("train", "-cd", "mine", *small, "schedule=step", "optimizer.lr=0.5", "hydra.run.dir=run")
+    (workplace / "mine" / "lr_scheduler" / "step.yaml").write_text(node.format("StepLR") + "step_size: 1\ngamma: 0.1\n")
+    (workplace / "mine" / "lr_scheduler" / "plateau.yaml").write_text(node.format("ReduceLROnPlateau"))
+    done = bnn("train", "-cd", "mine", *small, "lr_scheduler=step", "optimizer.lr=0.5", "hydra.run.dir=run")
     assert done.code == 0, done.err
     (scheduler,) = torch.load("run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
     assert scheduler["last_epoch"] == 2
     assert scheduler["_last_lr"] == pytest.approx([0.5 * 0.1**2] * len(scheduler["_last_lr"]))
-    done = bnn("train", "-cd", "mine", *small, "schedule=plateau")
+    done = bnn("train", "-cd", "mine", *small, "lr_scheduler=plateau")
     assert done.code == 2
-    assert "`schedule`: ReduceLROnPlateau watches a metric" in done.err
+    assert "`lr_scheduler`: ReduceLROnPlateau watches a metric" in done.err
 
 
 @pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])

@@ -247,7 +247,7 @@ def warmups(bnn: Bnn, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[lis
 
     def fit(config: Any) -> float:
         announce_recipe(config)
-        seen.append((config.model.name, config.schedule.epochs, config.schedule.warmup_epochs))
+        seen.append((config.model.name, config.lr_scheduler.epochs, config.lr_scheduler.warmup_epochs))
         return 0.0
 
     monkeypatch.setattr("bnn_lightning.cli.fit.fit", fit)

@@ -406,7 +406,7 @@ def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...]) -> None:
     done = bnn("train", *words)
     assert done.code == 0, done.err
     task = bnn_lightning.load_task(folder(done.out) / "checkpoints" / "final.ckpt")
-    from bnn_lightning.layers.tree import binary_layers, is_binary
+    from bnn_lightning.layers.module_utils import binary_layers, is_binary
 
     assert is_binary(task)
     for layer in binary_layers(task).values():

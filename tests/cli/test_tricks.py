@@ -126,7 +126,7 @@ def test_mixing(distill: str, bnn: Bnn, small: tuple[str, ...], workplace: Any) 
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be 1 or more, got 0"),
         ("param_groups.weight_decay=-1", "`param_groups`: The weight decay of the group 'rest' must not be negative"),
         ("optimizer.lr=-1", "`optimizer`: Invalid learning rate: -1"),
-        ("warmup_epochs=9", "`schedule`: `warmup_epochs` must be less than `epochs`"),
+        ("warmup_epochs=9", "`lr_scheduler`: `warmup_epochs` must be less than `epochs`"),
         ("optimizer=bop recipe=none optimizer.adaptivity=2", "`optimizer`: `adaptivity` must be in (0, 1], got 2"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_pair_takes_its_published_recipe(pair: tuple[str, str], composed: Comp
     check_sections(config)
     assert (name_of(config["distill"]), teachers(config["distill"])) == (distiller, networks)
     assert name_of(config["data"].get("auto_augment")) == augment
-    assert (name_of(config["schedule"]), name_of(config["optimizer"])) == (schedule, optimizer)
+    assert (name_of(config["lr_scheduler"]), name_of(config["optimizer"])) == (schedule, optimizer)
     assert (config["model"]["binary"], config["trainer"]["precision"]) == (binary, "32-true")
     assert config["published"]["top1"] == top1
     assert (config["published"].get("next") or "").rpartition("_")[2] == (following or "")
@@ -103,7 +103,7 @@ def test_every_recipe_that_says_what_is_published_stands_in_the_table(composed: 
 @pytest.mark.parametrize("pair", [("bnext", "imagenet"), ("reactnet_a", "imagenet"), ("mlp", "mnist")], ids="-".join)
 def test_without_a_recipe_nothing_of_it_is_taken(pair: tuple[str, str], composed: Composed) -> None:
     config = composed(*words_of(*pair), "recipe=none")
-    assert (name_of(config["distill"]), name_of(config["schedule"])) == ("HardLabels", "warmup_cosine")
+    assert (name_of(config["distill"]), name_of(config["lr_scheduler"])) == ("HardLabels", "warmup_cosine")
     assert (config["data"]["auto_augment"], config["published"], config["model"]["binary"]) == (None, None, True)
     assert config["epochs"] == composed("model=mlp", "data=synthetic")["epochs"]
 
@@ -113,9 +113,9 @@ def test_explicit_choices_win(composed: Composed) -> None:
     labels = composed(*pair, "distill=none")
     assert (name_of(labels["distill"]), name_of(labels["data"]["auto_augment"])) == ("HardLabels", "RandAugment")
     assert labels["optimizer"] == composed(*pair)["optimizer"]
-    other = composed(*pair, "auto_augment@data.auto_augment=trivial", "schedule=constant", "optimizer=sgd")
+    other = composed(*pair, "auto_augment@data.auto_augment=trivial", "lr_scheduler=constant", "optimizer=sgd")
     assert name_of(other["data"]["auto_augment"]) == "TrivialAugment"
-    assert (name_of(other["schedule"]), name_of(other["optimizer"])) == ("constant", "SGD")
+    assert (name_of(other["lr_scheduler"]), name_of(other["optimizer"])) == ("constant", "SGD")
     assert composed(*pair, "auto_augment@data.auto_augment=none")["data"]["auto_augment"] is None
     assert teachers(composed(*pair, "teacher@distill.main=resnet50")["distill"])[0] == "resnet50"
     assert composed(*pair, "epochs=3", "model.width=8")["model"]["width"] == 8

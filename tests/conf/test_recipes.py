@@ -35,7 +35,7 @@ def test_published_recipe(experiment: str, distill: str, composed: Composed) -> 
     config = composed(f"experiment={experiment}", "init_from=x", *chosen)
     check_sections(config)
     assert config["distill"]["_target_"].endswith("SelfKD" if distill == "skd" else "HardLabels")
-    assert (config["epochs"], config["trainer"]["max_epochs"], config["schedule"]["epochs"]) == (epochs,) * 3
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["lr_scheduler"]["epochs"]) == (epochs,) * 3
     assert config["callbacks"]["anneal"]["epochs"] == epochs
     assert config["data"]["batch_size"] == batch
     assert config["trainer"]["precision"] == "32-true"
@@ -43,9 +43,9 @@ def test_published_recipe(experiment: str, distill: str, composed: Composed) -> 
     groups = build(config["param_groups"], at="param_groups")(network)
     assert {group["weight_decay"] for group in groups} == {decay}
     optimizer = build(config["optimizer"], at="optimizer")(groups)
-    assert config["schedule"]["warmup_epochs"] == warmup
+    assert config["lr_scheduler"]["warmup_epochs"] == warmup
     assert optimizer.param_groups[0]["lr"] == peak
-    build(config["schedule"], at="schedule")(optimizer, steps_per_epoch=10)
+    build(config["lr_scheduler"], at="lr_scheduler")(optimizer, steps_per_epoch=10)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(first, rel=1e-4)
 
 
@@ -64,7 +64,7 @@ def test_published_mnist(composed: Composed) -> None:
     assert config["callbacks"]["latent_clip"] is None
     assert config["distill"]["cluster_on"] == "logits"
     adam = torch.optim.Adam([torch.zeros(1)], lr=0.01)
-    scheduler = build(config["schedule"], at="schedule")(adam, steps_per_epoch=1)["scheduler"]
+    scheduler = build(config["lr_scheduler"], at="lr_scheduler")(adam, steps_per_epoch=1)["scheduler"]
     assert 0.01 * scheduler.lr_lambdas[0](50) == pytest.approx(0.01 * (1 + 1e-3) / 2)
     assert 0.01 * scheduler.lr_lambdas[0](99) == pytest.approx(1e-5, rel=0.3)
 
@@ -94,7 +94,7 @@ def test_published_distillation(experiment: str, composed: Composed) -> None:
 def test_the_schedule_is_longer_than_a_run_that_stops_early(composed: Composed) -> None:
     config = composed("experiment=cifar10_resnet20_skd", "trainer.max_epochs=10")
     assert config["trainer"]["max_epochs"] == 10
-    assert config["schedule"]["epochs"] == config["callbacks"]["anneal"]["epochs"] == 700
+    assert config["lr_scheduler"]["epochs"] == config["callbacks"]["anneal"]["epochs"] == 700
 
 
 def test_data_alone_change_the_head_and_the_input(composed: Composed) -> None:
@@ -107,7 +107,7 @@ def test_data_alone_change_the_head_and_the_input(composed: Composed) -> None:
 def test_streamed_images_have_the_recipe_of_the_folder(name: str, composed: Composed) -> None:
     model = name.removesuffix("_imagenet")
     folder, stream = (composed(f"model={model}", f"data={data}") for data in ("imagenet", "imagenet_stream"))
-    for section in ("epochs", "model", "optimizer", "schedule", "param_groups", "trainer", "callbacks", "distill"):
+    for section in ("epochs", "model", "optimizer", "lr_scheduler", "param_groups", "trainer", "callbacks", "distill"):
         assert stream[section] == folder[section]
     for key in ("batch_size", "interpolation", "crop_ratio"):
         assert stream["data"][key] == folder["data"][key]
@@ -118,7 +118,7 @@ def test_options_are_taken_over_the_models_own_optimizer_and_the_recipe(composed
     assert composed("model=mlp", "optimizer=adamw")["optimizer"]["_target_"] == "torch.optim.AdamW"
     without_recipe = composed("model=vgg_small", "data=mnist")["epochs"]
     assert composed("model=resnet20", "data=cifar10", "recipe=none")["epochs"] == without_recipe
-    assert composed("experiment=cifar10_resnet20_skd", "epochs=5")["schedule"]["epochs"] == 5
+    assert composed("experiment=cifar10_resnet20_skd", "epochs=5")["lr_scheduler"]["epochs"] == 5
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_averaging_brings_the_statistics_of_the_average(composed: Composed) -> N
 
 
 def test_schedule_per_step(composed: Composed) -> None:
-    node = composed("schedule=warmup_cosine_step", "schedule.warmup_epochs=1", "epochs=3")["schedule"]
+    node = composed("lr_scheduler=warmup_cosine_step", "lr_scheduler.warmup_epochs=1", "epochs=3")["lr_scheduler"]
     optimizer = partial(torch.optim.SGD, lr=1.0)([torch.zeros(1)])
-    config = build(node, at="schedule")(optimizer, steps_per_epoch=4)
+    config = build(node, at="lr_scheduler")(optimizer, steps_per_epoch=4)
     assert config["interval"] == "step"
     assert [config["scheduler"].lr_lambdas[0](t) for t in (0, 4, 12)] == pytest.approx([1 / 5, 1.0, 0.0], abs=0.04)
 
@@ -166,7 +166,7 @@ def published_schedule_of_bnext(epoch: int) -> float:
 def rates(config: dict[str, Any], epochs: range) -> list[float]:
     """Return the learning rates of a configuration, epoch by epoch."""
     optimizer = build(config["optimizer"], at="optimizer")([torch.zeros(1)])
-    scheduler = build(config["schedule"], at="schedule")(optimizer, steps_per_epoch=1)["scheduler"]
+    scheduler = build(config["lr_scheduler"], at="lr_scheduler")(optimizer, steps_per_epoch=1)["scheduler"]
     return [config["optimizer"]["lr"] * scheduler.lr_lambdas[0](epoch) for epoch in epochs]
 
 
@@ -197,7 +197,7 @@ def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
     assert config["data"]["batch_size"] == BNEXT[experiment]
     assert (config["epochs"], config["trainer"]["max_epochs"], config["callbacks"]["anneal"]["epochs"]) == (512,) * 3
     assert rates(config, range(512)) == pytest.approx([published_schedule_of_bnext(epoch) for epoch in range(512)])
-    assert config["schedule"]["interval"] == "epoch"
+    assert config["lr_scheduler"]["interval"] == "epoch"
     optimizer = {key: config["optimizer"][key] for key in ("_target_", "betas", "eps")}
     assert optimizer == {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999], "eps": 1e-8}
     own = create_backbone("bnext_tiny", num_classes=10, image_size=32, width=8, depths=(1,))
@@ -207,7 +207,7 @@ def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
     trainer, callbacks = config["trainer"], config["callbacks"]
     assert (trainer["gradient_clip_val"], trainer["precision"], trainer["sync_batchnorm"]) == (5.0, "32-true", False)
     assert (callbacks["latent_clip"]["limit"], callbacks["ema"]) == (1.5, None)
-    assert callbacks["mix_clip"]["_target_"].endswith("MixClip")
+    assert callbacks["channel_blend_clip"]["_target_"].endswith("ChannelBlendClip")
     assert config["task"]["mix"] is None
     assert config["model"]["weight_binarizer"] is None
     assert config["model"]["stem"] == experiment.partition("_")[0].rstrip("0123456789")

@@ -33,7 +33,7 @@ NOT_LISTED = {
     "CSVLogger": {"resume_step"},  # of the run
     "checkpoint_teacher": {"load"},
     "ClassificationTask": {
-        *("backbone", "optimizer", "param_groups", "schedule", "distiller"),
+        *("backbone", "optimizer", "param_groups", "lr_scheduler", "distiller"),
         "label_smoothing",  # the distiller's
     },
 }
@@ -63,7 +63,7 @@ def rows() -> list[list[str]]:
         "distill",
         "optimizer",
         "param_groups",
-        "schedule",
+        "lr_scheduler",
         "precision",
         "strategy",
         "debug",

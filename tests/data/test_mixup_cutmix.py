@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnn_lightning.data import Mix
+from bnn_lightning.data import MixupCutmix
 
 Batch = tuple[Tensor, Tensor]
 
@@ -25,7 +25,7 @@ def expected_shares(labels: Tensor, share: Tensor) -> Tensor:
 
 def test_mixup_adds_images_and_labels_in_one_share() -> None:
     images, labels = batch()
-    mixed, larger, shares = Mix(mixup=0.5)(images, labels, 5, epoch=2, batch=3)
+    mixed, larger, shares = MixupCutmix(mixup=0.5)(images, labels, 5, epoch=2, batch=3)
     other = images.roll(1, 0)
     share = ((mixed - other) / (images - other))[:, 0, 0, 0]
     assert bool(((share > 0) & (share < 1)).all())
@@ -36,7 +36,7 @@ def test_mixup_adds_images_and_labels_in_one_share() -> None:
 
 def test_cutmix_takes_a_box_and_its_share() -> None:
     images, labels = batch(64)
-    mixed, larger, shares = Mix(cutmix=1.0)(images, labels, 5, epoch=0, batch=0)
+    mixed, larger, shares = MixupCutmix(cutmix=1.0)(images, labels, 5, epoch=0, batch=0)
     own = mixed == images
     assert torch.equal(own | (mixed == images.roll(1, 0)), torch.ones_like(own))
     share = own[:, 0].double().mean((1, 2)).float()
@@ -52,19 +52,21 @@ def test_cutmix_takes_a_box_and_its_share() -> None:
 def test_shares_are_those_of_the_beta_distribution() -> None:
     images, labels = torch.zeros(20_000, 1, 1, 1), torch.arange(20_000) % 2
     for alpha in (0.2, 1.0, 3.0):
-        share = Mix(mixup=alpha)(images, labels, 2, epoch=0, batch=0)[2][torch.arange(20_000), labels]
+        share = MixupCutmix(mixup=alpha)(images, labels, 2, epoch=0, batch=0)[2][torch.arange(20_000), labels]
         assert share.mean().item() == pytest.approx(0.5, abs=0.01)
         assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
 
 
 def test_choices_are_drawn_for_each_image() -> None:
     images, labels = batch(400)
-    mixed = Mix(mixup=1.0, cutmix=1.0, cutmix_share=0.25, probability=0.5)(images, labels, 5, epoch=0, batch=0)[0]
+    mixed = MixupCutmix(mixup=1.0, cutmix=1.0, cutmix_share=0.25, probability=0.5)(images, labels, 5, epoch=0, batch=0)[
+        0
+    ]
     untouched = (mixed == images).flatten(1).all(1)
     from_one = ((mixed == images) | (mixed == images.roll(1, 0))).flatten(1).all(1)
     assert 0.4 < untouched.float().mean().item() < 0.62
     assert 0.05 < (from_one & ~untouched).float().mean().item() < 0.2
-    never = Mix(mixup=1.0, probability=0.0)(images, labels, 5, epoch=0, batch=0)
+    never = MixupCutmix(mixup=1.0, probability=0.0)(images, labels, 5, epoch=0, batch=0)
     assert torch.equal(never[0], images)
     assert torch.equal(never[1], labels)
     assert torch.equal(never[2], torch.nn.functional.one_hot(labels, 5).float())
@@ -72,7 +74,7 @@ def test_choices_are_drawn_for_each_image() -> None:
 
 def test_a_function_of_seed_epoch_batch_and_rank_alone() -> None:
     images, labels = batch()
-    mix = Mix(mixup=1.0, cutmix=1.0)
+    mix = MixupCutmix(mixup=1.0, cutmix=1.0)
     first = mix(images, labels, 5, epoch=1, batch=2, rank=3)
     torch.manual_seed(7)
     again = mix(images, labels, 5, epoch=1, batch=2, rank=3)
@@ -81,14 +83,14 @@ def test_a_function_of_seed_epoch_batch_and_rank_alone() -> None:
         mix(images, labels, 5, epoch=2, batch=2, rank=3),
         mix(images, labels, 5, epoch=1, batch=3, rank=3),
         mix(images, labels, 5, epoch=1, batch=2, rank=2),
-        Mix(mixup=1.0, cutmix=1.0, seed=1)(images, labels, 5, epoch=1, batch=2, rank=3),
+        MixupCutmix(mixup=1.0, cutmix=1.0, seed=1)(images, labels, 5, epoch=1, batch=2, rank=3),
     ]
     assert not any(torch.equal(first[0], other[0]) for other in others)
 
 
 def test_half_precision_stays() -> None:
     images, labels = batch()
-    mixed, _, shares = Mix(cutmix=1.0)(images.bfloat16(), labels, 5, epoch=0, batch=0)
+    mixed, _, shares = MixupCutmix(cutmix=1.0)(images.bfloat16(), labels, 5, epoch=0, batch=0)
     assert (mixed.dtype, shares.dtype) == (torch.bfloat16, torch.float32)
 
 
@@ -104,4 +106,4 @@ def test_half_precision_stays() -> None:
 )
 def test_values_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Mix(**options)  # type: ignore[arg-type]
+        MixupCutmix(**options)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from torch import nn
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import Repacker, pack
 from bnn_lightning.layers import BinaryConv2d, LearnableBias
-from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.models import create_backbone
 from tests.small_networks import BACKBONES, PACKABLE, small_options
 

@@ -66,9 +66,9 @@ def test_phases_of_any_length_are_those_of_whole_numbers(number):
             assert distiller.assistant == list(distiller.assistants)[epoch * number // epochs], (epoch, epochs)
 
 
-@pytest.mark.parametrize("grain", ["instance", "batch"])
-def test_loss_is_that_of_main_and_assistant(grain):
-    distiller = ensemble(2, grain=grain, share=1.0, soft=2.0, hard=0.5)
+@pytest.mark.parametrize("weighting", ["per_sample", "per_batch"])
+def test_loss_is_that_of_main_and_assistant(weighting):
+    distiller = ensemble(2, weighting=weighting, scale=1.0, soft=2.0, hard=0.5)
     batch, logits = Batch(torch.rand(6, 1, 2, 2), torch.arange(6) % 4), torch.randn(6, 4)
     for progress, serving, idle in ((0.0, "weak", "middle"), (0.5, "middle", "weak")):
         distiller.set_progress(progress)
@@ -76,7 +76,7 @@ def test_loss_is_that_of_main_and_assistant(grain):
         losses = distiller(batch, Outputs(logits))
         assert distiller.assistants[idle].network.calls == before
         targets = [distiller.assistants[serving].network.logits, distiller.main.network.logits]
-        expected, weights = gap_weighted_cross_entropy(logits, targets, grain, share=1.0)
+        expected, weights = gap_weighted_cross_entropy(logits, targets, weighting, scale=1.0)
         torch.testing.assert_close(losses["soft"], expected)
         torch.testing.assert_close(distiller.measured["alpha"], weights[0])
         hard = nn.functional.cross_entropy(logits, batch.labels)
@@ -85,7 +85,7 @@ def test_loss_is_that_of_main_and_assistant(grain):
 
 def test_default_uses_no_labels_and_half_the_sum():
     distiller = ensemble(1)
-    assert (distiller.weights, distiller.share, distiller.grain) == ({"hard": 0.0, "soft": 1.0}, 0.5, "instance")
+    assert (distiller.weights, distiller.scale, distiller.weighting) == ({"hard": 0.0, "soft": 1.0}, 0.5, "per_sample")
     assert list(distiller(Batch(torch.rand(6, 1, 2, 2), torch.arange(6) % 4), Outputs(torch.randn(6, 4)))) == ["soft"]
     assert list(distiller.eval()(Batch(torch.rand(6, 1, 2, 2), torch.arange(6) % 4), Outputs(torch.randn(6, 4)))) == [
         "hard"
@@ -97,8 +97,8 @@ def test_default_uses_no_labels_and_half_the_sum():
     ("options", "message"),
     [
         ({"number": 0}, "`assistants` must hold at least one teacher"),
-        ({"grain": "Instance"}, "`grain` must be one of"),
-        ({"share": 0.0}, "`share` must be positive"),
+        ({"weighting": "Instance"}, "`weighting` must be one of"),
+        ({"scale": 0.0}, "`scale` must be positive"),
         ({"soft": 0.0}, "`soft` must be positive"),
         ({"hard": -1.0}, "`hard` must not be negative"),
     ],

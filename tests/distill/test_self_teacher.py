@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers import Binarizer, Libra, SignEDE, SignSTE, WeightSign
-from bnn_lightning.distill import self_teacher, watch
-from bnn_lightning.distill.stream import latent_dot
+from bnn_lightning.distill import run_self_teacher, watch
+from bnn_lightning.distill.self_teacher import latent_dot
 from bnn_lightning.layers import BinaryConv2d, BinaryLayer, BinaryLinear, binary_layers
 from bnn_lightning.models import create_backbone
 
@@ -54,7 +54,7 @@ def stream(
         student.append(a)
         teacher.append(b.clone())
 
-    self_teacher(taps, take, **options)
+    run_self_teacher(taps, take, **options)
     return student, teacher
 
 
@@ -219,7 +219,7 @@ def test_the_network_is_left_as_it_was(name: str, momentum: float | None) -> Non
     expected = reference(images())
     with watch(backbone, stream=True) as taps:
         logits = backbone(images())
-    self_teacher(taps, lambda student, teacher: None)
+    run_self_teacher(taps, lambda student, teacher: None)
     assert torch.equal(logits, expected)
     for (key, value), other in zip(backbone.state_dict().items(), reference.state_dict().values(), strict=True):
         assert torch.equal(value, other), key
@@ -312,7 +312,7 @@ def test_gradient_survives_autocast_after_the_stream() -> None:
         with watch(backbone, stream=True) as taps:
             backbone(images(8))
         torch.clear_autocast_cache()
-        self_teacher(taps, lambda student, teacher: None)
+        run_self_teacher(taps, lambda student, teacher: None)
         loss = backbone(images(8)).sum()
     loss.backward()
     assert all(p.grad is not None for p in backbone.parameters())
@@ -322,7 +322,7 @@ def test_keyword_arguments_travel(home_made: nn.Module) -> None:
     with watch(home_made, stream=True) as taps:
         home_made(images(8), gain=0.5)
     teacher: list[Tensor] = []
-    self_teacher(taps, lambda a, b: teacher.append(b))
+    run_self_teacher(taps, lambda a, b: teacher.append(b))
     _, expected = stream(home_made, images(8) * 0.5)
     for a, b in zip(teacher, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -372,7 +372,7 @@ def test_errors_leave_the_network_as_it_was(home_made: nn.Module) -> None:
     with watch(home_made, stream=True) as taps:
         home_made(images(8))
     with pytest.raises(Boom):
-        self_teacher(taps, take)
+        run_self_teacher(taps, take)
     for path, module in home_made.named_modules():
         assert vars(module).keys() == attributes[path].keys(), path
         assert getattr(module, "track_running_stats", True)
@@ -384,12 +384,12 @@ def test_nothing_recorded_is_an_error(home_made: nn.Module) -> None:
     with watch(home_made, stream=True) as taps:
         pass
     with pytest.raises(RuntimeError, match=r"call the backbone within `distiller.watch`"):
-        self_teacher(taps, lambda a, b: None)
+        run_self_teacher(taps, lambda a, b: None)
     with watch(home_made, stream=True) as taps:
         home_made(images(8))
-    self_teacher(taps, lambda a, b: None)
+    run_self_teacher(taps, lambda a, b: None)
     with pytest.raises(RuntimeError, match="Nothing was recorded"):
-        self_teacher(taps, lambda a, b: None)
+        run_self_teacher(taps, lambda a, b: None)
     untapped = Tapped(
         nn.Identity(), BinaryLinear(4, 4, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), taps=["0"]
     )

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.layers import Mix, SqueezeExcite
+from bnn_lightning.layers import ChannelBlend, SqueezeExcite
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -26,7 +26,7 @@ def test_narrow_input_has_one_hidden_unit() -> None:
 
 
 def test_mix_is_the_formula_with_its_gradient() -> None:
-    mix = Mix(3).double()
+    mix = ChannelBlend(3).double()
     assert mix.scale.tolist() == [0.5] * 3
     mix.scale.data = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     x, y = (torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
@@ -42,6 +42,6 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="`channels` must be positive, got 0"):
         SqueezeExcite(0)
     with pytest.raises(ValueError, match="`num_channels` must be at least 1, got 0"):
-        Mix(0)
+        ChannelBlend(0)
     with pytest.raises(ValueError, match="`reduction` must be positive, got 0"):
         SqueezeExcite(4, reduction=0)

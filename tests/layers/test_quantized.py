@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.functional import minmax_quantize
-from bnn_lightning.layers import Mix, QuantConv2d, QuantLinear
+from bnn_lightning.layers import ChannelBlend, QuantConv2d, QuantLinear
 from bnn_lightning.models import create_backbone
 
 
@@ -104,7 +104,7 @@ def test_networks_train_with_it_and_every_mix_scale_has_its_gradient(name: str, 
     )
     layers = [m for m in network.modules() if isinstance(m, QuantConv2d | QuantLinear)]
     gates = [m for key, m in network.named_modules() if isinstance(m, QuantConv2d) and ".gate." in key]
-    mixes = [m for m in network.modules() if isinstance(m, Mix)]
+    mixes = [m for m in network.modules() if isinstance(m, ChannelBlend)]
     assert len(gates) == 2 * len(mixes)
     inputs = se_bits * (2 if name == "bnext18" else 1)
     assert {(m.weight_bits, m.input_bits) for m in gates} == {(se_bits, inputs)}

@@ -26,22 +26,22 @@ def cross_entropies(student, teachers):
     return rows
 
 
-def plain(student, teachers, grain):
+def plain(student, teachers, weighting):
     losses = cross_entropies(student, teachers)
     weights = [softmax(row) for row in losses]
     number, kinds = len(losses), range(len(teachers))
-    if grain == "instance":
+    if weighting == "per_sample":
         products = [a * b for row, w in zip(losses, weights, strict=True) for a, b in zip(row, w, strict=True)]
         return sum(products) / number / 2
     return sum(sum(r[k] for r in losses) / number * (sum(w[k] for w in weights) / number) for k in kinds) / 2
 
 
-@pytest.mark.parametrize("grain", ["instance", "batch"])
+@pytest.mark.parametrize("weighting", ["per_sample", "per_batch"])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_formulae(grain, number):
+def test_formulae(weighting, number):
     student, teachers = logits(0), [logits(k + 1) for k in range(number)]
-    loss, alpha = gap_weighted_cross_entropy(student, teachers, grain)
-    assert loss.item() == pytest.approx(plain(student, teachers, grain), rel=1e-12)
+    loss, alpha = gap_weighted_cross_entropy(student, teachers, weighting)
+    assert loss.item() == pytest.approx(plain(student, teachers, weighting), rel=1e-12)
     rows = [softmax(row) for row in cross_entropies(student, teachers)]
     assert alpha.tolist() == pytest.approx([sum(column) / len(rows) for column in zip(*rows, strict=True)], rel=1e-12)
 
@@ -53,19 +53,19 @@ def test_as_executed_is_the_outer_product_and_not_what_was_intended():
     each = torch.tensor(cross_entropies(student, teachers), dtype=torch.float64)
     weights = each.softmax(1)
     outer = sum((each[:, k, None, None] * weights[:, k]).mean() for k in (0, 1)) / 2
-    executed, _ = gap_weighted_cross_entropy(student, teachers, "batch")
-    intended, _ = gap_weighted_cross_entropy(student, teachers, "instance")
+    executed, _ = gap_weighted_cross_entropy(student, teachers, "per_batch")
+    intended, _ = gap_weighted_cross_entropy(student, teachers, "per_sample")
     assert executed.item() == pytest.approx(outer.item(), rel=1e-12)
     assert intended.item() > 1.01 * executed.item()  # where a loss is large, so is its weight
 
 
-@pytest.mark.parametrize("grain", ["instance", "batch"])
-def test_weights_are_constants_in_backward(grain):
+@pytest.mark.parametrize("weighting", ["per_sample", "per_batch"])
+def test_weights_are_constants_in_backward(weighting):
     student, teachers = logits(0).requires_grad_(), [logits(1).requires_grad_(), logits(2)]
-    gap_weighted_cross_entropy(student, teachers, grain)[0].backward()
+    gap_weighted_cross_entropy(student, teachers, weighting)[0].backward()
     assert teachers[0].grad is None
     weights = torch.stack([soft_cross_entropies(student, t) for t in teachers], 1).detach().softmax(1)
-    weights = weights if grain == "instance" else weights.mean(0).expand_as(weights)
+    weights = weights if weighting == "per_sample" else weights.mean(0).expand_as(weights)
     prediction = student.detach().softmax(1)
     expected = sum(weights[:, k, None] * (prediction - t.detach().softmax(1)) for k, t in enumerate(teachers))
     torch.testing.assert_close(student.grad, expected / 2 / len(student))
@@ -73,14 +73,14 @@ def test_weights_are_constants_in_backward(grain):
 
 def test_one_teacher_is_plain_soft_cross_entropy():
     student, teacher = logits(0), logits(1)
-    for grain in ("instance", "batch"):
-        loss, alpha = gap_weighted_cross_entropy(student, [teacher], grain, share=1.0)
+    for weighting in ("per_sample", "per_batch"):
+        loss, alpha = gap_weighted_cross_entropy(student, [teacher], weighting, scale=1.0)
         torch.testing.assert_close(loss, soft_cross_entropy(student, teacher))
         assert alpha.tolist() == [1.0]
 
 
 def test_refused():
-    with pytest.raises(ValueError, match=r"`grain` must be one of \['instance', 'batch'\], got 'Instance'"):
+    with pytest.raises(ValueError, match=r"`weighting` must be one of \['per_sample', 'per_batch'\], got 'Instance'"):
         gap_weighted_cross_entropy(logits(0), [logits(1)], "Instance")
     with pytest.raises(ValueError, match="at least one teacher"):
         gap_weighted_cross_entropy(logits(0), [])

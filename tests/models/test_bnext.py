@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import RSign, TemperatureSign
-from bnn_lightning.layers import Mix, SqueezeExcite, binary_layers, is_binary
+from bnn_lightning.layers import ChannelBlend, SqueezeExcite, binary_layers, is_binary
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import BNextConv, create_backbone
 from bnn_lightning.models.blocks import layer_factory
@@ -103,7 +103,7 @@ def test_ablations(options, parameters, known_dead):
     assert known_dead is None or dead == known_dead
     assert sum(multiplies for multiplies, _ in kinds) == (6 if elm else 0)
     assert any(isinstance(m, SqueezeExcite) for m in network.modules()) == recoupling
-    assert any(isinstance(m, Mix) for m in network.modules()) == recoupling
+    assert any(isinstance(m, ChannelBlend) for m in network.modules()) == recoupling
     assert count.binary_macs == 4_816_896_000
     if not recoupling:
         assert count.float_macs / 1e6 == pytest.approx(11.862, abs=5e-4)
@@ -148,7 +148,7 @@ def test_defaults_are_the_papers():
         assert layer.weight.std().item() == pytest.approx(1e-3, rel=0.5)
     slopes = [m for m in network.modules() if isinstance(m, nn.PReLU)]
     assert all((m.weight == 0.25).all() for m in slopes)
-    assert all((m.scale == 0.5).all() for m in network.modules() if isinstance(m, Mix))
+    assert all((m.scale == 0.5).all() for m in network.modules() if isinstance(m, ChannelBlend))
     assert not is_binary(network)
 
 

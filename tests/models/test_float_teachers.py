@@ -10,7 +10,7 @@ import torchvision
 from torchvision.transforms.v2.functional import normalize
 
 from bnn_lightning.models import RealNetwork, timm_network, torchvision_network
-from bnn_lightning.models.real import IMAGENET_MEAN, IMAGENET_STD
+from bnn_lightning.models.float_teachers import IMAGENET_MEAN, IMAGENET_STD
 
 NAMES = ["resnet18", "efficientnet_b0", "convnext_tiny", "mobilenet_v2"]
 

@@ -9,7 +9,7 @@ import torch
 
 from bnn_lightning.data import Preparation
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models import create_backbone
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
-from bnn_lightning.layers import BinaryConv2d, Mix, RPReLU
+from bnn_lightning.layers import BinaryConv2d, ChannelBlend, RPReLU
 from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.optim import default_groups
 
@@ -58,7 +58,7 @@ def test_bnext_groups_have_the_published_sizes() -> None:
 
 
 def test_filters_by_themselves() -> None:
-    net = nn.Sequential(binary_conv(), nn.Conv2d(4, 4, 1), nn.Linear(4, 4), Mix(4), RPReLU(4))
+    net = nn.Sequential(binary_conv(), nn.Conv2d(4, 4, 1), nn.Linear(4, 4), ChannelBlend(4), RPReLU(4))
     groups = default_groups(
         net, weight_decay=0.1, latent_weight_decay=0.2, norm_weight_decay=0.3, filter_weight_decay=0.4
     )

@@ -51,7 +51,7 @@ def run(folder: Path, strategy: str, *, ckpt: Path | None = None) -> None:
         num_classes=4,
         optimizer=partial(torch.optim.AdamW, lr=0.01),
         param_groups=partial(default_groups, weight_decay=1e-3),
-        schedule=partial(warmup_cosine, epochs=2, warmup_epochs=1),
+        lr_scheduler=partial(warmup_cosine, epochs=2, warmup_epochs=1),
     )
     data = SyntheticDataModule(
         image_size=32, num_classes=4, num_train=40, num_test=13, batch_size=8, augment=Augmentation(flip=0.5)

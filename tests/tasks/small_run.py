@@ -142,7 +142,7 @@ def build_task(
         num_classes=data.num_classes,
         optimizer=optimizer or partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         param_groups=partial(default_groups, weight_decay=1e-4, latent_weight_decay=0.0 if optimizer else None),
-        schedule=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
+        lr_scheduler=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
         distiller=distiller,
         **task_options,
     )

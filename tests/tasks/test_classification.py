@@ -230,7 +230,7 @@ def test_schedule_is_told_the_steps_of_an_epoch(accumulation: int, limit: float,
         told.append(steps_per_epoch)
         return {"scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer), "interval": "step"}
 
-    task = tiny_task(schedule=schedule)
+    task = tiny_task(lr_scheduler=schedule)
     trainer = fit(task, accumulate_grad_batches=accumulation, limit_train_batches=limit)
     assert told == [steps] == [trainer.global_step]
 
@@ -263,7 +263,7 @@ def test_no_teacher_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_schedulers_of_torch(scheduler: Any, rates: Any) -> None:
     recorder = Recorder()
-    task = tiny_task(schedule=scheduler)
+    task = tiny_task(lr_scheduler=scheduler)
     if rates is None:
         with pytest.raises(TypeError, match="T_0"):
             fit(task)
@@ -278,14 +278,14 @@ def test_schedulers_of_torch(scheduler: Any, rates: Any) -> None:
 
 def test_a_scheduler_that_watches_a_metric_must_name_it() -> None:
     with pytest.raises(ValueError, match=r'ReduceLROnPlateau watches a metric.*"monitor"'):
-        fit(tiny_task(schedule=torch.optim.lr_scheduler.ReduceLROnPlateau))
-    with pytest.raises(TypeError, match=r"`schedule` must return a scheduler.*got None"):
-        fit(tiny_task(schedule=lambda optimizer: None))
+        fit(tiny_task(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
+    with pytest.raises(TypeError, match=r"`lr_scheduler` must return a scheduler.*got None"):
+        fit(tiny_task(lr_scheduler=lambda optimizer: None))
 
     def named(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "val/loss"}
 
-    fit(tiny_task(schedule=named), DigitsDataModule(batch_size=256, image_size=8, val_fraction=0.1))
+    fit(tiny_task(lr_scheduler=named), DigitsDataModule(batch_size=256, image_size=8, val_fraction=0.1))
 
 
 @pytest.mark.parametrize("finder", [callbacks.LearningRateFinder, callbacks.BatchSizeFinder])

@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, Trainer
 sys.path.insert(0, str(Path(__file__).parent))
 from small_run import Kill, assert_equal, curves, small_run
 
-from bnn_lightning.data import Mix
-from bnn_lightning.layers.tree import latent_weights
+from bnn_lightning.data import MixupCutmix
+from bnn_lightning.layers.module_utils import latent_weights
 from bnn_lightning.optim import Bop
 
 
@@ -28,12 +28,13 @@ def load(folder: Path, name: str = "last") -> dict[str, Any]:
 BOP = {"optimizer": partial(Bop, lr=0.01, adaptivity=0.1, threshold=1e-4)}
 TRICKS: dict[str, dict[str, Any]] = {
     "bop": BOP,
-    "mixing, with self-distillation": {"task_options": {"mix": Mix(mixup=0.8, cutmix=1.0)}},
-    "mixing and all else": BOP | {"task_options": {"mix": Mix(cutmix=1.0)}, "ema": True, "accumulate_grad_batches": 2},
+    "mixing, with self-distillation": {"task_options": {"mix": MixupCutmix(mixup=0.8, cutmix=1.0)}},
+    "mixing and all else": BOP
+    | {"task_options": {"mix": MixupCutmix(cutmix=1.0)}, "ema": True, "accumulate_grad_batches": 2},
     "activation checkpointing, with self-distillation and mixing": {
         "model": "resnet20",
         "backbone": {"width": 4},
-        "task_options": {"checkpoint_activations": True, "mix": Mix(mixup=0.2)},
+        "task_options": {"checkpoint_activations": True, "mix": MixupCutmix(mixup=0.2)},
     },
     "bop, ema, clipping and accumulation": BOP | {"ema": True, "gradient_clip_val": 0.1, "accumulate_grad_batches": 2},
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.layers.tree import latent_weights
+from bnn_lightning.layers.module_utils import latent_weights
 from bnn_lightning.models import create_backbone
 from bnn_lightning.visualise import perturbed_parameters, random_direction, shifted
 from tests.small_networks import BACKBONES, small_options

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
-from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.models import create_backbone
 from bnn_lightning.visualise import (
     block_title,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models import create_backbone
 from bnn_lightning.visualise import cross_entropies, hessian_product, largest_eigenvalue
 from bnn_lightning.visualise.surroundings import reestimated

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "bn_reestimate": ["BNReestimate"],
         "checkpoint": ["BestCheckpoint", "FinalCheckpoint", "LastCheckpoint"],
         "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
-        "clip": ["BiasClip", "LatentClip", "MixClip"],
+        "clip": ["BiasClip", "LatentClip", "ChannelBlendClip"],
         "distill_progress": ["DistillProgress"],
         "damaged": ["DamagedImages"],
         "early_stopping": ["EarlyStopping"],

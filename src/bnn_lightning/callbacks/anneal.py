@@ -6,7 +6,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from bnn_lightning.callbacks.progress import FollowProgress
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 
 
 class AnnealProgress(FollowProgress):

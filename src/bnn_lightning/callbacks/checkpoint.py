@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.callbacks.interrupt import StopRequest
-from bnn_lightning.layers.tree import is_binary
+from bnn_lightning.layers.module_utils import is_binary
 from bnn_lightning.loggers.csv_file import CSVLogger
 
 # Batches between two questions to all ranks whether to save or stop, where there is more than one.

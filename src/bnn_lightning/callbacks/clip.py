@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from bnn_lightning.layers.attention import Mix
-from bnn_lightning.layers.tree import binary_layers, latent_weights
+from bnn_lightning.layers.attention import ChannelBlend
+from bnn_lightning.layers.module_utils import binary_layers, latent_weights
 
 
 class _ClipAfterStep(Callback, ABC):
@@ -72,8 +72,8 @@ class BiasClip(_ClipAfterStep):
         return [layer.bias for layer in binary_layers(model).values() if layer.bias is not None]
 
 
-class MixClip(_ClipAfterStep):
-    """Clip the weights of all blends (`layers.Mix`) to [0, 1] after every optimizer step, as BNext does.
+class ChannelBlendClip(_ClipAfterStep):
+    """Clip the weights of all blends (`layers.ChannelBlend`) to [0, 1] after every optimizer step, as BNext does.
 
     Stands before an averaging callback in the list of callbacks, as `LatentClip`.
     """
@@ -82,7 +82,7 @@ class MixClip(_ClipAfterStep):
         super().__init__(0.0, 1.0)
 
     def find(self, model: nn.Module) -> Iterable[Tensor]:
-        return [module.scale for module in model.modules() if isinstance(module, Mix)]
+        return [module.scale for module in model.modules() if isinstance(module, ChannelBlend)]
 
 
 def check_limit(limit: float) -> float:

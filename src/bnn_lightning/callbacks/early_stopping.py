@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pytorch_lightning import LightningModule, Trainer, callbacks
 from pytorch_lightning.utilities import rank_zero_info
 
-from bnn_lightning.layers.tree import is_binary
+from bnn_lightning.layers.module_utils import is_binary
 
 
 class EarlyStopping(callbacks.EarlyStopping):

@@ -6,7 +6,7 @@ from pytorch_lightning import LightningModule, Trainer, callbacks
 from torch import nn
 
 from bnn_lightning.distill.base import Distiller
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.metrics.means import EpochMeans
 
 

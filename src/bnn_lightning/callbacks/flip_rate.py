@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.metrics.flips import FlipRate
 
 

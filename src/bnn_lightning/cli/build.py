@@ -65,7 +65,7 @@ _TASK_SECTIONS = {
     "distill": "distiller",
     "optimizer": "optimizer",
     "param_groups": "param_groups",
-    "schedule": "schedule",
+    "lr_scheduler": "lr_scheduler",
 }
 _CHECKPOINT_TEACHER = f"{PACKAGE}.distill.checkpoint_teacher"
 ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
@@ -240,7 +240,7 @@ def build_network(config: Node, *, trust: Sequence[str] = ()) -> Any:
 def build_task(
     config: Node, *, trust: Sequence[str] = (), read: Callable[[str], Any] | None = None
 ) -> ClassificationTask:
-    """Build the task with its network, optimizer, parameter groups, schedule and distiller, once all are checked.
+    """Build the task with its network, optimizer, learning-rate scheduler and distiller, once all are checked.
 
     Args:
         config: The whole configuration, as plain containers.

@@ -20,7 +20,7 @@ from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.cli.build import build
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.data.image_io import DamagedImageError
-from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -281,7 +281,7 @@ def relaxed(model: nn.Module) -> str | None:
 
 
 def check_optimization(task: ClassificationTask) -> None:
-    """Make parameter groups, optimizer and schedule once, so that what they refuse is said before the training.
+    """Make optimizer and learning-rate scheduler once, so that what they refuse is said before training.
 
     Raises:
         UserError: An option that one of them refuses; or see `check_bop`.
@@ -293,9 +293,9 @@ def check_optimization(task: ClassificationTask) -> None:
         section = "optimizer"
         optimizer = task.optimizer(groups)
         check_hyperparameters(optimizer)
-        section = "schedule"
-        if task.schedule is not None:
-            make_scheduler(task.schedule, optimizer, steps_per_epoch=1)
+        section = "lr_scheduler"
+        if task.lr_scheduler is not None:
+            make_scheduler(task.lr_scheduler, optimizer, steps_per_epoch=1)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"`{section}`: {error}") from error
 

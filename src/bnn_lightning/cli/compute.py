@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from pytorch_lightning import Trainer
 
-from bnn_lightning.layers.tree import prefers_channels_last
+from bnn_lightning.layers.module_utils import prefers_channels_last
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.native import cpu_capabilities
 

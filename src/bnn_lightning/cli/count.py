@@ -19,7 +19,7 @@ from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.opened import open_checkpoint
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import ProfileSettings, read_settings
-from bnn_lightning.layers.tree import is_binary
+from bnn_lightning.layers.module_utils import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
 from bnn_lightning.utils.image_size import sides
 

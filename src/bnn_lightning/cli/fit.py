@@ -53,7 +53,7 @@ from bnn_lightning.cli.recipes import announce_recipe
 from bnn_lightning.cli.resume import Resumption
 from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
-from bnn_lightning.layers.tree import freeze_
+from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last

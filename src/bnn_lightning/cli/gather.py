@@ -24,7 +24,7 @@ from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_ta
 from bnn_lightning.cli.predictions import Predictions, predict
 from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
 from bnn_lightning.cli.summary import duration
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.metrics.ops import count_columns
 from bnn_lightning.metrics.profile import Profile, profile_rows
 from bnn_lightning.report.content import Matrix, RunContent, Table

@@ -19,7 +19,7 @@ from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.save import save
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 
 Plain = Mapping[str, Any]
 

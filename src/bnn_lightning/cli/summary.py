@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.cli.own_folder import own_folders
-from bnn_lightning.distill.taps import watch
+from bnn_lightning.distill.hooks import watch
 
 _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 

@@ -14,7 +14,7 @@ _METADATA = "bnn_lightning"
 _ENTRIES = ("epoch", "global_step", CONFIG_KEY, CLASSES_KEY)
 # Sections and keys of the configuration that a network is built, scored and packed from. The others say where and how
 # it was trained on a machine.
-_KEPT = ("name", "seed", "epochs", "model", "data", "task", "distill", "optimizer", "param_groups", "schedule")
+_KEPT = ("name", "seed", "epochs", "model", "data", "task", "distill", "optimizer", "param_groups", "lr_scheduler")
 
 
 def write_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = attach(
         "folder": ["FolderDataModule"],
         "imagenet": ["ImageNetDataModule"],
         "loader": ["ResumableLoader"],
-        "mixup_cutmix": ["Mix"],
+        "mixup_cutmix": ["MixupCutmix"],
         "mnist": ["MNISTDataModule"],
         "preparation": ["Preparation"],
         "in_memory": ["InMemoryDataModule"],

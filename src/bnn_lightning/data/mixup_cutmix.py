@@ -14,7 +14,7 @@ Draws = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
+class MixupCutmix:
     r"""MixUp and CutMix: every image is mixed with its neighbor in the batch, in a share drawn for each image.
 
     MixUp adds the two images in the shares $\lambda$ and $1 - \lambda$; CutMix puts a box of the neighbor, a share
@@ -33,7 +33,7 @@ class Mix:
         ValueError: A value is out of its range, or both alphas are 0.
 
     Example:
-        >>> mix = Mix(mixup=0.2)
+        >>> mix = MixupCutmix(mixup=0.2)
         >>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
         >>> mixed, mixed_labels, shares = mix(images, labels, 3, epoch=0, batch=0)
         >>> mixed.shape, shares.shape
@@ -57,7 +57,7 @@ class Mix:
         check_number("probability", self.probability, "a probability in [0, 1]", lambda p: 0 <= p <= 1)
         check_integer("seed", self.seed, 0)
         if not self.mixup and not self.cutmix:
-            raise ValueError("`mixup` or `cutmix` must be positive, both are 0: without mixing leave `Mix` out.")
+            raise ValueError("`mixup` or `cutmix` must be positive, both are 0: leave `MixupCutmix` out.")
 
     def __call__(
         self, images: Tensor, labels: Tensor, num_classes: int, *, epoch: int, batch: int, rank: int = 0

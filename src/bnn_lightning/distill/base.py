@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.distill.taps import Taps
+from bnn_lightning.distill.hooks import Taps
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
 from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
 from bnn_lightning.distill.teacher_kd import check_weights
-from bnn_lightning.losses.ensemble import Grain, gap_weighted_cross_entropy
+from bnn_lightning.losses.ensemble import Weighting, gap_weighted_cross_entropy
 
 
 class GapEnsemble(Distiller):
@@ -26,8 +26,8 @@ class GapEnsemble(Distiller):
         main: The strong teacher.
         assistants: By name, from weak to strong; None is the main teacher itself, which is then alone.
         num_classes: Width of the student's logits.
-        grain: "instance", as the paper has it, or "batch", as its released code executes it.
-        share: Of the sum of both; 0.5 is that of the released code.
+        weighting: "per_sample", as the paper has it, or "per_batch", as its released code executes it.
+        scale: Of the sum of both; 0.5 is that of the released code.
         soft: Weight of "soft".
         hard: Weight of "hard"; 0, as published, uses no labels.
         label_smoothing: Of "hard".
@@ -55,8 +55,8 @@ class GapEnsemble(Distiller):
         assistants: Mapping[str, FrozenTeacher | None],
         num_classes: int,
         *,
-        grain: Grain = "instance",
-        share: float = 0.5,
+        weighting: Weighting = "per_sample",
+        scale: float = 0.5,
         soft: float = 1.0,
         hard: float = 0.0,
         label_smoothing: float = 0.0,
@@ -64,15 +64,15 @@ class GapEnsemble(Distiller):
         super().__init__()
         if not assistants:
             raise ValueError("`assistants` must hold at least one teacher; with one teacher alone take TeacherKD.")
-        if grain not in ("instance", "batch"):
-            raise ValueError(f"`grain` must be one of ['instance', 'batch'], got {grain!r}.")
-        for name, value in (("share", share), ("soft", soft)):
+        if weighting not in ("per_sample", "per_batch"):
+            raise ValueError(f"`weighting` must be one of ['per_sample', 'per_batch'], got {weighting!r}.")
+        for name, value in (("scale", scale), ("soft", soft)):
             if value <= 0:
                 raise ValueError(f"`{name}` must be positive, got {value}: without teachers there is HardLabels.")
         check_weights({"soft": soft, "hard": hard})
         self.main, self.assistants, self.num_classes = main, dict(assistants), num_classes
-        self.grain: Grain = grain
-        self.share = share
+        self.weighting: Weighting = weighting
+        self.scale = scale
         self.label_smoothing = check_label_smoothing(label_smoothing)
         self.weights = {"hard": hard, "soft": soft}
         self.assistant = next(iter(self.assistants))
@@ -107,6 +107,6 @@ class GapEnsemble(Distiller):
         targets = [target if assistant is None else assistant(batch.images), target]
         for target in targets:
             check_width(target, self.num_classes)
-        losses["soft"], weights = gap_weighted_cross_entropy(logits, targets, self.grain, share=self.share)
+        losses["soft"], weights = gap_weighted_cross_entropy(logits, targets, self.weighting, scale=self.scale)
         self.measured = {"alpha": weights[0]}
         return losses

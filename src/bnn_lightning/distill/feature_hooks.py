@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.distill.taps import compiled_modules, run_eagerly
+from bnn_lightning.distill.hooks import compiled_modules, run_eagerly
 
 
 @contextmanager

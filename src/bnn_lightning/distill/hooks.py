@@ -102,7 +102,7 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
         backbone: Built from our binary layers; declares `classifier_name` (of the submodule whose input is the
             penultimate feature) and `feature_taps()` (names of the submodules whose outputs follow the binary layers).
         penultimate: Record the classifier's input.
-        stream: Record what `self_teacher` needs.
+        stream: Record what `run_self_teacher` needs.
 
     Raises:
         ValueError: The backbone has no binary layer, or does not declare what is to be recorded.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.distill.taps import Record, Taps, replace_attribute, run_eagerly
+from bnn_lightning.distill.hooks import Record, Taps, replace_attribute, run_eagerly
 from bnn_lightning.layers.binary import BinaryLayer
 
 Dot = Callable[[BinaryLayer, Tensor], Tensor]
@@ -18,7 +18,7 @@ class _StreamEnded(Exception):
     """Raised behind the last tapped module: what follows it (the head) is not computed."""
 
 
-def self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot | None = None) -> None:
+def run_self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot: Dot | None = None) -> None:
     r"""Run the self-teacher of a watched forward, and hand over its features as they come.
 
     The backbone's own forward runs a second time without gradient, on the same input. In it every binary layer gives

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.stream import latent_dot, leave_statistics_alone, self_teacher
-from bnn_lightning.distill.taps import Taps, parts_of, watch
+from bnn_lightning.distill.hooks import Taps, parts_of, watch
+from bnn_lightning.distill.self_teacher import latent_dot, leave_statistics_alone, run_self_teacher
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.losses.cluster import cluster_loss
 from bnn_lightning.losses.feature import (
     Normalization,
@@ -35,16 +35,16 @@ class SelfKD(Distiller):
     The loss is "hard" + alpha * "feature" + beta * "label" + gamma * "cluster":
 
     - hard: cross-entropy with the labels;
-    - feature: mean over the binary layers of the difference to the features of the self-teacher (`self_teacher`), which
-      multiplies with the latent weights (`channel_spatial_loss`; `flat_feature_loss` for features of shape (N, D));
+    - feature: mean over the binary layers of the difference to the features of the self-teacher (`run_self_teacher`),
+      which multiplies with the latent weights (`channel_spatial_loss`; `flat_feature_loss` for features (N, D));
     - label: `soft_label_kl` with the soft label of the class from the last epoch (`SoftLabelBank`); 0 in the first
       epoch, and for classes without a correct prediction so far;
     - cluster: `cluster_loss` of the classifier's inputs.
 
     A weight of 0 leaves the term out together with its work. In evaluation there is "hard" only.
 
-    Of mixed images (`Mix`) the soft label is the mean of those of the classes, in their shares, and counts where all
-    of these have one; the bank and the clusters take the class with the largest share.
+    Of mixed images (`MixupCutmix`) the soft label is the mean of those of the classes, in their shares, and counts
+    where all of these have one; the bank and the clusters take the class with the largest share.
 
     Under data parallelism the feature loss's norms and the cluster loss's means are those of each rank's part of the
     batch; the bank is that of all ranks (all-reduced once an epoch).
@@ -167,7 +167,7 @@ class SelfKD(Distiller):
                 means[pair[0].shape].append(pair)
 
         number = 0 if taps is None else len(taps.tapped)
-        self_teacher(Taps() if taps is None else taps, take, dot=partial(latent_dot, dtype=self._dtype))
+        run_self_teacher(Taps() if taps is None else taps, take, dot=partial(latent_dot, dtype=self._dtype))
         for pairs in means.values():
             student, teacher = (torch.stack(part) for part in zip(*pairs, strict=True))
             losses.append(unit_difference(student, teacher, self.normalization).sum())
@@ -200,7 +200,7 @@ class SelfKD(Distiller):
         with watch(backbone, stream=True) as taps, ExitStack() as stack:
             leave_statistics_alone(parts_of(backbone).norms, stack)
             backbone(images)
-        self_teacher(taps, lambda student, teacher: None, dot=compare)
+        run_self_teacher(taps, lambda student, teacher: None, dot=compare)
         layers = binary_layers(backbone)
         return {name: torch.stack(counts[id(layer)]).mean().item() for name, layer in layers.items()}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.layers.tree import prefers_channels_last
+from bnn_lightning.layers.module_utils import prefers_channels_last
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.utils.image_size import ImageSize, sides

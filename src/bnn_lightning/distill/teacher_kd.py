@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.maps import pairs, record_maps, tapped_modules
-from bnn_lightning.distill.taps import Taps
+from bnn_lightning.distill.feature_hooks import pairs, record_maps, tapped_modules
+from bnn_lightning.distill.hooks import Taps
 from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
 from bnn_lightning.losses.attention import AttentionScale, attention_loss, check_attention_scale
 from bnn_lightning.losses.feature import channel_spatial_loss

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "annealing": ["ede_sharpness", "geometric_temperature", "recu_tau"],
         "elementwise": ["concatenate", "hardtanh_", "maxout", "prelu", "spatial_mean", "spatial_mean_of_halves"],
         "quantize": ["dorefa_activation", "dorefa_weight", "minmax_quantize", "ternary_threshold", "ternary_weight"],
-        "recompute": ["Cheap", "call", "cheap"],
+        "recompute": ["Recomputable", "call", "recomputable"],
         "recu": ["image_standardize", "recu_clamp", "recu_standardize"],
         "scale": ["divide_gradient", "libra_standardise", "power_of_two_scale", "xnor_scale"],
         "sign": [

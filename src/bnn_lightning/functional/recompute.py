@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 @dataclass(frozen=True)
-class Cheap:
+class Recomputable:
     """A tensor, and how to compute it again from others that are kept anyway.
 
     What is computed from it by `call` keeps the recipe in its place, for first and second derivatives.
@@ -21,7 +21,7 @@ class Cheap:
 
     Example:
         >>> x = torch.tensor([1.0, -2.0], requires_grad=True)
-        >>> doubled = cheap(torch.mul, x, torch.tensor(2.0))
+        >>> doubled = recomputable(torch.mul, x, torch.tensor(2.0))
         >>> y = call(torch.square, doubled)
         >>> y.sum().backward()
         >>> x.grad
@@ -32,7 +32,9 @@ class Cheap:
     again: Callable[[], Tensor]
 
 
-def cheap(function: Callable[..., Tensor], *inputs: Tensor | Cheap, value: Tensor | None = None) -> Cheap:
+def recomputable(
+    function: Callable[..., Tensor], *inputs: Tensor | Recomputable, value: Tensor | None = None
+) -> Recomputable:
     """Compute `function(*inputs)`, which is cheap enough to be computed again in backward.
 
     Args:
@@ -41,20 +43,20 @@ def cheap(function: Callable[..., Tensor], *inputs: Tensor | Cheap, value: Tenso
         value: What `function` gives, if it is known.
     """
     value = call(function, *inputs) if value is None else value
-    kept = [x.again if isinstance(x, Cheap) else x.detach for x in inputs]
-    if not all(isinstance(x, Cheap | Tensor) for x in inputs):
-        return Cheap(value, lambda: value)  # a symbolic trace
-    return Cheap(value, lambda: function(*(x() for x in kept)))
+    kept = [x.again if isinstance(x, Recomputable) else x.detach for x in inputs]
+    if not all(isinstance(x, Recomputable | Tensor) for x in inputs):
+        return Recomputable(value, lambda: value)  # a symbolic trace
+    return Recomputable(value, lambda: function(*(x() for x in kept)))
 
 
-def call(function: Callable[..., Tensor], *inputs: Tensor | Cheap) -> Tensor:
-    """Call a function or module; where autograd keeps a `Cheap` input for backward, it keeps its recipe."""
-    with _recipes([x for x in inputs if isinstance(x, Cheap)]):
-        return function(*(x.value if isinstance(x, Cheap) else x for x in inputs))
+def call(function: Callable[..., Tensor], *inputs: Tensor | Recomputable) -> Tensor:
+    """Call a function or module; where autograd keeps a `Recomputable` input for backward, it keeps its recipe."""
+    with _recipes([x for x in inputs if isinstance(x, Recomputable)]):
+        return function(*(x.value if isinstance(x, Recomputable) else x for x in inputs))
 
 
 @contextmanager
-def _recipes(inputs: list[Cheap]) -> Iterator[None]:
+def _recipes(inputs: list[Recomputable]) -> Iterator[None]:
     # Compilers decide by themselves what to compute again, as does activation checkpointing, whose own hooks are there.
     if not inputs or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _hooks_are_taken():
         yield

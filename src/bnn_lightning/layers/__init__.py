@@ -6,12 +6,19 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "activation": ["Hardtanh", "LearnableBias", "Maxout", "PReLU", "RPReLU"],
-        "attention": ["Mix", "SqueezeExcite"],
+        "attention": ["ChannelBlend", "SqueezeExcite"],
         "binary": ["BinaryLayer"],
         "conv": ["BinaryConv1d", "BinaryConv2d", "BinaryConv3d"],
         "conv_transpose": ["BinaryConvTranspose2d"],
         "linear": ["BinaryLinear"],
         "quantized": ["QuantConv2d", "QuantLinear"],
-        "tree": ["annealed", "binary_layers", "clip_latent_", "clip_mix_", "is_binary", "latent_weights"],
+        "module_utils": [
+            "annealed",
+            "binary_layers",
+            "clip_latent_",
+            "clip_channel_blends_",
+            "is_binary",
+            "latent_weights",
+        ],
     },
 )

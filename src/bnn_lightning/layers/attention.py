@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from bnn_lightning.functional.elementwise import spatial_mean
 
 
-class Mix(nn.Module):
+class ChannelBlend(nn.Module):
     """Blend two feature maps with a learnable weight of each channel: `scale x + (1 - scale) y`.
 
-    Nothing here keeps `scale` in [0, 1]: `clip_mix_` does, after the optimizer step.
+    Nothing here keeps `scale` in [0, 1]: `clip_channel_blends_` does, after the optimizer step.
 
     Args:
         num_channels: Channels of x and y.
         init: Initial weight of x.
 
     Example:
-        >>> Mix(4, init=0.25)(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).unique()
+        >>> ChannelBlend(4, init=0.25)(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).unique()
         tensor([0.2500], grad_fn=<Unique2Backward0>)
 
     References:

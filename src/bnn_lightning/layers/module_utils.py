@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
-from bnn_lightning.layers.attention import Mix
+from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
 
 
@@ -100,13 +100,13 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
 
 
 @torch.no_grad()
-def clip_mix_(model: nn.Module) -> None:
-    """Clip the weights of every `Mix` to [0, 1], in place; frozen ones stay as they are.
+def clip_channel_blends_(model: nn.Module) -> None:
+    """Clip the weights of every `ChannelBlend` to [0, 1], in place; frozen ones stay as they are.
 
     Args:
         model: Any network.
     """
-    scales: list[Tensor] = [m.scale for m in model.modules() if isinstance(m, Mix) and m.scale.requires_grad]
+    scales: list[Tensor] = [m.scale for m in model.modules() if isinstance(m, ChannelBlend) and m.scale.requires_grad]
     if scales:
         torch._foreach_clamp_min_(scales, 0.0)
         torch._foreach_clamp_max_(scales, 1.0)

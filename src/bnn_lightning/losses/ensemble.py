@@ -8,35 +8,35 @@ from torch import Tensor
 
 from bnn_lightning.losses.soft import soft_cross_entropies
 
-Grain = Literal["instance", "batch"]
+Weighting = Literal["per_sample", "per_batch"]
 
 
 def gap_weighted_cross_entropy(
-    logits: Tensor, target_logits: Sequence[Tensor], grain: Grain = "instance", *, share: float = 0.5
+    logits: Tensor, target_logits: Sequence[Tensor], weighting: Weighting = "per_sample", *, scale: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     r"""Soft cross-entropy with an ensemble of teachers, in which the farther teacher counts more.
 
     With :math:`\ell_{n,k}` the soft cross-entropy of sample n with teacher k, and the weights :math:`a_{n,\cdot}`
     its softmax over the teachers, constants in backward:
 
-    .. math:: \text{instance: } \frac{s}{N} \sum_n \sum_k a_{n,k} \ell_{n,k}, \qquad
-              \text{batch: } s \sum_k \Bigl[\frac1N \sum_n \ell_{n,k}\Bigr] \Bigl[\frac1N \sum_n a_{n,k}\Bigr]
+    .. math:: \text{per sample: } \frac{s}{N} \sum_n \sum_k a_{n,k} \ell_{n,k}, \qquad
+              \text{per batch: } s \sum_k \Bigl[\frac1N \sum_n \ell_{n,k}\Bigr] \Bigl[\frac1N \sum_n a_{n,k}\Bigr]
 
-    "instance" is what the paper describes; "batch" is what its released code computes, which averages the losses before
-    it weights them. The share s = 1/2 is the released code's division by the number of teachers (the weights add up to
-    1 already); it halves the gradient. Under data parallelism "batch" is that of each rank's part of the batch.
+    "per_sample" is what the paper describes; "per_batch" is what its released code computes, which averages the losses
+    before it weights them. The scale s = 1/2 is the released code's division by the number of teachers (the weights add
+    up to 1 already); it halves the gradient. Under data parallelism "per_batch" is that of each rank's part.
 
     Args:
         logits: Of the student, shape (N, C). The gradient flows through these only.
         target_logits: Of each teacher, shape (N, C). With one teacher its weight is 1.
-        grain: "instance" or "batch".
-        share: s.
+        weighting: "per_sample" or "per_batch".
+        scale: Factor s of the weighted sum.
 
     Returns:
         The loss, a scalar in float32 or wider, and the mean weight of each teacher, shape (K,).
 
     Raises:
-        ValueError: No teacher, or an unknown grain.
+        ValueError: No teacher, or an unknown weighting.
 
     Example:
         A student that is near the first teacher and far from the second learns from the second.
@@ -50,12 +50,12 @@ def gap_weighted_cross_entropy(
         Guo et al., Join the high accuracy club on ImageNet with a binary neural network ticket (BNext), 2022: its
         gap-sensitive ensemble.
     """
-    if grain not in get_args(Grain):
-        raise ValueError(f"`grain` must be one of {list(get_args(Grain))}, got {grain!r}.")
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"`weighting` must be one of {list(get_args(Weighting))}, got {weighting!r}.")
     if not target_logits:
         raise ValueError("`target_logits` must hold the logits of at least one teacher.")
     losses = torch.stack([soft_cross_entropies(logits, target) for target in target_logits], 1)
     weights = losses.detach().softmax(1)
     means = weights.mean(0)
-    loss = (weights * losses).sum(1).mean() if grain == "instance" else (losses.mean(0) * means).sum()
-    return share * loss, means
+    loss = (weights * losses).sum(1).mean() if weighting == "per_sample" else (losses.mean(0) * means).sum()
+    return scale * loss, means

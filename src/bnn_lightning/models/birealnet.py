@@ -7,9 +7,9 @@ from torch import nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.models.blocks import Binary, layer_factory
-from bnn_lightning.models.processors import BiRealUnit
+from bnn_lightning.models.conv_blocks import BiRealUnit
 from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.models.unit_resnet import Stem, UnitResNet
+from bnn_lightning.models.resnet_bnn import Stem, UnitResNet
 from bnn_lightning.utils.image_size import ImageSize
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import prelu, spatial_mean, spatial_mean_of_halves
-from bnn_lightning.functional.recompute import Cheap, call, cheap
+from bnn_lightning.functional.recompute import Recomputable, call, recomputable
 from bnn_lightning.layers.activation import PReLU
-from bnn_lightning.layers.attention import Mix, SqueezeExcite
+from bnn_lightning.layers.attention import ChannelBlend, SqueezeExcite
 from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.utils.image_size import ImageSize, sides
@@ -92,7 +92,7 @@ class BNextConv(nn.Module):
         Guo et al., Join the High Accuracy Club on ImageNet with A Binary Neural Network Ticket, 2022.
     """
 
-    mix: Mix | None
+    mix: ChannelBlend | None
     gate: SqueezeExcite | None
 
     def __init__(
@@ -111,11 +111,11 @@ class BNextConv(nn.Module):
         self.conv = layers.conv(in_channels, out_channels, kernel_size, stride)
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = PReLU(out_channels)
-        self.mix = Mix(out_channels) if recoupling else None
+        self.mix = ChannelBlend(out_channels) if recoupling else None
         self.gate = SqueezeExcite(out_channels, conv=real.gate) if recoupling else None
         self.stride = stride
 
-    def forward(self, x: Tensor, real: Tensor | None = None, *, again: bool = False) -> Tensor | Cheap:
+    def forward(self, x: Tensor, real: Tensor | None = None, *, again: bool = False) -> Tensor | Recomputable:
         """Map (N, in_channels, H, W), and r where it is not x, to (N, out_channels, H / stride, W / stride).
 
         With `again`, how to compute it again from the output of batch norm and the gate comes with it. The unit asks
@@ -124,16 +124,16 @@ class BNextConv(nn.Module):
         v = self._gated(x, real)
         return v if again else v.value
 
-    def _gated(self, x: Tensor, real: Tensor | None) -> Cheap:
+    def _gated(self, x: Tensor, real: Tensor | None) -> Recomputable:
         normalised = self.norm(self.conv(x))
-        u = cheap(prelu, normalised, self.act.weight, value=self.act(normalised))
+        u = recomputable(prelu, normalised, self.act.weight, value=self.act(normalised))
         if self.mix is None or self.gate is None:
             return u
         if real is None and self.stride == 2:  # of the pooled input the average alone is used
             mean = spatial_mean_of_halves(x)
         else:
             mean = spatial_mean(x if real is None else real)
-        return cheap(operator.mul, u, self.gate(self.mix(mean, spatial_mean(u.value))))
+        return recomputable(operator.mul, u, self.gate(self.mix(mean, spatial_mean(u.value))))
 
 
 class BNextUnit(nn.Module):
@@ -185,12 +185,12 @@ class BNextUnit(nn.Module):
         # Of v, and of PReLU before the shortcut, autograd keeps what they are computed from: half of the memory.
         if self.act is None:
             r: Tensor = self.shortcut(x)
-            v: Cheap = self.conv(x, r, again=True)
+            v: Recomputable = self.conv(x, r, again=True)
         else:
-            activated = cheap(prelu, x, self.act.weight, value=self.act(x))
+            activated = recomputable(prelu, x, self.act.weight, value=self.act(x))
             r = call(self.shortcut, activated)
             v = self.conv(x, r if self.mix_shortcut else None, again=True)
-            v = cheap(operator.mul, v, activated if r is activated.value else r)
+            v = recomputable(operator.mul, v, activated if r is activated.value else r)
         return r + (v.value if self.norm is None else call(self.norm, v))
 
 

@@ -11,7 +11,7 @@ from bnn_lightning.models.bnext18 import BNext18
 from bnn_lightning.models.mlp import MLP
 from bnn_lightning.models.reactnet import ReActNetA
 from bnn_lightning.models.resnet import ResNet
-from bnn_lightning.models.unit_resnet import UnitResNet
+from bnn_lightning.models.resnet_bnn import UnitResNet
 from bnn_lightning.models.vgg_small import VGGSmall
 
 Replacement = str | Callable[["re.Match[str]"], str]

@@ -13,9 +13,9 @@ from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, repeat_shortcut
-from bnn_lightning.models.processors import ReActUnit
+from bnn_lightning.models.conv_blocks import ReActUnit
 from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.models.unit_resnet import Stem, UnitResNet, check_stem, unit_names
+from bnn_lightning.models.resnet_bnn import Stem, UnitResNet, check_stem, unit_names
 from bnn_lightning.utils.image_size import ImageSize
 
 Network = TypeVar("Network", bound=Backbone)

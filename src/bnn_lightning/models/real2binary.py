@@ -8,9 +8,9 @@ from torch import nn
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.layers.attention import SqueezeExcite
 from bnn_lightning.models.blocks import Binary, layer_factory
-from bnn_lightning.models.processors import RealToBinaryUnit
+from bnn_lightning.models.conv_blocks import RealToBinaryUnit
 from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.models.unit_resnet import Stem, UnitResNet
+from bnn_lightning.models.resnet_bnn import Stem, UnitResNet
 from bnn_lightning.utils.image_size import ImageSize
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.processors import Unit
+from bnn_lightning.models.conv_blocks import Unit
 from bnn_lightning.models.resnet import BlockMaker
 from bnn_lightning.utils.image_size import ImageSize
 

@@ -7,11 +7,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from bnn_lightning.binarizers.learned import RSign
 from bnn_lightning.layers.activation import LearnableBias
-from bnn_lightning.layers.attention import Mix
-from bnn_lightning.layers.tree import latent_weights
+from bnn_lightning.layers.attention import ChannelBlend
+from bnn_lightning.layers.module_utils import latent_weights
 
 # One value a channel, which BNext and ReActNet hold as (1, C, 1, 1).
-SHIFTS = (LearnableBias, Mix, RSign)
+SHIFTS = (LearnableBias, ChannelBlend, RSign)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
@@ -36,7 +36,8 @@ def default_groups(
         norm_weight_decay: Of normalization layers and of all parameters with at most one dimension (biases, slopes,
             thresholds); None means `weight_decay`.
         filter_weight_decay: Of filters with four dimensions, and of the shifts of RSign and LearnableBias and the
-            weights of Mix; of latent weights, too, unless these have their own. None leaves these where they are.
+            weights of ChannelBlend; of latent weights, too, unless these have their own. None leaves these where they
+            are.
 
     Returns:
         Parameter groups for an optimizer, named "latent", "filter", "norm" and "rest". Every parameter that requires a

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bnn_lightning.data.image_io import DamagedImageError
-from bnn_lightning.data.mixup_cutmix import Mix
+from bnn_lightning.data.mixup_cutmix import MixupCutmix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
+from bnn_lightning.layers.module_utils import prefers_channels_last
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
-from bnn_lightning.layers.tree import prefers_channels_last
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
@@ -47,8 +47,8 @@ class ClassificationTask(LightningModule):
         num_classes: Width of the logits.
         optimizer: Called with the parameter groups.
         param_groups: Called with the task; returns parameter groups. None means one group of everything trainable.
-        schedule: Learning-rate scheduler. Called with the optimizer, and with `steps_per_epoch` where it takes that;
-            returns a scheduler of torch (`partial(StepLR, step_size=10)`), or what Lightning takes as `lr_scheduler`.
+        lr_scheduler: Learning-rate scheduler. Called with the optimizer, and with `steps_per_epoch` where it takes
+            that; returns a scheduler of torch (`partial(StepLR, step_size=10)`), or a dictionary of Lightning's.
         distiller: Named losses and their weights; None means cross-entropy with the labels.
         label_smoothing: Of that cross-entropy; a distiller that is given has its own.
         compile: Compile the backbone, in place: the names in checkpoints stay.
@@ -80,12 +80,12 @@ class ClassificationTask(LightningModule):
         num_classes: int,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         param_groups: ParamGroups | None = None,
-        schedule: Callable[..., Any] | None = None,
+        lr_scheduler: Callable[..., Any] | None = None,
         distiller: Distiller | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
         channels_last: bool | None = None,
-        mix: Mix | None = None,
+        mix: MixupCutmix | None = None,
         checkpoint_activations: bool = False,
         class_weights: ClassWeights = None,
     ) -> None:
@@ -100,7 +100,7 @@ class ClassificationTask(LightningModule):
         self.backbone = backbone
         self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
         self.num_classes = num_classes
-        self.optimizer, self.param_groups, self.schedule = optimizer, param_groups or one_group, schedule
+        self.optimizer, self.param_groups, self.lr_scheduler = optimizer, param_groups or one_group, lr_scheduler
         self.channels_last = prefers_channels_last(backbone) if channels_last is None else channels_last
         self.mix = mix
         self.checkpoint_activations = checkpoint_activations
@@ -150,9 +150,9 @@ class ClassificationTask(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.param_groups(self))
-        if self.schedule is None:
+        if self.lr_scheduler is None:
             return optimizer
-        scheduler = make_scheduler(self.schedule, optimizer, steps_per_epoch=steps_per_epoch(self.trainer))
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, steps_per_epoch=steps_per_epoch(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # Training
@@ -207,7 +207,7 @@ class ClassificationTask(LightningModule):
         self.terms = {}  # lets go of the graph
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Read before the step: when the epoch's metrics are logged, the schedule has moved on to the next one.
+        # Read before the step: when the epoch's metrics are logged, the learning rate has moved on to the next one.
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if batch_idx == 0 and self._num_seen():
             # Resumed from a checkpoint of after an epoch's last step and before its end, which Lightning leaves out.

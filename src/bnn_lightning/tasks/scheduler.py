@@ -11,12 +11,12 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 _PER_STEP = (CyclicLR, OneCycleLR)
 
 
-def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_per_epoch: int) -> Any:
+def make_scheduler(lr_scheduler: Callable[..., Any], optimizer: Optimizer, *, steps_per_epoch: int) -> Any:
     """Return what Lightning takes as `lr_scheduler`.
 
     Args:
-        schedule: Called with the optimizer, and with `steps_per_epoch` where its signature has it. A scheduler of torch
-            is stepped once an epoch (`OneCycleLR` and `CyclicLR` once an optimizer step); a dictionary is passed on.
+        lr_scheduler: Called with the optimizer, and with `steps_per_epoch` where its signature has it. A scheduler of
+            torch is stepped once an epoch (`OneCycleLR`, `CyclicLR` once an optimizer step); a dictionary is passed on.
         optimizer: The optimizer whose learning rate is scheduled.
         steps_per_epoch: Optimizer steps in an epoch.
 
@@ -32,8 +32,8 @@ def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_
         >>> make_scheduler(step, optimizer, steps_per_epoch=5)["interval"]
         'epoch'
     """
-    options = {"steps_per_epoch": steps_per_epoch} if _takes_steps(schedule) else {}
-    scheduler = schedule(optimizer, **options)
+    options = {"steps_per_epoch": steps_per_epoch} if _takes_steps(lr_scheduler) else {}
+    scheduler = lr_scheduler(optimizer, **options)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(
             "ReduceLROnPlateau watches a metric, which it does not name by itself: give a function that returns "
@@ -41,16 +41,16 @@ def make_scheduler(schedule: Callable[..., Any], optimizer: Optimizer, *, steps_
         )
     if not isinstance(scheduler, LRScheduler | Mapping):
         raise TypeError(
-            f"`schedule` must return a scheduler of torch, or a dictionary of Lightning's, got {scheduler!r}."
+            f"`lr_scheduler` must return a scheduler of torch, or a dictionary of Lightning's, got {scheduler!r}."
         )
     if isinstance(scheduler, LRScheduler):
         return {"scheduler": scheduler, "interval": "step" if isinstance(scheduler, _PER_STEP) else "epoch"}
     return scheduler
 
 
-def _takes_steps(schedule: Callable[..., Any]) -> bool:
+def _takes_steps(lr_scheduler: Callable[..., Any]) -> bool:
     try:
-        parameters = inspect.signature(schedule).parameters.values()
+        parameters = inspect.signature(lr_scheduler).parameters.values()
     except ValueError:  # a callable without a signature
         return False
     return any(p.name == "steps_per_epoch" or p.kind is p.VAR_KEYWORD for p in parameters)

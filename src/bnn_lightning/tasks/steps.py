@@ -19,7 +19,7 @@ def steps_per_epoch(trainer: Trainer) -> int:
     try:
         num_batches = len(loader)
     except TypeError as error:
-        raise ValueError("A schedule needs a training loader that has a length.") from error
+        raise ValueError("A learning-rate scheduler needs a training loader that has a length.") from error
     return math.ceil(limited(num_batches, trainer.limit_train_batches) / trainer.accumulate_grad_batches)
 
 

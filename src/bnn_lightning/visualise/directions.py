@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from bnn_lightning.layers.tree import latent_weights
+from bnn_lightning.layers.module_utils import latent_weights
 
 Direction = dict[str, Tensor]
 Perturbed = Literal["weights", "binary", "all"]

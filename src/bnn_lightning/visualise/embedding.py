@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.distill.taps import watch
+from bnn_lightning.distill.hooks import watch
 from bnn_lightning.utils.optional import require
 from bnn_lightning.visualise.style import EXTRA, new_figure
 

@@ -8,7 +8,7 @@ from torch import nn
 from bnn_lightning.models.blocks import DoubleSkipBlock, layer_factory, pad_shortcut
 from bnn_lightning.models.bnext import BNextBlock, bnext_layers
 from bnn_lightning.models.bnext_units import BNextConv, RealLayers
-from bnn_lightning.models.processors import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
+from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
 from bnn_lightning.models.reactnet import ReActBlock
 from bnn_lightning.models.xnornet import XNORBlock
 

@@ -89,7 +89,7 @@ def draw_graph(graph: NetworkGraph, title: str = "") -> "Figure":
 
     Example:
         >>> import torch
-        >>> from bnn_lightning.models.processors import XNORUnit
+        >>> from bnn_lightning.models.conv_blocks import XNORUnit
         >>> from bnn_lightning.visualise import trace_graph
         >>> figure = draw_graph(trace_graph(XNORUnit(8, 8), torch.randn(1, 8, 4, 4)), "XNOR-Net")
         >>> sum("binary" in (line.get_gid() or "") for line in figure.axes[0].patches)

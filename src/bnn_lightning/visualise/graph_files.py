@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.layers.tree import annealed, binary_layers
+from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.utils.optional import require
 from bnn_lightning.visualise.network_graph import NetworkGraph
 

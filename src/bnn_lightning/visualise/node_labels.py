@@ -11,7 +11,7 @@ from torch import fx, nn
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.functional.elementwise import concatenate, prelu, spatial_mean, spatial_mean_of_halves
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
-from bnn_lightning.layers.attention import Mix
+from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.visualise.network_graph import Kind
 
@@ -129,6 +129,6 @@ _MODULES: tuple[tuple[Any, Callable[[Any], Label]], ...] = (
     (Normalize, _named("normalise", "norm")),
     (_ACTIVATIONS, _named("", "activation")),
     ((nn.MaxPool2d, nn.AvgPool2d), _pool),
-    (Mix, _named("mix", "elementwise")),
+    (ChannelBlend, _named("mix", "elementwise")),
     (LearnableBias, _named("+ bias", "elementwise")),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.utils.optional import require
 from bnn_lightning.visualise.graph_blocks import block_title, create_block
 from bnn_lightning.visualise.graph_figures import Panel, draw_graphs, draw_panels, side_by_side

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.functional.stats import sign_entropy
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, new_figure
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.layers.norm import cumulative
-from bnn_lightning.layers.tree import binary_layers
 from bnn_lightning.visualise.directions import Direction, shifted
 
 Classify = Callable[[Tensor], Tensor]

@@ -14,15 +14,15 @@ from torch import Tensor, fx, nn
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer
 from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
-from bnn_lightning.layers.attention import Mix
+from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import annealed
+from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.visualise.network_graph import Edge, NetworkGraph, Node, make_graph
 from bnn_lightning.visualise.node_labels import MEANS, label_of
 
 # Shown as one node each: what is in them says no more than their name.
-_ATOMS = (Binarizer, Normalize, Mix, LearnableBias, RPReLU, Maxout)
+_ATOMS = (Binarizer, Normalize, ChannelBlend, LearnableBias, RPReLU, Maxout)
 # Called by the name that they have, since their class says nothing.
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 _PATH = "visualise_path"
@@ -52,7 +52,7 @@ def trace_graph(module: nn.Module, example: Tensor, *, atoms: tuple[type[nn.Modu
         TraceError: The module computes what depends on the values of tensors.
 
     Example:
-        >>> from bnn_lightning.models.processors import ReActUnit
+        >>> from bnn_lightning.models.conv_blocks import ReActUnit
         >>> graph = trace_graph(ReActUnit(8, 8), torch.randn(1, 8, 4, 4))
         >>> [(edge.source, edge.target) for edge in graph.binary_edges]
         [('conv.input_binarizer', 'conv.product'), ('conv.weight_binarizer', 'conv.product')]

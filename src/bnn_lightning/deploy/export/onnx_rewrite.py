@@ -13,7 +13,7 @@ from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 
 # Most products of a sum in a matrix product that stands for a convolution: onnxruntime adds so many in order.
 _PRODUCTS = 128

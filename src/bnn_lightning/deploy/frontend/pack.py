@@ -17,7 +17,7 @@ from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.utils.image_size import sides
 

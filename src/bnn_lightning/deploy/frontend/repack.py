@@ -12,7 +12,7 @@ from bnn_lightning.deploy.frontend.layers import PackedConv2d, check_signs
 from bnn_lightning.deploy.frontend.pack import PackedNetwork, Settled, pack, why_left
 from bnn_lightning.functional.pack import pack_weight, tap_sums
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 
 
 class Repacker:

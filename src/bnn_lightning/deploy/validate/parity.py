@@ -12,7 +12,7 @@ from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear, inp
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.tree import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers
 
 _FAR = 1e-4  # of two logits
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from bnn_lightning.functional import call, cheap, prelu, recompute
+from bnn_lightning.functional import call, prelu, recomputable, recompute
 from bnn_lightning.models import create_backbone
 
 
@@ -20,7 +20,7 @@ def leaves() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def chain(x: Tensor, slope: Tensor, gate: Tensor) -> Tensor:
-    return call(torch.square, cheap(torch.mul, cheap(prelu, x, slope), gate))
+    return call(torch.square, recomputable(torch.mul, recomputable(prelu, x, slope), gate))
 
 
 def plain(x: Tensor, slope: Tensor, gate: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def test_nothing_keeps_the_values(checkpointed: bool) -> None:
     seen: list[StorageWeakRef] = []
 
     def forward() -> Tensor:
-        activated = cheap(prelu, x * 1, slope)
-        gated = cheap(torch.mul, activated, gate)
+        activated = recomputable(prelu, x * 1, slope)
+        gated = recomputable(torch.mul, activated, gate)
         seen.extend(StorageWeakRef(value.value.untyped_storage()) for value in (activated, gated))
         return call(torch.square, gated)
 
