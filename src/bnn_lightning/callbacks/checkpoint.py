@@ -9,10 +9,9 @@ from typing import Any, Literal
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.callbacks.interrupt import StopRequest
-from bnn_lightning.layers.module_utils import is_binary
+from bnn_lightning.callbacks.while_binary import WhileBinary
 from bnn_lightning.loggers.csv_file import CSVLogger
 
 # Batches between two questions to all ranks whether to save or stop, where there is more than one.
@@ -234,7 +233,7 @@ def is_limit_reached(trainer: Trainer) -> bool:
     return 0 <= trainer.max_steps <= trainer.global_step or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(WhileBinary, ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, which passes over epochs in which the network is not binary yet.
 
     A network whose weights become binary in the course of training scores better before: the best of such epochs would
@@ -268,28 +267,6 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=save_weights_only,
             enable_version_counter=False,
         )
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if not is_binary(pl_module):
-            rank_zero_info(
-                f"The network is not binary yet: until it is, `{self.monitor}` is that of a relaxed network, and "
-                "no checkpoint is chosen by it."
-            )
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if is_binary(pl_module):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_binary(pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_binary(pl_module):
-            super().on_validation_end(trainer, pl_module)
 
 
 class FinalCheckpoint(OneFile):

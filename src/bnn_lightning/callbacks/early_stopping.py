@@ -2,13 +2,12 @@
 
 from typing import Any, Literal
 
-from pytorch_lightning import LightningModule, Trainer, callbacks
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning import callbacks
 
-from bnn_lightning.layers.module_utils import is_binary
+from bnn_lightning.callbacks.while_binary import WhileBinary
 
 
-class EarlyStopping(callbacks.EarlyStopping):
+class EarlyStopping(WhileBinary, callbacks.EarlyStopping):
     """Lightning's `EarlyStopping`, which passes over epochs in which the network is not binary yet.
 
     A network whose weights become binary in the course of training scores better before: patience would run out on
@@ -32,19 +31,3 @@ class EarlyStopping(callbacks.EarlyStopping):
         **options: Any,
     ) -> None:
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, **options)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if not is_binary(pl_module):
-            rank_zero_info(
-                f"The network is not binary yet: until it is, `{self.monitor}` is that of a relaxed network, and "
-                "the patience of early stopping does not start."
-            )
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_binary(pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_binary(pl_module):
-            super().on_validation_end(trainer, pl_module)
