@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import TrivialAugmentWide
 
 from bnn_lightning.cli import classify
-from bnn_lightning.data import FolderDataModule, RandAugment, TrivialAugment
+from bnn_lightning.data import FolderDataModule, RandAugment
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.deploy import load
 
@@ -158,7 +159,7 @@ def test_folders_that_do_not_fit_are_named(own: Path, bnn: Bnn) -> None:
     assert "data.val_fraction" in done.err
 
 
-@pytest.mark.parametrize("auto_augment", [RandAugment(probability=1.0), TrivialAugment()])
+@pytest.mark.parametrize("auto_augment", [RandAugment(probability=1.0), TrivialAugmentWide()])
 def test_gray_pictures_are_augmented_too(auto_augment: AutoAugment, tmp_path: Path) -> None:
     root = write(tmp_path, {"train": 8, "val": 2})
     options = {"image_size": [12, 16], "batch_size": 20, "num_workers": 0, "auto_augment": auto_augment}
@@ -166,3 +167,18 @@ def test_gray_pictures_are_augmented_too(auto_augment: AutoAugment, tmp_path: Pa
     data.setup("fit")
     (batch,) = data.train_dataloader()
     assert batch.images.shape == (20, 1, 12, 16)
+
+
+def test_transforms_of_torchvision_from_a_file_of_ones_own(bnn: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "auto_augment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "_target_: torchvision.transforms.v2.Compose\ntransforms:\n"
+        "  - {_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}\n"
+        "  - {_target_: torchvision.transforms.v2.ColorJitter, brightness: 0.2}\n"
+    )
+    run = tmp_path / "run"
+    options = ["model=mlp", "data=synthetic", "epochs=1", "warmup_epochs=0", "trainer.limit_train_batches=1"]
+    own = ["-cd", str(tmp_path / "conf"), "auto_augment@data.auto_augment=mine"]
+    assert bnn("train", *own, *options, f"hydra.run.dir={run}").code == 0
+    assert bnn("evaluate", f"ckpt={run}").code == 0

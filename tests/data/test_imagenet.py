@@ -12,11 +12,13 @@ from pytorch_lightning.plugins.precision import DoublePrecision
 from torch import nn
 from torchvision.transforms import v2
 
-from bnn_lightning.data import ImageNetDataModule, RandAugment, TrivialAugment, decode
-from bnn_lightning.data.crops import RandomCrop
+from bnn_lightning.data import ImageNetDataModule, RandAugment, decode
+from bnn_lightning.data.auto_augment import AutoAugment
+from bnn_lightning.data.crops import random_crop
 from bnn_lightning.data.decode import decode_image, torchcodec
 from bnn_lightning.data.encoded_images import DecodedImages
 from bnn_lightning.data.image_io import DamagedImageError
+from bnn_lightning.data.random import keyed_generator
 from bnn_lightning.tasks import ClassificationTask
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -128,36 +130,16 @@ def test_published_sizes() -> None:
     assert len(data.class_names) == 1000
 
 
-def test_random_crops_are_drawn_as_torchvision_draws_them() -> None:
-    crop = RandomCrop(224, 0.08, 0.5, seed=0)
-    draws = torch.rand(4000, 40, generator=torch.Generator().manual_seed(0)).tolist()
-    boxes = torch.tensor([crop.box(375, 500, d) for d in draws]).double()
-    image = torch.zeros(3, 375, 500)
-    torch.manual_seed(0)
-    get = v2.RandomResizedCrop(224).make_params
-    theirs = [get([image]) for _ in range(4000)]
-    reference = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in theirs]).double()
-    assert (boxes[:, 0] + boxes[:, 2] <= 375).all()
-    assert (boxes[:, 1] + boxes[:, 3] <= 500).all()
-    for ours, other in ((boxes, reference), (boxes[:, 2:].log(), reference[:, 2:].log())):
-        error = ours.std(dim=0) * math.sqrt(2 / 4000)
-        assert ((ours.mean(dim=0) - other.mean(dim=0)).abs() < 4 * error).all()
-        torch.testing.assert_close(ours.std(dim=0), other.std(dim=0), rtol=0.06, atol=0)
-    area = boxes[:, 2] * boxes[:, 3] / (375 * 500)
-    assert 0.079 < area.min() < 0.1
-    assert area.max() > 0.95
-
-
-@pytest.mark.parametrize("height, width, box", [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
-def test_an_extreme_image_falls_back_to_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
-    assert RandomCrop(8, 1.0, 0.0, seed=0).box(height, width, [0.5] * 40) == box
-
-
-def test_flips_are_a_probability() -> None:
-    image = torch.arange(48, dtype=torch.uint8).view(1, 1, 48).expand(3, 36, 48)
-    crop = RandomCrop(12, 1.0, 0.5, seed=0)
-    mirrored = [bool(out[0, 0, 0] > out[0, 0, -1]) for out in (crop(image, i, 0) for i in range(600))]
-    assert abs(sum(mirrored) / 600 - 0.5) < 0.07
+def test_training_images_are_cut_by_torchvision(root: Path) -> None:
+    data = module(root, image_size=[12, 18], min_area=0.2, flip=0.5)
+    data.setup("fit")
+    batch = epoch(data)[0]
+    source = data._sets["train"].source
+    crop = v2.RandomResizedCrop((12, 18), scale=(0.2, 1.0), ratio=(9 / 8, 2.0))
+    for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
+        with keyed_generator(data.seed, batch.epoch, index):
+            expected = v2.RandomHorizontalFlip(0.5)(crop(source.decode(index)))
+        assert torch.equal(image, expected)
 
 
 def test_lighting_is_for_training_images_only(root: Path) -> None:
@@ -377,19 +359,28 @@ def test_bnexts_evaluation(root: Path) -> None:
 
 def test_bicubic_crops(root: Path) -> None:
     image = decode_image(str(root / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG"))
-    linear, cubic = (RandomCrop(16, 0.5, 0.0, 0, interpolation=name) for name in ("bilinear", "bicubic"))
-    assert not torch.equal(linear(image, 1, 0), cubic(image, 1, 0))
-    assert (linear(image, 1, 0).int() - cubic(image, 1, 0).int()).abs().float().mean() < 8
+    crops = [random_crop(16, 16, min_area=0.5, flip=0.0, interpolation=name) for name in ("bilinear", "bicubic")]
+    results = []
+    for crop in crops:
+        with keyed_generator(0, 0, 1):
+            results.append(crop(image).int())
+    assert not torch.equal(*results)
+    assert (results[0] - results[1]).abs().float().mean() < 8
 
 
-@pytest.mark.parametrize("augment", [RandAugment(), TrivialAugment()])
-def test_augmentation_comes_after_the_crop_in_training_only(root: Path, augment: RandAugment | TrivialAugment) -> None:
+@pytest.mark.parametrize("augment", [RandAugment(), v2.TrivialAugmentWide()])
+def test_augmentation_comes_after_the_crop_in_training_only(root: Path, augment: AutoAugment) -> None:
     plain, augmented = module(root, val_fraction=0.3), module(root, val_fraction=0.3, auto_augment=augment)
     plain.setup("fit")
     augmented.setup("fit")
+    source, options = augmented._sets["train"].source, augmented.options
+    size = {"height": options.image_size, "width": options.image_size, "interpolation": options.interpolation}
+    crop = random_crop(**size, min_area=options.min_area, flip=options.flip)
     for before, after in zip(epoch(plain, 2), epoch(augmented, 2), strict=True):
         for image, index, result in zip(before.images, before.indices.tolist(), after.images, strict=True):
-            assert torch.equal(result, augment(image, index, seed=0, epoch=2))
+            with keyed_generator(0, 2, index):
+                assert torch.equal(cut := crop(source.decode(index)), image)
+                assert torch.equal(result, augment(cut))
     held, reference = next(iter(augmented.val_dataloader())), next(iter(plain.val_dataloader()))
     assert torch.equal(held.images, reference.images)
 

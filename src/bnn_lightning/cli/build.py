@@ -45,7 +45,13 @@ ALLOWED_CLASSES = {
         *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
         *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
     ),
-    "torchvision.transforms.v2": ("RandAugment", "RandomErasing", "TrivialAugmentWide"),
+    "torchvision.transforms.v2": (
+        *("AugMix", "AutoAugment", "ColorJitter", "Compose", "GaussianBlur", "GaussianNoise", "RandAugment"),
+        *("RandomAdjustSharpness", "RandomAffine", "RandomApply", "RandomAutocontrast", "RandomChoice", "RandomCrop"),
+        *("RandomEqualize", "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomInvert", "RandomOrder"),
+        *("RandomPerspective", "RandomPhotometricDistort", "RandomPosterize", "RandomRotation", "RandomSolarize"),
+        *("RandomVerticalFlip", "TrivialAugmentWide"),
+    ),
     "pytorch_lightning": ("Trainer",),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint"),

@@ -300,8 +300,8 @@ def _accepts(annotation: Any, value: Any) -> bool:
     if inspect.isclass(container):
         if issubclass(container, Collection) and not issubclass(container, str | bytes):
             return _accepts_collection(container, arguments, value)
-        # A class or a callable comes from a node; a path from a string.
-        return not isinstance(value, bool | int | float | None)
+        # A class or a callable comes from a node, a path from a string; numbers may be asked for as `numbers.Number`.
+        return isinstance(value, container) or not isinstance(value, bool | int | float | None)
     return True
 
 

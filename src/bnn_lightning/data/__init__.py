@@ -5,7 +5,7 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "auto_augment": ["RandAugment", "TrivialAugment"],
+        "auto_augment": ["RandAugment"],
         "base": ["DataSpec", "ImageDataModule"],
         "cifar": ["CIFAR10DataModule", "CIFAR100DataModule"],
         "digits": ["DigitsDataModule"],

@@ -1,8 +1,8 @@
-"""RandAugment and TrivialAugment on bytes, drawn by (seed, epoch, image)."""
+"""RandAugment on bytes, as timm has it and torchvision does not; the transforms that take its place."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,11 +11,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from bnn_lightning.data.checks import check_integer, check_number
-from bnn_lightning.data.random import AUTO_AUGMENT, integers, random_bits, uniform
 
 Fill = tuple[float, ...]
-_DRAWS = 5  # of one operation of RandAugment
-_BINS = 31
+# RandAugment, or a transform of torchvision.transforms.v2: from an image, (C, H, W), uint8, to another of that shape.
+AutoAugment = Callable[[Tensor], Tensor]
 
 
 def _affine(
@@ -37,7 +36,7 @@ def _solarize_add(image: Tensor, add: int) -> Tensor:
     return torch.where(image < 128, (image.to(torch.int16) + add).clamp_(max=255).to(torch.uint8), image)
 
 
-# Every operation takes the image, (3, H, W), uint8, a value in its own unit, and the color of what comes from outside.
+# Every operation takes the image, (C, H, W), uint8, a value in its own unit, and the color of what comes from outside.
 OPERATIONS: dict[str, Callable[[Tensor, float, Fill], Tensor]] = {
     "identity": lambda x, v, fill: x,
     "auto_contrast": lambda x, v, fill: tv.autocontrast(x),
@@ -80,23 +79,6 @@ _RAND_SPACE: tuple[tuple[str, Callable[[float, int, int], float]], ...] = (
     ("translate_x", lambda level, sign, width: sign * 0.45 * level * width),
     ("translate_y", lambda level, sign, width: sign * 0.45 * level * width),
 )
-# The wide set of TrivialAugment, as torchvision has it.
-_WIDE_SPACE: tuple[tuple[str, Callable[[float, int], float]], ...] = (
-    ("identity", lambda level, sign: 0),
-    ("shear_x", lambda level, sign: sign * 0.99 * level),
-    ("shear_y", lambda level, sign: sign * 0.99 * level),
-    ("translate_x", lambda level, sign: int(sign * 32 * level)),
-    ("translate_y", lambda level, sign: int(sign * 32 * level)),
-    ("rotate", lambda level, sign: sign * 135 * level),
-    ("brightness", lambda level, sign: 1 + sign * 0.99 * level),
-    ("color", lambda level, sign: 1 + sign * 0.99 * level),
-    ("contrast", lambda level, sign: 1 + sign * 0.99 * level),
-    ("sharpness", lambda level, sign: 1 + sign * 0.99 * level),
-    ("posterize", lambda level, sign: 8 - round(6 * level)),
-    ("solarize", lambda level, sign: 255 * (1 - level)),
-    ("auto_contrast", lambda level, sign: 0),
-    ("equalize", lambda level, sign: 0),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,21 +86,21 @@ class RandAugment:
     """A few operations of one strength, chosen for each image: timm's `rand-m7-mstd0.5-inc1`, which BNext trains with.
 
     Each of `num_ops` operations is drawn from 15, with replacement, and carried out with `probability`, at a level from
-    a normal distribution about `magnitude` that is cut off at 0 and 10. Two things differ from timm: the draws are
-    functions of (seed, epoch, image), and rotation, shear and translation interpolate bilinearly (timm: bicubic, which
-    torchvision does not have on tensors). Contrast, color and equalization may differ from Pillow's by a level or two
-    in 255.
+    a normal distribution about `magnitude` that is cut off at 0 and 10. Unlike timm's, rotation, shear and translation
+    interpolate bilinearly (timm: bicubic, which torchvision does not have on tensors). Contrast, color and equalization
+    may differ from Pillow's by a level or two in 255. Draws come from torch's generator, as torchvision's do.
 
     Args:
         num_ops: Operations an image.
         magnitude: Mean level, in [0, 10].
         std: Standard deviation of the level.
         probability: Of an operation to be carried out.
-        fill: Color of what comes from outside the image, in 0-255; ImageNet's mean, as in timm.
+        fill: Color of what comes from outside the image, in 0-255; ImageNet's mean, as in timm. Gray images take the
+            first value.
 
     Example:
         >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-        >>> RandAugment()(image, 5, seed=0, epoch=1).shape
+        >>> RandAugment()(image).shape
         torch.Size([3, 8, 8])
 
     References:
@@ -138,64 +120,33 @@ class RandAugment:
         check_number("std", self.std, "0 or more", lambda std: std >= 0)
         check_number("probability", self.probability, "in [0, 1]", lambda p: 0 <= p <= 1)
 
-    def choices(self, index: int, width: int, *, seed: int, epoch: int) -> list[tuple[str, float]]:
-        """Return the operations for an image and their values."""
-        streams = range(_DRAWS * self.num_ops)
-        bits = random_bits(torch.tensor([index]), streams, seed=seed, epoch=epoch, family=AUTO_AUGMENT)[:, 0]
+    def choices(self, width: int) -> list[tuple[str, float]]:
+        """Draw the operations for an image of this width, and their values."""
         chosen = []
-        for which, act, first, second, sign in bits.view(self.num_ops, _DRAWS):
-            if float(uniform(act)) >= self.probability:
-                continue
-            radius, angle = math.sqrt(-2 * math.log1p(-float(uniform(first)))), 2 * math.pi * float(uniform(second))
-            level = min(max(self.magnitude + self.std * radius * math.cos(angle), 0.0), 10.0) / 10
-            name, value = _RAND_SPACE[int(integers(which, len(_RAND_SPACE)))]
-            chosen.append((name, value(level, 1 if int(sign) >> 31 else -1, width)))
+        for _ in range(self.num_ops):
+            name, value = _RAND_SPACE[int(torch.randint(len(_RAND_SPACE), ()))]
+            level = self.magnitude + self.std * float(torch.randn(()))
+            sign = 2 * int(torch.randint(2, ())) - 1
+            if float(torch.rand(())) < self.probability:
+                chosen.append((name, value(min(max(level, 0.0), 10.0) / 10, sign, width)))
         return chosen
 
-    def __call__(self, image: Tensor, index: int, *, seed: int, epoch: int) -> Tensor:
-        """Transform an image, (3, H, W), uint8."""
-        for name, value in self.choices(index, image.shape[-1], seed=seed, epoch=epoch):
-            image = OPERATIONS[name](image, value, self.fill)
+    def __call__(self, image: Tensor) -> Tensor:
+        """Transform an image, (1 or 3, H, W), uint8."""
+        for name, value in self.choices(image.shape[-1]):
+            image = OPERATIONS[name](image, value, self.fill[: image.shape[0]])
         return image
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrivialAugment:
-    """One operation of 14 at one of 31 strengths, both drawn uniformly for each image: torchvision's wide space.
+def check_transformed(image: Tensor, shape: torch.Size) -> Tensor:
+    """Return a transformed image, if it is of the shape of the image before, and uint8.
 
-    The draws are functions of (seed, epoch, image); otherwise as torchvision's `TrivialAugmentWide`, with bilinear
-    interpolation.
-
-    Args:
-        fill: Color of what comes from outside the image, in 0-255.
-
-    Example:
-        >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-        >>> TrivialAugment()(image, 5, seed=0, epoch=1).shape
-        torch.Size([3, 8, 8])
-
-    References:
-        Müller and Hutter, "TrivialAugment: tuning-free yet state-of-the-art data augmentation", 2021.
+    Raises:
+        ValueError: It is not; names the argument `auto_augment`.
     """
-
-    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def choice(self, index: int, *, seed: int, epoch: int) -> tuple[str, float]:
-        """Return the operation for an image and its value."""
-        bits = random_bits(torch.tensor([index]), range(3), seed=seed, epoch=epoch, family=AUTO_AUGMENT)[:, 0]
-        name, value = _WIDE_SPACE[int(integers(bits[0], len(_WIDE_SPACE)))]
-        level = int(integers(bits[1], _BINS)) / (_BINS - 1)
-        return name, value(level, 1 if int(bits[2]) >> 31 else -1)
-
-    def __call__(self, image: Tensor, index: int, *, seed: int, epoch: int) -> Tensor:
-        """Transform an image, (3, H, W), uint8."""
-        name, value = self.choice(index, seed=seed, epoch=epoch)
-        return OPERATIONS[name](image, value, self.fill)
-
-
-AutoAugment = RandAugment | TrivialAugment
-
-
-def for_channels(auto_augment: AutoAugment | None, channels: int) -> AutoAugment | None:
-    """Return an augmentation that fills images of this many channels: gray ones with the first value of its color."""
-    return auto_augment and replace(auto_augment, fill=auto_augment.fill[:channels])  # type: ignore[arg-type]
+    if image.shape != shape or image.dtype != torch.uint8:
+        raise ValueError(
+            f"`auto_augment` must return images as they are, uint8 of the shape {tuple(shape)}, got {image.dtype} of "
+            f"the shape {tuple(image.shape)}: scaling, normalization and sizes are those of the data module."
+        )
+    return image

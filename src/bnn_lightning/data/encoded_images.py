@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bnn_lightning.data.auto_augment import AutoAugment, for_channels
+from bnn_lightning.data.auto_augment import AutoAugment, check_transformed
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.checks import check_integer, check_number
-from bnn_lightning.data.crops import RandomCrop, interpolation_mode
+from bnn_lightning.data.crops import interpolation_mode, random_crop
 from bnn_lightning.data.decode import Decoder, check_decoder
 from bnn_lightning.data.image_io import DamagedImageError, prepare_picture
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.preparation import Interpolation, Preparation
+from bnn_lightning.data.random import keyed_generator
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
 from bnn_lightning.utils.image_size import ImageSize, sides
@@ -146,10 +147,6 @@ class DecodedBatches(Dataset[DecodedImages]):
 
     def __init__(self, source: ImageSource, options: ImageOptions, *, seed: int, training: Tensor) -> None:
         self.source, self.options, self.seed, self.training = source, options, seed, training
-        self.crop = RandomCrop(
-            options.train_size, options.min_area, options.flip, seed, interpolation=options.interpolation
-        )
-        self.auto_augment = for_channels(options.auto_augment, options.in_channels)
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -169,16 +166,23 @@ class DecodedBatches(Dataset[DecodedImages]):
                 pixels = prepare_picture(image.permute(1, 2, 0).numpy(), self.options.preparation)
                 images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                 continue
-            image = self.crop(image, key, batch.epoch)
-            if self.auto_augment is not None:
-                image = self.auto_augment(image, key, seed=self.seed, epoch=batch.epoch)
-            images.append(image)
+            with keyed_generator(self.seed, batch.epoch, key):
+                images.append(self._augmented(image, batch.epoch))
         indices = torch.tensor(kept, dtype=torch.int64)
         labels = self.source.labels[indices % number]
         # An evaluation batch of damaged images alone is empty.
         empty = torch.empty(0, self.options.in_channels, *sides(self.options.image_size), dtype=torch.uint8)
         stacked = torch.stack(images) if images else empty
         return DecodedImages(stacked, labels, indices, batch.epoch, batch.split, tuple(damaged))
+
+    def _augmented(self, image: Tensor, epoch: int) -> Tensor:
+        """Cut and transform a training image, (C, H, W), uint8."""
+        options = self.options
+        height, width = sides(options.train_size(epoch))
+        cut: Tensor = random_crop(
+            height, width, min_area=options.min_area, flip=options.flip, interpolation=options.interpolation
+        )(image)
+        return cut if options.auto_augment is None else check_transformed(options.auto_augment(cut), cut.shape)
 
     def _whole(self, own: int, damaged: list[str], *, is_train: bool) -> tuple[Tensor, int] | None:
         """Decode an image, or in training the next whole one; `damaged` takes the name of one that is not whole."""

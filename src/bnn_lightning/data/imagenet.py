@@ -31,7 +31,8 @@ class ImageNetDataModule(EncodedDataModule):
         min_area: Smallest share of an image that a crop covers.
         flip: Probability of a horizontal flip.
         lighting: Standard deviation of AlexNet's color noise; the SKD-BNN recipe names 0.1.
-        auto_augment: `RandAugment` or `TrivialAugment`, applied after the crop.
+        auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied after the crop; it draws from
+            torch's generator, seeded by (seed, epoch, image).
         repeats: Copies of an image in a batch, each augmented by itself (repeated augmentation). An epoch keeps its
             number of steps, and so shows a share of 1 / repeats of the images.
         train_sizes: Sizes of training images in equal shares of the training, such as [128, 160, 192, 224]; None is

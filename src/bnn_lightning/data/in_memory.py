@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bnn_lightning.data.auto_augment import AutoAugment, for_channels
+from bnn_lightning.data.auto_augment import AutoAugment, check_transformed
 from bnn_lightning.data.base import DataSpec, ImageDataModule
 from bnn_lightning.data.loader import ResumableLoader
+from bnn_lightning.data.random import keyed_generator
 from bnn_lightning.data.sampler import Indices
 from bnn_lightning.data.transforms import Augmentation, to_float
 
@@ -23,8 +24,8 @@ class InMemoryDataModule(ImageDataModule):
 
     Args:
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
-        auto_augment: `RandAugment` or `TrivialAugment`, applied to each training image after `augment`, about 0.3 ms an
-            image. Gray images take the first value of its color.
+        auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied to each training image, uint8,
+            after `augment`; it draws from torch's CPU generator, seeded by (seed, epoch, image).
         download: Fetch missing files.
         verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
     """
@@ -70,7 +71,7 @@ class InMemoryDataModule(ImageDataModule):
         if isinstance(augment, str) and augment != "default":
             raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
         self.augment = self.default_augmentation if isinstance(augment, str) else augment
-        self.auto_augment = for_channels(auto_augment, self.in_channels)
+        self.auto_augment = auto_augment
         self.download = download
         self.verify = verify
         self._images: dict[str, Tensor] = {}
@@ -118,11 +119,11 @@ class InMemoryDataModule(ImageDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, Indices):
             return batch
-        images, labels = self.materialise(batch)
+        images, labels = self.materialize(batch)
         # Lightning converted the batch to the precision of the run while it was still indices.
         return (images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)), labels
 
-    def materialise(self, batch: Indices) -> tuple[Tensor, Tensor]:
+    def materialize(self, batch: Indices) -> tuple[Tensor, Tensor]:
         """Return a batch on the device of its indices: images in [0, 1], (N, C, H, W), float32, and labels, (N,)."""
         index, source = batch.indices, "test" if batch.split == "test" else "train"
         images, labels = self._on(index.device, source)
@@ -138,15 +139,18 @@ class InMemoryDataModule(ImageDataModule):
         return chosen, labels
 
     def _auto_augmented(self, images: Tensor, index: list[int], epoch: int) -> Tensor:
+        """Transform each image by itself, on bytes."""
         assert self.auto_augment is not None
-        # Every image has operations of its own, which work on bytes.
-        pairs = zip(images.mul(255).round_().to(torch.uint8), index, strict=True)
-        return to_float(torch.stack([self.auto_augment(x, key, seed=self.seed, epoch=epoch) for x, key in pairs]))
+        transformed = []
+        for image, key in zip(images.mul(255).round_().to(torch.uint8), index, strict=True):
+            with keyed_generator(self.seed, epoch, key):
+                transformed.append(check_transformed(self.auto_augment(image), image.shape))
+        return to_float(torch.stack(transformed))
 
     def batches(self, loader: Iterable[Indices], device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over a loader of this module without a Trainer: yield images and labels on `device`."""
         for batch in loader:
-            yield self.materialise(batch._replace(indices=batch.indices.to(device)))
+            yield self.materialize(batch._replace(indices=batch.indices.to(device)))
 
     def _on(self, device: torch.device, source: str) -> tuple[Tensor, Tensor]:
         """Return images and labels of a file set on `device`; they move there once."""

@@ -1,4 +1,10 @@
-"""Counter-based random numbers: a pure function of (seed, epoch, image), alike on every device and in every batch."""
+"""Random numbers that are pure functions of (seed, epoch, image), alike on every device and in every batch.
+
+Batched draws are counter-based. Transforms of torchvision, which draw from torch's generator, run under a keyed one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,12 +19,8 @@ _STREAMS = 64
 # Who draws from which of an image's 64 streams: where two shared one, flips would follow the order of the epoch.
 AUGMENTATION = range(6)
 LIGHTING = range(8, 14)
-RESIZED_CROP = range(16, 57)
 SPLIT = range(61, 62)
 ORDER = range(62, 64)
-
-# Families have 64 streams each. Family 0 has the ranges above.
-AUTO_AUGMENT = 1
 
 
 def _signed(value: int) -> int:
@@ -39,13 +41,39 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def epoch_key(seed: int, epoch: int, family: int = 0) -> int:
-    """Mix `seed`, `epoch` and the family of streams into 64 bits."""
-    key = _mix_int(_mix_int(seed + _GAMMA) + (epoch + 1) * _GAMMA)
-    return _mix_int(key + family * _MIX_2) if family else key
+def epoch_key(seed: int, epoch: int) -> int:
+    """Mix `seed` and `epoch` into 64 bits."""
+    return _mix_int(_mix_int(seed + _GAMMA) + (epoch + 1) * _GAMMA)
 
 
-def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int, family: int = 0) -> Tensor:
+@contextmanager
+def keyed_generator(seed: int, epoch: int, *indices: int) -> Iterator[None]:
+    """Seed torch's generator of the CPU by (seed, epoch, indices) within a block, and restore its state afterwards.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        *indices: The image; or the batch and the rank.
+
+    Example:
+        >>> with keyed_generator(0, 1, 5):
+        ...     first = torch.rand(3)
+        >>> with keyed_generator(0, 1, 5):
+        ...     bool((torch.rand(3) == first).all())
+        True
+    """
+    key = epoch_key(seed, epoch)
+    for index in indices:
+        key = _mix_int(key + (index + 1) * _MIX_2)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(key)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int) -> Tensor:
     """Draw 32 random bits for every index and stream.
 
     Args:
@@ -53,7 +81,6 @@ def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int, family:
         streams: Which of the 64 independent streams of an image to draw from.
         seed: Seed of the run.
         epoch: Number of the epoch.
-        family: Which set of 64 streams.
 
     Returns:
         Integers in [0, 2**32), (streams, N), int64.
@@ -68,7 +95,7 @@ def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int, family:
         SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
     stream = torch.arange(streams.start, streams.stop, device=index.device).unsqueeze(1)
-    x = (index * _STREAMS + stream) * _signed(_GAMMA) + _signed(epoch_key(seed, epoch, family))
+    x = (index * _STREAMS + stream) * _signed(_GAMMA) + _signed(epoch_key(seed, epoch))
     x = (x ^ _shift(x, 30)) * _signed(_MIX_1)
     x = (x ^ _shift(x, 27)) * _signed(_MIX_2)
     return _shift(x ^ _shift(x, 31), 32)
