@@ -18,7 +18,7 @@ class WhileBinary(Callback):
         monitor: Metric that the callback chooses by.
     """
 
-    monitor: str | None
+    monitor: Any  # str in one, str or None in the other
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
