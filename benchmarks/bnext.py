@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks import timing
 from benchmarks.bnext_plain import PlainBNext
 from benchmarks.timing import machine, summary
-from bnn_lightning.metrics.latency import time_in_turns
+from bnn_lightning.analysis.latency import time_in_turns
 from bnn_lightning.models import BNext, create_backbone
 
 CLASSES = 1000

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from bnn_lightning.metrics.latency import machine as machine
-from bnn_lightning.metrics.latency import peak_resident as peak_resident
-from bnn_lightning.metrics.latency import time_in_turns
+from bnn_lightning.analysis.latency import time_in_turns
+from bnn_lightning.utils.hardware import machine as machine
+from bnn_lightning.utils.hardware import peak_resident as peak_resident
 
 FLAGS = ("compile", "bf16", "no-memory")
 

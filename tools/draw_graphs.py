@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING
 import matplotlib
 import torch
 
+from bnn_lightning.analysis import block_title, create_block, list_blocks, trace_graph
+from bnn_lightning.figures import draw_graph, draw_modules, draw_pipeline
 from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import (
-    block_title,
-    create_block,
-    draw_graph,
-    draw_modules,
-    draw_pipeline,
-    list_blocks,
-    trace_graph,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from bnn_lightning.analysis import perturbed_parameters, random_direction, shifted
 from bnn_lightning.layers.module_utils import latent_weights
 from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import perturbed_parameters, random_direction, shifted
 from tests.small_networks import BACKBONES, small_options
 
 
@@ -31,10 +31,10 @@ def test_every_filter_has_the_norm_of_the_networks_own(name: str) -> None:
             assert norm == pytest.approx(wanted, rel=1e-5)
 
 
-def test_layer_and_no_normalisation() -> None:
+def test_layer_and_no_normalization() -> None:
     model = network()
-    by_layer = random_direction(model, seed=1, normalise="layer")
-    plain = random_direction(model, seed=1, normalise="none")
+    by_layer = random_direction(model, seed=1, normalize="layer")
+    plain = random_direction(model, seed=1, normalize="none")
     generator = torch.Generator().manual_seed(1)
     for name, tensor in plain.items():
         parameter = model.get_parameter(name)
@@ -63,8 +63,8 @@ def test_seeds_and_refusals() -> None:
     one, same, other = (random_direction(model, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ValueError, match="`normalise` must be one of"):
-        random_direction(model, seed=1, normalise="filters")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`normalize` must be one of"):
+        random_direction(model, seed=1, normalize="filters")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`perturb` must be one of"):
         random_direction(model, seed=1, perturb="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no parameters"):

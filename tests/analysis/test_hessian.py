@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.analysis import cross_entropies, hessian_product, largest_eigenvalue
+from bnn_lightning.analysis.loss_grid import reestimated
 from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import cross_entropies, hessian_product, largest_eigenvalue
-from bnn_lightning.visualise.surroundings import reestimated
 from tests.small_networks import BACKBONES, small_options
 
 

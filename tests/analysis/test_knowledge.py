@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bnn_lightning.metrics import knowledge_complexity, knowledge_of, knowledge_sums
+from bnn_lightning.analysis import knowledge_complexity, knowledge_of, knowledge_sums
 
 
 def logits(seed, rows=9, columns=5):

@@ -2,7 +2,8 @@ import time
 
 import pytest
 
-from bnn_lightning.metrics import Turn, machine, num_cores, peak_resident, quartiles, time_in_turns
+from bnn_lightning.analysis import Timing, quartiles, time_in_turns
+from bnn_lightning.utils.hardware import machine, num_cores, peak_resident
 
 
 def test_functions_take_turns() -> None:
@@ -45,4 +46,4 @@ def test_the_machine_is_described() -> None:
     before = peak_resident()
     held = bytearray(64 << 20)
     assert peak_resident() > before or before > len(held)
-    assert Turn(wall=1.0, cpu=2.0).cpu == 2.0
+    assert Timing(wall=1.0, cpu=2.0).cpu == 2.0

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.analysis import Measured, Problem, Surroundings, eager, random_direction, scan
 from bnn_lightning.deploy import Repacker
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import Measured, Problem, Surroundings, eager, random_direction, scan
 
 
 def problem(**options: object) -> Problem:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bnn_lightning.visualise import Landscape, basin, curvature, grid, loss_at_radius
+from bnn_lightning.analysis import Landscape, basin, curvature, grid, loss_at_radius
 
 
 def landscape(function: object, *, points: int = 41, radius: float = 1.0, dimensions: int = 2) -> Landscape:

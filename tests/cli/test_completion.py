@@ -13,7 +13,7 @@ import pytest
 from bnn_lightning.cli import main, schema
 from bnn_lightning.cli.help import keys_of
 from bnn_lightning.cli.tree import config_dir, list_options
-from bnn_lightning.cli.visualise import KINDS
+from bnn_lightning.cli.visualize import KINDS
 
 Bnn = Callable[..., Any]
 
@@ -39,8 +39,8 @@ VERBS = {
         ("bnn train model=res", {f"model={name}" for name in list_options("model") if name.startswith("res")}),
         ("bnn train callbacks=", {f"callbacks={name}" for name in list_options("callbacks")}),
         ("bnn evaluate model=mlp data=digits trainer.de", {"trainer.devices=", "trainer.deterministic="}),
-        ("bnn visualise land", {"landscape="}),
-        ("bnn visualise landscape=runs/a poi", {"points="}),
+        ("bnn visualize land", {"landscape="}),
+        ("bnn visualize landscape=runs/a poi", {"points="}),
         ("bnn conf sh", {"show"}),
         ("bnn conf show model/reactnet_", {"model/reactnet_a"}),
     ],
@@ -74,7 +74,7 @@ def test_every_key_of_a_verb_has_a_line(verb: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_of_a_picture_has_a_line(kind: str) -> None:
-    described = {key: comment for key, _, comment in keys_of(f"visualise/{kind}")}
+    described = {key: comment for key, _, comment in keys_of(f"visualize/{kind}")}
     assert "out" in described
     assert [key for key, comment in described.items() if not comment] == []
 

@@ -169,11 +169,11 @@ def test_data_for_another_network(trained: Any, bnn: Bnn, workplace: Path) -> No
         assert "a network with in_channels=3, and the data have in_channels=1" in one_sentence(bnn(*verb, *channels))
         assert "a network with num_classes=10, and the data have num_classes=12" in one_sentence(bnn(*verb, *classes))
     for kind in ("signs", "feature_maps", "embedding", "landscape"):
-        picture = ("visualise", f"{kind}={trained.folder}", "out=picture.png")
+        picture = ("visualize", f"{kind}={trained.folder}", "out=picture.png")
         assert "for images of 8 pixels, and these have 16" in one_sentence(bnn(*picture, *size))
         assert "a network with in_channels=3, and the data have in_channels=1" in one_sentence(bnn(*picture, *channels))
     assert "a network with num_classes=10" in one_sentence(bnn(*picture, *classes))
-    done = bnn("visualise", f"signs={trained.folder}", *classes, "images=8", "dpi=20", "out=picture.png")
+    done = bnn("visualize", f"signs={trained.folder}", *classes, "images=8", "dpi=20", "out=picture.png")
     assert done.code == 0, done.err
     (workplace / "folder").mkdir()
     assert "`folder`: Is a directory" in one_sentence(bnn("evaluate", "packed=folder"))

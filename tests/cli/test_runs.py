@@ -221,7 +221,7 @@ def test_jobs_of_a_sweep_do_not_overwrite_each_others_files(trained: Any, bnn: B
     assert sorted(path.name for path in workplace.glob("net_*")) == ["net_0.bnn", "net_1.bnn"]
     pytest.importorskip("matplotlib")
     for _ in range(2):  # what an earlier command wrote may be drawn anew
-        assert bnn("visualise", "-m", "surrogates=SignSTE,ApproxSign", "out=one.png", "dpi=20").code == 0
+        assert bnn("visualize", "-m", "surrogates=SignSTE,ApproxSign", "out=one.png", "dpi=20").code == 0
     assert sorted(path.name for path in workplace.glob("one*.png")) == ["one_0.png", "one_1.png"]
 
 

@@ -1,4 +1,4 @@
-"""`bnn visualise`: which picture, where it is written, and what cannot be."""
+"""`bnn visualize`: which picture, where it is written, and what cannot be."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.visualise import KINDS, kind_of
-from bnn_lightning.cli.visualise.output import place_of, run_names, several
+from bnn_lightning.cli.visualize import KINDS, kind_of
+from bnn_lightning.cli.visualize.output import place_of, run_names, several
 
 Bnn = Callable[..., Any]
 
 
 @pytest.mark.parametrize("words", [(), ("--help",)])
 def test_lists_every_picture_with_a_line(words: tuple[str, ...], bnn: Bnn) -> None:
-    done = bnn("visualise", *words)
+    done = bnn("visualize", *words)
     assert done.code == 0
     assert all(f"    {name} " in done.out and line in done.out for name, line in KINDS.items())
 
 
 def test_unknown_picture_lists_those_that_there_are(bnn: Bnn) -> None:
-    done = bnn("visualise", "lanscape=runs/a")
+    done = bnn("visualize", "lanscape=runs/a")
     assert done.code == 2
     assert "`lanscape`: no such picture. Did you mean `landscape`?" in done.err
     assert all(line in done.err for line in KINDS.values())
@@ -29,9 +29,9 @@ def test_unknown_picture_lists_those_that_there_are(bnn: Bnn) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_help_of_a_picture_shows_its_keys(name: str, bnn: Bnn) -> None:
-    done = bnn("visualise", name, "--help")
+    done = bnn("visualize", name, "--help")
     assert done.code == 0
-    assert "out: visualise" in done.out
+    assert "out: visualize" in done.out
 
 
 def test_first_key_that_is_a_picture_chooses() -> None:
@@ -40,7 +40,7 @@ def test_first_key_that_is_a_picture_chooses() -> None:
 
 
 def test_a_word_without_a_value_is_an_error(bnn: Bnn) -> None:
-    assert "`landscape` has no value" in bnn("visualise", "landscape").err
+    assert "`landscape` has no value" in bnn("visualize", "landscape").err
 
 
 def test_places(tmp_path: Path) -> None:

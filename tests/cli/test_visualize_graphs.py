@@ -1,4 +1,4 @@
-"""`bnn visualise graph`, `modules` and `pipeline`: files and refusals."""
+"""`bnn visualize graph`, `modules` and `pipeline`: files and refusals."""
 
 import csv
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli.visualise import graph
+from bnn_lightning.cli.visualize import graph
 
 
 def test_command_writes_picture_table_and_files(bnn: Callable[..., Any], tmp_path: Path) -> None:
-    done = bnn("visualise", "graph=xnornet_module", "inplanes=8", "outplanes=8", "onnx=false", f"out={tmp_path}")
+    done = bnn("visualize", "graph=xnornet_module", "inplanes=8", "outplanes=8", "onnx=false", f"out={tmp_path}")
     assert done.code == 0, done.err
     rows = list(csv.DictReader((tmp_path / "graph_xnornet_module.csv").open(encoding="utf-8")))
     assert sum(int(row["binary"]) for row in rows) == 2
@@ -26,7 +26,7 @@ def test_command_writes_picture_table_and_files(bnn: Callable[..., Any], tmp_pat
         (("pipeline=mlp",), "has binary layers, but no blocks"),
         (("pipeline=resnt20",), "Did you mean `resnet20`"),
     ):
-        done = bnn("visualise", *words, f"out={tmp_path}")
+        done = bnn("visualize", *words, f"out={tmp_path}")
         assert done.code == 2
         assert message in done.err
 
@@ -36,7 +36,7 @@ def test_says_which_files_are_not_written_and_what_installs_their_libraries(
 ) -> None:
     there = graph.find_spec
     monkeypatch.setattr(graph, "find_spec", lambda name: None if name == "onnx" else there(name))
-    done = bnn("visualise", "graph=xnornet_module", "inplanes=8", "outplanes=8", "formats=[png]", f"out={tmp_path}")
+    done = bnn("visualize", "graph=xnornet_module", "inplanes=8", "outplanes=8", "formats=[png]", f"out={tmp_path}")
     assert done.code == 0, done.err
     assert "not written: onnx, as `onnx` is not installed; `pip install 'bnn-lightning[onnx]'` installs it" in done.out
     assert not list(tmp_path.glob("*.onnx"))

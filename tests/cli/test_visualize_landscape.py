@@ -1,4 +1,4 @@
-"""`bnn visualise landscape=...`: files that are gone on with, drawn again, and refused with other settings."""
+"""`bnn visualize landscape=...`: files that are gone on with, drawn again, and refused with other settings."""
 
 import csv
 import json
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bnn_lightning.analysis import Measured, random_direction, shifted
 from bnn_lightning.cli.checkpoint import load_backbone
-from bnn_lightning.cli.visualise.landscape_file import LandscapeFile, read_landscape
+from bnn_lightning.cli.visualize.landscape_file import LandscapeFile, read_landscape
 from bnn_lightning.data import SyntheticDataModule
-from bnn_lightning.visualise import Measured, random_direction, shifted
 
 Bnn = Callable[..., Any]
 QUICK = ("points=3", "images=20", "batch_size=16", "workers=1", "hessian_images=0", "formats=[svg]")
@@ -28,7 +28,7 @@ def one_thread() -> Any:
 
 
 def test_points_are_those_of_plain_torch(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", f"landscape={trained.folder}", *QUICK, "split=test", f"out={tmp_path}/l.png")
+    done = bnn("visualize", f"landscape={trained.folder}", *QUICK, "split=test", f"out={tmp_path}/l.png")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.glob("l*")} == {"l.npz", "l.png", "l_surface.png", "l_sharpness.csv"}
     one, identity, _ = read_landscape(tmp_path / "l.npz")
@@ -54,7 +54,7 @@ def test_points_are_those_of_plain_torch(trained: Any, bnn: Bnn, tmp_path: Path)
 def test_a_run_that_was_killed_goes_on_to_the_bit(
     trained: Any, bnn: Bnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("visualise", f"landscape={trained.folder}", *QUICK)
+    words = ("visualize", f"landscape={trained.folder}", *QUICK)
     assert bnn(*words, f"out={tmp_path}/whole").code == 0
     add, added = LandscapeFile.add, []
 
@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(
     monkeypatch.setattr(LandscapeFile, "add", add)
     (half,) = (tmp_path / "half").glob("*.npz")
     assert np.isfinite(read_landscape(half)[0].losses).sum() == 4
-    assert "is not measured whole" in bnn("visualise", f"landscape={half}", f"out={tmp_path}/half").err
+    assert "is not measured whole" in bnn("visualize", f"landscape={half}", f"out={tmp_path}/half").err
     done = bnn(*words, f"out={tmp_path}/half")
     assert f"4 of 9 points are in {half}" in done.out
     for key in ("losses", "accuracies", "flipped"):
@@ -85,7 +85,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(
     [("seed=5", "seed: 1 there, 5 now"), ("radius=0.5", "radius: 1.0 there, 0.5 now"), ("images=19", "images: ")],
 )
 def test_other_settings_are_refused(trained: Any, bnn: Bnn, tmp_path: Path, word: str, message: str) -> None:
-    words = ("visualise", f"landscape={trained.folder}", *QUICK, "dimensions=1", f"out={tmp_path}/l.svg")
+    words = ("visualize", f"landscape={trained.folder}", *QUICK, "dimensions=1", f"out={tmp_path}/l.svg")
     assert bnn(*words).code == 0
     before = (tmp_path / "l.npz").read_bytes()
     done = bnn(*words, word)
@@ -96,12 +96,12 @@ def test_other_settings_are_refused(trained: Any, bnn: Bnn, tmp_path: Path, word
 
 
 def test_several_networks_and_drawn_again(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    assert "One of" in bnn("visualise", f"landscape=[{trained.folder},{trained.folder}]", *QUICK).err
+    assert "One of" in bnn("visualize", f"landscape=[{trained.folder},{trained.folder}]", *QUICK).err
     folder = tmp_path / "copy"
     folder.mkdir()
     (folder / "b.ckpt").write_bytes(trained.last.read_bytes())
     both = f"landscape=[{trained.final},{folder}/b.ckpt]"
-    done = bnn("visualise", both, *QUICK, "hessian_images=16", "hessian_iterations=2", f"out={tmp_path}/out")
+    done = bnn("visualize", both, *QUICK, "hessian_images=16", "hessian_iterations=2", f"out={tmp_path}/out")
     assert done.code == 0, done.err
     files = sorted((tmp_path / "out").glob("*.npz"))
     assert "landscape_b.npz" in [file.name for file in files]
@@ -110,7 +110,7 @@ def test_several_networks_and_drawn_again(trained: Any, bnn: Bnn, tmp_path: Path
     assert identities[0]["images"] == identities[1]["images"]
     extras = json.loads(str(np.load(files[0])["extras"]))
     assert extras["hessian_surrogate"] != extras["hessian_surrogate_filter"]
-    again = bnn("visualise", f"landscape=[{','.join(map(str, files))}]", f"out={tmp_path}/again.html")
+    again = bnn("visualize", f"landscape=[{','.join(map(str, files))}]", f"out={tmp_path}/again.html")
     assert again.code == 0, again.err
     assert [path.suffix for path in (tmp_path).glob("again_interactive*")] == [".html"]
     rows = list(csv.DictReader((tmp_path / "again_sharpness.csv").open()))
@@ -118,7 +118,7 @@ def test_several_networks_and_drawn_again(trained: Any, bnn: Bnn, tmp_path: Path
 
 
 def test_batch_norm_estimated_anew_is_a_file_of_its_own(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    words = ("visualise", f"landscape={trained.folder}", *QUICK, "dimensions=1", f"out={tmp_path}")
+    words = ("visualize", f"landscape={trained.folder}", *QUICK, "dimensions=1", f"out={tmp_path}")
     assert bnn(*words).code == 0
     assert bnn(*words, "bn_images=32").code == 0
     plain, anew = sorted(tmp_path.glob("*.npz"), key=lambda path: path.stem.endswith("_bn"))
@@ -142,6 +142,6 @@ def test_batch_norm_estimated_anew_is_a_file_of_its_own(trained: Any, bnn: Bnn, 
 )
 def test_refused_before_work_starts(trained: Any, bnn: Bnn, word: str, message: str) -> None:
     first = () if word.startswith("landscape") else (f"landscape={trained.folder}",)
-    done = bnn("visualise", *first, *QUICK, word)
+    done = bnn("visualize", *first, *QUICK, word)
     assert done.code == 2
     assert message in done.err

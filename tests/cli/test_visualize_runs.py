@@ -1,4 +1,4 @@
-"""`bnn visualise surrogates`, `bank`, `signs`, `embedding` and `feature_maps`: files and refusals."""
+"""`bnn visualize surrogates`, `bank`, `signs`, `embedding` and `feature_maps`: files and refusals."""
 
 import csv
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.visualise.feature_maps import read_picture
+from bnn_lightning.cli.visualize.feature_maps import read_picture
 from bnn_lightning.data.preparation import Preparation
 
 Bnn = Callable[..., Any]
@@ -22,21 +22,21 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_surrogates(bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", "surrogates=[SignSTE,ReSTE]", "points=5", "progress=[0,1]", f"out={tmp_path}", "dpi=20")
+    done = bnn("visualize", "surrogates=[SignSTE,ReSTE]", "points=5", "progress=[0,1]", f"out={tmp_path}", "dpi=20")
     assert done.code == 0, done.err
     assert [row["gradient"] for row in rows_of(tmp_path / "surrogates.csv")][:5] == ["0.0", "1.0", "1.0", "1.0", "0.0"]
     assert (tmp_path / "surrogates.png").is_file()
     assert (
         "`progress` must be a list of at least one"
-        in bnn("visualise", "surrogates=all", "progress=[]", f"out={tmp_path}").err
+        in bnn("visualize", "surrogates=all", "progress=[]", f"out={tmp_path}").err
     )
-    done = bnn("visualise", "surrogates=SignSTE", "points=5", f"out={tmp_path}", "formats=[html]")
+    done = bnn("visualize", "surrogates=SignSTE", "points=5", f"out={tmp_path}", "formats=[html]")
     assert "no picture: this one is drawn as png, svg, pdf" in done.out
-    assert "Did you mean `SignSTE`" in bnn("visualise", "surrogates=SignSTTE", f"out={tmp_path}").err
+    assert "Did you mean `SignSTE`" in bnn("visualize", "surrogates=SignSTTE", f"out={tmp_path}").err
 
 
 def test_signs_and_embedding_of_a_run(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", f"signs={trained.folder}", f"out={tmp_path}/s.png", "dpi=20", "images=8")
+    done = bnn("visualize", f"signs={trained.folder}", f"out={tmp_path}/s.png", "dpi=20", "images=8")
     assert done.code == 0, done.err
     rows = rows_of(tmp_path / "s.csv")
     assert [row["layer"] for row in rows] == ["fc1", "fc2", "fc3"]
@@ -45,22 +45,22 @@ def test_signs_and_embedding_of_a_run(trained: Any, bnn: Bnn, tmp_path: Path) ->
         assert set(arrays) == {"edges", "fc1", "fc2", "fc3"}
     pytest.importorskip("sklearn")
     done = bnn(
-        "visualise", f"embedding={trained.final}", f"out={tmp_path}/e.png", "dpi=20", "images=20", "perplexity=5"
+        "visualize", f"embedding={trained.final}", f"out={tmp_path}/e.png", "dpi=20", "images=20", "perplexity=5"
     )
     assert done.code == 0, done.err
     assert len(rows_of(tmp_path / "e.csv")) == 20
     with np.load(tmp_path / "e.npz") as arrays:
         assert arrays["features"].shape == (20, 16)
-    done = bnn("visualise", f"embedding={trained.final}", f"out={tmp_path}/e.png", "images=20")
+    done = bnn("visualize", f"embedding={trained.final}", f"out={tmp_path}/e.png", "images=20")
     assert "`perplexity` must be positive and below the number of images, 20, got 30" in done.err
 
 
 def test_runs_without_what_is_asked_for(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", f"bank={trained.folder}", f"out={tmp_path}")
+    done = bnn("visualize", f"soft_label_heatmap={trained.folder}", f"out={tmp_path}")
     assert (done.code, "has no soft-label bank: only runs with distill=skd" in done.err) == (2, True)
-    done = bnn("visualise", f"feature_maps={trained.folder}", f"out={tmp_path}")
+    done = bnn("visualize", f"feature_maps={trained.folder}", f"out={tmp_path}")
     assert "has no binary layer whose input is a binary map" in done.err
-    done = bnn("visualise", f"feature_maps={trained.folder}", "index=99", f"out={tmp_path}")
+    done = bnn("visualize", f"feature_maps={trained.folder}", "index=99", f"out={tmp_path}")
     assert "`index` must be below the number of test images, 24, got 99" in done.err
 
 
@@ -76,18 +76,18 @@ def skd(bnn: Bnn, workplace: Path) -> Path:
 
 
 def test_bank_and_feature_maps_of_a_run(skd: Path, bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", f"bank={skd}", f"out={tmp_path}/b.png", "dpi=20")
+    done = bnn("visualize", f"soft_label_heatmap={skd}", f"out={tmp_path}/b.png", "dpi=20")
     assert done.code == 0, done.err
     rows = rows_of(tmp_path / "b.csv")
-    assert "`temperature` must be positive, got 0" in bnn("visualise", f"bank={skd}", "temperature=0").err
-    assert "`size` must be 1 or more, got 0" in bnn("visualise", f"feature_maps={skd}", "size=0").err
+    assert "`temperature` must be positive, got 0" in bnn("visualize", f"soft_label_heatmap={skd}", "temperature=0").err
+    assert "`size` must be 1 or more, got 0" in bnn("visualize", f"feature_maps={skd}", "size=0").err
     classes = {row["class"] for row in rows}
     assert len(rows) == len(classes) ** 2
     one = [float(row["soft_label"]) for row in rows if row["class"] == rows[0]["class"]]
     assert sum(one) == pytest.approx(1.0, abs=1e-5)
     Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     words = (f"image={tmp_path}/grey.png", "size=16", "layers=[layer2.0.conv1]", f"out={tmp_path}/f.png", "dpi=20")
-    done = bnn("visualise", f"feature_maps={skd}", *words)
+    done = bnn("visualize", f"feature_maps={skd}", *words)
     assert done.code == 0, done.err
     with np.load(tmp_path / "f.npz") as arrays:
         assert arrays["image"].shape == (3, 16, 24)

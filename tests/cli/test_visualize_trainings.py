@@ -1,4 +1,4 @@
-"""`bnn visualise procedure`, `comparison`, `binarization`: which runs are one line, and which numbers are written."""
+"""`bnn visualize procedure`, `comparison`, `binarization`: which runs are one line, and which numbers are written."""
 
 import csv
 import json
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.visualise.comparison import own_entry
-from bnn_lightning.cli.visualise.procedure import group_labels, runs_of
-from bnn_lightning.cli.visualise.registry import profiles_of
+from bnn_lightning.cli.visualize.comparison import own_entry
+from bnn_lightning.cli.visualize.registry import profiles_of
+from bnn_lightning.cli.visualize.training_curves import group_labels, runs_of
 from bnn_lightning.utils.curves import read_curves, read_last
 
 Bnn = Callable[..., Any]
@@ -64,9 +64,9 @@ def test_runs_of_one_name_and_other_options_are_two_lines(make_run: Callable[...
     assert group_labels(runs) == ["epochs=1 model=mlp", "epochs=2 model=mlp"]
 
 
-def test_procedure_of_a_run(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
+def test_training_curves_of_a_run(trained: Any, bnn: Bnn, tmp_path: Path) -> None:
     done = bnn(
-        "visualise", f"procedure=[{trained.folder},{trained.folder}]", "labels=[one,two]", f"out={tmp_path}/p.svg"
+        "visualize", f"training_curves=[{trained.folder},{trained.folder}]", "labels=[one,two]", f"out={tmp_path}/p.svg"
     )
     assert done.code == 0, done.err
     assert (tmp_path / "p.svg").read_text().lstrip().startswith("<?xml")
@@ -86,7 +86,7 @@ def test_comparison_with_a_run(trained: Any, tmp_path: Path) -> None:
 
 
 def test_comparison_is_written(bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", "comparison=mnist", f"out={tmp_path}/c.png")
+    done = bnn("visualize", "comparison=mnist", f"out={tmp_path}/c.png")
     assert done.code == 0, done.err
     found = {row["name"]: row for row in rows(tmp_path / "c.csv")}
     assert found["SKD-BNN (3-MLP)"]["note"] == "ops, size, ace counted here"
@@ -94,7 +94,7 @@ def test_comparison_is_written(bnn: Bnn, tmp_path: Path) -> None:
 
 
 def test_binarization_is_written(bnn: Bnn, tmp_path: Path) -> None:
-    done = bnn("visualise", "binarization=[mlp,resnet20]", "data=cifar10", f"out={tmp_path}")
+    done = bnn("visualize", "binarization=[mlp,resnet20]", "data=cifar10", f"out={tmp_path}")
     assert done.code == 0, done.err
     found = rows(tmp_path / "binarization_cifar10.csv")
     assert [row["network"] for row in found] == ["mlp", "resnet20"]
@@ -105,10 +105,10 @@ def test_binarization_is_written(bnn: Bnn, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("procedure=nowhere", "nowhere: there is no such folder or file"),
-        ("procedure=.", "was it trained with logger=csv?"),
-        ("procedure=RUN labels=[a,b]", "`labels` must be as many as there are runs (1), got 2"),
-        ("procedure=RUN columns=0", "`columns` must be 1 or more"),
+        ("training_curves=nowhere", "nowhere: there is no such folder or file"),
+        ("training_curves=.", "was it trained with logger=csv?"),
+        ("training_curves=RUN labels=[a,b]", "`labels` must be as many as there are runs (1), got 2"),
+        ("training_curves=RUN columns=0", "`columns` must be 1 or more"),
         ("comparison=svhn", "`data` must be one of ['cifar10', 'imagenet', 'mnist'], got 'svhn'"),
         ("comparison=mnist cost=money", "`cost` must be ops, size, ace or latency, got money"),
         ("comparison=mnist cost=latency", "No entry has a `latency`"),
@@ -119,15 +119,15 @@ def test_binarization_is_written(bnn: Bnn, tmp_path: Path) -> None:
     ],
 )
 def test_one_clear_message(words: str, message: str, trained: Any, bnn: Bnn) -> None:
-    done = bnn("visualise", *words.replace("RUN", str(trained.folder)).split())
+    done = bnn("visualize", *words.replace("RUN", str(trained.folder)).split())
     assert done.code == 2
     assert message in done.err
     assert "Traceback" not in done.err
 
 
 def test_latency_of_a_benchmark_is_taken(tmp_path: Path) -> None:
-    from bnn_lightning.cli.visualise.comparison import _latencies, _with_rivals
-    from bnn_lightning.visualise.comparison import published
+    from bnn_lightning.cli.visualize.comparison import _latencies, _with_rivals
+    from bnn_lightning.figures.comparison import published
 
     entries = [
         {"name": name, "threads": threads, "batch": 1, "median": seconds}

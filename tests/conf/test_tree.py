@@ -14,7 +14,7 @@ from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binar
 from bnn_lightning.cli.build import _builder, _without_ours, check, check_sections, locate
 from bnn_lightning.cli.schema import NODE_KEYS, PrepareSettings, ReportSettings, _signature
 from bnn_lightning.cli.tree import config_dir
-from bnn_lightning.cli.visualise import KINDS
+from bnn_lightning.cli.visualize import KINDS
 from bnn_lightning.models import list_backbones
 
 Composed = Callable[..., dict[str, Any]]
@@ -139,7 +139,7 @@ def test_every_recipe_is_that_of_a_pair(name: str, composed: Composed) -> None:
 def test_no_option_was_left_out() -> None:
     taken = {choice.strip("]").replace("[default,", "").replace("[", "") for row in ROWS for choice in row}
     taken = {re.sub(r"^(\w+)@[^=]*=", r"\1=", choice) for choice in taken}
-    elsewhere = ("hydra", "recipe", "experiment", "sweep", "visualise")
+    elsewhere = ("hydra", "recipe", "experiment", "sweep", "visualize")
     for path in FILES:
         group = path.parent.as_posix()
         if group == "." or group in elsewhere or path.name.startswith("_") or path.stem in ("default", "evaluate"):
@@ -176,11 +176,11 @@ def test_report_composes_and_lists_every_key(composed: Composed) -> None:
 
 
 def test_every_picture_has_a_configuration_that_begins_with_its_name() -> None:
-    assert sorted(KINDS) == options("visualise")
+    assert sorted(KINDS) == options("visualize")
     for name in KINDS:
-        content = yaml.safe_load(text(Path(f"visualise/{name}.yaml")))
+        content = yaml.safe_load(text(Path(f"visualize/{name}.yaml")))
         assert list(content)[:2] == ["defaults", name]
-        assert content["out"] == "visualise"
+        assert content["out"] == "visualize"
 
 
 def test_every_backbone_and_binarizer_has_an_option(composed: Composed) -> None:
@@ -202,7 +202,7 @@ def test_self_stands_first_in_primary_configs_and_last_in_extensions() -> None:
     for path in FILES:
         content = yaml.safe_load(text(path)) or {}
         if content.get("defaults") and set(content) - {"defaults"}:
-            primary = path.parent.as_posix() in (".", "visualise")
+            primary = path.parent.as_posix() in (".", "visualize")
             entries = [entry for entry in content["defaults"] if not str(entry).startswith("{'override ")]
             assert (content["defaults"][0] if primary else entries[-1]) == "_self_", path
 

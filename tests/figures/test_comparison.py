@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("matplotlib", reason="needs the extra `visualise`")
+pytest.importorskip("matplotlib", reason="needs the extra `visualize`")
 
+from bnn_lightning.figures.comparison import Entry, accuracy_against_cost, comparison_table, counted, published
 from bnn_lightning.metrics import Profile, profile_network
 from bnn_lightning.models import create_backbone, list_backbones
-from bnn_lightning.visualise.comparison import Entry, accuracy_against_cost, comparison_table, counted, published
 
-ROWS = list(csv.DictReader(files("bnn_lightning.visualise").joinpath("published.csv").read_text("utf-8").splitlines()))
+ROWS = list(csv.DictReader(files("bnn_lightning.figures").joinpath("published.csv").read_text("utf-8").splitlines()))
 
 
 def test_every_row_has_a_source_and_stands_once() -> None:
@@ -126,7 +126,7 @@ def profiles() -> dict[str, Profile]:
 
 
 def test_bars_are_the_shares_of_the_profile() -> None:
-    from bnn_lightning.visualise.binarization import SHARES, binarization_bars, binarization_table
+    from bnn_lightning.figures.binarization import SHARES, binarization_bars, binarization_table
 
     found = profiles()
     totals = {name: profile.totals() for name, profile in found.items()}

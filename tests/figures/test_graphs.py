@@ -11,28 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.analysis import block_title, create_block, list_blocks, trace_graph
+from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
+from bnn_lightning.analysis.trace import TraceError
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
+from bnn_lightning.figures import draw_graph, draw_modules, draw_pipeline, pipeline_graphs
+from bnn_lightning.figures.layered import count_crossings, place_in_row
+from bnn_lightning.figures.layout import lay_out
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.layers.module_utils import annealed, binary_layers
-from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import (
-    block_title,
-    create_block,
-    draw_graph,
-    draw_modules,
-    draw_pipeline,
-    list_blocks,
-    pipeline_graphs,
-    to_depth,
-    trace_graph,
-    with_repeats,
-    without_weights,
-)
-from bnn_lightning.visualise.graph_files import onnx_model, tensorboard_graph
-from bnn_lightning.visualise.layered import count_crossings, place_in_row
-from bnn_lightning.visualise.layout import lay_out
-from bnn_lightning.visualise.network_graph import NetworkGraph, ancestors
-from bnn_lightning.visualise.trace import TraceError
+from bnn_lightning.models import create_backbone, to_depth, with_repeats, without_weights
+from bnn_lightning.models.network_graph import NetworkGraph, ancestors
 from tests.small_networks import BACKBONES, small_options
 
 # Binary convolutions of each block and module, of as many channels as come in, and of twice as many.
@@ -246,7 +235,7 @@ def test_tensorboard_reads_the_graph(tmp_path: Any) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from bnn_lightning.cli.visualise.graph import write_event_file
+    from bnn_lightning.cli.visualize.graph import write_event_file
 
     graph = block_graph("bnext")
     for _ in range(2):  # the second takes the place of the first

@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from bnn_lightning.visualise import (
-    Landscape,
-    grid,
-    interactive_landscapes,
-    landscape_contours,
-    landscape_lines,
-    landscape_surfaces,
-)
+from bnn_lightning.analysis import Landscape, grid
+from bnn_lightning.figures import interactive_landscapes, landscape_contours, landscape_lines, landscape_surfaces
 
 STEPS = grid(5, 1.0)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, binarizer_factory, list_binarizers
+from bnn_lightning.figures import embedding, feature_maps, signs, soft_label_heatmap, surrogates
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
-from bnn_lightning.visualise import bank_figure, embedding, feature_maps, signs, surrogates
 
 # x, value, gradient by the formulae of the papers, at a progress where there is one.
 FORMULAE: dict[str, Any] = {
@@ -176,7 +176,9 @@ def test_feature_maps_refuse() -> None:
 
 def test_bank() -> None:
     bank = torch.tensor([[4.0, 0.0], [1.0, 1.0]])
-    figure = bank_figure.plot_bank(bank, temperature=2.0, class_names=["cat", "dog"], valid=torch.tensor([True, False]))
+    figure = soft_label_heatmap.plot_soft_labels(
+        bank, temperature=2.0, class_names=["cat", "dog"], valid=torch.tensor([True, False])
+    )
     logits, soft = (ax.images[0].get_array() for ax in figure.axes[:2])
     assert np.array_equal(np.asarray(logits)[0], [4.0, 0.0])
     share = 100 / (1 + math.exp(-2.0))
@@ -190,7 +192,7 @@ def test_bank() -> None:
         ({"bank": bank, "class_names": ["cat"]}, "a name for each of 2 classes, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            bank_figure.plot_bank(**wrong)
+            soft_label_heatmap.plot_soft_labels(**wrong)
 
 
 def test_penultimate_features_are_the_classifiers_inputs() -> None:
@@ -215,13 +217,13 @@ def test_embedding_repeats_and_keeps_clusters() -> None:
     points = embedding.embed(features, seed=3, perplexity=10)
     assert torch.equal(points, embedding.embed(features, seed=3, perplexity=10))
     assert points.shape == (60, 2)
-    assert embedding.neighbour_accuracy(points, labels) == embedding.neighbour_accuracy(features, labels) == 1.0
+    assert embedding.neighbor_accuracy(points, labels) == embedding.neighbor_accuracy(features, labels) == 1.0
     figure = embedding.plot_embedding(points, labels, class_names=["a", "b", "c"])
     assert [len(scatter.get_offsets()) for scatter in figure.axes[0].collections] == [20, 20, 20]
     for wrong, message in (
         ({"method": "pca"}, r"`method` must be one of \['tsne', 'umap'\]"),
         ({"perplexity": 60.0}, "below the number of images, 60, got 60"),
-        ({"method": "umap", "neighbours": 1}, "`neighbours` must be at least 2"),
+        ({"method": "umap", "neighbors": 1}, "`neighbors` must be at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
             embedding.embed(features, **wrong)

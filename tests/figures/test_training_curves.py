@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="needs the extra `visualise`")
+pytest.importorskip("matplotlib", reason="needs the extra `visualize`")
 
-from bnn_lightning.visualise.procedure import procedure_table, summarise, training_curves
+from bnn_lightning.figures.training_curves import plot_training_curves, summarize, training_table
 
 ACC = [[0.5, 0.7, 0.8], [0.4, 0.8, 0.9], [0.6, 0.6]]
 
@@ -24,7 +24,7 @@ def run(acc: list[float], **more: list[float]) -> dict[str, list[float]]:
 
 
 def test_mean_and_deviation_over_runs_that_are_there() -> None:
-    band = summarise([run(acc) for acc in ACC], "test/acc")
+    band = summarize([run(acc) for acc in ACC], "test/acc")
     assert band.epochs == [1, 2, 3]
     assert band.runs == [3, 3, 2]
     for index, mean in enumerate(band.mean):
@@ -34,12 +34,14 @@ def test_mean_and_deviation_over_runs_that_are_there() -> None:
 
 
 def test_epochs_that_logged_nothing_are_left_out() -> None:
-    band = summarise([run([0.1, 0.2, 0.3]) | {"val/acc": [math.nan, 0.5, math.nan]}, run([0.1])], "val/acc")
+    band = summarize([run([0.1, 0.2, 0.3]) | {"val/acc": [math.nan, 0.5, math.nan]}, run([0.1])], "val/acc")
     assert (band.epochs, band.mean, band.deviation, band.runs) == ([2], [0.5], [0.0], [1])
 
 
 def test_one_run() -> None:
-    figure = training_curves({"mine": [run(ACC[0], lr=[0.1, 0.01, 0.001], **{"gradient/feature": [0.5, 0.1, 0.0]})]})
+    figure = plot_training_curves(
+        {"mine": [run(ACC[0], lr=[0.1, 0.01, 0.001], **{"gradient/feature": [0.5, 0.1, 0.0]})]}
+    )
     loss, top1, lr, gradient = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         *("Loss", "Top-1, %", "Learning rate", "Gradient of a term over cross-entropy's")
@@ -55,8 +57,8 @@ def test_one_run() -> None:
     assert not top1.collections  # a single run has no band
 
 
-def test_groups_have_a_colour_and_a_band_each() -> None:
-    figure = training_curves({"skd": [run(acc) for acc in ACC], "none": [run(ACC[2])]})
+def test_groups_have_a_color_and_a_band_each() -> None:
+    figure = plot_training_curves({"skd": [run(acc) for acc in ACC], "none": [run(ACC[2])]})
     top1 = figure.axes[1]
     lines = {line.get_label(): line for line in top1.get_lines()}
     assert set(lines) == {"skd: train", "skd: test", "none: train", "none: test"}
@@ -78,15 +80,16 @@ def moments() -> list[tuple[float, float]]:
 
 def test_numbers_that_span_decades_are_on_a_logarithmic_axis() -> None:
     flips = {"binary/flip_rate": [0.5, 0.01, 0.0]}
-    assert training_curves({"a": [run(ACC[0], **flips)]}).axes[-1].get_yscale() == "log"
+    assert plot_training_curves({"a": [run(ACC[0], **flips)]}).axes[-1].get_yscale() == "log"
     assert (
-        training_curves({"a": [run(ACC[0], **{"binary/flip_rate": [0.5, 0.4, 0.3]})]}).axes[-1].get_yscale() == "linear"
+        plot_training_curves({"a": [run(ACC[0], **{"binary/flip_rate": [0.5, 0.4, 0.3]})]}).axes[-1].get_yscale()
+        == "linear"
     )
 
 
 def test_the_table_holds_what_is_drawn() -> None:
     groups = {"skd": [run(acc) for acc in ACC], "none": [run(ACC[2])]}
-    header, table = procedure_table(groups)
+    header, table = training_table(groups)
     rows = [dict(zip(header, row, strict=True)) for row in table]
     (row,) = (r for r in rows if (r["group"], r["metric"], r["epoch"]) == ("skd", "test/acc", 3))
     assert row["mean"] == pytest.approx(0.85)
@@ -97,4 +100,4 @@ def test_the_table_holds_what_is_drawn() -> None:
 
 def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(ValueError, match="no curve to draw: mine"):
-        training_curves({"mine": [{"epoch": [0.0], "seconds": [1.0]}]})
+        plot_training_curves({"mine": [{"epoch": [0.0], "seconds": [1.0]}]})

@@ -34,9 +34,9 @@ frame.onload = () => {{
 
 def command(*words: str, dark: bool) -> list[str]:
     assert BROWSER is not None
-    colours = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    colors = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     safe = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
-    return [BROWSER, "--headless", *safe, *colours, "--virtual-time-budget=4000", *words]
+    return [BROWSER, "--headless", *safe, *colors, "--virtual-time-budget=4000", *words]
 
 
 def look(page: Path, folder: Path, *, width: int, dark: bool) -> tuple[dict[str, Any], list[str]]:

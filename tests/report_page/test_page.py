@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn_lightning.report import Example, Matrix, RunContent, Table, render
-from bnn_lightning.report.charts import heat_map, line_chart, ticks
-from bnn_lightning.report.html import Html, number, table, tag
-from tests.report.browser import BROWSER, look
+from bnn_lightning.report_page import Example, Matrix, RunContent, Table, render
+from bnn_lightning.report_page.charts import heat_map, line_chart, ticks
+from bnn_lightning.report_page.html import Html, number, table, tag
+from tests.report_page.browser import BROWSER, look
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 

@@ -1,4 +1,4 @@
-"""Random directions in the space of a network's weights, normalised filter by filter."""
+"""Random directions in the space of a network's weights, normalized filter by filter."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from bnn_lightning.layers.module_utils import latent_weights
 
 Direction = dict[str, Tensor]
 Perturbed = Literal["weights", "binary", "all"]
-Normalised = Literal["filter", "layer", "none"]
+Normalized = Literal["filter", "layer", "none"]
 
 
 def filter_norms(name: str, weight: Tensor, *, weights: Mapping[str, Tensor]) -> Tensor:
@@ -60,18 +60,18 @@ def perturbed_parameters(model: nn.Module, perturb: Perturbed = "weights") -> di
 
 
 def random_direction(
-    model: nn.Module, *, seed: int, perturb: Perturbed = "weights", normalise: Normalised = "filter"
+    model: nn.Module, *, seed: int, perturb: Perturbed = "weights", normalize: Normalized = "filter"
 ) -> Direction:
     """Draw a Gaussian direction and give each filter the norm that the network's own has.
 
     A binary network does not change when a filter of its latent weights is scaled; nor does one with batch norm. The
-    normalisation takes this freedom out of the picture: a step of 1 is as long as the filter, whatever its scale.
+    normalization takes this freedom out of the picture: a step of 1 is as long as the filter, whatever its scale.
 
     Args:
-        model: The network, at the centre of the picture.
+        model: The network, at the center of the picture.
         seed: The draw: two networks of one architecture get the same, up to their norms.
         perturb: See `perturbed_parameters`; what it leaves out does not move.
-        normalise: "filter", "layer" (the norm of the whole tensor) or "none".
+        normalize: "filter", "layer" (the norm of the whole tensor) or "none".
 
     Returns:
         By parameter name, tensors shaped like the parameters.
@@ -87,18 +87,18 @@ def random_direction(
     References:
         Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4: d_ij ||theta_ij|| / ||d_ij||.
     """
-    if normalise not in get_args(Normalised):
-        raise ValueError(f"`normalise` must be one of {list(get_args(Normalised))}, got {normalise!r}.")
+    if normalize not in get_args(Normalized):
+        raise ValueError(f"`normalize` must be one of {list(get_args(Normalized))}, got {normalize!r}.")
     weights = layer_weights(model)
     generator = torch.Generator().manual_seed(seed)
     direction = {}
     for name, parameter in perturbed_parameters(model, perturb).items():
         draw = torch.randn(parameter.shape, generator=generator).to(parameter)
-        if normalise == "filter":
+        if normalize == "filter":
             draw *= filter_norms(name, parameter, weights=weights) / (
                 filter_norms(name, draw, weights=weights) + torch.finfo(draw.dtype).tiny
             )
-        elif normalise == "layer":
+        elif normalize == "layer":
             draw *= torch.linalg.vector_norm(parameter.detach()) / torch.linalg.vector_norm(draw)
         direction[name] = draw
     return direction
@@ -108,10 +108,10 @@ def random_direction(
 def shifted(
     model: nn.Module, directions: Sequence[Direction], steps: Sequence[float]
 ) -> Iterator[Mapping[str, nn.Parameter]]:
-    """Let a network stand at `centre + sum of step * direction` within the context, and put it back to the bit.
+    """Let a network stand at `center + sum of step * direction` within the context, and put it back to the bit.
 
     Args:
-        model: The network, at the centre.
+        model: The network, at the center.
         directions: As many as `steps`.
         steps: One a direction.
 
@@ -120,7 +120,7 @@ def shifted(
     """
     parameters = dict(model.named_parameters())
     moved = {name: parameters[name] for direction in directions for name in direction}
-    centre = {name: parameter.detach().clone() for name, parameter in moved.items()}
+    center = {name: parameter.detach().clone() for name, parameter in moved.items()}
     try:
         with torch.no_grad():
             for direction, step in zip(directions, steps, strict=True):
@@ -130,4 +130,4 @@ def shifted(
     finally:
         with torch.no_grad():
             for name, parameter in moved.items():
-                parameter.copy_(centre[name])
+                parameter.copy_(center[name])

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.layers.module_utils import annealed, binary_layers
+from bnn_lightning.models.network_graph import NetworkGraph
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.network_graph import NetworkGraph
 
 
 def tensorboard_graph(graph: NetworkGraph) -> bytes:
-    """Return a graph as TensorBoard's event files hold it, a serialised `GraphDef`.
+    """Return a graph as TensorBoard's event files hold it, a serialized `GraphDef`.
 
     Modules are scopes. Colored "by device", binary and real nodes are told apart: the device of a node is "1-bit"
     where its output holds -1 and +1 only, and "real" elsewhere. Its attributes say shape, kind and sizes.
@@ -48,7 +48,7 @@ def _scoped(name: str) -> str:
 def onnx_model(module: nn.Module, example: Tensor) -> bytes:
     """Return a module as an ONNX file, as it evaluates with annealing over; the number of images stays free.
 
-    Binary dot products are rounded, which changes nothing, as they are whole numbers: optimisers of runtimes would
+    Binary dot products are rounded, which changes nothing, as they are whole numbers: optimizers of runtimes would
     otherwise multiply scales into the signs, and sums that are 0 would get a sign.
 
     Args:

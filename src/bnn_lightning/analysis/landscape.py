@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.visualise.surroundings import Measured
+from bnn_lightning.analysis.loss_grid import Measured
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Landscape:
     flipped: Array
 
     @property
-    def centre(self) -> tuple[int, ...]:
+    def center(self) -> tuple[int, ...]:
         """The index of the network itself."""
         return (len(self.steps) // 2,) * self.losses.ndim
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnn_lightning.analysis.directions import Direction, shifted
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.layers.norm import cumulative
-from bnn_lightning.visualise.directions import Direction, shifted
 
 Classify = Callable[[Tensor], Tensor]
 Evaluator = Callable[[nn.Module], Callable[[], Classify]]
@@ -86,7 +86,7 @@ class Surroundings:
         ValueError: No images, labels of another number, or what the evaluator refuses.
 
     Example:
-        >>> from bnn_lightning.visualise import random_direction
+        >>> from bnn_lightning.analysis import random_direction
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> directions = [random_direction(network, seed=1)]
         >>> around = Surroundings(Problem(network, directions, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])))
@@ -106,7 +106,7 @@ class Surroundings:
 
     @torch.no_grad()
     def at(self, steps: Sequence[float]) -> Measured:
-        """Measure the network at `centre + sum of step * direction`."""
+        """Measure the network at `center + sum of step * direction`."""
         with ExitStack() as stack:
             stack.enter_context(shifted(self.model, self.problem.directions, steps))
             if self.problem.bn_images is not None:

@@ -13,7 +13,7 @@ from bnn_lightning.functional.elementwise import concatenate, prelu, spatial_mea
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
 from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.models.backbone import Normalize
-from bnn_lightning.visualise.network_graph import Kind
+from bnn_lightning.models.network_graph import Kind
 
 Label = tuple[str, str, Kind]
 
@@ -126,7 +126,7 @@ _MODULES: tuple[tuple[Any, Callable[[Any], Label]], ...] = (
     (Binarizer, _sign),
     ((nn.Conv2d, nn.Linear), _layer),
     (_NORMS, _named("", "norm")),
-    (Normalize, _named("normalise", "norm")),
+    (Normalize, _named("normalize", "norm")),
     (_ACTIVATIONS, _named("", "activation")),
     ((nn.MaxPool2d, nn.AvgPool2d), _pool),
     (ChannelBlend, _named("mix", "elementwise")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bnn_lightning.visualise.surroundings import Measured, Problem, Surroundings
+from bnn_lightning.analysis.loss_grid import Measured, Problem, Surroundings
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.visualise.landscape import Array, Landscape
+from bnn_lightning.analysis.landscape import Array, Landscape
 
 # Points of a circle, and of the refined grid for each step of the grid.
 _ANGLES = 256
@@ -63,7 +63,7 @@ def basin(landscape: Landscape, above: float = 1.0) -> Basin:
         losses = np.interp(fine, landscape.steps, landscape.losses)
     else:
         losses = interpolate(landscape, *np.meshgrid(fine, fine, indexing="ij"))
-    low = losses < landscape.losses[landscape.centre] + above
+    low = losses < landscape.losses[landscape.center] + above
     inside = _connected(low, (len(fine) // 2,) * low.ndim)
     # A point of the refined grid stands for the cell around it, of which at an edge a part lies outside.
     width = np.full(len(fine), fine[1] - fine[0])

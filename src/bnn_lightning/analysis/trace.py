@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bnn_lightning.analysis.node_labels import MEANS, label_of
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer
 from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
@@ -18,14 +19,13 @@ from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models.backbone import Normalize
-from bnn_lightning.visualise.network_graph import Edge, NetworkGraph, Node, make_graph
-from bnn_lightning.visualise.node_labels import MEANS, label_of
+from bnn_lightning.models.network_graph import Edge, NetworkGraph, Node, make_graph
 
 # Shown as one node each: what is in them says no more than their name.
 _ATOMS = (Binarizer, Normalize, ChannelBlend, LearnableBias, RPReLU, Maxout)
 # Called by the name that they have, since their class says nothing.
 CONTAINERS = (nn.Sequential, nn.ModuleList)
-_PATH = "visualise_path"
+_PATH = "traced_path"
 
 
 class TraceError(ValueError):

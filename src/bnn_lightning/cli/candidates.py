@@ -18,6 +18,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, seed_everyth
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from bnn_lightning.analysis.knowledge import Knowledge, knowledge_of, knowledge_sums
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.cli.build import build, build_datamodule, build_trainer
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
@@ -29,7 +30,6 @@ from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
 from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
-from bnn_lightning.metrics.knowledge import Knowledge, knowledge_of, knowledge_sums
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]

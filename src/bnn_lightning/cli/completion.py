@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bnn_lightning.cli.errors import EXIT_CODE
 from bnn_lightning.cli.tree import config_dir, list_options
-from bnn_lightning.cli.visualise import KINDS
+from bnn_lightning.cli.visualize import KINDS
 
 FLAGS = ("-sc", "--shell-completion")
 _LINE = "COMP_LINE"  # what the shell's script passes on: the command line up to the cursor
@@ -37,7 +37,7 @@ def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
         _answer(shell, verbs, words[0] if words else "")
     elif words[0] == "conf":
         _answer(shell, _words_of_conf(words[1:], is_new=is_new), "" if is_new else words[-1])
-    elif words[0] == "visualise":
+    elif words[0] == "visualize":
         _complete_picture(request[0], shell, program, words[1:], is_new=is_new)
     elif words[0] in verbs and words[0] != "zoo":  # which takes no words
         os.environ[_LINE] = " ".join([program, *words[1:]]) + " " * is_new
@@ -59,7 +59,7 @@ def _complete_picture(request: str, shell: str, program: str, words: list[str], 
         return
     rest = [word for word in words if word != what]
     os.environ[_LINE] = " ".join([program, *rest]) + " " * is_new
-    _hydra(request, "visualise", what)
+    _hydra(request, "visualize", what)
 
 
 def _words_of_conf(words: list[str], *, is_new: bool) -> list[str]:

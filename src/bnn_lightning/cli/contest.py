@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
 
+from bnn_lightning.analysis.latency import time_in_turns
 from bnn_lightning.cli.contest_layers import measure_layers
 from bnn_lightning.cli.contest_report import Entry, Report, chart, text, write_json
 from bnn_lightning.cli.contestants import PACKED, RIVALS, Contestants
@@ -20,8 +21,8 @@ from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.deploy.validate.footprint import measure_footprint
 from bnn_lightning.deploy.validate.profile import Share, time_shares
-from bnn_lightning.metrics.latency import num_cores, time_in_turns
 from bnn_lightning.models.registry import list_backbones
+from bnn_lightning.utils.hardware import num_cores
 
 _LEAST = 0.01  # seconds of a turn: several clock ticks, and short for a network of milliseconds
 # Seconds before a turn. The threads of onnxruntime look for work for some 40 ms before they sleep, on a processor each.

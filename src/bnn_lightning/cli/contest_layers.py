@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.analysis.latency import Timing, time_in_turns
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.cli.contest_report import Entry, Report
 from bnn_lightning.cli.contestants import PACKED, Refusing
@@ -17,7 +18,7 @@ from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
-from bnn_lightning.metrics.latency import Turn, num_cores, time_in_turns
+from bnn_lightning.utils.hardware import num_cores
 
 # Height and width of the image, and channels: the 3x3 layers of ResNet-18, and of twice its width.
 LAYERS = ((56, 64), (28, 128), (14, 256), (7, 512), (56, 128), (28, 256), (14, 512))
@@ -80,7 +81,7 @@ def _time(runners: dict[str, dict[int, Runner]], layer: tuple[int, int], threads
     for name in runners:
         pairs = zip(turns[f"{name} {_SHORT}"], turns[f"{name} {_LONG}"], strict=True)
         found = [
-            Turn((long.wall - short.wall) / (_LONG - _SHORT), (long.cpu - short.cpu) / (_LONG - _SHORT))
+            Timing((long.wall - short.wall) / (_LONG - _SHORT), (long.cpu - short.cpu) / (_LONG - _SHORT))
             for short, long in pairs
         ]
         entries.append(Entry(name, threads, 1, tuple(found), layer=f"{size}x{size}x{channels}"))

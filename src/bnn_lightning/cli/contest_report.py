@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from bnn_lightning.analysis.latency import Timing, quartiles
 from bnn_lightning.cli.contestants import PACKED
 from bnn_lightning.cli.out_file import written
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.validate.footprint import Footprint
 from bnn_lightning.deploy.validate.profile import Share
-from bnn_lightning.metrics.latency import Turn, num_cores, processor, quartiles
+from bnn_lightning.utils.hardware import num_cores, processor
 from bnn_lightning.utils.optional import require
 
 _LIBRARIES = ("bnn-lightning", "torch", "torchvision", "onnxruntime", "openvino", "nncf", "larq-compute-engine")
@@ -38,7 +39,7 @@ class Entry:
     name: str
     threads: int
     batch: int
-    turns: tuple[Turn, ...]
+    turns: tuple[Timing, ...]
     layer: str = ""
 
     @property
@@ -213,9 +214,9 @@ def chart(report: Report, path: Path) -> None:
             [1e3 * (median - first) for first, median, _ in spread],
             [1e3 * (third - median) for _, median, third in spread],
         ]
-        colours = ["tab:orange" if entry.name == PACKED else "tab:blue" for entry in entries]
+        colors = ["tab:orange" if entry.name == PACKED else "tab:blue" for entry in entries]
         names = [f"{entry.name} {entry.layer}".strip() for entry in entries]
-        bars = axes.barh(names, medians, xerr=errors, color=colours)
+        bars = axes.barh(names, medians, xerr=errors, color=colors)
         axes.bar_label(bars, fmt="%.2f", padding=4)
         axes.margins(x=0.15)
         axes.set_xlabel(f"ms a call of {batch} image{'s' * (batch > 1)}, {threads} thread{'s' * (threads > 1)}")

@@ -27,8 +27,8 @@ from bnn_lightning.cli.summary import duration
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.metrics.ops import count_columns
 from bnn_lightning.metrics.profile import Profile, profile_rows
-from bnn_lightning.report.content import Matrix, RunContent, Table
-from bnn_lightning.report.page import render
+from bnn_lightning.report_page.content import Matrix, RunContent, Table
+from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides

@@ -12,7 +12,7 @@ def describe_keys(config_name: str) -> str:
     """Return a line for each key of a primary configuration: its name, its default, and what it is.
 
     Args:
-        config_name: Name of the file, such as `evaluate` or `visualise/landscape`.
+        config_name: Name of the file, such as `evaluate` or `visualize/landscape`.
     """
     rows = [(f"{key}={value}", comment) for key, value, comment in keys_of(config_name)]
     width = min(max((len(key) for key, _ in rows), default=0), 40) + 2

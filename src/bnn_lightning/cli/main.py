@@ -19,10 +19,13 @@ VERBS = {
     "benchmark": "latency and memory of a packed network beside its rivals",
     "report": "one HTML page of a run, which works without a network",
     "rank": "measure which teacher suits a student",
-    "visualise": "pictures of networks and runs, and the numbers behind them",
+    "visualize": "pictures of networks and runs, and the numbers behind them",
     "zoo": "list the networks that come along",
     "conf": "list, show and copy the options of the configuration",
 }
+
+# Spellings that still run, with a line that gives the new one.
+OLD_VERBS = {"visualise": "visualize"}
 
 HELP = """bnn: binary neural networks.
 
@@ -69,6 +72,9 @@ def _run(words: Sequence[str]) -> None:
     if verb in ("--version", "-V"):
         print(f"bnn-lightning {bnn_lightning.__version__}")
         return
+    if verb in OLD_VERBS:
+        print(f"`bnn {verb}` is now `bnn {OLD_VERBS[verb]}`.", file=sys.stderr)
+        sys.argv[1] = verb = OLD_VERBS[verb]
     if verb not in VERBS:
         near = did_you_mean(verb, VERBS)
         if not near and ("=" in verb or verb.startswith("-")):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.cli.build import build_trainer
 from bnn_lightning.cli.checks import check_data, damaged_files
-from bnn_lightning.report.content import Example
+from bnn_lightning.report_page.content import Example
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bnn_lightning.visualise.style import COLOURS, new_figure
+from bnn_lightning.figures.style import COLORS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def binarization_bars(profiles: Mapping[str, Totals]) -> "Figure":
     for index, (key, label) in enumerate(SHARES.items()):
         places = [row + (index - (len(SHARES) - 1) / 2) * height for row in range(len(profiles))]
         percent = [100 * totals[key] for totals in profiles.values()]
-        bars = axes.barh(places, percent, height=0.9 * height, color=COLOURS[index], label=label)
+        bars = axes.barh(places, percent, height=0.9 * height, color=COLORS[index], label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=2)
     axes.set_yticks(range(len(profiles)), list(profiles))
     axes.set_ylim(len(profiles) - 0.4, -0.6)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
 
-from bnn_lightning.visualise.style import COLOURS, new_figure
+from bnn_lightning.figures.style import COLORS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,10 +63,10 @@ _AXES: dict[Cost, _Axis] = {
     "latency": _Axis("latency of an image, ms"),
 }
 _LOOKS: dict[Kind, tuple[str, str, str]] = {
-    "binary": ("binary, published", COLOURS[0], "o"),
-    "int8": ("int8", COLOURS[4], "s"),
+    "binary": ("binary, published", COLORS[0], "o"),
+    "int8": ("int8", COLORS[4], "s"),
     "float": ("float32", "#777777", "^"),
-    "ours": ("measured here", COLOURS[1], "*"),
+    "ours": ("measured here", COLORS[1], "*"),
 }
 
 
@@ -83,7 +83,7 @@ def published(data: str | None = None) -> list[Entry]:
         >>> next(entry for entry in published("imagenet") if entry.name == "ReActNet-A").top1
         69.4
     """
-    text = files("bnn_lightning.visualise").joinpath("published.csv").read_text(encoding="utf-8")
+    text = files("bnn_lightning.figures").joinpath("published.csv").read_text(encoding="utf-8")
     entries = [_entry(row) for row in csv.DictReader(text.splitlines())]
     known = sorted({entry.data for entry in entries})
     if data is not None and data not in known:
@@ -158,14 +158,14 @@ def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names
         raise ValueError(f"No entry has a `{cost}`: nothing to draw. Give measured ones, or another cost.")
     figure, (axes,) = new_figure(width=8.2, height=5.6)
     axes.set_xscale("log")
-    for kind, (label, colour, marker) in _LOOKS.items():
+    for kind, (label, color, marker) in _LOOKS.items():
         own = [entry for entry in drawn if entry.kind == kind]
         if not own:
             continue
         size = 140 if kind == "ours" else 34
-        axes.scatter(*_places(own, cost), s=size, color=colour, marker=marker, label=label, zorder=3, lw=0)
+        axes.scatter(*_places(own, cost), s=size, color=color, marker=marker, label=label, zorder=3, lw=0)
         for family in dict.fromkeys(entry.family for entry in own if entry.family):
-            axes.plot(*_places([e for e in own if e.family == family], cost), color=colour, lw=0.9, alpha=0.6)
+            axes.plot(*_places([e for e in own if e.family == family], cost), color=color, lw=0.9, alpha=0.6)
     if names:
         _write_names(axes, drawn, cost)
     axes.set_xlabel(_AXES[cost].label)

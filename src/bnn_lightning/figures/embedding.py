@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.distill.hooks import watch
+from bnn_lightning.figures.style import EXTRA, new_figure
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.style import EXTRA, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,16 +47,16 @@ def penultimate_features(network: nn.Module, batches: Iterable[Tensor]) -> tuple
 
 
 def embed(
-    features: Tensor, method: Method = "tsne", *, seed: int = 1, perplexity: float = 30.0, neighbours: int = 15
+    features: Tensor, method: Method = "tsne", *, seed: int = 1, perplexity: float = 30.0, neighbors: int = 15
 ) -> Tensor:
-    """Map features to the plane so that neighbours stay neighbours; the same seed gives the same plane.
+    """Map features to the plane so that neighbors stay neighbors; the same seed gives the same plane.
 
     Args:
         features: (N, D).
         method: "tsne" (scikit-learn) or "umap" (umap-learn).
         seed: Of the method.
-        perplexity: Of t-SNE, below N: about how many neighbours count.
-        neighbours: Of UMAP.
+        perplexity: Of t-SNE, below N: about how many neighbors count.
+        neighbors: Of UMAP.
 
     Returns:
         Points, (N, 2).
@@ -79,15 +79,15 @@ def embed(
         manifold = require("sklearn.manifold", extra=EXTRA)
         made = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
     else:
-        if not 2 <= neighbours < len(values):
+        if not 2 <= neighbors < len(values):
             raise ValueError(
-                f"`neighbours` must be at least 2 and below the number of images, {len(values)}, got {neighbours}."
+                f"`neighbors` must be at least 2 and below the number of images, {len(values)}, got {neighbors}."
             )
-        made = require("umap", extra="umap").UMAP(n_neighbors=neighbours, random_state=seed)
+        made = require("umap", extra="umap").UMAP(n_neighbors=neighbors, random_state=seed)
     return torch.from_numpy(made.fit_transform(values)).float()
 
 
-def neighbour_accuracy(points: Tensor, labels: Tensor) -> float:
+def neighbor_accuracy(points: Tensor, labels: Tensor) -> float:
     """Return the share of points whose nearest other point has the same label.
 
     Args:
@@ -95,7 +95,7 @@ def neighbour_accuracy(points: Tensor, labels: Tensor) -> float:
         labels: (N,).
 
     Example:
-        >>> neighbour_accuracy(torch.tensor([[0.0], [0.1], [5.0]]), torch.tensor([3, 3, 4]))
+        >>> neighbor_accuracy(torch.tensor([[0.0], [0.1], [5.0]]), torch.tensor([3, 3, 4]))
         0.6666666865348816
     """
     distances = torch.cdist(points.float(), points.float()).fill_diagonal_(torch.inf)
@@ -103,7 +103,7 @@ def neighbour_accuracy(points: Tensor, labels: Tensor) -> float:
 
 
 def plot_embedding(points: Tensor, labels: Tensor, *, class_names: Sequence[str] = (), title: str = "") -> "Figure":
-    """Draw embedded features, coloured by class.
+    """Draw embedded features, colored by class.
 
     Args:
         points: (N, 2).
@@ -125,10 +125,10 @@ def plot_embedding(points: Tensor, labels: Tensor, *, class_names: Sequence[str]
     maps = require("matplotlib", extra=EXTRA).colormaps
     for place, label in enumerate(classes):
         of = labels == label
-        colour = maps["tab10"](place) if len(classes) <= 10 else maps["turbo"](place / (len(classes) - 1))
+        color = maps["tab10"](place) if len(classes) <= 10 else maps["turbo"](place / (len(classes) - 1))
         name = class_names[label] if class_names else str(label)
         x, y = points[of].T.numpy()
-        ax.scatter(x, y, s=7, color=colour, linewidths=0, alpha=0.8, label=name)
+        ax.scatter(x, y, s=7, color=color, linewidths=0, alpha=0.8, label=name)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(visible=False)

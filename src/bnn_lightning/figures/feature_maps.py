@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.figures.style import new_figure
 from bnn_lightning.layers.module_utils import binary_layers
-from bnn_lightning.visualise.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

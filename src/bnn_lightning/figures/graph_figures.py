@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from bnn_lightning.figures.layout import Box, Layout, Point, lay_out
+from bnn_lightning.figures.style import COLORS, EXTRA
+from bnn_lightning.models.network_graph import Kind, NetworkGraph, Node
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.layout import Box, Layout, Point, lay_out
-from bnn_lightning.visualise.network_graph import Kind, NetworkGraph, Node
-from bnn_lightning.visualise.style import COLOURS, EXTRA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,8 @@ _HEAD = (2.3, 4.6)  # of an arrow: half its width, its length
 _HEADING = 20.0
 _LEGEND = 18.0
 _SPACE = 16.0  # between graphs, and around them
-BINARY_COLOUR = COLOURS[1]
-REAL_COLOUR = "#4d4d4d"
+BINARY_COLOR = COLORS[1]
+REAL_COLOR = "#4d4d4d"
 FILLS: Mapping[Kind, str] = {
     "input": "#ffffff",
     "output": "#ffffff",
@@ -42,7 +42,7 @@ FILLS: Mapping[Kind, str] = {
 _MEANINGS: Mapping[str, tuple[Kind, ...]] = {
     "1-bit operation": ("sign", "binary"),
     "real convolution": ("conv",),
-    "normalisation": ("norm",),
+    "normalization": ("norm",),
     "activation": ("activation",),
     "pooling": ("pool",),
     "real weights": ("weights",),
@@ -90,7 +90,7 @@ def draw_graph(graph: NetworkGraph, title: str = "") -> "Figure":
     Example:
         >>> import torch
         >>> from bnn_lightning.models.conv_blocks import XNORUnit
-        >>> from bnn_lightning.visualise import trace_graph
+        >>> from bnn_lightning.analysis import trace_graph
         >>> figure = draw_graph(trace_graph(XNORUnit(8, 8), torch.randn(1, 8, 4, 4)), "XNOR-Net")
         >>> sum("binary" in (line.get_gid() or "") for line in figure.axes[0].patches)
         2
@@ -207,19 +207,19 @@ def _draw_node(axes: "Axes", node: Node, box: Box) -> None:
             box.height,
             boxstyle=f"round,pad=0,rounding_size={round_:g}",
             facecolor=FILLS[node.kind],
-            edgecolor=BINARY_COLOUR if node.kind in ("sign", "binary") else "#6b7885",
+            edgecolor=BINARY_COLOR if node.kind in ("sign", "binary") else "#6b7885",
             linewidth=0.8,
             gid=f"node:{node.name}",
             zorder=3,
         )
     )
     second = _second_line(node)
-    centre, middle = box.middle, box.top + box.height / 2
+    center, middle = box.middle, box.top + box.height / 2
     above = middle if not second else middle - _DETAIL * 0.55
-    axes.text(centre, above, node.label, fontsize=FONT, ha="center", va="center", zorder=4)
+    axes.text(center, above, node.label, fontsize=FONT, ha="center", va="center", zorder=4)
     if second:
         axes.text(
-            centre, middle + FONT * 0.55, second, fontsize=_DETAIL, ha="center", va="center", color="#404040", zorder=4
+            center, middle + FONT * 0.55, second, fontsize=_DETAIL, ha="center", va="center", color="#404040", zorder=4
         )
 
 
@@ -237,8 +237,8 @@ def _draw_edge(axes: "Axes", gid: str, points: list[Point], binary: bool) -> Non
 def edge_style(binary: bool) -> dict[str, Any]:
     """Return how an edge is drawn."""
     if binary:
-        return {"color": BINARY_COLOUR, "linewidth": 1.7, "linestyle": (0, (3.0, 1.2))}
-    return {"color": REAL_COLOUR, "linewidth": 0.8, "linestyle": "-"}
+        return {"color": BINARY_COLOR, "linewidth": 1.7, "linestyle": (0, (3.0, 1.2))}
+    return {"color": REAL_COLOR, "linewidth": 0.8, "linestyle": "-"}
 
 
 def _curve(points: list[Point]) -> Any:
@@ -300,7 +300,7 @@ def _legend_entries(kinds: set[Kind]) -> list[tuple[str, Any]]:
     entries = [(label, lines.Line2D([], [], label=label, **edge_style(binary))) for binary, label in labels.items()]
     for label, of in _MEANINGS.items():
         if kinds & set(of):
-            edge = BINARY_COLOUR if "binary" in of else "#6b7885"
+            edge = BINARY_COLOR if "binary" in of else "#6b7885"
             entries.append((label, patches.Patch(facecolor=FILLS[of[0]], edgecolor=edge, linewidth=0.8, label=label)))
     return entries
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnn_lightning.visualise.landscape import Array, Landscape
-from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, new_figure, new_interactive
+from bnn_lightning.analysis.landscape import Array, Landscape
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure, new_interactive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,9 @@ def landscape_lines(landscapes: Sequence[Landscape], *, cap: float | None = None
     _, highest = loss_range(landscapes, cap)
     figure, (top, bottom) = new_figure(2, 1, width=6.0, height=2.8)
     for index, one in enumerate(landscapes):
-        colour = COLOURS[index % len(COLOURS)]
-        top.plot(one.steps, one.losses, color=colour, label=one.name)
-        bottom.plot(one.steps, 100 * one.flipped, color=colour)
+        color = COLORS[index % len(COLORS)]
+        top.plot(one.steps, one.losses, color=color, label=one.name)
+        bottom.plot(one.steps, 100 * one.flipped, color=color)
     top.set_ylabel("loss")
     top.set_ylim(top=highest if cap is not None else None)
     top.legend(frameon=False)
@@ -92,7 +92,7 @@ def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = N
         heights = _capped(one.losses, lowest, highest)
         three: Any = axis  # the stubs of matplotlib know flat axes only
         three.plot_surface(
-            first, second, heights, cmap=COLOUR_MAP, vmin=lowest, vmax=highest, rcount=101, ccount=101, linewidth=0
+            first, second, heights, cmap=COLOR_MAP, vmin=lowest, vmax=highest, rcount=101, ccount=101, linewidth=0
         )
         three.set(title=one.name, xlabel="direction 1", ylabel="direction 2", zlabel="loss", zlim=(lowest, highest))
         ticks = [one.steps[0], 0.0, one.steps[-1]]  # more of them run into each other
@@ -131,7 +131,7 @@ def interactive_landscapes(landscapes: Sequence[Landscape], *, cap: float | None
             row=1,
             col=column,
         )
-    figure.update_layout(coloraxis={"colorscale": COLOUR_MAP, "cmin": lowest, "cmax": highest})
+    figure.update_layout(coloraxis={"colorscale": COLOR_MAP, "cmin": lowest, "cmax": highest})
     titles = {"xaxis_title": "direction 1", "yaxis_title": "direction 2", "zaxis_title": "loss"}
     figure.update_scenes(zaxis_range=[lowest, highest], aspectmode="cube", **titles)
     return figure
@@ -160,7 +160,7 @@ def loss_range(landscapes: Sequence[Landscape], cap: float | None) -> tuple[floa
 
 def _contour(axis: "Axes", one: Landscape, values: Array, levels: Array) -> Any:
     # The first direction is the horizontal axis: matplotlib's rows are the vertical one.
-    filled = axis.contourf(one.steps, one.steps, values.T, levels=levels, cmap=COLOUR_MAP)
+    filled = axis.contourf(one.steps, one.steps, values.T, levels=levels, cmap=COLOR_MAP)
     if not np.isnan(values).all():
         axis.contour(one.steps, one.steps, values.T, levels=levels, colors="white", linewidths=0.4)
     axis.plot(0, 0, marker="+", color="white")

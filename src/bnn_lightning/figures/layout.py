@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bnn_lightning.visualise.layered import Layered, Link, arrange
-from bnn_lightning.visualise.network_graph import NetworkGraph, ancestors, enclosing
+from bnn_lightning.figures.layered import Layered, Link, arrange
+from bnn_lightning.models.network_graph import NetworkGraph, ancestors, enclosing
 
 Point = tuple[float, float]
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from bnn_lightning.analysis.graph_blocks import block_title, create_block
+from bnn_lightning.analysis.trace import CONTAINERS, trace_graph
+from bnn_lightning.figures.graph_figures import Panel, draw_graphs, draw_panels, side_by_side
+from bnn_lightning.figures.layout import Box
+from bnn_lightning.figures.style import EXTRA
 from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.models.network_graph import NetworkGraph, ancestors, collapsed, with_repeats, without_weights
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.graph_blocks import block_title, create_block
-from bnn_lightning.visualise.graph_figures import Panel, draw_graphs, draw_panels, side_by_side
-from bnn_lightning.visualise.layout import Box
-from bnn_lightning.visualise.network_graph import NetworkGraph, ancestors, collapsed, with_repeats, without_weights
-from bnn_lightning.visualise.style import EXTRA
-from bnn_lightning.visualise.trace import CONTAINERS, trace_graph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,9 +156,9 @@ def _enlarge(axes: "Axes", box: Box, panel: Panel) -> None:
     patches = require("matplotlib.patches", extra=EXTRA)
     left, top = panel.left - 8, panel.top - 6
     width, height = panel.layout.width + 16, panel.layout.height + 12
-    colour = "#8a6d3b"
+    color = "#8a6d3b"
     frame = patches.FancyBboxPatch(
-        (left, top), width, height, boxstyle="round,pad=0,rounding_size=6", fill=False, edgecolor=colour, linewidth=0.9
+        (left, top), width, height, boxstyle="round,pad=0,rounding_size=6", fill=False, edgecolor=color, linewidth=0.9
     )
     axes.add_patch(frame)
     corners = [(box.right, box.top), (left, top + 6), (left, top + height - 6), (box.right, box.bottom)]
@@ -166,4 +166,4 @@ def _enlarge(axes: "Axes", box: Box, panel: Panel) -> None:
     axes.add_patch(patches.Polygon(corners, closed=True, facecolor="#faf5ec", edgecolor="none", zorder=0.1))
     for start, end in zip(corners[::3], corners[1:3], strict=True):
         (x, y), (u, v) = start, end
-        axes.plot([x, u], [y, v], color=colour, linewidth=0.5, alpha=0.6, zorder=0.2)
+        axes.plot([x, u], [y, v], color=color, linewidth=0.5, alpha=0.6, zorder=0.2)

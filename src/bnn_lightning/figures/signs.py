@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure
 from bnn_lightning.functional.stats import sign_entropy
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.module_utils import binary_layers
-from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +187,7 @@ def plot_signs(statistics: Sequence[LayerSigns]) -> "Figure":
 def _points(
     ax: "Axes", statistics: Sequence[LayerSigns], series: Sequence[tuple[str, str, str]], factor: float, label: str
 ) -> None:
-    for colour, (name, key, marker) in zip(COLOURS, series, strict=False):
+    for color, (name, key, marker) in zip(COLORS, series, strict=False):
         found = [(getattr(one, key), place) for place, one in enumerate(statistics)]
         kept = [(factor * value, place) for value, place in found if value is not None]
         ax.plot(
@@ -196,7 +196,7 @@ def _points(
             marker=marker,
             markersize=4,
             linewidth=0.8,
-            color=colour,
+            color=color,
             label=name,
         )
     ax.set_xlabel(label, fontsize=9)
@@ -206,7 +206,7 @@ def _points(
 def _histograms(figure: "Figure", ax: "Axes", statistics: Sequence[LayerSigns]) -> None:
     values = 100 * torch.stack([one.histogram for one in statistics])
     extent = (-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, len(statistics) - 0.5, -0.5)
-    image = ax.imshow(values.numpy(), aspect="auto", cmap=COLOUR_MAP, extent=extent, interpolation="nearest")
+    image = ax.imshow(values.numpy(), aspect="auto", cmap=COLOR_MAP, extent=extent, interpolation="nearest")
     ax.grid(visible=False)
     ax.set_xlabel("latent weight (standard deviations)", fontsize=9)
     bar = figure.colorbar(image, ax=ax)

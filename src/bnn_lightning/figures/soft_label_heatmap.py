@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bnn_lightning.visualise.style import COLOUR_MAP, new_figure
+from bnn_lightning.figures.style import COLOR_MAP, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NUMBERS, _NAMES = 20, 60
 
 
-def plot_bank(
+def plot_soft_labels(
     bank: Tensor, *, temperature: float = 4.0, class_names: Sequence[str] = (), valid: Tensor | None = None
 ) -> "Figure":
     """Draw a soft-label bank: mean logits, and the soft labels that the loss takes them for.
@@ -35,7 +35,7 @@ def plot_bank(
         ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-        >>> figure = plot_bank(torch.eye(3), temperature=4.0, class_names=["a", "b", "c"])
+        >>> figure = plot_soft_labels(torch.eye(3), temperature=4.0, class_names=["a", "b", "c"])
         >>> [axes.get_title() for axes in figure.axes[:2]]
         ['mean logits', 'soft labels at T = 4 (%)']
     """
@@ -55,7 +55,7 @@ def plot_bank(
     limit = float(bank.abs().max()) or 1.0
     soft = 100 * soft_labels(logits, temperature)
     _heat(figure, axes[0], logits, names, "mean logits", cmap="RdBu_r", vmin=-limit, vmax=limit)
-    _heat(figure, axes[1], soft, names, f"soft labels at T = {temperature:g} (%)", cmap=COLOUR_MAP, vmin=0.0)
+    _heat(figure, axes[1], soft, names, f"soft labels at T = {temperature:g} (%)", cmap=COLOR_MAP, vmin=0.0)
     return figure
 
 
@@ -64,8 +64,8 @@ def soft_labels(bank: Tensor, temperature: float) -> Tensor:
     return (bank / temperature).softmax(1)
 
 
-def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title: str, **colours: Any) -> None:
-    image = ax.imshow(values.numpy(), **colours)
+def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title: str, **colors: Any) -> None:
+    image = ax.imshow(values.numpy(), **colors)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=10)

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EXTRA = "visualise"
+EXTRA = "visualize"
 # Okabe and Ito's eight colors, which color-blind people tell apart; yellow is too light for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOUR_MAP = "viridis"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOR_MAP = "viridis"
 
 
 def new_figure(
@@ -35,7 +35,7 @@ def new_figure(
 
     Example:
         >>> figure, (left, right) = new_figure(1, 2)
-        >>> _ = left.plot([0, 1], [1, 0], color=COLOURS[0])
+        >>> _ = left.plot([0, 1], [1, 0], color=COLORS[0])
     """
     # Imported late, as only this room needs it. `pyplot` would open windows and keep every figure alive.
     figure: Figure = require("matplotlib.figure", extra=EXTRA).Figure(
@@ -61,5 +61,5 @@ def new_interactive(columns: int = 1, *, kind: str = "xy", titles: Sequence[str]
     """
     subplots = require("plotly.subplots", extra=EXTRA)
     figure = subplots.make_subplots(1, columns, specs=[[{"type": kind}] * columns], subplot_titles=titles or None)
-    figure.update_layout(template="plotly_white", colorway=COLOURS, margin={"l": 10, "r": 10, "t": 50, "b": 10})
+    figure.update_layout(template="plotly_white", colorway=COLORS, margin={"l": 10, "r": 10, "t": 50, "b": 10})
     return figure

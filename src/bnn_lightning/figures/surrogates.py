@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.factory import binarizer_factory, list_binarizers
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, EXTRA, new_figure
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.style import COLOUR_MAP, COLOURS, EXTRA, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,13 +119,13 @@ def plot_surrogates(found: Sequence[Surrogate]) -> "Figure":
     names = list(dict.fromkeys(one.binarizer for one in found))
     rows = -(-len(names) // 2)
     figure, axes = new_figure(rows, 4, width=2.5, height=1.55)
-    colours = require("matplotlib", extra=EXTRA).colormaps[COLOUR_MAP]
+    colors = require("matplotlib", extra=EXTRA).colormaps[COLOR_MAP]
     for index, name in enumerate(names):
         pair = axes[2 * index : 2 * index + 2]
         for one in (one for one in found if one.binarizer == name):
-            colour = COLOURS[0] if one.progress is None else colours(0.9 * one.progress)
+            color = COLORS[0] if one.progress is None else colors(0.9 * one.progress)
             for ax, y in zip(pair, (one.value, one.gradient), strict=True):
-                ax.plot(one.x, y, color=colour, linewidth=1.3)
+                ax.plot(one.x, y, color=color, linewidth=1.3)
         low, high = pair[1].get_ylim()
         pair[1].set_ylim(min(low, -0.08), max(high, 1.15))
         _label(pair, next(one for one in found if one.binarizer == name))
@@ -147,8 +147,8 @@ def _legend(figure: "Figure", found: Sequence[Surrogate]) -> None:
     progresses = sorted({one.progress for one in found if one.progress is not None})
     if not progresses:
         return
-    colours = require("matplotlib", extra=EXTRA).colormaps[COLOUR_MAP]
+    colors = require("matplotlib", extra=EXTRA).colormaps[COLOR_MAP]
     line = require("matplotlib.lines", extra=EXTRA).Line2D
-    handles = [line([], [], color=colours(0.9 * p), label=f"progress {p:g}") for p in progresses]
-    handles.append(line([], [], color=COLOURS[0], label="always"))
+    handles = [line([], [], color=colors(0.9 * p), label=f"progress {p:g}") for p in progresses]
+    handles.append(line([], [], color=COLORS[0], label="always"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bnn_lightning.figures.style import COLORS, EXTRA, new_figure
 from bnn_lightning.utils.curves import Curves
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.style import COLOURS, EXTRA, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ PANELS = (
 )
 
 
-def summarise(runs: Sequence[Curves], name: str) -> Band:
+def summarize(runs: Sequence[Curves], name: str) -> Band:
     """Return mean and standard deviation of a metric over runs, epoch by epoch.
 
     Args:
@@ -79,7 +79,7 @@ def summarise(runs: Sequence[Curves], name: str) -> Band:
         name: A column.
 
     Example:
-        >>> summarise([{"epoch": [0.0, 1.0], "lr": [1.0, 2.0]}, {"epoch": [0.0], "lr": [3.0]}], "lr")
+        >>> summarize([{"epoch": [0.0, 1.0], "lr": [1.0, 2.0]}, {"epoch": [0.0], "lr": [3.0]}], "lr")
         Band(epochs=[1, 2], mean=[2.0, 2.0], deviation=[1.4142135623730951, 0.0], runs=[2, 1])
     """
     values: dict[int, list[float]] = {}
@@ -96,7 +96,7 @@ def summarise(runs: Sequence[Curves], name: str) -> Band:
     )
 
 
-def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], list[list[Any]]]:
+def training_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], list[list[Any]]]:
     """Return the numbers of the figure: a row a group, metric and epoch.
 
     Args:
@@ -108,13 +108,13 @@ def procedure_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], 
     rows: list[list[Any]] = []
     for group, runs in groups.items():
         for name in dict.fromkeys(name for panel in PANELS for name in panel.series({group: runs})):
-            band = summarise(runs, name)
+            band = summarize(runs, name)
             columns = zip(band.epochs, band.mean, band.deviation, band.runs, strict=True)
             rows += [[group, name, *row] for row in columns]
     return ["group", "metric", "epoch", "mean", "deviation", "runs"], rows
 
 
-def training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
+def plot_training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
     """Draw how trainings went: a panel each for what was logged, a color a group, a line style a series.
 
     The panels are loss, top-1, top-5, terms of the loss, learning rate, annealing (temperature of the weights,
@@ -131,7 +131,7 @@ def training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3)
 
     Example:
         >>> run = {"epoch": [0.0, 1.0], "train/loss": [2.0, 1.0], "train/acc": [0.5, 0.75], "val/acc": [0.5, 0.5]}
-        >>> [axes.get_title(loc="left") for axes in training_curves({"mlp": [run]}).axes]
+        >>> [axes.get_title(loc="left") for axes in plot_training_curves({"mlp": [run]}).axes]
         ['Loss', 'Top-1, %']
     """
     panels = [(panel, panel.series(groups)) for panel in PANELS]
@@ -152,11 +152,11 @@ def training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3)
 def _draw(axes: "Axes", panel: _Panel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
     if panel.log and _is_wide(groups, series):
         axes.set_yscale("log", nonpositive="mask")
-    for colour, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
+    for color, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
         for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
             # Alone, series have the colors; beside others a group has one.
-            look = {"color": own if len(groups) == 1 else colour, "ls": style, "label": f"{group}: {panel.label(name)}"}
-            _draw_band(axes, summarise(runs, name), 100.0 if panel.percent else 1.0, look)
+            look = {"color": own if len(groups) == 1 else color, "ls": style, "label": f"{group}: {panel.label(name)}"}
+            _draw_band(axes, summarize(runs, name), 100.0 if panel.percent else 1.0, look)
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlabel("epoch", fontsize=9)
     axes.xaxis.set_major_locator(require("matplotlib.ticker", extra=EXTRA).MaxNLocator(integer=True))
@@ -187,19 +187,19 @@ def _logged(runs: Sequence[Curves], name: str) -> Iterable[float]:
 def _name_series(axes: "Axes", panel: _Panel, series: Sequence[str], *, alone: bool) -> None:
     line = require("matplotlib.lines", extra=EXTRA).Line2D
     looks = zip(_cycle(len(series)), _styles(len(series)), strict=True)
-    handles = [line([], [], color=colour if alone else "0.3", ls=style, lw=1.4) for colour, style in looks]
+    handles = [line([], [], color=color if alone else "0.3", ls=style, lw=1.4) for color, style in looks]
     axes.legend(handles, [panel.label(name) for name in series], fontsize=8, frameon=False)
 
 
 def _name_groups(figure: "Figure", groups: Mapping[str, Sequence[Curves]]) -> None:
     line = require("matplotlib.lines", extra=EXTRA).Line2D
-    handles = [line([], [], color=colour, lw=3) for colour in _cycle(len(groups))]
+    handles = [line([], [], color=color, lw=3) for color in _cycle(len(groups))]
     labels = [f"{group} ({len(runs)} runs)" if len(runs) > 1 else group for group, runs in groups.items()]
     figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=9, frameon=False)
 
 
 def _cycle(number: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(number)]
+    return [COLORS[index % len(COLORS)] for index in range(number)]
 
 
 def _styles(number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Metrics: sign flips, operations, memory, energy, latency."""
+"""Metrics: sign flips, operations, memory, energy."""
 
 from bnn_lightning.utils.lazy import attach
 
@@ -16,8 +16,6 @@ __getattr__, __dir__, __all__ = attach(
         ],
         "energy": ["Energy", "estimate_energy"],
         "flips": ["FlipRate"],
-        "knowledge": ["Knowledge", "knowledge_complexity", "knowledge_of", "knowledge_sums"],
-        "latency": ["Turn", "machine", "num_cores", "peak_resident", "processor", "quartiles", "time_in_turns"],
         "means": ["EpochMeans"],
         "memory": ["activation_peak", "norm_statistics"],
         "ops": ["LayerOps", "OpCount", "count_ops", "ops_table"],

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bnn_lightning.report.content import Matrix
-from bnn_lightning.report.html import Html, join, number, tag
+from bnn_lightning.report_page.content import Matrix
+from bnn_lightning.report_page.html import Html, join, number, tag
 
 _WIDTH, _HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
-_COLOURS = 6  # --c1 to --c6 in the style sheet
+_COLORS = 6  # --c1 to --c6 in the style sheet
 _MOST_HANDLES = 60  # points of a line that say their value under the mouse
 
 Points = Sequence[tuple[float, float]]
@@ -83,12 +83,12 @@ def _lines(drawn: Mapping[str, Points], across: _Scale, up: _Scale, unit: str) -
     parts = []
     for index, (name, points) in enumerate(drawn.items()):
         places = [(_place(across(x)), _place(up(y))) for x, y in points]
-        colour = f"c{1 + index % _COLOURS}"
+        color = f"c{1 + index % _COLORS}"
         dashed = "5 3" if index % 2 else None  # told apart without colors, too
         path = " ".join(f"{x},{y}" for x, y in places)
-        parts.append(tag("polyline", points=path, class_=f"line {colour}", stroke_dasharray=dashed))
+        parts.append(tag("polyline", points=path, class_=f"line {color}", stroke_dasharray=dashed))
         if len(places) == 1:
-            parts.append(tag("circle", cx=places[0][0], cy=places[0][1], r=3, class_=f"dot {colour}"))
+            parts.append(tag("circle", cx=places[0][0], cy=places[0][1], r=3, class_=f"dot {color}"))
         every = max(1, math.ceil(len(points) / _MOST_HANDLES))
         parts += [
             tag("circle", tag("title", f"{name}, {x:g}: {number(y)}{unit}"), cx=cx, cy=cy, r=6, class_="handle")
@@ -101,7 +101,7 @@ def _legend(drawn: Mapping[str, Points], unit: str) -> Html:
     items = []
     for index, (name, points) in enumerate(drawn.items()):
         last = f" {number(points[-1][1])}{unit}" if points else ""
-        items.append(tag("span", tag("i", class_=f"c{1 + index % _COLOURS}"), name, tag("b", last)))
+        items.append(tag("span", tag("i", class_=f"c{1 + index % _COLORS}"), name, tag("b", last)))
     return tag("span", *items, class_="legend")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from bnn_lightning.report.content import Cell, Table
+from bnn_lightning.report_page.content import Cell, Table
 
 _VOID = ("br", "img", "link", "meta", "line", "rect", "circle", "polyline")
 

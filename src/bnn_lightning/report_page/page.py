@@ -2,9 +2,9 @@
 
 from importlib.resources import files
 
-from bnn_lightning.report import sections
-from bnn_lightning.report.content import RunContent
-from bnn_lightning.report.html import Html, join, tag
+from bnn_lightning.report_page import sections
+from bnn_lightning.report_page.content import RunContent
+from bnn_lightning.report_page.html import Html, join, tag
 
 # Nothing is fetched from anywhere and nothing runs, whatever the names of classes or a configuration hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -44,7 +44,7 @@ def render(run: RunContent) -> str:
 
 
 def _head(run: RunContent) -> Html:
-    style = files("bnn_lightning.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("bnn_lightning.report_page").joinpath("style.css").read_text(encoding="utf-8")
     return tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bnn_lightning.report.content import Example, Matrix
-from bnn_lightning.report.html import Html, tag
+from bnn_lightning.report_page.content import Example, Matrix
+from bnn_lightning.report_page.html import Html, tag
 
 # Between light and dark: a matrix drawn in it, more or less transparent, is readable on both.
 _INK = (60, 130, 200)

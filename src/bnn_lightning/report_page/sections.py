@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from bnn_lightning.report.charts import bar, heat_map, line_chart
-from bnn_lightning.report.content import Cell, Example, Matrix, RunContent, Table
-from bnn_lightning.report.html import Html, join, table, tag
-from bnn_lightning.report.pictures import example, matrix_picture
+from bnn_lightning.report_page.charts import bar, heat_map, line_chart
+from bnn_lightning.report_page.content import Cell, Example, Matrix, RunContent, Table
+from bnn_lightning.report_page.html import Html, join, table, tag
+from bnn_lightning.report_page.pictures import example, matrix_picture
 from bnn_lightning.utils.curves import Curves
 
 # With more classes the numbers could not be read; every pixel of a picture still can.

@@ -1,4 +1,4 @@
-"""`bnn visualise <what>=...`: pictures, one module a kind; its configuration is `conf/visualise/<what>.yaml`."""
+"""`bnn visualize <what>=...`: pictures, one module a kind; its configuration is `conf/visualize/<what>.yaml`."""
 
 import importlib
 import sys
@@ -13,24 +13,26 @@ from bnn_lightning.utils.optional import require
 
 # A module of this package each, with a function `draw(config) -> float | None`.
 KINDS = {
-    "procedure": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
+    "training_curves": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
     "comparison": "accuracy against operations, size or latency: published networks and runs of ours",
     "binarization": "how binary networks are: parameters, products, operations",
     "graph": "a block, a module or a network as a graph: SVG, TensorBoard, ONNX",
     "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
     "modules": "convolution modules side by side",
     "feature_maps": "what binary layers see of an image: inputs and their signs",
-    "embedding": "penultimate features in the plane, coloured by class: t-SNE or UMAP",
-    "bank": "the soft-label bank of self-knowledge distillation as a heat map",
+    "embedding": "penultimate features in the plane, colored by class: t-SNE or UMAP",
+    "soft_label_heatmap": "the soft-label bank of self-knowledge distillation as a heat map",
     "signs": "signs of weights and activations, layer by layer",
     "surrogates": "value and gradient of binarizers",
     "pipeline": "a backbone, a block of it, and the block's convolution module",
 }
 
-HELP = """bnn visualise: pictures of networks and runs.
+OLD_KINDS = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 
-    bnn visualise <what>=... [keys]
-    bnn visualise <what> --help
+HELP = """bnn visualize: pictures of networks and runs.
+
+    bnn visualize <what>=... [keys]
+    bnn visualize <what> --help
 
 {kinds}
 
@@ -51,11 +53,17 @@ def main(prefix: Sequence[str] = ()) -> None:
     what = kind_of(words)
     if what is None:
         name = words[0].partition("=")[0]
+        if name in OLD_KINDS:
+            print(
+                f"error: `{name}` is now called `{OLD_KINDS[name]}`: bnn visualize {OLD_KINDS[name]}=...",
+                file=sys.stderr,
+            )
+            raise SystemExit(EXIT_CODE)
         print(f"error: `{name}`: no such picture.{did_you_mean(name, KINDS)}\n\n{describe_kinds()}", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
-    # `bnn visualise landscape --help`: the bare word says only which keys there are.
+    # `bnn visualize landscape --help`: the bare word says only which keys there are.
     bare = (what,) if words[0] == what else ()
-    launch(partial(draw, what), config_name=f"visualise/{what}", prefix=(*prefix, *bare))
+    launch(partial(draw, what), config_name=f"visualize/{what}", prefix=(*prefix, *bare))
 
 
 def draw(what: str, config: DictConfig) -> float | None:
@@ -63,17 +71,17 @@ def draw(what: str, config: DictConfig) -> float | None:
 
     Args:
         what: One of `KINDS`.
-        config: As composed by Hydra from `visualise/<what>.yaml`.
+        config: As composed by Hydra from `visualize/<what>.yaml`.
 
     Raises:
         UserError: matplotlib is not installed, or whatever the kind refuses.
     """
     try:
-        require("matplotlib", extra="visualise")
+        require("matplotlib", extra="visualize")
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from error
     # Imported late: `--help` and `--cfg job` do without torch and matplotlib.
-    found: float | None = importlib.import_module(f"bnn_lightning.cli.visualise.{what}").draw(config)
+    found: float | None = importlib.import_module(f"bnn_lightning.cli.visualize.{what}").draw(config)
     return found
 
 

@@ -1,4 +1,4 @@
-"""`bnn visualise binarization=...`: how binary networks are."""
+"""`bnn visualize binarization=...`: how binary networks are."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, save, save_table, several
-from bnn_lightning.cli.visualise.registry import profiles_of
+from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
+from bnn_lightning.cli.visualize.registry import profiles_of
+from bnn_lightning.figures.binarization import binarization_bars, binarization_table
 from bnn_lightning.models.registry import list_backbones
-from bnn_lightning.visualise.binarization import binarization_bars, binarization_table
 
 
 @dataclass
 class BinarizationSettings:
-    """The keys of `visualise/binarization.yaml`."""
+    """The keys of `visualize/binarization.yaml`."""
 
     binarization: Any
     out: str
@@ -26,7 +26,7 @@ def draw(config: DictConfig) -> None:
     """Draw how binary networks are.
 
     Args:
-        config: As composed by Hydra from `visualise/binarization.yaml`.
+        config: As composed by Hydra from `visualize/binarization.yaml`.
 
     Raises:
         UserError: An unknown network or data set.

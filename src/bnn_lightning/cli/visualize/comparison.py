@@ -1,4 +1,4 @@
-"""`bnn visualise comparison=...`: accuracy against cost, published and measured here."""
+"""`bnn visualize comparison=...`: accuracy against cost, published and measured here."""
 
 import copy
 import json
@@ -14,11 +14,11 @@ from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_names, save, save_table
-from bnn_lightning.cli.visualise.registry import profiles_of
+from bnn_lightning.cli.visualize.output import place_of, run_names, save, save_table
+from bnn_lightning.cli.visualize.registry import profiles_of
+from bnn_lightning.figures.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.visualise.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
 
 CHOICES = {"cost": get_args(Cost)}
 # Of the rivals in what `bnn benchmark` writes: how the table of published networks calls them.
@@ -27,7 +27,7 @@ _RIVALS = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "Mobil
 
 @dataclass
 class ComparisonSettings:
-    """The keys of `visualise/comparison.yaml`."""
+    """The keys of `visualize/comparison.yaml`."""
 
     comparison: str
     out: str
@@ -44,7 +44,7 @@ def draw(config: DictConfig) -> None:
     """Draw accuracy against cost.
 
     Args:
-        config: As composed by Hydra from `visualise/comparison.yaml`.
+        config: As composed by Hydra from `visualize/comparison.yaml`.
 
     Raises:
         UserError: A data set without published results, a run of another one, or one that was never scored.

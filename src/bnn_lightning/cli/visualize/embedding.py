@@ -1,4 +1,4 @@
-"""`bnn visualise embedding=...`: penultimate features of a run's network in the plane."""
+"""`bnn visualize embedding=...`: penultimate features of a run's network in the plane."""
 
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -9,18 +9,18 @@ from omegaconf import DictConfig
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays, save_table
-from bnn_lightning.cli.visualise.runs import read_run
+from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
+from bnn_lightning.cli.visualize.runs import read_run
+from bnn_lightning.figures.embedding import Method, embed, neighbor_accuracy, penultimate_features, plot_embedding
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.embedding import Method, embed, neighbour_accuracy, penultimate_features, plot_embedding
 
 _TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
-_LIBRARIES = {"tsne": ("sklearn", "visualise"), "umap": ("umap", "umap")}
+_LIBRARIES = {"tsne": ("sklearn", "visualize"), "umap": ("umap", "umap")}
 
 
 @dataclass
 class EmbeddingSettings:
-    """The keys of `visualise/embedding.yaml`."""
+    """The keys of `visualize/embedding.yaml`."""
 
     embedding: str
     out: str
@@ -29,7 +29,7 @@ class EmbeddingSettings:
     method: Any
     seed: int
     perplexity: float
-    neighbours: int
+    neighbors: int
     split: Any
     images: int
     batch_size: int
@@ -40,7 +40,7 @@ def draw(config: DictConfig) -> None:
     """Embed the penultimate features of images, and draw them.
 
     Args:
-        config: As composed by Hydra from `visualise/embedding.yaml`.
+        config: As composed by Hydra from `visualize/embedding.yaml`.
 
     Raises:
         UserError: A run that cannot be read, missing data or a missing library, or a value out of its range.
@@ -61,12 +61,12 @@ def draw(config: DictConfig) -> None:
             settings.method,
             seed=settings.seed,
             perplexity=settings.perplexity,
-            neighbours=settings.neighbours,
+            neighbors=settings.neighbors,
         )
     except (ValueError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from error
     top1 = 100 * float((logits.argmax(1) == labels).float().mean())
-    near = 100 * neighbour_accuracy(features, labels)
+    near = 100 * neighbor_accuracy(features, labels)
     title = (
         f"{_TITLES[settings.method]} of the penultimate features of {len(labels):,} {settings.split} images\n"
         f"top-1 {top1:.1f} %; nearest feature of the same class {near:.1f} %"

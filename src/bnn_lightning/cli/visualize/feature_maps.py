@@ -1,4 +1,4 @@
-"""`bnn visualise feature_maps=...`: what the binary layers of a run's network see of an image."""
+"""`bnn visualize feature_maps=...`: what the binary layers of a run's network see of an image."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,17 +11,17 @@ from bnn_lightning.cli.build import build_datamodule
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays
-from bnn_lightning.cli.visualise.runs import Run, read_run
+from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays
+from bnn_lightning.cli.visualize.runs import Run, read_run
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.image_io import read_picture as read_picture_file
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.visualise.feature_maps import plot_feature_maps, record_maps, spread_over
+from bnn_lightning.figures.feature_maps import plot_feature_maps, record_maps, spread_over
 
 
 @dataclass
 class FeatureMapsSettings:
-    """The keys of `visualise/feature_maps.yaml`."""
+    """The keys of `visualize/feature_maps.yaml`."""
 
     feature_maps: str
     out: str
@@ -40,7 +40,7 @@ def draw(config: DictConfig) -> None:
     """Record what binary layers see of an image, and draw it.
 
     Args:
-        config: As composed by Hydra from `visualise/feature_maps.yaml`.
+        config: As composed by Hydra from `visualize/feature_maps.yaml`.
 
     Raises:
         UserError: A run or picture that cannot be read, missing data, or layers that there are not.

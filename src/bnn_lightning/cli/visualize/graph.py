@@ -1,4 +1,4 @@
-"""`bnn visualise graph=...`: the graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
+"""`bnn visualize graph=...`: the graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
 
 import logging
 from dataclasses import dataclass, field
@@ -9,21 +9,21 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from bnn_lightning.analysis.graph_blocks import block_title, create_block, list_blocks
+from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
+from bnn_lightning.analysis.trace import trace_graph
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError, did_you_mean
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import Place, place_of, run_name, save, save_table
+from bnn_lightning.cli.visualize.output import Place, place_of, run_name, save, save_table
+from bnn_lightning.figures.graph_figures import draw_graph
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_weights
 from bnn_lightning.models.registry import create_backbone, list_backbones
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
-from bnn_lightning.visualise.graph_blocks import block_title, create_block, list_blocks
-from bnn_lightning.visualise.graph_figures import draw_graph
-from bnn_lightning.visualise.graph_files import onnx_model, tensorboard_graph
-from bnn_lightning.visualise.network_graph import NetworkGraph, to_depth, without_weights
-from bnn_lightning.visualise.trace import trace_graph
 from bnn_lightning.zoo.files import is_name
 
 # Height and width of what enters, where nothing says.
@@ -36,7 +36,7 @@ _LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 @dataclass
 class GraphSettings:
-    """The keys of `visualise/graph.yaml`."""
+    """The keys of `visualize/graph.yaml`."""
 
     graph: str
     out: str
@@ -77,7 +77,7 @@ def draw(config: DictConfig) -> None:
     """Write the graph of a block or a network.
 
     Args:
-        config: As composed by Hydra from `visualise/graph.yaml`.
+        config: As composed by Hydra from `visualize/graph.yaml`.
 
     Raises:
         UserError: An unknown name, sizes that it does not have, or a format whose library is not installed.

@@ -1,4 +1,4 @@
-"""`bnn visualise landscape=...`: the loss around trained networks."""
+"""`bnn visualize landscape=...`: the loss around trained networks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,36 +6,36 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig
 
+from bnn_lightning.analysis.directions import Normalized, Perturbed
+from bnn_lightning.analysis.landscape import Landscape, grid
+from bnn_lightning.analysis.sharpness import basin, curvature, loss_at_radius
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.landscape_file import Identity, read_landscape
-from bnn_lightning.cli.visualise.landscape_measure import Extras, measure_runs
-from bnn_lightning.cli.visualise.output import place_of, run_names, save, save_table, several
-from bnn_lightning.visualise.directions import Normalised, Perturbed
-from bnn_lightning.visualise.landscape import Landscape, grid
-from bnn_lightning.visualise.landscape_figures import (
+from bnn_lightning.cli.visualize.landscape_file import Identity, read_landscape
+from bnn_lightning.cli.visualize.landscape_measure import Extras, measure_runs
+from bnn_lightning.cli.visualize.output import place_of, run_names, save, save_table, several
+from bnn_lightning.figures.landscape_figures import (
     interactive_landscapes,
     landscape_contours,
     landscape_lines,
     landscape_surfaces,
 )
-from bnn_lightning.visualise.sharpness import basin, curvature, loss_at_radius
 
 CHOICES = {
     "perturb": get_args(Perturbed),
-    "normalise": get_args(Normalised),
+    "normalize": get_args(Normalized),
     "split": ("train", "test"),
     "evaluator": ("auto", "packed", "eager"),
     "device": ("auto", "cpu", "cuda"),
 }
 # What must agree between landscapes for one scale to mean something.
-_SHARED = ("images", "seed", "perturb", "normalise", "bn_images")
+_SHARED = ("images", "seed", "perturb", "normalize", "bn_images")
 
 
 @dataclass
 class LandscapeSettings:
-    """The keys of `visualise/landscape.yaml`."""
+    """The keys of `visualize/landscape.yaml`."""
 
     landscape: Any
     out: str
@@ -47,7 +47,7 @@ class LandscapeSettings:
     radius: float
     seed: int
     perturb: Any
-    normalise: Any
+    normalize: Any
     split: Any
     images: int
     batch_size: int
@@ -67,7 +67,7 @@ def draw(config: DictConfig) -> None:
     """Measure the loss around networks, or read what was measured, and draw it.
 
     Args:
-        config: As composed by Hydra from `visualise/landscape.yaml`.
+        config: As composed by Hydra from `visualize/landscape.yaml`.
 
     Raises:
         UserError: A run or a file that cannot be read, missing data, or a value out of its range.
@@ -109,7 +109,7 @@ def sharpness_table(
     header: list[str] = []
     for one, extras in found:
         radius = float(one.steps[-1])
-        row: dict[str, Any] = {"network": one.name, "loss": float(one.losses[one.centre])}
+        row: dict[str, Any] = {"network": one.name, "loss": float(one.losses[one.center])}
         for at in settings.radii or (radius / 4, radius / 2, radius):
             row[f"loss_at_{at:g}"], row[f"highest_at_{at:g}"] = loss_at_radius(one, at)
         region = basin(one, settings.basin_above)

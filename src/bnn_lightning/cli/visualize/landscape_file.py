@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bnn_lightning.analysis.landscape import Landscape, landscape_of
+from bnn_lightning.analysis.loss_grid import Measured
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.out_file import written
-from bnn_lightning.visualise.landscape import Landscape, landscape_of
-from bnn_lightning.visualise.surroundings import Measured
 
 Identity = dict[str, Any]
 
@@ -72,7 +72,7 @@ def empty_landscape(name: str, steps: Any, dimensions: int) -> Landscape:
 
 
 def read_landscape(path: Path) -> tuple[Landscape, Identity, dict[str, float]]:
-    """Read a file that `bnn visualise landscape=...` wrote.
+    """Read a file that `bnn visualize landscape=...` wrote.
 
     Returns:
         The landscape, what it was measured with, and the numbers that stand beside its points.

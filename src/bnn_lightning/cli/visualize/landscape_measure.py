@@ -11,22 +11,22 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from bnn_lightning.analysis.directions import filter_norms, layer_weights, perturbed_parameters, random_direction
+from bnn_lightning.analysis.hessian import cross_entropies, largest_eigenvalue
+from bnn_lightning.analysis.landscape import Landscape, grid, grid_points
+from bnn_lightning.analysis.loss_grid import Classify, Evaluator, Problem, Surroundings, eager
+from bnn_lightning.analysis.processes import scan
 from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.visualise.images import data_of, labelled_images
-from bnn_lightning.cli.visualise.landscape_file import Identity, LandscapeFile, digest, empty_landscape
-from bnn_lightning.cli.visualise.output import place_of, typeable
-from bnn_lightning.cli.visualise.progress import clock, progress
+from bnn_lightning.cli.visualize.images import data_of, labelled_images
+from bnn_lightning.cli.visualize.landscape_file import Identity, LandscapeFile, digest, empty_landscape
+from bnn_lightning.cli.visualize.output import place_of, typeable
+from bnn_lightning.cli.visualize.progress import clock, progress
 from bnn_lightning.deploy.frontend.pack import check_binary, pack
 from bnn_lightning.deploy.frontend.repack import Repacker
-from bnn_lightning.visualise.directions import filter_norms, layer_weights, perturbed_parameters, random_direction
-from bnn_lightning.visualise.hessian import cross_entropies, largest_eigenvalue
-from bnn_lightning.visualise.landscape import Landscape, grid, grid_points
-from bnn_lightning.visualise.processes import scan
-from bnn_lightning.visualise.surroundings import Classify, Evaluator, Problem, Surroundings, eager
 
 if TYPE_CHECKING:
-    from bnn_lightning.cli.visualise.landscape import LandscapeSettings
+    from bnn_lightning.cli.visualize.landscape import LandscapeSettings
 
 Extras = dict[str, float]
 # A packed loss that differs by more from the eager one, relative to it or to 1, is a fault.
@@ -134,7 +134,7 @@ def _problem(
     try:
         directions = [
             random_direction(
-                network, seed=settings.seed + index, perturb=settings.perturb, normalise=settings.normalise
+                network, seed=settings.seed + index, perturb=settings.perturb, normalize=settings.normalize
             )
             for index in range(settings.dimensions)
         ]
@@ -150,7 +150,7 @@ def _file(problem: Problem, name: str, settings: "LandscapeSettings", *, alone: 
     stem = f"{kind}_{name}{suffix}"
     place = place_of(settings.out, stem)
     path = place.path("npz", "" if alone or place.stem == typeable(stem) else name)
-    keys = ("dimensions", "points", "radius", "seed", "perturb", "normalise", "batch_size", "bn_images")
+    keys = ("dimensions", "points", "radius", "seed", "perturb", "normalize", "batch_size", "bn_images")
     identity: Identity = {key: getattr(settings, key) for key in keys}
     identity["network"] = digest(problem.model.state_dict())
     identity["images"] = digest({"images": problem.images, "labels": problem.labels})

@@ -1,4 +1,4 @@
-"""`bnn visualise modules=...`: convolution modules side by side."""
+"""`bnn visualize modules=...`: convolution modules side by side."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, save, save_table, several
-from bnn_lightning.visualise.graph_figures import draw_graphs
-from bnn_lightning.visualise.pipeline import module_graphs
+from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
+from bnn_lightning.figures.graph_figures import draw_graphs
+from bnn_lightning.figures.pipeline import module_graphs
 
 
 @dataclass
 class ModulesSettings:
-    """The keys of `visualise/modules.yaml`."""
+    """The keys of `visualize/modules.yaml`."""
 
     modules: Any
     out: str
@@ -29,7 +29,7 @@ def draw(config: DictConfig) -> None:
     """Draw convolution modules side by side.
 
     Args:
-        config: As composed by Hydra from `visualise/modules.yaml`.
+        config: As composed by Hydra from `visualize/modules.yaml`.
 
     Raises:
         UserError: An unknown module, or sizes that it does not have.

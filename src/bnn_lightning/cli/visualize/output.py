@@ -124,7 +124,7 @@ def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
 
 def _save_static(figure: Any, path: Path, dpi: int) -> None:
     # Imported late, as it is an extra. Text stays text in SVG, and the same picture is the same file.
-    matplotlib = require("matplotlib", extra="visualise")
+    matplotlib = require("matplotlib", extra="visualize")
     style = {"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}
     with matplotlib.rc_context(style), written_out(path) as temporary:
         figure.savefig(temporary, dpi=dpi, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))

@@ -1,4 +1,4 @@
-"""`bnn visualise pipeline=...`: a backbone, a block of it, and the block's convolution module."""
+"""`bnn visualize pipeline=...`: a backbone, a block of it, and the block's convolution module."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from omegaconf import DictConfig
 from bnn_lightning.cli.errors import UserError, did_you_mean
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.graph import network_of
-from bnn_lightning.cli.visualise.output import place_of, save, save_table
+from bnn_lightning.cli.visualize.graph import network_of
+from bnn_lightning.cli.visualize.output import place_of, save, save_table
+from bnn_lightning.figures.pipeline import draw_pipeline, pipeline_graphs
 from bnn_lightning.models.registry import list_backbones
-from bnn_lightning.visualise.pipeline import draw_pipeline, pipeline_graphs
 
 
 @dataclass
 class PipelineSettings:
-    """The keys of `visualise/pipeline.yaml`."""
+    """The keys of `visualize/pipeline.yaml`."""
 
     pipeline: str
     out: str
@@ -31,7 +31,7 @@ def draw(config: DictConfig) -> None:
     """Draw a network from three distances.
 
     Args:
-        config: As composed by Hydra from `visualise/pipeline.yaml`.
+        config: As composed by Hydra from `visualize/pipeline.yaml`.
 
     Raises:
         UserError: An unknown network, or options that it does not have.

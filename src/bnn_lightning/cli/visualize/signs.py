@@ -1,4 +1,4 @@
-"""`bnn visualise signs=...`: statistics of the signs of a run, layer by layer."""
+"""`bnn visualize signs=...`: statistics of the signs of a run, layer by layer."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_arrays, save_table
-from bnn_lightning.cli.visualise.runs import read_run
-from bnn_lightning.visualise.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, plot_signs, sign_rows, sign_statistics
+from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
+from bnn_lightning.cli.visualize.runs import read_run
+from bnn_lightning.figures.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, plot_signs, sign_rows, sign_statistics
 
 
 @dataclass
 class SignsSettings:
-    """The keys of `visualise/signs.yaml`."""
+    """The keys of `visualize/signs.yaml`."""
 
     signs: str
     out: str
@@ -33,7 +33,7 @@ def draw(config: DictConfig) -> None:
     """Count the signs of a run's network, and draw what was counted.
 
     Args:
-        config: As composed by Hydra from `visualise/signs.yaml`.
+        config: As composed by Hydra from `visualize/signs.yaml`.
 
     Raises:
         UserError: A run that cannot be read, missing data, or a network without signs.

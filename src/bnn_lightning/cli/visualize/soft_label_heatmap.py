@@ -1,4 +1,4 @@
-"""`bnn visualise bank=...`: the soft-label bank of a run with self-knowledge distillation."""
+"""`bnn visualize soft_label_heatmap=...`: the soft-label bank of a run with self-knowledge distillation."""
 
 from dataclasses import dataclass, field
 
@@ -9,18 +9,18 @@ from bnn_lightning.cli.checkpoint import CONFIG_KEY
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_table
-from bnn_lightning.cli.visualise.runs import read_run
-from bnn_lightning.visualise.bank_figure import plot_bank, soft_labels
+from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_table
+from bnn_lightning.cli.visualize.runs import read_run
+from bnn_lightning.figures.soft_label_heatmap import plot_soft_labels, soft_labels
 
 _BANK = "distiller.bank"
 
 
 @dataclass
-class BankSettings:
-    """The keys of `visualise/bank.yaml`."""
+class SoftLabelHeatmapSettings:
+    """The keys of `visualize/soft_label_heatmap.yaml`."""
 
-    bank: str
+    soft_label_heatmap: str
     out: str
     formats: list[str]
     dpi: int
@@ -32,26 +32,31 @@ def draw(config: DictConfig) -> None:
     """Draw the soft-label bank of a run.
 
     Args:
-        config: As composed by Hydra from `visualise/bank.yaml`.
+        config: As composed by Hydra from `visualize/soft_label_heatmap.yaml`.
 
     Raises:
         UserError: A run that cannot be read, or that has no bank.
     """
-    settings = read_settings(BankSettings, config)
+    settings = read_settings(SoftLabelHeatmapSettings, config)
     silence()
-    place = place_of(settings.out, f"bank_{run_name(settings.bank)}", formats=settings.formats, dpi=settings.dpi)
-    run = read_run(settings.bank, config, trust=settings.trust)
+    place = place_of(
+        settings.out,
+        f"soft_label_heatmap_{run_name(settings.soft_label_heatmap)}",
+        formats=settings.formats,
+        dpi=settings.dpi,
+    )
+    run = read_run(settings.soft_label_heatmap, config, trust=settings.trust)
     state, distill = run.checkpoint["state_dict"], run.checkpoint[CONFIG_KEY].get("distill") or {}
     if f"{_BANK}.bank" not in state:
         raise UserError(
-            f"`{settings.bank}` has no soft-label bank: only runs with distill=skd, beta above 0, have one."
+            f"`{settings.soft_label_heatmap}` has no soft-label bank: runs with distill=skd and beta above 0 have one."
         )
     bank, valid = state[f"{_BANK}.bank"], state[f"{_BANK}.valid"]
     given = settings.temperature
     temperature = float(distill.get("temperature", 4.0)) if given is None else given
     names = run.class_names() or [str(label) for label in range(len(bank))]
     try:
-        figure = plot_bank(bank, temperature=temperature, class_names=names, valid=valid)
+        figure = plot_soft_labels(bank, temperature=temperature, class_names=names, valid=valid)
     except ValueError as error:
         raise UserError(str(error)) from error
     save({"": figure}, place)

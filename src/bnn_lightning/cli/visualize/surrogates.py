@@ -1,4 +1,4 @@
-"""`bnn visualise surrogates=...`: value and gradient of binarizers."""
+"""`bnn visualize surrogates=...`: value and gradient of binarizers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,13 @@ from bnn_lightning.binarizers.factory import list_binarizers
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, save, save_table, several
-from bnn_lightning.visualise.surrogates import plot_surrogates, surrogate_rows, surrogates_of
+from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
+from bnn_lightning.figures.surrogates import plot_surrogates, surrogate_rows, surrogates_of
 
 
 @dataclass
 class SurrogatesSettings:
-    """The keys of `visualise/surrogates.yaml`."""
+    """The keys of `visualize/surrogates.yaml`."""
 
     surrogates: Any
     out: str
@@ -30,7 +30,7 @@ def draw(config: DictConfig) -> None:
     """Draw value and gradient of binarizers.
 
     Args:
-        config: As composed by Hydra from `visualise/surrogates.yaml`.
+        config: As composed by Hydra from `visualize/surrogates.yaml`.
 
     Raises:
         UserError: An unknown binarizer, or a value out of its range.

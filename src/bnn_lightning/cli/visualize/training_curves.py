@@ -1,4 +1,4 @@
-"""`bnn visualise procedure=...`: how trainings went."""
+"""`bnn visualize training_curves=...`: how trainings went."""
 
 import re
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualise.output import place_of, run_name, save, save_table, several, typeable
+from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_table, several, typeable
+from bnn_lightning.figures.training_curves import plot_training_curves, training_table
 from bnn_lightning.utils.curves import Curves, read_curves
-from bnn_lightning.visualise.procedure import procedure_table, training_curves
 
 # What may differ between the runs of one group: their seed, and where they were written.
 _OF_ONE_RUN = re.compile(r"[+~]*(seed=|hydra[./]|paths\.|logger|name=|ckpt_path=)")
@@ -20,10 +20,10 @@ _NUMBER = re.compile(r"[_-](seed)?\d+$")
 
 
 @dataclass
-class ProcedureSettings:
-    """The keys of `visualise/procedure.yaml`."""
+class TrainingCurvesSettings:
+    """The keys of `visualize/training_curves.yaml`."""
 
-    procedure: Any
+    training_curves: Any
     out: str
     formats: list[str]
     dpi: int
@@ -35,29 +35,32 @@ def draw(config: DictConfig) -> None:
     """Draw how trainings went.
 
     Args:
-        config: As composed by Hydra from `visualise/procedure.yaml`.
+        config: As composed by Hydra from `visualize/training_curves.yaml`.
 
     Raises:
         UserError: A folder without a log, labels that do not fit, or runs that logged nothing.
     """
-    settings = read_settings(ProcedureSettings, config)
-    runs = [run for path in several(settings.procedure, "procedure") for run in runs_of(Path(path))]
+    settings = read_settings(TrainingCurvesSettings, config)
+    runs = [run for path in several(settings.training_curves, "training_curves") for run in runs_of(Path(path))]
     labels = group_labels(runs) if settings.labels is None else settings.labels
     if len(labels) != len(runs):
         raise UserError(f"`labels` must be as many as there are runs ({len(runs)}), got {len(labels)}.")
     if settings.columns < 1:
         raise UserError(f"`columns` must be 1 or more, got {settings.columns}.")
     place = place_of(
-        settings.out, f"procedure_{'_'.join(dict.fromkeys(labels))}"[:100], formats=settings.formats, dpi=settings.dpi
+        settings.out,
+        f"training_curves_{'_'.join(dict.fromkeys(labels))}"[:100],
+        formats=settings.formats,
+        dpi=settings.dpi,
     )
     groups: dict[str, list[Curves]] = {}
     try:
         for run, label in zip(runs, labels, strict=True):
             groups.setdefault(label, []).append(read_curves(run))
-        figure = training_curves(groups, columns=settings.columns)
+        figure = plot_training_curves(groups, columns=settings.columns)
     except ValueError as error:
         raise UserError(str(error)) from error
-    save_table(*procedure_table(groups), place.path("csv"))
+    save_table(*training_table(groups), place.path("csv"))
     save({"": figure}, place)
 
 

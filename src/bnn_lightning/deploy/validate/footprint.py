@@ -11,7 +11,7 @@ import torch
 
 from bnn_lightning.deploy.frontend.fresh import zeros
 from bnn_lightning.deploy.runtime.network import load
-from bnn_lightning.metrics.latency import peak_resident
+from bnn_lightning.utils.hardware import peak_resident
 
 
 @dataclass(frozen=True)
