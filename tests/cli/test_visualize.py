@@ -34,6 +34,13 @@ def test_help_of_a_picture_shows_its_keys(name: str, bnn: Bnn) -> None:
     assert "out: visualize" in done.out
 
 
+def test_old_spelling_runs_and_old_kinds_name_the_new(bnn: Bnn) -> None:
+    done = bnn("visualise", "landscape", "--help")
+    assert (done.code, "bnn visualize" in done.err) == (0, True)
+    done = bnn("visualize", "procedure=runs/a")
+    assert (done.code, "training_curves" in done.err) == (2, True)
+
+
 def test_first_key_that_is_a_picture_chooses() -> None:
     assert kind_of(["dpi=3", "landscape=x", "-m"]) == "landscape"
     assert kind_of(["dpi=3"]) is None

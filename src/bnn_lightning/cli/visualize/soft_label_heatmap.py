@@ -48,12 +48,11 @@ def draw(config: DictConfig) -> None:
     run = read_run(settings.soft_label_heatmap, config, trust=settings.trust)
     state, distill = run.checkpoint["state_dict"], run.checkpoint[CONFIG_KEY].get("distill") or {}
     if f"{_BANK}.bank" not in state:
-        raise UserError(
-            f"`{settings.soft_label_heatmap}` has no soft-label bank: runs with distill=skd and beta above 0 have one."
-        )
+        given = settings.soft_label_heatmap
+        raise UserError(f"`{given}` has no soft-label bank: only runs with distill=skd and beta above 0 have one.")
     bank, valid = state[f"{_BANK}.bank"], state[f"{_BANK}.valid"]
-    given = settings.temperature
-    temperature = float(distill.get("temperature", 4.0)) if given is None else given
+    wanted = settings.temperature
+    temperature = float(distill.get("temperature", 4.0)) if wanted is None else wanted
     names = run.class_names() or [str(label) for label in range(len(bank))]
     try:
         figure = plot_soft_labels(bank, temperature=temperature, class_names=names, valid=valid)
