@@ -55,11 +55,12 @@ kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit
 sanitize: $(STAMP)  ## Drawn programs and files that lie under AddressSanitizer and UBSan (CLANG=clang-22)
 	$(BIN)/python -m tools.sanitize --clang $(CLANG) $(ARGS)
 
-lint: $(STAMP)  ## ruff, mypy, import-linter
+lint: $(STAMP)  ## ruff, mypy, import-linter, summary lines and the width of pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lint_prose.py
 
 format: $(STAMP)  ## Apply ruff's fixes and format
 	$(BIN)/ruff check --fix .

@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Found:
-    """What a case found: the JSON of `bnn benchmark`."""
+    """Findings of a case: the JSON of `bnn benchmark`."""
 
     def __init__(self, report: dict[str, Any]) -> None:
         self.entries = report["entries"]

@@ -1,11 +1,26 @@
-"""What holds for all tests."""
+"""Fixtures and hooks of all tests."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+# Programs that `.ci/run` installs; the reason of a skip names the one that is missing.
+TOOLS = ("chromium", "compiler", "node", "qemu", "readelf", "ziglang")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip for a missing tool into a failure where CI=true, and BNN_TOOLS is not "optional"."""
+    report = yield
+    strict = os.environ.get("CI") == "true" and os.environ.get("BNN_TOOLS") != "optional"
+    if report.skipped and strict and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2]
+        if any(tool in reason.lower() for tool in TOOLS):
+            report.outcome, report.longrepr = "failed", f"{reason}: with CI=true every tool must be there."
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What is measured at a point: beside plain torch, on one process and on two, packed and eager."""
+"""Losses at a point: beside plain torch, on one process and on two, packed and eager."""
 
 import copy
 import math

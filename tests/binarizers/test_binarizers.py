@@ -1,4 +1,4 @@
-"""What holds for every binarizer, and the state of the annealed ones."""
+"""Properties of every binarizer, and the state of the annealed ones."""
 
 import inspect
 from typing import Any

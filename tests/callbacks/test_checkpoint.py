@@ -1,4 +1,4 @@
-"""What is written when; that it resumes to the bit is in tests/tasks/test_resume.py."""
+"""Files of a run and their times; that it resumes to the bit is in tests/tasks/test_resume.py."""
 
 import sys
 import time

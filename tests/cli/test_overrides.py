@@ -1,4 +1,4 @@
-"""What an override of `callbacks` and `lr_scheduler` can do, and what it cannot take away."""
+"""Overrides of `callbacks` and `lr_scheduler`: effects, and parts of a run that none takes away."""
 
 from collections.abc import Callable
 from pathlib import Path

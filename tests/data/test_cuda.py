@@ -1,4 +1,4 @@
-"""What a set on the GPU yields is, bit for bit, what it yields on the CPU."""
+"""Sets on the GPU yield the bits that they yield on the CPU."""
 
 import pytest
 import torch

@@ -98,7 +98,7 @@ def test_a_stream_shows_the_same(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_prepare_writes_the_same_pixels(name: str) -> None:
-    """What JPEG makes of them aside: the file is that of the expected pixels, or keeps its bytes."""
+    """Apart from JPEG's losses the file is that of the expected pixels, or keeps its bytes."""
     data, pixels = KINDS[name]
     written = Shrink(size=400)(data, name=name)
     kept = name in ("rgb.jpg", "gray.jpg", "exif8.jpg")

@@ -259,7 +259,7 @@ def test_dropout_in_the_stem_keeps_its_mask_and_further_on_draws_its_own(home_ma
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("size", [1, 3, 16, 65])
 def test_products_of_zeros_are_positive_zeros(dtype: torch.dtype, size: int) -> None:
-    """What lets `copysign` stand for our sign."""
+    """`copysign` can stand for our sign."""
     binarizer = WeightSign()
     for layer in (
         BinaryLinear(size, size, weight_binarizer=binarizer),

@@ -38,7 +38,7 @@ def test_second_derivatives_survive() -> None:
 
 
 def test_the_graph_holds_one_byte_for_a_sign() -> None:
-    """What autograd holds is an int8 tensor: reading the saved input makes a new float tensor each time."""
+    """Autograd holds an int8 tensor: reading the saved input makes a new float tensor each time."""
     x, weight = _leaves()
     node = binary_dot(F.conv2d, x, weight, x_is_binary=True).grad_fn
     assert node is not None

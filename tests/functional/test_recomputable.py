@@ -1,4 +1,4 @@
-"""What backward computes again is not kept, and changes no gradient of first or second order."""
+"""Recomputation in backward keeps no tensors, and changes no gradient of first or second order."""
 
 from contextlib import nullcontext
 

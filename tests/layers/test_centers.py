@@ -129,7 +129,7 @@ def test_the_products_are_exact_whole_numbers(pair: str) -> None:
 
 
 def test_the_four_terms_in_their_order_to_the_bit() -> None:
-    """What a packed layer has to compute: the sums of the specification, and the operations in float32."""
+    """Operations of a packed layer: the sums of the specification, and the operations in float32."""
     torch.manual_seed(2)
     inputs, weights = adabin()
     layer = BinaryConv2d(5, 3, 3, padding=1, bias=False, input_binarizer=inputs, weight_binarizer=weights)

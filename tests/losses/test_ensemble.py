@@ -18,7 +18,7 @@ def softmax(values):
 
 
 def cross_entropies(student, teachers):
-    """l[n][k]"""
+    """Return l[n][k]."""
     rows = []
     for n, s in enumerate(student.tolist()):
         log_s = [math.log(p) for p in softmax(s)]
@@ -47,8 +47,11 @@ def test_formulae(weighting, number):
 
 
 def test_as_executed_is_the_outer_product_and_not_what_was_intended():
-    """The released code weights losses that are averaged already. Were they not, (N, 1, 1) * (N) would broadcast to
-    an outer product, whose mean is the same number; the intended one is another."""
+    """The released code weights losses that are averaged already.
+
+    Were they not, (N, 1, 1) * (N) would broadcast to an outer product, whose mean is the same number; the intended one
+    is another.
+    """
     student, teachers = logits(0), [logits(1), logits(2)]
     each = torch.tensor(cross_entropies(student, teachers), dtype=torch.float64)
     weights = each.softmax(1)

@@ -1,4 +1,4 @@
-"""What every registered network does; counts are those of the specification."""
+"""Properties of every registered network; counts are those of the specification."""
 
 import copy
 import sys

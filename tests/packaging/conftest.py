@@ -1,4 +1,4 @@
-"""What these tests share: the checkout, a clean copy of it, and how to run a command away from it."""
+"""Shared by these tests: the checkout, a clean copy of it, and how to run a command away from it."""
 
 import os
 import shutil

@@ -63,7 +63,7 @@ def test_without_weights_nothing_changes() -> None:
 
 
 def test_shares_of_a_batch_add_up_to_it() -> None:
-    """What ranks compute of equal parts has the mean of the whole: the number of devices changes nothing."""
+    """Losses of equal parts, one a rank, have the mean of the whole: the number of devices changes nothing."""
     distiller, logits = HardLabels(), torch.randn(4, 3)
     task(distiller, class_weights=WEIGHTS).weigh_classes(None)
     parts = [distiller(Batch(logits[i : i + 2], LABELS[i : i + 2]), Outputs(logits[i : i + 2]))["hard"] for i in (0, 2)]

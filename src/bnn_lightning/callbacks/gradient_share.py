@@ -1,4 +1,4 @@
-"""Which loss terms move the weights."""
+"""Gradient norms of the loss terms, relative to the hard loss."""
 
 from typing import Any
 

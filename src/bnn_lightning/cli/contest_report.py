@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def clock(self) -> str:
-        """Which seconds count: for one thread the processor's, which neighbors disturb less, otherwise the clock's."""
+        """Clock that counts: for one thread the processor's, which neighbors disturb less, otherwise wall time."""
         return "cpu" if self.threads == 1 else "wall"
 
     @property

@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and by how much."""
+"""Parameter groups: weight decay by kind of parameter."""
 
 from typing import Any
 
