@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from bnn_lightning.binarizers import TemperatureSign
-from bnn_lightning.callbacks import AnnealProgress, BestCheckpoint, FinalCheckpoint, LastCheckpoint
+from bnn_lightning.callbacks import BestCheckpoint, FinalCheckpoint, LastCheckpoint
 from bnn_lightning.layers import BinaryLinear
 from bnn_lightning.tasks import ClassificationTask
 
@@ -167,7 +167,7 @@ def test_best_is_chosen_among_binary_epochs(tmp_path: Path) -> None:
     for kind in (ModelCheckpoint, BestCheckpoint):
         folder = tmp_path / kind.__name__
         best = kind(monitor="score", mode="max", dirpath=folder, filename="best")
-        callbacks = [AnnealProgress(4), Falling(), best]
+        callbacks = [Falling(), best]
         trainer = Trainer(
             max_epochs=4, accelerator="cpu", callbacks=callbacks, logger=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0,

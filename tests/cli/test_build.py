@@ -150,8 +150,8 @@ def test_trust_adds_a_package_and_only_what_it_defines(tmp_path: Any, monkeypatc
     [
         (sgd(momentun=0.9), r"`optimizer\.momentun`: SGD has no argument `momentun`\. Did you mean `momentum`\?"),
         (sgd(nesterov="yes"), r"`optimizer\.nesterov` must be true or false, got 'yes'"),
-        ({"_target_": "bnn_lightning.callbacks.AnnealProgress"}, r"AnnealProgress needs `optimizer\.epochs`"),
-        ({"_target_": "bnn_lightning.callbacks.AnnealProgress", "epochs": 0}, "`epochs` must be positive, got 0"),
+        ({"_target_": "bnn_lightning.distill.checkpoint_teacher"}, r"checkpoint_teacher needs `optimizer\.ckpt`"),
+        ({"_target_": "bnn_lightning.callbacks.LatentClip", "limit": 0.0}, "`limit` must be positive, got 0"),
         ({"_target_": "bnn_lightning.models.create_backbone", "name": "mpl"}, "Unknown backbone `mpl`.*mlp"),
         ({"_target_": "bnn_lightning.optim.defaultgroups"}, "does not exist. Did you mean `default_groups`"),
         ({"_target_": "no_such_package.x"}, "not on the list"),
@@ -170,7 +170,7 @@ def test_an_error_in_a_nested_node_says_where() -> None:
 
 
 def test_null_leaves_one_out_of_a_section() -> None:
-    nodes = {"a": {"_target_": "bnn_lightning.callbacks.AnnealProgress", "epochs": 1}, "b": None}
+    nodes = {"a": {"_target_": "bnn_lightning.callbacks.LatentClip"}, "b": None}
     assert len(build_all(nodes, at="callbacks")) == 1
     assert build_all(None, at="callbacks") == []
 

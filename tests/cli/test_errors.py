@@ -42,7 +42,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "matmul_precision=low": ("`matmul_precision` must be", "got low"),
     "model.dropout=2.0": ("`dropout`", "got 2.0"),
     "model.image_size=-3": ("`image_size` must be at least", "got -3"),
-    "callbacks.anneal.interval=week": ("must be one of epoch, step", "'week'"),
+    "task.progress_interval=week": ("must be one of epoch, step", "'week'"),
     "trainer.precision=17": ("`trainer.precision` must be", "bf16-mixed", "got 17"),
     "data.batch_size=15 trainer.devices=2": ("divisible", "2 x 1", "14 and 16"),
     "data.batch_size=2 trainer.accumulate_grad_batches=4": ("divisible", "1 x 4"),
@@ -63,7 +63,6 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "callbacks=[default,best] callbacks.best.monitor=test/acc data.val_fraction=0.5": ("test set", "`val/acc`"),
     "callbacks=[default,best] callbacks.best.monitor=test/acc +callbacks.more._target_="
     "pytorch_lightning.callbacks.ModelCheckpoint": ("nothing is chosen on the test set",),
-    "binarizer@model.input_binarizer=ede callbacks.anneal=null": ("there is no AnnealProgress",),
     "data=cifar10 model=resnet20 optimizer=adam": (
         "`optimizer=adam`: the recipe resnet20_cifar10 sets optimizer.lr=0.1",
         "optimizer.lr=...",

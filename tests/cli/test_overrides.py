@@ -10,7 +10,7 @@ import torch
 from bnn_lightning.cli.checks_callbacks import NEEDED
 
 Bnn = Callable[..., Any]
-RUN = ("anneal", "distill_progress", "channel_blend_clip", *NEEDED)
+RUN = ("channel_blend_clip", *NEEDED)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_published_recipe(experiment: str, distill: str, composed: Composed) -> 
     check_sections(config)
     assert config["distill"]["_target_"].endswith("SelfKD" if distill == "skd" else "HardLabels")
     assert (config["epochs"], config["trainer"]["max_epochs"], config["lr_scheduler"]["epochs"]) == (epochs,) * 3
-    assert config["callbacks"]["anneal"]["epochs"] == epochs
+    assert config["task"]["progress_epochs"] == epochs
     assert config["data"]["batch_size"] == batch
     assert config["trainer"]["precision"] == "32-true"
     network = nn.Linear(2, 2)
@@ -94,7 +94,7 @@ def test_published_distillation(experiment: str, composed: Composed) -> None:
 def test_the_schedule_is_longer_than_a_run_that_stops_early(composed: Composed) -> None:
     config = composed("experiment=cifar10_resnet20_skd", "trainer.max_epochs=10")
     assert config["trainer"]["max_epochs"] == 10
-    assert config["lr_scheduler"]["epochs"] == config["callbacks"]["anneal"]["epochs"] == 700
+    assert config["lr_scheduler"]["epochs"] == config["task"]["progress_epochs"] == 700
 
 
 def test_data_alone_change_the_head_and_the_input(composed: Composed) -> None:
@@ -195,7 +195,7 @@ def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
     config = composed(f"experiment={experiment}")
     check_sections(config)
     assert config["data"]["batch_size"] == BNEXT[experiment]
-    assert (config["epochs"], config["trainer"]["max_epochs"], config["callbacks"]["anneal"]["epochs"]) == (512,) * 3
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["task"]["progress_epochs"]) == (512,) * 3
     assert rates(config, range(512)) == pytest.approx([published_schedule_of_bnext(epoch) for epoch in range(512)])
     assert config["lr_scheduler"]["interval"] == "epoch"
     optimizer = {key: config["optimizer"][key] for key in ("_target_", "betas", "eps")}
@@ -279,7 +279,7 @@ def test_published_recipes_of_adabin_and_recu(experiment: str, composed: Compose
     epochs, warmup, decay, batch, top1 = METHODS[experiment]
     config = composed(f"experiment={experiment}")
     check_sections(config)
-    assert (config["epochs"], config["trainer"]["max_epochs"], config["callbacks"]["anneal"]["epochs"]) == (epochs,) * 3
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["task"]["progress_epochs"]) == (epochs,) * 3
     assert (config["published"]["top1"], config["data"]["batch_size"], config["data"]["drop_last"]) == (
         top1,
         batch,

@@ -8,12 +8,12 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
-from bnn_lightning.callbacks import DistillProgress
 from bnn_lightning.data import DigitsDataModule
 from bnn_lightning.distill import Batch, FrozenTeacher, GapEnsemble, Outputs
 from bnn_lightning.losses import gap_weighted_cross_entropy
 from bnn_lightning.models import create_backbone
 from bnn_lightning.tasks import ClassificationTask
+from bnn_lightning.tasks.progress import TrainingProgress
 
 
 class Table(nn.Module):
@@ -48,9 +48,9 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_phases_are_the_published_ones(name):
     phases = PUBLISHED[name]
-    distiller, callback = ensemble(len(phases)), DistillProgress(512)
+    distiller, progress = ensemble(len(phases)), TrainingProgress(512)
     for epoch in range(512):
-        distiller.set_progress(callback.progress(epoch))
+        distiller.set_progress(progress.at(epoch))
         (served,) = [index for index, (first, last) in enumerate(phases) if first <= epoch <= last]
         assert distiller.assistant == list(distiller.assistants)[served], epoch
     distiller.set_progress(1.0)
@@ -128,13 +128,14 @@ def run(folder, *, max_epochs, ckpt_path=None):
     net = partial(create_backbone, "mlp", num_classes=10, in_channels=1, image_size=8, width=8, dropout=0.0)
     assistants = {name: FrozenTeacher(partial(net, binary=False)) for name in ("weak", "middle", "strong")}
     distiller = GapEnsemble(FrozenTeacher(net), assistants, 10)
-    task = ClassificationTask(net(), num_classes=10, optimizer=partial(torch.optim.SGD, lr=0.1), distiller=distiller)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    task = ClassificationTask(net(), num_classes=10, optimizer=optimizer, distiller=distiller, progress_epochs=4)
     serving = Serving()
     trainer = Trainer(
         max_epochs=max_epochs,
         limit_train_batches=2,
         accelerator="cpu",
-        callbacks=[DistillProgress(4), serving],
+        callbacks=[serving],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -12,7 +12,6 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from torch.distributed.tensor import DTensor
 
 from bnn_lightning.callbacks import (
-    AnnealProgress,
     AtomicCheckpointIO,
     BiasClip,
     EmbedConfig,
@@ -68,7 +67,6 @@ def run(folder: Path, strategy: str, *, ckpt: Path | None = None) -> None:
         enable_model_summary=False,
         plugins=[AtomicCheckpointIO()],
         callbacks=[
-            AnnealProgress(epochs=2),
             LatentClip(1.0),
             BiasClip(1.0),
             FlipRateLogger(),

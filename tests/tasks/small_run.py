@@ -17,7 +17,6 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.callbacks import (
-    AnnealProgress,
     AtomicCheckpointIO,
     BiasClip,
     BNReestimate,
@@ -144,6 +143,8 @@ def build_task(
         param_groups=partial(default_groups, weight_decay=1e-4, latent_weight_decay=0.0 if optimizer else None),
         lr_scheduler=partial(warmup_cosine, epochs=epochs, warmup_epochs=int(epochs > 1), interval=interval),
         distiller=distiller,
+        progress_epochs=epochs,
+        progress_interval=interval,
         **task_options,
     )
 
@@ -191,7 +192,6 @@ def small_run(
         task_options=task_options,
     )
     before = [
-        AnnealProgress(epochs, interval=interval),
         BiasClip(),
         FlipRateLogger(),
         GradientShare(3),

@@ -5,12 +5,10 @@ from bnn_lightning.utils.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "anneal": ["AnnealProgress"],
         "bn_reestimate": ["BNReestimate"],
         "checkpoint": ["BestCheckpoint", "FinalCheckpoint", "LastCheckpoint"],
         "checkpoint_io": ["AtomicCheckpointIO", "CheckpointReadError", "CheckpointWriteError"],
         "clip": ["BiasClip", "LatentClip", "ChannelBlendClip"],
-        "distill_progress": ["DistillProgress"],
         "damaged": ["DamagedImages"],
         "early_stopping": ["EarlyStopping"],
         "ema": ["EMAWeightAveraging"],

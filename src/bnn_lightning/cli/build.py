@@ -21,6 +21,7 @@ from bnn_lightning.binarizers import factory
 from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.old_names import TARGETS
 from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
@@ -175,6 +176,8 @@ def _without_ours(node: Node, at: str, target: Callable[..., Any]) -> dict[str, 
 
 
 def _check_own(target: str, at: str) -> None:
+    if target in TARGETS:
+        raise UserError(f"`{at}._target_`: {target!r} is called `{TARGETS[target]}` now.")
     parts = target.split(".")
     if len(parts) != 3 or parts[1] not in ROOMS:
         raise UserError(

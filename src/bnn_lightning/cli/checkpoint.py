@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.cli.build import ForeignTargetError, build_network, build_task
 from bnn_lightning.cli.errors import UserError, explain
+from bnn_lightning.cli.old_names import with_new_names
 from bnn_lightning.cli.own_folder import is_library, running_command
 from bnn_lightning.cli.summary import command
 from bnn_lightning.cli.weights_file import CLASSES_KEY as CLASSES_KEY
@@ -20,6 +21,8 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError
 
+# Whether settings in the file had other names than today's.
+RENAMED_KEY = "bnn_lightning_renamed"
 # Sums of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
 # Sections of a configuration that lie within each other; a damaged one may hold itself.
@@ -129,7 +132,7 @@ def backbone_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a file into CPU memory, tensors and plain values only.
+    """Read a file into CPU memory, tensors and plain values only; settings have the names of today.
 
     Raises:
         UserError: It cannot be read as a checkpoint.
@@ -141,9 +144,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
         raise UserError(f"`{path}`: no such file.{near}")
     try:
-        return read_weights(path) if is_weights_file(path) else read_file(path)
+        checkpoint = read_weights(path) if is_weights_file(path) else read_file(path)
     except (ValueError, OSError) as error:
         raise UserError(explain(error)) from error
+    config = checkpoint.get(CONFIG_KEY)
+    if isinstance(config, dict):
+        checkpoint[CONFIG_KEY] = with_new_names(config)
+        checkpoint[RENAMED_KEY] = checkpoint[CONFIG_KEY] != config
+    return checkpoint
 
 
 def is_ours(checkpoint: Mapping[str, Any]) -> bool:

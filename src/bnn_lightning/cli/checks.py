@@ -1,6 +1,6 @@
 """Validate a run before training starts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.temperature import TemperatureSign
-from bnn_lightning.callbacks.anneal import AnnealProgress
 from bnn_lightning.callbacks.damaged import DamagedImages
 from bnn_lightning.callbacks.ema import EMAWeightAveraging
 from bnn_lightning.callbacks.flip_rate import FlipRateLogger
@@ -213,14 +212,13 @@ def logged_names(task: ClassificationTask, callbacks: Sequence[Callback], *, has
     names = [f"val/{name}" for name in task.eval_means.names if has_val]
     names += [f"train/{name}" for name in task.train_means.names]
     names += ["lr", "s_per_epoch"]
+    names += [f"binary/{name}" for m in annealed(task.backbone) for name, _ in m.named_buffers(recurse=False)]
     for callback in callbacks:
         names += _logged_by(callback, task)
     return list(dict.fromkeys(names))
 
 
 def _logged_by(callback: Callback, task: ClassificationTask) -> list[str]:
-    if isinstance(callback, AnnealProgress):
-        return [f"binary/{name}" for m in annealed(task.backbone) for name, _ in m.named_buffers(recurse=False)]
     if isinstance(callback, FlipRateLogger) and (layers := binary_layers(task.backbone)):
         return ["binary/flip_rate", *(f"binary/flip_rate/{name}" for name in layers if callback.per_layer)]
     if isinstance(callback, GradientShare):
@@ -228,12 +226,11 @@ def _logged_by(callback: Callback, task: ClassificationTask) -> list[str]:
     return ["data/damaged"] if isinstance(callback, DamagedImages) else []
 
 
-def check_annealing(task: ClassificationTask, callbacks: Sequence[Callback]) -> None:
-    """Refuse annealed binarizers that nothing anneals, and temperatures that are averaged.
+def check_averages(task: ClassificationTask, callbacks: Sequence[Callback]) -> None:
+    """Refuse averages of temperatures.
 
     Raises:
-        UserError: The network has some, and `AnnealProgress` is not among the callbacks; or another average than ours
-            is, whose network would not be binary.
+        UserError: Another average than ours is among the callbacks, whose network would not be binary.
     """
     average = next((c for c in callbacks if isinstance(c, WeightAveraging)), None)
     relaxing = any(isinstance(module, TemperatureSign) for module in task.backbone.modules())
@@ -242,26 +239,20 @@ def check_annealing(task: ClassificationTask, callbacks: Sequence[Callback]) -> 
             f"`callbacks`: {type(average).__module__}.{type(average).__name__} averages the temperatures of the "
             "binarizers, too: the average would not be binary. Take bnn_lightning.callbacks.EMAWeightAveraging."
         )
-    binarizer = next(annealed(task.backbone), None)
-    if binarizer is not None and not any(isinstance(callback, AnnealProgress) for callback in callbacks):
-        raise UserError(
-            f"`callbacks`: the network's {type(binarizer).__name__} follows the training, and there is no "
-            "AnnealProgress: leave `callbacks.anneal` as it is."
-        )
 
 
-def check_binary_end(task: ClassificationTask, callbacks: Iterable[Callback], max_epochs: int | None) -> str | None:
+def check_binary_end(task: ClassificationTask, max_epochs: int | None) -> str | None:
     """Return what to warn of: the training ends before the weights are binary."""
     late = max((m.binary_from for m in task.backbone.modules() if isinstance(m, TemperatureSign)), default=0.0)
-    anneal = next((callback for callback in callbacks if isinstance(callback, AnnealProgress)), None)
-    if anneal is None or max_epochs is None or max_epochs < 0:
+    if max_epochs is None or max_epochs < 1:
         return None
-    epochs = max_epochs if anneal.interval == "step" else max_epochs - 1
-    if epochs / anneal.epochs >= late:
+    length = task.progress.length(max_epochs)
+    epochs = max_epochs if task.progress.interval == "step" else max_epochs - 1
+    if epochs / length >= late:
         return None
     return (
         f"The network will not be binary at the end: its weights are from {late:.3g} of the annealing's "
-        f"{anneal.epochs} epochs on, and {max_epochs} are trained. Train longer, or take a smaller "
+        f"{length} epochs on, and {max_epochs} are trained. Train longer, or take a smaller "
         "model.weight_binarizer.binary_from (binarizer@model.weight_binarizer=temperature)."
     )
 

@@ -1,37 +1,28 @@
 """Validate teachers before training starts."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytorch_lightning import Callback
-
-from bnn_lightning.callbacks.distill_progress import DistillProgress
 from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.tasks.classification import ClassificationTask
 
 
-def check_distiller(task: ClassificationTask, callbacks: Iterable[Callback], distill: Any) -> None:
-    """Fetch the teachers, and refuse those that do not fit, and turns that nobody gives.
+def check_distiller(task: ClassificationTask, distill: Any) -> None:
+    """Fetch the teachers, and refuse those that do not fit.
 
     Args:
         task: Holds the distiller.
-        callbacks: Of the trainer.
         distill: The section that the distiller was built from, whose keys a message names.
 
     Raises:
-        UserError: A file that is not there, a teacher of other classes, or no `DistillProgress` where it is needed.
+        UserError: A file that is not there, or a teacher of other classes.
     """
     try:
         task.distiller.prepare(task.backbone)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         message = "\n".join(_with_keys(line, distill) for line in str(error).splitlines())
         raise UserError(f"`distill`: {message}\nTo train with labels alone: distill=none.") from error
-    if task.distiller.follows_progress and not any(isinstance(callback, DistillProgress) for callback in callbacks):
-        raise UserError(
-            f"`callbacks`: the teachers of {type(task.distiller).__name__} take turns, and there is no "
-            "DistillProgress. It is among the default callbacks, as are the checkpoints: callbacks=[default,...]."
-        )
 
 
 def _with_keys(message: str, distill: Any) -> str:
@@ -53,25 +44,25 @@ def _networks(node: Any, at: str) -> Iterator[tuple[str, str]]:
         yield from _networks(node[key], f"{at}.{key}")
 
 
-def check_turns(task: ClassificationTask, callbacks: Iterable[Callback], max_epochs: int | None) -> str | None:
+def check_turns(task: ClassificationTask, max_epochs: int | None) -> str | None:
     """Return what to warn of: the training ends before each of several assistants had its turn, or passes over some."""
-    turns = next((callback for callback in callbacks if isinstance(callback, DistillProgress)), None)
     names = list(getattr(task.distiller, "assistants", ()))
-    if turns is None or len(names) < 2 or max_epochs is None or max_epochs < 0:
+    if len(names) < 2 or max_epochs is None or max_epochs < 1:
         return None
-    parts = 1 if turns.interval == "epoch" else 16  # of an epoch
+    progress, length = task.progress, task.progress.length(max_epochs)
+    parts = 1 if progress.interval == "epoch" else 16  # of an epoch
     taken = set()
     for time in range(max_epochs * parts):
-        task.distiller.set_progress(turns.progress(time, parts))
+        task.distiller.set_progress(progress.at(time, parts, max_epochs=max_epochs))
         taken.add(task.distiller.assistant)
     task.distiller.set_progress(0.0)
     idle = [name for name in names if name not in taken]
     if not idle:
         return None
-    by_step = turns.interval == "epoch" and max_epochs >= turns.epochs
-    remedy = ", or take callbacks.distill_progress.interval=step" if by_step else ""
+    by_step = progress.interval == "epoch" and max_epochs >= length
+    remedy = ", or take task.progress_interval=step" if by_step else ""
     have = "has" if len(idle) == 1 else "have"
     return (
-        f"{listed(idle)} of the {len(names)} assistants {have} no turn: each has a share of {turns.epochs} epochs, and "
+        f"{listed(idle)} of the {len(names)} assistants {have} no turn: each has a share of {length} epochs, and "
         f"{max_epochs} are trained. Train longer{remedy}."
     )

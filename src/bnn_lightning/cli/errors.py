@@ -18,6 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from bnn_lightning.cli.old_names import new_key
 from bnn_lightning.cli.tree import list_options
 
 EXIT_CODE = 2
@@ -123,6 +124,8 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
     full_key = str(error.full_key)
+    if (renamed := new_key(full_key)) is not None:
+        return f"`{full_key}` is called `{renamed}` now."
     section, _, key = full_key.rpartition(".")
     parent = error.parent_node
     known: list[str] = []

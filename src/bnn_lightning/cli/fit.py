@@ -24,7 +24,7 @@ from bnn_lightning.cli import resume
 from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_chosen, check_sections
 from bnn_lightning.cli.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
 from bnn_lightning.cli.checks import (
-    check_annealing,
+    check_averages,
     check_binary_end,
     check_class_weights,
     check_compile,
@@ -179,15 +179,15 @@ def prepare(config: DictConfig) -> Run:
     start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
     callbacks = _callbacks(plain, settings, start, known_classes(datamodule))
     check_selection(task, datamodule, callbacks, settings.objective)
-    check_annealing(task, callbacks)
+    check_averages(task, callbacks)
     check_optimization(task)
-    check_distiller(task, callbacks, plain.get("distill"))
+    check_distiller(task, plain.get("distill"))
     if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
         rank_zero_warn(warning)
     loggers = build_all(logger_nodes(plain, start), at="logger", trust=own)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     for check in (check_binary_end, check_turns):
-        if (warning := check(task, callbacks, trainer.max_epochs)) is not None:
+        if (warning := check(task, trainer.max_epochs)) is not None:
             rank_zero_warn(warning)
     rank_zero_info(compute_line(task, trainer))
     check_sharding(trainer)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnn_lightning.cli import sweep
 from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
 from bnn_lightning.cli.help import describe_keys
+from bnn_lightning.cli.old_names import new_key
 from bnn_lightning.cli.own_folder import running
 from bnn_lightning.cli.run_folder import kept_apart, late_check
 from bnn_lightning.cli.tree import config_path, list_options
@@ -222,6 +223,10 @@ def _refuse(arguments: Sequence[str]) -> None:
         if value.startswith("[") and value.count("[") > value.count("]"):
             raise UserError(f"`{argument}`: a list is one word, without spaces or in quotes, as in '{key}=[a,b]'.")
         group = key.partition("@")[0]
+        old = key.lstrip("+~").partition("@")[0]
+        # A distiller of the user's own may have keys that ours had; Hydra says which ours has not.
+        if (new := new_key(old)) is not None and not old.startswith("distill."):
+            raise UserError(f"`{argument}`: `{old}` is called `{new}` now.")
         if key.startswith("model@"):
             raise UserError(
                 f"`{argument}`: a model names the optimizer of the training, so it stands at `model` alone. A network "

@@ -13,11 +13,16 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.old_names import new_key
 from bnn_lightning.cli.tree import config_dir
 
 # Packages of which only the named targets are trusted: `torch.hub.load`, beside them, runs what it loads.
 _LIBRARIES = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "timm"}
 _LIBRARIES |= sys.stdlib_module_names
+
+
+# Groups whose files write into the whole configuration.
+_GLOBAL = ("experiment", "recipe", "sweep", "debug")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def running(verb: str, arguments: Sequence[str]) -> Iterator[None]:
     added = folder is not None and here not in sys.path and "" not in sys.path
     if folder is not None:
         refuse_clashes(folder)
+        refuse_old_names(folder)
     targets = [] if folder is None else targets_of(folder)
     _running.append(Running(verb, list(arguments), folder, targets))
     if added:
@@ -125,6 +131,23 @@ def refuse_clashes(folder: Path) -> None:
             f"{names}: we have an option of that name, and it would be taken instead. Rename the file, as in "
             f"{folder / first.with_name(f'my_{first.name}')}."
         )
+
+
+def refuse_old_names(folder: Path) -> None:
+    """Refuse groups and keys of the whole configuration that were renamed: Hydra would add them without a word.
+
+    Raises:
+        UserError: Names the file.
+    """
+    for file in _files(folder):
+        content = _load(folder / file)
+        entries = [key for entry in content.get("defaults") or [] if isinstance(entry, dict) for key in entry]
+        names = [file.parent.as_posix(), *(key.rpartition(" ")[2].lstrip("/").partition("@")[0] for key in entries)]
+        if file.parent.as_posix() in _GLOBAL:
+            names += [*content, *(f"callbacks.{key}" for key in content.get("callbacks") or ())]
+        for name in names:
+            if (new := new_key(str(name))) is not None:
+                raise UserError(f"`{folder / file}`: `{name}` is called `{new}` now.")
 
 
 def _files(folder: Path) -> list[Path]:

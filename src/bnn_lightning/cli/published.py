@@ -6,6 +6,8 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from bnn_lightning.cli.old_names import new_key
+
 Recipe = dict[str, Any]
 
 RESOLVER = "published"
@@ -36,8 +38,16 @@ def published_facts(name: str) -> Recipe:
 
 
 def options_of(facts: Recipe) -> Sequence[tuple[str, str]]:
-    """Return the groups in which a published training takes an option, and the options."""
-    return list((facts.get("choose") or {}).items())
+    """Return the groups in which a published training takes an option, and the options.
+
+    Raises:
+        ValueError: A group that was renamed.
+    """
+    chosen = facts.get("choose") or {}
+    for group in chosen:
+        if (new := new_key(group)) is not None:
+            raise ValueError(f"`published.choose`: the group `{group}` is called `{new}` now.")
+    return list(chosen.items())
 
 
 def stages(name: str) -> Iterator[str]:

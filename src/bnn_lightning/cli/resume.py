@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.cli.checkpoint import (
     CONFIG_KEY,
+    RENAMED_KEY,
     backbone_state,
     check_fits,
     is_ours,
@@ -21,6 +22,7 @@ from bnn_lightning.cli.checkpoint import (
     some,
 )
 from bnn_lightning.cli.errors import UserError, explain
+from bnn_lightning.cli.old_names import COMMIT
 from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
 from bnn_lightning.zoo.files import is_name
@@ -122,6 +124,11 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str, in_sweep: bool) -> 
         raise UserError(
             f"`{path}` cannot be resumed: it holds no state of a training run. Take the run's `{LAST.name}`, or start "
             f"from its weights: init_from={path}."
+        )
+    if checkpoint[RENAMED_KEY]:
+        raise UserError(
+            f"`{path}` was written before settings were renamed, and is resumed by the version that wrote it: commit "
+            f"{COMMIT}. Or start a new run from its weights: init_from={path}."
         )
     own = run_dir if requeued(run_dir) else run_of(path)
     in_place = own is not None and own.resolve() == run_dir.resolve()

@@ -79,7 +79,7 @@ class Distiller(nn.Module):
     @property
     def follows_progress(self) -> bool:
         """Whether `set_progress` changes what is learned."""
-        return False
+        return type(self).set_progress is not Distiller.set_progress
 
     def prepare(self, backbone: nn.Module) -> None:
         """Fetch what training needs, such as teachers, and see that it fits the student, while errors are cheap.

@@ -17,8 +17,8 @@ class GapEnsemble(Distiller):
     The loss is soft * `gap_weighted_cross_entropy` with the main teacher and the assistant of the moment, + hard *
     cross-entropy with the labels. With several assistants, from weak to strong, each serves for an equal part of the
     training (consecutive distillation): assistant k of K while the progress is in [k / K, (k + 1) / K). The phase
-    follows from the progress alone (`DistillProgress`), so that a resumed run goes on exactly; only the two teachers of
-    the phase run.
+    follows from the progress of the training alone, so that a resumed run goes on exactly; only the two teachers of the
+    phase run.
 
     Logged beside the losses is `alpha`, the mean weight of the assistant. In evaluation there is "hard" only.
 

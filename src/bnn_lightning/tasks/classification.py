@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.data.mixup_cutmix import MixupCutmix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
-from bnn_lightning.layers.module_utils import prefers_channels_last
+from bnn_lightning.layers.module_utils import annealed, prefers_channels_last
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.class_weights import ClassWeights, check_class_weights, weights_of_classes
+from bnn_lightning.tasks.progress import Interval, TrainingProgress
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
 from bnn_lightning.tasks.scheduler import make_scheduler
 from bnn_lightning.tasks.sharding import shard
@@ -38,6 +39,8 @@ class ClassificationTask(LightningModule):
     `lr` (of the epoch's last step, first group), `s_per_epoch` (training without validation), and `val/loss`,
     `val/acc`, `val/acc_top5`. A data module without a held-out split (`has_val` is False) validates on the test set:
     then these are `test/*`, curves on which nothing may be chosen.
+    What annealed binarizers follow is logged as it was in the epoch's last step: `binary/temperature`, `binary/t`
+    (EDE), `binary/power` (ReSTE), `binary/tau` (ReCU); where binarizers of a kind differ, that of the first.
     `train/loss_step` is the loss of a batch, of this rank, every `log_every_n_steps` steps.
 
     The epoch's sums are in the state dict: an epoch that was interrupted ends with the numbers of one that was not.
@@ -60,6 +63,8 @@ class ClassificationTask(LightningModule):
         class_weights: Weights of the classes in the hard loss, of the student and of any distiller: one number a class,
             or "balanced": images / (classes x images of the class), counted among the training images. Scores and the
             losses of evaluation are not weighted.
+        progress_epochs: Length of what annealed binarizers and distillers follow; None is the trainer's `max_epochs`.
+        progress_interval: Whether they are told at the start of every "epoch" or before every optimizer "step".
 
     Raises:
         ValueError: `label_smoothing` is given beside a distiller, or `checkpoint_activations` beside `compile` or for a
@@ -88,6 +93,8 @@ class ClassificationTask(LightningModule):
         mix: MixupCutmix | None = None,
         checkpoint_activations: bool = False,
         class_weights: ClassWeights = None,
+        progress_epochs: int | None = None,
+        progress_interval: Interval = "epoch",
     ) -> None:
         super().__init__()
         if distiller is not None and label_smoothing:
@@ -104,6 +111,7 @@ class ClassificationTask(LightningModule):
         self.channels_last = prefers_channels_last(backbone) if channels_last is None else channels_last
         self.mix = mix
         self.checkpoint_activations = checkpoint_activations
+        self.progress = TrainingProgress(progress_epochs, interval=progress_interval)
         self.class_weights = check_class_weights(class_weights, num_classes, self.distiller)
         if self.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
@@ -203,18 +211,37 @@ class ClassificationTask(LightningModule):
         sums += [count_correct(logits, labels), count_correct(logits, labels, 5)]
         self.train_means.update(sums, number)
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether a binarizer or the distiller changes in the course of the training."""
+        return self.distiller.follows_progress or next(annealed(self), None) is not None
+
+    def _tell_progress(self, interval: Interval) -> None:
+        if self.progress.interval != interval or not self.follows_progress:
+            return
+        if (progress := self.progress.now(self.trainer)) is not None:
+            for binarizer in annealed(self):
+                binarizer.set_progress(progress)
+            self.distiller.set_progress(progress)
+
+    def on_train_start(self) -> None:
+        # Lightning leaves out `on_train_epoch_start` when it resumes within an epoch.
+        self._tell_progress("epoch")
+
     def on_after_backward(self) -> None:
         self.terms = {}  # lets go of the graph
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Read before the step: when the epoch's metrics are logged, the learning rate has moved on to the next one.
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._tell_progress("step")
         if batch_idx == 0 and self._num_seen():
             # Resumed from a checkpoint of after an epoch's last step and before its end, which Lightning leaves out.
             self.distiller.end_epoch()
             self.train_means.reset()
 
     def on_train_epoch_start(self) -> None:
+        self._tell_progress("epoch")
         self._seconds, self._clock = 0.0, time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
@@ -222,7 +249,7 @@ class ClassificationTask(LightningModule):
             means = {f"train/{name}": value for name, value in self.train_means.compute().items()}
             # Equal on all ranks already. Lightning's `sync_dist` reduces when a value is first read: by the progress
             # bar of rank 0 alone, while the other ranks are elsewhere.
-            self.log_dict(means | self._epoch_facts())
+            self.log_dict(means | self._epoch_facts() | self._annealed_quantities())
             self.train_means.reset()
             self.distiller.end_epoch()
 
@@ -236,6 +263,13 @@ class ClassificationTask(LightningModule):
             facts["s_per_epoch"] = self._seconds + time.perf_counter() - self._clock
         dtype = precise(self.train_means.count)
         return {name: torch.tensor(fact, dtype=dtype, device=self.device) for name, fact in facts.items()}
+
+    def _annealed_quantities(self) -> dict[str, Tensor]:
+        quantities: dict[str, Tensor] = {}
+        for binarizer in annealed(self):
+            for name, quantity in binarizer.named_buffers(recurse=False):
+                quantities.setdefault(f"binary/{name}", quantity)
+        return quantities
 
     # Evaluation
 

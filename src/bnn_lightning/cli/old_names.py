@@ -1,0 +1,77 @@
+"""Names that have changed: on the command line they are errors that give the new name, in checkpoints they are read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# The last commit that wrote the old names into checkpoints, and resumes them.
+COMMIT = "d261637"
+# Keys and groups, and what is below them.
+KEYS = {
+    "schedule": "lr_scheduler",
+    "callbacks.mix_clip": "callbacks.channel_blend_clip",
+    "callbacks.anneal.epochs": "task.progress_epochs",
+    "callbacks.anneal.interval": "task.progress_interval",
+    "callbacks.anneal": "task.progress_epochs",
+    "callbacks.distill_progress.epochs": "task.progress_epochs",
+    "callbacks.distill_progress.interval": "task.progress_interval",
+    "callbacks.distill_progress": "task.progress_epochs",
+    "distill.grain": "distill.weighting",
+    "distill.share": "distill.scale",
+}
+TARGETS = {
+    "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
+    "bnn_lightning.callbacks.MixClip": "bnn_lightning.callbacks.ChannelBlendClip",
+}
+_WEIGHTINGS = {"instance": "per_sample", "batch": "per_batch"}
+_ENSEMBLE = "bnn_lightning.distill.GapEnsemble"
+# Callbacks whose work the task does, and whose settings are the task's.
+_PROGRESS = ("anneal", "distill_progress")
+
+
+def new_key(key: str) -> str | None:
+    """Return what a key or group is called now; None for one that was not renamed.
+
+    Example:
+        >>> new_key("schedule.interval"), new_key("callbacks.anneal.interval"), new_key("optimizer.lr")
+        ('lr_scheduler.interval', 'task.progress_interval', None)
+    """
+    for old, new in KEYS.items():
+        if key == old:
+            return new
+        if key.startswith(f"{old}.") and not new.startswith("task."):
+            return new + key.removeprefix(old)
+    return None
+
+
+def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a checkpoint with the names of today; it is equal where none was renamed.
+
+    Args:
+        config: As it lies in a checkpoint, which may come from elsewhere and be damaged.
+    """
+    renamed = _renamed(config, "")
+    callbacks, task, distill = (renamed.get(section) for section in ("callbacks", "task", "distill"))
+    followed: Mapping[str, Any] = {}
+    if isinstance(callbacks, Mapping):
+        followed = next((callbacks[name] for name in _PROGRESS if isinstance(callbacks.get(name), Mapping)), {})
+        kept = {key: _retargeted(node) for key, node in callbacks.items() if key not in _PROGRESS}
+        renamed["callbacks"] = _renamed(kept, "callbacks.")
+    if isinstance(task, Mapping):
+        progress = {f"progress_{key}": followed[key] for key in ("epochs", "interval") if key in followed}
+        renamed["task"] = progress | {key: _retargeted(node) if key == "mix" else node for key, node in task.items()}
+    if isinstance(distill, Mapping) and distill.get("_target_") == _ENSEMBLE:
+        own = renamed["distill"] = _renamed(distill, "distill.")
+        weighting = own.get("weighting")
+        if isinstance(weighting, str):
+            own["weighting"] = _WEIGHTINGS.get(weighting, weighting)
+    return renamed
+
+
+def _renamed(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix): node for key, node in section.items()}
+
+
+def _retargeted(node: Any) -> Any:
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        return node
+    return {**node, "_target_": TARGETS.get(node["_target_"], node["_target_"])}

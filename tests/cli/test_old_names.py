@@ -1,0 +1,118 @@
+"""Names that have changed: old ones are errors with the new name, and old checkpoints are read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bnn_lightning.cli import old_names
+from bnn_lightning.cli.build import locate
+from bnn_lightning.cli.checkpoint import load_task, read_checkpoint
+
+Bnn = Any
+# Written at d261637: `python train.py model=mlp model.width=16 model.dropout=0 data=digits data.image_size=8
+# data.batch_size=16 distill=skd_mlp mix@task.mix=mixup binarizer@model.input_binarizer=ede epochs=1 recipe=none
+# optimizer.lr=0.02 callbacks.anneal.interval=step`, and `model.width=8 distill=ensemble distill.grain=batch
+# distill.share=1 schedule=linear` with that run as both teachers. Both on a CPU.
+FOLDER = Path(__file__).parent / old_names.COMMIT
+SKD, ENSEMBLE = FOLDER / "skd_last.ckpt", FOLDER / "ensemble_final.ckpt"
+LOGITS = {
+    SKD: [0.2918993, 0.3915871, 0.238042, -1.886416, 2.415893, -0.0836839, 1.580698, -0.1441272, 0.3012942, -2.675606],
+    ENSEMBLE: [
+        *(-0.9208171, -0.4687202, 0.1556796, 0.0072048, -0.2546110),
+        *(-0.5785881, 0.1324050, 0.6694766, -0.6176979, -0.8154269),
+    ],
+}
+
+
+@pytest.mark.parametrize("path", [SKD, ENSEMBLE], ids=lambda path: path.stem)
+def test_an_old_checkpoint_loads(path: Path) -> None:
+    task = load_task(path)
+    image = (torch.arange(64) % 17 / 16).reshape(1, 1, 8, 8)
+    torch.testing.assert_close(task.backbone(image)[0], torch.tensor(LOGITS[path]), rtol=1e-5, atol=1e-6)
+
+
+def test_settings_of_old_checkpoints_have_their_new_names() -> None:
+    task = load_task(SKD)
+    assert (task.progress.epochs, task.progress.interval) == (1, "step")
+    assert (type(task.mix).__name__, type(task.distiller).__name__) == ("MixupCutmix", "SelfKD")
+    distiller: Any = load_task(ENSEMBLE).distiller
+    assert (distiller.weighting, distiller.scale) == ("per_batch", 1.0)
+    for path in (SKD, ENSEMBLE):
+        config = read_checkpoint(path)["bnn_lightning_config"]
+        assert config["lr_scheduler"]["_target_"].startswith("bnn_lightning.optim.")
+        assert {"anneal", "distill_progress", "mix_clip"}.isdisjoint(config["callbacks"])
+        assert config["callbacks"]["channel_blend_clip"]["_target_"].endswith("ChannelBlendClip")
+        assert old_names.with_new_names(config) == config
+
+
+def test_a_damaged_configuration_is_returned() -> None:
+    damaged: dict[str, Any] = {"callbacks": [1], "task": {"mix": 3}, "distill": "x", "schedule": None}
+    assert old_names.with_new_names(damaged) == {k: v for k, v in damaged.items() if k != "schedule"} | {
+        "lr_scheduler": None
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_old_checkpoint_is_scored_and_exported(bnn: Bnn, workplace: Path) -> None:
+    done = bnn("evaluate", f"ckpt={SKD}")
+    assert done.code == 0, done.err
+    assert "60.83 %" in done.out
+    done = bnn("export", f"ckpt={SKD}", "out=net.bnn", "images=64")
+    assert done.code == 0, done.err
+    done = bnn("evaluate", "packed=net.bnn")
+    assert done.code == 0, done.err
+    assert "60.83 %" in done.out
+
+
+def test_an_old_checkpoint_is_not_resumed(bnn: Bnn, workplace: Path) -> None:
+    done = bnn("train", "model=mlp", "data=digits", f"ckpt_path={SKD}", "recipe=none")
+    assert done.code == 2
+    assert f"commit {old_names.COMMIT}" in done.err
+    assert f"init_from={SKD}" in done.err
+
+
+WORDS = {
+    "schedule=linear": "lr_scheduler",
+    "+schedule.interval=step": "lr_scheduler.interval",
+    "~schedule": "lr_scheduler",
+    "callbacks.anneal.interval=step": "task.progress_interval",
+    "callbacks.distill_progress=null": "task.progress_epochs",
+    "callbacks.mix_clip=null": "callbacks.channel_blend_clip",
+    "distill=ensemble distill.grain=batch": "distill.weighting",
+    "distill=ensemble distill.share=1": "distill.scale",
+    "mix@task.mix=mixup task.mix._target_=bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_an_old_name_is_an_error_with_the_new_one(words: str, bnn: Bnn, workplace: Path) -> None:
+    done = bnn("train", *words.split())
+    assert done.code == 2
+    assert f"is called `{WORDS[words]}` now" in done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("schedule/step.yaml", "_target_: torch.optim.lr_scheduler.StepLR\n"),
+        ("experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /schedule: linear\n  - _self_\n"),
+        ("experiment/mine.yaml", "# @package _global_\nschedule:\n  interval: step\n"),
+        ("recipe/mlp_digits2.yaml", "# @package _global_\ncallbacks:\n  anneal:\n    interval: step\n"),
+        ("recipe/mlp_digits2.yaml", "# @package _global_\npublished:\n  choose:\n    schedule: linear\n"),
+    ],
+)
+def test_an_old_name_in_a_folder_of_ones_own_is_an_error(file: str, text: str, bnn: Bnn, workplace: Path) -> None:
+    path = workplace / "mine" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    recipe = ["recipe=mlp_digits2"] if file.startswith("recipe") else []
+    done = bnn("train", "-cd", "mine", *recipe)
+    assert done.code == 2
+    assert " now." in done.err
+
+
+def test_new_names_exist() -> None:
+    for target in old_names.TARGETS.values():
+        locate(target, at="")

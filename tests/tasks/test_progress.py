@@ -1,0 +1,100 @@
+"""Binarizers and distillers are told how far the training is."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from bnn_lightning.binarizers import EDE, ReSTE, SignEDE, TemperatureSign
+from bnn_lightning.data import DigitsDataModule
+from bnn_lightning.tasks import ClassificationTask
+from bnn_lightning.tasks.progress import TrainingProgress
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def fake_trainer(**options: Any) -> Any:
+    defaults = {"max_epochs": 700, "current_epoch": 0, "accumulate_grad_batches": 1, "num_training_batches": 10}
+    return SimpleNamespace(**defaults | options)
+
+
+def task_of(network: nn.Module, **options: Any) -> ClassificationTask:
+    return ClassificationTask(network, num_classes=2, optimizer=SGD, **options)
+
+
+def begin_epoch(task: ClassificationTask, trainer: Any) -> None:
+    task._trainer = trainer
+    task.on_train_epoch_start()
+
+
+@pytest.mark.parametrize(("epoch", "t"), [(0, 0.001), (175, 0.01), (350, 0.1), (525, 1.0), (699, 9.869286)])
+def test_published_sharpness(epoch: int, t: float) -> None:
+    """Vector A8 of SKD-BNN, E = 700."""
+    network = nn.Sequential(SignEDE(), nn.Linear(2, 2), SignEDE())
+    begin_epoch(task_of(network, progress_epochs=700), fake_trainer(current_epoch=epoch))
+    for module in network.modules():
+        if isinstance(module, EDE):
+            assert float(module.t) == pytest.approx(t, rel=1e-6)
+
+
+def test_steps_count_optimizer_steps() -> None:
+    progress = TrainingProgress(4, interval="step")
+    for step in (0, 5, 10, 19):  # 4 epochs of ceil(10 / 2) steps
+        assert progress.now(fake_trainer(global_step=step, accumulate_grad_batches=2)) == step / 20
+
+
+def test_past_the_end() -> None:
+    network = nn.Sequential(SignEDE())
+    with pytest.warns(UserWarning, match="annealing of 4 epochs is over"):
+        begin_epoch(task_of(network, progress_epochs=4), fake_trainer(current_epoch=9))
+    assert float(network[0].t) == 10.0
+
+
+def test_a_finished_run_is_left_alone() -> None:
+    assert TrainingProgress(4).now(fake_trainer(current_epoch=4, max_epochs=4)) is None
+
+
+def test_the_length_is_the_trainers_where_none_is_given() -> None:
+    assert TrainingProgress().now(fake_trainer(current_epoch=350)) == 0.5
+    with pytest.raises(ValueError, match="`progress_epochs` must be given"):
+        TrainingProgress().now(fake_trainer(max_epochs=-1))
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="`progress_epochs` must be positive, got 0"):
+        task_of(nn.Linear(2, 2), progress_epochs=0)
+    with pytest.raises(ValueError, match="`progress_interval` must be one of"):
+        task_of(nn.Linear(2, 2), progress_interval="batch")
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_what_changes_is_logged(interval: str) -> None:
+    binarizers = [SignEDE(), ReSTE(), TemperatureSign(), SignEDE()]
+    network = nn.Sequential(nn.Flatten(), binarizers[0], *binarizers[1:], nn.Linear(64, 10))
+    task = ClassificationTask(network, num_classes=10, optimizer=SGD, progress_interval=interval)  # type: ignore[arg-type]
+    silent: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        max_epochs=2,
+        limit_train_batches=2,
+        limit_val_batches=0,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        **silent,
+    )
+    trainer.fit(task, datamodule=DigitsDataModule(batch_size=16, image_size=8))
+    last = 1 / 2 if interval == "epoch" else 3 / 4
+    logged = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("binary/")}
+    assert set(logged) == {"binary/t", "binary/temperature", "binary/power"}
+    assert logged["binary/t"] == pytest.approx(10 ** (-3 + 4 * last))
+    assert logged["binary/power"] == pytest.approx(1 + 2 * last)
+
+
+def test_nothing_is_told_where_nothing_changes() -> None:
+    task = task_of(nn.Sequential(nn.ReLU()))
+    assert not task.follows_progress
+    begin_epoch(task, fake_trainer(max_epochs=-1))
