@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 import torch
 
-from bnn_lightning.analysis import block_title, create_block, list_blocks, trace_graph
-from bnn_lightning.figures import draw_graph, draw_modules, draw_pipeline
+from bnn_lightning.analysis import block_title, create_block, list_blocks, module_graphs, pipeline_graphs, trace_graph
+from bnn_lightning.figures import draw_graph, draw_graphs, draw_pipeline
 from bnn_lightning.models import create_backbone
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def figures() -> "dict[str, Figure]":
         for name in list_blocks()
     }
     network = create_backbone("bnext_tiny", num_classes=1000, image_size=224)
-    return {**found, "modules": draw_modules(), "pipeline": draw_pipeline(network, image_size=224, title="bnext_tiny")}
+    graphs, paths = pipeline_graphs(network, torch.rand(1, 3, 224, 224))
+    titles = ["bnext_tiny", *(type(network.get_submodule(path)).__name__ for path in paths)]
+    return {**found, "modules": draw_graphs(module_graphs()), "pipeline": draw_pipeline(graphs, paths, titles)}
 
 
 def main(folder: Path) -> None:

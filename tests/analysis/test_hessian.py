@@ -1,7 +1,9 @@
 """Eigenvalues of known quadratics, and of surrogate graphs."""
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def test_largest_of_a_quadratic(eigenvalues: list[float], largest: float) -> Non
     matrix, x = quadratic(eigenvalues)
     found = largest_eigenvalue(lambda: iter([0.5 * x @ matrix @ x]), [x], iterations=500, tolerance=1e-10)
     assert found.value == pytest.approx(largest, abs=1e-4)
-    assert found.change < 1e-10
+    assert found.residual < 1e-10
 
 
 def test_parts_of_a_loss_and_scales() -> None:
@@ -53,7 +55,12 @@ def test_linear_loss_has_none_and_iterations_end() -> None:
     x = torch.ones(3, requires_grad=True)
     assert largest_eigenvalue(lambda: iter([x.sum()]), [x]).value == 0.0
     matrix, y = quadratic([5.0, 4.99, 1.0])
-    assert largest_eigenvalue(lambda: iter([y @ matrix @ y]), [y], iterations=3, tolerance=0.0).iterations == 3
+    assert largest_eigenvalue(lambda: iter([y @ matrix @ y]), [y], iterations=3, tolerance=0.0).value == pytest.approx(
+        10.0
+    )
+    wide, z = quadratic(list(np.linspace(1.0, 1.1, 60)))
+    stopped = largest_eigenvalue(lambda: iter([0.5 * z @ wide @ z]), [z], iterations=1, tolerance=0.0)
+    assert math.isnan(stopped.value) and math.isinf(stopped.residual)
     with pytest.raises(ValueError, match="`iterations` must be 1 or more"):
         largest_eigenvalue(lambda: iter([x.sum()]), [x], iterations=0)
 

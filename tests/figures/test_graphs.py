@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.analysis import block_title, create_block, list_blocks, trace_graph
+from bnn_lightning.analysis import block_title, create_block, list_blocks, module_graphs, pipeline_graphs, trace_graph
 from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.analysis.trace import TraceError
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
-from bnn_lightning.figures import draw_graph, draw_modules, draw_pipeline, pipeline_graphs
+from bnn_lightning.figures import draw_graph, draw_graphs, draw_pipeline
 from bnn_lightning.figures.layered import count_crossings, place_in_row
 from bnn_lightning.figures.layout import lay_out
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
@@ -332,7 +332,7 @@ def test_pipelines_of_all_networks_or_a_reason_why_there_is_none(name: str) -> N
 
 def test_modules_fit_a_page_and_the_pipeline_enlarges() -> None:
     pytest.importorskip("matplotlib")
-    assert draw_modules().get_size_inches()[0] < 7.2
+    assert draw_graphs(module_graphs()).get_size_inches()[0] < 7.2
     network = create_backbone("bnext_tiny", num_classes=5, image_size=32, width=8, depths=(2, 1))
     (backbone, block, module), paths = pipeline_graphs(network, torch.rand(1, 3, 32, 32))
     assert paths == ["blocks.1", "blocks.1.spatial.conv"]
@@ -343,7 +343,9 @@ def test_modules_fit_a_page_and_the_pipeline_enlarges() -> None:
         "pointwise.1.conv",
     ]
     assert len(module.binary_edges) == 2
-    figure = draw_pipeline(network, image_size=32)
+    figure = draw_pipeline([backbone, block, module], paths, ["network", "block", "module"])
     assert len(figure.axes[0].lines) == 4
     with pytest.raises(ValueError, match="has no binary layer"):
-        draw_pipeline(create_backbone("mlp", num_classes=2, image_size=4, width=4, binary=False), image_size=4)
+        pipeline_graphs(
+            create_backbone("mlp", num_classes=2, image_size=4, width=4, binary=False), torch.rand(1, 3, 4, 4)
+        )

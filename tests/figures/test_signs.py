@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.analysis import embedding, feature_maps, signs, surrogates
 from bnn_lightning.binarizers import SignSTE, WeightSign, binarizer_factory, list_binarizers
-from bnn_lightning.figures import embedding, feature_maps, signs, soft_label_heatmap, surrogates
+from bnn_lightning.figures import plot_embedding, plot_feature_maps, plot_signs, plot_surrogates, soft_label_heatmap
+from bnn_lightning.figures.feature_maps import telling_channels
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 
@@ -72,7 +74,7 @@ def test_table_and_picture_of_surrogates() -> None:
     assert header == ["binarizer", "of", "progress", "x", "value", "gradient"]
     assert rows[0] == ["SignSTE", "inputs", None, -2.0, -1.0, 0.0]
     assert len(rows) == 9
-    figure = surrogates.plot_surrogates(found)
+    figure = plot_surrogates(found)
     assert [len(ax.lines) for ax in figure.axes] == [1, 1, 2, 2]
     assert np.array_equal(figure.axes[1].lines[0].get_ydata(), found[0].gradient)
     for wrong, message in (({"points": 1}, "`points`"), ({"limit": 0.0}, "`limit`")):
@@ -127,7 +129,7 @@ def test_picture_of_signs() -> None:
     header, rows = signs.sign_rows(statistics)
     assert header[0] == "layer"
     assert [row[0] for row in rows] == ["first", "second"]
-    figure = signs.plot_signs(statistics)
+    figure = plot_signs(statistics, limit=signs.HISTOGRAM_LIMIT)
     shares = figure.axes[0].lines
     assert list(shares[0].get_xdata()) == pytest.approx([100 * one.weight_share for one in statistics])
     assert list(shares[1].get_ydata()) == [1]  # the first layer's inputs are real
@@ -146,9 +148,7 @@ def test_feature_maps_are_what_the_layer_sees() -> None:
     for one in maps.values():
         assert torch.equal(one.signs, torch.where(one.real >= 0, 1.0, -1.0))
     assert maps["layer3.0.conv2"].signs.shape == (16, 5, 3)
-    figure = feature_maps.plot_feature_maps(
-        image, {"a": maps["layer1.0.conv1"], "b": maps["layer3.0.conv2"]}, channels=3
-    )
+    figure = plot_feature_maps(image, {"a": maps["layer1.0.conv1"], "b": maps["layer3.0.conv2"]}, channels=3)
     assert sum(len(ax.images) for ax in figure.axes) == 1 + 2 * 2 * 3
 
 
@@ -156,8 +156,8 @@ def test_channels_that_tell_most() -> None:
     maps = torch.ones(4, 2, 2)
     maps[1, 0] = -1  # half
     maps[3, 0, 0] = -1  # a quarter
-    assert feature_maps.telling_channels(maps, 2) == [1, 3]
-    assert feature_maps.telling_channels(maps, 9) == [0, 1, 2, 3]
+    assert telling_channels(maps, 2) == [1, 3]
+    assert telling_channels(maps, 9) == [0, 1, 2, 3]
     assert feature_maps.spread_over(list("abcdef"), 1) == ["a"]
 
 
@@ -218,7 +218,7 @@ def test_embedding_repeats_and_keeps_clusters() -> None:
     assert torch.equal(points, embedding.embed(features, seed=3, perplexity=10))
     assert points.shape == (60, 2)
     assert embedding.neighbor_accuracy(points, labels) == embedding.neighbor_accuracy(features, labels) == 1.0
-    figure = embedding.plot_embedding(points, labels, class_names=["a", "b", "c"])
+    figure = plot_embedding(points, labels, class_names=["a", "b", "c"])
     assert [len(scatter.get_offsets()) for scatter in figure.axes[0].collections] == [20, 20, 20]
     for wrong, message in (
         ({"method": "pca"}, r"`method` must be one of \['tsne', 'umap'\]"),
@@ -228,7 +228,7 @@ def test_embedding_repeats_and_keeps_clusters() -> None:
         with pytest.raises(ValueError, match=message):
             embedding.embed(features, **wrong)
     with pytest.raises(ValueError, match="a name for label 2, got 2"):
-        embedding.plot_embedding(points, labels, class_names=["a", "b"])
+        plot_embedding(points, labels, class_names=["a", "b"])
 
 
 def test_binarizer_by_name_is_tested_here() -> None:

@@ -1,12 +1,11 @@
 """Sharpness of a landscape, in numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnn_lightning.analysis.landscape import Array, Landscape
+from bnn_lightning.utils.optional import require
 
 # Points of a circle, and of the refined grid for each step of the grid.
 _ANGLES = 256
@@ -64,7 +63,8 @@ def basin(landscape: Landscape, above: float = 1.0) -> Basin:
     else:
         losses = interpolate(landscape, *np.meshgrid(fine, fine, indexing="ij"))
     low = losses < landscape.losses[landscape.center] + above
-    inside = _connected(low, (len(fine) // 2,) * low.ndim)
+    regions, _ = require("scipy.ndimage", extra="visualize").label(low)
+    inside = low & (regions == regions[(len(fine) // 2,) * low.ndim])
     # A point of the refined grid stands for the cell around it, of which at an edge a part lies outside.
     width = np.full(len(fine), fine[1] - fine[0])
     width[[0, -1]] /= 2
@@ -103,43 +103,14 @@ def interpolate(landscape: Landscape, first: Array, second: Array) -> Array:
         landscape: Of two directions.
         first: Steps along the first one, any shape, within the grid.
         second: Steps along the second one, of the same shape.
+
+    Raises:
+        ModuleNotFoundError: SciPy is not installed.
     """
-    steps, losses = landscape.steps, landscape.losses
-    i, u = _cell(steps, first)
-    j, v = _cell(steps, second)
-    low = losses[i, j] * (1 - v) + losses[i, j + 1] * v
-    high = losses[i + 1, j] * (1 - v) + losses[i + 1, j + 1] * v
-    found: Array = low * (1 - u) + high * u
+    steps = landscape.steps
+    between = require("scipy.interpolate", extra="visualize").RegularGridInterpolator((steps, steps), landscape.losses)
+    found: Array = between((first, second))
     return found
-
-
-def _cell(steps: Array, values: Array) -> tuple[NDArray[np.intp], Array]:
-    index = np.clip(np.searchsorted(steps, values, side="right") - 1, 0, len(steps) - 2)
-    return index, (values - steps[index]) / (steps[index + 1] - steps[index])
-
-
-def _connected(low: NDArray[np.bool_], start: Sequence[int]) -> NDArray[np.bool_]:
-    """Return those places that are reached from `start` through neighbors that are low."""
-    inside = np.zeros_like(low)
-    inside[tuple(start)] = low[tuple(start)]
-    while True:
-        grown = inside.copy()
-        for axis in range(low.ndim):
-            before, after = _shifted_slices(axis, low.ndim)
-            grown[after] |= inside[before]
-            grown[before] |= inside[after]
-        grown &= low
-        if (grown == inside).all():
-            return inside
-        inside = grown
-
-
-def _shifted_slices(axis: int, dimensions: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    every = [slice(None)] * dimensions
-    return (
-        tuple(slice(None, -1) if index == axis else one for index, one in enumerate(every)),
-        tuple(slice(1, None) if index == axis else one for index, one in enumerate(every)),
-    )
 
 
 def _both_ends(axis: int, dimensions: int) -> list[tuple[slice | int, ...]]:

@@ -1,4 +1,4 @@
-"""Figures from networks and plain tables; each function returns a figure and saves nothing."""
+"""Figures from plain tables; each function returns a figure and saves nothing."""
 
 from bnn_lightning.utils.lazy import attach
 
@@ -8,8 +8,8 @@ __getattr__, __dir__, __all__ = attach(
         "soft_label_heatmap": ["plot_soft_labels", "soft_labels"],
         "binarization": ["binarization_bars", "binarization_table"],
         "comparison": ["Entry", "accuracy_against_cost", "comparison_table", "counted", "published"],
-        "embedding": ["embed", "neighbor_accuracy", "penultimate_features", "plot_embedding"],
-        "feature_maps": ["LayerMaps", "plot_feature_maps", "record_maps"],
+        "embedding": ["plot_embedding"],
+        "feature_maps": ["plot_feature_maps"],
         "graph_figures": ["draw_graph", "draw_graphs"],
         "landscape_figures": [
             "interactive_landscapes",
@@ -17,10 +17,10 @@ __getattr__, __dir__, __all__ = attach(
             "landscape_lines",
             "landscape_surfaces",
         ],
-        "pipeline": ["draw_modules", "draw_pipeline", "module_graphs", "pipeline_graphs"],
+        "pipeline": ["draw_pipeline"],
         "training_curves": ["plot_training_curves", "summarize", "training_table"],
-        "signs": ["LayerSigns", "plot_signs", "sign_rows", "sign_statistics"],
+        "signs": ["plot_signs"],
         "style": ["COLORS", "new_figure", "new_interactive"],
-        "surrogates": ["Surrogate", "plot_surrogates", "surrogate_rows", "surrogates_of"],
+        "surrogates": ["plot_surrogates"],
     },
 )

@@ -1,123 +1,36 @@
-"""Binary feature maps: what the binary layers of a network see of an image, before and after the sign."""
+"""Binary feature maps: inputs of binary layers for one image, before and after the sign."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import ArrayLike
 
 from bnn_lightning.figures.style import new_figure
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.figures.tables import MapTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class LayerMaps:
-    """The input of a binary layer, for one image.
-
-    Attributes:
-        real: Before its binarizer, (C, H, W).
-        signs: After it, (C, H, W).
-    """
-
-    real: Tensor
-    signs: Tensor
-
-
-@torch.no_grad()
-def record_maps(network: nn.Module, image: Tensor, layers: Sequence[str] | None = None) -> dict[str, LayerMaps]:
-    """Record what binary layers see of an image, as the network evaluates.
-
-    Args:
-        network: Takes images (N, C, H, W); its mode is put back.
-        image: (C, H, W) in [0, 1], of any size that the network can work with.
-        layers: Names of binary layers; None takes all whose inputs are binary maps.
-
-    Returns:
-        Real and binary maps by layer, in module order.
-
-    Raises:
-        ValueError: No such layer, one whose input is no binary map, or an image that the network cannot work with.
-
-    Example:
-        >>> from bnn_lightning.models import create_backbone
-        >>> network = create_backbone("resnet20", num_classes=10, image_size=32)
-        >>> maps = record_maps(network, torch.rand(3, 40, 24), ["layer2.0.conv1"])
-        >>> maps["layer2.0.conv1"].signs.shape, sorted(maps["layer2.0.conv1"].signs.unique().tolist())
-        (torch.Size([16, 40, 24]), [-1.0, 1.0])
-    """
-    with_signs = {name: layer for name, layer in binary_layers(network).items() if layer.input_binarizer is not None}
-    for name in layers or ():
-        if name not in with_signs:
-            raise ValueError(f"`layers`: `{name}` is no layer with binary inputs. There are: {', '.join(with_signs)}.")
-    found: dict[str, LayerMaps] = {}
-    handles = []
-    for name, layer in with_signs.items():
-        if layers is None or name in layers:
-            assert layer.input_binarizer is not None
-            handles.append(layer.input_binarizer.register_forward_hook(_noting(name, found)))
-    training = network.training
-    try:
-        network.eval()(image[None])
-    except RuntimeError as error:
-        size = "×".join(map(str, image.shape[1:]))
-        raise ValueError(f"The network cannot work with an image of {size}: {error}") from error
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
-    flat = [name for name, one in found.items() if one.signs.dim() != 3]
-    if flat and layers is not None:
-        raise ValueError(f"`layers`: the input of `{flat[0]}` is no map, but {tuple(found[flat[0]].signs.shape)}.")
-    kept = {name: found[name] for name in with_signs if name in found and name not in flat}
-    if not kept:
-        raise ValueError(f"{type(network).__name__} has no binary layer whose input is a binary map.")
-    return kept
-
-
-def _noting(name: str, found: dict[str, LayerMaps]) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        # A copy: activations in place would change it.
-        found[name] = LayerMaps(args[0][0].clone(), output[0].clone())
-
-    return hook
-
-
-def spread_over(names: Sequence[str], number: int) -> list[str]:
-    """Return at most `number` of the names, spread evenly from the first to the last.
-
-    Example:
-        >>> spread_over(["a", "b", "c", "d", "e"], 3)
-        ['a', 'c', 'e']
-    """
-    if len(names) <= number:
-        return list(names)
-    if number == 1:
-        return [names[0]]
-    return [names[round(index * (len(names) - 1) / (number - 1))] for index in range(number)]
-
-
-def telling_channels(signs: Tensor, number: int) -> list[int]:
+def telling_channels(signs: ArrayLike, number: int) -> list[int]:
     """Return the channels whose signs are most evenly +1 and -1, in their order: they show most of an image.
 
     Args:
         signs: (C, H, W).
         number: At most so many.
     """
-    balance = signs.flatten(1).mean(1).abs()
+    balance = np.abs(np.asarray(signs).mean((1, 2)))
     return sorted(balance.argsort(stable=True)[:number].tolist())
 
 
-def plot_feature_maps(image: Tensor, maps: Mapping[str, LayerMaps], *, channels: int = 6) -> "Figure":
+def plot_feature_maps(image: ArrayLike, maps: Mapping[str, MapTable], *, channels: int = 6) -> "Figure":
     """Draw an image and what binary layers see of it: real-valued inputs above, their signs below.
 
     Args:
         image: (C, H, W) in [0, 1].
-        maps: By layer, from `record_maps`.
+        maps: By layer, as `analysis.record_maps` returns them.
         channels: Of each layer, those with the most even signs.
 
     Returns:
@@ -129,7 +42,8 @@ def plot_feature_maps(image: Tensor, maps: Mapping[str, LayerMaps], *, channels:
     """
     if channels < 1:
         raise ValueError(f"`channels` must be at least 1, got {channels}.")
-    shape = image.shape[1] / image.shape[2]
+    pixels = np.asarray(image)
+    shape = pixels.shape[1] / pixels.shape[2]
     figure, axes = new_figure(2 * len(maps), channels + 1, width=1.25, height=1.2 * min(max(shape, 0.6), 1.6) + 0.12)
     for ax in axes:
         ax.set_axis_off()
@@ -137,16 +51,17 @@ def plot_feature_maps(image: Tensor, maps: Mapping[str, LayerMaps], *, channels:
         upper = axes[2 * index * (channels + 1) :][: channels + 1]
         lower = axes[(2 * index + 1) * (channels + 1) :][: channels + 1]
         _draw_layer(upper, lower, name, one, channels)
-    shown = image.permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+    shown = pixels.transpose(1, 2, 0).clip(0, 1)
     axes[0].imshow(shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
-    axes[0].set_title(f"image {image.shape[1]}×{image.shape[2]}", fontsize=7)
+    axes[0].set_title(f"image {pixels.shape[1]}×{pixels.shape[2]}", fontsize=7)
     figure.supxlabel("above: inputs, red positive, blue negative; below: their signs, white +1, black −1", fontsize=7.5)
     return figure
 
 
-def _draw_layer(upper: "Sequence[Axes]", lower: "Sequence[Axes]", name: str, maps: LayerMaps, channels: int) -> None:
-    size = "×".join(map(str, maps.signs.shape))
-    share = float((maps.signs > 0).float().mean())
+def _draw_layer(upper: "Sequence[Axes]", lower: "Sequence[Axes]", name: str, maps: MapTable, channels: int) -> None:
+    real, signs = np.asarray(maps.real), np.asarray(maps.signs)
+    size = "×".join(map(str, signs.shape))
+    share = float((signs > 0).mean())
     lower[0].text(
         0.5,
         0.5,
@@ -156,10 +71,8 @@ def _draw_layer(upper: "Sequence[Axes]", lower: "Sequence[Axes]", name: str, map
         fontsize=7,
         transform=lower[0].transAxes,
     )
-    for place, channel in enumerate(telling_channels(maps.signs, channels), start=1):
-        real = maps.real[channel].float().cpu()
-        limit = float(real.abs().max()) or 1.0
-        upper[place].imshow(real.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    for place, channel in enumerate(telling_channels(signs, channels), start=1):
+        limit = float(np.abs(real[channel]).max()) or 1.0
+        upper[place].imshow(real[channel], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         upper[place].set_title(f"channel {channel}, ±{limit:.2g}", fontsize=6.5, pad=2)
-        signs = maps.signs[channel].cpu().numpy()
-        lower[place].imshow(signs, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        lower[place].imshow(signs[channel], cmap="gray", vmin=-1, vmax=1, interpolation="nearest")

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnn_lightning.analysis.landscape import Array, Landscape
 from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure, new_interactive
+from bnn_lightning.figures.tables import Array, LossTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def landscape_lines(landscapes: Sequence[Landscape], *, cap: float | None = None) -> "Figure":
+def landscape_lines(landscapes: Sequence[LossTable], *, cap: float | None = None) -> "Figure":
     """Draw losses along one direction, and below them the shares of flipped signs; one scale for all networks.
 
     Args:
@@ -39,7 +39,7 @@ def landscape_lines(landscapes: Sequence[Landscape], *, cap: float | None = None
     return figure
 
 
-def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = None, levels: int = 20) -> "Figure":
+def landscape_contours(landscapes: Sequence[LossTable], *, cap: float | None = None, levels: int = 20) -> "Figure":
     """Draw losses over two directions as contours, and below them the shares of flipped signs, networks side by side.
 
     Levels and colors are those of all networks.
@@ -74,7 +74,7 @@ def landscape_contours(landscapes: Sequence[Landscape], *, cap: float | None = N
     return figure
 
 
-def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = None) -> "Figure":
+def landscape_surfaces(landscapes: Sequence[LossTable], *, cap: float | None = None) -> "Figure":
     """Draw losses over two directions as surfaces, networks side by side; heights and colors are those of all.
 
     Args:
@@ -100,7 +100,7 @@ def landscape_surfaces(landscapes: Sequence[Landscape], *, cap: float | None = N
     return figure
 
 
-def interactive_landscapes(landscapes: Sequence[Landscape], *, cap: float | None = None) -> Any:
+def interactive_landscapes(landscapes: Sequence[LossTable], *, cap: float | None = None) -> Any:
     """Draw losses over two directions as surfaces that can be turned, with plotly; scales as of `landscape_surfaces`.
 
     Under the pointer stand the loss as measured, the accuracy and the share of flipped signs.
@@ -137,7 +137,7 @@ def interactive_landscapes(landscapes: Sequence[Landscape], *, cap: float | None
     return figure
 
 
-def loss_range(landscapes: Sequence[Landscape], cap: float | None) -> tuple[float, float]:
+def loss_range(landscapes: Sequence[LossTable], cap: float | None) -> tuple[float, float]:
     """Return the lowest and the highest loss that is drawn, over all networks; they differ.
 
     Args:
@@ -158,7 +158,7 @@ def loss_range(landscapes: Sequence[Landscape], cap: float | None) -> tuple[floa
     return lowest, highest if highest > lowest else lowest + 1.0
 
 
-def _contour(axis: "Axes", one: Landscape, values: Array, levels: Array) -> Any:
+def _contour(axis: "Axes", one: LossTable, values: Array, levels: Array) -> Any:
     # The first direction is the horizontal axis: matplotlib's rows are the vertical one.
     filled = axis.contourf(one.steps, one.steps, values.T, levels=levels, cmap=COLOR_MAP)
     if not np.isnan(values).all():
@@ -174,7 +174,7 @@ def _capped(losses: Array, lowest: float, highest: float) -> Array:
     return np.clip(losses, lowest, highest)
 
 
-def _check_dimensions(landscapes: Sequence[Landscape], dimensions: int) -> None:
+def _check_dimensions(landscapes: Sequence[LossTable], dimensions: int) -> None:
     if not landscapes:
         raise ValueError("`landscapes` is empty.")
     if others := [one.name for one in landscapes if one.losses.ndim != dimensions]:

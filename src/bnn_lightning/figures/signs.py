@@ -1,163 +1,24 @@
-"""Statistics of signs, layer by layer: of weights, and of activations over images."""
+"""Signs of weights and activations, layer by layer."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure
-from bnn_lightning.functional.stats import sign_entropy
-from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.figures.tables import SignTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Range of latent weights, in standard deviations of their layer.
-HISTOGRAM_LIMIT, HISTOGRAM_BINS = 4.0, 81
 
-
-@dataclass(frozen=True)
-class LayerSigns:
-    """Signs of a binary layer.
-
-    Attributes:
-        layer: Its name.
-        weights: How many it has.
-        weight_share: Of them that are +1.
-        weight_entropy: Of their signs, in bits.
-        near_zero: Share of latent weights within a tenth of their standard deviation of 0, where a sign flips easily.
-        input_share: Of its binary inputs that are +1, over all images; None where its inputs are real.
-        input_entropy: Of their signs, in bits.
-        dead_inputs: Share of input channels that have one and the same sign in all places of all images.
-        histogram: Of latent weights, (HISTOGRAM_BINS,): shares, over standard deviations; its ends take what is beyond.
-    """
-
-    layer: str
-    weights: int
-    weight_share: float
-    weight_entropy: float
-    near_zero: float
-    input_share: float | None
-    input_entropy: float | None
-    dead_inputs: float | None
-    histogram: Tensor
-
-
-@torch.no_grad()
-def sign_statistics(network: nn.Module, batches: Iterable[Tensor]) -> list[LayerSigns]:
-    """Count the signs of every binary layer, as the network evaluates.
-
-    Args:
-        network: With binary layers; its mode is put back.
-        batches: Images, (N, C, H, W) each.
-
-    Returns:
-        One entry a layer.
-
-    Raises:
-        ValueError: No binary layer, or no images.
-
-    Example:
-        >>> from bnn_lightning.models import create_backbone
-        >>> network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=16)
-        >>> statistics = sign_statistics(network, [torch.rand(4, 1, 8, 8)])
-        >>> [(one.layer, one.input_share is None) for one in statistics]
-        [('fc1', True), ('fc2', False), ('fc3', False)]
-    """
-    layers = binary_layers(network)
-    if not layers:
-        raise ValueError(f"{type(network).__name__} has no binary layer, and so no signs.")
-    training, seen = network.training, 0
-    network.eval()
-    try:
-        with _counting(layers) as counts:
-            for images in batches:
-                network(images)
-                seen += len(images)
-    finally:
-        network.train(training)
-    if not seen:
-        raise ValueError("There are no images to count signs of.")
-    return [_of_layer(name, layer, counts.get(name)) for name, layer in layers.items()]
-
-
-@contextmanager
-def _counting(layers: dict[str, BinaryLayer]) -> "Iterator[dict[str, tuple[Tensor, int]]]":
-    """Count the positive inputs of each channel, and its inputs, while the context is open."""
-    counts: dict[str, tuple[Tensor, int]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            by_channel = output.transpose(0, 1).flatten(1)
-            positive = (by_channel > 0).sum(1)
-            before, number = counts.get(name, (torch.zeros_like(positive), 0))
-            counts[name] = (before + positive, number + by_channel.shape[1])
-
-        return hook
-
-    handles = [
-        layer.input_binarizer.register_forward_hook(note(name))
-        for name, layer in layers.items()
-        if layer.input_binarizer is not None
-    ]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _of_layer(name: str, layer: BinaryLayer, counted: tuple[Tensor, int] | None) -> LayerSigns:
-    latent = layer.latent_weight.detach().float().cpu()
-    scaled = latent / latent.std().clamp_min(torch.finfo(torch.float32).tiny)
-    clamped = scaled.clamp(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT)
-    histogram = torch.histc(clamped, HISTOGRAM_BINS, -HISTOGRAM_LIMIT, HISTOGRAM_LIMIT) / latent.numel()
-    share = entropy = dead = None
-    if counted is not None:
-        positive, number = counted
-        share = float(positive.sum()) / (number * len(positive))
-        entropy = entropy_of(share)
-        dead = float(((positive == 0) | (positive == number)).float().mean())
-    return LayerSigns(
-        name,
-        latent.numel(),
-        float((latent >= 0).float().mean()),
-        float(sign_entropy(latent)),
-        float((scaled.abs() < 0.1).float().mean()),
-        share,
-        entropy,
-        dead,
-        histogram,
-    )
-
-
-def entropy_of(share: float) -> float:
-    """Return the entropy of a sign that is +1 with a probability, in bits.
-
-    Example:
-        >>> entropy_of(0.5), entropy_of(1.0)
-        (1.0, 0.0)
-    """
-    both = torch.tensor([share, 1.0 - share], dtype=torch.float64)
-    return abs(float(-torch.xlogy(both, both).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64))))
-
-
-def sign_rows(statistics: Sequence[LayerSigns]) -> tuple[list[str], list[list[Any]]]:
-    """Return a table, header and rows, of what a picture of signs shows, histograms apart."""
-    header = [name for name in LayerSigns.__dataclass_fields__ if name != "histogram"]
-    return header, [[getattr(one, name) for name in header] for one in statistics]
-
-
-def plot_signs(statistics: Sequence[LayerSigns]) -> "Figure":
+def plot_signs(statistics: Sequence[SignTable], *, limit: float) -> "Figure":
     """Draw the statistics of signs over the layers of a network.
 
     Args:
-        statistics: From `sign_statistics`.
+        statistics: A table a layer, as `analysis.sign_statistics` returns them.
+        limit: The histograms' range, in standard deviations on both sides of 0.
 
     Returns:
         The figure: shares of +1, entropies, dead channels, and the latent weights' distributions.
@@ -176,7 +37,7 @@ def plot_signs(statistics: Sequence[LayerSigns]) -> "Figure":
     _points(axes[1], statistics, entropies, 1.0, "entropy of signs (bits)")
     dead = [("dead input channels", "dead_inputs", "s"), ("latent weights near 0", "near_zero", "o")]
     _points(axes[2], statistics, dead, 100.0, "share (%)")
-    _histograms(figure, axes[3], statistics)
+    _histograms(figure, axes[3], statistics, limit)
     for index, ax in enumerate(axes):
         ax.set_yticks(places, names if index == 0 else [""] * len(names), fontsize=7)
         ax.set_ylim(len(names) - 0.5, -0.5)
@@ -185,7 +46,7 @@ def plot_signs(statistics: Sequence[LayerSigns]) -> "Figure":
 
 
 def _points(
-    ax: "Axes", statistics: Sequence[LayerSigns], series: Sequence[tuple[str, str, str]], factor: float, label: str
+    ax: "Axes", statistics: Sequence[SignTable], series: Sequence[tuple[str, str, str]], factor: float, label: str
 ) -> None:
     for color, (name, key, marker) in zip(COLORS, series, strict=False):
         found = [(getattr(one, key), place) for place, one in enumerate(statistics)]
@@ -203,12 +64,12 @@ def _points(
     ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2, columnspacing=1.0)
 
 
-def _histograms(figure: "Figure", ax: "Axes", statistics: Sequence[LayerSigns]) -> None:
-    values = 100 * torch.stack([one.histogram for one in statistics])
-    extent = (-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, len(statistics) - 0.5, -0.5)
-    image = ax.imshow(values.numpy(), aspect="auto", cmap=COLOR_MAP, extent=extent, interpolation="nearest")
+def _histograms(figure: "Figure", ax: "Axes", statistics: Sequence[SignTable], limit: float) -> None:
+    values = 100 * np.stack([np.asarray(one.histogram) for one in statistics])
+    extent = (-limit, limit, len(statistics) - 0.5, -0.5)
+    image = ax.imshow(values, aspect="auto", cmap=COLOR_MAP, extent=extent, interpolation="nearest")
     ax.grid(visible=False)
     ax.set_xlabel("latent weight (standard deviations)", fontsize=9)
     bar = figure.colorbar(image, ax=ax)
-    bar.set_label(f"share a bin of {2 * HISTOGRAM_LIMIT / HISTOGRAM_BINS:.1g} (%)", fontsize=8)
+    bar.set_label(f"share a bin of {2 * limit / values.shape[1]:.1g} (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)

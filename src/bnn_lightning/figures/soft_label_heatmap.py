@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from bnn_lightning.figures.style import COLOR_MAP, new_figure
 
@@ -17,7 +17,7 @@ _NUMBERS, _NAMES = 20, 60
 
 
 def plot_soft_labels(
-    bank: Tensor, *, temperature: float = 4.0, class_names: Sequence[str] = (), valid: Tensor | None = None
+    bank: ArrayLike, *, temperature: float = 4.0, class_names: Sequence[str] = (), valid: ArrayLike | None = None
 ) -> "Figure":
     """Draw a soft-label bank: mean logits, and the soft labels that the loss takes them for.
 
@@ -35,37 +35,42 @@ def plot_soft_labels(
         ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-        >>> figure = plot_soft_labels(torch.eye(3), temperature=4.0, class_names=["a", "b", "c"])
+        >>> figure = plot_soft_labels(np.eye(3), temperature=4.0, class_names=["a", "b", "c"])
         >>> [axes.get_title() for axes in figure.axes[:2]]
         ['mean logits', 'soft labels at T = 4 (%)']
     """
+    bank = np.asarray(bank, dtype=np.float64)
     classes = bank.shape[0]
     if bank.shape != (classes, classes):
-        raise ValueError(f"`bank` must have shape (C, C), got {tuple(bank.shape)}.")
+        raise ValueError(f"`bank` must have shape (C, C), got {bank.shape}.")
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     names = list(class_names) or [str(label) for label in range(classes)]
     if len(names) != classes:
         raise ValueError(f"`class_names` must have a name for each of {classes} classes, got {len(names)}.")
-    bank = bank.detach().float().cpu()
-    empty = torch.zeros(classes, dtype=torch.bool) if valid is None else ~valid.cpu()
-    logits = bank.masked_fill(empty[:, None], torch.nan)
+    filled = np.ones(classes, dtype=bool) if valid is None else np.asarray(valid)
+    logits = np.where(filled[:, None], bank, np.nan)
     size = max(3.6, min(0.42 * classes, 9.0))
     figure, axes = new_figure(1, 2, width=size + 1.0, height=size)
-    limit = float(bank.abs().max()) or 1.0
+    limit = float(np.abs(bank).max()) or 1.0
     soft = 100 * soft_labels(logits, temperature)
     _heat(figure, axes[0], logits, names, "mean logits", cmap="RdBu_r", vmin=-limit, vmax=limit)
     _heat(figure, axes[1], soft, names, f"soft labels at T = {temperature:g} (%)", cmap=COLOR_MAP, vmin=0.0)
     return figure
 
 
-def soft_labels(bank: Tensor, temperature: float) -> Tensor:
+def soft_labels(bank: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """Return the soft labels of a bank, a distribution a row: `softmax(bank / temperature)`."""
-    return (bank / temperature).softmax(1)
+    scaled = np.asarray(bank, dtype=np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
-def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title: str, **colors: Any) -> None:
-    image = ax.imshow(values.numpy(), **colors)
+def _heat(
+    figure: "Figure", ax: "Axes", values: NDArray[np.float64], names: list[str], title: str, **colors: Any
+) -> None:
+    image = ax.imshow(values, **colors)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=10)
@@ -78,8 +83,8 @@ def _heat(figure: "Figure", ax: "Axes", values: Tensor, names: list[str], title:
     bar.ax.tick_params(labelsize=8)
     if len(names) > _NUMBERS:
         return
-    shown = image.to_rgba(values.numpy())
-    for row, column in torch.cartesian_prod(torch.arange(len(names)), torch.arange(len(names))).tolist():
+    shown = image.to_rgba(values)
+    for row, column in np.ndindex(values.shape):
         value = float(values[row, column])
         if value == value:  # empty rows have none
             red, green, blue, _ = shown[row, column]

@@ -6,12 +6,13 @@ from typing import Any, get_args
 import torch
 from omegaconf import DictConfig
 
+from bnn_lightning.analysis.embedding import Method, embed, neighbor_accuracy, penultimate_features
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualize.runs import read_run
-from bnn_lightning.figures.embedding import Method, embed, neighbor_accuracy, penultimate_features, plot_embedding
+from bnn_lightning.figures.embedding import plot_embedding
 from bnn_lightning.utils.optional import require
 
 _TITLES = {"tsne": "t-SNE", "umap": "UMAP"}

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from bnn_lightning.analysis.feature_maps import record_maps, spread_over
 from bnn_lightning.cli.build import build_datamodule
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
@@ -16,7 +17,7 @@ from bnn_lightning.cli.visualize.runs import Run, read_run
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.image_io import read_picture as read_picture_file
 from bnn_lightning.data.preparation import Preparation
-from bnn_lightning.figures.feature_maps import plot_feature_maps, record_maps, spread_over
+from bnn_lightning.figures.feature_maps import plot_feature_maps
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Measure landscapes: networks, images, evaluators and files put together."""
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -215,8 +216,10 @@ def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: "Lands
         found = largest_eigenvalue(
             losses, list(parameters.values()), scales=by, iterations=settings.hessian_iterations, seed=settings.seed
         )
+        if math.isnan(found.value):
+            print(f"{name} did not converge in {found.products} products: raise hessian_iterations", flush=True)
         file.extras[name] = found.value
-        file.extras[f"{name}_change"] = found.change
+        file.extras[f"{name}_residual"] = found.residual
     file.extras |= asked
     file.write()
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
+from bnn_lightning.analysis.graph_views import pipeline_graphs
 from bnn_lightning.cli.errors import UserError, did_you_mean
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.graph import network_of
 from bnn_lightning.cli.visualize.output import place_of, save, save_table
-from bnn_lightning.figures.pipeline import draw_pipeline, pipeline_graphs
+from bnn_lightning.figures.pipeline import draw_pipeline
 from bnn_lightning.models.registry import list_backbones
 
 
@@ -45,11 +46,10 @@ def draw(config: DictConfig) -> None:
     place = place_of(settings.out, f"pipeline_{name}", formats=settings.formats, dpi=settings.dpi)
     try:
         network = network_of(name, settings.size, settings.num_classes, settings.width)
-        size = settings.size
-        figure = draw_pipeline(network, in_channels=network.in_channels, image_size=size, title=name)
-        graphs, paths = pipeline_graphs(network, torch.rand(1, network.in_channels, size, size))
+        graphs, paths = pipeline_graphs(network, torch.rand(1, network.in_channels, settings.size, settings.size))
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
-    save({"": figure}, place)
+    titles = [name, *(type(network.get_submodule(path)).__name__ for path in paths)]
+    save({"": draw_pipeline(graphs, paths, titles)}, place)
     rows = [{"of": of or name, **row} for of, graph in zip(["", *paths], graphs, strict=True) for row in graph.rows()]
     save_table(list(rows[0]), (list(row.values()) for row in rows), place.path("csv"))

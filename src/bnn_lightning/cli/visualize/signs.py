@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from bnn_lightning.analysis.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, sign_rows, sign_statistics
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualize.runs import read_run
-from bnn_lightning.figures.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, plot_signs, sign_rows, sign_statistics
+from bnn_lightning.figures.signs import plot_signs
 
 
 @dataclass
@@ -47,7 +48,7 @@ def draw(config: DictConfig) -> None:
         statistics = sign_statistics(run.network, torch.split(images, settings.batch_size))
     except ValueError as error:
         raise UserError(str(error)) from error
-    save({"": plot_signs(statistics)}, place)
+    save({"": plot_signs(statistics, limit=HISTOGRAM_LIMIT)}, place)
     save_table(*sign_rows(statistics), place.path("csv"))
     edges = np.linspace(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, HISTOGRAM_BINS + 1)
     histograms = {one.layer: one.histogram.numpy() for one in statistics}

@@ -59,7 +59,7 @@ def draw(config: DictConfig) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     save({"": figure}, place)
-    soft = soft_labels(bank.float(), temperature)
+    soft = soft_labels(bank, temperature)
     rows = [
         [names[row], names[column], bool(valid[row]), float(bank[row, column]), float(soft[row, column])]
         for row, column in torch.cartesian_prod(torch.arange(len(bank)), torch.arange(len(bank))).tolist()
