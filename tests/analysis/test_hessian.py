@@ -60,7 +60,8 @@ def test_linear_loss_has_none_and_iterations_end() -> None:
     )
     wide, z = quadratic(list(np.linspace(1.0, 1.1, 60)))
     stopped = largest_eigenvalue(lambda: iter([0.5 * z @ wide @ z]), [z], iterations=1, tolerance=0.0)
-    assert math.isnan(stopped.value) and math.isinf(stopped.residual)
+    assert math.isnan(stopped.value)
+    assert math.isinf(stopped.residual)
     with pytest.raises(ValueError, match="`iterations` must be 1 or more"):
         largest_eigenvalue(lambda: iter([x.sum()]), [x], iterations=0)
 
