@@ -84,7 +84,7 @@ def largest_eigenvalue(
         flat = torch.from_numpy(np.ascontiguousarray(vector)).reshape(-1)
         parts = [
             part.view_as(p).to(p)
-            for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)
+            for part, p in zip(torch.split(flat, [p.numel() for p in parameters]), parameters, strict=True)
         ]
         mapped = hessian_product(losses, parameters, parts, scales)
         return torch.cat([part.detach().flatten() for part in mapped]).cpu().numpy()
