@@ -41,7 +41,7 @@ class Profile:
     activation_peak_bytes: int
 
     def totals(self) -> dict[str, int | float]:
-        """Return the sums, and the figures of the conventions that docs/profile.md explains."""
+        """Return the sums, and the figures of the conventions that docs/concepts/counting.md explains."""
         count = self.count
         figures: dict[str, int | float] = {name: getattr(count, name) for name in COUNTS}
         figures |= {
