@@ -1,6 +1,7 @@
 """Every command of the documentation composes: its keys exist, and what it builds takes its arguments."""
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli.build import check, check_sections
 from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.main import VERBS
-from bnn_lightning.cli.own_folder import targets_of
+from bnn_lightning.cli.own_folder import running, targets_of
 from bnn_lightning.cli.tree import config_dir, list_options
 from tests.packaging.pages import Command, blocks, commands, texts
 
@@ -59,6 +61,8 @@ def composes(command: Command) -> None:
     if config_name is None:
         assert not [word for word in command.words if "=" in word], "no such picture"
         return
+    if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:  # the extra `sweep`
+        command.words[:] = [word for word in command.words if word != "sweep=optuna"]
     words, folder = overrides(command.words)
     search = [f"hydra.searchpath=[file://{folder.resolve()}]"] if folder else []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -66,6 +70,8 @@ def composes(command: Command) -> None:
     with open_dict(config):
         del config["hydra"]
     if config_name == "train":
+        with running(command.verb, command.words if folder else []):
+            take_facts(config)
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
         check_sections(plain, trust=targets_of(folder) if folder else [])
