@@ -27,6 +27,8 @@ PACKAGES = {
     "tasks": "Lightning modules.",
     "callbacks": "Lightning callbacks.",
     "metrics": "Flip rates, operations, sizes, energy.",
+    "analysis": "Numbers from networks: loss landscapes, sharpness, sign statistics.",
+    "figures": "Figures from tables and callables.",
     "deploy": "Packing, packed files, and export to ONNX, C and the browser.",
     "zoo": "Trained networks that come with the package.",
 }

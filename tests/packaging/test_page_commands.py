@@ -111,7 +111,7 @@ def test_commands_compose(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "line",
-    ["bnn trian", "bnn train model=resnet2", "bnn train epoch=3", "bnn evaluate ckpt=a top=3", "bnn visualise x=a"],
+    ["bnn trian", "bnn train model=resnet2", "bnn train epoch=3", "bnn evaluate ckpt=a top=3", "bnn visualize x=a"],
 )
 def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
     words = shlex.split(line)
