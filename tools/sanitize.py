@@ -3,7 +3,8 @@
 The kernels are compiled with sanitizers by the Clang that CLANG names (Debian: clang-22 and libclang-rt-22-dev), for
 each instruction set that this processor runs. With them drawn programs (`tools/drawn.py`) are compared with torch, and
 files that lie (`tools/fuzz.py`) are read and run. A byte beyond the arena, the signs or the constants of a plan is
-noticed. The first finding ends the program.
+noticed. The first finding ends the program. `--files 1000000` instead reads that many of the inputs of `make fuzz` by
+the C library alone.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("--clang", default=os.environ.get("CLANG", "clang"))
     parser.add_argument("--programs", type=int, default=1000, help="drawn programs for each instruction set")
     parser.add_argument("--lies", type=int, default=1000, help="files that lie for each instruction set")
+    parser.add_argument("--files", type=int, default=0, help="read so many inputs of `make fuzz` in C alone")
     parser.add_argument("--kernel", choices=supported_kernels(), help="one of the instruction sets alone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -89,6 +91,9 @@ def main() -> int:
 
     for name in [options.kernel] if options.kernel else supported_kernels():
         use(Path(os.environ["BNN_SANITIZED"]), name)
+        if options.files:
+            print(fuzz.read_inputs(options.files, seed=options.seed, lies=0.05, in_python=False), flush=True)
+            break
         for threads in (1, 2):
             torch.set_num_threads(threads)
             begin, seeds = time.monotonic(), range(options.seed + threads - 1, options.seed + options.programs, 2)
