@@ -137,9 +137,16 @@ class Drawer:
 
     def pool(self) -> None:
         r, kernel = self.r, self.r.choice([[2, 2], [3, 3], [2, 3], [2, 2]])
-        name, stride = r.choice(["max_pool2d", "avg_pool2d"]), r.choice([[2, 2], [1, 1], [3, 2]])
+        name, stride = r.choice(["max_pool2d", "avg_pool2d", "avg_pool2d", ""]), r.choice([[2, 2], [1, 1], [3, 2]])
+        if not name:
+            sizes = [r.choice([1, 1, 2, 3, 4]), r.choice([1, 2, 4])]
+            self.call(r.choice(["adaptive_avg_pool2d", "adaptive_max_pool2d"]), self.any_value(), output_size=sizes)
+            return
         pad, ceil = r.choice([[0, 0], [1, 1]]), r.random() < 0.5
-        self.call(name, self.any_value(), kernel_size=kernel, stride=stride, padding=pad, ceil_mode=ceil)
+        given: dict[str, AttributeValue | None] = {"kernel_size": kernel, "stride": stride, "padding": pad}
+        if name == "avg_pool2d":
+            given |= {"count_include_pad": r.random() < 0.5, "divisor_override": r.choice([None, None, 3])}
+        self.call(name, self.any_value(), ceil_mode=ceil, **given)
 
     def constant(self) -> None:
         x = self.any_value(self.r.choice([4, 4, 4, 2]) if any(v[0].dim() == 2 for v in self.values) else 4)
@@ -169,13 +176,20 @@ class Drawer:
             ("permute", {"dims": [0, *r.sample([1, 2, 3], 3)]}),
             ("reshape", {"shape": [-1, r.choice([channels, height]), width, height]}),
             ("reshape", {"shape": [-1, channels * height * width]}),
+            ("reshape", {"shape": [-1, channels, height * width]}),
+            ("slice", {"dim": r.choice([1, 2, 3]), "start": 1, "step": 2}),
+            ("select", {"dim": r.choice([1, 2, 3]), "index": -1}),
         ]
         name, attributes = r.choice(drawn)
         self.call(name, x, **attributes)
 
     def average(self) -> None:
-        dims = self.r.choice([[2, 3], [2, 3], [-2, -1], [1], [0], [3]])
-        self.call("mean", self.any_value(), dims=dims, keepdim=self.r.random() < 0.8)
+        r, x = self.r, self.any_value(self.r.choice([4, 4, 4, 3]) if any(v[0].dim() == 3 for v in self.values) else 4)
+        dims = r.choice([[2, 3], [2, 3], [-2, -1], [1], [0], [3]] if len(self.shape(x)) == 4 else [[1], [2], [-1]])
+        name = r.choice(["mean", "mean", "sum", "amax"])
+        y = self.call(name, x, dims=dims, keepdim=r.random() < 0.7)
+        if y is not None and r.random() < 0.5:
+            self.call(r.choice(["sub", "mul", "add"]), x, y)
 
     def gate(self) -> None:
         r, averages = self.r, [n for n, v in enumerate(self.values) if v[0].dim() == 4 and v[0].shape[2:] == (1, 1)]

@@ -126,7 +126,7 @@ def test_softmax(kernel: Any, logarithm: bool) -> None:
         torch.testing.assert_close(out, expected, rtol=1e-6, atol=4e-6 if logarithm else 1e-7, equal_nan=True)
 
 
-def test_sums_over_dimensions(kernel: Any) -> None:
+def test_sums_and_maxima_over_dimensions(kernel: Any) -> None:
     for number in range(CASES):
         r = random.Random(number)
         torch.manual_seed(number)
@@ -135,9 +135,13 @@ def test_sums_over_dimensions(kernel: Any) -> None:
         r.shuffle(order)
         x = x.permute([0, *order])
         out = torch.empty(x.shape[:3])
-        job = Reduction(*x.shape, *x.stride(), x.data_ptr(), out.data_ptr(), 0.5)
+        job = Reduction(*x.shape, *x.stride(), 0, x.data_ptr(), out.data_ptr(), 0.5)
         kernel.run("reduce", job)
         torch.testing.assert_close(out, x.double().sum((3, 4, 5)).float() * 0.5, rtol=1e-6, atol=1e-6)
+        x[0, 0, 0, 0, 0] = math.nan if number % 2 else -math.inf
+        job.maximum = 1
+        kernel.run("reduce", job)
+        assert torch.equal(out.nan_to_num(1e9), x.amax((3, 4, 5)).nan_to_num(1e9)), number
 
 
 def test_zeros_around_channels(kernel: Any) -> None:

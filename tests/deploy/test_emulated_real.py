@@ -42,7 +42,7 @@ DIRECT: dict[str, Check] = {
     "copies": test_elementwise.test_copies,
     "softmax": partial(test_elementwise.test_softmax, logarithm=True),
     "zeros": test_elementwise.test_zeros_around_channels,
-    "sums": test_elementwise.test_sums_over_dimensions,
+    "sums": test_elementwise.test_sums_and_maxima_over_dimensions,
     **{pair.name: partial(test_elementwise.test_pairs, pair=pair) for pair in Pair},
 }
 FEW, MANY = 8, 40  # cases that each check draws, in `make test` and in `make test-slow`

@@ -225,17 +225,18 @@ def test_pools(kernel: str) -> None:
         channels, average = r.choice(CHANNELS), r.random() < 0.5
         kernel_size = (r.randint(1, 3), r.randint(1, 3))
         stride = (r.randint(1, 3), r.randint(1, 3))
-        padding = (0, 0) if average else tuple(r.randint(0, size // 2) for size in kernel_size)
+        padding = tuple(r.randint(0, size // 2) for size in kernel_size)
         ceil_mode, before = r.random() < 0.5, some(r, channels)
+        padded, divisor = r.random() < 0.5, r.choice([0, 0, 5])
         x = layout(r, torch.randn(r.randint(1, 2), channels, r.randint(3, 9), r.randint(3, 9)))
-        layer = Pool2d(channels, kernel_size, stride, padding, average, ceil_mode, array(before))
+        layer = Pool2d(channels, kernel_size, stride, padding, average, ceil_mode, array(before), padded, divisor)
         t = x if before is None else F.prelu(x, before)
         if average:
-            expected = F.avg_pool2d(t, kernel_size, stride, ceil_mode=ceil_mode)
+            expected = F.avg_pool2d(t, kernel_size, stride, padding, ceil_mode, padded, divisor or None)
         else:
             expected = F.max_pool2d(t, kernel_size, stride, padding, ceil_mode=ceil_mode)
         assert layer.out_shape(tuple(x.shape[1:])) == tuple(expected.shape[1:])
-        case = (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode)
+        case = (number, tuple(x.shape), kernel_size, stride, padding, average, ceil_mode, padded, divisor)
         close(called.pool(layer, x), expected, case)
 
 

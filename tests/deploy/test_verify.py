@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.format.prefix import join_sections
 from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Node, Value
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
 from bnn_lightning.deploy.kernels.verify import CallError, Memory, verify
 from bnn_lightning.deploy.planner.check import memory_of
+from bnn_lightning.deploy.planner.plan import Plan, Size
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from tests.deploy.test_plan import SIZE, Writer, check, drawn
 from tools.drawn import Drawer, differs, drawn_graph
@@ -139,7 +143,7 @@ def test_drawn_graphs_are_those_of_the_steps(seeds: range) -> None:
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[KernelCall, Memory]]:
     """Calls of drawn networks and their memory, for three images."""
-    networks = [drawn_graph(seed)[0] for seed in (1, 2, 4, 5, 7, 8, 10, 17, 46, 56)]
+    networks = [drawn_graph(seed)[0] for seed in (0, 1, 2, 4, 5, 7, 10, 17, 43, 56)]
     networks.append(drawn(0, tmp_path_factory.mktemp("net")))
     plans = [network.plan() for network in networks]
     return [(call, memory_of(plan, 3)) for plan in plans for call in plan.calls if isinstance(call, KernelCall)]
@@ -206,6 +210,30 @@ def test_larger_numbers_are_refused(calls: list[tuple[KernelCall, Memory]], oper
     more = Count(1000, before.per_image) if isinstance(before, Count) else 1000 + before  # type: ignore[operator]
     with pytest.raises(CallError):
         verify(changed(call, **{name: more}), memory)
+
+
+@pytest.mark.parametrize("groups, outputs, whole", [(2, 24, False), (2, 32, True), (1, 24, True), (24, 1, True)])
+def test_signs_of_groups_without_whole_blocks_are_refused(groups: int, outputs: int, whole: bool) -> None:
+    channels = groups * outputs
+    after = {"after.height": 1, "after.width": 1, "after.channels": channels, "after.out_channels": channels}
+    after |= {"after.bits_height": 1, "after.bits_width": 1, "after.bits_words": -(-channels // 16)}
+    numbers = dict.fromkeys(("images", "height", "width", "channels", "kernel_height", "kernel_width"), 1)
+    numbers |= dict.fromkeys(("stride_y", "stride_x", "dilation_y", "dilation_x"), 1)
+    places = {name: Address(Region.CONSTANTS) for name in ("x", "weight", "after.threshold")}
+    call = KernelCall(
+        "group_convolve", {**numbers, "groups": groups, **after, **places, "after.bits": Address(Region.SIGNS)}
+    )
+    memory = Memory(dict.fromkeys(Region, 1 << 20), 1)
+    section = PlanSection((Plan((call,), bytes(1 << 14), (), 0, Size(), Size(1 << 14), (), (1, 1, 1), False, 1),))
+    data = join_sections(b"{}", section.to_bytes(), bytes(1 << 14))
+    if whole:
+        verify(call, memory)
+        native.load(data)
+        return
+    with pytest.raises(CallError, match="whole blocks"):
+        verify(call, memory)
+    with pytest.raises(native.RuntimeFileError, match="whole blocks"):
+        native.load(data)
 
 
 @pytest.mark.parametrize("name", ["pad_y", "pad_x", "real_height", "real_width"])

@@ -14,6 +14,7 @@ from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.ir.types import ShapeError
 from bnn_lightning.deploy.kernels.constants import ConstantSection, Placement
 from bnn_lightning.deploy.planner.planner import make_plans
+from bnn_lightning.deploy.planner.select import name_of
 from bnn_lightning.utils.files import replacing
 
 
@@ -46,10 +47,11 @@ def file_bytes(graph: Graph, info: PackedInfo, header: Mapping[str, Any]) -> tup
     """
     section = ConstantSection()
     try:
-        plans = make_plans(graph, types_of(graph, info.shape), section)
+        types = types_of(graph, info.shape)
+        plans = make_plans(graph, types, section)
     except (GraphError, ShapeError):
         return container_bytes(header, graph.constants)
-    operations = {number: graph.nodes[number - 1].operation for plan in plans for number in plan.torch_nodes}
+    operations = {number: name_of(graph, types, number) for plan in plans for number in plan.torch_nodes}
     plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
     placed = {
         number: (place.offset, place.layout, place.groups)

@@ -239,6 +239,17 @@ def _arithmetic(operation: str) -> _Reader:
     return read
 
 
+def _reversed(operation: str) -> _Reader:
+    """Return what reads an operation of a number and a tensor: `1 - x`, `1 / x`."""
+
+    def read(capture: _Capture, given: dict[str, Any]) -> _Call:
+        if given.get("alpha", 1) != 1:
+            raise GraphError(f"`{operation}` with alpha={given['alpha']} cannot be written to a packed file.")
+        return operation, [capture.input(given.get("other", 1)), capture.input(given["self"])], {}
+
+    return read
+
+
 def _cat(capture: _Capture, given: dict[str, Any]) -> _Call:
     return "cat", [capture.input(item) for item in given["tensors"]], {"dim": given["dim"]}
 
@@ -250,6 +261,15 @@ def _clamp(low: str, high: str) -> _Reader:
         return "clamp", [capture.input(given["self"])], {k: None if v == free[k] else v for k, v in bounds.items()}
 
     return read
+
+
+def _relu6(capture: _Capture, given: dict[str, Any]) -> _Call:
+    return "clamp", [capture.input(given["self"])], {"low": 0.0, "high": 6.0}
+
+
+def _expand(capture: _Capture, given: dict[str, Any]) -> _Call:
+    known = [-1 if isinstance(size, fx.Node) else int(size) for size in given["size"]]  # the images keep their number
+    return "expand", [capture.input(given["self"])], {"shape": known}
 
 
 def _pool(operation: str, *more: str) -> _Reader:
@@ -293,12 +313,13 @@ _READERS: dict[str, _Reader] = {
     **{f"{name}.{kind}": _arithmetic(name) for name in ("add", "sub", "mul", "div") for kind in ("Tensor", "Scalar")},
     **{name: _reader(name) for name in ("hardsigmoid", "hardswish", "neg", "relu", "sigmoid", "silu", "tanh")},
     **{name: _reshape("size") for name in ("view", "_unsafe_view")},
-    "adaptive_avg_pool2d": _reader("adaptive_avg_pool2d", attributes=_same("output_size")),
+    **{name: _reader(name, attributes=_same("output_size")) for name in ("adaptive_avg_pool2d", "adaptive_max_pool2d")},
+    **{name: _reader("amax", attributes={"dims": "dim", "keepdim": "keepdim"}) for name in ("amax", "max.dim")},
     "avg_pool2d": _pool("avg_pool2d", "ceil_mode", "count_include_pad", "divisor_override"),
     "cat": _cat,
     "clamp": _clamp("min", "max"),
     "conv2d": _reader("conv2d", ("input", "weight", "bias"), _same("stride", "padding", "dilation", "groups")),
-    "expand": _reader("expand", attributes={"shape": "size"}, fixed={"implicit": False}),
+    "expand": _expand,
     "gelu": _reader("gelu", fixed={"approximate": "none"}),
     "hardtanh": _clamp("min_val", "max_val"),
     "leaky_relu": _reader("leaky_relu", attributes=_same("negative_slope")),
@@ -309,7 +330,10 @@ _READERS: dict[str, _Reader] = {
     "pad": _reader("pad", attributes={"padding": "pad", "mode": "mode", "value": "value"}),
     "permute": _reader("permute", attributes=_same("dims")),
     "prelu": _reader("prelu", ("self", "weight")),
+    "reciprocal": _reversed("div"),
+    "relu6": _relu6,
     "reshape": _reshape("shape"),
+    "rsub.Scalar": _reversed("sub"),
     "select.int": _reader("select", attributes=_same("dim", "index")),
     "slice.Tensor": _reader("slice", attributes=_same("dim", "start", "end", "step")),
     "softmax.int": _reader("softmax", attributes=_same("dim"), fixed=_FIXED),

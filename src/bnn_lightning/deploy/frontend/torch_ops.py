@@ -27,6 +27,8 @@ def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
 # Operations that torch has: its operation, and the names of attributes that differ from torch's.
 _OF_TORCH: dict[str, tuple[Callable[..., Tensor], dict[str, str]]] = {
     "adaptive_avg_pool2d": (_ATEN.adaptive_avg_pool2d.default, {}),
+    "adaptive_max_pool2d": (lambda *args, **kwargs: _ATEN.adaptive_max_pool2d.default(*args, **kwargs)[0], {}),
+    "amax": (_ATEN.amax.default, {"dims": "dim"}),
     "avg_pool2d": (_ATEN.avg_pool2d.default, {}),
     "clamp": (_ATEN.clamp.default, {"low": "min", "high": "max"}),
     "conv2d": (_ATEN.conv2d.default, {}),

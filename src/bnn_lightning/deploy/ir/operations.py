@@ -75,7 +75,9 @@ _ARITHMETIC = Operation(1, 2, {"other": Attribute("number")})
 OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _ARITHMETIC),
     **dict.fromkeys(("hardsigmoid", "hardswish", "neg", "relu", "sigmoid", "silu", "tanh", "gelu"), Operation()),
-    "adaptive_avg_pool2d": Operation(attributes={"output_size": _required("pair")}),
+    **dict.fromkeys(
+        ("adaptive_avg_pool2d", "adaptive_max_pool2d"), Operation(attributes={"output_size": _required("pair")})
+    ),
     "affine": Operation(3, 3),
     "avg_pool2d": Operation(
         attributes={
@@ -110,7 +112,7 @@ OPERATIONS: dict[str, Operation] = {
     "linear": Operation(2, 3),
     "log_softmax": Operation(attributes=_DIM),
     "max_pool2d": Operation(attributes={**_POOL, **_DILATION, **_CEIL}),
-    "mean": Operation(attributes=_REDUCTION),
+    **dict.fromkeys(("amax", "mean", "sum"), Operation(attributes=_REDUCTION)),
     "pad": Operation(
         attributes={"padding": _required("ints"), "mode": Attribute("str", "constant"), "value": Attribute("number")}
     ),
@@ -123,7 +125,6 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "softmax": Operation(attributes=_DIM),
     "squeeze": Operation(attributes={"dims": _required("ints")}),
-    "sum": Operation(attributes=_REDUCTION),
     "transpose": Operation(attributes={"dim0": _required("int"), "dim1": _required("int")}),
     "unsqueeze": Operation(attributes=_DIM),
 }

@@ -119,7 +119,7 @@ def pool(node: Node, inputs: Sequence[Type]) -> Type:
 
 
 def adaptive_pool(node: Node, inputs: Sequence[Type]) -> Type:
-    """Averages over as many windows as asked for."""
+    """Averages or maxima over as many windows as asked for."""
     number, channels, height, width = _map(inputs[0])
     need(all(fixed(size, "a map") > 0 for size in (height, width)), "a map is empty")
     need(all(item >= 0 for item in node["output_size"]), "`output_size` must not be below 0")

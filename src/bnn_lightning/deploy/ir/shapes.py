@@ -176,6 +176,7 @@ def _reduced(node: Node, inputs: Sequence[Type]) -> Type:
     (x,) = inputs
     need_floats(x)
     places = places_of(node["dims"], len(x.shape)) or list(range(len(x.shape)))
+    need(node.operation != "amax" or all(x.shape[place] != 0 for place in places), "nothing has no maximum")
     if node["keepdim"]:
         return Type(tuple(1 if place in places else size for place, size in enumerate(x.shape)))
     return Type(tuple(size for place, size in enumerate(x.shape) if place not in places))
@@ -186,9 +187,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
     **dict.fromkeys(("hardsigmoid", "hardswish", "neg", "relu", "sigmoid", "silu", "tanh", "gelu"), _same),
     **dict.fromkeys(("log_softmax", "softmax"), _softmax),
-    **dict.fromkeys(("mean", "sum"), _reduced),
+    **dict.fromkeys(("amax", "mean", "sum"), _reduced),
     **dict.fromkeys(("avg_pool2d", "max_pool2d"), pool),
-    "adaptive_avg_pool2d": adaptive_pool,
+    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), adaptive_pool),
     "affine": _affine,
     "byte_conv2d": byte_conv2d,
     "cat": cat,

@@ -6,7 +6,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-VERSION = 11  # of the structures; `bnn_version` of thread_team.c
+VERSION = 12  # of the structures; `bnn_version` of thread_team.c
 # Constants of arguments.h.
 PART = 60  # pixels of a part of a map that is summed
 WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each)
@@ -94,7 +94,7 @@ class Pooling(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_int64, "images height width"),
         ("windows", Windows),
-        *_fields(ctypes.c_int64, "average"),
+        *_fields(ctypes.c_int64, "average divisor"),
         *_fields(ctypes.c_void_p, "x before"),
         ("after", After),
     ]
@@ -197,7 +197,7 @@ class Reduction(ctypes.Structure):
     """`struct bnn_reduce`."""
 
     _fields_ = [
-        *_fields(ctypes.c_int64, "images size_0 size_1 sum_0 sum_1 sum_2 x_image x_0 x_1 by_0 by_1 by_2"),
+        *_fields(ctypes.c_int64, "images size_0 size_1 sum_0 sum_1 sum_2 x_image x_0 x_1 by_0 by_1 by_2 maximum"),
         *_fields(ctypes.c_void_p, "x out"),
         ("factor", ctypes.c_float),
     ]

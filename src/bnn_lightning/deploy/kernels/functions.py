@@ -6,7 +6,7 @@ from bnn_lightning.deploy.kernels.layout import given
 
 
 def apply_function(
-    function: Function, x: Address, out: Address, size: int, *, a: float = 0.0, b: float = 0.0, node: int = 0
+    function: Function, x: Address, out: Address, count: Count, *, a: float = 0.0, b: float = 0.0, node: int = 0
 ) -> KernelCall:
     """Return the call that maps each value.
 
@@ -14,13 +14,13 @@ def apply_function(
         function: What is computed.
         x: Values that are read.
         out: Place of the results, in the same order.
-        size: Values of an image.
+        count: Number of values.
         a: First parameter of the function.
         b: Second parameter of the function.
         node: Number of the value.
     """
     fields: dict[str, Field | None] = {
-        "count": Count(0, size),
+        "count": count,
         "function": int(function),
         "x": x,
         "out": out,

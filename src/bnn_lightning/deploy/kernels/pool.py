@@ -33,10 +33,12 @@ class Pool2d:
         channels: Of the map.
         kernel_size: Height and width.
         stride: Of rows and columns.
-        padding: Of rows and columns; of maxima alone.
-        average: Average, over what lies in the map.
+        padding: Of rows and columns.
+        average: Average, not the maximum.
         ceil_mode: Whether windows may reach beyond the map.
         before: Slope of a PReLU, (channels,), that comes first; None is none.
+        count_padding: Whether averages are over the padding, too, and not only over what lies in the map.
+        divisor: Number that sums are divided by in place of the pixels of a window; 0 is none.
 
     Example:
         >>> Pool2d(1, (2, 2), (2, 2), average=True).out_shape((1, 4, 5))
@@ -50,6 +52,8 @@ class Pool2d:
     average: bool = False
     ceil_mode: bool = False
     before: Array | None = None
+    count_padding: bool = False
+    divisor: int = 0
 
     def out_shape(self, shape: Shape) -> Shape:
         """Return the shape of the result for a map of this shape."""
@@ -87,7 +91,8 @@ class Pool2d:
             "images": IMAGES,
             "height": x.shape[1],
             "width": x.shape[2],
-            "average": int(self.average),
+            "average": int(self.average) + int(self.average and self.count_padding),
+            "divisor": self.divisor,
             "x": x.address,
             "before": placed(constants, self.before),
         }
@@ -128,13 +133,16 @@ def sum_parts(constants: ConstantSection, x: Map, before: Array | None, sums: Ad
     return KernelCall("sum", given(fields), node)
 
 
-def average_parts(shape: Shape, sums: Address, mean: Address, *, node: int = 0) -> KernelCall:
+def average_parts(
+    shape: Shape, sums: Address, mean: Address, *, factor: float | None = None, node: int = 0
+) -> KernelCall:
     """Return the call that makes averages, (N, channels), of the sums over the parts of a map.
 
     Args:
         shape: Of the map.
         sums: Its sums.
         mean: Place of the averages.
+        factor: Number that the sums are multiplied by; None makes averages.
         node: Number of the value.
     """
     channels, height, width = shape
@@ -145,7 +153,7 @@ def average_parts(shape: Shape, sums: Address, mean: Address, *, node: int = 0) 
         "sums_channels": num_blocks(channels) * BLOCK,
         "sums": sums,
         "mean": mean,
-        "factor": float(np.float32(1 / (height * width))),
+        "factor": float(np.float32(1 / (height * width) if factor is None else factor)),
     }
     return KernelCall("average", given(fields), node)
 

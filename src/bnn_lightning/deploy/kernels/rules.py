@@ -149,6 +149,7 @@ def _windows(c: Job, w: Any, sizes: tuple[int, int], results: tuple[int, int]) -
     begins = ((results[0] - 1) * w.stride_y - w.pad_y, (results[1] - 1) * w.stride_x - w.pad_x)
     c.need(begins[0] < sizes[0] and begins[1] < sizes[1], "windows begin behind the map")
     c.need(w.pad_y < w.height and w.pad_x < w.width, "windows lie before the map")
+    c.need(w.height * w.width < _MOST_FACTORS, "windows have too many pixels")
 
 
 def _linear(c: Job) -> None:
@@ -168,7 +169,7 @@ def _pool(c: Job) -> None:
     after, w = c.job.after, c.windows
     c.need(c.images >= 0, "a number is out of its range")
     _windows(c, w, (c.height, c.width), (after.height, after.width))
-    c.need(not (c.average and (w.pad_y or w.pad_x)), "averages have no padding")
+    c.need(c.average in (0, 1, 2), "a number is out of its range")
     c.need(bool(c.average) or w.height <= MOST_LINES, "a window of maxima has too many rows")
     c.after(c.images)
     c.parameters(after.channels, "before")
@@ -240,7 +241,9 @@ def _group_convolve(c: Job) -> None:
     c.need(min(c.images, c.pad_y, c.pad_x) >= 0, "a number is out of its range")
     c.need(after.channels > 0 and after.channels % c.groups == 0, "groups do not divide the channels")
     outputs, taps = after.channels // c.groups, c.kernel_height * c.kernel_width
-    if c.channels == outputs == 1:  # depthwise
+    depthwise = c.channels == outputs == 1
+    whole = depthwise or c.groups == 1 or outputs % BLOCK == 0
+    if depthwise:
         count, weights = num_blocks(after.channels) * BLOCK, num_blocks(after.channels)
     else:
         count = (c.groups - 1) * outputs + num_blocks(outputs) * BLOCK
@@ -251,6 +254,7 @@ def _group_convolve(c: Job) -> None:
     for name in ("slope", "shift", "threshold"):
         c.reach(name, count, of=after, needed=False)
     c.need(not c.gain or bool(c.offset), "a gain has no offset")
+    c.need(whole or not after.bits, "signs of groups need whole blocks")
     c.reach("residual", c.images * after.height * after.width * after.channels, needed=False)
     c.reach("x", c.images * c.height * c.width * c.groups * c.channels)
     c.after(c.images)

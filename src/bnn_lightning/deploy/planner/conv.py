@@ -1,6 +1,7 @@
 """Lowering of real-valued convolutions, of floats or of images in bytes, and of pooling."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.conv2d import Conv2d
 from bnn_lightning.deploy.kernels.conv2d_int8 import Conv2dInt8
-from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.layout import Activation, Pair
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.kernels.weights import Source
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Size
@@ -159,27 +160,59 @@ def pool_at(graph: TypedGraph, number: int) -> tuple[Pool2d, int] | None:
     before = chain.slope(shape[0])
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) is None:
         return None
-    pool_of = _average_pool if node.operation == "avg_pool2d" else _max_pool
+    pool_of = _average_pool if node.operation in ("avg_pool2d", "adaptive_avg_pool2d") else _max_pool
     layer = pool_of(graph, number, before)
     return None if layer is None or not layer.is_native else (layer, chain.at.number)
 
 
 def _max_pool(graph: TypedGraph, number: int, before: Array | None = None) -> Pool2d | None:
-    node, shape = graph.nodes[number - 1], graph.map_shape(Value(number))
-    if shape is None or pair(node["dilation"]) != (1, 1):
+    node, shape, windows = graph.nodes[number - 1], graph.map_shape(Value(number)), windows_of(graph, number)
+    if shape is None or windows is None or node.operation not in ("max_pool2d", "adaptive_max_pool2d"):
         return None
-    return Pool2d(shape[0], *_windows(node), average=False, ceil_mode=node["ceil_mode"], before=before)
+    ceil = node.operation == "max_pool2d" and node["ceil_mode"]
+    return Pool2d(shape[0], *windows, average=False, ceil_mode=ceil, before=before)
 
 
 def _average_pool(graph: TypedGraph, number: int, before: Array | None) -> Pool2d | None:
-    node, shape = graph.nodes[number - 1], graph.map_shape(Value(number))
-    if shape is None or pair(node["padding"]) != (0, 0) or node["divisor_override"] is not None:
+    node, shape, windows = graph.nodes[number - 1], graph.map_shape(Value(number)), windows_of(graph, number)
+    if shape is None or windows is None:
         return None
-    return Pool2d(shape[0], *_windows(node), average=True, ceil_mode=node["ceil_mode"], before=before)
+    pool = Pool2d(shape[0], *windows, average=True, before=before)
+    if node.operation == "adaptive_avg_pool2d":
+        return pool
+    padded, divisor = node["count_include_pad"], node["divisor_override"] or 0
+    return replace(pool, ceil_mode=node["ceil_mode"], count_padding=padded, divisor=divisor)
 
 
-def _windows(node: Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    return pair(node["kernel_size"]), pair(node["stride"]), pair(node["padding"])
+def windows_of(graph: TypedGraph, number: int) -> tuple[Pair, Pair, Pair] | None:
+    """Return kernel size, stride and padding of a pooling; None where its windows are dilated or differ."""
+    node = graph.nodes[number - 1]
+    if not node.operation.startswith("adaptive"):
+        dilated = node.operation == "max_pool2d" and pair(node["dilation"]) != (1, 1)
+        return None if dilated else (pair(node["kernel_size"]), pair(node["stride"]), pair(node["padding"]))
+    shape = graph.map_shape(node.inputs[0])
+    sides = [] if shape is None else zip(shape[1:], node["output_size"], strict=True)
+    found = [window for window in (fixed_window(*side) for side in sides) if window is not None]
+    if len(found) != 2:
+        return None
+    (height, down), (width, right) = found
+    return (height, width), (down, right), (0, 0)
+
+
+def fixed_window(size: int, results: int) -> tuple[int, int] | None:
+    """Return the window and stride of an adaptive pooling along a dimension; None where its windows differ.
+
+    Example:
+        >>> fixed_window(8, 2), fixed_window(7, 3), fixed_window(8, 3)
+        ((4, 4), (3, 2), None)
+    """
+    begins = [place * size // results for place in range(results)]
+    ends = [-(-(place + 1) * size // results) for place in range(results)]
+    lengths = {end - begin for begin, end in zip(begins, ends, strict=True)}
+    strides = {behind - before for before, behind in pairwise(begins)} or {size}
+    if len(lengths) != 1 or len(strides) != 1 or 0 in strides:
+        return None
+    return lengths.pop(), strides.pop()
 
 
 def weights(graph: TypedGraph, item: Input) -> Array | None:

@@ -22,7 +22,7 @@ def copying(graph: TypedGraph, number: int) -> Lowering | None:
         if view is None or len(shape) == 4 or graph.nodes[number - 1].operation != "reshape":
             return None
         out = dense_strides(view.sizes, range(len(view.sizes)))
-    if out is None or graph.types[view.root].dtype != "f32":
+    if out is None or graph.types[view.root].dtype != "f32" or not graph.types[number].elements:
         return None
     return _lowered(graph, number, view, out)
 
@@ -34,14 +34,11 @@ def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -
     if len(images) != 1 or len(others) + 1 != len(dims) or len(others) > _MOST:
         return None
     steps, source = images[0][1:], view.root
-    if source == 0:  # as they come: planes
-        if graph.views[0] is None or view.offset:
-            return None
-        planes = dict(zip(graph.views[0].strides, graph.images.strides, strict=True))
-        if len(planes) < len(graph.views[0].strides):
-            return None
+    own = memory_strides(graph.types[0])
+    planes = {} if own is None or source else dict(zip(own, graph.images.strides, strict=True))
+    if planes.keys() >= {steps[0], *(x for _, x, _ in others)} and len(planes) == 4 and not view.offset:
         steps, others = (planes[steps[0]], steps[1]), [(size, planes[x], to) for size, x, to in others]
-        source = IMAGES
+        source = IMAGES  # as they come: planes
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         planar = source == IMAGES

@@ -1,17 +1,18 @@
 """Selection rules: which kernels compute a value of a graph, and with what."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bnn_lightning.deploy.ir.graph import ConstantRef, Input, Value
+from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Input, Value
 from bnn_lightning.deploy.ir.operations import PARTS
-from bnn_lightning.deploy.ir.types import Images
+from bnn_lightning.deploy.ir.types import Images, Type
 from bnn_lightning.deploy.kernels.binary_conv import BinaryConv2d, pack_signs
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import BLOCK, Map
+from bnn_lightning.deploy.planner.arithmetic import arithmetic
 from bnn_lightning.deploy.planner.conv import convolution_and_maxima, images, normalization, pooling, real_convolution
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.functions import classes, function
@@ -20,7 +21,7 @@ from bnn_lightning.deploy.planner.linear import gate, linear
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Signs
 from bnn_lightning.deploy.planner.moves import copying
 from bnn_lightning.deploy.planner.pad import padding
-from bnn_lightning.deploy.planner.reduce import mean
+from bnn_lightning.deploy.planner.reduce import over_map, reduction
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 
 Rule = Callable[[TypedGraph, int], Lowering | None]
@@ -40,6 +41,16 @@ def lower(graph: TypedGraph, number: int) -> Lowering | None:
         if lowering is not None:
             return lowering
     return None
+
+
+def name_of(graph: Graph, types: Sequence[Type], number: int) -> str:
+    """Return the operation of a value that stays with torch, and the reason where it is one of its sizes."""
+    node = graph.nodes[number - 1]
+    if not node.operation.startswith("adaptive"):
+        return node.operation
+    height, width = types[node.values()[0]].shape[2:]
+    rows, columns = node["output_size"]
+    return f"{node.operation} ({height}x{width} to {rows}x{columns}: its windows differ in size)"
 
 
 def binary_layer(graph: TypedGraph, number: int) -> BinaryConv2d:
@@ -124,22 +135,27 @@ def packing(graph: TypedGraph, signs: Signs) -> Lowering:
 # The rules of a graph's operations, by name; the first that fits is taken. A rule may compute nodes before its own as
 # well, and read what these read: nodes that nothing reads any more are left out.
 _LAYERS = (real_convolution, grouped_convolution, combination)
+_MOVES = ("reshape", "permute", "transpose", "unsqueeze", "squeeze", "select", "slice", "expand")
 RULES: dict[str, tuple[Rule, ...]] = {
     "binary_conv2d": (binary_convolution,),
     "conv2d": (real_convolution, grouped_convolution),
     "byte_conv2d": (real_convolution,),
-    **dict.fromkeys(("affine", "prelu", "clamp"), _LAYERS),
-    "relu": (*_LAYERS, function),
-    **dict.fromkeys(("add", "mul"), (combination,)),
-    "div": (normalization,),
+    **dict.fromkeys(("affine", "prelu"), _LAYERS),
+    **dict.fromkeys(("clamp", "relu"), (*_LAYERS, function)),
+    **dict.fromkeys(("add", "mul"), (combination, arithmetic)),
+    "div": (normalization, arithmetic),
+    "sub": (arithmetic,),
     "max_pool2d": (convolution_and_maxima, pooling),
     "avg_pool2d": (pooling,),
-    **dict.fromkeys(("mean", "adaptive_avg_pool2d"), (mean,)),
+    **dict.fromkeys(("mean", "sum"), (over_map, reduction)),
+    "amax": (reduction,),
+    "adaptive_avg_pool2d": (over_map, pooling),
+    "adaptive_max_pool2d": (pooling, reduction),
     "pad": (padding,),
     "linear": (linear,),
     "sigmoid": (gate, function),
     **dict.fromkeys(("tanh", "hardsigmoid", "hardswish", "silu", "gelu", "leaky_relu", "neg"), (function,)),
     **dict.fromkeys(("softmax", "log_softmax"), (classes,)),
     "cat": (concatenation,),
-    **dict.fromkeys(("reshape", "permute", "transpose", "unsqueeze", "squeeze", "select"), (copying,)),
+    **dict.fromkeys(_MOVES, (copying,)),
 }

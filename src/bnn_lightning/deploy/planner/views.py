@@ -83,13 +83,30 @@ def _view(node: Node, x: View, of: Type) -> View | None:
             dims = [dims[dim] for dim in node["dims"]]
         case "unsqueeze":
             dims.insert(node["dim"] % (len(dims) + 1), (1, 0))
-        case "select" if node["index"] == 0 and dims[node["dim"]][0] == 1:
-            del dims[node["dim"]]
+        case "select" | "slice":
+            return _selected(node, x, of)
+        case "expand":
+            dims = [(1, 0)] * (len(of.shape) - len(dims)) + dims
+            dims = [(size, step if size == before else 0) for size, (before, step) in zip(of.shape, dims, strict=True)]
         case "reshape" | "squeeze":
             return _reshaped(x, of)
         case _:
             return None
     return View(x.root, x.offset, tuple(size for size, _ in dims), tuple(stride for _, stride in dims))
+
+
+def _selected(node: Node, x: View, of: Type) -> View | None:
+    """Return one index of a dimension, or a range."""
+    place = node["dim"] % len(x.sizes)
+    size, stride = x.sizes[place], x.strides[place]
+    if isinstance(size, Images):  # all of them
+        return View(x.root, x.offset, of.shape, x.strides)
+    if node.operation == "select":
+        strides = x.strides[:place] + x.strides[place + 1 :]
+        return View(x.root, x.offset + node["index"] % size * stride, of.shape, strides)
+    start, _, step = slice(node["start"], node["end"], node["step"]).indices(size)
+    strides = (*x.strides[:place], stride * step if of.shape[place] != 1 else 0, *x.strides[place + 1 :])
+    return View(x.root, x.offset + start * stride, of.shape, strides)
 
 
 def _reshaped(x: View, of: Type) -> View | None:

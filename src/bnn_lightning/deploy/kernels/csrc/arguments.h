@@ -91,12 +91,13 @@ struct bnn_linear {
   struct after after;  // of pixels in a row
 };
 
-// out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. Windows of an
-// average that reach beyond the map are averaged over what lies in it.
+// out = max or average over the windows of x; x < 0 is multiplied by `before` first, where that is given. The sum of a
+// window is divided by `divisor`, or where that is 0 by the pixels of the window that lie in the map (`average` is 1), or
+// in the map and its padding (2).
 struct bnn_pool {
   int64_t images, height, width;
   struct windows windows;
-  int64_t average;
+  int64_t average, divisor;
   const float *x, *before;
   struct after after;
 };
@@ -191,10 +192,12 @@ struct bnn_softmax {
   float *out;
 };
 
-// out[i, j, k] = factor * the sum of x[i, j, k, l, m, n] over l, m and n, in this order; out is dense.
+// out[i, j, k] = factor * the sum of x[i, j, k, l, m, n] over l, m and n, in this order, or where `maximum` their largest;
+// out is dense.
 struct bnn_reduce {
   int64_t images, size_0, size_1, sum_0, sum_1, sum_2;
   int64_t x_image, x_0, x_1, by_0, by_1, by_2;  // strides, in elements
+  int64_t maximum;
   const float *x;
   float *out;
   float factor;

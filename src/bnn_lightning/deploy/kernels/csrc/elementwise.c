@@ -78,12 +78,13 @@ static void pairs_of_rows(int64_t from, int64_t to, void *context) {
     const int64_t k = row % c->size_1, j = row / c->size_1 % c->size_0, i = row / c->size_1 / c->size_0;
     const float *xs = c->x + i * c->x_image + j * c->x_0 + k * c->x_1, *ys = c->y + i * c->y_image + j * c->y_0 + k * c->y_1;
     float *out = c->out + row * n;
-#define ROW(name, f)                             \
-  case name:                                     \
-    for (int64_t l = 0; l < n; l++) {            \
-      const float x = xs[l * c->x_2], y = ys[l * c->y_2]; \
-      out[l] = f;                                \
-    }                                            \
+    const int64_t x_step = c->x_2, y_step = c->y_2;
+#define ROW(name, f)                                        \
+  case name:                                                \
+    for (int64_t l = 0; l < n; l++) {                       \
+      const float x = xs[l * x_step], y = ys[l * y_step];   \
+      out[l] = f;                                           \
+    }                                                       \
     break;
     switch ((enum pair)c->function) { PAIRS(ROW) }
   }
@@ -122,20 +123,25 @@ void KERNEL(softmax)(const struct bnn_softmax *c, struct worker *worker) {
   spread_out(worker, c->rows, grain_of(1 << 12, c->classes * c->inner), softmax_rows, c);
 }
 
-static void sums_of_rows(int64_t from, int64_t to, void *context) {
+static void reduced_rows(int64_t from, int64_t to, void *context) {
   const struct bnn_reduce *c = context;
   for (int64_t row = from; row < to; row++) {
     const int64_t k = row % c->size_1, j = row / c->size_1 % c->size_0, i = row / c->size_1 / c->size_0;
     const float *x = c->x + i * c->x_image + j * c->x_0 + k * c->x_1;
     double sum = 0;
+    float most = x[0];
     for (int64_t l = 0; l < c->sum_0; l++)
       for (int64_t m = 0; m < c->sum_1; m++)
-        for (int64_t n = 0; n < c->sum_2; n++) sum += x[l * c->by_0 + m * c->by_1 + n * c->by_2];
-    c->out[row] = (float)(sum * c->factor);
+        for (int64_t n = 0; n < c->sum_2; n++) {
+          const float t = x[l * c->by_0 + m * c->by_1 + n * c->by_2];
+          sum += t;
+          most = t > most || t != t ? t : most;  // NaN stays NaN
+        }
+    c->out[row] = c->maximum ? most : (float)(sum * c->factor);
   }
 }
 
 void KERNEL(reduce)(const struct bnn_reduce *c, struct worker *worker) {
   const int64_t work = c->sum_0 * c->sum_1 * c->sum_2;
-  spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, work), sums_of_rows, c);
+  spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, work), reduced_rows, c);
 }

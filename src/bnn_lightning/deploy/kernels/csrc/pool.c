@@ -1,7 +1,7 @@
 // Pooling, and averages over the whole map. See epilogue.h.
 #include "epilogue.h"
 
-INLINE F average_of(const struct bnn_pool *c, int64_t image, int64_t y0, int64_t y1, int64_t x0, int64_t x1, int64_t first) {
+INLINE F sum_of(const struct bnn_pool *c, int64_t image, int64_t y0, int64_t y1, int64_t x0, int64_t x1, int64_t first) {
   const int64_t channels = c->after.channels;
   const F slope = c->before ? LOAD(F, c->before + first) : (F)1;
   F sum = 0;
@@ -10,7 +10,17 @@ INLINE F average_of(const struct bnn_pool *c, int64_t image, int64_t y0, int64_t
       const F t = load_some(c->x + ((image * c->height + y) * c->width + x) * channels + first, channels - first);
       sum += t > 0 ? t : t * slope;
     }
-  return sum / (float)((y1 - y0) * (x1 - x0));
+  return sum;
+}
+
+// The pixels of a window along a dimension: those in the map, and how many lie in the map and its padding.
+struct side {
+  int64_t begin, end, padded;
+};
+
+INLINE struct side side_of(int64_t place, int64_t kernel, int64_t stride, int64_t pad, int64_t size) {
+  const int64_t begin = place * stride - pad, end = least(begin + kernel, size + pad);
+  return (struct side){begin < 0 ? 0 : begin, least(end, size), end - begin};
 }
 
 INNERMOST void average_rows(int64_t from, int64_t to, void *context) {
@@ -18,11 +28,15 @@ INNERMOST void average_rows(int64_t from, int64_t to, void *context) {
   const struct windows *w = &c->windows;
   for (int64_t row = from; row < to; row++) {
     struct place at = {row / c->after.height, row % c->after.height, 0};
-    const int64_t top = at.y * w->stride_y, bottom = least(top + w->height, c->height);
+    const struct side y = side_of(at.y, w->height, w->stride_y, w->pad_y, c->height);
     for (; at.x < c->after.width; at.x++) {
-      const int64_t left = at.x * w->stride_x, right = least(left + w->width, c->width);
-      for (int64_t first = 0; first < c->after.channels; first += BLOCK)
-        finish(&c->after, average_of(c, at.image, top, bottom, left, right, first), row * c->after.width + at.x, &at, first);
+      const struct side x = side_of(at.x, w->width, w->stride_x, w->pad_x, c->width);
+      const int64_t pixels = c->average == 2 ? y.padded * x.padded : (y.end - y.begin) * (x.end - x.begin);
+      const float divisor = (float)(c->divisor ? c->divisor : pixels);
+      for (int64_t first = 0; first < c->after.channels; first += BLOCK) {
+        const F sum = sum_of(c, at.image, y.begin, y.end, x.begin, x.end, first);
+        finish(&c->after, sum / divisor, row * c->after.width + at.x, &at, first);
+      }
     }
   }
 }

@@ -92,4 +92,4 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int
   else if (parallel(0, threads, 1, work, &r)) work(0, 1, &r);
 }
 
-int64_t bnn_version(void) { return 11; }
+int64_t bnn_version(void) { return 12; }

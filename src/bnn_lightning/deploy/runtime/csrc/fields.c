@@ -35,7 +35,7 @@ static const struct field of_linear[] = {W(rows), W(factors), W(x_row), P(x), P(
                                          AFTER(after)};
 #undef S
 #define S bnn_pool
-static const struct field of_pool[] = {W(images), W(height), W(width), WINDOWS(windows), W(average), P(x), P(before),
+static const struct field of_pool[] = {W(images), W(height), W(width), WINDOWS(windows), W(average), W(divisor), P(x), P(before),
                                        AFTER(after)};
 #undef S
 #define S bnn_sum
@@ -80,7 +80,7 @@ static const struct field of_softmax[] = {W(rows), W(classes), W(inner), W(logar
 #undef S
 #define S bnn_reduce
 static const struct field of_reduce[] = {W(images), W(size_0), W(size_1), W(sum_0), W(sum_1), W(sum_2), W(x_image), W(x_0),
-                                         W(x_1), W(by_0), W(by_1), W(by_2), P(x), P(out), R(factor)};
+                                         W(x_1), W(by_0), W(by_1), W(by_2), W(maximum), P(x), P(out), R(factor)};
 #undef S
 
 #define FACTS(name, more) {#name, sizeof(struct bnn_##name), sizeof of_##name / sizeof *of_##name, of_##name},

@@ -100,6 +100,7 @@ static void check_windows(struct check *c, const struct windows *w, int64_t heig
   const bool begin = times(out_height - 1, w->stride_y) - w->pad_y < height && times(out_width - 1, w->stride_x) - w->pad_x < width;
   NEED(begin, "windows begin behind the map");
   need(c, w->pad_y < w->height && w->pad_x < w->width, "windows lie before the map");
+  need(c, times(w->height, w->width) < MOST_FACTORS, "windows have too many pixels");
 }
 
 // Rows that are copied lie in the input. Returns the bytes of their copy and of a word more.
@@ -195,7 +196,7 @@ static void check_pool(struct check *c, const struct bnn_pool *p) {
   POSITIVE(p->height, p->width);
   NEED(p->images >= 0, "a number is out of its range");
   check_windows(c, &p->windows, p->height, p->width, a->height, a->width);
-  NEED(!(p->average && (p->windows.pad_y || p->windows.pad_x)), "averages have no padding");
+  NEED(p->average >= 0 && p->average <= 2, "a number is out of its range");
   NEED(p->average || p->windows.height <= MOST_LINES, "a window of maxima has too many rows");
   if (c->wrong) return;
   check_after(c, a, p->images, a->height, a->width);
@@ -284,6 +285,7 @@ static void check_group_convolve(struct check *c, const struct bnn_group_convolv
   reach(c, p->weight, product(weights, taps, BLOCK), FLOAT, READ);
   VALUES(count, p->bias, p->gain, p->offset, a->slope, a->shift, a->threshold);
   NEED(!p->gain || p->offset, "a gain has no offset");
+  NEED(depthwise || p->groups == 1 || outputs % BLOCK == 0 || !a->bits, "signs of groups need whole blocks");
   const int64_t pixels = product(p->images, a->height, a->width);
   reach(c, p->residual, times(pixels, a->channels), FLOAT, READ | OPTIONAL);
   reach(c, p->x, times(product(p->images, p->height, p->width), times(p->groups, p->channels)), FLOAT, READ);
@@ -299,8 +301,7 @@ static int64_t span(struct check *c, int64_t images, const int64_t sizes[3], con
 }
 
 static void check_copy(struct check *c, const struct bnn_copy *p) {
-  POSITIVE(p->size_0, p->size_1, p->size_2);
-  NEED(p->images >= 0, "a number is out of its range");
+  POSITIVE(p->images, p->size_0, p->size_1, p->size_2);
   const int64_t sizes[] = {p->size_0, p->size_1, p->size_2};
   const int64_t from[] = {p->x_image, p->x_0, p->x_1, p->x_2}, to[] = {p->out_image, p->out_0, p->out_1, p->out_2};
   const int64_t read = span(c, p->images, sizes, from), written = span(c, p->images, sizes, to);
@@ -318,8 +319,8 @@ static void check_unary(struct check *c, const struct bnn_unary *p) {
 
 static void check_binary(struct check *c, const struct bnn_binary *p) {
   enum { PAIRS = 4 };
-  POSITIVE(p->size_0, p->size_1, p->size_2);
-  NEED(p->images >= 0 && p->function >= 0 && p->function < PAIRS, "a number is out of its range");
+  POSITIVE(p->images, p->size_0, p->size_1, p->size_2);
+  NEED(p->function >= 0 && p->function < PAIRS, "a number is out of its range");
   const int64_t sizes[] = {p->size_0, p->size_1, p->size_2};
   const int64_t one[] = {p->x_image, p->x_0, p->x_1, p->x_2}, two[] = {p->y_image, p->y_0, p->y_1, p->y_2};
   reach(c, p->x, span(c, p->images, sizes, one), FLOAT, READ);
@@ -335,11 +336,10 @@ static void check_softmax(struct check *c, const struct bnn_softmax *p) {
 }
 
 static void check_reduce(struct check *c, const struct bnn_reduce *p) {
-  POSITIVE(p->size_0, p->size_1, p->sum_0, p->sum_1, p->sum_2);
-  NEED(p->images >= 0, "a number is out of its range");
+  POSITIVE(p->images, p->size_0, p->size_1, p->sum_0, p->sum_1, p->sum_2);
   const int64_t sizes[] = {p->size_0, p->size_1, p->sum_0}, strides[] = {p->x_image, p->x_0, p->x_1, p->by_0};
   const int64_t sums[] = {p->sum_1, p->sum_2, 1}, by[] = {0, p->by_1, p->by_2, 0};
-  reach(c, p->x, p->images ? plus(span(c, p->images, sizes, strides), span(c, 1, sums, by)) - 1 : 0, FLOAT, READ);
+  reach(c, p->x, plus(span(c, p->images, sizes, strides), span(c, 1, sums, by)) - 1, FLOAT, READ);
   reach(c, p->out, product(p->images, p->size_0, p->size_1), FLOAT, WRITE);
 }
 
