@@ -124,12 +124,20 @@ def test_every_sweep_composes(name: str, composed: Composed) -> None:
     check_sections(composed(f"sweep={name}"))
 
 
+# Recipes of several pairs, which name one of them, and those of other binarizers.
+SHARED = {
+    "bnext_cifar": ("bnext_tiny", "cifar100"),
+    "few_bits_cifar10": ("resnet20", "cifar10"),
+    "recu_cifar10": ("vgg_small", "cifar10"),
+}
+
+
 @pytest.mark.parametrize("name", options("recipe"))
 def test_every_recipe_is_that_of_a_pair(name: str, composed: Composed) -> None:
     pairs = {f"{model}_{data}": (model, data) for model in options("model") for data in options("data")}
-    pair = re.sub(r"_((step|stage)[23]|recu|dorefa|ternary)$", "", name)  # a later stage, or other binarizers
-    model, data = pairs.get(pair, ("mlp", "digits"))
-    assert pair in {*pairs, "none"}
+    pair = re.sub(r"_(step|stage)[23]$", "", name)  # a later stage
+    model, data = (pairs | SHARED).get(pair, ("mlp", "digits"))
+    assert pair in {*pairs, *SHARED, "none"}
     words = [] if name in pairs else [f"recipe={name}"]
     words += ["distill.teacher.ckpt=x"] if re.match(r"real2binary18_.*_step", name) else []
     config = composed(f"model={model}", f"data={data}", *words)

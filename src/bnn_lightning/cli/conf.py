@@ -4,12 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from bnn_lightning.cli.errors import UserError, did_you_mean, friendly, listed
 from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.own_folder import refuse_clashes
+from bnn_lightning.cli.published import recipe_of
 from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.utils.files import replacing
 
@@ -149,9 +152,14 @@ def copy_option(roots: Sequence[Path], option: str, folder: Path) -> str:
 
 def _recipes(roots: Sequence[Path], group: str, name: str) -> dict[Path, str]:
     """Return files of recipes for the copy of a model or of data, which extend those of the original."""
+
+    def read(path: str) -> dict[str, Any] | None:
+        files = (root / f"{path}.yaml" for root in roots)
+        return next((yaml.safe_load(file.read_text(encoding="utf-8")) or {} for file in files if file.is_file()), None)
+
     pairs = {
-        "model": [(f"{name}_{data}", f"my_{name}_{data}") for data in list_options("data", roots)],
-        "data": [(f"{model}_{name}", f"{model}_my_{name}") for model in list_options("model", roots)],
+        "model": [(recipe_of(name, data, read), f"my_{name}_{data}") for data in list_options("data", roots)],
+        "data": [(recipe_of(model, name, read), f"{model}_my_{name}") for model in list_options("model", roots)],
     }
     found = {}
     for recipe, copy in pairs.get(group, []):

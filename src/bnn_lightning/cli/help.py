@@ -30,7 +30,7 @@ def keys_of(config_name: str) -> Iterator[tuple[str, str, str]]:
         key, value = found["key"], found["value"].strip()
         if not found["indent"]:
             section = key
-        if section == "defaults" or key.startswith("_") or (not found["indent"] and value in ("", "{}")):
+        if section in ("defaults", "hydra") or key.startswith("_") or (not found["indent"] and value in ("", "{}")):
             continue
         name = f"{section}.{key}" if found["indent"] else key
         yield name, value, found["comment"] or ""

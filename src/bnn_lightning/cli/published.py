@@ -1,6 +1,6 @@
 """Recipes of the configuration tree, and the resolver that takes options of the published ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -14,8 +14,26 @@ RESOLVER = "published"
 
 
 def register() -> None:
-    """Register the resolver `${published:group,${model},${data}}` of defaults lists."""
+    """Register the resolvers `${published:group,${model},${data}}` and `${recipe:...}` of defaults lists."""
     OmegaConf.register_new_resolver(RESOLVER, _choose, replace=True)
+    OmegaConf.register_new_resolver("recipe", lambda model, data: recipe_of(str(model), str(data)), replace=True)
+
+
+def recipe_of(model: str, data: str, read: Callable[[str], Recipe | None] | None = None) -> str:
+    """Return the name of the recipe of a pair, which may be that of another pair (`recipe/_shared.yaml`).
+
+    Args:
+        model: Option of `model`.
+        data: Option of `data`.
+        read: Returns a file of the tree by its path without an ending; None reads as Hydra does.
+    """
+    read = _read if read is None else read
+    if read(f"recipe/{model}_{data}") is not None:
+        return f"{model}_{data}"
+    shared = read("recipe/_shared") or {}
+    pair = f"{shared['model'].get(model, model)}_{shared['data'].get(data, data)}" if shared else f"{model}_{data}"
+    name = shared.get("pair", {}).get(pair, pair)
+    return str(name) if read(f"recipe/{name}") is not None else f"{model}_{data}"
 
 
 def read_recipe(name: str) -> Recipe | None:
@@ -76,7 +94,7 @@ def _choose(group: str, model: Any, data: Any, default: str = "none", *, _root_:
         data: Option of `data`.
         default: Option where the recipe takes none.
     """
-    recipe = _root_.get("recipe") or f"{model}_{data}"
+    recipe = _root_.get("recipe") or recipe_of(str(model), str(data))
     if group == "recipe":
         return list(stages(recipe))[-1]
     return str(dict(options_of(published_facts(recipe))).get(group, default))

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import config_folders, refuse_missing_options
 from bnn_lightning.cli.published import Recipe, options_of, own_optimizer, published_facts, read_recipe
+from bnn_lightning.cli.schema import plain_values
 from bnn_lightning.cli.summary import command, kept_overrides
 from bnn_lightning.cli.tree import list_options
 
@@ -64,7 +65,7 @@ def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping
         config: The whole configuration.
         choices: By group, the option that the run takes.
     """
-    facts = recipe.get("published") or {}
+    facts = plain_values(config.published) if config.get("published") else {}
     options = [(MOUNTED.get(group, group), option) for group, option in options_of(facts)]
     taken = [f"{group}={option}" for group, option in options if choices.get(group) == option]
     passed_over = [f"{group}={option}" for group, option in options if choices.get(group) != option]

@@ -300,14 +300,14 @@ class ClassificationTask(LightningModule):
         self._clock = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
-        share_buffers(self)
+        share_buffers(self.backbone)
         self.eval_means.reset()
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
     def on_predict_epoch_start(self) -> None:
-        share_buffers(self)
+        share_buffers(self.backbone)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation(self.eval_prefix)
@@ -363,11 +363,11 @@ class ClassificationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.sync()
-        add_up_over_ranks(self, checkpoint)
+        add_up_over_ranks(self.train_means, self.distiller, checkpoint)
         checkpoint.update(self.checkpoint_extras)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        keep_on_one_rank(self, checkpoint)
+        keep_on_one_rank(self.train_means, self.global_rank, checkpoint)
 
 
 def one_group(model: nn.Module) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Collective operations of a task between ranks."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-if TYPE_CHECKING:
-    from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.metrics.means import EpochMeans
 
 STATES = ("state_dict", "current_model_state")  # the second is Lightning's, where it averages weights
 
@@ -17,18 +17,18 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def add_up_over_ranks(task: "ClassificationTask", checkpoint: dict[str, Any]) -> None:
+def add_up_over_ranks(means: EpochMeans, distiller: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Write what the ranks have gathered together, into a checkpoint that rank 0 alone writes; on all ranks."""
-    gathered = task.train_means.total_state("train_means.") | task.distiller.state_dict(prefix="distiller.")
+    gathered = means.total_state("train_means.") | distiller.state_dict(prefix="distiller.")
     for state in states(checkpoint):
         state.update(gathered)
 
 
-def keep_on_one_rank(task: "ClassificationTask", checkpoint: dict[str, Any]) -> None:
+def keep_on_one_rank(means: EpochMeans, rank: int, checkpoint: dict[str, Any]) -> None:
     """Leave the epoch's sums in a checkpoint that was loaded on every rank to rank 0 alone."""
-    if task.global_rank == 0:
+    if rank == 0:
         return
-    task.train_means.reset()  # a strategy that shards has loaded the weights before it calls this
+    means.reset()  # a strategy that shards has loaded the weights before it calls this
     for state in states(checkpoint):
         for name in [name for name in state if name.startswith("train_means.")]:
             state[name] = torch.zeros_like(state[name])
@@ -39,12 +39,12 @@ def states(checkpoint: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (checkpoint[key] for key in STATES if key in checkpoint)
 
 
-def share_buffers(task: "ClassificationTask") -> None:
-    """Give all ranks the network's buffers of rank 0, which are those that checkpoints carry; on all ranks.
+def share_buffers(backbone: nn.Module) -> None:
+    """Give all ranks the backbone's buffers of rank 0, which are those that checkpoints carry; on all ranks.
 
     Batch statistics part in every training step. DDP hands them out before the next one, and knows no evaluation on
     its own after the training.
     """
     if is_distributed():
-        for buffer in task.backbone.buffers():
+        for buffer in backbone.buffers():
             dist.broadcast(buffer, src=0)
