@@ -4,4 +4,4 @@ from bnn_lightning.utils.lazy import attach
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = attach(__name__, {"cli.checkpoint": ["load_task"]})
+__getattr__, __dir__, __all__ = attach(__name__, {"cli.checkpoint": ["load_task"], "layers.binarize": ["binarize"]})

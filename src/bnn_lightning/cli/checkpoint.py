@@ -16,6 +16,7 @@ from bnn_lightning.cli.summary import command
 from bnn_lightning.cli.weights_file import CLASSES_KEY as CLASSES_KEY
 from bnn_lightning.cli.weights_file import CONFIG_KEY as CONFIG_KEY
 from bnn_lightning.cli.weights_file import is_weights_file, read_weights
+from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.zoo.files import is_name, weights_file
@@ -50,7 +51,7 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
     path = network_file(path)
     checkpoint = read_checkpoint(path)
     read = partial(load_backbone, trust=trust)
-    with explained(path):
+    with explained(path), rebuilding():
         task = build_task(embedded_config(checkpoint, path), trust=trust, read=read)
     check_fits(task, checkpoint["state_dict"], path)
     task.load_state_dict(checkpoint["state_dict"])
@@ -72,7 +73,7 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """
     path = network_file(path)
     checkpoint = read_checkpoint(path)
-    with explained(path):
+    with explained(path), rebuilding():
         backbone: nn.Module = build_network(embedded_config(checkpoint, path), trust=trust)
     state = backbone_state(checkpoint)
     check_fits(backbone, state, path)

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ from bnn_lightning.cli.schema import RunSettings, read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
+from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
 
@@ -172,7 +174,8 @@ def prepare(config: DictConfig) -> Run:
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=own)
-    task = build_task(plain, trust=own, read=partial(load_backbone, trust=settings.trust))
+    with rebuilding() if settings.ckpt_path is not None else nullcontext():  # its weights are in the checkpoint
+        task = build_task(plain, trust=own, read=partial(load_backbone, trust=settings.trust))
     _say_size(plain, own)
     _freeze(task, plain.get("freeze"))
     run_dir = Path(plain["paths"]["run_dir"])

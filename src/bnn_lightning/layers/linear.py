@@ -80,4 +80,14 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.input_binarizer is None and self.weight_binarizer is None:
             return nn.Linear.forward(self, input)
+        self._check_channels(input)
         return self.binary_forward(input)
+
+    def _check_channels(self, input: Tensor) -> None:
+        threshold = None if self.input_binarizer is None or input.dim() < 3 else self.input_binarizer.threshold()
+        if threshold is not None and threshold.numel() > 1:
+            raise ValueError(
+                f"{type(self.input_binarizer).__name__} has a threshold for each channel, dimension 1, and the "
+                f"channels of an input of shape {tuple(input.shape)} are the last dimension: take another binarizer "
+                "here, such as ApproxSign."
+            )

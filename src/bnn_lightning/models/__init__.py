@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "backbone": ["Backbone", "Normalize"],
+        "binarized": ["binary_timm", "binary_torchvision"],
         "bnext": ["BNext", "BNextBlock"],
         "bnext18": ["BNext18"],
         "bnext_units": ["BNextConv", "BNextUnit"],

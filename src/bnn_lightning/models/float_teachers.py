@@ -1,6 +1,8 @@
 """Real-valued classifiers of torchvision and timm behind the interface of our backbones: teachers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,6 +15,22 @@ from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_REBUILDING: ContextVar[bool] = ContextVar("_REBUILDING", default=False)
+
+
+@contextmanager
+def rebuilding() -> Iterator[None]:
+    """Build networks without reading the weights that their training started from: a checkpoint has later ones."""
+    token = _REBUILDING.set(True)
+    try:
+        yield
+    finally:
+        _REBUILDING.reset(token)
+
+
+def is_rebuilding() -> bool:
+    """Whether this is within `rebuilding`."""
+    return _REBUILDING.get()
 
 
 class RealNetwork(Backbone):
@@ -126,7 +144,9 @@ def torchvision_network(
     if name not in known:
         raise ValueError(f"torchvision has no classifier `{name}`. It has: {', '.join(known)}.")
     network = models.get_model(name, weights=None, num_classes=num_classes)
-    if weights is not None:
+    if is_rebuilding():
+        pass
+    elif weights is not None:
         _load(network, read_published(weights, network.state_dict()).tensors, weights)
     elif pretrained:
         versions = models.get_model_weights(name)
@@ -166,7 +186,7 @@ def timm_network(
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:8]) or "nothing like it"
         raise ValueError(f"timm has no classifier `{name}`; it has {near}.")
-    own = pretrained and weights is None
+    own = pretrained and weights is None and not is_rebuilding()
     if own:
         _need_imagenet(name, num_classes)
     try:
@@ -178,7 +198,7 @@ def timm_network(
         ) from error
     except RuntimeError as error:
         raise ValueError(f"The weights of `{name}` cannot be loaded: {_reason(error)}") from error
-    if weights is not None:
+    if weights is not None and not is_rebuilding():
         _load(network, _read_file(weights, network), weights)
     config = network.pretrained_cfg
     return RealNetwork(

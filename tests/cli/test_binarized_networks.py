@@ -1,0 +1,49 @@
+"""`model=torchvision` from the float twin to the packed file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import bnn_lightning
+
+Bnn = Callable[..., Any]
+
+RUN = (
+    *("data=synthetic", "data.image_size=16", "data.in_channels=3", "data.num_train=16", "data.num_test=8"),
+    *("data.batch_size=8", "model=torchvision", "model.name=shufflenet_v2_x0_5", "epochs=1", "test=false"),
+    *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"),
+)
+
+
+@pytest.mark.slow
+def test_from_the_float_twin_to_the_packed_file(bnn: Bnn, workplace: Any) -> None:
+    done = bnn("train", *RUN, "model.binary=false", "name=float", "hydra.run.dir=runs/float")
+    assert done.code == 0, done.err
+    chosen = ("distill=teacher", "distill.teacher.ckpt=runs/float", "init_from=runs/float")
+    done = bnn("train", *RUN, *chosen, "hydra.run.dir=runs/binary")
+    assert done.code == 0, done.err
+    network = bnn_lightning.load_task("runs/binary").backbone
+    assert network.body.conv1[0].stride == (1, 1)
+    done = bnn("export", "ckpt=runs/binary", "out=net.bnn", "images=8")
+    assert done.code == 0, done.err
+    images = torch.rand(2, 3, 16, 16)
+    packed = bnn_lightning.deploy.load("net.bnn")
+    torch.testing.assert_close(packed(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.binarize.keep=[frist]", "'frist'"),
+        ("model.binarize.activation=GELU", "'GELU'"),
+        ("model.binarize.kep=[first]", "kep"),
+        ("model.name=resnet81", "resnet81"),
+        ("model.pretrained=1", "must be true or false"),
+    ],
+)
+def test_mistakes_are_named(bnn: Bnn, workplace: Any, override: str, words: str) -> None:
+    done = bnn("profile", "model=torchvision", "data=synthetic", override)
+    assert done.code == 1
+    assert words in done.err
