@@ -45,5 +45,5 @@ def test_from_the_float_twin_to_the_packed_file(bnn: Bnn, workplace: Any) -> Non
 )
 def test_mistakes_are_named(bnn: Bnn, workplace: Any, override: str, words: str) -> None:
     done = bnn("profile", "model=torchvision", "data=synthetic", override)
-    assert done.code == 1
+    assert done.code == 2
     assert words in done.err
