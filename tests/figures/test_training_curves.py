@@ -44,7 +44,7 @@ def test_one_run() -> None:
     )
     loss, top1, lr, gradient = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        *("Loss", "Top-1, %", "Learning rate", "Gradient of a term over cross-entropy's")
+        *("Loss", "Top-1 accuracy, %", "Learning rate", "Gradient norm of a term over cross-entropy's")
     ]
     assert [list(line.get_ydata()) for line in top1.get_lines()] == [
         pytest.approx([55.0, 75.0, 85.0]),
@@ -70,7 +70,7 @@ def test_groups_have_a_color_and_a_band_each() -> None:
     assert box.y0 == pytest.approx(min(100 * (m - s) for m, s in moments()))
     assert statistics.fmean(seen) == pytest.approx(lines["skd: test"].get_ydata()[0])
     (names,) = figure.legends
-    assert [text.get_text() for text in names.get_texts()] == ["skd (3 runs)", "none"]
+    assert [text.get_text() for text in names.get_texts()] == ["skd, mean ± std. dev. of 3 runs", "none"]
 
 
 def moments() -> list[tuple[float, float]]:

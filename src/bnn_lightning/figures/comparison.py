@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
 
-from bnn_lightning.figures.style import COLORS, new_figure
+from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure
+from bnn_lightning.utils.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +58,10 @@ class _Axis:
 
 
 _AXES: dict[Cost, _Axis] = {
-    "ops": _Axis("operations of an image, 10⁶ (BOPs/64 + int8/8 + FLOPs)", 1e-6),
+    "ops": _Axis("operations per image, millions (BOPs/64 + int8/8 + FLOPs)", 1e-6),
     "size": _Axis("size of the parameters, MB"),
-    "ace": _Axis("arithmetic computation effort, 10⁹", 1e-9),
-    "latency": _Axis("latency of an image, ms"),
+    "ace": _Axis("arithmetic computation effort, billions", 1e-9),
+    "latency": _Axis("latency per image, ms"),
 }
 _LOOKS: dict[Kind, tuple[str, str, str]] = {
     "binary": ("binary, published", COLORS[0], "o"),
@@ -156,8 +157,7 @@ def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names
     drawn = [entry for entry in entries if getattr(entry, cost) is not None]
     if not drawn:
         raise ValueError(f"No entry has a `{cost}`: nothing to draw. Give measured ones, or another cost.")
-    figure, (axes,) = new_figure(width=8.2, height=5.6)
-    axes.set_xscale("log")
+    figure, (axes,) = new_figure(width=9.2, height=6.4)
     for kind, (label, color, marker) in _LOOKS.items():
         own = [entry for entry in drawn if entry.kind == kind]
         if not own:
@@ -168,8 +168,9 @@ def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names
             axes.plot(*_places([e for e in own if e.family == family], cost), color=color, lw=0.9, alpha=0.6)
     if names:
         _write_names(axes, drawn, cost)
+    log_axis(axes, "x")
     axes.set_xlabel(_AXES[cost].label)
-    axes.set_ylabel("top-1, %")
+    axes.set_ylabel("top-1 accuracy, %")
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -198,12 +199,14 @@ def _write_names(axes: "Axes", entries: Sequence[Entry], cost: Cost) -> None:
         ((math.log10(x) - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low))
         for x, y in (_place(entry, cost) for entry in entries)
     ]
-    taken = [(x - 0.006, y - 0.009, x + 0.006, y + 0.009) for x, y in spots]
+    taken = [(x - 0.008, y - 0.012, x + 0.008, y + 0.012) for x, y in spots]
+    # Lines of families pass behind the names.
+    halo = [require("matplotlib.patheffects", extra=EXTRA).withStroke(linewidth=2.0, foreground="white")]
     # Our own first: they have the best places.
     order = sorted(range(len(entries)), key=lambda i: (entries[i].kind != "ours", -entries[i].top1))
     for index in order:
         entry, (x, y) = entries[index], spots[index]
-        width, height = 0.0074 * len(entry.name), 0.024
+        width, height = 0.0072 * len(entry.name) + 0.004, 0.022
         boxes = [(left, low, left + width, low + height) for left, low in _around(x, y, width, height)]
         covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
         if min(covered) > 0.12 * width * height and entry.kind != "ours":
@@ -219,6 +222,7 @@ def _write_names(axes: "Axes", entries: Sequence[Entry], cost: Cost) -> None:
             fontsize=7,
             color=_LOOKS[entry.kind][1],
             fontweight="bold" if entry.kind == "ours" else "normal",
+            path_effects=halo,
         )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure, new_interactive
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, fewer_ticks, new_figure, new_interactive, round_ticks
 from bnn_lightning.figures.tables import Array, LossTable
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ def landscape_lines(landscapes: Sequence[LossTable], *, cap: float | None = None
         bottom.plot(one.steps, 100 * one.flipped, color=color)
     top.set_ylabel("loss")
     top.set_ylim(top=highest if cap is not None else None)
-    top.legend(frameon=False)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=9, frameon=False)
     bottom.set_ylabel("flipped signs [%]")
+    for axis in (top, bottom):
+        fewer_ticks(axis, x=4)
     bottom.set_xlabel("step [filter norms]")
     bottom.set_ylim(bottom=0.0)
     return figure
@@ -57,20 +59,22 @@ def landscape_contours(landscapes: Sequence[LossTable], *, cap: float | None = N
         raise ValueError(f"`levels` must be 2 or more, got {levels}.")
     lowest, highest = loss_range(landscapes, cap)
     columns = len(landscapes)
-    figure, axes = new_figure(2, columns, width=4.2, height=3.5)
+    figure, axes = new_figure(2, columns, width=4.2, height=3.5, layout="compressed")
     flips = [one.flipped[np.isfinite(one.flipped)].max(initial=0.0) for one in landscapes]
     most = 100 * max(*flips, 0.01)
     for one, above, below in zip(landscapes, axes[:columns], axes[columns:], strict=True):
         losses = _contour(above, one, _capped(one.losses, lowest, highest), np.linspace(lowest, highest, levels))
         signs = _contour(below, one, 100 * one.flipped, np.linspace(0.0, most, levels))
-        above.set_title(one.name)
+        above.set_title(one.name, fontsize=10)
+        for axis in (above, below):
+            fewer_ticks(axis, x=4, y=4)
         if np.isnan(one.flipped).all():
             below.text(0.5, 0.5, "no binary weights", transform=below.transAxes, ha="center", va="center")
         below.set_xlabel("direction 1 [filter norms]")
     for row in (axes[0], axes[columns]):
         row.set_ylabel("direction 2 [filter norms]")
-    figure.colorbar(losses, ax=axes[:columns], label="loss")
-    figure.colorbar(signs, ax=axes[columns:], label="flipped signs [%]")
+    for values, part, label in ((losses, axes[:columns], "loss"), (signs, axes[columns:], "flipped signs [%]")):
+        figure.colorbar(values, ax=part, label=label, ticks=round_ticks())
     return figure
 
 
@@ -94,7 +98,8 @@ def landscape_surfaces(landscapes: Sequence[LossTable], *, cap: float | None = N
         three.plot_surface(
             first, second, heights, cmap=COLOR_MAP, vmin=lowest, vmax=highest, rcount=101, ccount=101, linewidth=0
         )
-        three.set(title=one.name, xlabel="direction 1", ylabel="direction 2", zlabel="loss", zlim=(lowest, highest))
+        three.set_title(one.name, fontsize=10)
+        three.set(xlabel="direction 1", ylabel="direction 2", zlabel="loss", zlim=(lowest, highest))
         ticks = [one.steps[0], 0.0, one.steps[-1]]  # more of them run into each other
         three.set(xticks=ticks, yticks=ticks)
     return figure

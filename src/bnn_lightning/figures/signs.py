@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, fewer_ticks, new_figure
 from bnn_lightning.figures.tables import SignTable
 
 if TYPE_CHECKING:
@@ -33,10 +33,16 @@ def plot_signs(statistics: Sequence[SignTable], *, limit: float) -> "Figure":
     shares: list[tuple[str, str, str]] = [("weights", "weight_share", "o"), ("inputs", "input_share", "s")]
     _points(axes[0], statistics, shares, 100.0, "share of +1 (%)")
     axes[0].axvline(50, color="#999999", linewidth=0.8)
+    _limit(axes[0], statistics, ("weight_share", "input_share"), center=50.0, factor=100.0, least=5.0)
     entropies = [("weights", "weight_entropy", "o"), ("inputs", "input_entropy", "s")]
     _points(axes[1], statistics, entropies, 1.0, "entropy of signs (bits)")
+    lowest = min(value for _, key, _ in entropies for one in statistics if (value := getattr(one, key)) is not None)
+    axes[1].set_xlim(min(0.99, lowest) - 0.1 * (1 - min(0.99, lowest)), 1 + 0.1 * (1 - min(0.99, lowest)))
     dead = [("dead input channels", "dead_inputs", "s"), ("latent weights near 0", "near_zero", "o")]
     _points(axes[2], statistics, dead, 100.0, "share (%)")
+    axes[2].set_xlim(left=-0.3)
+    for ax in axes[:3]:
+        fewer_ticks(ax, x=4)
     _histograms(figure, axes[3], statistics, limit)
     for index, ax in enumerate(axes):
         ax.set_yticks(places, names if index == 0 else [""] * len(names), fontsize=7)
@@ -64,6 +70,15 @@ def _points(
     ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2, columnspacing=1.0)
 
 
+def _limit(
+    ax: "Axes", statistics: Sequence[SignTable], keys: Sequence[str], *, center: float, factor: float, least: float
+) -> None:
+    """Give an axis a range around a center: all values lie in it, and chance does not look like a trend."""
+    values = [factor * value for key in keys for one in statistics if (value := getattr(one, key)) is not None]
+    reach = max(least, 1.1 * max(abs(value - center) for value in values))
+    ax.set_xlim(center - reach, center + reach)
+
+
 def _histograms(figure: "Figure", ax: "Axes", statistics: Sequence[SignTable], limit: float) -> None:
     values = 100 * np.stack([np.asarray(one.histogram) for one in statistics])
     extent = (-limit, limit, len(statistics) - 0.5, -0.5)
@@ -71,5 +86,5 @@ def _histograms(figure: "Figure", ax: "Axes", statistics: Sequence[SignTable], l
     ax.grid(visible=False)
     ax.set_xlabel("latent weight (standard deviations)", fontsize=9)
     bar = figure.colorbar(image, ax=ax)
-    bar.set_label(f"share a bin of {2 * limit / values.shape[1]:.1g} (%)", fontsize=8)
+    bar.set_label(f"weights per bin of {2 * limit / values.shape[1]:.1g} (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)

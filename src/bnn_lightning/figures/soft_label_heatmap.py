@@ -51,7 +51,7 @@ def plot_soft_labels(
     filled = np.ones(classes, dtype=bool) if valid is None else np.asarray(valid)
     logits = np.where(filled[:, None], bank, np.nan)
     size = max(3.6, min(0.42 * classes, 9.0))
-    figure, axes = new_figure(1, 2, width=size + 1.0, height=size)
+    figure, axes = new_figure(1, 2, width=size + 1.0, height=size, layout="compressed")
     limit = float(np.abs(bank).max()) or 1.0
     soft = 100 * soft_labels(logits, temperature)
     _heat(figure, axes[0], logits, names, "mean logits", cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -77,7 +77,11 @@ def _heat(
     ax.set_xlabel("logit of", fontsize=9)
     ax.set_ylabel("true class", fontsize=9)
     if len(names) <= _NAMES:
-        ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.set_xticks(range(len(names)), names, fontsize=8)
+        if max(map(len, names)) > 2:
+            ax.tick_params(axis="x", labelrotation=45)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(names)), names, fontsize=8)
     bar = figure.colorbar(image, ax=ax, shrink=0.8)
     bar.ax.tick_params(labelsize=8)

@@ -1,7 +1,7 @@
 """Style of our figures: colors, sizes and frames, in one place."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bnn_lightning.utils.optional import require
 
@@ -13,10 +13,17 @@ EXTRA = "visualize"
 # Okabe and Ito's eight colors, which color-blind people tell apart; yellow is too light for lines.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLOR_MAP = "viridis"
+Layout = Literal["constrained", "compressed"]
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, *, width: float = 4.8, height: float = 3.6, projection: str | None = None
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = 4.8,
+    height: float = 3.6,
+    projection: str | None = None,
+    layout: Layout = "constrained",
 ) -> "tuple[Figure, list[Axes]]":
     """Make an empty figure of matplotlib, with no window and no global state behind it.
 
@@ -26,6 +33,7 @@ def new_figure(
         width: Of one of them, in inches.
         height: Of one of them, in inches.
         projection: Of matplotlib, such as "3d".
+        layout: "compressed" keeps axes of a fixed aspect, such as pictures, close together.
 
     Returns:
         The figure and its axes, row by row.
@@ -39,13 +47,52 @@ def new_figure(
     """
     # Imported late, as only this room needs it. `pyplot` would open windows and keep every figure alive.
     figure: Figure = require("matplotlib.figure", extra=EXTRA).Figure(
-        figsize=(width * columns, height * rows), layout="constrained"
+        figsize=(width * columns, height * rows), layout=layout
     )
     axes = list(figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection}).flat)
     for one in axes if projection is None else ():
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25, linewidth=0.6)
     return figure, axes
+
+
+def log_axis(axes: "Axes", which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain numbers at its ticks: 0.1, 1, 10; and 2 and 5 where it spans few decades.
+
+    Args:
+        axes: Of a figure whose data is drawn already.
+        which: "x" or "y".
+    """
+    ticker = require("matplotlib.ticker", extra=EXTRA)
+    if which == "x":
+        axes.set_xscale("log", nonpositive="mask")
+    else:
+        axes.set_yscale("log", nonpositive="mask")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    few = low > 0 and high / low < 50
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=7))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def whole_axis(axes: "Axes") -> None:
+    """Give the horizontal axis ticks at round whole numbers, such as epochs."""
+    locator = require("matplotlib.ticker", extra=EXTRA).MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10])
+    axes.xaxis.set_major_locator(locator)
+
+
+def fewer_ticks(axes: "Axes", *, x: int | None = None, y: int | None = None) -> None:
+    """Give axes at most so many round ticks, so that their labels do not run into each other."""
+    ticker = require("matplotlib.ticker", extra=EXTRA)
+    for axis, number in ((axes.xaxis, x), (axes.yaxis, y)):
+        if number is not None:
+            axis.set_major_locator(ticker.MaxNLocator(nbins=number, steps=[1, 2, 5, 10]))
+
+
+def round_ticks() -> Any:
+    """Return a locator of at most six round ticks, for a color bar."""
+    return require("matplotlib.ticker", extra=EXTRA).MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
 
 
 def new_interactive(columns: int = 1, *, kind: str = "xy", titles: Sequence[str] = ()) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bnn_lightning.figures.style import COLORS, EXTRA, new_figure
+from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure, whole_axis
+from bnn_lightning.utils.curve_panels import PANELS, Panel, is_wide
 from bnn_lightning.utils.curves import Curves
 from bnn_lightning.utils.optional import require
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLES = ("-", "--", ":", "-.")
-_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -33,42 +33,6 @@ class Band:
     mean: list[float]
     deviation: list[float]
     runs: list[int]
-
-
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    names: tuple[str, ...] = ()
-    prefix: str = ""
-    percent: bool = False
-    log: bool = False
-
-    def series(self, groups: Mapping[str, Sequence[Curves]]) -> list[str]:
-        """Return the metrics of this panel that any run has logged."""
-        logged = dict.fromkeys(name for runs in groups.values() for run in runs for name in run)
-        if self.prefix:
-            return sorted(name for name in logged if name.startswith(self.prefix))
-        return [name for name in self.names if name in logged]
-
-    def label(self, name: str) -> str:
-        split, _, rest = name.partition("/")
-        return name.removeprefix(self.prefix) if self.prefix else split if split in _SPLITS else rest
-
-
-def _of_splits(name: str) -> tuple[str, ...]:
-    return tuple(f"{split}/{name}" for split in _SPLITS)
-
-
-PANELS = (
-    _Panel("Loss", _of_splits("loss")),
-    _Panel("Top-1, %", _of_splits("acc"), percent=True),
-    _Panel("Top-5, %", _of_splits("acc_top5"), percent=True),
-    _Panel("Terms of the training loss", prefix="train/loss_", log=True),
-    _Panel("Learning rate", ("lr",)),
-    _Panel("Annealing", ("binary/temperature", "binary/t", "binary/power"), log=True),
-    _Panel("Signs of weights that flipped, %", ("binary/flip_rate",), percent=True, log=True),
-    _Panel("Gradient of a term over cross-entropy's", prefix="gradient/", log=True),
-)
 
 
 def summarize(runs: Sequence[Curves], name: str) -> Band:
@@ -107,7 +71,7 @@ def training_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], l
     """
     rows: list[list[Any]] = []
     for group, runs in groups.items():
-        for name in dict.fromkeys(name for panel in PANELS for name in panel.series({group: runs})):
+        for name in dict.fromkeys(name for panel in PANELS for name in panel.series(_names(runs))):
             band = summarize(runs, name)
             columns = zip(band.epochs, band.mean, band.deviation, band.runs, strict=True)
             rows += [[group, name, *row] for row in columns]
@@ -132,9 +96,10 @@ def plot_training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int
     Example:
         >>> run = {"epoch": [0.0, 1.0], "train/loss": [2.0, 1.0], "train/acc": [0.5, 0.75], "val/acc": [0.5, 0.5]}
         >>> [axes.get_title(loc="left") for axes in plot_training_curves({"mlp": [run]}).axes]
-        ['Loss', 'Top-1, %']
+        ['Loss', 'Top-1 accuracy, %']
     """
-    panels = [(panel, panel.series(groups)) for panel in PANELS]
+    logged = _names(run for runs in groups.values() for run in runs)
+    panels = [(panel, panel.series(logged)) for panel in PANELS]
     panels = [(panel, series) for panel, series in panels if series]
     if not panels:
         raise ValueError(f"`groups` holds no curve to draw: {', '.join(groups) or 'nothing'}. Was anything logged?")
@@ -144,24 +109,32 @@ def plot_training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int
         _draw(axes, panel, series, groups)
     for axes in places[len(panels) :]:
         axes.remove()
-    if len(groups) > 1:
+    if len(groups) > 1 or any(len(runs) > 1 for runs in groups.values()):
         _name_groups(figure, groups)
     return figure
 
 
-def _draw(axes: "Axes", panel: _Panel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
-    if panel.log and _is_wide(groups, series):
-        axes.set_yscale("log", nonpositive="mask")
+def _names(runs: Iterable[Curves]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run))
+
+
+def _draw(axes: "Axes", panel: Panel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
+    values = [value for runs in groups.values() for name in series for value in _logged(runs, name)]
     for color, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
         for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
             # Alone, series have the colors; beside others a group has one.
             look = {"color": own if len(groups) == 1 else color, "ls": style, "label": f"{group}: {panel.label(name)}"}
             _draw_band(axes, summarize(runs, name), 100.0 if panel.percent else 1.0, look)
-    axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlabel("epoch", fontsize=9)
-    axes.xaxis.set_major_locator(require("matplotlib.ticker", extra=EXTRA).MaxNLocator(integer=True))
+    whole_axis(axes)
+    if panel.log and is_wide(values):
+        log_axis(axes, "y")
+    elif 0 <= min(values) < 0.35 * max(values):
+        axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
-    if len(series) > 1 or len(panel.names) != 1:  # which split a single line is of must be said
+    named = len(series) > 1 or len(panel.names) != 1  # which split a single line is of must be said
+    axes.set_title(f"{panel.title}{', %' if panel.percent else ''}", fontsize=10, loc="left", pad=18 if named else 6)
+    if named:
         _name_series(axes, panel, series, alone=len(groups) == 1)
 
 
@@ -173,28 +146,36 @@ def _draw_band(axes: "Axes", band: Band, factor: float, look: Mapping[str, str])
         axes.fill_between(band.epochs, low, high, color=look["color"], alpha=0.18, lw=0)
 
 
-def _is_wide(groups: Mapping[str, Sequence[Curves]], series: Sequence[str]) -> bool:
-    """Whether the values are positive and span more than a factor of 20: then a logarithmic axis shows them."""
-    values = [value for runs in groups.values() for name in series for value in _logged(runs, name)]
-    positive = [value for value in values if value > 0]
-    return bool(positive) and max(positive) > 20 * min(positive)
-
-
 def _logged(runs: Sequence[Curves], name: str) -> Iterable[float]:
     return (value for run in runs for value in run.get(name, []) if not math.isnan(value))
 
 
-def _name_series(axes: "Axes", panel: _Panel, series: Sequence[str], *, alone: bool) -> None:
+def _name_series(axes: "Axes", panel: Panel, series: Sequence[str], *, alone: bool) -> None:
     line = require("matplotlib.lines", extra=EXTRA).Line2D
     looks = zip(_cycle(len(series)), _styles(len(series)), strict=True)
     handles = [line([], [], color=color if alone else "0.3", ls=style, lw=1.4) for color, style in looks]
-    axes.legend(handles, [panel.label(name) for name in series], fontsize=8, frameon=False)
+    names = [panel.label(name) for name in series]
+    # Between title and axes, where no line runs through it.
+    axes.legend(
+        handles,
+        names,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=len(names),
+        fontsize=8,
+        frameon=False,
+        borderaxespad=0.1,
+        borderpad=0.0,
+        columnspacing=1.2,
+    )
 
 
 def _name_groups(figure: "Figure", groups: Mapping[str, Sequence[Curves]]) -> None:
     line = require("matplotlib.lines", extra=EXTRA).Line2D
     handles = [line([], [], color=color, lw=3) for color in _cycle(len(groups))]
-    labels = [f"{group} ({len(runs)} runs)" if len(runs) > 1 else group for group, runs in groups.items()]
+    labels = [
+        f"{group}, mean ± std. dev. of {len(runs)} runs" if len(runs) > 1 else group for group, runs in groups.items()
+    ]
     figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=9, frameon=False)
 
 
