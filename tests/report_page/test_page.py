@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from bnn_lightning.report_page import Example, Matrix, RunContent, Table, render
-from bnn_lightning.report_page.charts import heat_map, line_chart, ticks
-from bnn_lightning.report_page.html import Html, number, table, tag
+from bnn_lightning.report_page.charts import heat_map, line_chart, number, ticks
 from tests.report_page.browser import BROWSER, look
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
@@ -137,21 +136,25 @@ def test_large_photos_become_small_ones_and_many_classes_one_picture() -> None:
 
 def test_lines_go_through_their_points() -> None:
     chart = line_chart("a", {"one": [(1, 0.0), (2, 5.0), (3, 10.0)], "gone": [(1, math.nan)]}, unit=" %")
-    (points,) = re.findall(r'<polyline points="([^"]+)"', chart)
-    (x1, y1), (x2, y2), (x3, y3) = (map(float, pair.split(",")) for pair in points.split())
+    (line,) = chart.lines
+    (x1, y1), (x2, y2), (x3, y3) = line.places
     assert x2 - x1 == x3 - x2 > 0
     assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)  # places are rounded
     assert y1 > y2
-    assert "one, 2: 5 %" in chart
-    assert "gone" not in chart
+    assert [text for _, _, text in line.handles][1] == "one, 2: 5 %"
+    assert (line.name, line.last, chart.label) == ("one", "10 %", "a: one 10 %")
 
 
 def test_a_wide_range_is_logarithmic() -> None:
     chart = line_chart("a", {"one": [(1, 1.0), (2, 0.1), (3, 0.01), (4, 0.0)]}, log=True)
-    (points,) = re.findall(r'<polyline points="([^"]+)"', chart)
-    ys = [float(pair.split(",")[1]) for pair in points.split()]
+    ys = [y for _, y in chart.lines[0].places]
     assert len(ys) == 3  # zero has no place
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.2)
+
+
+def test_lines_of_the_page_are_those_of_the_curves() -> None:
+    points = re.findall(r'<polyline points="([^"]+)"', render(RunContent("a", curves=full().curves)))
+    assert [len(line.split()) for line in points] == [3, 3, 2, 3]
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (59.3, 61.2), (-3.0, 7.5), (1e-5, 3e-5), (0.0, 700.0), (2.0, 2.0)])
@@ -164,22 +167,22 @@ def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
 
 def test_squares_hold_their_numbers() -> None:
     picture = heat_map(Matrix(np.array([[7.0, 0.0], [2.0, 3.0]]), ["a", "b"]), rows="true", columns="said", counts=True)
-    assert re.findall(r"<title>([^<]+)</title>", picture) == [
+    assert [cell.title for cell in picture.cells] == [
         *("true a, said a: 7", "true a, said b: 0", "true b, said a: 2", "true b, said b: 3")
     ]
-    opacity = [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', picture)]
+    assert [cell.text for cell in picture.cells] == ["7", "", "2", "3"]
+    opacity = [cell.opacity for cell in picture.cells]
     assert opacity[0] == opacity[3] == max(opacity)  # the largest of its row
     with pytest.raises(ValueError, match="`values` must be 3 x 3"):
         Matrix(np.zeros((2, 2)), ["a", "b", "c"])
 
 
-def test_elements() -> None:
-    assert tag("p", "a<b", tag("b", "x"), class_="y") == '<p class="y">a&lt;b<b>x</b></p>'
-    assert tag("img", alt='"') == '<img alt="&quot;">'
+def test_numbers_and_tables() -> None:
     assert number(0.5) == "0.5"
-    cells = table(Table(["n", "m"], [["a", 1], ["b", 2000]]))
-    assert isinstance(cells, Html)
-    assert '<td class="number">2,000</td>' in cells
+    layers = Table(["n", "m"], [["a<b", 1], ["b", 2000]])
+    page = render(RunContent("a", layers=layers, profile=Table(["", ""], [["x", 1]])))
+    assert '<td class="number">2,000</td>' in page
+    assert "<td>a&lt;b</td>" in page
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a Chromium")

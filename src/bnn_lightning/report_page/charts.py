@@ -1,14 +1,14 @@
-"""Charts as SVG, in the colors of the page: they follow its light or dark scheme."""
+"""Geometry of charts: where lines, ticks, squares and texts of an SVG picture stand."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bnn_lightning.report_page.content import Matrix
-from bnn_lightning.report_page.html import Html, join, number, tag
+from bnn_lightning.report_page.content import Cell, Matrix
+from bnn_lightning.utils.curve_panels import is_wide
 
-_WIDTH, _HEIGHT = 360, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
+_WIDTH, _HEIGHT = 360, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
 _COLORS = 6  # --c1 to --c6 in the style sheet
 _MOST_HANDLES = 60  # points of a line that say their value under the mouse
 
@@ -29,8 +29,70 @@ class _Scale(NamedTuple):
         return self.start + (self.end - self.start) * (value - low) / ((high - low) or 1.0)
 
 
-def line_chart(title: str, lines: Mapping[str, Points], *, log: bool = False, unit: str = "") -> Html:
-    """Return a chart of lines with its title and, as its legend, their last values.
+class Line(NamedTuple):
+    """A line of a chart: its name, color (1 to 6), look, points in the picture, last value, and texts at points."""
+
+    name: str
+    color: int
+    is_dashed: bool
+    places: list[tuple[float, float]]
+    last: str
+    handles: list[tuple[float, float, str]]
+
+
+class Chart(NamedTuple):
+    """A chart of lines: title, description, ticks of both axes (place and text), lines, and edges of its axes."""
+
+    title: str
+    label: str
+    rows: list[tuple[float, str]]
+    columns: list[tuple[float, str]]
+    lines: list[Line]
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _WIDTH - _RIGHT
+    bottom: int = _HEIGHT - _BOTTOM
+
+
+class Square(NamedTuple):
+    """A square of a heat map."""
+
+    x: float
+    y: float
+    opacity: float
+    title: str
+    text: str
+    is_strong: bool
+
+
+class HeatMap(NamedTuple):
+    """A heat map: names at its rows and columns (place and text), and its squares of `size`."""
+
+    width: int
+    height: int
+    size: int
+    row_names: list[tuple[float, float, str]]
+    column_names: list[tuple[float, float, str]]
+    cells: list[Square]
+
+
+def number(value: Cell) -> str:
+    """Return a number as it is read best; text as it is.
+
+    Example:
+        >>> number(1234567), number(0.123456), number(98.95), number(1e-7), number("text")
+        ('1,234,567', '0.1235', '98.95', '1e-07', 'text')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def line_chart(title: str, lines: Mapping[str, Points], *, log: bool = False, unit: str = "") -> Chart:
+    """Lay out a chart of lines, whose legend has their last values.
 
     Args:
         title: Above it.
@@ -41,20 +103,29 @@ def line_chart(title: str, lines: Mapping[str, Points], *, log: bool = False, un
     drawn = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     drawn = {name: points for name, points in drawn.items() if points}
     values = [y for points in drawn.values() for _, y in points]
-    positive = [y for y in values if y > 0]
-    log = log and bool(positive) and max(positive) > 20 * min(positive)
+    log = log and is_wide(values)
     if log:
         drawn = {name: [p for p in points if p[1] > 0] for name, points in drawn.items()}
-        values = positive
+        drawn = {name: points for name, points in drawn.items() if points}
+        values = [value for value in values if value > 0]
     xs = [x for points in drawn.values() for x, _ in points]
     across = _Scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
     up = _vertical(values, log)
-    parts = [*_grid(across, up), *_lines(drawn, across, up, unit)]
-    label = f"{title}: " + ", ".join(
-        f"{name} {number(points[-1][1])}{unit}" for name, points in drawn.items() if points
-    )
-    picture = tag("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label)
-    return tag("figure", tag("figcaption", tag("strong", title), _legend(drawn, unit)), picture, class_="chart")
+    rows = [(_place(up(value)), number(value)) for value in ticks(up.low, up.high, log=log)]
+    whole = sorted({round(value) for value in ticks(across.low, across.high, most=6)})
+    columns = [(_place(across(value)), str(value)) for value in whole if across.low <= value <= across.high]
+    label = f"{title}: " + ", ".join(f"{name} {number(points[-1][1])}{unit}" for name, points in drawn.items())
+    named = [_line(index, name, points, across, up, unit) for index, (name, points) in enumerate(drawn.items())]
+    return Chart(title, label, rows, columns, named)
+
+
+def _line(index: int, name: str, points: Points, across: _Scale, up: _Scale, unit: str) -> Line:
+    places = [(_place(across(x)), _place(up(y))) for x, y in points]
+    every = max(1, math.ceil(len(points) / _MOST_HANDLES))
+    texts = [f"{name}, {x:g}: {number(y)}{unit}" for x, y in points]
+    handles = [(x, y, text) for (x, y), text in list(zip(places, texts, strict=True))[::every]]
+    # Every second one is dashed, so that they are told apart without colors, too.
+    return Line(name, 1 + index % _COLORS, bool(index % 2), places, f"{number(points[-1][1])}{unit}", handles)
 
 
 def _vertical(values: Sequence[float], log: bool) -> _Scale:
@@ -64,45 +135,6 @@ def _vertical(values: Sequence[float], log: bool) -> _Scale:
     margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
     bottom = 0.0 if 0 <= low < 0.35 * high else low - margin
     return _Scale(bottom, high + margin, _HEIGHT - _BOTTOM, _TOP)
-
-
-def _grid(across: _Scale, up: _Scale) -> list[Html]:
-    parts = []
-    for value in ticks(up.low, up.high, log=up.log):
-        y = up(value)
-        parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_place(y), y2=_place(y), class_="grid"))
-        parts.append(tag("text", number(value), x=_LEFT - 6, y=_place(y + 3.5), text_anchor="end"))
-    whole = sorted({round(value) for value in ticks(across.low, across.high, most=6)})
-    for value in [value for value in whole if across.low <= value <= across.high]:
-        x = _place(across(value))
-        parts.append(tag("text", str(value), x=x, y=_HEIGHT - _BOTTOM + 15, text_anchor="middle"))
-    return parts
-
-
-def _lines(drawn: Mapping[str, Points], across: _Scale, up: _Scale, unit: str) -> list[Html]:
-    parts = []
-    for index, (name, points) in enumerate(drawn.items()):
-        places = [(_place(across(x)), _place(up(y))) for x, y in points]
-        color = f"c{1 + index % _COLORS}"
-        dashed = "5 3" if index % 2 else None  # told apart without colors, too
-        path = " ".join(f"{x},{y}" for x, y in places)
-        parts.append(tag("polyline", points=path, class_=f"line {color}", stroke_dasharray=dashed))
-        if len(places) == 1:
-            parts.append(tag("circle", cx=places[0][0], cy=places[0][1], r=3, class_=f"dot {color}"))
-        every = max(1, math.ceil(len(points) / _MOST_HANDLES))
-        parts += [
-            tag("circle", tag("title", f"{name}, {x:g}: {number(y)}{unit}"), cx=cx, cy=cy, r=6, class_="handle")
-            for (x, y), (cx, cy) in list(zip(points, places, strict=True))[::every]
-        ]
-    return parts
-
-
-def _legend(drawn: Mapping[str, Points], unit: str) -> Html:
-    items = []
-    for index, (name, points) in enumerate(drawn.items()):
-        last = f" {number(points[-1][1])}{unit}" if points else ""
-        items.append(tag("span", tag("i", class_=f"c{1 + index % _COLORS}"), name, tag("b", last)))
-    return tag("span", *items, class_="legend")
 
 
 def _place(value: float) -> float:
@@ -131,8 +163,8 @@ def ticks(low: float, high: float, *, most: int = 5, log: bool = False) -> list[
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def heat_map(matrix: Matrix, *, rows: str, columns: str, counts: bool) -> Html:
-    """Return a matrix as squares, the darker the larger within their row, with its numbers in them.
+def heat_map(matrix: Matrix, *, rows: str, columns: str, counts: bool) -> HeatMap:
+    """Lay out a matrix as squares, the darker the larger within their row, with its numbers in them.
 
     Args:
         matrix: Of few classes.
@@ -141,44 +173,25 @@ def heat_map(matrix: Matrix, *, rows: str, columns: str, counts: bool) -> Html:
         counts: Numbers of images; otherwise shares, written in percent.
     """
     size, left, top = 34, 84, 74
-    classes = len(matrix.names)
-    whole = size * classes
-    parts = []
+    edge = size * len(matrix.names) + 2
+    middles = [size * index + size / 2 for index in range(len(matrix.names))]
+    row_names = [
+        (left - 6.0, top + middle + 4, _short(name)) for name, middle in zip(matrix.names, middles, strict=True)
+    ]
+    column_names = [(left + at + 4, top - 6.0, _short(name)) for name, at in zip(matrix.names, middles, strict=True)]
+    cells = []
     for i, (name, row) in enumerate(zip(matrix.names, matrix.values.tolist(), strict=True)):
-        middle = top + size * i + size / 2
-        parts.append(tag("text", _short(name), x=left - 6, y=middle + 4, text_anchor="end"))
-        x = left + size * i + size / 2
-        parts.append(tag("text", _short(name), transform=f"translate({x + 4:g},{top - 6}) rotate(-55)"))
         largest = max(map(abs, row)) or 1.0
         for j, value in enumerate(row):
             title = f"{rows} {name}, {columns} {matrix.names[j]}: {number(value) if counts else f'{100 * value:.2f} %'}"
-            parts += _square(left + size * j, top + size * i, size, value, largest, title, counts)
-    label = f"{rows} by {columns}"
-    width, height = left + whole + 2, top + whole + 2
-    picture = tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label, class_="heat")
-    note = tag("figcaption", f"Rows: {rows}. Columns: {columns}.")
-    return tag("figure", note, tag("div", picture, class_="scroll", tabindex="0", role="region", aria_label=label))
-
-
-def _square(x: float, y: float, size: int, value: float, largest: float, title: str, counts: bool) -> list[Html]:
-    # The square root shows rare confusions beside a strong diagonal.
-    strength = math.sqrt(max(0.0, value) / largest)
-    place = {"x": x + 1, "y": y + 1, "width": size - 2, "height": size - 2, "rx": 3}
-    parts = [tag("rect", tag("title", title), **place, class_="cell", fill_opacity=round(0.05 + 0.85 * strength, 3))]
-    text = f"{value:.0f}" if counts else f"{100 * value:.0f}"
-    if text != "0":
-        strong = "strong" if strength > 0.72 else None
-        parts.append(tag("text", text, x=x + size / 2, y=y + size / 2 + 4, text_anchor="middle", class_=strong))
-    return parts
+            # The square root shows rare confusions beside a strong diagonal.
+            strength = math.sqrt(max(0.0, value) / largest)
+            text = f"{value:.0f}" if counts else f"{100 * value:.0f}"
+            opacity = round(0.05 + 0.85 * strength, 3)
+            shown = "" if text == "0" else text
+            cells.append(Square(left + size * j, top + size * i, opacity, title, shown, strength > 0.72))
+    return HeatMap(left + edge, top + edge, size, row_names, column_names, cells)
 
 
 def _short(name: str, most: int = 12) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def bar(share: float) -> Html:
-    """Return a bar, and its share in percent."""
-    return join(
-        tag("span", tag("i", style=f"width:{100 * share:.1f}%"), class_="bar"),
-        tag("span", f"{100 * share:.1f}"),
-    )

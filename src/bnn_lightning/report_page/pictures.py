@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bnn_lightning.report_page.content import Example, Matrix
-from bnn_lightning.report_page.html import Html, tag
+from bnn_lightning.report_page.content import Matrix
 
 # Between light and dark: a matrix drawn in it, more or less transparent, is readable on both.
 _INK = (60, 130, 200)
@@ -31,31 +30,11 @@ def photo(pixels: NDArray[np.uint8], largest: int = 160) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def example(content: Example) -> Html:
-    """Return an image with what the network says of it."""
-    right = content.predicted == content.label
-    says = f"{content.predicted} {100 * content.probability:.0f}\u00a0%"
-    image = tag(
-        "img",
-        src=photo(content.pixels),
-        alt=f"an image of {content.label}, taken for {content.predicted}",
-        width=content.pixels.shape[1],
-        height=content.pixels.shape[0],
-        loading="lazy",
-        class_="coarse" if max(content.pixels.shape[:2]) <= 96 else None,
-    )
-    lines = [tag("span", ("✓ " if right else "✗ ") + says, class_="right" if right else "wrong")]
-    lines += [] if right else [tag("span", f"is {content.label}", class_="muted")]
-    return tag("figure", image, tag("figcaption", *lines))
-
-
-def matrix_picture(matrix: Matrix, *, rows: str, columns: str) -> Html:
-    """Return a matrix of many classes as a picture with a pixel a number, the more opaque the larger in its row."""
+def matrix_picture(matrix: Matrix) -> str:
+    """Return the address of a picture with a pixel a number of a matrix, the more opaque the larger in its row."""
     values = np.maximum(matrix.values, 0.0)
     strength = np.sqrt(values / np.maximum(values.max(axis=1, keepdims=True), 1e-12))
     pixels = np.empty((*values.shape, 4), dtype=np.uint8)
     pixels[..., :3] = _INK
     pixels[..., 3] = np.round(255 * strength)
-    size = len(matrix.names)
-    image = tag("img", src=png(pixels), alt=f"{rows} by {columns}", width=size, height=size, class_="coarse matrix")
-    return tag("figure", tag("figcaption", f"Rows: {rows}. Columns: {columns}."), image)
+    return png(pixels)
