@@ -143,3 +143,34 @@ def test_warmup_start_and_decay_epochs_are_checked() -> None:
         warmup_cosine(optimizer, steps_per_epoch=1, epochs=3, warmup_epochs=1, warmup_start=2.0)
     with pytest.raises(ValueError, match="`decay_epochs` must be a whole number of at least 1, got 0"):
         linear(optimizer, steps_per_epoch=1, epochs=3, decay_epochs=0)
+
+
+def test_a_run_of_skd_bnn_has_the_rates_of_torch() -> None:
+    """The published length, 8 + 692 epochs; torch multiplies from rate to rate and so rounds otherwise."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    parts: list[torch.optim.lr_scheduler.LRScheduler] = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 9, total_iters=8),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=692),
+    ]
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[8])
+    expected = []
+    for _ in range(700):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    ours = rates(warmup_cosine, 0.1, 700, steps_per_epoch=1, epochs=700, warmup_epochs=8)
+    assert ours == pytest.approx(expected, rel=0, abs=1e-15)
+
+
+def test_rates_of_groups_keep_their_ratio_down_to_the_smallest() -> None:
+    """`CosineAnnealingLR` has one `eta_min` for all groups: that of Adam's rate would raise the adaptivity of Bop."""
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    groups = [{"params": weights[:1], "lr": 1e-2}, {"params": weights[1:], "lr": 1e-6}]
+    optimizer = torch.optim.Adam(groups)
+    scheduler = warmup_cosine(optimizer, steps_per_epoch=1, epochs=100, min_factor=1e-3)["scheduler"]
+    for _ in range(99):
+        optimizer.step()
+        scheduler.step()
+    first, second = (group["lr"] for group in optimizer.param_groups)
+    assert second / first == pytest.approx(1e-4)
+    assert first < 1.3e-5

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,9 @@ from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, repeat_shortcut
 from bnn_lightning.models.conv_blocks import ReActUnit
 from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.models.resnet_bnn import Stem, UnitResNet, check_stem, unit_names
+from bnn_lightning.models.resnet_bnn import Stem, check_stem, register_unit_resnet, unit_names
 from bnn_lightning.utils.image_size import ImageSize
 
-Network = TypeVar("Network", bound=Backbone)
 # Channels behind the stem and behind each block, in multiples of the stem's.
 _WIDTHS = (1, 2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
 
@@ -160,129 +158,39 @@ def reactnet_a(
         width=width,
         layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value),
     )
-    return _small_init(network)
+    small_init(network)
+    return network
 
 
-@register_backbone
-def reactnet18(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
-    width: int = 64,
-    stem: Stem = "imagenet",
-) -> UnitResNet:
-    """Build ReActNet on the skeleton of Bi-Real Net-18.
-
-    With 1000 classes and 3x224x224 images: 11,704,424 parameters, 10,985,472 of them binary; 1,676,279,808 binary and
-    137,793,536 real multiply-accumulates.
-
-    Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
-            weights real, the first of two training steps.
-        input_binarizer: None takes RSign.
-        weight_binarizer: None takes XNORScale with its "identity" gradient.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
-        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
-        stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
-
-    Raises:
-        ValueError: A value out of range.
-
-    References:
-        Liu et al., ReActNet, ECCV 2020.
-    """
-    defaults = ReActUnit.default_binarizers
-    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
-    return _small_init(
-        UnitResNet(
-            "reactnet18",
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            stem=stem,
-            width=width,
-            depths=(4, 4, 4, 4),
-            block=partial(ReActUnit, layers=layers),
-        )
-    )
-
-
-@register_backbone
-def reactnet34(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
-    width: int = 64,
-    stem: Stem = "imagenet",
-) -> UnitResNet:
-    """Build ReActNet on the skeleton of Bi-Real Net-34.
-
-    With 1000 classes and 3x224x224 images: 21,827,432 parameters, 21,086,208 of them binary; 3,525,967,872 binary and
-    137,793,536 real multiply-accumulates.
-
-    Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
-            weights real, the first of two training steps.
-        input_binarizer: None takes RSign.
-        weight_binarizer: None takes XNORScale with its "identity" gradient.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
-        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
-        stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
-
-    Raises:
-        ValueError: A value out of range.
-
-    References:
-        Liu et al., ReActNet, ECCV 2020.
-    """
-    defaults = ReActUnit.default_binarizers
-    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
-    return _small_init(
-        UnitResNet(
-            "reactnet34",
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            stem=stem,
-            width=width,
-            depths=(6, 8, 12, 6),
-            block=partial(ReActUnit, layers=layers),
-        )
-    )
-
-
-def _small_init(network: Network) -> Network:
-    # ReActNet's: small and positive, so that the signs are all alike until training has moved the weights.
+def small_init(network: nn.Module) -> None:
+    """Initialize binary convolutions in place, small and positive: signs are alike until training moves the weights."""
     for module in network.modules():
         if isinstance(module, BinaryConv2d):
             with torch.no_grad():
                 module.weight.uniform_(0.0, 1e-3)
-    return network
+
+
+for _name, _counts, _depths in (
+    (
+        "reactnet18",
+        "With 1000 classes and 3x224x224 images: 11,704,424 parameters, 10,985,472 of them binary; 1,676,279,808\n"
+        "binary and 137,793,536 real multiply-accumulates.",
+        (4, 4, 4, 4),
+    ),
+    (
+        "reactnet34",
+        "With 1000 classes and 3x224x224 images: 21,827,432 parameters, 21,086,208 of them binary; 3,525,967,872\n"
+        "binary and 137,793,536 real multiply-accumulates.",
+        (6, 8, 12, 6),
+    ),
+):
+    register_unit_resnet(
+        _name,
+        title=f"Build ReActNet on the skeleton of Bi-Real Net-{_name[-2:]}.",
+        counts=_counts,
+        papers="Liu et al., ReActNet, ECCV 2020.",
+        binarizers=("RSign", 'XNORScale with its "identity" gradient'),
+        unit=ReActUnit,
+        depths=_depths,
+        init=small_init,
+    )

@@ -11,15 +11,13 @@ from bnn_lightning.models.backbone import Backbone
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
 FAMILIES = (
-    "adabin",
     "birealnet",
     "bnext",
     "bnext18",
     "mlp",
     "reactnet",
     "real2binary",
-    "resnet_cifar",
-    "resnet_imagenet",
+    "resnet",
     "vgg_small",
     "xnornet",
 )

@@ -1,12 +1,28 @@
-"""The frame that the binary ResNets share: a real stem, stages of blocks, batch norm before the classifier."""
+"""ResNets of IR-Net, SKD-BNN and AdaBin: a real stem, stages of blocks, batch norm before the classifier."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
+from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.functional.elementwise import spatial_mean
-from bnn_lightning.models.backbone import Backbone
-from bnn_lightning.models.blocks import Activation, hardtanh
+from bnn_lightning.layers.activation import Maxout
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import (
+    Activation,
+    Binary,
+    DoubleSkipBlock,
+    Shortcut,
+    SingleSkipBlock,
+    conv_shortcut,
+    hardtanh,
+    layer_factory,
+    pad_shortcut,
+)
+from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.utils.image_size import ImageSize
 
 BlockMaker = Callable[[int, int, int], nn.Module]
@@ -87,3 +103,180 @@ class ResNet(Backbone):
             for index in range(len(self.get_submodule(stage)))  # type: ignore[arg-type]
             for number in (1, 2)
         ]
+
+
+def kaiming_init(network: nn.Module) -> None:
+    """Initialize every convolution and the classifier's weight in place: fan in, gain sqrt(2), as SKD-BNN does."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+
+
+def fan_out_init(network: nn.Module) -> None:
+    """Initialize every convolution in place: normal, variance 2 / (kernel area * output channels)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A row of the table of networks.
+
+    Attributes:
+        name: The registered name.
+        title: Summary line of the builder's docstring.
+        counts: Parameters and multiply-accumulates, a paragraph of the docstring.
+        papers: References of the docstring.
+        width: Default number of channels of the first stage.
+        stages: Number of stages, each twice as wide as the one before.
+        depth: Blocks of each stage.
+        min_size: Smallest height and width of images.
+        block: Class of the blocks.
+        shortcut: Makes the shortcuts.
+        stem: Kernel size and stride of the first convolution; one with stride 2 is followed by max-pooling.
+        binarizers: The paper's own, of inputs and of weights.
+        activation: Makes the activations.
+        init: Initializes the network in place; None leaves torch's initialization.
+    """
+
+    name: str
+    title: str
+    counts: str
+    papers: str
+    width: int
+    stages: int
+    depth: int
+    min_size: int
+    block: type[DoubleSkipBlock]
+    shortcut: Shortcut
+    stem: tuple[int, int] = (3, 1)
+    binarizers: tuple[str, str] = ("SignEDE", "Libra")
+    activation: Activation = hardtanh
+    init: Callable[[nn.Module], None] | None = kaiming_init
+
+
+_ADABIN = ("AdaBinInput", "AdaBinWeights")
+_SKD_BNN = "Qin et al., IR-Net, CVPR 2020; Zeng et al., SKD-BNN, Applied Intelligence 54(6), 2024."
+_VARIANTS = (
+    _Variant(
+        "resnet20",
+        "Build ResNet-20 for CIFAR: three stages of three double-skip blocks, parameter-free shortcuts.",
+        "With 10 classes and 3x32x32 images: 269,850 parameters, 267,264 of them binary; 40,108,032 binary and\n"
+        "443,008 real multiply-accumulates. Published names are kept, so SKD-BNN's and IR-Net's files load.",
+        _SKD_BNN,
+        *(16, 3, 3, 3, DoubleSkipBlock, pad_shortcut),
+    ),
+    _Variant(
+        "resnet18",
+        "Build ResNet-18 for CIFAR: four stages of two single-skip blocks, real 1x1 convolutions as shortcuts.",
+        "With 10 classes and 3x32x32 images: 11,174,986 parameters, 10,985,472 of them binary; 547,356,672 binary and\n"
+        "8,066,048 real multiply-accumulates.",
+        _SKD_BNN,
+        *(64, 4, 2, 5, SingleSkipBlock, conv_shortcut),
+    ),
+    _Variant(
+        "resnet18_double_skip",
+        "Build SKD-BNN's ResNet-18 for ImageNet: four stages of two double-skip blocks, real 1x1 shortcuts.",
+        "With 1000 classes and 3x224x224 images: 11,690,536 parameters, 10,985,472 of them binary; 1,676,279,808\n"
+        "binary and 137,793,536 real multiply-accumulates.",
+        "Zeng et al., SKD-BNN, Applied Intelligence 54(6), 2024; Liu et al., Bi-Real Net, ECCV 2018.",
+        *(64, 4, 2, 17, DoubleSkipBlock, conv_shortcut),
+        stem=(7, 2),
+        init=fan_out_init,
+    ),
+    _Variant(
+        "resnet20_adabin",
+        "Build AdaBin's ResNet-20 for CIFAR.",
+        "It is `resnet20` with `Maxout` in the place of Hardtanh.",
+        "Tu et al., AdaBin, ECCV 2022.",
+        *(16, 3, 3, 3, DoubleSkipBlock, pad_shortcut),
+        binarizers=_ADABIN,
+        activation=Maxout,
+    ),
+    _Variant(
+        "resnet18_adabin",
+        "Build AdaBin's ResNet-18 for CIFAR.",
+        "It is `resnet18` with double skips, and `Maxout` in the place of Hardtanh.",
+        "Tu et al., AdaBin, ECCV 2022.",
+        *(64, 4, 2, 5, DoubleSkipBlock, conv_shortcut),
+        binarizers=_ADABIN,
+        activation=Maxout,
+        init=None,
+    ),
+)
+_DOC = """{title}
+
+{counts}
+
+Args:
+    num_classes: Width of the logits.
+    in_channels: Channels of the images.
+    image_size: Height and width of the images, at least {min_size}.
+    mean: Normalization of the images; None leaves them in [0, 1].
+    std: See `mean`.
+    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
+        real, the first of two training steps.
+    input_binarizer: None takes {binarizers[0]}.
+    weight_binarizer: None takes {binarizers[1]}.
+    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+    width: Channels of the first stage; every other stage has twice as many as the one before. Shortcuts without
+        parameters need an even number.
+
+Raises:
+    ValueError: A value out of range.
+
+References:
+    {papers}
+"""
+
+
+def _register(variant: _Variant) -> None:
+    def build(
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: ImageSize,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        binary: Binary = True,
+        input_binarizer: BinarizerFactory | None = None,
+        weight_binarizer: BinarizerFactory | None = None,
+        pad_value: float = 0.0,
+        width: int = variant.width,
+    ) -> ResNet:
+        padded = variant.shortcut is pad_shortcut
+        check_size("image_size", image_size, variant.min_size, of=variant.name)
+        check_size("width", width, 2 if padded else 1, of=variant.name)
+        if padded and width % 2:
+            raise ValueError(
+                f"`width` must be even for `{variant.name}` (its shortcuts pad both sides alike), got {width}."
+            )
+        layers = layer_factory(
+            binary, input_binarizer, weight_binarizer, defaults=variant.binarizers, pad_value=pad_value
+        )
+        network = ResNet(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            stem=variant.stem,
+            pool=nn.MaxPool2d(3, 2, 1) if variant.stem[1] == 2 else None,
+            widths=[width << stage for stage in range(variant.stages)],
+            depth=variant.depth,
+            block=partial(variant.block, layers=layers, shortcut=variant.shortcut, activation=variant.activation),
+            activation=variant.activation,
+        )
+        if variant.init is not None:
+            variant.init(network)
+        return network
+
+    build.__name__ = build.__qualname__ = variant.name
+    build.__doc__ = _DOC.format(**vars(variant))
+    register_backbone(build)
+
+
+for _variant in _VARIANTS:
+    _register(_variant)

@@ -1,13 +1,17 @@
 """The frame that XNOR-Net, Bi-Real Net, ReActNet and Real-to-Binary share on a ResNet: no batch norm in the head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import Binary, layer_factory
 from bnn_lightning.models.conv_blocks import Unit
+from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet import BlockMaker
 from bnn_lightning.utils.image_size import ImageSize
 
@@ -108,3 +112,101 @@ class UnitResNet(Backbone):
 def unit_names(network: nn.Module) -> list[str]:
     """Return the names of a network's units, in module order."""
     return [name for name, module in network.named_modules() if isinstance(module, Unit)]
+
+
+def kaiming_fan_out_init(network: nn.Module) -> None:
+    """Initialize every convolution in place as He et al. begin a ResNet: fan out, gain sqrt(2)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+
+_DOC = """{title}
+
+{counts}
+
+Args:
+    num_classes: Width of the logits.
+    in_channels: Channels of the images.
+    image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
+    mean: Normalization of the images; None leaves them in [0, 1].
+    std: See `mean`.
+    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
+        real, the first of two training steps.
+    input_binarizer: None takes {binarizers[0]}.
+    weight_binarizer: None takes {binarizers[1]}.
+    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+    width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+    stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
+
+Raises:
+    ValueError: A value out of range.
+
+References:
+    {papers}
+"""
+
+
+def register_unit_resnet(
+    name: str,
+    *,
+    title: str,
+    counts: str,
+    papers: str,
+    binarizers: tuple[str, str],
+    unit: type[Unit],
+    depths: Sequence[int],
+    init: Callable[[nn.Module], object],
+    block: Callable[..., nn.Module] | None = None,
+    stem_act: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Register the builder of a network of units.
+
+    Args:
+        name: The registered name.
+        title: Summary line of the builder's docstring.
+        counts: Parameters and multiply-accumulates, a paragraph of the docstring.
+        papers: References of the docstring.
+        binarizers: Names of the paper's own, of inputs and of weights, for the docstring.
+        unit: Class of the units; it has the paper's own binarizers.
+        depths: Blocks of each stage.
+        init: Initializes the network in place.
+        block: Makes a block of units; None makes a unit.
+        stem_act: Makes what follows the stem's batch norm.
+    """
+
+    def build(
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: ImageSize,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        binary: Binary = True,
+        input_binarizer: BinarizerFactory | None = None,
+        weight_binarizer: BinarizerFactory | None = None,
+        pad_value: float = 0.0,
+        width: int = 64,
+        stem: Stem = "imagenet",
+    ) -> UnitResNet:
+        defaults = unit.default_binarizers
+        layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+        network = UnitResNet(
+            name,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            stem=stem,
+            stem_act=None if stem_act is None else stem_act(),
+            width=width,
+            depths=depths,
+            block=partial(unit if block is None else block, layers=layers),
+        )
+        init(network)
+        return network
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
+    register_backbone(build)

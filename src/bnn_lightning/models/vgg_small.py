@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.layers.activation import Maxout
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Activation, Binary, LayerFactory, hardtanh, layer_factory
 from bnn_lightning.models.registry import register_backbone
@@ -81,58 +82,6 @@ class VGGSmall(Backbone):
         return [f"act{index}" for index in range(1, 6)]
 
 
-@register_backbone
-def vgg_small(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
-    width: int = 128,
-) -> VGGSmall:
-    """Build VGG-Small.
-
-    With 10 classes and 3x32x32 images: 4,660,106 parameters, 4,571,136 of them binary; 603,979,776 binary and 3,620,864
-    real multiply-accumulates. The classifier reads the whole last map, so a network fits one `image_size` only.
-
-    Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, at least 8.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
-            weights real, the first of two training steps.
-        input_binarizer: None takes SignEDE.
-        weight_binarizer: None takes Libra.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
-        width: Channels of the first two layers; then come two layers of twice and two of four times as many.
-
-    Raises:
-        ValueError: A value out of range.
-
-    References:
-        Qin et al., IR-Net, CVPR 2020; Zeng et al., SKD-BNN, Applied Intelligence 54(6), 2024.
-    """
-    check_size("image_size", image_size, 8, of="vgg_small")
-    check_size("width", width, of="vgg_small")
-    network = VGGSmall(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        width=width,
-        layers=layer_factory(binary, input_binarizer, weight_binarizer, pad_value=pad_value),
-    )
-    return init_vgg(network)
-
-
 def init_vgg(network: VGGSmall) -> VGGSmall:
     """Initialize VGG-Small as SKD-BNN does, in place, and return it."""
     for module in network.modules():
@@ -142,3 +91,86 @@ def init_vgg(network: VGGSmall) -> VGGSmall:
     nn.init.normal_(network.fc.weight, std=0.01)
     nn.init.zeros_(network.fc.bias)
     return network
+
+
+_DOC = """{title}
+
+{counts}
+
+The classifier reads the whole last map, so a network fits one `image_size` only.
+
+Args:
+    num_classes: Width of the logits.
+    in_channels: Channels of the images.
+    image_size: Height and width of the images, at least 8.
+    mean: Normalization of the images; None leaves them in [0, 1].
+    std: See `mean`.
+    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
+        real, the first of two training steps.
+    input_binarizer: None takes {binarizers[0]}.
+    weight_binarizer: None takes {binarizers[1]}.
+    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+    width: Channels of the first two layers; then come two layers of twice and two of four times as many.
+
+Raises:
+    ValueError: A value out of range.
+
+References:
+    {papers}
+"""
+
+
+def _register(
+    name: str, title: str, counts: str, papers: str, binarizers: tuple[str, str], activation: Activation
+) -> None:
+    """Register a builder; title, counts and papers are those of its docstring."""
+
+    def build(
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: ImageSize,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        binary: Binary = True,
+        input_binarizer: BinarizerFactory | None = None,
+        weight_binarizer: BinarizerFactory | None = None,
+        pad_value: float = 0.0,
+        width: int = 128,
+    ) -> VGGSmall:
+        check_size("image_size", image_size, 8, of=name)
+        check_size("width", width, of=name)
+        network = VGGSmall(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            width=width,
+            layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=binarizers, pad_value=pad_value),
+            activation=activation,
+        )
+        return init_vgg(network)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
+    register_backbone(build)
+
+
+_register(
+    "vgg_small",
+    "Build VGG-Small.",
+    "With 10 classes and 3x32x32 images: 4,660,106 parameters, 4,571,136 of them binary; 603,979,776 binary and\n"
+    "3,620,864 real multiply-accumulates.",
+    "Qin et al., IR-Net, CVPR 2020; Zeng et al., SKD-BNN, Applied Intelligence 54(6), 2024.",
+    ("SignEDE", "Libra"),
+    hardtanh,
+)
+_register(
+    "vgg_small_adabin",
+    "Build VGG-Small with AdaBin's layers.",
+    "`Maxout` stands in the place of Hardtanh. The paper's code has no such network.",
+    "Tu et al., AdaBin, ECCV 2022.",
+    ("AdaBinInput", "AdaBinWeights"),
+    Maxout,
+)

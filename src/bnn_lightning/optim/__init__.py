@@ -1,4 +1,4 @@
-"""Parameter groups and learning-rate schedules: small callables, each an option of its own."""
+"""Parameter groups and learning-rate schedulers: small callables, each an option of its own."""
 
 from bnn_lightning.utils.lazy import attach
 

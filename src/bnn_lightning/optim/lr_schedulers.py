@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as what Lightning's `configure_optimizers` takes.
+"""Learning-rate schedulers, as what Lightning's `configure_optimizers` takes.
 
 Each is a function `(optimizer, *, steps_per_epoch, ...)`; a config binds its options with `_partial_`. The length of a
 schedule is its own `epochs`, not the trainer's: past it, the rate stays at its last value, with a warning.
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 Interval = Literal["epoch", "step"]
 
 
-class ScheduleConfig(TypedDict):
+class SchedulerConfig(TypedDict):
     """Learning-rate scheduler, as Lightning takes it (`lr_scheduler`)."""
 
     scheduler: LambdaLR
@@ -35,7 +35,7 @@ def warmup_cosine(
     decay_epochs: int | None = None,
     interval: Interval = "epoch",
     min_factor: float = 0.0,
-) -> ScheduleConfig:
+) -> SchedulerConfig:
     """Warm up linearly, then follow half a cosine.
 
     With time t in epochs or steps, W = `warmup_epochs` and E = `epochs` in the same unit, and m = `min_factor`, the
@@ -91,7 +91,7 @@ def cosine(
     epochs: int,
     interval: Interval = "epoch",
     min_factor: float = 0.0,
-) -> ScheduleConfig:
+) -> SchedulerConfig:
     """Follow half a cosine from the start: `warmup_cosine` without a warm-up.
 
     Example:
@@ -116,7 +116,7 @@ def linear(
     decay_epochs: int | None = None,
     interval: Interval = "epoch",
     min_factor: float = 0.0,
-) -> ScheduleConfig:
+) -> SchedulerConfig:
     """Warm up linearly, then fall linearly to `min_factor` times the peak at time E; see `warmup_cosine`.
 
     Example:
@@ -150,7 +150,7 @@ def constant(
     warmup_epochs: int = 0,
     warmup_start: float | None = None,
     interval: Interval = "epoch",
-) -> ScheduleConfig:
+) -> SchedulerConfig:
     """Warm up linearly, then keep the peak; a constant rate has no end.
 
     Example:
@@ -180,7 +180,7 @@ def scheduled(
     warmup_start: float | None,
     decay_epochs: int | None,
     interval: Interval,
-) -> ScheduleConfig:
+) -> SchedulerConfig:
     """Warm up linearly, then multiply the rate by `decay(share)`, where `share` goes from 0 to 1 between W and E."""
     unit = units(interval, steps_per_epoch)
     end = check_length("epochs", epochs, 1) * unit
@@ -211,7 +211,7 @@ def warmup_factor(warmup: int, start: float | None) -> Callable[[int], float]:
     return lambda time: 1.0 if time >= warmup else start + (1 - start) * time / warmup
 
 
-def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interval) -> ScheduleConfig:
+def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interval) -> SchedulerConfig:
     """Return Lightning's dictionary; `factor` maps a time to what the rates are multiplied with."""
     # A plain function and not an object: `LambdaLR` stores the attributes of objects in the checkpoint.
     return {"scheduler": LambdaLR(optimizer, factor), "interval": interval, "frequency": 1, "name": "lr"}
