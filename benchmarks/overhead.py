@@ -22,8 +22,8 @@ from pytorch_lightning import Callback
 
 from benchmarks import timing
 from benchmarks.timing import machine
+from bnn_lightning.cli.config_paths import config_dir
 from bnn_lightning.cli.fit import Run, prepare
-from bnn_lightning.cli.tree import config_dir
 from bnn_lightning.models import create_backbone
 
 WIDTH, STEPS, BATCH = 64, 234, 256

@@ -1,3 +1,3 @@
 """The Hydra tree; installed as `bnn_lightning.conf`."""
 
-import bnn_lightning.cli.tree  # noqa: F401  (registers the resolver that the defaults lists use)
+import bnn_lightning.cli.config_paths  # noqa: F401  (registers the resolver that the defaults lists use)

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 from bnn_lightning import zoo
-from bnn_lightning.cli.checkpoint import CONFIG_KEY, network_file, read_checkpoint
 from bnn_lightning.cli.main import main as bnn
-from bnn_lightning.cli.weights_file import write_weights
 from bnn_lightning.deploy import load
+from bnn_lightning.workflows.checkpoint import CONFIG_KEY, network_file, read_checkpoint
+from bnn_lightning.workflows.weights_file import write_weights
 from bnn_lightning.zoo.download import checksum
 from bnn_lightning.zoo.receipts import FOLDER, LARGEST, SUFFIXES
 

@@ -4,4 +4,13 @@ from bnn_lightning.utils.lazy import attach
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = attach(__name__, {"cli.checkpoint": ["load_task"], "layers.binarize": ["binarize"]})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "layers.binarize": ["binarize"],
+        "workflows": [
+            *("UserError", "benchmark", "evaluate", "export", "load_task", "predict", "prepare", "profile", "rank"),
+            "verify",
+        ],
+    },
+)

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bnn_lightning.cli import main
-from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.config_paths import config_dir
 
 # A run of seconds: a small network on a few made-up images.
 SMALL = (

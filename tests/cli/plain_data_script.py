@@ -13,9 +13,9 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from bnn_lightning.cli.build import build_datamodule, build_trainer
-from bnn_lightning.cli.checks import check_data
-from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.config_paths import config_dir
+from bnn_lightning.workflows.building import build_datamodule, build_trainer
+from bnn_lightning.workflows.checks import check_data
 
 
 class Plain(LightningDataModule):

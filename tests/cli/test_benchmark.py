@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.cli.contest_layers import LAYERS
-from bnn_lightning.cli.contestants import RIVALS, Contestants
-from bnn_lightning.cli.schema import BenchmarkSettings
-from bnn_lightning.cli.subject import make_subject
 from bnn_lightning.deploy import kernel_info
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows.backends import RIVALS, Contestants
+from bnn_lightning.workflows.benchmark_layers import LAYERS
+from bnn_lightning.workflows.benchmark_network import make_subject
+from bnn_lightning.workflows.settings import BenchmarkSettings
 
 Bnn = Callable[..., Any]
 SMALL = ("model=mlp", "model.width=16", "data=digits", "threads=[1]", "repeats=2")
@@ -64,12 +64,12 @@ def test_a_file_that_does_not_know_is_measured_alone(bnn: Bnn, workplace: Path) 
 def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     bnn: Bnn, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnn_lightning.cli import contest, subject
     from bnn_lightning.deploy.frontend import fold_epilogue as fuse
     from bnn_lightning.deploy.frontend import pack as convert
+    from bnn_lightning.workflows import benchmark_network, benchmarking
 
     monkeypatch.setattr(convert, "fuse", lambda model, example: fuse.Fused(model, unfused="as of old"))
-    monkeypatch.setattr(contest, "measure_footprint", lambda file: None)
+    monkeypatch.setattr(benchmarking, "measure_footprint", lambda file: None)
     words = ("model=resnet20", "model.width=4", "data=digits", "threads=[1]", "repeats=1", "rivals=[]")
     done = bnn("benchmark", *words, "out=found.json")
     assert done.code == 2
@@ -79,7 +79,7 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     network = create_backbone("resnet20", num_classes=10, image_size=16, width=4).eval()
     model = {"_target_": "bnn_lightning.models.create_backbone", "name": "resnet20", "num_classes": 10}
     file = make_subject(network, model, workplace, trust=[]).file  # which says nothing of how it was packed
-    assert "18 batch norms" in subject._of_file(file, []).unfolded
+    assert "18 batch norms" in benchmark_network._of_file(file, []).unfolded
 
 
 def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_strict_refuses_the_fallback(process: Callable[..., Any]) -> None:
 
 def test_layers(bnn: Bnn, monkeypatch: pytest.MonkeyPatch, workplace: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from bnn_lightning.cli import contest_layers
+    from bnn_lightning.workflows import benchmark_layers
 
     assert min(channels for _, channels in LAYERS) == 64
-    monkeypatch.setattr(contest_layers, "LAYERS", ((6, 32),))
+    monkeypatch.setattr(benchmark_layers, "LAYERS", ((6, 32),))
     done = bnn("benchmark", "layers=true", "threads=[1]", "repeats=2", "out=found.json")
     assert done.code == 0, done.err
     entries = json.loads((workplace / "found.json").read_text())["entries"]

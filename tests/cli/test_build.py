@@ -8,9 +8,10 @@ from torch import nn
 
 from bnn_lightning.binarizers import SignSTE
 from bnn_lightning.callbacks import AtomicCheckpointIO
-from bnn_lightning.cli.build import ALLOWED, ROOMS, build, build_all, build_trainer, check, locate
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.layers import binary_layers
+from bnn_lightning.workflows.allowed import ALLOWED, ROOMS
+from bnn_lightning.workflows.building import build, build_all, build_trainer, check, locate
+from bnn_lightning.workflows.errors import UserError
 
 
 def sgd(**more: Any) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def test_refuses_what_a_module_of_ours_only_imports(target: str) -> None:
     [
         "bnn_lightning.callbacks.checkpoint_io.save_atomically",
         "bnn_lightning.cli.resume.find_checkpoint",
-        "bnn_lightning.cli.checkpoint.read_checkpoint",
+        "bnn_lightning.workflows.checkpoint.read_checkpoint",
         "bnn_lightning.load_task",
         "bnn_lightning.data.files.download",
         "bnn_lightning.callbacks.AtomicCheckpointIO.save_checkpoint",

@@ -10,24 +10,25 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli import main, schema
+from bnn_lightning.cli import main
+from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.help import keys_of
-from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.cli.visualize import KINDS
+from bnn_lightning.workflows import settings
 
 Bnn = Callable[..., Any]
 
 VERBS = {
-    "train": schema.RunSettings,
-    "evaluate": schema.EvaluateSettings,
-    "profile": schema.ProfileSettings,
-    "prepare": schema.PrepareSettings,
-    "export": schema.ExportSettings,
-    "predict": schema.PredictSettings,
-    "verify": schema.VerifySettings,
-    "benchmark": schema.BenchmarkSettings,
-    "report": schema.ReportSettings,
-    "rank": schema.RankSettings,
+    "train": settings.RunSettings,
+    "evaluate": settings.EvaluateSettings,
+    "profile": settings.ProfileSettings,
+    "prepare": settings.PrepareSettings,
+    "export": settings.ExportSettings,
+    "predict": settings.PredictSettings,
+    "verify": settings.VerifySettings,
+    "benchmark": settings.BenchmarkSettings,
+    "report": settings.ReportSettings,
+    "rank": settings.RankSettings,
 }
 
 

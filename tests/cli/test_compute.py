@@ -2,9 +2,9 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from bnn_lightning.cli import compute
 from bnn_lightning.models import create_backbone
 from bnn_lightning.tasks import ClassificationTask
+from bnn_lightning.workflows import compute
 
 
 def line(model: str, precision: str, **options: object) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.cli.config_paths import config_dir, list_options
 
 Bnn = Callable[..., Any]
 

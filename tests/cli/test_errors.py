@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.cli.checks import check_sizes
-from bnn_lightning.cli.errors import UserError, did_you_mean, explain
+from bnn_lightning.cli.errors import explain
 from bnn_lightning.data import MNISTDataModule
 from bnn_lightning.models import create_backbone
 from bnn_lightning.tasks import ClassificationTask
+from bnn_lightning.workflows.checks import check_sizes
+from bnn_lightning.workflows.errors import UserError, did_you_mean
 
 Bnn = Callable[..., Any]
 

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 import bnn_lightning
-from bnn_lightning.cli.checkpoint import CONFIG_KEY
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.data import SyntheticDataModule
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows.checkpoint import CONFIG_KEY
+from bnn_lightning.workflows.errors import UserError
 
 Bnn = Callable[..., Any]
 QUIET = "trainer.enable_progress_bar=false"
@@ -152,7 +152,7 @@ def test_all_of_a_configuration_is_checked_before_a_part_is_built(
     trained: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr("bnn_lightning.cli.build.build", lambda node, *, at, trust: built.append(at))
+    monkeypatch.setattr("bnn_lightning.workflows.building.build", lambda node, *, at, trust: built.append(at))
     with_config(trained, workplace / "x.ckpt", lambda config: config["lr_scheduler"].update(_target_="os.system"))
     with pytest.raises(UserError, match="not on the list"):
         bnn_lightning.load_task(workplace / "x.ckpt")

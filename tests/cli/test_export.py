@@ -12,8 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from bnn_lightning.cli import classify
-from bnn_lightning.cli.checkpoint import load_backbone, load_task
 from bnn_lightning.data import Preparation
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
@@ -22,6 +20,8 @@ from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.validate.parity import Comparison, OtherClass, Parity
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows import prediction
+from bnn_lightning.workflows.checkpoint import load_backbone, load_task
 
 
 def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
@@ -285,7 +285,7 @@ def test_prediction_prepares_pictures_as_the_file_says(
         network.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
         return network
 
-    monkeypatch.setattr(classify, "read_packed", watched)
+    monkeypatch.setattr(prediction, "read_packed", watched)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("a.png")
     preparation = load(packed).info.preparation

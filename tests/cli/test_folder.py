@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import TrivialAugmentWide
 
-from bnn_lightning.cli import classify
 from bnn_lightning.data import FolderDataModule, RandAugment
 from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.deploy import load
+from bnn_lightning.workflows import prediction
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from kinds import kinds
@@ -80,7 +80,7 @@ def test_from_training_to_a_prediction_and_a_report(
     assert data.preparation == network.info.preparation
     seen: list[torch.Tensor] = []
     network.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
-    monkeypatch.setattr(classify, "read_packed", lambda path: network)
+    monkeypatch.setattr(prediction, "read_packed", lambda path: network)
     assert bnn("predict", "packed=net.bnn", "images=own/validation", "out=out.json").code == 0
     found = json.loads(Path("out.json").read_text(encoding="utf-8"))
     # In the same order: classes, and files in each, are sorted. Every picture is shown as evaluation shows it.

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import bnn_lightning
+from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.main import VERBS
-from bnn_lightning.cli.tree import list_options
 
 Bnn = Callable[..., Any]
 Process = Callable[..., Any]

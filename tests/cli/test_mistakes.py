@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bnn_lightning.cli.checkpoint import CONFIG_KEY
+from bnn_lightning.workflows.checkpoint import CONFIG_KEY
 
 Bnn = Callable[..., Any]
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.cli import old_names
-from bnn_lightning.cli.build import locate
-from bnn_lightning.cli.checkpoint import load_task, read_checkpoint
+from bnn_lightning.workflows import old_names
+from bnn_lightning.workflows.building import locate
+from bnn_lightning.workflows.checkpoint import load_task, read_checkpoint
 
 Bnn = Any
 # Written at d261637: `python train.py model=mlp model.width=16 model.dropout=0 data=digits data.image_size=8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.cli.count import profile_quickly
 from bnn_lightning.metrics import profile_network
+from bnn_lightning.workflows.profiling import profile_quickly
 
 Bnn = Callable[..., Any]
 RESNET = ("model=resnet20", "model.width=4", "data=cifar10")

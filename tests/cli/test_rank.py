@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bnn_lightning.analysis import knowledge_complexity
-from bnn_lightning.cli.checkpoint import load_backbone
 from bnn_lightning.data import DigitsDataModule
+from bnn_lightning.workflows.checkpoint import load_backbone
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from folders import write_folder

@@ -7,15 +7,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, ValidationError
 from torch import nn
 
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.schema import (
-    EvaluateSettings,
-    ExportSettings,
-    RunSettings,
-    check_arguments,
-    check_value,
-    read_settings,
-)
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.workflows.arguments import check_arguments, check_value
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.settings import EvaluateSettings, ExportSettings, RunSettings
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import bnn_lightning
-from bnn_lightning.cli.checkpoint import CONFIG_KEY
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.config_paths import config_dir
+from bnn_lightning.workflows.checkpoint import CONFIG_KEY
+from bnn_lightning.workflows.errors import UserError
 
 Bnn = Callable[..., Any]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bnn_lightning.binarizers import TemperatureSign
-from bnn_lightning.cli.checks import logged_names, relaxed
 from bnn_lightning.cli.fit import _train as train
+from bnn_lightning.workflows.checks import logged_names, relaxed
 
 Bnn = Callable[..., Any]
 

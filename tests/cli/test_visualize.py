@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.visualize import KINDS, kind_of
 from bnn_lightning.cli.visualize.output import place_of, run_names, several
+from bnn_lightning.workflows.errors import UserError
 
 Bnn = Callable[..., Any]
 

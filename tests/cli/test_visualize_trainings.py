@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.visualize.comparison import own_entry
 from bnn_lightning.cli.visualize.registry import profiles_of
 from bnn_lightning.cli.visualize.training_curves import group_labels, runs_of
 from bnn_lightning.utils.curves import read_curves, read_last
+from bnn_lightning.workflows.errors import UserError
 
 Bnn = Callable[..., Any]
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 import bnn_lightning
 from bnn_lightning import zoo
-from bnn_lightning.cli.checkpoint import read_checkpoint
-from bnn_lightning.cli.weights_file import read_weights, write_weights
 from bnn_lightning.data import DigitsDataModule
+from bnn_lightning.workflows.checkpoint import read_checkpoint
+from bnn_lightning.workflows.weights_file import read_weights, write_weights
 from bnn_lightning.zoo import receipts
 from bnn_lightning.zoo.download import checksum
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.config_paths import config_dir
 
 Compose = Callable[..., dict[str, Any]]
 

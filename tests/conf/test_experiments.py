@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.fit import prepare
-from bnn_lightning.cli.tree import list_options
 from bnn_lightning.data import CIFAR10DataModule, CIFAR100DataModule
 
 Composed = Callable[..., dict[str, Any]]

@@ -9,10 +9,10 @@ import yaml
 from hydra import compose, initialize_config_dir, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from bnn_lightning.cli.build import check_sections
+from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.published import own_optimizer, read_recipe, recipe_of
 from bnn_lightning.cli.recipes import recipe_lines
-from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.workflows.building import check_sections
 
 Composed = Callable[..., dict[str, Any]]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.cli.build import build, check_sections
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows.building import build, check_sections
 
 Composed = Callable[..., dict[str, Any]]
 RECIPES = Path(__file__).parents[2] / "conf" / "recipe"

@@ -123,7 +123,7 @@ def test_ratios_of_deploy_stand_beside_their_aims(root_on_path: None) -> None:
 
 def test_cases_of_deploy_name_what_there_is(root_on_path: None) -> None:
     from benchmarks import deploy
-    from bnn_lightning.cli.contestants import RIVALS
+    from bnn_lightning.workflows.backends import RIVALS
 
     for words in deploy.CASES.values():
         (named,) = [word for word in words if word.startswith("rivals=")] or ["rivals=[]"]

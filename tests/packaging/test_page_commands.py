@@ -11,12 +11,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bnn_lightning.cli.build import check, check_sections
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.main import VERBS
 from bnn_lightning.cli.own_folder import running, targets_of
-from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.workflows.building import check, check_sections
+from bnn_lightning.workflows.errors import UserError
 from tests.packaging.pages import Command, blocks, commands, texts
 
 PAGES = {page: text for page, text in texts().items() if commands(text)}

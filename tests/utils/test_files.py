@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.out_file import check_out, written
 from bnn_lightning.utils.files import check_writable, replacing
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.out_file import check_out, written
 
 
 @contextmanager

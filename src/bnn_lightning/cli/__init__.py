@@ -1,12 +1,1 @@
-"""Commands: from a configuration to objects and back. The only room that knows Hydra."""
-
-from bnn_lightning.utils.lazy import attach
-
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "build": ["build_datamodule", "build_task"],
-        "checkpoint": ["load_task"],
-        "errors": ["UserError"],
-    },
-)
+"""Command line: from words to a configuration, from a configuration to workflows. The only room that knows Hydra."""

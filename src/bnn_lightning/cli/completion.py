@@ -3,10 +3,10 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.errors import EXIT_CODE
-from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.cli.visualize import KINDS
 
 FLAGS = ("-sc", "--shell-completion")
@@ -47,8 +47,11 @@ def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
 def _hydra(request: str, verb: str, *words: str) -> None:
     # Hydra's script for the shell names the program; without the verb, which it takes for an override.
     sys.argv = [sys.argv[0], *words, FLAGS[0], request]
-    main: Callable[..., None] = importlib.import_module(f"bnn_lightning.cli.{verb}").main
-    main()
+    jobs = importlib.import_module("bnn_lightning.cli.jobs")
+    if hasattr(jobs, verb):
+        importlib.import_module("bnn_lightning.cli.launch").launch(getattr(jobs, verb), config_name=verb)
+    else:
+        importlib.import_module(f"bnn_lightning.cli.{verb}").main()
 
 
 def _complete_picture(request: str, shell: str, program: str, words: list[str], *, is_new: bool) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from bnn_lightning.cli.errors import UserError, did_you_mean, friendly, listed
+from bnn_lightning.cli.config_paths import config_dir, list_options
+from bnn_lightning.cli.errors import friendly
 from bnn_lightning.cli.launch import launch
 from bnn_lightning.cli.own_folder import refuse_clashes
 from bnn_lightning.cli.published import recipe_of
-from bnn_lightning.cli.tree import config_dir, list_options
 from bnn_lightning.utils.files import replacing
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
 
 def main(prefix: Sequence[str] = ()) -> None:

@@ -1,10 +1,9 @@
 """Errors that the user can mend: one message, exit code 2, no traceback."""
 
-import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -18,40 +17,16 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from bnn_lightning.cli.old_names import new_key
-from bnn_lightning.cli.tree import list_options
+from bnn_lightning.cli.config_paths import list_options
+from bnn_lightning.cli.own_folder import Running, running_command
+from bnn_lightning.workflows import errors
+from bnn_lightning.workflows.errors import UntrustedFileError, UserError, did_you_mean, listed
+from bnn_lightning.workflows.old_names import new_key
 
 EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
 # A disk that is full, over its quota or read-only, and a name that is too long.
 _OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
-
-
-class UserError(ValueError):
-    """Error that the user can mend; its text says what is wrong and what to do."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean `...`?" for the nearest known name, or nothing.
-
-    Example:
-        >>> did_you_mean("resnt20", ["resnet20", "mlp"])
-        ' Did you mean `resnet20`?'
-        >>> did_you_mean("transformer", ["resnet20", "mlp"])
-        ''
-    """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names as one line, sorted.
-
-    Example:
-        >>> listed(["b", "a"])
-        'a, b'
-    """
-    return ", ".join(sorted(names)) or "nothing"
 
 
 @contextmanager
@@ -90,10 +65,10 @@ RESOLVING = " raised while resolving interpolation: "
 
 def explain(error: BaseException) -> str:
     """Return one message for an error of Hydra, OmegaConf, files or ours: what is wrong, and what exists instead."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"`{error.filename}`: {error.strerror}." if error.filename else f"{error.strerror}."
+    if isinstance(error, UntrustedFileError) and (running := running_command()) is not None:
+        return str(UntrustedFileError(error.refused, error.package, _trusting(error.package, running)))
+    if isinstance(error, UserError | OSError):
+        return errors.explain(error)
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     if isinstance(error, OverrideParseException):
@@ -109,6 +84,15 @@ def explain(error: BaseException) -> str:
     if cause is not None and cause.full_key:
         return f"`{cause.full_key}`: {_first_line(cause)}"
     return _clean(str(error))
+
+
+def _trusting(package: str, running: Running) -> str:
+    """Return the command that trusts a package, or why none does."""
+    if running.folder is not None:
+        return f"no file of {running.folder} names `{package}` in a `_target_`"
+    from bnn_lightning.cli.summary import command  # late: it imports Lightning, and most errors do without
+
+    return command(running.verb, "-cd", "conf", *running.arguments)
 
 
 def _missing_option(error: MissingConfigException) -> str:

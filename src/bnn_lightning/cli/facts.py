@@ -1,16 +1,17 @@
 """Facts of the data, such as the number of classes: stated once, by the configuration or by the data module."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import copy
 from typing import Any
 
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnn_lightning.cli.build import FACTS, PACKAGE, build_datamodule, locate, takes
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.config_paths import label_of
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.cli.tree import label_of
+from bnn_lightning.workflows.building import FACTS, build_datamodule, locate, takes
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.opened import Described
 
 # Sections whose builders are given facts of the data that their signatures take.
 _TAKERS = ("model", "distill")
@@ -47,22 +48,29 @@ def take_facts(config: DictConfig) -> None:
                 _update(config, f"{section}.{fact}", config.data[fact])
 
 
-def given_data(config: DictConfig, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section `data` of a command that is about a checkpoint or a packed file.
+def described(config: DictConfig) -> Described:
+    """Return what a command about a checkpoint or a packed file says of its network and data, as plain containers.
 
     Args:
-        config: What is not null in its `data` takes the place of what is known; a `data=` option replaces all of it.
-        known: The data that a network was trained on, or a file was exported with.
+        config: With the sections `model` (if the verb takes one), `data` and `paths`.
+
+    Raises:
+        UserError: See `take_facts`.
     """
+    node = config.get("model") or OmegaConf.create()
+    if "_target_" in node and "_target_" not in config.data:  # refused; its interpolations have no values
+        return Described({"_target_": node["_target_"]}, plain_values(config.data), config.paths.data_dir)
     take_facts(config)
-    given = {key: value for key, value in plain_values(config.data).items() if value is not None}
-    if "_target_" in given:
-        return plain_values(config.data)
-    data = {**known, **given}
-    has_root = "root" in known or str(known.get("_target_")).startswith(f"{PACKAGE}.")  # packed files do not state it
-    if has_root and "root" not in given and not Path(str(data.get("root"))).exists():
-        data["root"] = config.paths.data_dir
-    return data
+    model = plain_values(node) if "_target_" in node else {}
+    return Described(model, plain_values(config.data), config.paths.data_dir)
+
+
+def with_assumed_data(config: DictConfig) -> DictConfig:
+    """Return a configuration with the facts of ImageNet, of which no file is needed."""
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.data = OmegaConf.merge(compose("profile", ["data=imagenet"]).data, config.data)
+    return config
 
 
 def _ask_module(config: DictConfig) -> None:

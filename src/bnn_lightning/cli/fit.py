@@ -22,9 +22,28 @@ from bnn_lightning.callbacks.frozen import FrozenNorms
 from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.cli import resume
-from bnn_lightning.cli.build import build_all, build_datamodule, build_task, build_trainer, check_chosen, check_sections
-from bnn_lightning.cli.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
-from bnn_lightning.cli.checks import (
+from bnn_lightning.cli.facts import take_facts
+from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
+from bnn_lightning.cli.loggers import logger_nodes
+from bnn_lightning.cli.own_folder import own_targets
+from bnn_lightning.cli.recipes import announce_recipe
+from bnn_lightning.cli.resume import Resumption
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.summary import print_interrupted, print_summary
+from bnn_lightning.layers.module_utils import freeze_
+from bnn_lightning.metrics.profile import profile_line
+from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.curves import read_last
+from bnn_lightning.workflows.building import (
+    build_all,
+    build_datamodule,
+    build_task,
+    build_trainer,
+    check_chosen,
+    check_sections,
+)
+from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
+from bnn_lightning.workflows.checks import (
     check_averages,
     check_binary_end,
     check_class_weights,
@@ -38,27 +57,16 @@ from bnn_lightning.cli.checks import (
     damaged_files,
     relaxed,
 )
-from bnn_lightning.cli.checks_callbacks import check_needed
-from bnn_lightning.cli.checks_distill import check_distiller, check_turns
-from bnn_lightning.cli.compute import compute_line
-from bnn_lightning.cli.count import profile_config
-from bnn_lightning.cli.ending import end_only, explain_nonfinite
-from bnn_lightning.cli.errors import UserError, listed
-from bnn_lightning.cli.facts import take_facts
-from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
-from bnn_lightning.cli.loggers import logger_nodes
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_class_names, known_classes
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.recipes import announce_recipe
-from bnn_lightning.cli.resume import Resumption
-from bnn_lightning.cli.schema import RunSettings, read_settings
-from bnn_lightning.cli.summary import print_interrupted, print_summary
-from bnn_lightning.layers.module_utils import freeze_
-from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.models.float_teachers import rebuilding
-from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.utils.curves import read_last
+from bnn_lightning.workflows.checks_callbacks import check_needed
+from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
+from bnn_lightning.workflows.compute import compute_line
+from bnn_lightning.workflows.ending import end_only, explain_nonfinite
+from bnn_lightning.workflows.errors import UserError, listed
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import check_class_names, known_classes
+from bnn_lightning.workflows.profiling import profile_config
+from bnn_lightning.workflows.settings import RunSettings
 
 # Keys of the run and not of the network: each stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)

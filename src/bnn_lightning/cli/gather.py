@@ -12,17 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from bnn_lightning.cli.build import build_datamodule
-from bnn_lightning.cli.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
-from bnn_lightning.cli.checks import check_devices, relaxed
-from bnn_lightning.cli.count import profile_quickly
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import check_class_names, check_images, check_labels, restore
-from bnn_lightning.cli.out_file import check_out, written
+from bnn_lightning.cli.facts import described
 from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.cli.predictions import Predictions, predict
-from bnn_lightning.cli.schema import ReportSettings, plain_values, read_settings
+from bnn_lightning.cli.schema import plain_values, read_settings
 from bnn_lightning.cli.summary import duration
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.metrics.ops import count_columns
@@ -32,6 +25,15 @@ from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.building import build_datamodule
+from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
+from bnn_lightning.workflows.checks import check_devices, relaxed
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import check_class_names, check_images, check_labels, restore
+from bnn_lightning.workflows.out_file import check_out, written
+from bnn_lightning.workflows.profiling import profile_quickly
+from bnn_lightning.workflows.settings import ReportSettings
 
 Plain = dict[str, Any]
 
@@ -83,7 +85,7 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
         raise UserError(f"`run`: {run} has no checkpoint (checkpoints/final.ckpt or last.ckpt) yet.")
     checkpoint = read_checkpoint(file)
     embedded = embedded_config(checkpoint, file)
-    task, data = restore(str(file), config, embedded, trust=settings.trust)
+    task, data = restore(str(file), described(config), embedded, trust=settings.trust)
     network: nn.Module = task.backbone.eval()
     datamodule: Any = build_datamodule(data, trust=settings.trust)
     check_labels(network, datamodule, file)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from bnn_lightning.cli.tree import config_dir
+from bnn_lightning.cli.config_paths import config_dir
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*?)(?:\s+#\s*(?P<comment>.*))?$")
 

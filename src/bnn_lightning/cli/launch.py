@@ -18,12 +18,13 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli import sweep
-from bnn_lightning.cli.errors import SHOW_TRACE, UserError, did_you_mean, explain, fail, friendly, listed
+from bnn_lightning.cli.config_paths import config_path, list_options
+from bnn_lightning.cli.errors import SHOW_TRACE, explain, fail, friendly
 from bnn_lightning.cli.help import describe_keys
-from bnn_lightning.cli.old_names import new_key
 from bnn_lightning.cli.own_folder import running
 from bnn_lightning.cli.run_folder import kept_apart, late_check
-from bnn_lightning.cli.tree import config_path, list_options
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.old_names import new_key
 
 Job = Callable[[DictConfig], float | None]
 
@@ -136,13 +137,23 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def earlier_job(file: Path) -> int | None:
-    """Return the number of the earlier job of this sweep that writes the same file, or None."""
+def refuse_second_job(path: Path, key: str = "out") -> None:
+    """Refuse a file that an earlier job of this sweep writes.
+
+    Args:
+        path: The file.
+        key: Key of the configuration, for messages.
+
+    Raises:
+        UserError: Names the earlier job.
+    """
     if not is_sweep():
-        return None
+        return
     number = int(HydraConfig.get().job.num)
-    first = _written_by.setdefault(file.resolve(), number)
-    return None if first == number else first
+    first = _written_by.setdefault(path.resolve(), number)
+    if first != number:
+        own = f"{path.stem}_${{hydra:job.num}}{path.suffix}"
+        raise UserError(f"`{key}`: job {first} of this sweep writes {path}. Give each job its own: '{key}={own}'.")
 
 
 def pass_to_workers(key: str, value: str) -> None:

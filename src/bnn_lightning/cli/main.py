@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 import bnn_lightning
-from bnn_lightning.cli.errors import EXIT_CODE, did_you_mean
+from bnn_lightning.cli.errors import EXIT_CODE
+from bnn_lightning.workflows.errors import did_you_mean
 
 VERBS = {
     "train": "train a network (python train.py is the same)",
@@ -26,6 +27,8 @@ VERBS = {
 
 # Spellings that still run, with a line that gives the new one.
 OLD_VERBS = {"visualise": "visualize"}
+# Verbs with a module of their own; the others are jobs.
+_OWN_MAIN = ("train", "visualize", "zoo", "conf")
 
 HELP = """bnn: binary neural networks.
 
@@ -81,8 +84,17 @@ def _run(words: Sequence[str]) -> None:
             near = f" The verb comes first: bnn train {verb}"
         print(f"error: `{verb}` is no verb of bnn.{near} There are: {', '.join(VERBS)}.", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
+    run(verb)
+
+
+def run(verb: str) -> None:
+    """Run a verb with the words that follow it in `sys.argv`."""
     # Imported late, so that one verb does not wait for the libraries of the others.
-    importlib.import_module(f"bnn_lightning.cli.{verb}").main(prefix=(verb,))
+    if verb in _OWN_MAIN:
+        importlib.import_module(f"bnn_lightning.cli.{verb}").main(prefix=(verb,))
+        return
+    job = getattr(importlib.import_module("bnn_lightning.cli.jobs"), verb)
+    importlib.import_module("bnn_lightning.cli.launch").launch(job, config_name=verb, prefix=(verb,))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,10 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.old_names import new_key
-from bnn_lightning.cli.tree import config_dir
-
-# Packages of which only the named targets are trusted: `torch.hub.load`, beside them, runs what it loads.
-_LIBRARIES = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric", "timm"}
-_LIBRARIES |= sys.stdlib_module_names
-
+from bnn_lightning.cli.config_paths import config_dir
+from bnn_lightning.workflows.allowed import is_library
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.old_names import new_key
 
 # Groups whose files write into the whole configuration.
 _GLOBAL = ("experiment", "recipe", "sweep", "debug")
@@ -93,11 +89,6 @@ def own_targets() -> list[str]:
     return [target for command in _running[-1:] for target in command.targets]
 
 
-def is_library(package: str) -> bool:
-    """Whether a package is one that everybody has, and nobody's own: torch and its kin, or Python's."""
-    return package in _LIBRARIES
-
-
 def targets_of(folder: Path) -> list[str]:
     """Return the packages that the files of a folder name in `_target_`; of libraries, the targets themselves.
 
@@ -106,7 +97,7 @@ def targets_of(folder: Path) -> list[str]:
     """
     named = [target for file in _files(folder) for target in _targets(_load(folder / file))]
     packages = [target.partition(".")[0] for target in named]
-    trusted = [t if p in _LIBRARIES else p for t, p in zip(named, packages, strict=True) if p != "bnn_lightning"]
+    trusted = [t if is_library(p) else p for t, p in zip(named, packages, strict=True) if p != "bnn_lightning"]
     return list(dict.fromkeys(trusted))
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from bnn_lightning.analysis.latency import time_in_turns
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.packed_file import read_packed
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.report_page.content import Table
 from bnn_lightning.utils.hardware import processor
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.packed_file import read_packed
 
 _REPEATS = 15
 _LEAST = 0.005  # seconds of a turn, of one call or of many short ones

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from bnn_lightning.cli.old_names import new_key
+from bnn_lightning.workflows.old_names import new_key
 
 Recipe = dict[str, Any]
 

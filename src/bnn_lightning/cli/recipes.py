@@ -7,12 +7,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_info
 
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.launch import config_folders, refuse_missing_options
 from bnn_lightning.cli.published import Recipe, options_of, own_optimizer, published_facts, read_recipe
 from bnn_lightning.cli.schema import plain_values
 from bnn_lightning.cli.summary import command, kept_overrides
-from bnn_lightning.cli.tree import list_options
+from bnn_lightning.workflows.errors import UserError
 
 # Groups that are mounted elsewhere than under their own name.
 MOUNTED = {"auto_augment": "auto_augment@data.auto_augment"}

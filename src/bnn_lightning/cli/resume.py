@@ -11,7 +11,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
-from bnn_lightning.cli.checkpoint import (
+from bnn_lightning.cli.errors import explain
+from bnn_lightning.cli.run_folder import requeued, run_of
+from bnn_lightning.models.checkpoints import head_of, load_published
+from bnn_lightning.workflows.checkpoint import (
     CONFIG_KEY,
     RENAMED_KEY,
     backbone_state,
@@ -21,10 +24,8 @@ from bnn_lightning.cli.checkpoint import (
     read_checkpoint,
     some,
 )
-from bnn_lightning.cli.errors import UserError, explain
-from bnn_lightning.cli.old_names import COMMIT
-from bnn_lightning.cli.run_folder import requeued, run_of
-from bnn_lightning.models.checkpoints import head_of, load_published
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.old_names import COMMIT
 from bnn_lightning.zoo.files import is_name
 
 # Names of binarizers in layers, and so of tensors in files of networks that have others.

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.workflows.errors import UserError
 
 LOCK = ".lock"
 # Files of a run that has begun to train. Lightning writes the last for a SLURM job that is requeued.

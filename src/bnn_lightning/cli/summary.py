@@ -16,6 +16,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.cli.own_folder import own_folders
 from bnn_lightning.distill.hooks import watch
+from bnn_lightning.workflows.ending import checkpoint_path
+from bnn_lightning.workflows.evaluation import left_out_by
 
 _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 
@@ -43,18 +45,6 @@ def print_interrupted(trainer: Trainer) -> None:
     else:
         resuming = command("train", *kept_overrides("ckpt_path", "init_from"), f"ckpt_path={last}")
         print(f"\nstopped; to resume:\n  {resuming}", flush=True)
-
-
-def left_out_by(trainer: Trainer, split: str = "test") -> str | None:
-    """Return the setting that left images of a split out of its scores, or None."""
-    loop = trainer.fit_loop.epoch_loop.val_loop if split == "val" else trainer.test_loop
-    loaders = getattr(loop._combined_loader, "flattened", [])
-    lengths = [len(loader) if hasattr(loader, "__len__") else 0 for loader in loaders]
-    if not any(number < length for number, length in zip(loop.max_batches, lengths, strict=False)):
-        return None
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return f"trainer.fast_dev_run={trainer.fast_dev_run}"  # type: ignore[attr-defined]
-    return f"trainer.limit_{split}_batches={getattr(trainer, f'limit_{split}_batches')}"
 
 
 def accuracy(scores: Mapping[str, float], split: str) -> str:
@@ -100,12 +90,6 @@ def command(verb: str, *arguments: str) -> str:
         program = f"{_python()} -m bnn_lightning.cli.main {verb}"
     folders = [word for folder in own_folders() for word in ("-cd", _short(folder))]
     return " ".join([program, *map(shlex.quote, [*folders, *arguments])])
-
-
-def checkpoint_path(trainer: Trainer, name: str) -> str | None:
-    """Return a file that this run has written, or None."""
-    path = Path(trainer.default_root_dir) / "checkpoints" / name
-    return str(path) if path.is_file() else None
 
 
 def _has(scores: Mapping[str, float], split: str) -> bool:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torchvision import models
 
-from bnn_lightning.cli.subject import Subject
 from bnn_lightning.deploy.export.onnx import write_onnx
 from bnn_lightning.deploy.format.quantize_file import write_byte_stem
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
+from bnn_lightning.workflows.benchmark_network import Subject
 
 PACKED = "packed"
 # Errors that the libraries raise for a network that they cannot take; they have classes of their own besides.

@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from bnn_lightning.analysis.latency import Timing, time_in_turns
 from bnn_lightning.binarizers import SignSTE, WeightSign
-from bnn_lightning.cli.contest_report import Entry, Report
-from bnn_lightning.cli.contestants import PACKED, Refusing
-from bnn_lightning.cli.schema import BenchmarkSettings
 from bnn_lightning.deploy.export.onnx import write_onnx
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
@@ -19,6 +16,9 @@ from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.utils.hardware import num_cores
+from bnn_lightning.workflows.backends import PACKED, Refusing
+from bnn_lightning.workflows.benchmark_report import Entry, Report
+from bnn_lightning.workflows.settings import BenchmarkSettings
 
 # Height and width of the image, and channels: the 3x3 layers of ResNet-18, and of twice its width.
 LAYERS = ((56, 64), (28, 128), (14, 256), (7, 512), (56, 128), (28, 256), (14, 512))

@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import nn
 
-from bnn_lightning.cli.build import build, build_network
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.facts import take_facts
-from bnn_lightning.cli.opened import open_checkpoint
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.packed_file import packed_path, read_packed
-from bnn_lightning.cli.schema import BenchmarkSettings, plain_values
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.frontend.pack import pack
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.layers.module_utils import annealed
+from bnn_lightning.workflows.building import build, build_network
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.opened import Described, open_checkpoint
+from bnn_lightning.workflows.packed_file import packed_path, read_packed
+from bnn_lightning.workflows.settings import BenchmarkSettings
 
 Plain = Mapping[str, Any]
 
@@ -52,18 +49,18 @@ class Subject:
         return self.packed.info
 
 
-def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) -> Subject:
-    """Return the network that `packed=`, `ckpt=`, or `model=` and `data=` name.
+def read_subject(settings: BenchmarkSettings, described: Described, folder: Path) -> Subject:
+    """Return the network that `packed`, `ckpt`, or a model and its data name.
 
     Args:
-        settings: Of `bnn benchmark`.
-        config: The whole configuration.
+        settings: Of the benchmark.
+        described: A network that was never trained, with its data; or those of a published file.
         folder: Where to write the packed file of a network that has none yet.
 
     Raises:
         UserError: None is named, or two; or it cannot be read or packed.
     """
-    chosen = settings.ckpt is None and ("_target_" in config.model or "_target_" in config.data)
+    chosen = settings.ckpt is None and ("_target_" in described.model or "_target_" in described.data)
     if sum((settings.packed is not None, settings.ckpt is not None, chosen)) != 1:
         raise UserError(
             "name one network: packed=net.bnn, ckpt=runs/.../final.ckpt, or model=resnet20 data=cifar10 "
@@ -72,16 +69,13 @@ def read_subject(settings: BenchmarkSettings, config: DictConfig, folder: Path) 
     if settings.packed is not None:
         return _of_file(packed_path(settings.packed), settings.trust)
     if settings.ckpt is not None:
-        opened = open_checkpoint(settings.ckpt, config, verb="benchmark", trust=settings.trust)
-        model: Plain = opened.config["model"]
-        return make_subject(opened.task.backbone, model, folder, trust=settings.trust)
-    if "_target_" not in config.model or "_target_" not in config.data:
+        opened = open_checkpoint(settings.ckpt, described, verb="benchmark", trust=settings.trust)
+        return make_subject(opened.task.backbone, opened.config["model"], folder, trust=settings.trust)
+    model, data = described.model, described.data
+    if "_target_" not in model or "_target_" not in data:
         raise UserError("`model=` needs `data=` beside it, for the size of the images and the number of classes.")
-    take_facts(config)
-    own = own_targets()
-    model, data = plain_values(config.model), plain_values(config.data)
-    network = build_network({"model": model, "data": data}, trust=own)
-    return make_subject(network, model, folder, trust=own)
+    network = build_network({"model": model, "data": data}, trust=settings.trust)
+    return make_subject(network, model, folder, trust=settings.trust)
 
 
 def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[str]) -> Subject:
@@ -96,7 +90,7 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
     Raises:
         UserError: It cannot be packed or written.
     """
-    name = str(model.get("name", model["_target_"]))
+    name = str(model.get("name") or model["_target_"])
     finish(network)
     file = folder / f"{name}.bnn"
     try:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from bnn_lightning.analysis.latency import Timing, quartiles
-from bnn_lightning.cli.contestants import PACKED
-from bnn_lightning.cli.out_file import written
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.validate.footprint import Footprint
 from bnn_lightning.deploy.validate.profile import Share
 from bnn_lightning.utils.hardware import num_cores, processor
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.backends import PACKED
+from bnn_lightning.workflows.out_file import written
 
 _LIBRARIES = ("bnn-lightning", "torch", "torchvision", "onnxruntime", "openvino", "nncf", "larq-compute-engine")
 _MIB = 1 << 20
@@ -63,7 +63,7 @@ class Entry:
         return quartiles([turn.wall for turn in self.turns])[1]
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """All that a benchmark found.
 
@@ -88,6 +88,9 @@ class Report:
     footprint: Footprint | None = None
     shares: list[Share] = field(default_factory=list)
     unfolded: str = ""
+
+    def __repr__(self) -> str:
+        return text(self)
 
     @classmethod
     def of_machine(cls, name: str, image: tuple[int, ...]) -> "Report":

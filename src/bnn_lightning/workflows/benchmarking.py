@@ -1,45 +1,66 @@
-"""Measure a packed network beside its rivals, in one process and in turns."""
+"""Latency of a packed network beside its rivals, in one process and in turns."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
+from torch import nn
 
 from bnn_lightning.analysis.latency import time_in_turns
-from bnn_lightning.cli.contest_layers import measure_layers
-from bnn_lightning.cli.contest_report import Entry, Report, chart, text, write_json
-from bnn_lightning.cli.contestants import PACKED, RIVALS, Contestants
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.out_file import check_out
-from bnn_lightning.cli.schema import BenchmarkSettings, read_settings
-from bnn_lightning.cli.subject import Subject, read_subject
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.deploy.validate.footprint import measure_footprint
 from bnn_lightning.deploy.validate.profile import Share, time_shares
 from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.hardware import num_cores
+from bnn_lightning.workflows.backends import PACKED, RIVALS, Contestants
+from bnn_lightning.workflows.benchmark_layers import measure_layers
+from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
+from bnn_lightning.workflows.benchmark_report import Entry, Report, chart, write_json
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.out_file import check_out
+from bnn_lightning.workflows.settings import BenchmarkSettings, make_settings, takes
+from bnn_lightning.zoo.files import is_name
+
+Plain = dict[str, Any]
 
 _LEAST = 0.01  # seconds of a turn: several clock ticks, and short for a network of milliseconds
 # Seconds before a turn. The threads of onnxruntime look for work for some 40 ms before they sleep, on a processor each.
 _PAUSE, _LONG_PAUSE = 0.002, 0.1
 
 
-def measure(config: DictConfig) -> Report:
-    """Measure, print a table, and write what is asked for.
+@takes(BenchmarkSettings)
+def benchmark(
+    network: str | Path | nn.Module | None = None,
+    *,
+    model: str | Plain | None = None,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    **options: Any,
+) -> Report:
+    """Measure latency, memory and load time of a packed network beside its rivals.
 
     Args:
-        config: As composed by Hydra from `benchmark.yaml`.
+        network: A packed file (.bnn) or a name of the zoo, a checkpoint or a run's folder, or a module that knows its
+            `in_channels` and `image_size`. The keys `packed` and `ckpt` say which of the first it is.
+        model: Network that was never trained, or of a published file: a name of `list_backbones()`, or a section of a
+            configuration.
+        data: Its data: a name, or a section of a configuration.
+        data_dir: Folder of the data files.
+        options: Keys of `BenchmarkSettings`.
 
     Raises:
-        UserError: No network is named, or two; it cannot be packed; with `strict`, a binary layer does not run in a
-            compiled kernel; or, after the table and the files, a network of the registry was not folded.
+        UserError: No network is named, or two; it cannot be packed; or with `strict`, a binary layer does not run in a
+            compiled kernel.
     """
-    settings = read_settings(BenchmarkSettings, config)
+    if isinstance(network, str | Path):
+        options["packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"] = network
+    settings = make_settings(BenchmarkSettings, "benchmark", **options)
     silence()
     _check(settings)
     seed_everything(settings.seed, workers=False, verbose=False)
@@ -51,21 +72,32 @@ def measure(config: DictConfig) -> Report:
                     raise UserError("`layers=true` measures layers of its own: leave `packed=` and `ckpt=` out.")
                 _refuse_fallback(settings, [])
                 report = measure_layers(settings, Path(folder))
+            elif isinstance(network, nn.Module):
+                subject = make_subject(network, {"name": type(network).__name__}, Path(folder), trust=settings.trust)
+                report = measure_network(settings, subject, Path(folder))
             else:
-                report = measure_network(settings, read_subject(settings, config, Path(folder)), Path(folder))
+                subject = read_subject(settings, describe(model, data, data_dir), Path(folder))
+                report = measure_network(settings, subject, Path(folder))
     finally:
         torch.set_num_threads(threads)
-    print(text(report), flush=True)
     if settings.out is not None:
         write_json(report, Path(settings.out))
     if settings.chart is not None:
         chart(report, Path(settings.chart))
+    return report
+
+
+def refuse_unfolded(report: Report) -> None:
+    """Refuse figures of a network of the registry that is slower than it could be.
+
+    Raises:
+        UserError: Operations behind its binary layers were not folded into them.
+    """
     if report.unfolded and report.name in list_backbones():
         raise UserError(
             f"the packed {report.name} is slower than it could be, and so are the figures above: operations behind its "
             f"binary layers were not folded into them. {report.unfolded}"
         )
-    return report
 
 
 def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path) -> Report:

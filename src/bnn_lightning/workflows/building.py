@@ -1,17 +1,15 @@
-"""From configuration nodes to objects: the only file that calls `instantiate`, against the list of allowed targets."""
+"""From plain containers to objects, against the list of allowed targets."""
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-import hydra.utils
-from hydra.errors import InstantiationException
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
@@ -20,50 +18,42 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from bnn_lightning.binarizers import factory
 from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from bnn_lightning.callbacks.summary import NetworkSummary
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.old_names import TARGETS
-from bnn_lightning.cli.schema import NODE_KEYS, check_arguments
 from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.tuners import why_refused
 from bnn_lightning.utils.image_size import plain_size
+from bnn_lightning.workflows.allowed import ALLOWED, ROOMS
+from bnn_lightning.workflows.arguments import NODE_KEYS, check_arguments
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.old_names import TARGETS
 
 Node = Mapping[str, Any]
 
 PACKAGE = "bnn_lightning"
-# Targets of our own package: all that these rooms export, as `bnn_lightning.<room>.<Name>`. The configuration of a
-# checkpoint says what is called with which arguments, and helpers elsewhere write files.
-ROOMS = ("binarizers", "callbacks", "data", "distill", "loggers", "metrics", "models", "optim", "tasks")
-
-# Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.
-ALLOWED_CLASSES = {
-    "torch.optim": (
-        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam"),
-        *("RMSprop", "Rprop", "SGD"),
-    ),
-    "torch.optim.lr_scheduler": (
-        *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
-        *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
-    ),
-    "torchvision.transforms.v2": (
-        *("AugMix", "AutoAugment", "ColorJitter", "Compose", "GaussianBlur", "GaussianNoise", "RandAugment"),
-        *("RandomAdjustSharpness", "RandomAffine", "RandomApply", "RandomAutocontrast", "RandomChoice", "RandomCrop"),
-        *("RandomEqualize", "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomInvert", "RandomOrder"),
-        *("RandomPerspective", "RandomPhotometricDistort", "RandomPosterize", "RandomRotation", "RandomSolarize"),
-        *("RandomVerticalFlip", "TrivialAugmentWide"),
-    ),
-    "pytorch_lightning": ("Trainer",),
-    "pytorch_lightning.callbacks": (
-        *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint"),
-        *("ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
-    ),
-    "pytorch_lightning.loggers": ("CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
-    "pytorch_lightning.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
-    "pytorch_lightning.strategies": ("DDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
-}
 # Facts of the data that networks are built for.
 FACTS = ("num_classes", "in_channels", "image_size", "mean", "std")
+# Data modules by the names that options of the configuration have, too.
+DATA = {
+    "cifar10": "CIFAR10DataModule",
+    "cifar100": "CIFAR100DataModule",
+    "digits": "DigitsDataModule",
+    "folder": "FolderDataModule",
+    "imagenet": "ImageNetDataModule",
+    "imagenet_stream": "ImageNetStreamDataModule",
+    "mnist": "MNISTDataModule",
+    "synthetic": "SyntheticDataModule",
+}
+# Trainer that scores every image once, on one device, and says nothing.
+SCORING_TRAINER = {
+    "_target_": "pytorch_lightning.Trainer",
+    "accelerator": "auto",
+    "devices": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
 # By section: keys that are for us, and for its builder only where the signature takes them.
 _OURS = {"model": ("name",), "data": ("name", *FACTS)}
 # Sections of the configuration, and what the task calls them.
@@ -75,7 +65,11 @@ _TASK_SECTIONS = {
     "lr_scheduler": "lr_scheduler",
 }
 _CHECKPOINT_TEACHER = f"{PACKAGE}.distill.checkpoint_teacher"
-ALLOWED = frozenset(f"{module}.{name}" for module, names in ALLOWED_CLASSES.items() for name in names)
+# Errors that builders refuse values with, those of users' own classes included.
+_REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError),
+    *(MisconfigurationException, NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, Warning),
+)
 
 
 class ForeignTargetError(UserError):
@@ -110,10 +104,27 @@ def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
     _named(node, at)
     check(node, at=at, trust=trust)
     arguments = dict(node) if at not in _OURS else _without_ours(node, at, locate(node["_target_"], at=at, trust=trust))
+    return _instantiate(arguments, at, trust)
+
+
+def _instantiate(node: Any, at: str, trust: Sequence[str]) -> Any:
+    """Return a copy of plain containers in which every node is what it builds; inner nodes are built first."""
+    if isinstance(node, list | tuple):
+        return [_instantiate(value, f"{at}[{index}]", trust) for index, value in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    arguments = {key: value for key, value in node.items() if key not in NODE_KEYS}
+    if node.get("_recursive_", True):
+        arguments = {key: _instantiate(value, f"{at}.{key}", trust) for key, value in arguments.items()}
+    if "_target_" not in node:
+        return arguments
+    target = locate(node["_target_"], at=at, trust=trust)
+    if node.get("_partial_", False):
+        return partial(target, **arguments)
     try:
-        return hydra.utils.instantiate(arguments, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(_reason(error, at)) from error
+        return target(**arguments)
+    except _REFUSALS as error:
+        raise UserError(f"`{at}`: {str(error) or type(error).__name__}") from error
 
 
 def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
@@ -162,7 +173,7 @@ def takes(target: Callable[..., Any], argument: str) -> bool:
         return False
 
 
-def _named(node: Node | DictConfig, at: str) -> None:
+def _named(node: Node, at: str) -> None:
     """See that a node says what is built."""
     if "_target_" not in node:
         raise UserError(f"`{at}` has no `_target_`: name what is built, as in `_target_: my_package.tiny`.")
@@ -190,7 +201,7 @@ def _check_own(target: str, at: str) -> None:
         raise UserError(f"`{at}._target_`: `{target}` does not exist.{near} There are: {listed(exported)}.")
 
 
-def check_chosen(config: Node | DictConfig) -> None:
+def check_chosen(config: Node) -> None:
     """See that the network and the data of a run say what is built.
 
     Raises:
@@ -225,6 +236,27 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
         if not hasattr(datamodule, name):
             setattr(datamodule, name, value)
     return adapt(datamodule)
+
+
+def section_of_data(name: str, **options: Any) -> dict[str, Any]:
+    """Return the section `data` of a set by its name, with the facts that its module knows.
+
+    Args:
+        name: One of `DATA`.
+        options: Arguments of its data module.
+
+    Raises:
+        UserError: An unknown name; or see `build`.
+
+    Example:
+        >>> section_of_data("mnist", root="data")["image_size"]
+        28
+    """
+    if name not in DATA:
+        raise UserError(f"`data`: there is no set {name}.{did_you_mean(name, DATA)} There are: {listed(DATA)}.")
+    section = {"_target_": f"{PACKAGE}.data.{DATA[name]}", "name": name, **options}
+    datamodule = build_datamodule(section)
+    return section | {fact: getattr(datamodule, fact) for fact in FACTS if getattr(datamodule, fact, None) is not None}
 
 
 def build_network(config: Node, *, trust: Sequence[str] = ()) -> Any:
@@ -380,15 +412,3 @@ def _import(target: str, at: str) -> Any:
                 near = did_you_mean(part, dir(found))
                 raise UserError(f"`{at}._target_`: `{name}` does not exist.{near}") from error
     return found
-
-
-def _reason(error: InstantiationException, at: str) -> str:
-    """Return the message of what was called, without Hydra's frame, and where in the configuration it stands."""
-    cause = error.__cause__
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    _, _, full_key = str(error).rpartition("full_key: ")
-    place = f"{at}.{full_key.strip()}" if "full_key: " in str(error) else at
-    if cause is None:
-        return f"`{place}`: {error}"
-    return f"`{place}`: {str(cause) or type(cause).__name__}"

@@ -8,17 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import ForeignTargetError, build_network, build_task
-from bnn_lightning.cli.errors import UserError, explain
-from bnn_lightning.cli.old_names import with_new_names
-from bnn_lightning.cli.own_folder import is_library, running_command
-from bnn_lightning.cli.summary import command
-from bnn_lightning.cli.weights_file import CLASSES_KEY as CLASSES_KEY
-from bnn_lightning.cli.weights_file import CONFIG_KEY as CONFIG_KEY
-from bnn_lightning.cli.weights_file import is_weights_file, read_weights
 from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.published_file import read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.workflows.allowed import is_library
+from bnn_lightning.workflows.building import ForeignTargetError, build_network, build_task
+from bnn_lightning.workflows.errors import UntrustedFileError, UserError, explain
+from bnn_lightning.workflows.old_names import with_new_names
+from bnn_lightning.workflows.weights_file import CLASSES_KEY as CLASSES_KEY
+from bnn_lightning.workflows.weights_file import CONFIG_KEY as CONFIG_KEY
+from bnn_lightning.workflows.weights_file import is_weights_file, read_weights
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError
 
@@ -89,7 +88,7 @@ def explained(path: str | Path) -> Iterator[None]:
         path: The file, for the message.
 
     Raises:
-        UserError: The package is not trusted; the message prints the command that trusts it.
+        UserError: The package is not trusted.
     """
     try:
         yield
@@ -97,17 +96,8 @@ def explained(path: str | Path) -> Iterator[None]:
         refused = f"`{path}`: `{error.at}._target_`: {error.target!r} is not on the list of what may be built."
         if is_library(error.package):
             raise UserError(refused) from error
-        running = running_command()
-        if running is None:
-            remedy = f'bnn_lightning.load_task("{path}", trust=["{error.package}"])'
-        elif running.folder is not None:
-            remedy = f"no file of {running.folder} names `{error.package}` in a `_target_`"
-        else:
-            remedy = command(running.verb, "-cd", "conf", *running.arguments)
-        raise UserError(
-            f"{refused} Of other packages than ours it is what files of a configuration folder of your own name in "
-            f"`_target_`, or what trust=[{error.package}] allows:\n  {remedy}"
-        ) from error
+        remedy = f'bnn_lightning.load_task("{path}", trust=["{error.package}"])'
+        raise UntrustedFileError(refused, error.package, remedy) from error
 
 
 def network_file(path: str | Path) -> Path:

@@ -16,14 +16,14 @@ from bnn_lightning.callbacks.damaged import DamagedImages
 from bnn_lightning.callbacks.ema import EMAWeightAveraging
 from bnn_lightning.callbacks.flip_rate import FlipRateLogger
 from bnn_lightning.callbacks.gradient_share import GradientShare
-from bnn_lightning.cli.build import build
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
 from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.scheduler import make_scheduler
+from bnn_lightning.workflows.building import build
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
 Node = Mapping[str, Any]
 # Bound of learning rates and weight decays: Adam divides by 1 - beta, and the quotient must be a float32.

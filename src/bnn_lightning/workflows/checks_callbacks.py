@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bnn_lightning.cli.errors import UserError
+from bnn_lightning.workflows.errors import UserError
 
 # By key of `callbacks`: what is lost without it. Annealing and turns of teachers are checked where a network has them.
 NEEDED = {

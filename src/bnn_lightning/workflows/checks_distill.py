@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bnn_lightning.cli.errors import UserError, listed
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.workflows.errors import UserError, listed
 
 
 def check_distiller(task: ClassificationTask, distill: Any) -> None:

@@ -1,10 +1,17 @@
 """The end of a training: after a kill, and by a loss that is not finite."""
 
+from pathlib import Path
+
 from pytorch_lightning import Trainer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
 from bnn_lightning.callbacks.nonfinite import NonFiniteLossError
-from bnn_lightning.cli.summary import checkpoint_path
+
+
+def checkpoint_path(trainer: Trainer, name: str) -> str | None:
+    """Return a file that this run has written, or None."""
+    path = Path(trainer.default_root_dir) / "checkpoints" / name
+    return str(path) if path.is_file() else None
 
 
 class _EndOnly(_FitLoop):

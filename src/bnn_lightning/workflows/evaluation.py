@@ -2,34 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 
 from bnn_lightning.callbacks.damaged import count_passed_over
-from bnn_lightning.cli.build import build_datamodule, build_trainer, check
-from bnn_lightning.cli.checkpoint import explained
-from bnn_lightning.cli.checks import check_data, check_devices, check_precision, damaged_files, relaxed
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.facts import given_data
-from bnn_lightning.cli.launch import refuse_missing_options
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import (
-    check_class_names,
-    check_images,
-    check_labels,
-    only_scored,
-    open_checkpoint,
-    say,
-)
-from bnn_lightning.cli.packed_file import read_packed
-from bnn_lightning.cli.schema import EvaluateSettings, plain_values, read_settings
-from bnn_lightning.cli.summary import left_out_by
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer, check
+from bnn_lightning.workflows.checkpoint import explained
+from bnn_lightning.workflows.checks import check_data, check_devices, check_precision, damaged_files, relaxed
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import (
+    Described,
+    check_class_names,
+    check_images,
+    check_labels,
+    describe,
+    only_scored,
+    open_checkpoint,
+    refuse_model,
+)
+from bnn_lightning.workflows.packed_file import read_packed
+from bnn_lightning.workflows.settings import EvaluateSettings, make_settings, takes
 
 Plain = dict[str, Any]
 
@@ -45,6 +45,7 @@ class Score:
         top5: Share of the images whose label is among the five largest logits.
         loss: Mean cross-entropy.
         partial: What left images out, such as `trainer.limit_test_batches=2`; None where every image was scored.
+        warning: That the network is not binary yet; None where it is.
     """
 
     images: int
@@ -53,6 +54,7 @@ class Score:
     loss: float
     damaged: int = 0
     partial: str | None = None
+    warning: str | None = None
 
     def __str__(self) -> str:
         left_out = f" ({self.damaged} damaged ones left out)" if self.damaged else ""
@@ -82,77 +84,116 @@ class CountImages(Callback):
         self.damaged = count_passed_over(trainer, "test") or 0
 
 
-def score(config: DictConfig) -> Score:
-    """Score the test set, and print what was found.
+@takes(EvaluateSettings)
+def evaluate(
+    network: str | Path | None = None,
+    *,
+    model: str | Plain | None = None,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    trainer: Plain | None = None,
+    **options: Any,
+) -> Score:
+    """Score every test image with a checkpoint, or a packed file.
 
     Args:
-        config: As composed by Hydra from `evaluate.yaml`.
+        network: A checkpoint, a run's folder, a name of the zoo such as "zoo:mnist_mlp", or a packed file (.bnn). The
+            keys `ckpt` and `packed` say which it is.
+        model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
+        data: Set to score it on: a name such as "mnist", a section of a configuration, or keys that take the place of
+            those of the training. None: the set that it was trained on.
+        data_dir: Folder of the data files, where those of the training are not there.
+        trainer: Arguments of Lightning's Trainer.
+        options: Keys of `EvaluateSettings`.
 
     Raises:
         UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
     """
-    settings = read_settings(EvaluateSettings, config)
-    refuse_missing_options()
+    if network is not None:
+        options["packed" if Path(network).suffix == ".bnn" else "ckpt"] = network
+    settings = make_settings(EvaluateSettings, "evaluate", **options)
     silence()
-    plain = {key: plain_values(config[key]) for key in ("trainer", "paths")}
+    node = SCORING_TRAINER | (trainer or {})
     if settings.packed is not None:
-        plain["trainer"]["accelerator"] = "cpu"  # where the kernels are
-    check_devices(plain["trainer"])
-    check_precision(plain["trainer"], settings.matmul_precision)
+        node["accelerator"] = "cpu"  # where the kernels are
+    check_devices(node)
+    check_precision(node, settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    task, data, path, class_names = _task(settings, config)
-    datamodule = build_datamodule(data, trust=settings.trust)
+    task, section, path, class_names = _task(settings, describe(model, data, data_dir))
+    datamodule = build_datamodule(section, trust=settings.trust)
     check_labels(task.backbone, datamodule, path)
     check_class_names(class_names, datamodule, path)
     check_images(task.backbone, datamodule, path)
     _say_preparation(task, datamodule, path)
+    return score(task, datamodule, node)
+
+
+def score(task: ClassificationTask, datamodule: LightningDataModule, trainer: Plain) -> Score:
+    """Score the test images of a data module.
+
+    Args:
+        task: Holds the network.
+        datamodule: Of images that it takes.
+        trainer: The section of a configuration.
+
+    Raises:
+        UserError: Missing or damaged files.
+    """
     counter = CountImages()
-    trainer = build_trainer(plain["trainer"], callbacks=[counter], loggers=[])
-    check_data(datamodule, trainer, stage="test")
+    runner = build_trainer(trainer, callbacks=[counter], loggers=[])
+    check_data(datamodule, runner, stage="test")
     with damaged_files():
-        found = trainer.test(task, datamodule=datamodule, verbose=False)[0]
+        found = runner.test(task, datamodule=datamodule, verbose=False)[0]
     top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
-    result = Score(counter.count, top1, top5, loss, damaged=counter.damaged, partial=left_out_by(trainer))
-    say(f"\n{result}")
-    if (warning := relaxed(task.backbone)) is not None:
-        say(warning)
-    return result
+    partial, warning = left_out_by(runner), relaxed(task.backbone)
+    return Score(counter.count, top1, top5, loss, damaged=counter.damaged, partial=partial, warning=warning)
 
 
-def _task(settings: EvaluateSettings, config: DictConfig) -> tuple[ClassificationTask, Plain, str, tuple[str, ...]]:
+def left_out_by(trainer: Trainer, split: str = "test") -> str | None:
+    """Return the setting that left images of a split out of its scores, or None."""
+    loop = trainer.fit_loop.epoch_loop.val_loop if split == "val" else trainer.test_loop
+    loaders = getattr(loop._combined_loader, "flattened", [])
+    lengths = [len(loader) if hasattr(loader, "__len__") else 0 for loader in loaders]
+    if not any(number < length for number, length in zip(loop.max_batches, lengths, strict=False)):
+        return None
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return f"trainer.fast_dev_run={trainer.fast_dev_run}"  # type: ignore[attr-defined]
+    return f"trainer.limit_{split}_batches={getattr(trainer, f'limit_{split}_batches')}"
+
+
+def _task(settings: EvaluateSettings, described: Described) -> tuple[ClassificationTask, Plain, str, tuple[str, ...]]:
     """Return the task, the configuration of the data, the file that both come from, and the names of its classes."""
     if settings.packed is not None:
         if settings.ckpt is not None:
             raise UserError("give `ckpt=...` or `packed=...`, not both.")
-        task, data = unpack(settings.packed, config, trust=settings.trust)
+        task, data = unpack(settings.packed, described, trust=settings.trust)
         network: Any = task.backbone
         return task, data, settings.packed, network.info.class_names
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
-    opened = open_checkpoint(settings.ckpt, config, verb="evaluate", trust=settings.trust)
+    opened = open_checkpoint(settings.ckpt, described, verb="evaluate", trust=settings.trust)
     return opened.task, opened.data, opened.path, opened.class_names
 
 
-def unpack(packed: str, config: DictConfig, *, trust: Sequence[str] = ()) -> tuple[ClassificationTask, Plain]:
+def unpack(packed: str, described: Described, *, trust: Sequence[str] = ()) -> tuple[ClassificationTask, Plain]:
     """Return a task with the network of a packed file, and the configuration of the data to score it on.
 
     Args:
-        packed: The file; kernels run on the CPU, and so `config.trainer` must.
-        config: What is not null in its `data` takes the place of what the file was exported with.
+        packed: The file; kernels run on the CPU, and so the trainer must.
+        described: What takes the place of the data that the file was exported with.
         trust: See `load_task`.
 
     Raises:
         UserError: It cannot be read, another network is named beside it, or it does not know its data.
     """
-    if "_target_" in config.get("model", {}):
-        raise UserError(f"`{packed}` says itself which network it is: leave `model=` out.")
+    refuse_model(packed, described)
     network = read_packed(packed)
     known = network.info.provenance.get("config")
     known = known.get("data") if isinstance(known, dict) else None
-    if "_target_" not in config.data and not isinstance(known, dict):
+    if "_target_" not in described.data and not isinstance(known, dict):
         raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
-    data = given_data(config, known if isinstance(known, dict) else {})
+    data = described.data_beside(known if isinstance(known, dict) else {})
     with explained(packed):
         check(data, at="data", trust=trust)
     with torch.inference_mode():

@@ -4,27 +4,18 @@ import hashlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 import bnn_lightning
-from bnn_lightning.cli.build import build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import network_file
-from bnn_lightning.cli.checks import check_data, check_devices
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.launch import refuse_missing_options
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import Opened, check_class_names, check_images, check_labels, open_checkpoint
-from bnn_lightning.cli.out_file import check_out, check_out_folder, unwritten, written
-from bnn_lightning.cli.schema import ExportSettings, plain_values, read_settings
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.c99 import to_c99
 from bnn_lightning.deploy.export.c99_text import check_name
@@ -37,8 +28,26 @@ from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.save import FileSizes, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
+from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer
+from bnn_lightning.workflows.checkpoint import network_file
+from bnn_lightning.workflows.checks import check_data, check_devices
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import (
+    Opened,
+    check_class_names,
+    check_images,
+    check_labels,
+    describe,
+    open_checkpoint,
+)
+from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
+from bnn_lightning.workflows.settings import ExportSettings, make_settings, takes
 from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
+
+Plain = dict[str, Any]
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}
 
@@ -57,53 +66,101 @@ class _Compare(LightningModule):
         self.comparison.update(*batch)
 
 
-def write(config: DictConfig) -> int:
-    """Export a checkpoint, print what was done, and return the bytes of the file.
+@dataclass(frozen=True)
+class Exported:
+    """Result of an export.
+
+    Attributes:
+        path: The file, or the folder of a web page.
+        format: Of the file.
+        size: Bytes of the file; of a web page, of all its files.
+        parity: Comparison with the trained network on test images; None where onnxruntime is not installed.
+        text: What was written, in words.
+    """
+
+    path: Path
+    format: str
+    size: int
+    parity: Parity | None = field(repr=False)
+    text: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@takes(ExportSettings)
+def export(
+    ckpt: str | Path,
+    out: str | Path | None = None,
+    *,
+    model: str | Plain | None = None,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    trainer: Plain | None = None,
+    **options: Any,
+) -> Exported:
+    """Write a checkpoint as one file, after a comparison with the network on test images.
 
     Args:
-        config: As composed by Hydra from `export.yaml`.
+        ckpt: A checkpoint, a run's folder, or a name of the zoo such as "zoo:mnist_mlp".
+        out: The file, or a folder with `format="web"`; None: beside the checkpoint.
+        model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
+        data: Set to compare on: see `evaluate`.
+        data_dir: Folder of the data files, where those of the training are not there.
+        trainer: Arguments of Lightning's Trainer, for the comparison.
+        options: Keys of `ExportSettings`.
 
     Raises:
         UserError: A checkpoint that cannot be read or is not binary, missing data, or a packed network that disagrees.
     """
-    settings = read_settings(ExportSettings, config)
+    settings = make_settings(ExportSettings, "export", ckpt=ckpt, out=out, **options)
     silence()
     if not 0 <= settings.margin < float("inf"):
         raise UserError(f"`margin` must be a number from 0 on, got {settings.margin}.")
     if not 0 <= settings.max_drop <= 100:
         raise UserError(f"`max_drop` must lie between 0 and 100 percentage points, got {settings.max_drop}.")
-    out = _out(settings)
-    trainer = plain_values(config.trainer)
-    check_devices(trainer)
+    file = _checked_out(settings)
+    node = SCORING_TRAINER | {"accelerator": "cpu"} | (trainer or {})
+    check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)
-    refuse_missing_options()
-    opened = open_checkpoint(settings.ckpt, config, verb="export", trust=settings.trust)
-    ckpt, backbone = opened.path, opened.task.backbone.eval()
+    opened = open_checkpoint(settings.ckpt, describe(model, data, data_dir), verb="export", trust=settings.trust)
+    backbone = opened.task.backbone.eval()
     datamodule = build_datamodule(opened.data, trust=settings.trust)
-    check_labels(backbone, datamodule, ckpt)
+    check_labels(backbone, datamodule, opened.path)
     check_class_names(opened.class_names, datamodule, opened.path)
-    check_images(backbone, datamodule, ckpt)
+    check_images(backbone, datamodule, opened.path)
     if settings.format == "web" and getattr(datamodule, "preparation", None) is None:
         raise UserError(f"a web page prepares pictures itself: {type(datamodule).__name__} needs a `preparation`.")
+    compare = partial(_compare, backbone, datamodule=datamodule, trainer=node, settings=settings)
     if settings.format == "onnx":
-        compare = partial(_compare, backbone, datamodule=datamodule, trainer=trainer, settings=settings)
-        return _write_onnx(backbone, out, compare, precise=settings.precise)
+        return _write_onnx(backbone, file, compare, precise=settings.precise)
+    return _export_packed(opened, datamodule, file, settings, compare)
+
+
+def _export_packed(
+    opened: Opened, datamodule: Any, out: Path, settings: ExportSettings, compare: Callable[[nn.Module], Parity]
+) -> Exported:
+    """Pack a network, compare what users will run, and write it."""
+    backbone = opened.task.backbone
     try:
         packed = pack(backbone)
     except ValueError as error:
-        raise UserError(f"`{ckpt}` cannot be packed: {error}") from error
-    print(f"packed: {packed.report}", flush=True)
+        raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
+    say(f"packed: {packed.report}")
     # What users will run: the file as it is loaded, which adds in another order than the module.
-    compared: nn.Module = packed if settings.format == "torch" else _stored(packed, datamodule, settings)
-    parity = _compare(backbone, compared, datamodule=datamodule, trainer=trainer, settings=settings)
-    print(parity, flush=True)
+    parity = compare(packed if settings.format == "torch" else _stored(packed, datamodule, settings))
+    say(str(parity))
     _refuse_faults(parity, out, "the packed network")
     if settings.format == "torch":
-        return _write_torch(packed, backbone, out)
-    info = describe(opened.config, datamodule, {"checkpoint_sha256": digest(ckpt), "parity": _figures(parity)})
+        return _write_torch(packed, backbone, out, parity)
+    info = packed_info(
+        opened.config, datamodule, {"checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
+    )
     if settings.format == "web":
-        return _write_web(packed, out, info, settings)
-    return _write_c(packed, out, info) if settings.format == "c" else _write_packed(packed, out, info, settings)
+        return _write_web(packed, out, info, settings, parity)
+    if settings.format == "c":
+        return _write_c(packed, out, info, parity)
+    return _write_packed(packed, out, info, settings, parity)
 
 
 def _refuse_faults(parity: Parity, out: Path, who: str) -> None:
@@ -113,11 +170,14 @@ def _refuse_faults(parity: Parity, out: Path, who: str) -> None:
         raise UserError(f"`{out}` was not written, {who} disagrees: {' '.join(parity.faults[:3])}{remedy}")
 
 
-def _write_packed(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
+def _write_packed(
+    packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings, parity: Parity
+) -> Exported:
     sizes = _save(packed, out, info, settings)
     load(out)
-    _print_sizes(out, sizes)
-    return sizes.total
+    parts = f"signs {sizes.binary:,}, other tensors {sizes.rest:,}, header {sizes.header:,}"
+    text = f"written: {out}\nsize:    {sizes.total:,} bytes ({parts})"
+    return Exported(out, "packed", sizes.total, parity, text)
 
 
 def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportSettings) -> FileSizes:
@@ -129,7 +189,9 @@ def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportS
         raise unwritten(path, "out", error) from error
 
 
-def _write_web(packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings) -> int:
+def _write_web(
+    packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings, parity: Parity
+) -> Exported:
     try:
         with tempfile.TemporaryDirectory() as folder:
             _save(packed, Path(folder, "model.bnn"), info, settings)
@@ -138,12 +200,11 @@ def _write_web(packed: PackedNetwork, out: Path, info: PackedInfo, settings: Exp
         raise UserError(f"`{out}` was not written: {error}") from error
     except OSError as error:
         raise unwritten(out, "out", error) from error
-    print(f"written: {out}/index.html, bnn.wasm and model.bnn ({size:,} bytes), for any static web server")
-    print(f"next:\n  python -m http.server -d {out}    # then open http://localhost:8000")
-    return size
+    text = f"written: {out}/index.html, bnn.wasm and model.bnn ({size:,} bytes), for any static web server"
+    return Exported(out, "web", size, parity, text)
 
 
-def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
+def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo, parity: Parity) -> Exported:
     try:
         with tempfile.TemporaryDirectory() as folder:
             save(packed, Path(folder, "net.bnn"), info)
@@ -154,12 +215,14 @@ def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo) -> int:
     with written(out) as source, written(header) as declarations:
         source.write_text(text.source, encoding="utf-8")
         declarations.write_text(text.header, encoding="utf-8")
-    print(f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)")
-    print(f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes")
-    return out.stat().st_size
+    words = (
+        f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)\n"
+        f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes"
+    )
+    return Exported(out, "c", out.stat().st_size, parity, words)
 
 
-def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
+def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path, parity: Parity) -> Exported:
     images = example_images(backbone, 2)
     try:
         with written(out) as made:
@@ -176,42 +239,50 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path) -> int:
             raise
         raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
     remarks = "images in [0, 1]; import bnn_lightning.deploy.frontend.torch_library before torch.export.load"
-    print(f"written: {out} ({out.stat().st_size:,} bytes; {remarks})")
-    return out.stat().st_size
+    size = out.stat().st_size
+    return Exported(out, "torch", size, parity, f"written: {out} ({size:,} bytes; {remarks})")
 
 
-def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity], *, precise: bool) -> int:
+def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity], *, precise: bool) -> Exported:
     """Write ONNX; where onnxruntime is installed, only if it computes what the network does."""
     try:
         with written(out) as made:
             write_onnx(backbone, made, precise=precise)
-            _compare_onnx(made, out, compare)
+            parity = _compare_onnx(made, out, compare)
     except (ValueError, ModuleNotFoundError) as error:
         raise error if isinstance(error, UserError) else UserError(f"`{out}` was not written: {error}") from error
-    print(f"written: {out} ({out.stat().st_size:,} bytes of floats; images in [0, 1], any number of them)")
-    return out.stat().st_size
+    size = out.stat().st_size
+    text = f"written: {out} ({size:,} bytes of floats; images in [0, 1], any number of them)"
+    return Exported(out, "onnx", size, parity, text)
 
 
-def _compare_onnx(made: Path, out: Path, compare: Callable[[nn.Module], Parity]) -> None:
+def _compare_onnx(made: Path, out: Path, compare: Callable[[nn.Module], Parity]) -> Parity | None:
     if find_spec("onnxruntime") is None:
-        print("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
-        return
+        say("not compared: onnxruntime is not installed (pip install 'bnn-lightning[benchmark]')")
+        return None
     network = OnnxNetwork(made)
     parity = compare(network)
-    print(parity)
-    print(f"        images one by one: largest difference of a logit {network.largest_difference:.2g}", flush=True)
+    say(f"{parity}\n        images one by one: largest difference of a logit {network.largest_difference:.2g}")
     _refuse_faults(parity, out, "onnxruntime")
+    return parity
 
 
-def _out(settings: ExportSettings) -> Path:
+def out_path(settings: ExportSettings) -> Path:
+    """Return the file, or the folder of a web page, that settings mean."""
+    if settings.out is not None:
+        return Path(settings.out)
+    # Files of the zoo lie in the package: what is made of them, in the working folder.
+    beside = Path(settings.ckpt.removeprefix(PREFIX)) if is_name(settings.ckpt) else network_file(settings.ckpt)
+    return beside.with_suffix(_SUFFIXES[settings.format])
+
+
+def _checked_out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
     suffix = _SUFFIXES[settings.format]
     if _rounds(settings) and settings.format not in ("packed", "web"):
         forms = f"rest={settings.rest} and stem={settings.stem}"
         raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
-    # Files of the zoo lie in the package: what is made of them, in the working folder.
-    beside = Path(settings.ckpt.removeprefix(PREFIX)) if is_name(settings.ckpt) else network_file(settings.ckpt)
-    out = beside.with_suffix(suffix) if settings.out is None else Path(settings.out)
+    out = out_path(settings)
     if settings.format == "web":
         return _out_of_page(out)
     if out.suffix != suffix:
@@ -240,12 +311,12 @@ def _compare(
     other: nn.Module,
     *,
     datamodule: Any,
-    trainer: dict[Any, Any],
+    trainer: Plain,
     settings: ExportSettings,
 ) -> Parity:
     module = _Compare(backbone, other, settings.margin, settings.max_drop if _rounds(settings) else None)
     if settings.images is not None:
-        trainer["limit_test_batches"] = max(1, -(-settings.images // datamodule.eval_batch_size))
+        trainer = {**trainer, "limit_test_batches": max(1, -(-settings.images // datamodule.eval_batch_size))}
     runner = build_trainer(trainer, callbacks=[], loggers=[])
     check_data(datamodule, runner, stage="test")
     runner.test(module, datamodule=datamodule, verbose=False)
@@ -275,7 +346,7 @@ def pack_opened(opened: Opened, *, trust: Sequence[str] = ()) -> LoadedNetwork:
     try:
         packed = pack(opened.task.backbone.eval())
         with tempfile.TemporaryDirectory() as folder:
-            save(packed, Path(folder, "net.bnn"), describe(opened.config, datamodule))
+            save(packed, Path(folder, "net.bnn"), packed_info(opened.config, datamodule))
             return load(Path(folder, "net.bnn").read_bytes())
     except ValueError as error:
         raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
@@ -296,7 +367,7 @@ def _figures(parity: Parity) -> dict[str, Any]:
     }
 
 
-def describe(embedded: dict[str, Any], datamodule: Any, more: dict[str, Any] | None = None) -> PackedInfo:
+def packed_info(embedded: Plain, datamodule: Any, more: Plain | None = None) -> PackedInfo:
     """Return what a packed file says of its network.
 
     Args:
@@ -329,7 +400,7 @@ def _preparation(datamodule: Any) -> Preparation | None:
     preparation = getattr(datamodule, "preparation", None)
     if isinstance(preparation, Preparation):
         return preparation
-    print(
+    say(
         f"pictures: {type(datamodule).__name__} has no `preparation`, so that the file does not say how pictures are "
         "prepared: `bnn predict` will need `resize=`"
     )
@@ -347,9 +418,3 @@ def _commit() -> dict[str, str]:
         return {}
     commit = done.stdout.strip()
     return {"commit": commit} if done.returncode == 0 and commit else {}
-
-
-def _print_sizes(out: Path, sizes: FileSizes) -> None:
-    parts = f"signs {sizes.binary:,}, other tensors {sizes.rest:,}, header {sizes.header:,}"
-    print(f"written: {out}\nsize:    {sizes.total:,} bytes ({parts})")
-    print(f"next:\n  bnn predict packed={out} images=FOLDER")

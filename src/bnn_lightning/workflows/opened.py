@@ -1,18 +1,22 @@
 """A checkpoint as verbs open it: one of ours, or a published one that `model=` and `data=` describe."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from bnn_lightning.cli.build import build_network, check
-from bnn_lightning.cli.checkpoint import (
+from bnn_lightning.data.encoded_images import EncodedDataModule
+from bnn_lightning.data.imagenet_folders import listed_names
+from bnn_lightning.metrics.ops import evaluation
+from bnn_lightning.models.checkpoints import load_published
+from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.building import FACTS, PACKAGE, build_network, check, section_of_data
+from bnn_lightning.workflows.checkpoint import (
     embedded_classes,
     embedded_config,
     explained,
@@ -21,16 +25,8 @@ from bnn_lightning.cli.checkpoint import (
     network_file,
     read_checkpoint,
 )
-from bnn_lightning.cli.errors import UserError, explain
-from bnn_lightning.cli.facts import given_data, take_facts
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.data.encoded_images import EncodedDataModule
-from bnn_lightning.data.imagenet_folders import listed_names
-from bnn_lightning.metrics.ops import evaluation
-from bnn_lightning.models.checkpoints import load_published
-from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.workflows.messages import say
 
 Plain = dict[str, Any]
 
@@ -54,13 +50,65 @@ class Opened:
     class_names: tuple[str, ...] = ()
 
 
-def open_checkpoint(ckpt: str, config: DictConfig, *, verb: str, trust: list[str]) -> Opened:
+@dataclass(frozen=True)
+class Described:
+    """What a command says of a network and its data beside a checkpoint or a packed file.
+
+    Attributes:
+        model: The section `model` of a published file; empty for a file that says itself which network it is.
+        data: The section `data`: all of it with a `_target_`, otherwise what takes the place of the file's own; null
+            changes nothing.
+        data_dir: Folder of the data files, where those of the training are not there.
+    """
+
+    model: Plain = field(default_factory=dict)
+    data: Plain = field(default_factory=dict)
+    data_dir: str = "data"
+
+    def data_beside(self, known: Mapping[str, Any]) -> Plain:
+        """Return the section `data` to score a network on.
+
+        Args:
+            known: The data that a network was trained on, or a file was exported with.
+        """
+        given = {key: value for key, value in self.data.items() if value is not None}
+        if "_target_" in given:
+            return dict(self.data)
+        data = {**known, **given}
+        has_root = "root" in known or str(known.get("_target_")).startswith(
+            f"{PACKAGE}."
+            # Packed files do not state it.
+        )
+        if has_root and "root" not in given and not Path(str(data.get("root"))).exists():
+            data["root"] = self.data_dir
+        return data
+
+
+def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str) -> Described:
+    """Return what a call in Python says of a network and its data.
+
+    Args:
+        model: Name of a backbone, or a section of a configuration; None for a file that says itself which it is.
+        data: Name of a set (see `DATA`), a section of a configuration, or keys that take the place of the file's own.
+        data_dir: Folder of the data files.
+
+    Raises:
+        UserError: An unknown name, or a value that the data module refuses.
+    """
+    if isinstance(data, str):
+        data = section_of_data(data, root=data_dir)
+    if isinstance(model, str):
+        facts = {key: value for key, value in (data or {}).items() if key in FACTS}
+        model = {"_target_": f"{PACKAGE}.models.create_backbone", "name": model, **facts}
+    return Described(dict(model or {}), dict(data or {}), data_dir)
+
+
+def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequence[str] = ()) -> Opened:
     """Read a checkpoint of ours, which says itself what it is, or a published one.
 
     Args:
         ckpt: A file, or the folder of a run of ours.
-        config: Its sections `model` and `data` describe a published file. With one of ours, what is not null in `data`
-            takes the place of the checkpoint's own.
+        described: The network and the data of a published file; or what takes the place of a checkpoint's own data.
         verb: For messages.
         trust: See `load_task`.
 
@@ -71,33 +119,43 @@ def open_checkpoint(ckpt: str, config: DictConfig, *, verb: str, trust: list[str
     checkpoint = read_checkpoint(path)
     if is_ours(checkpoint):
         embedded = embedded_config(checkpoint, path)
-        task, data = restore(path, config, embedded, trust=trust)
+        task, data = restore(path, described, embedded, trust=trust)
         return Opened(path, task, embedded, data, embedded_classes(checkpoint))
-    task, model, data = _published(path, config, verb=verb)
-    return Opened(path, task, {"model": model, "data": data}, data)
+    return _published(path, described, verb=verb, trust=trust)
 
 
-def restore(ckpt: str, config: DictConfig, embedded: Plain, *, trust: list[str]) -> tuple[ClassificationTask, Plain]:
+def restore(
+    ckpt: str, described: Described, embedded: Plain, *, trust: Sequence[str] = ()
+) -> tuple[ClassificationTask, Plain]:
     """Return the task of a checkpoint of ours, and the configuration of the data to score it on.
 
     Args:
         ckpt: The checkpoint.
-        config: What is not null in its `data` takes the place of the checkpoint's own.
+        described: What takes the place of the checkpoint's own data.
         embedded: The configuration in the checkpoint.
         trust: See `load_task`.
 
     Raises:
-        UserError: See `load_task`; or `config` names another network.
+        UserError: See `load_task`; or `described` names another network.
     """
-    if "_target_" in config.get("model", {}):
-        raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` out.")
+    refuse_model(ckpt, described)
     task = load_task(ckpt, trust=trust)
-    data = given_data(config, embedded["data"])
+    data = described.data_beside(embedded["data"])
     with explained(ckpt):
         check(data, at="data", trust=trust)
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
     say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
     return task, data
+
+
+def refuse_model(path: str, described: Described) -> None:
+    """Refuse a network beside a file that says itself which one it is.
+
+    Raises:
+        UserError: There is one.
+    """
+    if "_target_" in described.model:
+        raise UserError(f"`{path}` says itself which network it is: leave `model=` out.")
 
 
 def check_labels(network: Any, datamodule: Any, path: str | Path) -> None:
@@ -179,21 +237,14 @@ def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
     return task.eval()
 
 
-@rank_zero_only
-def say(text: str) -> None:
-    """Print a line, once."""
-    print(text, flush=True)
-
-
-def _published(ckpt: str, config: DictConfig, *, verb: str) -> tuple[ClassificationTask, Plain, Plain]:
-    if "_target_" not in config.get("model", {}) or "_target_" not in config.data:
+def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[str]) -> Opened:
+    model, data = described.model, described.data
+    if "_target_" not in model or "_target_" not in data:
         raise UserError(
             f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
             f"data, as in `bnn {verb} ckpt={ckpt} model=resnet20 data=cifar10`."
         )
-    take_facts(config)
-    model, data = plain_values(config.model), plain_values(config.data)
-    backbone = build_network({"model": model, "data": data}, trust=own_targets())
+    backbone = build_network({"model": model, "data": data}, trust=trust)
     try:
         report = load_published(backbone, ckpt)
     except (ValueError, OSError) as error:
@@ -201,4 +252,4 @@ def _published(ckpt: str, config: DictConfig, *, verb: str) -> tuple[Classificat
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
-    return only_scored(backbone, data["num_classes"]), model, data
+    return Opened(ckpt, only_scored(backbone, data["num_classes"]), {"model": model, "data": data}, data)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bnn_lightning.cli.errors import UserError, explain
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.workflows.errors import UserError, explain
 from bnn_lightning.zoo.files import is_name, packed_file
 from bnn_lightning.zoo.receipts import ZooError
 

@@ -1,27 +1,29 @@
-"""Classify pictures with a packed network."""
+"""Classes of pictures, by a packed network."""
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.launch import refuse_missing_options
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import open_checkpoint
-from bnn_lightning.cli.out_file import check_out, written
-from bnn_lightning.cli.packed_file import read_packed
-from bnn_lightning.cli.packing import pack_opened
-from bnn_lightning.cli.schema import PredictSettings, read_settings
 from bnn_lightning.data.image_io import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.exporting import pack_opened
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.messages import say, warn
+from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.out_file import check_out, written
+from bnn_lightning.workflows.packed_file import read_packed
+from bnn_lightning.workflows.settings import PredictSettings, make_settings, takes
+from bnn_lightning.zoo.files import is_name
+
+Plain = dict[str, Any]
 
 _MOST_RESIZE = 16
 
@@ -40,35 +42,79 @@ class Prediction:
     classes: list[str]
     probabilities: list[float]
 
+    def __str__(self) -> str:
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return f"{self.image}  " + "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in pairs)
 
-def classify(config: DictConfig) -> list[Prediction]:
-    """Classify pictures, and print a line each.
+
+@dataclass(frozen=True)
+class Classified:
+    """Result of a prediction: the pictures in order, and the files that are none.
+
+    Attributes:
+        predictions: One a picture.
+        damaged: What is to be said of each file that could not be read.
+    """
+
+    predictions: list[Prediction]
+    damaged: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def __getitem__(self, index: int) -> Prediction:
+        return self.predictions[index]
+
+
+@takes(PredictSettings)
+def predict(
+    network: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    model: str | Plain | None = None,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    **options: Any,
+) -> Classified:
+    """Classify pictures with a packed network.
 
     Args:
-        config: As composed by Hydra from `predict.yaml`.
+        network: A packed file (.bnn), a name of the zoo such as "zoo:mnist_mlp"; or a checkpoint or a run's folder,
+            which is packed on the way. The keys `packed` and `ckpt` say which it is.
+        images: A picture, or a folder of them.
+        model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
+        data: Set whose preparation and classes a checkpoint takes: see `evaluate`.
+        data_dir: Folder of the data files, where those of the training are not there.
+        options: Keys of `PredictSettings`.
 
     Raises:
-        UserError: A file that is no packed network, or a value out of its range; with `on_damaged=error` and once all
+        UserError: A file that is no packed network, or a value out of its range; with `on_damaged="error"` and once all
             others are classified, a file that is no picture.
     """
-    settings = read_settings(PredictSettings, config)
+    if network is not None:
+        options["packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"] = network
+    if images is not None:
+        options["images"] = images
+    settings = make_settings(PredictSettings, "predict", **options)
     _check(settings)
     files = _pictures(Path(settings.images))
-    network, path = _network(settings, config)
+    loaded, path = _network(settings, describe(model, data, data_dir))
+    threads = torch.get_num_threads()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    found: list[Prediction] = []
-    damaged: list[str] = []
+    found = Classified([])
     try:
-        for prediction in _predictions(network, path, files, settings, damaged):
-            found.append(prediction)
-            pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-            words = "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print(f"{prediction.image}  {words}", flush=True)
+        for prediction in _predictions(loaded, path, files, settings, found.damaged):
+            found.predictions.append(prediction)
+            say(str(prediction))
     finally:  # what was done is not lost after Ctrl-C
-        if settings.out is not None and found:
-            _write(Path(settings.out), found)
-    _say_damaged(damaged, len(files), settings.on_damaged)
+        torch.set_num_threads(threads)
+        if settings.out is not None and found.predictions:
+            _write(Path(settings.out), found.predictions)
+    _say_damaged(found.damaged, len(files), settings.on_damaged)
     return found
 
 
@@ -79,7 +125,7 @@ def _say_damaged(damaged: list[str], number: int, on_damaged: str) -> None:
     text = f"{len(damaged)} of {number} files are no pictures that can be read"
     if on_damaged == "error":
         raise UserError(f"{text}: {damaged[0]} The others were classified; on_damaged=skip accepts this.")
-    print(f"{text}, and were skipped.", file=sys.stderr, flush=True)
+    warn(f"{text}, and were skipped.")
 
 
 def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> Preparation:
@@ -114,18 +160,17 @@ def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> 
         raise UserError(f"`resize={resize}`: {error}") from error
 
 
-def _network(settings: PredictSettings, config: DictConfig) -> tuple[LoadedNetwork, str]:
+def _network(settings: PredictSettings, described: Described) -> tuple[LoadedNetwork, str]:
     """Return the network that `packed=` or `ckpt=` names, packed, and its file."""
     if (settings.packed is None) == (settings.ckpt is None):
         raise UserError("name one network: packed=net.bnn, or ckpt=runs/.../final.ckpt.")
     if settings.packed is not None:
-        if "_target_" in config.model or "_target_" in config.data:
+        if "_target_" in described.model or "_target_" in described.data:
             raise UserError(f"`{settings.packed}` says itself what it is: leave `model=` and `data=` out.")
         return read_packed(settings.packed), settings.packed
     assert settings.ckpt is not None
-    refuse_missing_options()
     silence()
-    opened = open_checkpoint(settings.ckpt, config, verb="predict", trust=settings.trust)
+    opened = open_checkpoint(settings.ckpt, described, verb="predict", trust=settings.trust)
     return pack_opened(opened, trust=settings.trust), opened.path
 
 
@@ -141,7 +186,7 @@ def _predictions(
                 images[file] = torch.from_numpy(prepare_picture(file, preparation)).permute(2, 0, 1)
             except (DamagedImageError, OSError) as error:
                 damaged.append(str(error))
-                print(f"not classified: {error}", file=sys.stderr, flush=True)
+                warn(f"not classified: {error}")
         if not images:
             continue
         with torch.inference_mode():

@@ -1,61 +1,140 @@
-"""Count a network that a configuration or a checkpoint names."""
+"""Counts of a network that a name, a configuration or a checkpoint describes."""
 
 import copy
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from bnn_lightning.cli.build import build
-from bnn_lightning.cli.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.facts import take_facts
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.opened import open_checkpoint
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.schema import ProfileSettings, read_settings
 from bnn_lightning.layers.module_utils import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
+from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.building import build
+from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.settings import ProfileSettings, make_settings, takes
 
 Plain = dict[str, Any]
 
-_ASSUMED = "no data was named, and so these images are assumed; others are given by data=..., as in data=cifar10"
+ASSUMED = "no data was named, and so these images are assumed; others are given by data=..., as in data=cifar10"
 
 
-def count(config: DictConfig) -> Profile:
-    """Count a network, and print what was found.
+@dataclass(frozen=True)
+class Profiled:
+    """Counts of a network, and what was counted.
+
+    Attributes:
+        model: Name of the network.
+        data: Name of the data whose images it takes.
+        profile: The counts.
+        ckpt: The checkpoint; None for a network that was never trained.
+        data_assumed: Whether no data were named.
+        binary_now: Whether its annealing is over.
+    """
+
+    model: str
+    data: str
+    profile: Profile
+    ckpt: str | None = None
+    data_assumed: bool = False
+    binary_now: bool = True
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def text(self) -> str:
+        """Return tables for people."""
+        size = " x ".join(map(str, self.profile.input_size))
+        unfinished = "" if self.binary_now else "; its annealing is not over: counted as the binary network"
+        lines = [f"{self.model} on {self.data}, an image of {size}{unfinished}"]
+        return "\n".join([*lines, f"{ASSUMED}\n" if self.data_assumed else "", profile_text(self.profile)])
+
+    def json(self) -> str:
+        """Return everything for programs, exact."""
+        ckpt = {} if self.ckpt is None else {"ckpt": self.ckpt}
+        facts = {"model": self.model, "data": self.data, "data_assumed": self.data_assumed}
+        return profile_json(self.profile, **ckpt, **facts, binary_now=self.binary_now)
+
+    def csv(self) -> str:
+        """Return a line a layer."""
+        return profile_csv(self.profile)
+
+
+@takes(ProfileSettings)
+def profile(
+    network: str | Path | nn.Module | None = None,
+    *,
+    model: Plain | None = None,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    data_assumed: bool = False,
+    image_size: int | Sequence[int] = 224,
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    **options: Any,
+) -> Profiled:
+    """Count the parameters, operations, bytes and energy of a network for one image.
 
     Args:
-        config: As composed by Hydra from `profile.yaml`.
+        network: A name of `list_backbones()`, a checkpoint, a run's folder, a name of the zoo, or a module.
+        model: Section of a configuration, in the place of a name; or of a published checkpoint.
+        data: Set whose images are counted: a name, or a section of a configuration. None: images as the next arguments
+            say, which are ImageNet's.
+        data_dir: Folder of the data files.
+        data_assumed: Whether nobody named the data.
+        image_size: Height and width of an image.
+        in_channels: Channels of an image.
+        num_classes: Width of the logits.
+        options: Keys of `ProfileSettings`.
 
     Raises:
         UserError: No network is named, or two; or a checkpoint that cannot be read.
     """
-    settings = read_settings(ProfileSettings, config)
+    assumed = {"name": "images", "num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    if isinstance(network, nn.Module):
+        counted = profile_quickly(partial(copy.deepcopy, network), _input_size(assumed))
+        return Profiled(type(network).__name__, "images", counted, binary_now=is_binary(network))
+    named = isinstance(network, str) and network in list_backbones()
+    if network is not None and not named:
+        options["ckpt"] = network
+    settings = make_settings(ProfileSettings, "profile", **options)
     silence()
-    facts: Plain
+    if named:
+        data = assumed if data is None else data
+        described = describe(str(network), data, data_dir)
+    else:
+        described = describe(model, data, data_dir)
     if settings.ckpt is not None:
-        facts, profile = _of_checkpoint(settings, config)
+        return _of_checkpoint(settings, described)
+    if "_target_" not in described.model:
+        raise UserError(
+            "name the network, and the data whose images it sees where those are not ImageNet's, as in "
+            "`bnn profile model=resnet20 data=cifar10`; or a checkpoint of ours: ckpt=..."
+        )
+    counted = profile_config(described.model, described.data, trust=settings.trust)
+    return Profiled(_label(described.model), _label(described.data), counted, data_assumed=data_assumed)
+
+
+def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
+    ckpt = str(network_file(str(settings.ckpt)))
+    checkpoint = read_checkpoint(ckpt)
+    if is_ours(checkpoint):
+        if "_target_" in described.model or "_target_" in described.data:
+            raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` and `data=` out.")
+        known, network = embedded_config(checkpoint, ckpt), load_task(ckpt, trust=settings.trust).backbone
     else:
-        facts, profile = _of_config(settings, config)
-    if settings.format == "json":
-        print(profile_json(profile, **facts))
-    elif settings.format == "csv":
-        print(profile_csv(profile))
-        if facts["data_assumed"]:
-            print(_ASSUMED, file=sys.stderr)
-    else:
-        size = " x ".join(map(str, profile.input_size))
-        unfinished = "" if facts["binary_now"] else "; its annealing is not over: counted as the binary network"
-        print(f"{facts['model']} on {facts['data']}, an image of {size}{unfinished}")
-        print(f"{_ASSUMED}\n" if facts["data_assumed"] else "", profile_text(profile), sep="\n")
-    return profile
+        opened = open_checkpoint(ckpt, described, verb="profile", trust=settings.trust)
+        known, network = opened.config, opened.task.backbone
+    counted = profile_quickly(partial(copy.deepcopy, network), _input_size(known["data"]))
+    labels = _label(known["model"]), _label(known["data"])
+    return Profiled(*labels, counted, ckpt=ckpt, binary_now=is_binary(network))
 
 
 def profile_quickly(make: Callable[[], nn.Module], input_size: tuple[int, ...]) -> Profile:
@@ -74,7 +153,7 @@ def profile_quickly(make: Callable[[], nn.Module], input_size: tuple[int, ...]) 
             return profile_network(make(), input_size)
 
 
-def profile_config(model: Plain, data: Plain, *, trust: list[str] | None = None) -> Profile:
+def profile_config(model: Plain, data: Plain, *, trust: Sequence[str] = ()) -> Profile:
     """Count the network of a configuration.
 
     Args:
@@ -85,53 +164,11 @@ def profile_config(model: Plain, data: Plain, *, trust: list[str] | None = None)
     Raises:
         UserError: See `build`.
     """
-    return profile_quickly(lambda: build(model, at="model", trust=trust or []), _input_size(data))
+    return profile_quickly(lambda: build(model, at="model", trust=trust), _input_size(data))
 
 
-def _of_config(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
-    if "_target_" not in config.model:
-        raise UserError(
-            "name the network, and the data whose images it sees where those are not ImageNet's, as in "
-            "`bnn profile model=resnet20 data=cifar10`; or a checkpoint of ours: ckpt=..."
-        )
-    assumed = "_target_" not in config.data
-    if assumed:
-        config = _with_imagenet(config)
-    take_facts(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    sections = {name: plain[name] for name in ("model", "data")}
-    facts = _facts(sections) | {"data_assumed": assumed, "binary_now": True}
-    return facts, profile_config(plain["model"], plain["data"], trust=own_targets())
-
-
-def _with_imagenet(config: DictConfig) -> DictConfig:
-    """Return the configuration with the facts of ImageNet, of which no file is needed."""
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        config.data = OmegaConf.merge(compose("profile", ["data=imagenet"]).data, config.data)
-    return config
-
-
-def _of_checkpoint(settings: ProfileSettings, config: DictConfig) -> tuple[Plain, Profile]:
-    assert settings.ckpt is not None
-    ckpt = str(network_file(settings.ckpt))
-    checkpoint = read_checkpoint(ckpt)
-    if is_ours(checkpoint):
-        if "_target_" in config.model or "_target_" in config.data:
-            raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` and `data=` out.")
-        known, network = embedded_config(checkpoint, ckpt), load_task(ckpt, trust=settings.trust).backbone
-    else:
-        with redirect_stdout(sys.stderr):  # what is printed is the profile alone
-            opened = open_checkpoint(ckpt, config, verb="profile", trust=settings.trust)
-        known, network = opened.config, opened.task.backbone
-    facts = {"ckpt": ckpt} | _facts(known) | {"data_assumed": False, "binary_now": is_binary(network)}
-    return facts, profile_quickly(lambda: copy.deepcopy(network), _input_size(known["data"]))
-
-
-def _facts(plain: Plain) -> Plain:
-    model, data = plain["model"], plain["data"]
-    return {"model": model.get("name", model["_target_"]), "data": data.get("name", data["_target_"])}
+def _label(section: Plain) -> str:
+    return str(section.get("name", section.get("_target_")))
 
 
 def _input_size(data: Plain) -> tuple[int, ...]:

@@ -1,40 +1,33 @@
-"""Measure candidate teachers on held-out images, beside a student."""
+"""Knowledge of candidate teachers on held-out images, beside a student."""
 
 import json
-import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule, LightningModule, seed_everything
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from bnn_lightning.analysis.knowledge import Knowledge, knowledge_of, knowledge_sums
 from bnn_lightning.callbacks.damaged import count_passed_over
-from bnn_lightning.cli.build import build, build_datamodule, build_trainer
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.cli.checks import check_data, check_devices, damaged_files, relaxed
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
-from bnn_lightning.cli.facts import given_data
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.schema import RankSettings, plain_values, read_settings
-from bnn_lightning.cli.tree import list_options
 from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer
+from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.checks import check_data, check_devices, damaged_files, relaxed
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.settings import RankSettings, make_settings, takes
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
+MakeTeacher = Callable[[str, Plain], FrozenTeacher]
 
-_RULE = "name runs of ours and options of the group `teacher`, as in teachers=[runs/twin,resnet34]"
+RULE = "name runs of ours and options of the group `teacher`, as in teachers=[runs/twin,resnet34]"
 
 
 @dataclass(frozen=True)
@@ -105,50 +98,102 @@ class Measure(LightningModule):
         return sorted(found, key=lambda candidate: candidate.knowledge.complexity)
 
 
-def rank_teachers(config: DictConfig) -> list[Candidate]:
-    """Measure the candidates, and print them, the most suitable first.
+@dataclass(frozen=True)
+class Ranking:
+    """Teachers of a student, the one of lowest complexity first.
+
+    Attributes:
+        candidates: What was measured of each.
+        held: On what.
+    """
+
+    candidates: Sequence[Candidate]
+    held: Held
+
+    def __repr__(self) -> str:
+        return rank_text(self.candidates, self.held)
+
+    def json(self) -> str:
+        """Return everything for programs, exact."""
+        return rank_json(self.candidates, self.held)
+
+
+@takes(RankSettings)
+def rank(
+    student: str | Path,
+    teachers: Sequence[str | Path] | Mapping[str, FrozenTeacher],
+    *,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    trainer: Plain | None = None,
+    make_teacher: MakeTeacher | None = None,
+    **options: Any,
+) -> Ranking:
+    """Measure which teacher suits a student, on held-out images.
 
     Args:
-        config: As composed by Hydra from `rank.yaml`.
+        student: A run's folder or a checkpoint: the student before it is distilled.
+        teachers: Runs' folders, checkpoints, or names that `make_teacher` knows; or teachers by name.
+        data: Keys that take the place of those of the student's training: see `evaluate`.
+        data_dir: Folder of the data files, where those of the training are not there.
+        trainer: Arguments of Lightning's Trainer.
+        make_teacher: Returns the teacher of a name that is no file, for the classes, channels and size in a section
+            `data`.
+        options: Keys of `RankSettings`.
 
     Raises:
         UserError: A candidate that does not exist or does not fit, or no held-out images.
     """
-    _check_names(plain_values(config).get("teachers", []))
-    settings = read_settings(RankSettings, config)
-    if not settings.teachers:
-        raise UserError(f"`teachers` is empty: {_RULE}. Options are: {', '.join(list_options('teacher'))}.")
-    with _stdout_to_stderr() if settings.format == "json" else ExitStack():
-        found, held = _measure(settings, config)
-    _say((rank_json if settings.format == "json" else rank_text)(found, held))
-    return found
-
-
-def _measure(settings: RankSettings, config: DictConfig) -> tuple[list[Candidate], Held]:
+    names = [os.fspath(name) for name in teachers]
+    settings = make_settings(RankSettings, "rank", student=student, teachers=names, **options)
+    if not names:
+        raise UserError(f"`teachers` is empty: {RULE}.")
+    if len(set(names)) < len(names):
+        raise UserError(f"`teachers` names one of them twice: {names}.")
     silence()
-    trainer_node = plain_values(config.trainer)
-    check_devices(trainer_node)
+    node = SCORING_TRAINER | (trainer or {})
+    check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)
     embedded = embedded_config(read_checkpoint(network_file(settings.student)), settings.student)
-    data = given_data(config, embedded["data"])
-    datamodule = build_datamodule(data, trust=settings.trust)
+    section = describe(None, data, data_dir).data_beside(embedded["data"])
+    datamodule = build_datamodule(section, trust=settings.trust)
     if not getattr(datamodule, "has_val", False):
         raise UserError(
             "`data.val_fraction` is 0: teachers are chosen on held-out images, never on the test set. Give "
             "data.val_fraction=0.1; student and teachers are best trained with the same, and the same data.seed."
         )
-    measure = Measure(load_backbone(settings.student, trust=settings.trust), _teachers(settings, data))
+    given = teachers if isinstance(teachers, Mapping) else {}
+    made = {name: given.get(name) or _teacher(name, section, make_teacher, settings.trust) for name in names}
+    measure = Measure(load_backbone(settings.student, trust=settings.trust), made)
     _load(measure, datamodule)
-    trainer = build_trainer(trainer_node, callbacks=[], loggers=[])
-    check_data(datamodule, trainer, stage="validate")
+    _measure(measure, datamodule, node)
+    seen = [name for name in (settings.student, *names) if name not in given and _has_seen(name, section)]
+    warnings = _relaxed(measure, settings.student)
+    held = Held(settings.student, measure.num_images, measure.damaged, seen, warnings)
+    return Ranking(measure.candidates(), held)
+
+
+def _measure(measure: Measure, datamodule: LightningDataModule, trainer: Plain) -> None:
+    runner = build_trainer(trainer, callbacks=[], loggers=[])
+    check_data(datamodule, runner, stage="validate")
     with damaged_files():
-        trainer.validate(measure, datamodule=datamodule, verbose=False)
+        runner.validate(measure, datamodule=datamodule, verbose=False)
     if not measure.num_images:
         raise UserError("`data`: no held-out image was measured.")
-    seen = [name for name in (settings.student, *settings.teachers) if _has_seen(name, data)]
-    networks = {settings.student: measure.student} | {n: teacher.network for n, teacher in measure.teachers.items()}
-    warnings = {name: warning for name, network in networks.items() if (warning := relaxed(network)) is not None}
-    return measure.candidates(), Held(settings.student, measure.num_images, measure.damaged, seen, warnings)
+
+
+def _relaxed(measure: Measure, student: str) -> dict[str, str]:
+    """Return what to say of networks whose annealing has not ended, by name."""
+    networks = {student: measure.student} | {n: teacher.network for n, teacher in measure.teachers.items()}
+    return {name: warning for name, network in networks.items() if (warning := relaxed(network)) is not None}
+
+
+def _teacher(name: str, data: Plain, make_teacher: MakeTeacher | None, trust: Sequence[str]) -> FrozenTeacher:
+    if is_name(name) or Path(name).exists():
+        return FrozenTeacher(partial(load_backbone, name, trust=trust))
+    if make_teacher is None:
+        raise UserError(f"`teachers`: there is no file or folder {name}.")
+    return make_teacher(name, data)
 
 
 def rank_text(found: Sequence[Candidate], held: Held) -> str:
@@ -181,73 +226,6 @@ def rank_json(found: Sequence[Candidate], held: Held) -> str:
     facts = {"student": held.student, "images": held.images, "damaged": held.damaged}
     notes = {"trained_on_them": list(held.seen), "not_binary": list(held.relaxed)}
     return json.dumps(facts | notes | {"teachers": teachers}, indent=2)
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Let progress bars and logs, too, go to stderr."""
-    logs = [h for h in logging.root.handlers if isinstance(h, logging.StreamHandler) and h.stream is sys.stdout]
-    stdout = sys.stdout
-    for handler in logs:
-        handler.setStream(sys.stderr)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        for handler in logs:
-            handler.setStream(stdout)
-
-
-def _check_names(teachers: Any) -> None:
-    if not isinstance(teachers, list):
-        raise UserError(f"`teachers` must be a list, got {_written(teachers)}: {_RULE}; one is teachers=[runs/twin].")
-    for name in teachers:
-        if not isinstance(name, str) or not name:
-            path = f"; a folder of that name is teachers=[./{name}]" if type(name) is int else ""
-            raise UserError(f"`teachers` must be a list of names, got {_written(name)} in it: {_RULE}{path}.")
-
-
-def _written(value: Any) -> str:
-    return value if value and isinstance(value, str) else json.dumps(value)
-
-
-def _teachers(settings: RankSettings, data: Plain) -> dict[str, FrozenTeacher]:
-    if len(set(settings.teachers)) < len(settings.teachers):
-        raise UserError(f"`teachers` names one of them twice: {settings.teachers}.")
-    return {name: _teacher(name, settings, data) for name in settings.teachers}
-
-
-def _teacher(name: str, settings: RankSettings, data: Plain) -> FrozenTeacher:
-    if is_name(name) or Path(name).exists():
-        return FrozenTeacher(partial(load_backbone, name, trust=settings.trust))
-    facts = [f"++data.{key}={data[key]}" for key in ("num_classes", "in_channels", "image_size")]
-    _check_option(name)
-    node = compose("rank", ["student=x", f"+teacher@candidate={name}", *facts])["candidate"]
-    if missing := [key for key in OmegaConf.missing_keys(node) if key]:
-        raise UserError(
-            f"`teachers`: `{name}` has no value for {listed(key.partition('.')[2] for key in missing)}: name a run of "
-            "ours, or an option that says all."
-        )
-    teacher = build(plain_values(node), at=f"teacher={name}", trust=own_targets())
-    if not isinstance(teacher, FrozenTeacher):
-        raise UserError(f"`teachers`: `{name}` is no teacher but {type(teacher).__name__}.")
-    return teacher
-
-
-def _check_option(name: str) -> None:
-    group, _, option = f"teacher/{name}".rpartition("/")
-    loader = GlobalHydra.instance().config_loader()
-    if option not in loader.get_group_options(group) or option.startswith("_"):
-        options = loader.get_group_options("teacher")
-        raise UserError(
-            f"`teachers`: there is no file or folder {name}, and no option of the group `teacher`."
-            f"{did_you_mean(name, options)} Name a run of ours, or an option; `teacher` has: {listed(options)}."
-        )
 
 
 def _load(measure: Measure, datamodule: LightningDataModule) -> None:

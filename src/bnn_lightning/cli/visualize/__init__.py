@@ -7,9 +7,10 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from bnn_lightning.cli.errors import EXIT_CODE, UserError, did_you_mean
+from bnn_lightning.cli.errors import EXIT_CODE
 from bnn_lightning.cli.launch import launch
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.errors import UserError, did_you_mean
 
 # A module of this package each, with a function `draw(config) -> float | None`.
 KINDS = {

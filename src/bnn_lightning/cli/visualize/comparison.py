@@ -9,16 +9,16 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig
 
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.cli.count import profile_quickly
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_names, save, save_table
 from bnn_lightning.cli.visualize.registry import profiles_of
 from bnn_lightning.figures.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.profiling import profile_quickly
 
 CHOICES = {"cost": get_args(Cost)}
 # Of the rivals in what `bnn benchmark` writes: how the table of published networks calls them.

@@ -7,13 +7,13 @@ import torch
 from omegaconf import DictConfig
 
 from bnn_lightning.analysis.embedding import Method, embed, neighbor_accuracy, penultimate_features
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualize.runs import read_run
 from bnn_lightning.figures.embedding import plot_embedding
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 _TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
 _LIBRARIES = {"tsne": ("sklearn", "visualize"), "umap": ("umap", "umap")}

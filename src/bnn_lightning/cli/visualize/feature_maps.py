@@ -8,9 +8,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from bnn_lightning.analysis.feature_maps import record_maps, spread_over
-from bnn_lightning.cli.build import build_datamodule
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays
 from bnn_lightning.cli.visualize.runs import Run, read_run
@@ -18,6 +15,9 @@ from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.image_io import read_picture as read_picture_file
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.figures.feature_maps import plot_feature_maps
+from bnn_lightning.workflows.building import build_datamodule
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 
 @dataclass

@@ -12,10 +12,6 @@ from torch import Tensor, nn
 from bnn_lightning.analysis.graph_blocks import block_title, create_block, list_blocks
 from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.analysis.trace import trace_graph
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.cli.errors import UserError, did_you_mean
-from bnn_lightning.cli.noise import silence
-from bnn_lightning.cli.out_file import written
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import Place, place_of, run_name, save, save_table
 from bnn_lightning.figures.graph_figures import draw_graph
@@ -24,6 +20,10 @@ from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_w
 from bnn_lightning.models.registry import create_backbone, list_backbones
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.errors import UserError, did_you_mean
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.out_file import written
 from bnn_lightning.zoo.files import is_name
 
 # Height and width of what enters, where nothing says.

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import build_datamodule
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.facts import given_data
-from bnn_lightning.cli.opened import check_images
+from bnn_lightning.cli.facts import described
+from bnn_lightning.workflows.building import build_datamodule
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.opened import check_images
 
 Plain = dict[str, Any]
 
@@ -24,7 +24,7 @@ def data_of(embedded: Mapping[str, Any], config: DictConfig) -> Plain:
         embedded: The configuration in the run's checkpoint.
         config: What is not null in its `data` takes the place of the run's own; a `data=` option replaces all of it.
     """
-    data = given_data(config, embedded["data"])
+    data = described(config).data_beside(embedded["data"])
     return data | {key: None for key in ("augment", "auto_augment") if key in data}
 
 

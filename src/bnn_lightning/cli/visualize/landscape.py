@@ -9,8 +9,6 @@ from omegaconf import DictConfig
 from bnn_lightning.analysis.directions import Normalized, Perturbed
 from bnn_lightning.analysis.landscape import Landscape, grid
 from bnn_lightning.analysis.sharpness import basin, curvature, loss_at_radius
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.landscape_file import Identity, read_landscape
 from bnn_lightning.cli.visualize.landscape_measure import Extras, measure_runs
@@ -21,6 +19,8 @@ from bnn_lightning.figures.landscape_figures import (
     landscape_lines,
     landscape_surfaces,
 )
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 CHOICES = {
     "perturb": get_args(Perturbed),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bnn_lightning.analysis.landscape import Landscape, landscape_of
 from bnn_lightning.analysis.loss_grid import Measured
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.out_file import written
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.out_file import written
 
 Identity = dict[str, Any]
 

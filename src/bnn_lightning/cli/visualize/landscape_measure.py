@@ -17,14 +17,14 @@ from bnn_lightning.analysis.hessian import cross_entropies, largest_eigenvalue
 from bnn_lightning.analysis.landscape import Landscape, grid, grid_points
 from bnn_lightning.analysis.loss_grid import Classify, Evaluator, Problem, Surroundings, eager
 from bnn_lightning.analysis.processes import scan
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.visualize.images import data_of, labelled_images
 from bnn_lightning.cli.visualize.landscape_file import Identity, LandscapeFile, digest, empty_landscape
 from bnn_lightning.cli.visualize.output import place_of, typeable
 from bnn_lightning.cli.visualize.progress import clock, progress
 from bnn_lightning.deploy.frontend.pack import check_binary, pack
 from bnn_lightning.deploy.frontend.repack import Repacker
+from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.errors import UserError
 
 if TYPE_CHECKING:
     from bnn_lightning.cli.visualize.landscape import LandscapeSettings

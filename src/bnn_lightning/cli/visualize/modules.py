@@ -6,11 +6,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bnn_lightning.analysis.graph_views import module_graphs
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
 from bnn_lightning.figures.graph_figures import draw_graphs
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 
 @dataclass

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.launch import is_sweep
-from bnn_lightning.cli.out_file import check_out
-from bnn_lightning.cli.out_file import written as written_out
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.out_file import check_out
+from bnn_lightning.workflows.out_file import written as written_out
 
 STATIC = ("png", "svg", "pdf")
 INTERACTIVE = "html"

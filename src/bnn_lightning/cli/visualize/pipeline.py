@@ -6,13 +6,13 @@ import torch
 from omegaconf import DictConfig
 
 from bnn_lightning.analysis.graph_views import pipeline_graphs
-from bnn_lightning.cli.errors import UserError, did_you_mean
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.graph import network_of
 from bnn_lightning.cli.visualize.output import place_of, save, save_table
 from bnn_lightning.figures.pipeline import draw_pipeline
 from bnn_lightning.models.registry import list_backbones
+from bnn_lightning.workflows.errors import UserError, did_you_mean
+from bnn_lightning.workflows.log_filters import silence
 
 
 @dataclass

@@ -6,10 +6,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from bnn_lightning.cli.count import profile_config
-from bnn_lightning.cli.errors import UserError, did_you_mean, listed
+from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.cli.tree import config_dir, list_options
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.profiling import profile_config
 
 Totals = dict[str, float]
 

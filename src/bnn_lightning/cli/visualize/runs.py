@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from bnn_lightning.cli.build import build_datamodule
-from bnn_lightning.cli.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.cli.visualize.images import data_of, labelled_images
+from bnn_lightning.workflows.building import build_datamodule
+from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 
 
 @dataclass(frozen=True)

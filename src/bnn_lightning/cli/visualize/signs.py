@@ -8,12 +8,12 @@ import torch
 from omegaconf import DictConfig
 
 from bnn_lightning.analysis.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, sign_rows, sign_statistics
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
 from bnn_lightning.cli.visualize.runs import read_run
 from bnn_lightning.figures.signs import plot_signs
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 
 @dataclass

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import torch
 from omegaconf import DictConfig
 
-from bnn_lightning.cli.checkpoint import CONFIG_KEY
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_table
 from bnn_lightning.cli.visualize.runs import read_run
 from bnn_lightning.figures.soft_label_heatmap import plot_soft_labels, soft_labels
+from bnn_lightning.workflows.checkpoint import CONFIG_KEY
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 _BANK = "distiller.bank"
 

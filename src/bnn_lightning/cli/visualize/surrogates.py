@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 
 from bnn_lightning.analysis.surrogates import surrogate_rows, surrogates_of
 from bnn_lightning.binarizers.factory import list_binarizers
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.noise import silence
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
 from bnn_lightning.figures.surrogates import plot_surrogates
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.log_filters import silence
 
 
 @dataclass

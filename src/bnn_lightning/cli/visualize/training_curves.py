@@ -8,11 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnn_lightning.cli.errors import UserError
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_table, several, typeable
 from bnn_lightning.figures.training_curves import plot_training_curves, training_table
 from bnn_lightning.utils.curves import Curves, read_curves
+from bnn_lightning.workflows.errors import UserError
 
 # What may differ between the runs of one group: their seed, and where they were written.
 _OF_ONE_RUN = re.compile(r"[+~]*(seed=|hydra[./]|paths\.|logger|name=|ckpt_path=)")

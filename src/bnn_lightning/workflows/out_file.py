@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bnn_lightning.cli.errors import UserError
-from bnn_lightning.cli.launch import earlier_job
 from bnn_lightning.utils.files import check_writable, replacing, space
+from bnn_lightning.workflows.errors import UserError
 
 
 def check_out_folder(folder: Path, files: Sequence[str]) -> None:
@@ -22,7 +21,6 @@ def check_out_folder(folder: Path, files: Sequence[str]) -> None:
     if not folder.is_dir():
         check_out(folder)
         return
-    _refuse_second_job(folder, "out")
     for name in files:
         check_out(folder / name)
 
@@ -35,22 +33,14 @@ def check_out(path: Path, key: str = "out") -> None:
         key: Key of the configuration, for messages.
 
     Raises:
-        UserError: There is no such folder, it is read-only, its disk is full, `path` is a folder, or an earlier job of
-            the sweep writes it.
+        UserError: There is no such folder, it is read-only, its disk is full, or `path` is a folder.
     """
-    _refuse_second_job(path, key)
     if not path.parent.is_dir():
         raise UserError(f"`{key}`: there is no folder {path.parent}.")
     try:
         check_writable(path)
     except OSError as error:
         raise UserError(f"`{key}`: {path} cannot be written: {error.strerror or error}.{space(path.parent)}") from error
-
-
-def _refuse_second_job(path: Path, key: str) -> None:
-    if (job := earlier_job(path)) is not None:
-        own = f"{path.stem}_${{hydra:job.num}}{path.suffix}"
-        raise UserError(f"`{key}`: job {job} of this sweep writes {path}. Give each job its own: '{key}={own}'.")
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""Teachers that `bnn rank` names by options of the configuration."""
+
+import json
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from bnn_lightning.cli.config_paths import list_options
+from bnn_lightning.cli.own_folder import own_targets
+from bnn_lightning.cli.schema import plain_values
+from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.workflows.building import build
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.ranking import RULE
+
+
+def check_names(teachers: Any) -> None:
+    """Refuse what is no list of names.
+
+    Raises:
+        UserError: Says how a list is written.
+    """
+    if not isinstance(teachers, list):
+        raise UserError(f"`teachers` must be a list, got {_written(teachers)}: {RULE}; one is teachers=[runs/twin].")
+    if not teachers:
+        raise UserError(f"`teachers` is empty: {RULE}. Options are: {', '.join(list_options('teacher'))}.")
+    for name in teachers:
+        if not isinstance(name, str) or not name:
+            path = f"; a folder of that name is teachers=[./{name}]" if type(name) is int else ""
+            raise UserError(f"`teachers` must be a list of names, got {_written(name)} in it: {RULE}{path}.")
+
+
+def _written(value: Any) -> str:
+    return value if value and isinstance(value, str) else json.dumps(value)
+
+
+def option_reader(name: str, data: dict[str, Any]) -> FrozenTeacher:
+    """Return the teacher of an option of the group `teacher`.
+
+    Args:
+        name: The option.
+        data: The section `data` of the student, with the number of classes and the shape of images.
+
+    Raises:
+        UserError: There is no such option, or it does not say all.
+    """
+    facts = [f"++data.{key}={data[key]}" for key in ("num_classes", "in_channels", "image_size")]
+    _check_option(name)
+    node = compose("rank", ["student=x", f"+teacher@candidate={name}", *facts])["candidate"]
+    if missing := [key for key in OmegaConf.missing_keys(node) if key]:
+        raise UserError(
+            f"`teachers`: `{name}` has no value for {listed(key.partition('.')[2] for key in missing)}: name a run of "
+            "ours, or an option that says all."
+        )
+    teacher = build(plain_values(node), at=f"teacher={name}", trust=own_targets())
+    if not isinstance(teacher, FrozenTeacher):
+        raise UserError(f"`teachers`: `{name}` is no teacher but {type(teacher).__name__}.")
+    return teacher
+
+
+def _check_option(name: str) -> None:
+    group, _, option = f"teacher/{name}".rpartition("/")
+    loader = GlobalHydra.instance().config_loader()
+    if option not in loader.get_group_options(group) or option.startswith("_"):
+        options = loader.get_group_options("teacher")
+        raise UserError(
+            f"`teachers`: there is no file or folder {name}, and no option of the group `teacher`."
+            f"{did_you_mean(name, options)} Name a run of ours, or an option; `teacher` has: {listed(options)}."
+        )

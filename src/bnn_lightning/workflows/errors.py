@@ -1,0 +1,55 @@
+"""Errors that the user can mend, and their messages."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Error that the user can mend; its text says what is wrong and what to do."""
+
+
+class UntrustedFileError(UserError):
+    """A file whose configuration names classes of a package of the user's own, which is not trusted.
+
+    Args:
+        refused: What is refused, in words.
+        package: The package.
+        remedy: What trusts it.
+    """
+
+    def __init__(self, refused: str, package: str, remedy: str) -> None:
+        self.refused, self.package = refused, package
+        super().__init__(
+            f"{refused} Of other packages than ours it is what files of a configuration folder of your own name in "
+            f"`_target_`, or what trust=[{package}] allows:\n  {remedy}"
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean `...`?" for the nearest known name, or nothing.
+
+    Example:
+        >>> did_you_mean("resnt20", ["resnet20", "mlp"])
+        ' Did you mean `resnet20`?'
+        >>> did_you_mean("transformer", ["resnet20", "mlp"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one line, sorted.
+
+    Example:
+        >>> listed(["b", "a"])
+        'a, b'
+    """
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def explain(error: BaseException) -> str:
+    """Return one message for an error of files, of values, or ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"`{error.filename}`: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error).strip()

@@ -1,0 +1,234 @@
+"""Settings of the verbs: the one source of their keys, types, choices and defaults."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from bnn_lightning.workflows.arguments import check_arguments
+from bnn_lightning.workflows.errors import UserError
+
+Settings = TypeVar("Settings")  # a dataclass
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+# What an experiment writes where a path must be given. (OmegaConf's `???` does not replace a value that is there.)
+REQUIRED = "required"
+# Keys whose values count something, or scale it.
+_POSITIVE = (
+    *("epochs", "images", "size", "top", "batch_size", "threads", "resize"),
+    *("dpi", "workers", "batch", "repeats"),
+)
+
+
+def _choice(*values: str, default: str | None = None) -> str:
+    """Return the field of a key that has a few values, of which the first is the default where none is named."""
+    made: str = field(default=default or values[0], metadata={"choices": values})
+    return made
+
+
+@dataclass
+class RunSettings:
+    """The keys of `train.yaml` that `bnn train` itself reads."""
+
+    name: str
+    seed: int
+    epochs: int
+    warmup_epochs: int = 0
+    warmup_start: float | None = None
+    decay_epochs: int | None = None
+    min_lr_factor: float = 0.0
+    ckpt_path: str | None = None
+    init_from: str | None = None
+    freeze: Any = None  # a pattern or a list of them
+    test: bool = True
+    objective: str | None = None
+    on_nonfinite: str = _choice("raise", "skip", "ignore")
+    matmul_precision: str = _choice("highest", "high", "medium")
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluateSettings:
+    """The keys of `evaluate.yaml` that `bnn evaluate` itself reads."""
+
+    ckpt: str | None = None
+    packed: str | None = None
+    seed: int = 1
+    matmul_precision: str = _choice("highest", "high", "medium")
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ProfileSettings:
+    """The keys of `profile.yaml` that `bnn profile` itself reads."""
+
+    ckpt: str | None = None
+    format: str = _choice("text", "json", "csv")
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PrepareSettings:
+    """The keys of `prepare.yaml`."""
+
+    source: str
+    output: str
+    to: str = _choice("folder", "stream")
+    size: int | None = 400
+    side: str = "longer"
+    quality: int = 90
+    chunk_mib: int = 64
+    on_damaged: str = _choice("error", "skip", default="skip")
+    num_workers: int | None = None
+
+
+@dataclass
+class ExportSettings:
+    """The keys of `export.yaml` that `bnn export` itself reads."""
+
+    ckpt: str
+    out: str | None = None
+    format: str = _choice("packed", "torch", "onnx", "c", "web")
+    rest: str = _choice("fp32", "int8")
+    stem: str = _choice("fp32", "u8")
+    precise: bool = True
+    max_drop: float = 1.0
+    margin: float = 1e-3
+    images: int | None = 1000
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class VerifySettings:
+    """The keys of `verify.yaml`."""
+
+    packed: str
+
+
+@dataclass
+class PredictSettings:
+    """The keys of `predict.yaml` that `bnn predict` itself reads."""
+
+    images: str
+    packed: str | None = None
+    ckpt: str | None = None
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+    top: int = 1
+    out: str | None = None
+    resize: float | None = None
+    on_damaged: str = _choice("error", "skip")
+    batch_size: int = 32
+    threads: int | None = None
+
+
+@dataclass
+class ReportSettings:
+    """The keys of `report.yaml` that `bnn report` itself reads."""
+
+    run: str
+    out: str | None = None
+    images: int | None = 10_000
+    examples: int = 24
+    latency: bool = True
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BenchmarkSettings:
+    """The keys of `benchmark.yaml` that `bnn benchmark` itself reads."""
+
+    packed: str | None = None
+    ckpt: str | None = None
+    layers: bool = False
+    threads: list[int] | None = None
+    batch: list[int] = field(default_factory=lambda: [1])
+    rivals: list[str] | None = None
+    larq: str | None = None
+    repeats: int = 15
+    strict: bool = False
+    out: str | None = None
+    chart: str | None = None
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RankSettings:
+    """The keys of `rank.yaml` that `bnn rank` itself reads."""
+
+    student: str
+    teachers: list[str] = field(default_factory=list)
+    format: str = _choice("text", "json")
+    seed: int = 1
+    trust: list[str] = field(default_factory=list)
+
+
+def make_settings(kind: type[Settings], verb: str, **options: Any) -> Settings:
+    """Return the settings of a verb that is called from Python, checked.
+
+    Args:
+        kind: Their dataclass.
+        verb: Name of the verb, for messages.
+        options: Values by key; paths may be objects.
+
+    Raises:
+        UserError: A key that does not exist, a value of another type or out of its range, or a key without its value.
+    """
+    plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
+    check_arguments(kind, plain, verb, partial=False)
+    settings = kind(**plain)
+    check_settings(settings)
+    return settings
+
+
+def takes(kind: type) -> Callable[[Verb], Verb]:
+    """Show the keys of a dataclass of settings, with their types and defaults, in the signature of a verb.
+
+    Args:
+        kind: What the verb makes of its `**options`.
+    """
+
+    def shown(verb: Verb) -> Verb:
+        signature = inspect.signature(verb)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = [parameter.name for parameter in own]
+        keys = [p for p in inspect.signature(kind).parameters.values() if p.name not in names]
+        keys.sort(key=lambda parameter: parameter.default is not parameter.empty)
+        parameters = [*own, *(key.replace(kind=key.KEYWORD_ONLY) for key in keys)]
+        verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return verb
+
+    return shown
+
+
+def check_settings(settings: Any, choices: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Hold the values of settings against their ranges and choices.
+
+    Args:
+        settings: An instance of a dataclass.
+        choices: By key, values that there are, where the dataclass does not say them.
+
+    Raises:
+        UserError: A value out of its range.
+    """
+    for key in _POSITIVE:
+        given = getattr(settings, key, None)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, int | float) and value < 1:
+                raise UserError(f"`{key}` must be 1 or more, got {value}.")
+        if given == []:
+            raise UserError(f"`{key}` must name at least one number, got [].")
+    seed = getattr(settings, "seed", 0)
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # what NumPy and Lightning take
+        raise UserError(f"`seed` must lie between 0 and {2**32 - 1}, got {seed}.")
+    stated = {key.name: key.metadata["choices"] for key in fields(settings) if "choices" in key.metadata}
+    for key, values in {**stated, **(choices or {})}.items():
+        if getattr(settings, key) not in values:
+            one = ", ".join(values[:-1])
+            raise UserError(f"`{key}` must be {one} or {values[-1]}, got {getattr(settings, key)}.")
+    if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
+        raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")

@@ -1,0 +1,51 @@
+"""Check of every byte of a packed file, its graph and its plans."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnn_lightning.deploy.validate.integrity import verify_file
+from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.workflows.packed_file import packed_path
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A packed file that is whole.
+
+    Attributes:
+        path: The file.
+        size: Bytes that were checked.
+        nodes: Of its graph.
+        constants: Tensors of its graph.
+        plans: Execution plans that lie in it.
+    """
+
+    path: Path
+    size: int
+    nodes: int
+    constants: int
+    plans: int
+
+    def __str__(self) -> str:
+        plans = f"{self.plans} plan{'s' * (self.plans != 1)}" if self.plans else "no plan"
+        counts = f"{self.size:,} bytes, {self.nodes} nodes, {self.constants} constants, {plans}"
+        return f"{self.path}: whole ({counts})"
+
+
+def verify(packed: str | Path) -> Verified:
+    """Check a packed file.
+
+    Args:
+        packed: The file, or a name of the zoo.
+
+    Raises:
+        UserError: There is no such file, or something of it does not hold.
+    """
+    path = packed_path(packed)
+    try:
+        found = verify_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"`packed`: there is no file {path}.") from error
+    except (ValueError, OSError) as error:
+        raise UserError(explain(error)) from error
+    return Verified(path, found.size, found.nodes, found.constants, found.plans)
