@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "layers.binarize": ["binarize"],
         "workflows": [
             *("UserError", "benchmark", "evaluate", "export", "load_task", "predict", "prepare", "profile", "rank"),
-            "verify",
+            *("report", "verify"),
         ],
     },
 )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.cli.predictions import Predictions
 from bnn_lightning.utils.curves import read_last
+from bnn_lightning.workflows.predictions import Predictions
 
 Bnn = Callable[..., Any]
 

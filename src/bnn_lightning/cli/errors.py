@@ -67,7 +67,7 @@ def explain(error: BaseException) -> str:
     """Return one message for an error of Hydra, OmegaConf, files or ours: what is wrong, and what exists instead."""
     if isinstance(error, UntrustedFileError) and (running := running_command()) is not None:
         return str(UntrustedFileError(error.refused, error.package, _trusting(error.package, running)))
-    if isinstance(error, UserError | OSError):
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.strerror):
         return errors.explain(error)
     if isinstance(error, MissingConfigException):
         return _missing_option(error)

@@ -32,6 +32,7 @@ from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
+from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.workflows.building import (
@@ -57,7 +58,6 @@ from bnn_lightning.workflows.checks import (
     damaged_files,
     relaxed,
 )
-from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.workflows.checks_callbacks import check_needed
 from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
 from bnn_lightning.workflows.compute import compute_line

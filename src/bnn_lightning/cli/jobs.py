@@ -136,12 +136,13 @@ def benchmark(config: DictConfig) -> None:
 
 def rank(config: DictConfig) -> float:
     """Rank teachers; return the lowest knowledge complexity."""
-    from bnn_lightning.cli.teachers import check_names, option_reader
+    from bnn_lightning.cli.teachers import check_names, option_reader, refuse_no_teacher
     from bnn_lightning.workflows import messages, ranking
     from bnn_lightning.workflows.settings import RankSettings
 
     check_names(plain_values(config).get("teachers", []))
     settings = read_settings(RankSettings, config)
+    refuse_no_teacher(settings.teachers)
     with _logs_to_stderr(settings.format == "json"), printed():
         described = {key: value for key, value in _described(config).items() if key != "model"}
         found = ranking.rank(
@@ -165,10 +166,16 @@ def prepare(config: DictConfig) -> float:
 
 def report(config: DictConfig) -> float:
     """Write the page of a run; return its size in bytes."""
-    from bnn_lightning.cli.gather import write_report
+    from bnn_lightning.workflows import reporting
+    from bnn_lightning.workflows.settings import ReportSettings
 
+    settings = read_settings(ReportSettings, config)
+    refuse_second_job(reporting.page_path(settings))
+    described = {key: value for key, value in _described(config).items() if key != "model"}
     with printed():
-        return float(write_report(config))
+        found = reporting.report(**vars(settings), **described, trainer=plain_values(config.trainer))
+    print(found, flush=True)
+    return float(found.size)
 
 
 def _described(config: DictConfig) -> dict[str, Any]:

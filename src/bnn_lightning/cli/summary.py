@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.cli.own_folder import own_folders
 from bnn_lightning.distill.hooks import watch
-from bnn_lightning.workflows.ending import checkpoint_path
+from bnn_lightning.workflows.ending import checkpoint_path, duration
 from bnn_lightning.workflows.evaluation import left_out_by
 
 _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
@@ -63,19 +63,6 @@ def _partial(trainer: Trainer, split: str) -> str:
     partial = "" if cause is None else f" PARTIAL: {cause} leaves images out"
     note = getattr(getattr(trainer, "datamodule", None), "test_note", None) if split == "test" else None
     return f"{partial} ({note})" if isinstance(note, str) else partial
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    Example:
-        >>> duration(58.4), duration(3725)
-        ('58 s', '1 h 02 min')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def command(verb: str, *arguments: str) -> str:

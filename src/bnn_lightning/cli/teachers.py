@@ -24,8 +24,6 @@ def check_names(teachers: Any) -> None:
     """
     if not isinstance(teachers, list):
         raise UserError(f"`teachers` must be a list, got {_written(teachers)}: {RULE}; one is teachers=[runs/twin].")
-    if not teachers:
-        raise UserError(f"`teachers` is empty: {RULE}. Options are: {', '.join(list_options('teacher'))}.")
     for name in teachers:
         if not isinstance(name, str) or not name:
             path = f"; a folder of that name is teachers=[./{name}]" if type(name) is int else ""
@@ -34,6 +32,16 @@ def check_names(teachers: Any) -> None:
 
 def _written(value: Any) -> str:
     return value if value and isinstance(value, str) else json.dumps(value)
+
+
+def refuse_no_teacher(teachers: list[str]) -> None:
+    """Refuse an empty list.
+
+    Raises:
+        UserError: Names the options that there are.
+    """
+    if not teachers:
+        raise UserError(f"`teachers` is empty: {RULE}. Options are: {', '.join(list_options('teacher'))}.")
 
 
 def option_reader(name: str, data: dict[str, Any]) -> FrozenTeacher:

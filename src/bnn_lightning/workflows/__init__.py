@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "preparation": ["prepare"],
         "profiling": ["profile"],
         "ranking": ["rank"],
+        "reporting": ["report"],
         "verification": ["verify"],
     },
 )

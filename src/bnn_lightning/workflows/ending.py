@@ -14,6 +14,19 @@ def checkpoint_path(trainer: Trainer, name: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Example:
+        >>> duration(58.4), duration(3725)
+        ('58 s', '1 h 02 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 class _EndOnly(_FitLoop):
     """Lightning's loop, which leaves out the end of a training, too, when no epoch is left."""
 

@@ -1,22 +1,18 @@
-"""Gather what there is to show of a run, and write its page."""
+"""Page of a run: what there is to show of it, in one HTML file."""
 
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from bnn_lightning.cli.facts import described
-from bnn_lightning.cli.packed_facts import contest_table, find_packed, packed_table
-from bnn_lightning.cli.predictions import Predictions, predict
-from bnn_lightning.cli.schema import plain_values, read_settings
-from bnn_lightning.cli.summary import duration
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.metrics.ops import count_columns
 from bnn_lightning.metrics.profile import Profile, profile_rows
@@ -25,67 +21,103 @@ from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import build_datamodule
+from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_devices, relaxed
+from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
-from bnn_lightning.workflows.opened import check_class_names, check_images, check_labels, restore
+from bnn_lightning.workflows.opened import Described, check_class_names, check_images, check_labels, describe, restore
 from bnn_lightning.workflows.out_file import check_out, written
+from bnn_lightning.workflows.packed_facts import contest_table, find_packed, packed_table
+from bnn_lightning.workflows.predictions import Predictions, predict
 from bnn_lightning.workflows.profiling import profile_quickly
-from bnn_lightning.workflows.settings import ReportSettings
+from bnn_lightning.workflows.settings import ReportSettings, make_settings, takes
 
 Plain = dict[str, Any]
 
 
-def write_report(config: DictConfig) -> int:
-    """Write the page of a run, print where, and return its size in bytes.
+@dataclass(frozen=True)
+class Reported:
+    """Result of a report.
+
+    Attributes:
+        path: The page.
+        size: Its bytes.
+    """
+
+    path: Path
+    size: int
+
+    def __str__(self) -> str:
+        return f"written: {self.path} ({self.size:,} bytes): one file, without a network"
+
+
+@takes(ReportSettings)
+def report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    trainer: Plain | None = None,
+    **options: Any,
+) -> Reported:
+    """Write one HTML page of a run.
 
     Args:
-        config: As composed by Hydra from `report.yaml`.
+        run: Its folder.
+        out: The page; None: `report.html` in the folder.
+        data: Set to score it on: see `evaluate`.
+        data_dir: Folder of the data files, where those of the training are not there.
+        trainer: Arguments of Lightning's Trainer.
+        options: Keys of `ReportSettings`.
 
     Raises:
         UserError: A folder that is no run of ours, missing data, or a place that cannot be written.
     """
-    settings = read_settings(ReportSettings, config)
+    settings = make_settings(ReportSettings, "report", run=run, out=out, **options)
     silence()
-    run = Path(settings.run)
-    if not run.is_dir():
-        raise UserError(f"`run`: there is no folder {run}; give that of a run, as `bnn train` names it at its end.")
-    out = run / "report.html" if settings.out is None else Path(settings.out)
-    if out.suffix not in (".html", ".htm"):
-        raise UserError(f"`out` must end in .html, got {out}.")
-    check_out(out)
+    folder, page = Path(settings.run), page_path(settings)
+    if not folder.is_dir():
+        raise UserError(f"`run`: there is no folder {folder}; give that of a run, as `bnn train` names it at its end.")
+    if page.suffix not in (".html", ".htm"):
+        raise UserError(f"`out` must end in .html, got {page}.")
+    check_out(page)
     if settings.examples < 0:
         raise UserError(f"`examples` must not be negative, got {settings.examples}.")
-    trainer = plain_values(config.trainer)
-    check_devices(trainer)
+    node = SCORING_TRAINER | (trainer or {})
+    check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)
-    page = render(gather(run, config, settings, trainer))
-    with written(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(f"written: {out} ({out.stat().st_size:,} bytes): one file, without a network", flush=True)
-    return out.stat().st_size
+    text = render(gather(folder, describe(None, data, data_dir), settings, node))
+    with written(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Reported(page, page.stat().st_size)
 
 
-def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Plain) -> RunContent:
+def page_path(settings: ReportSettings) -> Path:
+    """Return the page that settings mean."""
+    return Path(settings.run) / "report.html" if settings.out is None else Path(settings.out)
+
+
+def gather(run: Path, described: Described, settings: ReportSettings, trainer: Plain) -> RunContent:
     """Return all that there is to show of a run.
 
     Args:
         run: Its folder.
-        config: What is not null in its `data` takes the place of the run's own.
-        settings: Of `bnn report`.
+        described: What takes the place of the run's own data.
+        settings: Of the report.
         trainer: The section of the configuration.
 
     Raises:
-        UserError: See `write_report`.
+        UserError: See `report`.
     """
     file = network_file(run)
     if not file.is_file():
         raise UserError(f"`run`: {run} has no checkpoint (checkpoints/final.ckpt or last.ckpt) yet.")
     checkpoint = read_checkpoint(file)
     embedded = embedded_config(checkpoint, file)
-    task, data = restore(str(file), described(config), embedded, trust=settings.trust)
+    task, data = restore(str(file), described, embedded, trust=settings.trust)
     network: nn.Module = task.backbone.eval()
     datamodule: Any = build_datamodule(data, trust=settings.trust)
     check_labels(network, datamodule, file)
@@ -113,7 +145,7 @@ def gather(run: Path, config: DictConfig, settings: ReportSettings, trainer: Pla
         packed=None if packed is None else packed_table(packed, file, latency=settings.latency),
         contest=contest_table(run),
         overrides=_overrides(run),
-        config=OmegaConf.to_yaml(OmegaConf.create(embedded)),
+        config=yaml.safe_dump(embedded, sort_keys=False, allow_unicode=True),
     )
 
 
@@ -213,4 +245,5 @@ def _bank(task: ClassificationTask, names: list[str]) -> Matrix | None:
 
 def _overrides(run: Path) -> list[str]:
     file = run / ".hydra" / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(file)] if file.is_file() else []
+    words = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return [str(word) for word in words]

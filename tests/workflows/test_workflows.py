@@ -1,0 +1,166 @@
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+import bnn_lightning
+from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows import settings
+from bnn_lightning.workflows.building import section_of_data
+from bnn_lightning.workflows.errors import UserError
+
+VERBS = {
+    "benchmark": settings.BenchmarkSettings,
+    "evaluate": settings.EvaluateSettings,
+    "export": settings.ExportSettings,
+    "predict": settings.PredictSettings,
+    "prepare": settings.PrepareSettings,
+    "profile": settings.ProfileSettings,
+    "rank": settings.RankSettings,
+    "report": settings.ReportSettings,
+}
+
+
+def test_no_module_hides_a_verb() -> None:
+    code = """
+import importlib, pkgutil, bnn_lightning
+for module in pkgutil.walk_packages(bnn_lightning.__path__, "bnn_lightning."):
+    if ".conf" not in module.name and "__main__" not in module.name:
+        importlib.import_module(module.name)
+for name in bnn_lightning.__all__:
+    assert callable(getattr(bnn_lightning, name)), name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def test_workflows_do_without_hydra() -> None:
+    names = [m.name for m in pkgutil.iter_modules(importlib.import_module("bnn_lightning.workflows").__path__)]
+    code = f"""
+import importlib, sys
+sys.modules["hydra"] = sys.modules["omegaconf"] = None
+for name in {names}:
+    importlib.import_module("bnn_lightning.workflows." + name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_signatures_show_the_keys_of_the_settings(verb: str) -> None:
+    shown = inspect.signature(getattr(bnn_lightning, verb)).parameters
+    assert {field.name for field in fields(VERBS[verb])} <= set(shown)
+    for field in fields(VERBS[verb]):
+        if isinstance(field.default, str | int | float):
+            assert shown[field.name].default == field.default
+
+
+def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = bnn_lightning.evaluate(run)
+    assert (score.images, score.partial, score.damaged) == (360, None, 0)
+    assert 0.2 < score.top1 <= score.top5 <= 1
+    assert "top1=" in repr(score)
+    named = bnn_lightning.evaluate(str(run), data={"eval_batch_size": 90})
+    assert (named.images, named.top1) == (score.images, score.top1)
+    other = bnn_lightning.evaluate(run, data=section_of_data("digits", image_size=8))
+    assert other.top1 == score.top1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_export_and_predict(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = bnn_lightning.export(run, tmp_path / "mlp.bnn", rest="int8", max_drop=100.0)
+    assert made.path.stat().st_size == made.size
+    assert made.parity is not None
+    assert load(made.path).info.name == "mlp"
+    assert bnn_lightning.verify(made.path).size == made.size
+    packed = bnn_lightning.evaluate(made.path)
+    assert packed.images == 360
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+    (tmp_path / "no.png").write_text("no picture")
+    found = bnn_lightning.predict(made.path, tmp_path / "black.png", top=3)
+    assert [len(prediction.classes) for prediction in found] == [3]
+    assert found[0].probabilities == sorted(found[0].probabilities, reverse=True)
+    of_run = bnn_lightning.predict(run, tmp_path, on_damaged="skip")
+    assert (len(of_run), len(of_run.damaged)) == (1, 1)
+    with pytest.raises(UserError, match=r"no\.png"):
+        bnn_lightning.predict(made.path, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_profile(run: Path) -> None:
+    by_name = bnn_lightning.profile("resnet20", image_size=32, num_classes=10)
+    assert by_name.profile.totals()["parameters"] == 269850
+    assert "resnet20" in repr(by_name)
+    module = bnn_lightning.profile(
+        create_backbone("resnet20", num_classes=10, image_size=32), image_size=32, in_channels=3
+    )
+    assert module.profile.totals() == by_name.profile.totals()
+    assert bnn_lightning.profile(run).profile.input_size == (1, 8, 8)
+    plain = bnn_lightning.profile(nn.Conv2d(3, 4, 1), image_size=2)
+    assert plain.profile.totals()["ops"] == 48
+
+
+def test_benchmark(run: Path) -> None:
+    found = bnn_lightning.benchmark(run, rivals=["torch_simulated"], threads=[1], repeats=2)
+    assert [entry.name for entry in found.entries] == ["packed", "torch_simulated"]
+    assert "torch_simulated" in repr(found)
+    network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32)
+    built = bnn_lightning.benchmark(network, rivals=["torch_float"], threads=[1], repeats=2)
+    assert set(built.absent) == {"torch_float"}
+
+
+def test_rank(run: Path) -> None:
+    found = bnn_lightning.rank(run, [run], data={"val_fraction": 0.2})
+    assert [candidate.teacher for candidate in found.candidates] == [str(run)]
+    assert found.held.images > 0
+    with pytest.raises(UserError, match="resnet34"):
+        bnn_lightning.rank(run, ["resnet34"], data={"val_fraction": 0.2})
+
+
+def test_prepare(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        folder = tmp_path / "pictures" / "train" / label
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / "x.jpeg")
+    made = bnn_lightning.prepare(tmp_path / "pictures", tmp_path / "small", size=20, num_workers=1)
+    assert (made.report.written, made.report.damaged) == (2, [])
+    assert max(Image.open(tmp_path / "small" / "train" / "a" / "x.jpeg").size) == 20
+
+
+def test_report(run: Path, tmp_path: Path) -> None:
+    made = bnn_lightning.report(run, tmp_path / "page.html", latency=False)
+    assert made.size == (tmp_path / "page.html").stat().st_size
+    assert "<html" in made.path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: bnn_lightning.evaluate(run, sede=3), "seed"),
+        (lambda run: bnn_lightning.evaluate(run, seed="three"), "`evaluate.seed` must be a whole number"),
+        (lambda run: bnn_lightning.evaluate(run, matmul_precision="low"), "`matmul_precision` must be highest"),
+        (lambda run: bnn_lightning.evaluate(run, data="minst"), "Did you mean `mnist`?"),
+        (lambda run: bnn_lightning.evaluate(), "`ckpt` has no value"),
+        (lambda run: bnn_lightning.evaluate(run, model="mlp"), "leave `model=` out"),
+        (lambda run: bnn_lightning.export(run, "x.bnn", rest="int4"), "`rest` must be fp32 or int8"),
+        (lambda run: bnn_lightning.predict("nowhere.bnn", run), "nowhere.bnn"),
+        (lambda run: bnn_lightning.predict(run), "predict.images"),
+        (lambda run: bnn_lightning.profile("resnt20"), "no such file"),
+        (lambda run: bnn_lightning.benchmark(), "name one network"),
+        (lambda run: bnn_lightning.report(run / "nothing"), "there is no folder"),
+    ],
+)
+def test_bad_input(call: Any, message: str, run: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        call(run)
+    assert message in str(caught.value)
