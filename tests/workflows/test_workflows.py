@@ -153,7 +153,7 @@ def test_report(run: Path, tmp_path: Path) -> None:
         (lambda run: bnn_lightning.evaluate(), "`ckpt` has no value"),
         (lambda run: bnn_lightning.evaluate(run, model="mlp"), "leave `model=` out"),
         (lambda run: bnn_lightning.export(run, "x.bnn", rest="int4"), "`rest` must be fp32 or int8"),
-        (lambda run: bnn_lightning.predict("nowhere.bnn", run), "nowhere.bnn"),
+        (lambda run: bnn_lightning.predict("nowhere.bnn", run), "holds no picture"),
         (lambda run: bnn_lightning.predict(run), "predict.images"),
         (lambda run: bnn_lightning.profile("resnt20"), "no such file"),
         (lambda run: bnn_lightning.benchmark(), "name one network"),
