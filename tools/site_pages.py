@@ -130,7 +130,7 @@ def configuration() -> dict[str, str]:
     pages, lines = {}, []
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
         files = sorted(file for file in folder.glob("*.yaml") if not file.name.startswith("_"))
-        if not files:
+        if not files or folder.name == "visualize":  # whose files are commands
             continue
         parts = [f"# {folder.name}\n"]
         for file in files:
