@@ -8,9 +8,16 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "layers.binarize": ["binarize"],
-        "workflows": [
-            *("UserError", "benchmark", "evaluate", "export", "load_task", "predict", "prepare", "profile", "rank"),
-            *("report", "verify"),
-        ],
+        "workflows.benchmarking": ["benchmark"],
+        "workflows.checkpoint": ["load_task"],
+        "workflows.errors": ["UserError"],
+        "workflows.evaluation": ["evaluate"],
+        "workflows.exporting": ["export"],
+        "workflows.prediction": ["predict"],
+        "workflows.preparation": ["prepare"],
+        "workflows.profiling": ["profile"],
+        "workflows.ranking": ["rank"],
+        "workflows.reporting": ["report"],
+        "workflows.verification": ["verify"],
     },
 )
