@@ -11,8 +11,8 @@ import bnn_lightning
 Bnn = Callable[..., Any]
 
 RUN = (
-    *("data=synthetic", "data.image_size=16", "data.in_channels=3", "data.num_train=16", "data.num_test=8"),
-    *("data.batch_size=8", "model=torchvision", "model.name=shufflenet_v2_x0_5", "epochs=1", "test=false"),
+    *("data=synthetic", "data.image_size=32", "data.in_channels=3", "data.num_train=16", "data.num_test=8"),
+    *("data.batch_size=8", "model=torchvision", "model.name=mobilenet_v3_small", "epochs=1", "test=false"),
     *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"),
 )
 
@@ -25,10 +25,10 @@ def test_from_the_float_twin_to_the_packed_file(bnn: Bnn, workplace: Any) -> Non
     done = bnn("train", *RUN, *chosen, "hydra.run.dir=runs/binary")
     assert done.code == 0, done.err
     network = bnn_lightning.load_task("runs/binary").backbone
-    assert network.body.conv1[0].stride == (1, 1)
+    assert network.body.features[0][0].stride == (1, 1)
     done = bnn("export", "ckpt=runs/binary", "out=net.bnn", "images=8")
     assert done.code == 0, done.err
-    images = torch.rand(2, 3, 16, 16)
+    images = torch.rand(2, 3, 32, 32)
     packed = bnn_lightning.deploy.load("net.bnn")
     torch.testing.assert_close(packed(images), network(images), rtol=1e-4, atol=1e-4)
 
