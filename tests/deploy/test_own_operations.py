@@ -12,6 +12,7 @@ from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, pack, save
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.planner.conv import fixed_window
+from bnn_lightning.deploy.planner.plan import KernelCall
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
 from tests.deploy.test_forms import agree, in_torch, loaded
@@ -86,6 +87,19 @@ def test_nothing_is_left_to_torch(name: str, tmp_path: Path) -> None:
         agree(packed, images)
         torch.testing.assert_close(packed(images), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max() + 1))
         torch.testing.assert_close(packed(images[:1]), packed(images)[:1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("behind", [nn.ReLU(), nn.PReLU(30), nn.Hardtanh()], ids=["relu", "prelu", "hardtanh"])
+def test_activations_behind_linear_layers_are_one_call(behind: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, SIZE, SIZE)
+    network = Own(lambda own, x: x.mean((2, 3))).eval()
+    network.fc = nn.Sequential(nn.Linear(CHANNELS, 30), behind, nn.Linear(30, 5))
+    packed = loaded(network, images, tmp_path)
+    plan = packed.plan(takes_bytes=False)
+    assert plan.torch_nodes == ()
+    assert [call.kernel for call in plan.calls if isinstance(call, KernelCall)][-3:] == ["average", "linear", "linear"]
+    agree(packed, images)
 
 
 def test_windows_that_differ_stay_with_torch_and_are_named(tmp_path: Path) -> None:

@@ -20,15 +20,21 @@ Array = NDArray[Any]
 
 
 def linear(graph: TypedGraph, number: int) -> Lowering | None:
-    """A linear layer of rows, and the affine map before it."""
-    node = graph.nodes[number - 1]
+    """A linear layer of rows, the affine map before it, and the PReLU and clamp behind it."""
+    shape, chain = graph.map_shape(Value(number)), Chain.from_value(graph, Value(number))
+    activation = None if shape is None else chain.activation(shape[0])
+    node = chain.node("linear")
+    if node is None:
+        return None
     weight, item = weights(graph, node.inputs[1]), node.input(2)
     if weight is None or weight.ndim != 2 or not weight.size or not isinstance(node.inputs[0], Value):
+        return None
+    if activation is not None and activation.channels != len(weight):
         return None
     bias = None if item is None else constant(graph, item, len(weight))
     if (bias is None) != (item is None):
         return None
-    chain = Chain(graph, Value(number), node.inputs[0])
+    chain.at = node.inputs[0]
     affine, (whole, outputs) = chain.affine(weight.shape[1]), int8_weights(graph, node.inputs[1])
     of = source_of(graph, node.inputs[1], weight if whole is None else whole)
     if affine is not None:
@@ -39,7 +45,7 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         weight, whole, outputs = (weight.astype(np.float64) * scale).astype(np.float32), None, None
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
-    source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, source=of)
+    source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, activation, of)
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         return [layer.call(constants, places[source], places[number], node=number)]

@@ -134,7 +134,7 @@ def packing(graph: TypedGraph, signs: Signs) -> Lowering:
 
 # The rules of a graph's operations, by name; the first that fits is taken. A rule may compute nodes before its own as
 # well, and read what these read: nodes that nothing reads any more are left out.
-_LAYERS = (real_convolution, grouped_convolution, combination)
+_LAYERS = (real_convolution, grouped_convolution, linear, combination)
 _MOVES = ("reshape", "permute", "transpose", "unsqueeze", "squeeze", "select", "slice", "expand")
 RULES: dict[str, tuple[Rule, ...]] = {
     "binary_conv2d": (binary_convolution,),
