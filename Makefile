@@ -55,12 +55,13 @@ kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit
 sanitize: $(STAMP)  ## Drawn programs and files that lie under AddressSanitizer and UBSan (CLANG=clang-22)
 	$(BIN)/python -m tools.sanitize --clang $(CLANG) $(ARGS)
 
-lint: $(STAMP)  ## ruff, mypy, import-linter, summary lines and the width of pages
+lint: $(STAMP)  ## ruff, mypy, import-linter, prose (summary lines, width of pages, spelling)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint_prose.py
+	$(BIN)/codespell src conf docs tests benchmarks tools runtime $(wildcard *.md)
 
 format: $(STAMP)  ## Apply ruff's fixes and format
 	$(BIN)/ruff check --fix .

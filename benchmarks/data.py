@@ -78,7 +78,7 @@ def main() -> None:
             sources = {"ours": ours(args.batch, augment, device)}
             sources["torchvision + DataLoader"] = theirs(args.batch, reference, device)
             steps = {key: lambda s=s, n=counts[key]: take(s, n) for key, s in sources.items()}
-            seconds = interleave(steps, repeats=args.repeats, synchronise=device == "cuda")
+            seconds = interleave(steps, repeats=args.repeats, synchronize=device == "cuda")
             rate = {key: counts[key] * args.batch / statistics.median(seconds[key]) for key in seconds}
             print(f"\n{name}, {device}")
             for key, value in rate.items():

@@ -85,8 +85,8 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
 def report(model: str, args: argparse.Namespace) -> None:
     """Time the variants of one network and print."""
     steps = {variant: make_step(model, variant, args) for variant in VARIANTS}
-    synchronise = args.device.startswith("cuda")
-    seconds = interleave(steps, repeats=args.repeats, synchronise=synchronise, clock=clock(args))
+    synchronize = args.device.startswith("cuda")
+    seconds = interleave(steps, repeats=args.repeats, synchronize=synchronize, clock=clock(args))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"\n{model}")
     for variant in VARIANTS:

@@ -44,8 +44,8 @@ class PlainSKD(nn.Module):
         x, teacher = pair
         weight = layer.weight
         flat = weight.flatten(1)
-        centred = weight - flat.mean(-1).view(-1, 1, 1, 1)
-        latent = centred / centred.flatten(1).std(-1).view(-1, 1, 1, 1)
+        centered = weight - flat.mean(-1).view(-1, 1, 1, 1)
+        latent = centered / centered.flatten(1).std(-1).view(-1, 1, 1, 1)
         mean = latent.abs().flatten(1).mean(-1)
         scale = torch.pow(2, (torch.log(mean) / torch.log(torch.tensor(2.0))).round()).view(-1, 1, 1, 1).detach()
         binary = PlainSign.apply(latent, self.k, self.t) * scale
@@ -95,10 +95,10 @@ def plain_feature_loss(features: list[Pair]) -> Tensor:
 
 
 def plain_cluster_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    centres = torch.zeros(num_classes, features.shape[1], device=features.device)
+    centers = torch.zeros(num_classes, features.shape[1], device=features.device)
     for label in labels.unique():
-        centres[label] = features[labels == label].mean(0).detach()
-    return ((1 - torch.cosine_similarity(features, centres[labels])) / 2).mean()
+        centers[label] = features[labels == label].mean(0).detach()
+    return ((1 - torch.cosine_similarity(features, centers[labels])) / 2).mean()
 
 
 class PlainBank:

@@ -68,7 +68,7 @@ def interleave(
     *,
     repeats: int,
     warmup: int = 2,
-    synchronise: bool = False,
+    synchronize: bool = False,
     clock: str = "wall",
 ) -> dict[str, list[float]]:
     """Time several functions in turns, so that a slow moment of the machine meets all of them.
@@ -77,13 +77,13 @@ def interleave(
         steps: What to time, by name.
         repeats: Rounds that count.
         warmup: Rounds before that do not.
-        synchronise: Wait for the GPU after each.
+        synchronize: Wait for the GPU after each.
         clock: "wall", or "processor": time of this process on all of its threads.
 
     Returns:
         Seconds of each round, by name.
     """
-    finish = torch.cuda.synchronize if synchronise else None
+    finish = torch.cuda.synchronize if synchronize else None
     turns = time_in_turns(steps, repeats=repeats, warmup=warmup, finish=finish)
     return {
         name: [turn.cpu if clock == "processor" else turn.wall for turn in of_one] for name, of_one in turns.items()

@@ -46,8 +46,8 @@ class PlainBinaryConv2d(nn.Conv2d):
         self.register_buffer("k", torch.tensor(10.0))
 
     def forward(self, input: Tensor) -> Tensor:
-        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        standard = centred / (centred.std((1, 2, 3), keepdim=True) + 1e-5)
+        centered = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        standard = centered / (centered.std((1, 2, 3), keepdim=True) + 1e-5)
         scale = torch.pow(2, torch.log2(standard.abs().mean((1, 2, 3), keepdim=True)).round()).detach()
         weight = plain_sign(standard, self.t, self.k) * scale
         return F.conv2d(plain_sign(input, self.t, self.k), weight, None, self.stride, self.padding)
@@ -125,8 +125,8 @@ def report(model: str, args: argparse.Namespace) -> None:
     """Time the variants of one network, measure their memory, and print."""
     names = variants(model, args)
     steps = {variant: make_step(model, variant, args) for variant in names}
-    synchronise = args.device.startswith("cuda")
-    seconds = interleave(steps, repeats=args.repeats, synchronise=synchronise, clock=clock(args))
+    synchronize = args.device.startswith("cuda")
+    seconds = interleave(steps, repeats=args.repeats, synchronize=synchronize, clock=clock(args))
     memory = {} if args.no_memory else {name: peak_memory(model, name, args) for name in names if name != LARQ}
     print(f"\n{model}")
     for name in names:

@@ -120,7 +120,7 @@ def test_mixing(distill: str, bnn: Bnn, small: tuple[str, ...], workplace: Any) 
     "words, message",
     [
         ("task.checkpoint_activations=true", "MLP has no blocks that hold binary layers"),
-        ("trainer.sync_batchnorm=true", "torch synchronises batch norm on GPUs only"),
+        ("trainer.sync_batchnorm=true", "torch synchronizes batch norm on GPUs only"),
         ("trainer.gradient_clip_algorithm=nrom trainer.gradient_clip_val=1", "nrom"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must not be negative, got -1"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be 1 or more, got 0"),

@@ -85,8 +85,8 @@ def test_bank_and_feature_maps_of_a_run(skd: Path, bnn: Bnn, tmp_path: Path) -> 
     assert len(rows) == len(classes) ** 2
     one = [float(row["soft_label"]) for row in rows if row["class"] == rows[0]["class"]]
     assert sum(one) == pytest.approx(1.0, abs=1e-5)
-    Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    words = (f"image={tmp_path}/grey.png", "size=16", "layers=[layer2.0.conv1]", f"out={tmp_path}/f.png", "dpi=20")
+    Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(tmp_path / "gray.png")
+    words = (f"image={tmp_path}/gray.png", "size=16", "layers=[layer2.0.conv1]", f"out={tmp_path}/f.png", "dpi=20")
     done = bnn("visualize", f"feature_maps={skd}", *words)
     assert done.code == 0, done.err
     with np.load(tmp_path / "f.npz") as arrays:

@@ -74,7 +74,7 @@ def test_operations_are_those_of_timm(name: str, value: float) -> None:
     theirs = torch.from_numpy(np.array(PILLOW[name](to_pil(image), -value if name.startswith("translate") else value)))
     difference = (ours - theirs.permute(2, 0, 1).int()).abs()
     if name in MOVES:
-        # Within the image; at its edge Pillow does not blend with the colour from outside.
+        # Within the image; at its edge Pillow does not blend with the color from outside.
         assert difference.float().quantile(0.9) <= 2
     else:
         assert difference.max() <= 2

@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True)
             for i in range(count):
                 picture(40 + 3 * i, 60 - 4 * i, 100 * label + i).save(folder / f"{wnid}_{i}.JPEG")
-    picture(30, 30, 7).convert("L").save(root / "train" / WNIDS[0] / "grey.jpg")
+    picture(30, 30, 7).convert("L").save(root / "train" / WNIDS[0] / "gray.jpg")
     picture(30, 30, 8).convert("CMYK").save(root / "train" / WNIDS[1] / "cmyk.JPEG")
     picture(30, 30, 9).save(root / "train" / WNIDS[2] / "png_inside.JPEG", format="PNG")
     (root / "train" / WNIDS[2] / "notes.txt").write_text("not an image")
@@ -167,7 +167,7 @@ def test_images_take_the_precision_of_the_run(root: Path) -> None:
 
 
 def test_files_that_are_not_what_they_say_are_decoded(root: Path) -> None:
-    for name in ("n01440764/grey.jpg", "n01443537/cmyk.JPEG", "n01484850/png_inside.JPEG"):
+    for name in ("n01440764/gray.jpg", "n01443537/cmyk.JPEG", "n01484850/png_inside.JPEG"):
         image = decode_image(str(root / "train" / name))
         assert (image.shape, image.dtype) == ((3, 30, 30), torch.uint8)
 
@@ -245,7 +245,7 @@ def test_bad_options(root: Path, options: dict[str, object], message: str) -> No
 
 @pytest.fixture
 def damaged(root: Path, tmp_path: Path) -> Path:
-    """The folder with two damaged training files, neighbours in order, and a damaged test file."""
+    """The folder with two damaged training files, neighbors in order, and a damaged test file."""
     copy = tmp_path / "damaged"
     shutil.copytree(root, copy)
     for name in (f"train/{WNIDS[1]}/{WNIDS[1]}_3.JPEG", f"train/{WNIDS[1]}/{WNIDS[1]}_4.JPEG"):

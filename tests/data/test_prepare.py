@@ -22,7 +22,7 @@ from folders import picture, write_folder
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_folder(tmp_path_factory.mktemp("source"), classes=3, train=4, val=2, size=60)
-    picture(90, 50, 7).convert("L").save(root / "train" / "n00" / "grey.jpg")
+    picture(90, 50, 7).convert("L").save(root / "train" / "n00" / "gray.jpg")
     picture(90, 50, 8).convert("CMYK").save(root / "train" / "n01" / "cmyk.JPEG")
     picture(30, 30, 9).save(root / "train" / "n02" / "drawing.png")
     picture(30, 20, 9).save(root / "train" / "n02" / "small.JPEG", quality=40)
@@ -62,7 +62,7 @@ def test_a_smaller_copy(source: Path, tmp_path: Path, workers: int) -> None:
     assert set(files(output)) == expected - {"val/n01/n01_000.JPEG", "train/n02/notes.txt"}
     for name in files(output):
         with Image.open(output / name) as image:
-            assert (image.format, image.mode) == ("JPEG", "L" if "grey" in name else "RGB")
+            assert (image.format, image.mode) == ("JPEG", "L" if "gray" in name else "RGB")
             assert max(image.size) == (30 if "small" in name or "drawing" in name else 32)
     assert {name: (source / name).read_bytes() for name in files(source)} == before
 

@@ -1,4 +1,4 @@
-"""Networks as ONNX: the sums of binary layers stay whole under the optimisations that onnxruntime makes by default."""
+"""Networks as ONNX: the sums of binary layers stay whole under the optimizations that onnxruntime makes by default."""
 
 from pathlib import Path
 from typing import Any

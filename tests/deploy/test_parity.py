@@ -75,13 +75,13 @@ def test_an_image_may_have_what_the_network_gives_for_it_alone() -> None:
 
 
 def test_an_image_may_have_what_the_network_gives_in_float64() -> None:
-    class Cancelling(nn.Module):
+    class Canceling(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x.flatten(1) + 1e8) - 1e8  # in float32 what is below 4 is lost
 
     images = torch.tensor([[1.0, 2.0], [0.0, 16.0]]).view(2, 2, 1, 1)
     strict, lenient = (
-        Comparison(Cancelling(), lambda x: x.flatten(1), layers=False, rounds=rounds) for rounds in (False, True)
+        Comparison(Canceling(), lambda x: x.flatten(1), layers=False, rounds=rounds) for rounds in (False, True)
     )
     for comparison in (strict, lenient):
         comparison.update(images)

@@ -70,7 +70,7 @@ def activated(t: torch.Tensor, a: Activation) -> torch.Tensor:
     return t.clamp(a.low, a.high)
 
 
-def normalised(x: torch.Tensor, given: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+def normalized(x: torch.Tensor, given: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
     return x if given is None else (x - given[0].view(-1, 1, 1)) / given[1].view(-1, 1, 1)
 
 
@@ -91,7 +91,7 @@ def test_convolutions(kernel: str) -> None:
         weight, bias = torch.randn(outputs, channels, *kernel_size), some(r, outputs)
         weight /= weight[0].numel() ** 0.5
         affine = (torch.randn(outputs), torch.randn(outputs)) if r.random() < 0.5 else None
-        normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
+        normalization = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
         layer = Conv2d(
             weight.numpy(),
             activation(r, outputs),
@@ -100,9 +100,9 @@ def test_convolutions(kernel: str) -> None:
             tuple(padding),
             tuple(dilation),
             arrays(affine),
-            arrays(normalisation),
+            arrays(normalization),
         )
-        expected = F.conv2d(normalised(x, normalisation), weight, bias, stride, padding, dilation)
+        expected = F.conv2d(normalized(x, normalization), weight, bias, stride, padding, dilation)
         expected = scaled(expected, affine)
         residual = None
         if r.random() < 0.5:
@@ -129,7 +129,7 @@ def test_maxima_in_the_same_pass(kernel: str) -> None:
         moves = {"stride": (r.randint(1, 2), r.randint(1, 2)), "padding": (r.randint(0, 2), r.randint(0, 2))}
         x = layout(r, torch.randn(r.randint(1, 3), channels, r.randint(9, 40), r.randint(9, 40)))
         weight, bias = torch.randn(outputs, channels, kernel_size, kernel_size), some(r, outputs)
-        normalisation = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
+        normalization = (torch.randn(channels), 0.5 + torch.rand(channels)) if r.random() < 0.5 else None
         weight /= weight[0].numel() ** 0.5
         size, steps = (r.randint(1, 4), r.randint(1, 4)), (r.randint(1, 3), r.randint(1, 3))
         pad, ceil_mode = tuple(r.randint(0, side // 2) for side in size), r.random() < 0.5
@@ -139,17 +139,17 @@ def test_maxima_in_the_same_pass(kernel: str) -> None:
             activation(r, outputs),
             array(bias),
             **moves,
-            normalization=arrays(normalisation),
+            normalization=arrays(normalization),
             maxima=maxima,
         )
-        t = F.conv2d(normalised(x, normalisation), weight, bias, **moves)
+        t = F.conv2d(normalized(x, normalization), weight, bias, **moves)
         expected = F.max_pool2d(activated(t, layer.activation), size, steps, pad, ceil_mode=ceil_mode)
         out = called.conv2d(layer, x)
         close(out, expected, (number, tuple(x.shape), kernel_size, moves, size, steps, pad, outputs))
         assert tuple(out.shape[1:]) == layer.out_shape(tuple(x.shape[1:]))
         if number < 8:
             x[..., 4, 4] = float("nan")
-            t = activated(F.conv2d(normalised(x, normalisation), weight, bias, **moves), layer.activation)
+            t = activated(F.conv2d(normalized(x, normalization), weight, bias, **moves), layer.activation)
             expected = F.max_pool2d(t, size, steps, pad, ceil_mode=ceil_mode)
             assert torch.equal(called.conv2d(layer, x).isnan(), expected.isnan())
 
@@ -178,7 +178,7 @@ def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, str
         nn.init.normal_(values)
     nn.init.uniform_(norm.running_var, 0.1, 3)
     affine = batch_norm_affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-    normalisation = None if channels > 3 else (torch.rand(channels), 0.5 + torch.rand(channels))
+    normalization = None if channels > 3 else (torch.rand(channels), 0.5 + torch.rand(channels))
     padding = (kernel_size // 2, kernel_size // 2)
     weight, x = torch.randn(outputs, channels, kernel_size, kernel_size), torch.rand(5, channels, size, size)
     bias = torch.randn(outputs) if kernel_size > 1 else None
@@ -189,16 +189,16 @@ def test_rounds_as_torch_does(channels: int, outputs: int, kernel_size: int, str
         (stride, stride),
         padding,
         affine=arrays(affine),
-        normalization=arrays(normalisation),
+        normalization=arrays(normalization),
         pool=pool,
     )
     with torch.no_grad():
-        before = F.avg_pool2d(x, 2) if pool == 2 else normalised(x, normalisation)
+        before = F.avg_pool2d(x, 2) if pool == 2 else normalized(x, normalization)
         wanted = norm(F.conv2d(before, weight, bias, stride, padding))
         assert torch.equal(called.conv2d(layer, x), wanted)
         if channels == 3:
             images = (255 * x).byte()
-            wanted = norm(F.conv2d(normalised(images / 255, normalisation), weight, bias, stride, padding))
+            wanted = norm(F.conv2d(normalized(images / 255, normalization), weight, bias, stride, padding))
             assert torch.equal(called.conv2d(layer, images), wanted)
 
 

@@ -136,7 +136,7 @@ def test_evaluation_does_no_work(home_made: nn.Module) -> None:
     assert list(distiller(batch(8), Outputs(logits))) == ["hard"]
 
 
-class Synchronisations(TorchDispatchMode):
+class Synchronizations(TorchDispatchMode):
     """Refuses what makes the host wait for a device."""
 
     names = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "equal", "unique", "masked_select")
@@ -152,12 +152,12 @@ class Synchronisations(TorchDispatchMode):
 @pytest.mark.parametrize("normalization", ["reference", "per_sample"])
 def test_no_host_synchronisation(home_made: nn.Module, normalization: str) -> None:
     distiller, data = SelfKD(3, normalization=normalization, teacher_dtype="bfloat16"), batch(8)
-    with Synchronisations():
+    with Synchronizations():
         for _ in range(2):
             _, losses = step(home_made, distiller, data)
             distiller.total(losses).backward()
             distiller.end_epoch()
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), Synchronisations():
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), Synchronizations():
         losses["hard"].item()
 
 

@@ -2,7 +2,7 @@
 
 The transcription is written from the specification with loops and torch's plain operations: pairs of activations
 through every layer, batch norm spelt out, a bank filled sample by sample. It differs from the publication where the
-project does: sign(0) = +1, and `eps` in the standardised weights.
+project does: sign(0) = +1, and `eps` in the standardized weights.
 """
 
 import pytest
@@ -44,8 +44,8 @@ def norm(x: Tensor, p: Parameters, name: str) -> Tensor:
 def conv_pair(pair: Pair, weight: Tensor, stride: int) -> Pair:
     x, teacher = pair
     flat = weight.flatten(1)
-    centred = flat - flat.mean(1, keepdim=True)
-    latent = (centred / torch.sqrt(centred.var(1, keepdim=True) + 1e-8)).view_as(weight)
+    centered = flat - flat.mean(1, keepdim=True)
+    latent = (centered / torch.sqrt(centered.var(1, keepdim=True) + 1e-8)).view_as(weight)
     scale = 2 ** torch.round(torch.log2(latent.detach().abs().flatten(1).mean(1)))
     y = F.conv2d(ede(x), ede(latent) * scale.view(-1, 1, 1, 1), stride=stride, padding=1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Standardisation and scales against plain Python."""
+"""Standardization and scales against plain Python."""
 
 import statistics
 

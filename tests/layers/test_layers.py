@@ -62,10 +62,10 @@ def test_binary_convolution_is_sign_pad_dot_scale_bias(
     x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
     weight = conv.weight.detach()
     if weight_binarizer is Libra:
-        centred = weight - weight.mean((1, 2, 3), keepdim=True)
-        standard = centred / centred.std((1, 2, 3), keepdim=True)
+        centered = weight - weight.mean((1, 2, 3), keepdim=True)
+        standard = centered / centered.std((1, 2, 3), keepdim=True)
         scale = torch.exp2(torch.log2(standard.abs().mean((1, 2, 3))).round())
-        signs = torch.where(centred >= 0, 1.0, -1.0).double()
+        signs = torch.where(centered >= 0, 1.0, -1.0).double()
     else:
         scale = weight.abs().mean((1, 2, 3)) if weight_binarizer is XNORScale else torch.ones(8, dtype=torch.float64)
         signs = torch.where(weight >= 0, 1.0, -1.0).double()
@@ -180,7 +180,7 @@ def test_it_compiles_and_exports(layer: str) -> None:
     else:
         module = BinaryLinear(4, 4, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
         x = torch.randn(2, 4)
-    module, x = module.double(), x.double()  # the gradient of standardised weights is a small difference of large sums
+    module, x = module.double(), x.double()  # the gradient of standardized weights is a small difference of large sums
     compiled = copy.deepcopy(module)
     compiled.compile(fullgraph=True, backend="aot_eager")
     module(x).pow(2).sum().backward()

@@ -44,8 +44,8 @@ class Reference:
         weight = self.state[f"{name}.weight"]
         rows = []
         for w in weight:
-            centred = w - w.mean()
-            standard = centred / centred.std(unbiased=True)
+            centered = w - w.mean()
+            standard = centered / centered.std(unbiased=True)
             scale = 2.0 ** round(math.log2(standard.abs().mean().item()))
             rows.append(surrogate_sign(standard, ede(self.t)) * scale)
         return F.conv2d(surrogate_sign(x, ede(self.t)), torch.stack(rows), None, stride, 1)

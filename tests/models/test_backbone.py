@@ -26,7 +26,7 @@ def test_constants_travel_in_the_state_dict_and_are_not_learned():
     other.load_state_dict(network.state_dict())
     images = torch.rand(3, 3, 4, 4)
     assert torch.equal(other.eval()(images), network.eval()(images))
-    # A network that was built without normalisation says that the checkpoint has one.
+    # A network that was built without normalization says that the checkpoint has one.
     with pytest.raises(RuntimeError, match=r"normalize\.mean"):
         create_backbone("mlp", num_classes=2, image_size=4, width=4).load_state_dict(network.state_dict())
 

@@ -63,17 +63,17 @@ def resnet20(**options):
 def test_published_resnet20_gives_the_logits_of_the_plain_network(tmp_path, reference):
     tensors = resnet20_tensors()
     assert len(tensors) == 121
-    network = resnet20().double()  # before the constants of the normalisation are rounded to float32
+    network = resnet20().double()  # before the constants of the normalization are rounded to float32
     report = load_published(network, save(tmp_path / "best-checkpoint.th", published(tensors)))
     assert (report.epoch, round(report.accuracy, 4), report.dead, report.ignored) == (698, 87.1494, {}, ())
     assert set(report.loaded) == set(tensors)
     assert all(name.startswith("normalize.") or name.endswith(".t") for name in report.kept)
     assert network.bn2.num_batches_tracked == STEPS
     images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
-    normalised = (images - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD).double()[:, None, None]
+    normalized = (images - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD).double()[:, None, None]
     state = {name: tensor.double() for name, tensor in tensors.items()}
     with torch.no_grad():
-        expected = reference("resnet20")(state, normalised)
+        expected = reference("resnet20")(state, normalized)
         torch.testing.assert_close(network.eval()(images), expected, rtol=0, atol=1e-9)
     assert expected.std() > 0.1
 

@@ -14,8 +14,8 @@ from small_networks import BACKBONES, small_options
 
 def build(name):
     torch.manual_seed(0)
-    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3}
-    return create_backbone(name, num_classes=10, image_size=32, **small_options(name, width=4), **normalisation)
+    normalization = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    return create_backbone(name, num_classes=10, image_size=32, **small_options(name, width=4), **normalization)
 
 
 def step(network, images):

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm: their own logits, normalisation, and weights from a file."""
+"""Classifiers of torchvision and timm: their own logits, normalization, and weights from a file."""
 
 import sys
 from pathlib import Path
@@ -26,8 +26,8 @@ def test_logits_are_torchvisions_of_normalised_images(name, tmp_path: Path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "x.pth")
     ours = torchvision_network(name, num_classes=7, image_size=64, weights=str(tmp_path / "x.pth"))
     images = torch.rand(2, 3, 64, 64)
-    normalised = normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
-    expected = theirs.eval()(normalised)
+    normalized = normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    expected = theirs.eval()(normalized)
     assert torch.equal(ours.eval()(images), expected)
     features = ours.forward_head(ours.forward_features(images), pre_logits=True)
     assert features.shape == (2, ours.num_features)
@@ -111,8 +111,8 @@ def test_timm(tmp_path: Path):
     ours = timm_network("efficientnet_b0", num_classes=7, weights=str(tmp_path / "x.safetensors")).eval()
     images = torch.rand(2, 3, 64, 64)
     mean, std = (theirs.pretrained_cfg[key] for key in ("mean", "std"))
-    normalised = normalize(images, list(mean), list(std))
-    assert torch.equal(ours(images), theirs(normalised))
+    normalized = normalize(images, list(mean), list(std))
+    assert torch.equal(ours(images), theirs(normalized))
     assert isinstance(ours, RealNetwork)
     assert all(tap in dict(ours.named_modules()) for tap in ours.feature_taps())
     with pytest.raises(ValueError, match="timm has no classifier `efficientnet_b99`"):

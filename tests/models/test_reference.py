@@ -27,8 +27,8 @@ SMALL = {
 def build(name, options, **more):
     torch.manual_seed(1)
     channels = options.get("in_channels", 3)
-    normalisation = {"mean": [0.45, 0.5, 0.4][:channels], "std": [0.25, 0.2, 0.3][:channels]}
-    return create_backbone(name, **{"num_classes": 10, **normalisation, **options, **more}).double()
+    normalization = {"mean": [0.45, 0.5, 0.4][:channels], "std": [0.25, 0.2, 0.3][:channels]}
+    return create_backbone(name, **{"num_classes": 10, **normalization, **options, **more}).double()
 
 
 def images(options, count):

@@ -98,7 +98,7 @@ class StopRank(Callback):
 
 
 class EvalNorm(Callback):
-    """Keeps batch normalisation in evaluation, so that a batch may be cut into parts."""
+    """Keeps batch normalization in evaluation, so that a batch may be cut into parts."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         for module in pl_module.modules():
@@ -174,7 +174,7 @@ def small_run(
     """Train on digits and return the trainer; curves go to `metrics.jsonl` and checkpoints beside it.
 
     `callbacks` come before what writes checkpoints; without `standard` they are all there is. `comparable` keeps batch
-    normalisation in evaluation and writes the losses of each rank.
+    normalization in evaluation and writes the losses of each rank.
     """
     torch.set_num_threads(1)
     folder = Path(folder)

@@ -16,7 +16,7 @@ _BORDERS: dict[int | tuple[int, int], int] = {8: 0, 28: 2, 32: 4}
 
 
 class DigitsDataModule(InMemoryDataModule):
-    """Handwritten digits, 8 x 8 with 17 grey values: 1,437 training and 360 test scans, nothing to download.
+    """Handwritten digits, 8 x 8 with 17 gray values: 1,437 training and 360 test scans, nothing to download.
 
     They are scikit-learn's digits, which are the test set of UCI's "Optical recognition of handwritten digits" (see
     digits.LICENSE.txt). In each class, test scans are taken at even distances in the order of the file; the class

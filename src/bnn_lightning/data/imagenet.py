@@ -19,7 +19,7 @@ class ImageNetDataModule(EncodedDataModule):
     The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training
     images are cut out at random (area from `min_area` to 1, sides 3:4 to 4:3), resized, flipped and augmented; test
     images are resized and cropped at the center. Workers decode to bytes; scaling to [0, 1] and `lighting` happen on
-    the device. Arguments not named here are those of `ImageDataModule`; the labelled folder `val` is the test set.
+    the device. Arguments not named here are those of `ImageDataModule`; the labeled folder `val` is the test set.
 
     Args:
         image_size: Of the images shown.

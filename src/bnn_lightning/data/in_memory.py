@@ -132,8 +132,8 @@ class InMemoryDataModule(ImageDataModule):
             chosen = self.augment(images, index, seed=self.seed, epoch=batch.epoch)
         else:
             border = self.augment.padding if source == "train" and self.augment else 0
-            centre = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
-            chosen = to_float(centre.index_select(0, index))
+            center = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
+            chosen = to_float(center.index_select(0, index))
         if batch.split == "train" and self.auto_augment is not None:
             chosen = self._auto_augmented(chosen, index.tolist(), batch.epoch)
         return chosen, labels

@@ -1,4 +1,4 @@
-"""MNIST: 60,000 and 10,000 handwritten digits of 28 x 28 grey values."""
+"""MNIST: 60,000 and 10,000 handwritten digits of 28 x 28 gray values."""
 
 import struct
 from typing import ClassVar

@@ -74,7 +74,7 @@ class Panel:
 def draw_graph(graph: NetworkGraph, title: str = "") -> "Figure":
     """Draw the graph of a network.
 
-    Edges that carry signs are dashed, thick and orange, the others thin and grey; frames are modules. Artists have ids
+    Edges that carry signs are dashed, thick and orange, the others thin and gray; frames are modules. Artists have ids
     (`node:<name>`, `edge:<source>:<target>:binary`), which a written SVG keeps.
 
     Args:

@@ -80,7 +80,7 @@ class _SignSTE(torch.autograd.Function):
         both = native.sign_ste(x, clip)
         if both is not None:
             return both
-        # A comparison in place is vectorised, one into a bool tensor is not; and its memory serves once more.
+        # A comparison in place is vectorized, one into a bool tensor is not; and its memory serves once more.
         buffer = x.abs().le_(clip)
         inside = buffer.to(torch.int8)
         return _sign_of_floor_(buffer.copy_(x).floor_()), inside

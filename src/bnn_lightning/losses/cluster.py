@@ -36,6 +36,6 @@ def cluster_loss(features: Tensor, labels: Tensor, num_classes: int, *, eps: flo
     constant = features.detach()
     # The cosine does not see the length of the mean, so that the sum does as well, without a division by counts.
     sums = constant.new_zeros(num_classes, constant.shape[1]).index_add_(0, labels, constant)
-    centres = unit_length(sums, eps).index_select(0, labels)
-    cosine = (unit_length(features, eps) * centres).sum(1)
+    centers = unit_length(sums, eps).index_select(0, labels)
+    cosine = (unit_length(features, eps) * centers).sum(1)
     return (0.5 - 0.5 * cosine).mean()

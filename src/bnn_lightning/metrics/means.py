@@ -14,7 +14,7 @@ class EpochMeans(Metric):
 
     The state is made of sums and a count, so that no sample weighs more than another, and travels in checkpoints if
     `persistent`: an epoch that was interrupted then ends with the numbers of one that was not. An update does not
-    synchronise with the host.
+    synchronize with the host.
 
     Args:
         names: Names of the averages.

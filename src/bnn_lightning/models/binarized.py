@@ -50,7 +50,7 @@ def binary_torchvision(
     Args:
         name: As torchvision has it: resnet18, mobilenet_v3_large, convnext_tiny ...
         num_classes: Width of the logits.
-        in_channels: 3, or 1 for grey images.
+        in_channels: 3, or 1 for gray images.
         image_size: Height and width of the images.
         mean: Normalization of the images; with `pretrained` or `weights` it is that of ImageNet instead.
         std: See `mean`.
@@ -148,8 +148,8 @@ def _fit_data(
 ) -> None:
     """Give a network the normalization of the data, and a new classifier where its own is for other classes."""
     if constants is not None:
-        grey = 3 if network.in_channels == 1 else 1
-        mean, std = (None if values is None else list(values) * grey for values in constants)
+        gray = 3 if network.in_channels == 1 else 1
+        mean, std = (None if values is None else list(values) * gray for values in constants)
         network.normalize = Normalize(mean, std, 3)
     if num_classes != network.num_classes:
         network.num_classes = num_classes

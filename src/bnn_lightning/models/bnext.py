@@ -172,7 +172,7 @@ Args:
     num_classes: Width of the logits.
     in_channels: Channels of the images.
     image_size: Height and width of the images: at least 17 with the ImageNet stem and 9 with the other.
-    mean: Normalisation of the images; None leaves them in [0, 1].
+    mean: Normalization of the images; None leaves them in [0, 1].
     std: See `mean`.
     binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
         real, the first of two training steps.

@@ -125,8 +125,8 @@ class BNextConv(nn.Module):
         return v if again else v.value
 
     def _gated(self, x: Tensor, real: Tensor | None) -> Recomputable:
-        normalised = self.norm(self.conv(x))
-        u = recomputable(prelu, normalised, self.act.weight, value=self.act(normalised))
+        normalized = self.norm(self.conv(x))
+        u = recomputable(prelu, normalized, self.act.weight, value=self.act(normalized))
         if self.mix is None or self.gate is None:
             return u
         if real is None and self.stride == 2:  # of the pooled input the average alone is used

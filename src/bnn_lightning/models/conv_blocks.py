@@ -197,6 +197,6 @@ class RealToBinaryUnit(Unit):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        normalised = self.bn(x)
-        y: Tensor = self.act(self.conv(normalised) * self.gate(normalised)) + self.shortcut(x)
+        normalized = self.bn(x)
+        y: Tensor = self.act(self.conv(normalized) * self.gate(normalized)) + self.shortcut(x)
         return y

@@ -42,7 +42,7 @@ class RealNetwork(Backbone):
     Args:
         network: From normalized images of three channels to logits.
         num_classes: Width of the logits.
-        in_channels: 3, or 1: grey images are shown to it on three channels.
+        in_channels: 3, or 1: gray images are shown to it on three channels.
         image_size: Height and width of the images; most such networks take any.
         mean: Normalization of the three channels; None leaves them in [0, 1].
         std: See `mean`.
@@ -121,7 +121,7 @@ def torchvision_network(
     Args:
         name: As torchvision has it: resnet34, efficientnet_b0, convnext_tiny ...
         num_classes: Width of the logits; 1000 for torchvision's own weights.
-        in_channels: 3, or 1 for grey images.
+        in_channels: 3, or 1 for gray images.
         image_size: Height and width of the images.
         pretrained: Take torchvision's weights: from its cache, or, where there is a network, from its site. Without,
             the weights are random.
@@ -171,7 +171,7 @@ def timm_network(
     Args:
         name: As timm has it, with the tag of its weights if there are several: convnext_tiny.fb_in1k ...
         num_classes: Width of the logits; 1000 for timm's own weights of ImageNet-1k.
-        in_channels: 3, or 1 for grey images.
+        in_channels: 3, or 1 for gray images.
         image_size: Height and width of the images.
         pretrained: Take timm's weights: from its cache, or, where there is a network, from its site. Without, the
             weights are random.

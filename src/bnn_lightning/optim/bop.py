@@ -21,7 +21,7 @@ class Bop(Optimizer):
 
     The binary weights, those of the groups called "latent" (`default_groups` makes one), are -1 and +1 from the
     construction on. The layers' weight binarizers see no more than these, so that they must take plain signs
-    (`WeightSign`, `XNORScale`): what centres or anneals its latent weights has none here.
+    (`WeightSign`, `XNORScale`): what centers or anneals its latent weights has none here.
 
     Args:
         params: Parameter groups.

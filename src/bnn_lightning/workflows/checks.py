@@ -55,7 +55,7 @@ def check_devices(trainer: Node) -> None:
     """
     accelerator, wanted = str(trainer.get("accelerator", "auto")), trainer.get("devices", "auto")
     if trainer.get("sync_batchnorm") and (accelerator == "cpu" or not torch.cuda.is_available()):
-        raise UserError("trainer.sync_batchnorm=true: torch synchronises batch norm on GPUs only; leave it out.")
+        raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs only; leave it out.")
     if accelerator == "cpu":
         return
     available = torch.cuda.device_count() or int(torch.backends.mps.is_available())
@@ -342,7 +342,7 @@ def check_bop(task: ClassificationTask) -> None:
     """Refuse Bop for layers that do not take plain signs of their weights.
 
     Raises:
-        UserError: A weight binarizer centres or anneals latent weights, which Bop does not have.
+        UserError: A weight binarizer centers or anneals latent weights, which Bop does not have.
     """
     if getattr(task.optimizer, "func", None) is not Bop:
         return

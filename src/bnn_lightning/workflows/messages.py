@@ -1,4 +1,4 @@
-"""What a workflow says while it works: log records, which the command line prints."""
+"""Messages of a workflow while it works: log records, which the command line prints."""
 
 import logging
 

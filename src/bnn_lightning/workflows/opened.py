@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Described:
-    """What a command says of a network and its data beside a checkpoint or a packed file.
+    """Settings of a command that name a network and its data, beside a checkpoint or a packed file.
 
     Attributes:
         model: The section `model` of a published file; empty for a file that says itself which network it is.

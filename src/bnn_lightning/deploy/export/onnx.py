@@ -25,7 +25,7 @@ class OnnxError(ValueError):
 def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None, *, precise: bool = True) -> int:
     """Write a network as an ONNX file: images (N, C, H, W) in [0, 1] in, logits out, any N.
 
-    A binary network stays what it was under the optimisations that runtimes make by default. Weights are floats: for
+    A binary network stays what it was under the optimizations that runtimes make by default. Weights are floats: for
     one bit a weight there is `save`.
 
     Args:

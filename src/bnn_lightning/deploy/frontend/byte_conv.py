@@ -35,8 +35,8 @@ def byte_conv2d(
         x: Images in [0, 1], (N, C, H, W); taken in 255ths.
         weight: int8, (out_channels, C, kernel_height, kernel_width).
         scale: Shape (out_channels,).
-        around: Shape (C,): what pixels are compared with, in 255ths; 255 * mean where images were normalised. What lies
-            around the image counts as that: it is zero after the normalisation.
+        around: Shape (C,): what pixels are compared with, in 255ths; 255 * mean where images were normalized. What lies
+            around the image counts as that: it is zero after the normalization.
         bias: Shape (out_channels,), or None.
         stride: Strides of rows and columns.
         padding: Pixels on both sides of rows and columns.

@@ -49,7 +49,7 @@ def torch_runner(model: nn.Module | Callable[[Tensor], Tensor], *, channels_last
 
 
 def onnxruntime_runner(path: Path) -> Runner:
-    """Run an ONNX file in onnxruntime, with the optimisations that it makes by default."""
+    """Run an ONNX file in onnxruntime, with the optimizations that it makes by default."""
     runtime = require("onnxruntime", extra=EXTRA)
 
     def make(threads: int, images: Tensor) -> Callable[[], Any]:
@@ -64,7 +64,7 @@ def onnxruntime_runner(path: Path) -> Runner:
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network: onnxruntime with the optimisations that it makes by default.
+    """An ONNX file as a network: onnxruntime with the optimizations that it makes by default.
 
     The first images are run one by one, too, as runtimes choose other algorithms for one image than for many.
 

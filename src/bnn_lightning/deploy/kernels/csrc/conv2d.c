@@ -10,7 +10,7 @@
 //   t[pixel, c] = bias[c] + scale[c] * sum_k weight[k, c] * x[pixel + offset k]
 //
 // Weights are (block, tap and input channel, BLOCK), those in int8 (block, word, BLOCK, 4): a word is four pixels side by
-// side. Where windows leave the map, or x is averaged or normalised first, or is bytes, as many rows as `band` rows of the
+// side. Where windows leave the map, or x is averaged or normalized first, or is bytes, as many rows as `band` rows of the
 // result need are copied into the worker's memory with all that lies around them. Maxima of windows may follow while rows
 // are in the cache: only they are written then.
 #include "dot.h"
@@ -210,7 +210,7 @@ INNERMOST void copy(const struct bnn_real_convolve *c, int64_t from, int64_t ste
   else COPY(float, float);
 }
 
-INNERMOST void normalise(const struct bnn_real_convolve *c, int64_t plane, int64_t n, float *to) {
+INNERMOST void normalize(const struct bnn_real_convolve *c, int64_t plane, int64_t n, float *to) {
   const float mean = c->mean ? c->mean[plane] : 0, std = c->mean ? c->std[plane] : 1;
   if (c->bytes)
     for (int64_t i = 0; i < n; i++) to[i] /= 255;
@@ -233,7 +233,7 @@ static void copy_row(const struct bnn_real_convolve *c, const struct band *b, in
   const int64_t from = image * c->x_image + plane * c->x_channel + y * c->x_y;
   surround(b, left, to);
   copy(c, from, b->inner == 1 ? c->x_x : 1, inside * b->inner, to + left * pixel);
-  if (!c->whole) normalise(c, plane, inside * b->inner, (float *)(to + left * pixel));
+  if (!c->whole) normalize(c, plane, inside * b->inner, (float *)(to + left * pixel));
   surround(b, b->columns - left - inside, to + (left + inside) * pixel);
 }
 
