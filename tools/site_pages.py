@@ -157,9 +157,19 @@ def exports(package: str) -> dict[str, list[str]]:
     tree = ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "attach":
-            found: dict[str, list[str]] = ast.literal_eval(node.args[1])
-            return found
+            found = eval(ast.unparse(node.args[1]), {"__builtins__": {}})  # names may be listed with a star
+            return {module: list(names) for module, names in found.items()}
     return {}
+
+
+def place(package: str, module: str, item: str) -> str:
+    """Return where an exported name is defined, through packages that export it in turn."""
+    inner = f"{package}/{module.replace('.', '/')}".strip("/")
+    if (SOURCE / inner / "__init__.py").is_file():
+        for deeper, names in exports(inner).items():
+            if item in names:
+                return place(inner, deeper, item)
+    return ".".join(("bnn_lightning", *inner.split("/"), item))
 
 
 def python() -> dict[str, str]:
@@ -169,7 +179,7 @@ def python() -> dict[str, str]:
         name = f"bnn_lightning.{package}".rstrip(".")
         parts = [f"# {name}\n\n{what}\n"]
         for module, names in exports(package).items():
-            parts += [f"::: {name}.{module}.{item}\n" for item in sorted(names)] or [f"::: {name}.{module}\n"]
+            parts += [f"::: {place(package, module, item)}\n" for item in sorted(names)] or [f"::: {name}.{module}\n"]
         pages[package or "index"] = "\n".join(parts)
     return pages
 
