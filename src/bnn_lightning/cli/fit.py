@@ -33,6 +33,7 @@ from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.models.float_teachers import rebuilding
+from bnn_lightning.models.published_file import some
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.workflows.building import (
@@ -43,7 +44,7 @@ from bnn_lightning.workflows.building import (
     check_chosen,
     check_sections,
 )
-from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint, some
+from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint
 from bnn_lightning.workflows.checks import (
     check_averages,
     check_binary_end,

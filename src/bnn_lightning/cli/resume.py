@@ -14,6 +14,7 @@ from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.cli.errors import explain
 from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
+from bnn_lightning.models.published_file import some
 from bnn_lightning.workflows.checkpoint import (
     CONFIG_KEY,
     RENAMED_KEY,
@@ -22,7 +23,6 @@ from bnn_lightning.workflows.checkpoint import (
     is_ours,
     network_file,
     read_checkpoint,
-    some,
 )
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.old_names import COMMIT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure, whole_axis
-from bnn_lightning.utils.curve_panels import PANELS, Panel, is_wide
+from bnn_lightning.utils.curve_panels import PANELS, CurvePanel, is_wide
 from bnn_lightning.utils.curves import Curves
 from bnn_lightning.utils.optional import require
 
@@ -118,7 +118,7 @@ def _names(runs: Iterable[Curves]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run))
 
 
-def _draw(axes: "Axes", panel: Panel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
+def _draw(axes: "Axes", panel: CurvePanel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
     values = [value for runs in groups.values() for name in series for value in _logged(runs, name)]
     for color, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
         for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
@@ -150,7 +150,7 @@ def _logged(runs: Sequence[Curves], name: str) -> Iterable[float]:
     return (value for run in runs for value in run.get(name, []) if not math.isnan(value))
 
 
-def _name_series(axes: "Axes", panel: Panel, series: Sequence[str], *, alone: bool) -> None:
+def _name_series(axes: "Axes", panel: CurvePanel, series: Sequence[str], *, alone: bool) -> None:
     line = require("matplotlib.lines", extra=EXTRA).Line2D
     looks = zip(_cycle(len(series)), _styles(len(series)), strict=True)
     handles = [line([], [], color=color if alone else "0.3", ls=style, lw=1.4) for color, style in looks]

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.backbone import Backbone
-from bnn_lightning.models.published_file import read_published
+from bnn_lightning.models.published_file import OTHER_SHAPE, differences, read_published, some
 from bnn_lightning.models.published_names import names_of
 from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
 
@@ -69,9 +69,6 @@ class ImportReport:
     dead: dict[str, str]
     ignored: tuple[str, ...]
     head: tuple[str, ...] = ()
-
-
-_SHAPE = "Of another shape"
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def load_published(backbone: Backbone, path: str | Path, *, new_head: bool = Fal
         )
     damaged = [name for name, tensor in match.tensors.items() if not torch.isfinite(tensor).all()]
     if damaged:
-        raise ValueError(f"`{published.path}` is damaged: {_some(damaged)} hold values that are not finite.")
+        raise ValueError(f"`{published.path}` is damaged: {some(damaged)} hold values that are not finite.")
     backbone.load_state_dict(match.tensors, strict=False)
     return ImportReport(
         path=published.path,
@@ -163,14 +160,8 @@ def _match(backbone: nn.Module, tensors: Mapping[str, Tensor], *, new_head: bool
     found = {name: tensor for name, tensor in found.items() if name not in head}
     kept = tuple(name for name in _optional(backbone) if name not in found)
     missing = [name for name in wanted if name not in found and name not in (*kept, *head)]
-    shapes = [
-        f"{name} (file {tuple(tensor.shape)}, network {tuple(wanted[name].shape)})"
-        for name, tensor in found.items()
-        if tensor.shape != wanted[name].shape
-    ]
-    kinds = (("Missing in the file", missing), ("Unknown to the network", unexpected), (_SHAPE, shapes))
-    differences = tuple(f"{kind}: {_some(which)}." for kind, which in kinds if which)
-    return _Match(found, kept, dead, differences, head)
+    lines = differences(wanted, found, missing=missing, unknown=unexpected)
+    return _Match(found, kept, dead, lines, head)
 
 
 def _optional(backbone: nn.Module) -> list[str]:
@@ -200,11 +191,11 @@ def _fitting_network(tensors: Mapping[str, Tensor]) -> str:
                 "width": first.shape[0],
             }
             options = {option: value for option, value in options.items() if option in parameters}
-            differences = _differences(name, options, tensors)
-            if not differences:
+            lines = _differences(name, options, tensors)
+            if not lines:
                 given = ", ".join(f"{option}={value}" for option, value in options.items())
                 return f"The file fits `{name}` with {given}."
-            if not all(text.startswith(_SHAPE) for text in differences):
+            if not all(text.startswith(OTHER_SHAPE) for text in lines):
                 break  # the names do not depend on sizes
     return "No registered network fits."
 
@@ -219,10 +210,5 @@ def _differences(name: str, options: Mapping[str, int], tensors: Mapping[str, Te
         with torch.device("meta"):
             candidate = create_backbone(name, **options)
     except (ValueError, TypeError):  # a size that this network refuses
-        return (_SHAPE,)
+        return (OTHER_SHAPE,)
     return _match(candidate, tensors).differences
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.models.backbone import Backbone, Normalize
-from bnn_lightning.models.published_file import read_published
+from bnn_lightning.models.published_file import differences, read_published
 from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
@@ -258,15 +258,9 @@ def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
     # Files of before 2017 have no counters of batches.
     missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
     unknown = [k for k in tensors if k not in wanted]
-    shapes = [
-        f"{k} (file {tuple(tensors[k].shape)}, network {tuple(wanted[k].shape)})"
-        for k in wanted
-        if k in tensors and tensors[k].shape != wanted[k].shape
-    ]
-    kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), ("Of another shape", shapes))
-    differences = [f"{kind}: {', '.join(names[:8])}{' ...' if names[8:] else ''}." for kind, names in kinds if names]
-    if differences:
-        raise ValueError(f"The weights of `{source}` do not fit {type(network).__name__}. {' '.join(differences)}")
+    found = differences(wanted, tensors, missing=missing, unknown=unknown)
+    if found:
+        raise ValueError(f"The weights of `{source}` do not fit {type(network).__name__}. {' '.join(found)}")
     network.load_state_dict(tensors, strict=False)
 
 

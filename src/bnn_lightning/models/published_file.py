@@ -12,7 +12,7 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,3 +193,33 @@ def _number(value: Any) -> float | None:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = float(value)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+# How a line of `differences` begins that names tensors of both, of unequal shapes.
+OTHER_SHAPE = "Of another shape"
+
+
+def differences(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, missing: Sequence[str], unknown: Sequence[str]
+) -> tuple[str, ...]:
+    """Return what differs between the tensors of a network and those of a file, a line a kind.
+
+    Args:
+        wanted: Tensors of the network.
+        given: Tensors of the file, by their names in the network.
+        missing: Names that the file lacks.
+        unknown: Names that the network lacks.
+    """
+    shapes = [
+        f"{name} (file {tuple(given[name].shape)}, network {tuple(tensor.shape)})"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), (OTHER_SHAPE, shapes))
+    return tuple(f"{kind}: {some(names)}." for kind, names in kinds if names)
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as one line, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

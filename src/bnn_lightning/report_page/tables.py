@@ -5,16 +5,16 @@ from collections.abc import Iterable
 
 from bnn_lightning.report_page.charts import Chart, line_chart
 from bnn_lightning.report_page.content import Cell, Matrix, Table
-from bnn_lightning.utils.curve_panels import PANELS, Panel
+from bnn_lightning.utils.curve_panels import PANELS, CurvePanel
 from bnn_lightning.utils.curves import Curves
 
-_TIME = Panel("Seconds per epoch", ("s_per_epoch",))
+_TIME = CurvePanel("Seconds per epoch", ("s_per_epoch",))
 # The section of the binary weights shows it, the section of the training all others.
 FLIPS = next(panel for panel in PANELS if "binary/flip_rate" in panel.names)
 TRAINING = (*(panel for panel in PANELS if panel is not FLIPS), _TIME)
 
 
-def curve_charts(curves: Curves, panels: Iterable[Panel]) -> list[Chart]:
+def curve_charts(curves: Curves, panels: Iterable[CurvePanel]) -> list[Chart]:
     """Return the charts of those panels of which something was logged."""
     charts = []
     for panel in panels:

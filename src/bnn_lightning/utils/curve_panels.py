@@ -7,7 +7,7 @@ _SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """Metrics that are drawn together.
 
     Attributes:
@@ -53,12 +53,12 @@ def is_wide(values: Iterable[float]) -> bool:
 
 
 PANELS = (
-    Panel("Loss", _of_splits("loss")),
-    Panel("Top-1 accuracy", _of_splits("acc"), percent=True),
-    Panel("Top-5 accuracy", _of_splits("acc_top5"), percent=True),
-    Panel("Terms of the training loss", prefix="train/loss_", log=True),
-    Panel("Learning rate", ("lr",)),
-    Panel("Annealing", ("binary/temperature", "binary/t", "binary/power"), log=True),
-    Panel("Sign-flip rate of binary weights", ("binary/flip_rate",), percent=True, log=True),
-    Panel("Gradient norm of a term over cross-entropy's", prefix="gradient/", log=True),
+    CurvePanel("Loss", _of_splits("loss")),
+    CurvePanel("Top-1 accuracy", _of_splits("acc"), percent=True),
+    CurvePanel("Top-5 accuracy", _of_splits("acc_top5"), percent=True),
+    CurvePanel("Terms of the training loss", prefix="train/loss_", log=True),
+    CurvePanel("Learning rate", ("lr",)),
+    CurvePanel("Annealing", ("binary/temperature", "binary/t", "binary/power"), log=True),
+    CurvePanel("Sign-flip rate of binary weights", ("binary/flip_rate",), percent=True, log=True),
+    CurvePanel("Gradient norm of a term over cross-entropy's", prefix="gradient/", log=True),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnn_lightning.models.float_teachers import rebuilding
-from bnn_lightning.models.published_file import read_file, why_unusable
+from bnn_lightning.models.published_file import differences, read_file, some, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.workflows.allowed import is_library
 from bnn_lightning.workflows.building import ForeignTargetError, build_network, build_task
@@ -193,15 +193,10 @@ def check_fits(module: nn.Module, state: State, path: str | Path) -> None:
             raise UserError(f"`{path}` is damaged: its `{name}` is of {value.dtype}, not of {wanted[name].dtype}.")
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} (file {tuple(state[name].shape)}, network {tuple(tensor.shape)})"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape and name != _SUMS
-    ]
-    kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), ("Of another shape", shapes))
-    differences = [f"{kind}: {some(names)}." for kind, names in kinds if names]
-    if differences:
-        raise UserError(f"`{path}` is a checkpoint of another network. {' '.join(differences)}")
+    compared = {name: tensor for name, tensor in wanted.items() if name != _SUMS}
+    found = differences(compared, state, missing=missing, unknown=unknown)
+    if found:
+        raise UserError(f"`{path}` is a checkpoint of another network. {' '.join(found)}")
 
 
 def _check_plain(node: Any, path: str, depth: int = 0) -> None:
@@ -221,12 +216,6 @@ def _check_plain(node: Any, path: str, depth: int = 0) -> None:
         raise UserError(f"`{path}`: its configuration holds an interpolation ({node!r}), which we never write.")
     elif node is not None and not isinstance(node, str | int | float):
         raise UserError(f"`{path}`: its configuration is damaged: it holds a {type(node).__name__}.")
-
-
-def some(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names as one line, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _names(folder: Path, most: int = 8) -> str:
