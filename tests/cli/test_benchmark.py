@@ -64,18 +64,18 @@ def test_a_file_that_does_not_know_is_measured_alone(bnn: Bnn, workplace: Path) 
 def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     bnn: Bnn, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnn_lightning.deploy.frontend import fold_epilogue as fuse
-    from bnn_lightning.deploy.frontend import pack as convert
+    from bnn_lightning.deploy.passes.fold_epilogue import Folded
+    from bnn_lightning.deploy.runtime import packed_network
     from bnn_lightning.workflows import benchmark_network, benchmarking
 
-    monkeypatch.setattr(convert, "fuse", lambda model, example: fuse.Fused(model, unfused="as of old"))
+    monkeypatch.setattr(packed_network, "fold_epilogue", lambda graph, types: Folded(graph, (), {"bn": "as of old"}))
     monkeypatch.setattr(benchmarking, "measure_footprint", lambda file: None)
     words = ("model=resnet20", "model.width=4", "data=digits", "threads=[1]", "repeats=1", "rivals=[]")
     done = bnn("benchmark", *words, "out=found.json")
     assert done.code == 2
     assert "NOT FOLDED" in done.out
     assert "as of old" in done.err
-    assert json.loads((workplace / "found.json").read_text())["unfolded"] == "as of old"
+    assert json.loads((workplace / "found.json").read_text())["unfolded"] == "bn: as of old"
     network = create_backbone("resnet20", num_classes=10, image_size=16, width=4).eval()
     model = {"_target_": "bnn_lightning.models.create_backbone", "name": "resnet20", "num_classes": 10}
     file = make_subject(network, model, workplace, trust=[]).file  # which says nothing of how it was packed

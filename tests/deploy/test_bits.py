@@ -15,7 +15,7 @@ from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.layers import BinaryConv2d, LearnableBias
 from bnn_lightning.models import create_backbone
-from tests.deploy.test_convert import settled
+from tests.deploy.test_convert import check_folding, settled
 from tests.deploy.test_real import adds_as_onednn
 
 fused = pytest.mark.skipif(
@@ -69,8 +69,10 @@ def test_layers(chain: str, scaled: bool, bias: bool) -> None:
     for module in network.modules():
         if isinstance(module, LearnableBias):
             nn.init.normal_(module.bias)
+    packed = pack(network, images)
+    check_folding(packed, images)
     with torch.no_grad():
-        assert torch.equal(pack(network, images)(images), network(images))
+        assert torch.equal(packed.run_layers(images), network(images))
 
 
 @adds_as_onednn

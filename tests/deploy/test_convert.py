@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
+from bnn_lightning.deploy import LoadedNetwork, PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
+from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
 from bnn_lightning.metrics import count_ops
@@ -49,8 +50,23 @@ def same(network: nn.Module, images: torch.Tensor, example: torch.Tensor | None 
     with torch.no_grad():
         # In the layout in which a packed network computes: each adds in an order of its own.
         wanted = network(images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images)
-        torch.testing.assert_close(packed(images), wanted, **NEAR)
+        torch.testing.assert_close(packed.run_layers(images), wanted, **NEAR)
+    if packed._compile().folded is not None:
+        check_folding(packed, images)
     return packed
+
+
+@torch.no_grad()
+def check_folding(packed: PackedNetwork, images: torch.Tensor) -> None:
+    """Hold the folded graph of a network to the bits of the one that was captured, node by node in torch."""
+    _, channels, height, width = images.shape
+    info, images = PackedInfo("net", channels, (height, width)), for_torch(images)
+    trace = packed._compile().trace
+    assert trace is not None
+    found, wanted = (
+        LoadedNetwork(graph, info).run_nodes(images) for graph in (packed.graph(info.shape), trace.graph())
+    )
+    torch.testing.assert_close(found, wanted, **NEAR)
 
 
 def least_size(name: str) -> int:
@@ -70,7 +86,7 @@ def test_every_backbone(name: str, pad_value: float) -> None:
     with_real_input = [name for name, layer in binary_layers(network).items() if layer.input_binarizer is None]
     assert set(packed.report.left) == set(with_real_input)
     assert len(packed.report.packed) == len(binary_layers(network)) - len(with_real_input)
-    assert not packed.report.unfused
+    assert (packed.report.unplanned, packed.report.in_torch) == ("", {})
     # Each packed layer has taken in its batch norm at least, where it has one behind it.
     norms_before = {"xnornet18", "real2binary18"}
     assert name in norms_before or len(packed.report.folded) >= len(packed.report.packed) - 1
@@ -121,7 +137,7 @@ def test_a_network_never_seen() -> None:
     network = settled(Branches(), images)
     packed = same(network, images, images[:1])
     assert set(packed.report.packed) == {"shared", "left", "right", "deep"}
-    assert "norm" not in packed.report.folded  # of a layer that is called twice
+    assert packed.report.folded.count("norm") == 2  # of a layer that is called twice
     assert {"deep_norm", "prelu"} <= set(packed.report.folded)
 
 
@@ -236,11 +252,13 @@ def test_what_computes_in_a_way_of_its_own_is_left(layer: BinaryConv2d, reason: 
     assert reason in packed.report.left["1"]
 
 
-def test_a_batch_norm_with_a_hook_is_not_folded() -> None:
+def test_hooks_are_called() -> None:
     images = torch.rand(2, 4, 6, 6)
     norm = nn.BatchNorm2d(4)
     norm.register_forward_hook(lambda module, inputs, output: output * 3)
-    assert same(nn.Sequential(conv(4, 4), norm).eval(), images, images).report.folded == ()
+    report = same(nn.Sequential(conv(4, 4), norm).eval(), images, images).report
+    assert report.folded == ("1",)
+    assert "hooks" in report.unplanned
 
 
 class ReadsWeights(nn.Module):
@@ -280,7 +298,7 @@ def test_a_network_that_cannot_be_traced_is_packed_all_the_same() -> None:
     packed = same(settled(ByValue(), images), images, images)
     assert packed.report.packed == ("conv",)
     assert packed.report.folded == ()
-    assert "cannot be traced" in packed.report.unfused
+    assert "cannot be traced" in packed.report.unplanned
 
 
 def test_linear_layers_of_any_rank() -> None:

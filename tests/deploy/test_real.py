@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
+from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.conv2d import Conv2d
 from bnn_lightning.deploy.kernels.elementwise import FusedElementwise

@@ -42,10 +42,9 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     threshold = 0.3 * torch.randn(groups * inputs)
     layer = PackedConv2d(signs, stride=stride, padding=padding, groups=groups, pad_value=value, threshold=threshold)
     gain, offset, scale, bias, lift, slope, shift = torch.randn(7, groups * outputs)
-    assert layer.fold_affine_(gain, torch.zeros_like(gain))
-    assert layer.fold_affine_(torch.ones_like(gain), offset)
-    assert layer.fold_affine_(scale, bias)
-    layer.lift, layer.slope, layer.shift = (layer.spread(values) for values in (lift, slope, shift))
+    parameters = {"gain": gain, "offset": offset, "scale": scale, "bias": bias, "lift": lift, "slope": slope}
+    for name, values in {**parameters, "shift": shift}.items():
+        setattr(layer, name, layer.spread(values))
     layer.low, layer.high = -1.5, 2.5
     x = torch.randn(2, groups * inputs, 6, 7)
     x = x.contiguous(memory_format=torch.channels_last) if r.random() < 0.5 else x

@@ -204,7 +204,7 @@ def test_pack_leaves_them_in_torch_and_says_so() -> None:
     net, x = Mixed().eval(), torch.randn(2, 3, 4, 4)
     packed = pack(net, x)
     assert packed.report.packed == ("conv",)
-    assert not packed.report.unfused
+    assert packed.report.unplanned
     assert {name: reason.split()[0] for name, reason in packed.report.left.items()} == {
         "up": "BinaryConvTranspose2d",
         "line": "BinaryConv1d",

@@ -9,8 +9,8 @@ from bnn_lightning.analysis.latency import Timing, time_in_turns
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy.export.onnx import write_onnx
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.frontend.pack import pack
 from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.deploy.validate import baselines as rivals
 from bnn_lightning.deploy.validate.baselines import Runner

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.frontend.pack import pack
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.workflows.building import build, build_network
@@ -100,7 +100,7 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
         raise UserError(f"`{name}` cannot be packed: {error}") from error
     twin, unknown = _twin(model, trust)
     report = packed.report
-    unfolded = report.unfused or "; ".join(f"{name}: {reason}" for name, reason in report.unfolded.items())
+    unfolded = report.unplanned or "; ".join(f"{name}: {reason}" for name, reason in report.unfolded.items())
     return Subject(file, load(file), network, twin, report.left, unfolded, unknown)
 
 

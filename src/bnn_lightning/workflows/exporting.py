@@ -22,9 +22,10 @@ from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
 from bnn_lightning.deploy.export.web import FILES, WebError, check_folder, write_web
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.frontend.pack import PackedNetwork, example_images, pack
+from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.deploy.runtime.packed_network import PackedNetwork, pack
 from bnn_lightning.deploy.runtime.save import FileSizes, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
@@ -59,7 +60,7 @@ _UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeE
 class _Compare(LightningModule):
     def __init__(self, model: nn.Module, packed: nn.Module, margin: float, max_drop: float | None) -> None:
         super().__init__()
-        ours = isinstance(packed, PackedNetwork | LoadedNetwork)
+        ours = not isinstance(packed, OnnxNetwork)
         self.comparison = Comparison(model, packed, margin=margin, max_drop=max_drop, layers=ours, rounds=not ours)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -147,8 +148,8 @@ def _export_packed(
     except ValueError as error:
         raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
     say(f"packed: {packed.report}")
-    # What users will run: the file as it is loaded, which adds in another order than the module.
-    parity = compare(packed if settings.format == "torch" else _stored(packed, datamodule, settings))
+    # What users will run: the file as it is loaded, or the layers that torch traces, which add in another order.
+    parity = compare(packed.network if settings.format == "torch" else _stored(packed, datamodule, settings))
     say(str(parity))
     _refuse_faults(parity, out, "the packed network")
     if settings.format == "torch":
@@ -229,7 +230,7 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path, parity: 
             program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
             torch.export.save(program, made)
             with torch.no_grad():
-                same = torch.equal(torch.export.load(made).module()(images), packed(images))
+                same = torch.equal(torch.export.load(made).module()(images), packed.run_layers(images))
             if not same:
                 raise UserError(
                     f"`{out}` was not written: the program that torch exports gives other logits than the network."

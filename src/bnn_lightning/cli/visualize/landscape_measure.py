@@ -21,8 +21,8 @@ from bnn_lightning.cli.visualize.images import data_of, labelled_images
 from bnn_lightning.cli.visualize.landscape_file import Identity, LandscapeFile, digest, empty_landscape
 from bnn_lightning.cli.visualize.output import place_of, typeable
 from bnn_lightning.cli.visualize.progress import clock, progress
-from bnn_lightning.deploy.frontend.pack import check_binary, pack
-from bnn_lightning.deploy.frontend.repack import Repacker
+from bnn_lightning.deploy.frontend.pack import check_binary
+from bnn_lightning.deploy.runtime.repack import Repacker
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError
 
@@ -84,13 +84,8 @@ def measure_runs(
 
 
 def repacking(model: nn.Module) -> Callable[[], Classify]:
-    """Evaluate on bits; at each point only the weights are packed again."""
+    """Evaluate on bits; at each point the network is packed again."""
     return Repacker(model)
-
-
-def packing_anew(model: nn.Module) -> Callable[[], Classify]:
-    """Evaluate on bits; at each point the network is packed whole, as batch norms or biases change, too."""
-    return partial(pack, model)
 
 
 def choose_evaluator(settings: "LandscapeSettings", network: nn.Module) -> tuple[str, Evaluator]:
@@ -107,7 +102,7 @@ def choose_evaluator(settings: "LandscapeSettings", network: nn.Module) -> tuple
         if settings.evaluator == "packed":
             raise
         return "eager", eager
-    return "packed", packing_anew if settings.bn_images or settings.perturb == "all" else repacking
+    return "packed", repacking
 
 
 def on_gpu(settings: "LandscapeSettings") -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
+from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import input_threshold
 from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
 from bnn_lightning.layers.binary import BinaryLayer

@@ -1,4 +1,4 @@
-"""From a packed network to the graph of a file."""
+"""From a network of packed layers to a graph."""
 
 import math
 import operator
@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bnn_lightning.deploy.frontend.fold_epilogue import batch_norm_affine
+from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
-from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.ir.graph import (
-    Array,
     AttributeValue,
     Constant,
     ConstantRef,
@@ -29,43 +26,81 @@ from bnn_lightning.deploy.ir.operations import OPERATIONS, PARTS
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning
 _SAME = (_ATEN.clone.default, _ATEN.alias.default, _ATEN.detach.default, _ATEN.contiguous.default)
+_BATCH_NORM = _ATEN._native_batch_norm_legit_no_training.default
+# They are read where they are used; what an assertion says of a parameter was so when it was traced.
+_READ_BY_OTHERS = (_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default, _OURS.pack_activations.default)
+_KNOWN = (*_SAME, *_READ_BY_OTHERS, _OURS.binary_conv2d.default, _BATCH_NORM)
+# Errors of tracing where Python looks at values or shapes.
+_UNTRACEABLE = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
-_DTYPES = {torch.float32: "f32", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
-_FEW = 64  # a tensor of fewer signs is not worth the name of another type
 
 
-@torch.no_grad()
-def capture(packed: PackedNetwork, example: Tensor) -> Graph:
-    """Trace a packed network, and say it in the operations of a graph.
+class _Root(nn.Module):
+    """A network below the name that its tensors have in files."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+
+class Trace:
+    """The operations of a network of packed layers, traced once; its tensors are read whenever it becomes a graph.
 
     Args:
-        packed: From `pack`.
+        network: With packed layers in it.
         example: Images, (N, C, H, W), N at least 2; the number of images stays free, their size does not.
 
+    Attributes:
+        constants: Tensors that are neither parameters nor buffers of the network, by name.
+
     Raises:
-        GraphError: It cannot be traced, or computes with an operation that graphs do not know.
+        GraphError: It cannot be traced.
     """
-    try:
-        # Two images: torch takes a single one for a constant.
-        traced = torch.export.export(packed, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        graph = traced.run_decompositions({}).graph_module.graph
-    except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise GraphError(f"The network cannot be traced: {error}") from error
-    signature = traced.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    names |= signature.inputs_to_lifted_tensor_constants
-    return _Capture(packed, names, {**traced.state_dict, **traced.constants}).run(graph)
+
+    @torch.no_grad()
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        self._root = _Root(network)
+        self._root.train(network.training)
+        try:
+            # Two images: torch takes a single one for a constant.
+            traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            self._graph = traced.run_decompositions({}).graph_module.graph
+        except (*_UNTRACEABLE, torch._dynamo.exc.TorchDynamoException) as error:
+            raise GraphError(f"The network cannot be traced: {error}") from error
+        signature = traced.graph_signature
+        self._names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._names |= signature.inputs_to_lifted_tensor_constants
+        self.constants = {name: item for name, item in traced.constants.items() if isinstance(item, Tensor)}
+
+    @torch.no_grad()
+    def graph(self) -> Graph:
+        """Return the operations, with the tensors that the network has now.
+
+        Raises:
+            GraphError: It computes with operations that graphs do not know.
+        """
+        own = (*self._root.named_parameters(remove_duplicate=False), *self._root.named_buffers(remove_duplicate=False))
+        return _Capture(self._root, self._names, {**self.constants, **dict(own)}).run(self._graph)
+
+
+def capture(network: nn.Module, example: Tensor) -> Graph:
+    """Trace a network of packed layers, and say it in the operations of a graph; see `Trace`."""
+    return Trace(network, example).graph()
 
 
 class _Capture:
-    def __init__(self, packed: nn.Module, names: dict[str, str], state: dict[str, Tensor]) -> None:
-        self.packed, self.names, self.state = packed, names, state
+    def __init__(self, root: nn.Module, names: dict[str, str], state: dict[str, Tensor]) -> None:
+        self.root, self.names, self.state = root, names, state
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = {}
         self.places: dict[str, int] = {}
         self.values: dict[fx.Node, Value] = {}
 
     def run(self, graph: fx.Graph) -> Graph:
+        self._refuse_unknown(graph)
         for node in graph.nodes:
             if node.op == "placeholder" and node.name not in self.names:
                 self.values[node] = Value(0)
@@ -80,6 +115,23 @@ class _Capture:
                     )
         return Graph(tuple(self.nodes), tuple(self.constants.values()))
 
+    def _refuse_unknown(self, graph: fx.Graph) -> None:
+        unknown: dict[str, list[str]] = {}
+        for node in graph.nodes:
+            if node.op == "call_function" and not _is_known(node):
+                unknown.setdefault(str(node.target), []).append(self._place(node))
+        if unknown:
+            listed = ", ".join(f"`{target}` (at {', '.join(places)})" for target, places in unknown.items())
+            raise GraphError(
+                f"{listed} cannot be written to a packed file; those that can: {', '.join(sorted(_READERS))}."
+            )
+
+    def _place(self, node: fx.Node) -> str:
+        """Return the name of the module that a node belongs to, or the node's own in a module of several."""
+        *_, path = ["", *(path.partition("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values())]
+        own = not any(True for _ in self.root.get_submodule(path).children())
+        return path.removeprefix("network.") if own else node.name
+
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
         if target in _SAME or (target is operator.getitem and node.args[1] == 0) or _keeps_shape(node):
@@ -87,24 +139,21 @@ class _Capture:
             assert isinstance(source, fx.Node)
             if source in self.values:
                 self.values[node] = self.values[source]
-        elif target in (_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default, _OURS.pack_activations.default):
-            return  # read where they are used; what an assertion says of a parameter was so when it was traced
+        elif target in _READ_BY_OTHERS:
+            return
         elif target is _OURS.binary_conv2d.default:
-            self.values[node] = self._emit("binary_conv2d", *self._binary(node))
-        elif target is _ATEN._native_batch_norm_legit_no_training.default:
-            self.values[node] = self._emit("affine", self._norm(node), {})
-        elif (name := _name(target)) in _READERS:
-            self.values[node] = self._emit(*_READERS[name](self, _arguments(node)))
+            self.values[node] = self._emit(node, "binary_conv2d", *self._binary(node))
+        elif target is _BATCH_NORM:
+            self.values[node] = self._emit(node, "affine", self._norm(node), {})
         else:
-            raise GraphError(
-                f"`{target}` (at `{node.name}`) cannot be written to a packed file; those that can: "
-                f"{', '.join(sorted(_READERS))}."
-            )
+            self.values[node] = self._emit(node, *_READERS[_name(target)](self, _arguments(node)))
 
-    def _emit(self, name: str, inputs: list[Input], attributes: dict[str, AttributeValue | None]) -> Value:
+    def _emit(
+        self, node: fx.Node, name: str, inputs: list[Input], attributes: dict[str, AttributeValue | None]
+    ) -> Value:
         known = OPERATIONS[name].attributes
         given = {key: value for key, value in attributes.items() if value is not None and value != known[key].default}
-        self.nodes.append(Node(name, tuple(inputs), given))
+        self.nodes.append(Node(name, tuple(inputs), given, self._place(node)))
         return Value(len(self.nodes))
 
     def input(self, item: Any) -> Input:
@@ -144,7 +193,7 @@ class _Capture:
         packing = node.args[0]
         assert isinstance(packing, fx.Node)
         name = self._name(node.args[1]).rpartition(".")[0]
-        layer = self.packed.get_submodule(name)
+        layer = self.root.get_submodule(name)
         assert isinstance(layer, PackedConv2d)
         residual = node.args[11] if len(node.args) > 11 else None
         dense = layer.dense()
@@ -162,12 +211,17 @@ class _Capture:
 
 
 def _constant_of(name: str, tensor: Tensor) -> Constant:
-    tensor = tensor.detach().cpu()
-    if tensor.dtype not in _DTYPES:
-        raise GraphError(f"`{name}` is {tensor.dtype}; a packed file holds {', '.join(map(str, _DTYPES))}.")
-    values: Array = tensor.numpy()
-    signs = tensor.is_floating_point() and values.size >= _FEW and bool(np.all(np.abs(values) == 1))
-    return Constant.of(name, "bits" if signs else _DTYPES[tensor.dtype], values)
+    try:
+        values = tensor.detach().cpu().numpy()
+    except TypeError as error:  # numpy has no bfloat16
+        raise GraphError(f"`{name}` is {tensor.dtype}, which a packed file does not hold.") from error
+    return Constant.of_array(name, values)
+
+
+def _is_known(node: fx.Node) -> bool:
+    if node.target is operator.getitem:  # of several results; operations that have more than one are none of ours
+        return bool(node.args[1] == 0)
+    return node.target in _KNOWN or _name(node.target) in _READERS
 
 
 def _name(target: Any) -> str:

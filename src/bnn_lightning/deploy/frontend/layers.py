@@ -20,10 +20,11 @@ from bnn_lightning.layers.linear import BinaryLinear
 class PackedConv2d(nn.Module):
     """A binary convolution on bits, with what may follow it in one pass: affine maps, addition, RPReLU, clamp.
 
-    `clamp(prelu(scale * (gain * dot + offset) + bias + residual + lift) + shift)`; made by `from_layer`, and widened by
-    `fold_affine_`. The sums are exact, and what follows them is rounded where torch rounds it: after each operation,
-    but for the product and the sum of an affine map, which batch norm rounds once. The output is that of the simulated
-    layer, to the bit, where torch's batch norm and the kernel have fused products and sums, as AVX2 and later do.
+    `clamp(prelu(scale * (gain * dot + offset) + bias + residual + lift) + shift)`; made by `from_layer`, with a scale
+    and a bias at most, or by `from_dense`. The sums are exact, and what follows them is rounded where torch rounds it:
+    after each operation, but for the product and the sum of an affine map, which batch norm rounds once. The output is
+    that of the simulated layer, to the bit, where torch's batch norm and the kernel have fused products and sums, as
+    AVX2 and later do.
 
     Args:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
@@ -152,32 +153,22 @@ class PackedConv2d(nn.Module):
         return spread(values.detach().to(torch.float32), groups=self.groups)
 
     @torch.no_grad()
-    def fold_affine_(self, scale: Tensor, bias: Tensor) -> bool:
-        """Let `scale * y + bias`, (out_channels,) each, follow, while nothing but affine maps does.
+    def copy_(self, layer: BinaryLayer) -> None:
+        """Take signs, scale, bias and threshold of a layer like the one that this was made from, in place.
 
-        Returns:
-            Whether it does. Where the layer has no place for another rounding, nothing is changed.
+        Raises:
+            ValueError: Its weights are not -1 and +1.
         """
-        if not self._make_room():
-            return False
-        self.scale, self.bias = self.scale * self.spread(scale), self.spread(bias)
-        return True
-
-    def _make_room(self) -> bool:
-        """Let gain and offset do what scale and bias do, but for powers of two; whether these are free then."""
-        exact = bool((torch.frexp(self.scale).mantissa.abs() == 0.5).logical_or(self.scale == 0).all())
-        biased = bool(self.bias.any())
-        if exact and not biased:
-            return True
-        # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
-        if self.offset is not None or (biased and not exact) or not (exact or self.gain is None):
-            return False
-        ones = self.spread(torch.ones(self.out_channels, dtype=torch.float32, device=self.scale.device))
-        if not torch.equal(self.scale, ones):
-            self.gain = self.scale if self.gain is None else self.gain * self.scale
-        self.offset = self.bias if biased else None
-        self.scale, self.bias = ones, torch.zeros_like(self.bias)
-        return True
+        signs, scale = signs_and_scale(layer)
+        check_signs(signs)
+        signs = signs if signs.dim() == 4 else signs[:, :, None, None]
+        self.weight.copy_(pack_weight(signs, groups=self.groups))
+        self.tap_sums.copy_(tap_sums(signs, groups=self.groups))
+        self.threshold.copy_(self._thresholds(input_threshold(layer), signs.device))
+        if layer.bias is not None:
+            self.bias.copy_(self.spread(layer.bias))
+        if scale is not None:
+            (self.scale if self.gain is None else self.gain).copy_(self.spread(scale))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
@@ -251,10 +242,10 @@ class PackedConv2d(nn.Module):
         return F.pad(values.reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
 
     def _take_scale(self, layer: BinaryLayer, scale: Tensor | None) -> Self:
-        if scale is not None:
-            self.fold_affine_(scale, torch.zeros_like(scale))
         if layer.bias is not None:
-            self.fold_affine_(torch.ones_like(layer.bias), layer.bias)
+            self.bias = self.spread(layer.bias)
+        if scale is not None:  # a product with the scale is rounded before the bias is added: that is the gain's place
+            setattr(self, "scale" if layer.bias is None else "gain", self.spread(scale))
         return self.train(layer.training)
 
 

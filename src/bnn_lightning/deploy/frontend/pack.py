@@ -1,128 +1,51 @@
-"""From a trained network to packed layers."""
+"""From a trained network to one of packed layers."""
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
-from bnn_lightning.deploy.frontend.finite import check_images, refuse_nan
-from bnn_lightning.deploy.frontend.fold_epilogue import fuse, is_plain
-from bnn_lightning.deploy.frontend.fresh import floats, pixels
-from bnn_lightning.deploy.frontend.inputs import check_range, check_tensor, refuse_jit
+from bnn_lightning.deploy.frontend.finite import refuse_nan
+from bnn_lightning.deploy.frontend.fresh import floats
 from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear
-from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers
-from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.utils.image_size import sides
 
 
-@dataclass(frozen=True, repr=False)
-class PackReport:
-    """The result of `pack`, layer by layer; its text names what is slower than it could be.
+@dataclass(frozen=True)
+class PackedLayers:
+    """The result of `pack_layers`.
 
     Attributes:
+        network: A copy of the network, with packed layers in it.
         packed: Names of the layers that run on bits.
-        folded: Names of the operations that these layers compute besides.
         left: Names of binary layers that stay in torch, and why.
-        unfused: Why nothing was folded, or empty.
-        unfolded: Names of the operations behind packed layers that could be folded and are not, and why.
-
-    Example:
-        >>> PackReport(("conv",), (), {}, "", {"act": "it is in training mode"})
-        1 binary layer packed, 0 operations folded into it
-          NOT FOLDED: act: it is in training mode
     """
 
+    network: nn.Module
     packed: tuple[str, ...]
-    folded: tuple[str, ...]
     left: dict[str, str]
-    unfused: str
-    unfolded: dict[str, str] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        many = len(self.packed) != 1
-        operations = f"{len(self.folded)} operation{'s' * (len(self.folded) != 1)}"
-        lines = [
-            f"{len(self.packed)} binary layer{'s' * many} packed, {operations} folded into {'them' if many else 'it'}",
-            *(f"  {name} stays in torch: {reason}" for name, reason in self.left.items()),
-            *(f"  NOT FOLDED: {name}: {reason}" for name, reason in self.unfolded.items()),
-        ]
-        if self.unfused:
-            lines.append(f"  NOTHING WAS FOLDED, the network is slower than it could be: {self.unfused}")
-        return "\n".join(lines)
 
 
-class PackedNetwork(nn.Module):
-    """A network whose binary layers run on bits.
-
-    Args:
-        network: With packed layers in it.
-        report: Layers that were packed and operations that were folded.
-        takes_images: Whether its input is images in [0, 1], as that of every `Backbone`: others are refused at the
-            first call. The input of a module of one's own may be anything.
-    """
-
-    def __init__(self, network: nn.Module, report: PackReport, *, takes_images: bool = False) -> None:
-        super().__init__()
-        self.network, self.report, self.takes_images = network, report, takes_images
-        self._range_is_known = not takes_images
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (N, num_classes).
-
-        Args:
-            images: Shape (N, C, H, W): floating, in [0, 1], or uint8, which count as their 255th part.
-
-        Raises:
-            TypeError: No tensor.
-            ValueError: Images hold NaN or infinite values, or the first ones values beyond [0, 1].
-        """
-        refuse_jit()
-        check_tensor(images)
-        check_images(images)
-        self._range_is_known = self._range_is_known or check_range(images)
-        if images.dtype == torch.uint8:
-            known = (tensor.dtype for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
-            images = pixels(images).to(next(known, torch.float32))
-        return self.network(for_torch(images))  # type: ignore[no-any-return]
-
-
+@torch.inference_mode(False)  # changes of tensors of inference mode are not counted
 @torch.no_grad()
-def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
-    """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
-
-    The outputs are those of `model` in evaluation, to the bit where `PackedConv2d` says so; what is not known to be
-    foldable stays in torch, and so does a layer that computes otherwise than `BinaryConv2d` and `BinaryLinear` do (a
-    `forward` or hooks of its own, a binarizer that is no `threshold()`): `report.left` says why.
+def pack_layers(model: nn.Module) -> PackedLayers:
+    """Replace the binary layers of a trained network, in a copy in evaluation, by layers on bits.
 
     Args:
-        model: A backbone, or any network built from our layers. It is not changed.
-        example: Images that it takes; None makes one of the network's own `in_channels` and `image_size`. Shapes are
-            learnt from it; other sizes and batches may follow.
+        model: Any network built from our layers. It is not changed.
 
     Raises:
-        ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
-            layers or other weights than float32, a tensor holds NaN, or there is no example.
-
-    Example:
-        >>> from bnn_lightning.models import create_backbone
-        >>> network = create_backbone("resnet20", num_classes=10, image_size=32).eval()
-        >>> images = torch.rand(2, 3, 32, 32)
-        >>> packed = pack(network)
-        >>> len(packed.report.packed), packed.report.left
-        (18, {})
-        >>> torch.allclose(packed(images), network(images), atol=1e-3)
-        True
+        ValueError: See `pack`.
     """
     check_binary(model)
     refuse_nan(model)
-    example = example_images(model) if example is None else example
     network = copy.deepcopy(model).eval()
     packed: list[str] = []
     left: dict[str, str] = {}
@@ -137,10 +60,8 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
         made[id(layer)] = _packed(layer, name)
         packed.append(name)
     replace_layers(network, made)
-    fused = fuse(network, example)
-    report = PackReport(tuple(packed), fused.folded, left, fused.unfused, fused.unfolded)
-    refuse_nan(fused.network)
-    return PackedNetwork(fused.network, report, takes_images=isinstance(model, Backbone)).eval()
+    refuse_nan(network)
+    return PackedLayers(network, tuple(packed), left)
 
 
 def check_binary(model: nn.Module) -> None:
@@ -194,6 +115,21 @@ def _refuse_other_values(name: str, layer: BinaryLayer) -> None:
             f"`{name}` can be neither packed nor written as ONNX: the values of {type(affine).__name__} lie around a "
             "center, which these do not add yet. Evaluate the network in torch."
         )
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module computes what one of these classes does: no `forward` of its own, no hooks.
+
+    Example:
+        >>> class Loud(nn.PReLU):
+        ...     def forward(self, input: Tensor) -> Tensor:
+        ...         return 2 * super().forward(input)
+        >>> is_plain(nn.PReLU(), nn.PReLU), is_plain(Loud(), nn.PReLU)
+        (True, False)
+    """
+    return not (module._forward_hooks or module._forward_pre_hooks) and any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
+    )
 
 
 def why_left(layer: BinaryLayer) -> str:
@@ -288,3 +224,9 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
         )
     parameter = next(model.parameters(), floats(0))
     return torch.rand(number, channels, *sides(size), device=parameter.device, dtype=parameter.dtype)
+
+
+def is_settled(layer: nn.Module) -> bool:
+    """Whether a binary layer with real inputs multiplies with signs that were written into it."""
+    real = isinstance(layer, BinaryLayer)
+    return real and (not layer.is_binary_layer or isinstance(layer.weight_binarizer, Settled))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bnn_lightning.deploy.ir.operations import Attribute, operation_of
@@ -16,6 +17,8 @@ Array = NDArray[Any]
 _MOST = 1 << 31  # torch's kernels count in 32 bits, here and there
 _MOST_ITEMS = 64  # of a list
 _TO_THE_END = (1 << 63) - 1  # what torch writes for the end of a slice
+_DTYPES = {"float32": "f32", "int8": "i8", "int32": "i32", "int64": "i64"}
+_FEW = 64  # a tensor of fewer signs is not worth the name of another type
 
 
 class GraphError(ValueError):
@@ -61,6 +64,18 @@ class Constant:
         """Return a constant that holds an array."""
         return cls(name, dtype, values.shape, lambda: values)
 
+    @classmethod
+    def of_array(cls, name: str, values: Array) -> "Constant":
+        """Return a constant of the type that an array has; 64 floats and more that are all -1 or +1 are signs.
+
+        Raises:
+            GraphError: Constants are not of its type.
+        """
+        if values.dtype.name not in _DTYPES:
+            raise GraphError(f"`{name}` is {values.dtype.name}; a packed file holds {', '.join(_DTYPES)}.")
+        signs = values.dtype.kind == "f" and values.size >= _FEW and bool(np.all(np.abs(values) == 1))
+        return cls.of(name, "bits" if signs else _DTYPES[values.dtype.name], values)
+
     @property
     def array(self) -> Array:
         """The values; signs as -1 and +1."""
@@ -75,6 +90,7 @@ class Node:
         operation: Its name, a key of `operations.OPERATIONS`.
         inputs: Values and constants that it reads, by position.
         attributes: Everything else, by name; what is absent has its default.
+        name: Where it stands in the network that it was captured from; files do not hold it.
 
     Example:
         >>> node = Node("mean", (Value(0),), {"dims": [2, 3]})
@@ -85,6 +101,7 @@ class Node:
     operation: str
     inputs: tuple[Input, ...]
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    name: str = field(default="", compare=False)
 
     def __getitem__(self, name: str) -> Any:
         """Return an attribute, or its default."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.graph import AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
 
 
 class Rewriter:
@@ -27,9 +27,11 @@ class Rewriter:
         self._constants: list[Constant] = []
         self._places: dict[int, int] = {}
 
-    def add(self, operation: str, inputs: Sequence[Input], attributes: Mapping[str, AttributeValue]) -> Value:
+    def add(
+        self, operation: str, inputs: Sequence[Input], attributes: Mapping[str, AttributeValue], name: str = ""
+    ) -> Value:
         """Append a node of the new graph."""
-        self._nodes.append(Node(operation, tuple(inputs), attributes))
+        self._nodes.append(Node(operation, tuple(inputs), attributes, name))
         return Value(len(self._nodes))
 
     def copy(self, node: Node) -> Value:
@@ -38,7 +40,7 @@ class Rewriter:
             name: self.kept(value) if isinstance(value, ConstantRef) else value
             for name, value in node.attributes.items()
         }
-        return self.add(node.operation, [self.moved(item) for item in node.inputs], attributes)
+        return self.add(node.operation, [self.moved(item) for item in node.inputs], attributes, node.name)
 
     def moved(self, item: Input) -> Input:
         """Return what stands for an old input now."""
@@ -51,11 +53,30 @@ class Rewriter:
             self._constants.append(self.graph.constants[ref.index])
         return ConstantRef(self._places[ref.index])
 
-    def constant(self, name: str, dtype: str, values: Array) -> ConstantRef:
+    def constant(self, constant: Constant) -> ConstantRef:
         """Add a constant to the new graph."""
-        self._constants.append(Constant.of(name, dtype, values))
+        self._constants.append(constant)
         return ConstantRef(len(self._constants) - 1)
 
     def result(self) -> Graph:
         """Return the new graph."""
         return Graph(tuple(self._nodes), tuple(self._constants))
+
+
+def without_dead_nodes(graph: Graph, output: Value) -> Graph:
+    """Return what of a graph computes a value, which becomes the last one.
+
+    Example:
+        >>> graph = Graph((Node("neg", (Value(0),)), Node("relu", (Value(0),)), Node("tanh", (Value(2),))))
+        >>> without_dead_nodes(graph, Value(2)).plain()
+        [['relu', [0]]]
+    """
+    alive = {output.number}
+    for number in range(output.number, 0, -1):
+        if number in alive:
+            alive.update(graph.nodes[number - 1].values())
+    rewriter = Rewriter(graph)
+    for number, node in enumerate(graph.nodes[: output.number], start=1):
+        if number in alive:
+            rewriter.values[number] = rewriter.copy(node)
+    return rewriter.result()

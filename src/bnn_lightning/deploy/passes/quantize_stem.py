@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnn_lightning.deploy.ir.graph import Array, ConstantRef, Graph, GraphError, Input, Value
+from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, GraphError, Input, Value
 from bnn_lightning.deploy.ir.operations import MOST_FACTORS
 from bnn_lightning.deploy.ir.rewrite import Rewriter
 
@@ -39,9 +39,9 @@ def quantize_stem(graph: Graph) -> Graph:
     for number, other in enumerate(graph.nodes, start=1):
         if number == stem.number:
             constants = _rounded(name, weight, 0 * std if stem.mean is None else mean, std)
-            inputs: list[Input] = [Value(0), *(rewriter.constant(*constant) for constant in constants)]
+            inputs: list[Input] = [Value(0), *(rewriter.constant(constant) for constant in constants)]
             inputs += [rewriter.moved(item) for item in node.inputs[2:]]
-            rewriter.values[number] = rewriter.add("byte_conv2d", inputs, node.attributes)
+            rewriter.values[number] = rewriter.add("byte_conv2d", inputs, node.attributes, node.name)
         else:
             # The normalization before the stem, which only the stem reads, falls out.
             rewriter.values[number] = Value(0) if number in stem.before else rewriter.copy(other)
@@ -101,7 +101,7 @@ def _per_channel(graph: Graph, item: Input | None, channels: int) -> Array:
     return np.broadcast_to(values.reshape(-1), channels).astype(np.float64)
 
 
-def _rounded(name: str, weight: Array, mean: Array, std: Array) -> list[tuple[str, str, Array]]:
+def _rounded(name: str, weight: Array, mean: Array, std: Array) -> list[Constant]:
     if not std.all():
         raise GraphError("`stem`=u8: a deviation of the images is 0.")
     folded = weight.astype(np.float64) / (255 * std.reshape(-1, 1, 1))
@@ -109,4 +109,8 @@ def _rounded(name: str, weight: Array, mean: Array, std: Array) -> list[tuple[st
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     whole = np.clip(np.rint(folded / scale.reshape(-1, 1, 1, 1)), -127, 127).astype(np.int8)
     around = (255 * mean).astype(np.float32)
-    return [(f"{name}.u8", "i8", whole), (f"{name}.scale", "f32", scale), (f"{name}.around", "f32", around)]
+    return [
+        Constant.of(f"{name}.u8", "i8", whole),
+        Constant.of(f"{name}.scale", "f32", scale),
+        Constant.of(f"{name}.around", "f32", around),
+    ]

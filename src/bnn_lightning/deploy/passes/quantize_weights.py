@@ -31,7 +31,7 @@ def quantize_weights(graph: Graph) -> Graph:
         if weight not in made:
             made[weight] = _dequantized(rewriter, graph.constants[weight])
         inputs = [rewriter.moved(node.inputs[0]), made[weight], *(rewriter.moved(item) for item in node.inputs[2:])]
-        rewriter.values[number] = rewriter.add(node.operation, inputs, node.attributes)
+        rewriter.values[number] = rewriter.add(node.operation, inputs, node.attributes, node.name)
     return rewriter.result()
 
 
@@ -40,8 +40,9 @@ def _dequantized(rewriter: Rewriter, constant: Constant) -> Value:
     scale = np.abs(values.reshape(len(values), -1)).max(1) / np.float32(127)
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     rounded = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-    whole = rewriter.constant(constant.name, "i8", rounded)
-    return rewriter.add("dequantize", [whole, rewriter.constant(f"{constant.name}.scale", "f32", scale)], {})
+    whole = rewriter.constant(Constant.of(constant.name, "i8", rounded))
+    scales = rewriter.constant(Constant.of(f"{constant.name}.scale", "f32", scale))
+    return rewriter.add("dequantize", [whole, scales], {})
 
 
 def _weight(graph: Graph, node: Node) -> int | None:

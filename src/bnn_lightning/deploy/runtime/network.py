@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +26,19 @@ from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.planner.plan import Plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.runtime.executor import Executor, FilePlans
+from bnn_lightning.deploy.runtime.on_demand import OnDemand, Watch
 from bnn_lightning.zoo.files import is_name, packed_file
 
 # Errors that Python and torch raise for arguments that do not fit.
+_WHOLE = (torch.int8, torch.int32, torch.int64, torch.bool, torch.uint8)
 _WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, MemoryError)
 
 
-class LoadedNetwork(nn.Module):
+class LoadedNetwork(OnDemand):
     """A packed network, from images to logits. It has no state that changes: threads may share it.
 
-    Its tensors are what the file holds, and meant to stay: plans keep what they make of them, so that tensors that are
-    changed in place (but for `load_state_dict`) would count in part only. Buffers and layers are made when they are
-    first asked for: plans do not read them.
+    Buffers and layers are made when they are first asked for: plans do not read them. Where they are changed
+    afterwards, plans are made anew.
 
     Args:
         graph: What it does.
@@ -57,7 +58,7 @@ class LoadedNetwork(nn.Module):
         plans: FilePlans | None = None,
     ) -> None:
         super().__init__()
-        del self.__dict__["_buffers"], self.__dict__["_modules"]  # `__getattr__` makes them
+        self._hide()
         self.info, self.graph = info, graph
         self._ends = graph.last_uses()
         self._executor, self._changed = Executor(plans), False
@@ -77,45 +78,14 @@ class LoadedNetwork(nn.Module):
         nodes = (node for node in self.graph.nodes if node.operation != "binary_conv2d")
         return {ref.index for node in nodes for ref in node.constants()}
 
-    @property
-    def _has_tensors(self) -> bool:
-        return "_modules" in self.__dict__
-
-    def __getattr__(self, name: str) -> Any:
-        if self._has_tensors or "graph" not in self.__dict__:
-            return super().__getattr__(name)
-        self._make_tensors()
-        return getattr(self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor | nn.Module):  # among the others
-            self._make_tensors()
-        super().__setattr__(name, value)
-
-    def register_buffer(self, *args: Any, **kwargs: Any) -> None:
-        """As of `nn.Module`."""
-        self._make_tensors()
-        super().register_buffer(*args, **kwargs)
-
-    def _make_tensors(self) -> None:
-        """Make buffers and layers, unless they are there."""
-        if self._has_tensors:
-            return
+    def _made(self) -> tuple[dict[str, Tensor | None], dict[str, nn.Module | None]]:
         buffers = {f"constant{i}": _tensor(self.graph.constants[i]) for i in sorted(self._read_by_torch())}
         layers = {
             f"node{number}": _packed_layer(node, self.graph).train(self.training)
             for number, node in enumerate(self.graph.nodes, start=1)
             if node.operation == "binary_conv2d"
         }
-        if not self._has_tensors:  # both at once: another thread may look
-            self.__dict__.update(_buffers=buffers, _modules=layers)
-
-    def train(self, mode: bool = True) -> Self:
-        """As of `nn.Module`; makes no layers."""
-        if self._has_tensors or not isinstance(mode, bool):
-            return super().train(mode)
-        self.training = mode
-        return self
+        return {**buffers}, {**layers}
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes).
@@ -140,13 +110,14 @@ class LoadedNetwork(nn.Module):
             images = images.to(self.dtype)
         check_images(images)
         self._range_is_known = self._range_is_known or check_range(images)
+        return self.run(images)
+
+    def run(self, images: Tensor) -> Tensor:
+        """Compute logits of images that are known to be right; see `forward`."""
         if images.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):  # what torch computes in between is float32, too
-                return self._logits(images)
-        return self._logits(images)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        kernel = current_kernel() if _can_be_planned(images) and self._for_kernels() else None
+                return self.run(images)
+        kernel = current_kernel() if can_be_planned(images) and self._for_kernels() else None
         if kernel is not None and self.is_planned:
             return self._executor.run(self, images, kernel)
         return self.run_nodes(for_torch(pixels(images).to(self.dtype)))
@@ -154,7 +125,7 @@ class LoadedNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of its floats: float32, unless it was converted."""
-        if not self._has_tensors:
+        if not self.is_shown:
             return torch.float32
         return next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), torch.float32)
 
@@ -238,23 +209,17 @@ class LoadedNetwork(nn.Module):
 
     def _for_kernels(self) -> bool:
         """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
-        if not self._has_tensors:
+        if self._watch is None:
             return True
+        self._update()
         if self._readable is None:
-            floats = [tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()]
-            self._readable = all(tensor.is_cpu for tensor in self.buffers()) and set(floats) <= {torch.float32}
+            self._readable = self._watch.counts and are_for_kernels(self)
         return self._readable
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As of `nn.Module`."""
-        self._executor.clear()
-        self._changed = True
-        return super().load_state_dict(*args, **kwargs)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._executor.clear()
-        self._readable, self._changed = None, True
-        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
+    def _update(self) -> None:
+        if self._watch is not None and self._watch.has_changed():
+            self._executor.clear()
+            self._readable, self._changed, self._watch = None, True, Watch(self)
 
     def _input(self, item: Input, values: Mapping[int, Tensor]) -> Tensor:
         return values[item.number] if isinstance(item, Value) else self.constant(item)
@@ -306,7 +271,13 @@ def _plans_of(container: Container, shape: tuple[int, int, int], num_classes: in
     return plans
 
 
-def _can_be_planned(images: Tensor) -> bool:
+def are_for_kernels(network: nn.Module) -> bool:
+    """Whether all tensors lie in the memory of the CPU, and all floats are float32."""
+    tensors = (*network.parameters(), *network.buffers())
+    return all(item.is_cpu and item.dtype in (torch.float32, *_WHOLE) for item in tensors)
+
+
+def can_be_planned(images: Tensor) -> bool:
     """Whether these are plain images on the CPU: neither traced nor differentiated."""
     readable = images.is_cpu and images.dtype in (torch.float32, torch.uint8) and images.numel() > 0
     return readable and plain(images)

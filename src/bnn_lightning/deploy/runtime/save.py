@@ -4,17 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.format.packed_file import file_bytes, write_whole
-from bnn_lightning.deploy.frontend.capture import capture
-from bnn_lightning.deploy.frontend.fresh import CPU
-from bnn_lightning.deploy.frontend.pack import PackedNetwork
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.deploy.runtime.packed_network import PackedNetwork
 
 # Precision of real-valued weights in a file; what the first convolution computes with.
 Rest = Literal["fp32", "int8"]
@@ -74,7 +70,7 @@ def save(
     for name, value, known in (("rest", rest, get_args(Rest)), ("stem", stem, get_args(Stem))):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}.")
-    graph = capture(packed, torch.rand(2, *info.shape, dtype=torch.float32, device=CPU))
+    graph = packed.graph(info.shape)
     graph = quantize_stem(graph) if stem == "u8" else graph
     graph = quantize_weights(graph) if rest == "int8" else graph
     header: dict[str, Any] = {"graph": graph.plain(), "info": info.plain(), "rest": rest, "stem": stem}

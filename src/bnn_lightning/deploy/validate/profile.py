@@ -13,6 +13,7 @@ from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.library import Kernel, current_kernel, kernel_info
 from bnn_lightning.deploy.runtime.executor import Executor
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.deploy.runtime.packed_network import PackedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ def time_shares(network: nn.Module, images: Tensor, *, repeats: int = 9) -> list
     with torch.no_grad():
         network(images)  # what is made at the first call is made
         kernel = current_kernel()
+        program = network.program() if isinstance(network, PackedNetwork) else None
+        network = network if program is None else program
         if isinstance(network, LoadedNetwork) and kernel is not None and network.is_planned:
             runs = [_planned(network, kernel, images) for _ in range(repeats)]
         else:
