@@ -122,9 +122,7 @@ class _Capture:
                 unknown.setdefault(str(node.target), []).append(self._place(node))
         if unknown:
             listed = ", ".join(f"`{target}` (at {', '.join(places)})" for target, places in unknown.items())
-            raise GraphError(
-                f"{listed} cannot be written to a packed file; those that can: {', '.join(sorted(_READERS))}."
-            )
+            raise GraphError(f"{listed} cannot be written to a packed file; known: {', '.join(sorted(_READERS))}.")
 
     def _place(self, node: fx.Node) -> str:
         """Return the name of the module that a node belongs to, or the node's own in a module of several."""
