@@ -62,11 +62,13 @@ def test_page_runs(page: str, workplace: Path, run: Callable[..., str]) -> None:
         if block.title:
             (workplace / block.title).parent.mkdir(parents=True, exist_ok=True)
             (workplace / block.title).write_text(block.script, encoding="utf-8")
+    python = ""
     for block in PAGES[page]:
         if block.composed or block.title:
             continue
         if block.language == "python":
-            run([sys.executable, "-c", block.script], cwd=workplace)
+            python += block.script  # a block goes on with the names of those before it
+            run([sys.executable, "-c", python], cwd=workplace)
         else:
             script = PREAMBLE.format(root=ROOT, prefix=sys.prefix) + shortened(block.script)
             run(["bash", "-c", script], cwd=workplace)
