@@ -30,5 +30,5 @@ __attribute__((visibility("default"))) int64_t peak(int64_t rounds, uint32_t *ou
   }
   for (int i = 1; i < SUMS; i++) sums[0] += sums[i];
   *(U *)out = sums[0];
-  return rounds * TIMES * SUMS * BLOCK * WORD;
+  return rounds * TIMES * SUMS * BLOCK * WORD_BITS;
 }

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from bnn_lightning.cli.config_paths import config_dir
-from bnn_lightning.workflows.building import build_datamodule, build_trainer
+from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checks import check_data
+from bnn_lightning.workflows.trainer import build_trainer
 
 
 class Plain(LightningDataModule):

@@ -10,8 +10,9 @@ from bnn_lightning.binarizers import SignSTE
 from bnn_lightning.callbacks import AtomicCheckpointIO
 from bnn_lightning.layers import binary_layers
 from bnn_lightning.workflows.allowed import ALLOWED, ROOMS
-from bnn_lightning.workflows.building import build, build_all, build_trainer, check, locate
+from bnn_lightning.workflows.building import build, build_all, check, locate
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.trainer import build_trainer
 
 
 def sgd(**more: Any) -> dict[str, Any]:

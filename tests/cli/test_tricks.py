@@ -66,7 +66,7 @@ def test_patience_starts_with_the_binary_network(bnn: Bnn, small: tuple[str, ...
     words = (*TEMPERATURE, *stopping, "callbacks.early_stopping.min_delta=2", "epochs=12", "data.val_fraction=0.25")
     done = bnn("train", *small, *words)
     assert done.code == 0, done.err
-    assert "the patience of early stopping does not start" in done.out + done.err
+    assert "EarlyStopping does not look at it" in done.out + done.err
     # Binary from epoch 6, which is the first to be compared with; two more are not better.
     assert written(workplace, "last")["epoch"] == 6 + 2
 

@@ -180,8 +180,8 @@ def test_too_small_a_split_is_an_error_before_training() -> None:
 
 
 def test_the_set_of_your_own_in_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "data.md").read_text()
+    code = next(block.split("```")[0] for block in page.split("```python\n") if "class Blobs" in block)
     names: dict[str, Any] = {}
     exec(code, names)
     module = names["Blobs"](batch_size=20, val_fraction=0.1)

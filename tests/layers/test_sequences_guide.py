@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-GUIDE = Path(__file__).parents[2] / "docs" / "sequences.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "sequences.md"
 
 
 def test_the_network_of_the_guide_learns_is_counted_and_packs() -> None:

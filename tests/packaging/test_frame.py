@@ -31,7 +31,7 @@ PROMISED = (
 # Where a path names one person's or one machine's folder. Spelt in parts, so that this file does not find itself.
 MACHINE = re.compile("|".join((r"/ho" r"me/\w+", r"/Us" r"ers/\w+", r"/ro" r"ot/", r"/wo" r"rk/", r"C:\\\\Us" r"ers")))
 
-WITH_LIGHTNING = {"cli", "tasks", "callbacks", "data", "loggers", "metrics"}
+WITH_LIGHTNING = {"cli", "tasks", "callbacks", "data", "loggers", "metrics", "workflows"}
 
 
 @pytest.fixture(scope="module")

@@ -36,14 +36,7 @@ from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.published_file import some
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
-from bnn_lightning.workflows.building import (
-    build_all,
-    build_datamodule,
-    build_task,
-    build_trainer,
-    check_chosen,
-    check_sections,
-)
+from bnn_lightning.workflows.building import build_all, build_datamodule, build_task, check_chosen, check_sections
 from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint
 from bnn_lightning.workflows.checks import (
     check_averages,
@@ -68,6 +61,7 @@ from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import check_class_names, known_classes
 from bnn_lightning.workflows.profiling import profile_config
 from bnn_lightning.workflows.settings import RunSettings
+from bnn_lightning.workflows.trainer import build_trainer
 
 # Keys of the run and not of the network: each stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)
@@ -194,13 +188,11 @@ def prepare(config: DictConfig) -> Run:
     check_averages(task, callbacks)
     check_optimization(task)
     check_distiller(task, plain.get("distill"))
-    if (warning := check_compile(task, wanted=plain["task"].get("compile", False))) is not None:
-        rank_zero_warn(warning)
+    _warn(check_compile(task, wanted=plain["task"].get("compile", False)))
     loggers = build_all(logger_nodes(plain, start), at="logger", trust=own)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
-    for check in (check_binary_end, check_turns):
-        if (warning := check(task, trainer.max_epochs)) is not None:
-            rank_zero_warn(warning)
+    _warn(check_binary_end(task, trainer.max_epochs))
+    _warn(check_turns(task, trainer.max_epochs))
     rank_zero_info(compute_line(task, trainer))
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
@@ -209,6 +201,11 @@ def prepare(config: DictConfig) -> Run:
     run = Run(settings, trainer, task, datamodule, start)
     _take_weights(run, plain)
     return run
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        rank_zero_warn(warning)
 
 
 def _callbacks(

@@ -232,6 +232,15 @@ References:
 """
 
 
+def _check_width(width: int, variant: _Variant) -> None:
+    is_padded = variant.shortcut is pad_shortcut
+    check_size("width", width, 2 if is_padded else 1, of=variant.name)
+    if is_padded and width % 2:
+        raise ValueError(
+            f"`width` must be even for `{variant.name}` (its shortcuts pad both sides alike), got {width}."
+        )
+
+
 def _register(variant: _Variant) -> None:
     def build(
         *,
@@ -246,13 +255,8 @@ def _register(variant: _Variant) -> None:
         pad_value: float = 0.0,
         width: int = variant.width,
     ) -> ResNet:
-        padded = variant.shortcut is pad_shortcut
         check_size("image_size", image_size, variant.min_size, of=variant.name)
-        check_size("width", width, 2 if padded else 1, of=variant.name)
-        if padded and width % 2:
-            raise ValueError(
-                f"`width` must be even for `{variant.name}` (its shortcuts pad both sides alike), got {width}."
-            )
+        _check_width(width, variant)
         layers = layer_factory(
             binary, input_binarizer, weight_binarizer, defaults=variant.binarizers, pad_value=pad_value
         )

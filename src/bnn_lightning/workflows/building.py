@@ -3,21 +3,14 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ModelSummary, ProgressBar
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning import LightningDataModule
 
 from bnn_lightning.binarizers import factory
-from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.data.third_party import adapt
 from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
@@ -43,16 +36,6 @@ DATA = {
     "imagenet_stream": "ImageNetStreamDataModule",
     "mnist": "MNISTDataModule",
     "synthetic": "SyntheticDataModule",
-}
-# Trainer that scores every image once, on one device, and says nothing.
-SCORING_TRAINER = {
-    "_target_": "pytorch_lightning.Trainer",
-    "accelerator": "auto",
-    "devices": 1,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
 }
 # By section: keys that are for us, and for its builder only where the signature takes them.
 _OURS = {"model": ("name",), "data": ("name", *FACTS)}
@@ -297,7 +280,7 @@ def build_task(
     for section, argument in _TASK_SECTIONS.items():
         if section != "model" and config.get(section):
             parts[argument] = build(_with_reader(config[section], read), at=section, trust=trust)
-    return _call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
+    return call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
 
 
 def _with_reader(node: Any, read: Callable[[str], Any] | None) -> Any:
@@ -313,39 +296,8 @@ def build_all(nodes: Node | None, *, at: str, trust: Sequence[str] = ()) -> list
     return [build(node, at=f"{at}.{key}", trust=trust) for key, node in (nodes or {}).items() if node is not None]
 
 
-def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
-    """Build `trainer`.
-
-    Raises:
-        UserError: What Lightning refuses, in its words.
-    """
-    if not config.get("enable_progress_bar", True):  # Lightning refuses a bar beside it
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    if config.get("enable_model_summary", True) and not any(isinstance(c, ModelSummary) for c in callbacks):
-        callbacks = [*callbacks, NetworkSummary()]
-    plugins = [build(node, at="trainer.plugins") for node in config.get("plugins") or []]
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(AtomicCheckpointIO())  # a checkpoint is whole or not there, whatever the option says
-    config = {**config, "enable_model_summary": False}  # Lightning's own, beside which it announces ours
-    parts: dict[str, Any] = {"callbacks": list(callbacks), "logger": list(loggers) or False, "plugins": plugins}
-    if config.get("profiler") is None:
-        parts["profiler"] = _Unprofiled()
-    return _call(config, parts, at="trainer")  # type: ignore[no-any-return]
-
-
-class _Unprofiled(PassThroughProfiler):
-    """No profiler, at a sixth of the time of Lightning's: a step enters about 180 of its contexts."""
-
-    # Lightning's is the context of a generator, which costs that time; nobody reads the value that it yields.
-    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
-        return _NOTHING
-
-
-_NOTHING = nullcontext()
-
-
-def _call(node: Node, parts: Mapping[str, Any], *, at: str, trust: Sequence[str] = ()) -> Any:
-    # Objects go past Hydra, which would copy them.
+def call(node: Node, parts: Mapping[str, Any], *, at: str, trust: Sequence[str] = ()) -> Any:
+    """Build the object of a node from its values and from parts that are objects already."""
     function = build({**node, "_partial_": True}, at=at, trust=trust)
     try:
         return function(**parts)

@@ -12,7 +12,7 @@ from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer, check
+from bnn_lightning.workflows.building import build_datamodule, check
 from bnn_lightning.workflows.checkpoint import explained
 from bnn_lightning.workflows.checks import check_data, check_devices, check_precision, damaged_files, relaxed
 from bnn_lightning.workflows.errors import UserError
@@ -30,6 +30,7 @@ from bnn_lightning.workflows.opened import (
 )
 from bnn_lightning.workflows.packed_file import read_packed
 from bnn_lightning.workflows.settings import EvaluateSettings, make_settings, takes
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
 
 Plain = dict[str, Any]
 

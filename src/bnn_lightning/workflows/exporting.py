@@ -1,7 +1,6 @@
 """Pack the network of a checkpoint, compare it on real images, and write it."""
 
 import hashlib
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-import bnn_lightning
-from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.c99 import to_c99
 from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
@@ -29,7 +26,7 @@ from bnn_lightning.deploy.runtime.packed_network import PackedNetwork, pack
 from bnn_lightning.deploy.runtime.save import FileSizes, save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
-from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer
+from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import network_file
 from bnn_lightning.workflows.checks import check_data, check_devices
 from bnn_lightning.workflows.errors import UserError
@@ -44,7 +41,9 @@ from bnn_lightning.workflows.opened import (
     open_checkpoint,
 )
 from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
+from bnn_lightning.workflows.packed_info import packed_info
 from bnn_lightning.workflows.settings import ExportSettings, make_settings, takes
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
 from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
@@ -366,56 +365,3 @@ def _figures(parity: Parity) -> dict[str, Any]:
         "others": len(parity.others),
         "correct": {"trained": parity.correct[0], "packed": parity.correct[1]},
     }
-
-
-def packed_info(embedded: Plain, datamodule: Any, more: Plain | None = None) -> PackedInfo:
-    """Return what a packed file says of its network.
-
-    Args:
-        embedded: What the network was built from: the sections `model` and `data`, and others.
-        datamodule: Knows the size, the classes and the preparation of its images.
-        more: Of its provenance.
-    """
-    model = embedded["model"]
-    config = {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded}
-    if isinstance(config.get("data"), dict):
-        config["data"] = {key: value for key, value in config["data"].items() if key != "root"}  # of a machine
-    provenance = {
-        "made_by": f"bnn-lightning {bnn_lightning.__version__}",
-        **_commit(),
-        "config": config,
-        **(more or {}),
-    }
-    names = tuple(datamodule.class_names)
-    return PackedInfo(
-        name=str(model.get("name", model.get("_target_"))),
-        in_channels=datamodule.in_channels,
-        image_size=datamodule.image_size,
-        class_names=names if len(names) == datamodule.num_classes else (),
-        provenance=provenance,
-        preparation=_preparation(datamodule),
-    )
-
-
-def _preparation(datamodule: Any) -> Preparation | None:
-    preparation = getattr(datamodule, "preparation", None)
-    if isinstance(preparation, Preparation):
-        return preparation
-    say(
-        f"pictures: {type(datamodule).__name__} has no `preparation`, so that the file does not say how pictures are "
-        "prepared: `bnn predict` will need `resize=`"
-    )
-    return None
-
-
-def _commit() -> dict[str, str]:
-    """Return the last commit of the package, where it is run from a checkout."""
-    command = ["git", "log", "-1", "--format=%H", "--", "."]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(bnn_lightning.__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    commit = done.stdout.strip()
-    return {"commit": commit} if done.returncode == 0 and commit else {}

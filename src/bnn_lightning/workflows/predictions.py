@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.report_page.content import Example
-from bnn_lightning.workflows.building import build_trainer
 from bnn_lightning.workflows.checks import check_data, damaged_files
+from bnn_lightning.workflows.trainer import build_trainer
 
 
 @dataclass(frozen=True)

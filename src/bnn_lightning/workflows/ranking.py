@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from bnn_lightning.analysis.knowledge import Knowledge, knowledge_of, knowledge_sums
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.distill.teacher import FrozenTeacher
-from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule, build_trainer
+from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_data, check_devices, damaged_files, relaxed
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
 from bnn_lightning.workflows.settings import RankSettings, make_settings, takes
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]

@@ -21,7 +21,7 @@ from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import SCORING_TRAINER, build_datamodule
+from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.ending import duration
@@ -33,6 +33,7 @@ from bnn_lightning.workflows.packed_facts import contest_table, find_packed, pac
 from bnn_lightning.workflows.predictions import Predictions, predict
 from bnn_lightning.workflows.profiling import profile_quickly
 from bnn_lightning.workflows.settings import ReportSettings, make_settings, takes
+from bnn_lightning.workflows.trainer import SCORING_TRAINER
 
 Plain = dict[str, Any]
 

@@ -9,7 +9,7 @@
 //   t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
 //   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
 //
-// The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/packed.md.
+// The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/internals/engine.md.
 #include "simd.h"
 
 // A tile has WIDE pixels of up to BLOCKS blocks of channels, or NARROW ones where a layer has no more than FEW blocks; its

@@ -2,7 +2,7 @@
 //
 // Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`, with the
 // structures of arguments.h. The files of kernels are compiled once for each instruction set, which BNN_SET names and their
-// functions end with; one library holds all of them. They call nothing of libc. See docs/packed.md.
+// functions end with; one library holds all of them. They call nothing of libc. See docs/internals/engine.md.
 #pragma once
 #include "arguments.h"
 #include "thread_team.h"
