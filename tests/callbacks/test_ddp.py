@@ -19,6 +19,7 @@ def run_on_two(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, str(script), arguments], capture_output=True, text=True, timeout=90)
 
 
+@pytest.mark.slow
 def test_shares_measured_before_a_resume_alone(tmp_path: Path) -> None:
     """Resumed at step 4 of 5, with measurements at 0 and 3: rank 0 has them from the checkpoint, rank 1 has none."""
     assert run_on_two(tmp_path / "killed", epochs=1, kill_at=4).returncode != 0

@@ -85,6 +85,7 @@ def test_recipes_are_announced(bnn: Bnn, small: tuple[str, ...]) -> None:
     assert chosen.code == 0, chosen.err
 
 
+@pytest.mark.slow
 def test_a_compiled_network_that_is_distilled_warns(bnn: Bnn, small: tuple[str, ...]) -> None:
     words = ("train", *small, "debug=fast", "task.compile=true", "trainer.limit_test_batches=0", "test=false")
     with pytest.warns(UserWarning, match=r"SelfKD records what is inside the network, which so trains uncompiled"):

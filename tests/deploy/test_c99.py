@@ -123,6 +123,7 @@ def train(network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epochs
 
 @needs_compiler
 @pytest.mark.data
+@pytest.mark.slow
 def test_a_thousand_images_of_cifar(data_root: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     pixels, labels = CIFAR10DataModule(data_root, download=False).read(train=False)

@@ -26,6 +26,7 @@ def real_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     return [m for m in network.modules() if isinstance(m, kinds) and not isinstance(m, BinaryLayer)]
 
 
+@pytest.mark.slow
 def test_sizes_of_bnext_tiny(tmp_path: Path) -> None:
     network = create_backbone("bnext_tiny", num_classes=1000, image_size=32, stem="imagenet").eval()
     for binarizer in annealed(network):

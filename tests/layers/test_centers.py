@@ -147,7 +147,9 @@ def test_the_four_terms_in_their_order_to_the_bit() -> None:
         assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv2d", "transposed"])
+@pytest.mark.parametrize(
+    "name", ["conv2d", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "transposed"))]
+)
 def test_they_compile_export_and_train_under_autocast(name: str) -> None:
     torch.manual_seed(3)
     make, shape = LAYERS[name]
