@@ -1,4 +1,4 @@
-"""What `pack` returns runs by a plan, with the bits of its file, and follows its tensors."""
+"""Packed networks run by a plan, with the bits of its file, and follows its tensors."""
 
 import copy
 import os

@@ -112,7 +112,7 @@ class _Network:
 
 @dataclass
 class _Epilogue:
-    """What follows the sums of a convolution; see `PARTS`.
+    """Operations behind the sums of a convolution; see `PARTS`.
 
     Attributes:
         parts: Values by name, (out_channels,) in float32; scale and bias are always there.

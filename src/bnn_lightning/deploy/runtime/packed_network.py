@@ -73,7 +73,7 @@ class PackReport:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What a packed network became.
+    """Forms of a packed network: its trace and its folded graph.
 
     Attributes:
         trace: Its operations; None where it cannot be traced.
