@@ -175,7 +175,7 @@ class PackedNetwork(OnDemand):
         refuse_tangents(images)
         check_images(images)
         self._range_is_known = self._range_is_known or check_range(images)
-        program = self.program() if self._can_be_planned(images) else None
+        program = self._program_for(images)
         if program is None:
             return self.run_layers(images)
         logits = program.run(images)
@@ -189,6 +189,13 @@ class PackedNetwork(OnDemand):
             known = (item.dtype for item in (*layers.parameters(), *layers.buffers()) if item.is_floating_point())
             images = pixels(images).to(next(known, torch.float32))
         return self._layers()(for_torch(images))  # type: ignore[no-any-return]
+
+    def _program_for(self, images: Tensor) -> LoadedNetwork | None:
+        """Return the network that runs the plan for these images; None where torch runs it layer by layer."""
+        if torch.compiler.is_dynamo_compiling():  # knows no locks
+            return None
+        with _LOCK:  # while another thread traces, torch says so in this one, too, and replaces tensors of the layers
+            return self.program() if self._can_be_planned(images) else None
 
     def _can_be_planned(self, images: Tensor) -> bool:
         if self.training or not can_be_planned(images):
@@ -307,10 +314,10 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
 
 def _begin() -> None:
     global _LOCK
-    _LOCK = threading.Lock()
+    _LOCK = threading.RLock()
 
 
 # Networks are traced one at a time; a forked process begins with a lock that no thread of its parent holds.
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=_begin)

@@ -58,6 +58,7 @@ def save(
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> from bnn_lightning.deploy import pack
         >>> from bnn_lightning.models import create_backbone
         >>> packed = pack(create_backbone("resnet20", num_classes=10, image_size=32).eval())
