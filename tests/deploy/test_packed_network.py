@@ -253,7 +253,7 @@ def test_the_report_says_what_stays_in_torch() -> None:
     unplanned = packed.report.unplanned
     assert "cumsum" in unplanned
     assert "sort" in unplanned
-    assert f"NO PLAN, torch runs the network layer by layer and slower: {unplanned}" in str(packed.report)
+    assert f"NO PLAN, torch runs it layer by layer, which is slower: {unplanned}" in str(packed.report)
     with torch.no_grad():
         assert torch.equal(packed(images), packed.run_layers(images))
         rolled = pack(Rolled().eval())

@@ -89,7 +89,7 @@ def binarize(
         dry_run: Only report; the network stays as it is.
 
     Returns:
-        What became, or with `dry_run` would become, what.
+        The layers that were exchanged, or with `dry_run` would be.
 
     Raises:
         ValueError: An option out of its range, a rule that no module has, or a layer that cannot become binary: its

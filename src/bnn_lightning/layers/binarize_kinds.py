@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from bnn_lightning.layers.binary import BinaryLayer
 
-# What papers leave real: the layers that see the image and give the logits, the projections of skips, depthwise
+# Layers that papers leave real: those that see the image or give the logits, the projections of skips, depthwise
 # convolutions, and the gates of squeeze-and-excite, whose averages of ReLU outputs have one sign.
 KINDS = ("first", "last", "shortcut", "depthwise", "gate")
 

@@ -195,7 +195,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-# How a line of `differences` begins that names tensors of both, of unequal shapes.
+# Begin of the lines of `differences` on tensors that both have, in unequal shapes.
 OTHER_SHAPE = "Of another shape"
 
 

@@ -39,7 +39,7 @@ class ClassificationTask(LightningModule):
     `lr` (of the epoch's last step, first group), `s_per_epoch` (training without validation), and `val/loss`,
     `val/acc`, `val/acc_top5`. A data module without a held-out split (`has_val` is False) validates on the test set:
     then these are `test/*`, curves on which nothing may be chosen.
-    What annealed binarizers follow is logged as it was in the epoch's last step: `binary/temperature`, `binary/t`
+    The annealed quantities of binarizers are logged as of the epoch's last step: `binary/temperature`, `binary/t`
     (EDE), `binary/power` (ReSTE), `binary/tau` (ReCU); where binarizers of a kind differ, that of the first.
     `train/loss_step` is the loss of a batch, of this rank, every `log_every_n_steps` steps.
 

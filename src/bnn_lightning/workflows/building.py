@@ -280,7 +280,8 @@ def build_task(
     for section, argument in _TASK_SECTIONS.items():
         if section != "model" and config.get(section):
             parts[argument] = build(_with_reader(config[section], read), at=section, trust=trust)
-    return call(config["task"], parts, at="task", trust=trust)  # type: ignore[no-any-return]
+    task: ClassificationTask = call(config["task"], parts, at="task", trust=trust)
+    return task
 
 
 def _with_reader(node: Any, read: Callable[[str], Any] | None) -> Any:

@@ -19,6 +19,7 @@ from bnn_lightning.deploy.export.c99_text import check_name
 from bnn_lightning.deploy.export.onnx import first_line, write_onnx
 from bnn_lightning.deploy.export.web import FILES, WebError, check_folder, write_web
 from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.frontend.capture import TRACING_ERRORS
 from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
@@ -50,10 +51,6 @@ from bnn_lightning.zoo.receipts import PREFIX
 Plain = dict[str, Any]
 
 _SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}
-
-
-# Errors that torch.export raises, beside its own, where Python looks at values.
-_UNTRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Compare(LightningModule):
@@ -234,7 +231,7 @@ def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path, parity: 
                 raise UserError(
                     f"`{out}` was not written: the program that torch exports gives other logits than the network."
                 )
-    except (*_UNTRACEABLE, TorchDynamoException) as error:
+    except (*TRACING_ERRORS, TorchDynamoException) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error

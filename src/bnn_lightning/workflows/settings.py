@@ -12,7 +12,7 @@ from bnn_lightning.workflows.errors import UserError
 Settings = TypeVar("Settings")  # a dataclass
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-# What an experiment writes where a path must be given. (OmegaConf's `???` does not replace a value that is there.)
+# Placeholder of an experiment for a path that must be given. (OmegaConf's `???` replaces no value that is there.)
 REQUIRED = "required"
 # Keys whose values count something, or scale it.
 _POSITIVE = (

@@ -43,7 +43,8 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     parts: dict[str, Any] = {"callbacks": list(callbacks), "logger": list(loggers) or False, "plugins": plugins}
     if config.get("profiler") is None:
         parts["profiler"] = _Unprofiled()
-    return call(config, parts, at="trainer")  # type: ignore[no-any-return]
+    trainer: Trainer = call(config, parts, at="trainer")
+    return trainer
 
 
 class _Unprofiled(PassThroughProfiler):

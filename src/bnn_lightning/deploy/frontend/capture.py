@@ -30,8 +30,8 @@ _BATCH_NORM = _ATEN._native_batch_norm_legit_no_training.default
 # They are read where they are used; what an assertion says of a parameter was so when it was traced.
 _READ_BY_OTHERS = (_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default, _OURS.pack_activations.default)
 _KNOWN = (*_SAME, *_READ_BY_OTHERS, _OURS.binary_conv2d.default, _BATCH_NORM)
-# Errors of tracing where Python looks at values or shapes.
-_UNTRACEABLE = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# Errors of torch.export, beside its own, where Python looks at values or shapes.
+TRACING_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
 
 
@@ -68,7 +68,7 @@ class Trace:
             # Two images: torch takes a single one for a constant.
             traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
             self._graph = traced.run_decompositions({}).graph_module.graph
-        except (*_UNTRACEABLE, torch._dynamo.exc.TorchDynamoException) as error:
+        except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
         signature = traced.graph_signature
         self._names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -25,7 +25,7 @@ class PackedLayers:
     Attributes:
         network: A copy of the network, with packed layers in it.
         packed: Names of the layers that run on bits.
-        left: Names of binary layers that stay in torch, and why.
+        left: Names of binary layers that are not packed, and why.
     """
 
     network: nn.Module

@@ -1,5 +1,6 @@
 """Modules that show their tensors when these are asked for, and notice it when they are changed afterwards."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Self
@@ -63,7 +64,7 @@ class Watch:
         return any(self._hooks)
 
 
-class OnDemand(nn.Module):
+class OnDemand(nn.Module, ABC):
     """A module that shows its buffers and modules when they are first asked for: until then nobody can change them."""
 
     _watch: Watch | None
@@ -73,17 +74,17 @@ class OnDemand(nn.Module):
         del self.__dict__["_buffers"], self.__dict__["_modules"]
         self._watch = None
 
+    @abstractmethod
     def _made(self) -> tuple[dict[str, Tensor | None], dict[str, nn.Module | None]]:
         """Return buffers and modules by name."""
-        raise NotImplementedError
 
     def _watched(self) -> Iterable[Tensor]:
         """Return the tensors that are neither parameters nor buffers."""
         return ()
 
+    @abstractmethod
     def _update(self) -> None:
-        """Forget what was made of tensors that have changed."""
-        raise NotImplementedError
+        """Forget everything that was made of tensors which have changed."""
 
     @property
     def is_shown(self) -> bool:

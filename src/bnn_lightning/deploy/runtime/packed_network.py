@@ -40,7 +40,7 @@ class PackReport:
     Attributes:
         packed: Names of the layers that run on bits.
         folded: Names of the operations that these layers compute besides.
-        left: Names of binary layers that stay in torch, and why.
+        left: Names of binary layers that are not packed, and why.
         unfolded: Names of the operations behind packed layers that could be folded and are not, and why.
         in_torch: Names of the operations of the plan that torch computes, and why.
         unplanned: Why there is no plan, so that torch runs the network layer by layer; or empty.
@@ -63,11 +63,12 @@ class PackReport:
         operations = f"{len(self.folded)} operation{'s' * (len(self.folded) != 1)}"
         lines = [
             f"{len(self.packed)} binary layer{'s' * many} packed, {operations} folded into {'them' if many else 'it'}",
-            *(f"  {name} stays in torch: {reason}" for name, reason in (self.left | self.in_torch).items()),
+            *(f"  {name} is not packed: {reason}" for name, reason in self.left.items()),
+            *(f"  {name} stays in torch: {reason}" for name, reason in self.in_torch.items()),
             *(f"  NOT FOLDED: {name}: {reason}" for name, reason in self.unfolded.items()),
         ]
         if self.unplanned:
-            lines.append(f"  NO PLAN, torch runs the network layer by layer and slower: {self.unplanned}")
+            lines.append(f"  NO PLAN, torch runs it layer by layer, which is slower: {self.unplanned}")
         return "\n".join(lines)
 
 
@@ -188,7 +189,8 @@ class PackedNetwork(OnDemand):
             layers = self._layers()
             known = (item.dtype for item in (*layers.parameters(), *layers.buffers()) if item.is_floating_point())
             images = pixels(images).to(next(known, torch.float32))
-        return self._layers()(for_torch(images))  # type: ignore[no-any-return]
+        logits: Tensor = self._layers()(for_torch(images))
+        return logits
 
     def _program_for(self, images: Tensor) -> LoadedNetwork | None:
         """Return the network that runs the plan for these images; None where torch runs it layer by layer."""
