@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from bnn_lightning.models import list_backbones
 
 # Those of 34 layers are the blocks of those of 18, and the sizes of BNext one builder.
@@ -12,6 +14,8 @@ BACKBONES = [
 ]
 # AdaBin's values lie around centers, which packed layers do not add yet; `pack` refuses them.
 PACKABLE = [name for name in list_backbones() if not name.endswith("_adabin")]
+# `make test` leaves out networks whose blocks another one has.
+ONE_OF_EACH = [name if name in BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in PACKABLE]
 # One of each kind of unit and of transition; the sizes of BNext are one builder.
 _DEPTHS: dict[str, tuple[int, ...]] = {
     "bnext_tiny": (2, 1),

@@ -94,6 +94,7 @@ def test_batch_norm_estimated_anew_and_put_back() -> None:
     assert found.loss != pytest.approx(Surroundings(problem()).at((0.5, 0.0)).loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does() -> None:
     points = [(index, (0.25 * index, -0.5)) for index in range(5)]
     one = list(scan(problem(), points))

@@ -34,6 +34,7 @@ def test_shares_measured_before_a_resume_alone(tmp_path: Path) -> None:
         assert logged[f"gradient/{name}"] == pytest.approx(total / 4), name
 
 
+@pytest.mark.slow
 def test_signal_to_one_rank(tmp_path: Path) -> None:
     """Sent in the step that a save follows: both ranks stop together, after that save."""
     process = run_on_two(tmp_path, epochs=2, signal_at=[1, 1])

@@ -82,6 +82,7 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     assert "18 batch norms" in benchmark_network._of_file(file, []).unfolded
 
 
+@pytest.mark.slow
 def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = {"_target_": "bnn_lightning.models.create_backbone", "name": "resnet20", "num_classes": 10, "width": 4}

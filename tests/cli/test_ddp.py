@@ -99,6 +99,7 @@ def test_evaluation_counts_the_images_of_all_processes_and_speaks_once(trained: 
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_with_a_progress_bar(small: tuple[str, ...], process: Process) -> None:
     """The bar is rank 0's alone: what it reads must not wait for the other ranks."""
     words = [word for word in small if word != "trainer.enable_progress_bar=false"]

@@ -81,6 +81,7 @@ def test_an_option_of_the_group_teacher(trained: Any, bnn: Bnn, workplace: Path)
     assert [row["teacher"] for row in found["teachers"]] == ["random18"]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does_and_speak_once(trained: Any, process: Callable[..., Any]) -> None:
     student = f"student={trained.final}"
     given = ("rank", student, f"teachers=[{trained.folder}]", "data.val_fraction=0.42", "data.eval_batch_size=6")

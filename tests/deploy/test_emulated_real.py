@@ -45,26 +45,24 @@ DIRECT: dict[str, Check] = {
     "sums": test_elementwise.test_sums_and_maxima_over_dimensions,
     **{pair.name: partial(test_elementwise.test_pairs, pair=pair) for pair in Pair},
 }
-FEW, MANY = 8, 40  # cases that each check draws, in `make test` and in `make test-slow`
+# Slow: zig compiles a C library for the driver first.
+pytestmark = pytest.mark.slow
+
+CASES = 40  # that each check draws
 needs = {name: pytest.mark.skipif(not can_emulate(name), reason=f"Needs ziglang and qemu: {name}.") for name in SETS}
 
 
 @pytest.fixture
 def emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Emulated:
-    name, cases = request.param
-    kernel = emulated(name)
+    kernel = emulated(request.param)
     for module in (test_real, test_byte_stem, test_elementwise, test_group_conv):
-        monkeypatch.setattr(module, "CASES", cases)
+        monkeypatch.setattr(module, "CASES", CASES)
     monkeypatch.setattr(called, "chosen", lambda: kernel)
     monkeypatch.setattr(test_kernels.ops, "current_kernel", lambda: kernel)
     return kernel
 
 
-CALLS = [("aarch64", FEW), *((name, MANY) for name in SETS)]
-MARKS = [pytest.param(call, marks=[needs[call[0]], *([pytest.mark.slow] if call[1] > FEW else [])]) for call in CALLS]
-
-
-@pytest.mark.parametrize("emulator", MARKS, indirect=True, ids=lambda call: f"{call[0]}-{call[1]}")
+@pytest.mark.parametrize("emulator", [pytest.param(name, marks=needs[name]) for name in SETS], indirect=True)
 @pytest.mark.parametrize("check", [*NAMED, *DIRECT])
 def test_on_arm(emulator: Emulated, check: str) -> None:
     if check in NAMED:
@@ -74,7 +72,7 @@ def test_on_arm(emulator: Emulated, check: str) -> None:
 
 
 @needs["aarch64"]
-@pytest.mark.parametrize("emulator", [("aarch64", FEW)], indirect=True)
+@pytest.mark.parametrize("emulator", ["aarch64"], indirect=True)
 def test_no_kernel_is_left_out(emulator: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
     run = emulator.run

@@ -15,7 +15,7 @@ from tests.deploy.test_convert import check_folding
 
 # Batch norms of torch round once where kernels do, from AVX2 on.
 EXACT = kernel_info().name in ("x86_64_v3", "x86_64_v4")
-SLOWER = "torch runs the network layer by layer and slower"
+SLOWER = "torch runs it layer by layer, which is slower"
 # Norms stand before the layers, or gates follow them.
 NOTHING_TO_FOLD = {"real2binary18"}
 

@@ -56,7 +56,7 @@ def resnet20(tmp_path: Path) -> tuple[Path, Tensor]:
     return tmp_path / "net.bnn", images
 
 
-@pytest.mark.parametrize("stem", ["fp32", "u8"])
+@pytest.mark.parametrize("stem", ["fp32", pytest.param("u8", marks=pytest.mark.slow)])
 def test_packed_saved_and_loaded_under_other_defaults(stem: Any, tmp_path: Path) -> None:
     network, images = network_and_images()
     info = PackedInfo("net", 3, images.shape[2])

@@ -21,7 +21,11 @@ def moved(network: nn.Module, *, seed: int) -> None:
                 module.weight.add_(module.weight.std() * torch.randn_like(module.weight))
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name in PACKABLE])
+OFTEN = ("bnext_tiny", "mlp", "reactnet18", "resnet20", "vgg_small")
+NAMES = [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES if n in PACKABLE]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_follows_the_weights(name: str) -> None:
     torch.manual_seed(0)
     network = create_backbone(name, num_classes=5, image_size=32, **small_options(name, width=8)).eval()

@@ -24,7 +24,7 @@ from tests.deploy.test_convert import Branches, least_size, settled
 from tests.deploy.test_process_state import check_other_defaults
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import PACKABLE, small_options
+from small_networks import ONE_OF_EACH, small_options
 
 
 def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) -> Any:
@@ -34,7 +34,7 @@ def written(network: nn.Module, example: torch.Tensor, path: Path, **info: Any) 
     return packed
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_backbone_survives(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     size = least_size(name)

@@ -24,7 +24,7 @@ from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import least_size, settled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import PACKABLE, small_options
+from small_networks import ONE_OF_EACH, small_options
 
 DTYPES = {torch.float32: "f32", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 ERRORS = (ValueError, TypeError, LookupError, RuntimeError, ZeroDivisionError)
@@ -43,7 +43,7 @@ def shapes_of(network: LoadedNetwork, number: int) -> list[tuple[tuple[int, ...]
     return [(tuple(tensor.shape), DTYPES[tensor.dtype]) for tensor in found]
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_types_of_every_network_are_those_of_torch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     size = least_size(name)

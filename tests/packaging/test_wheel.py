@@ -110,6 +110,7 @@ def test_installed_environment_does_not_see_the_checkout(installed: Path, root: 
     assert not any("__editable__" in part.lower() for part in seen)
 
 
+@pytest.mark.slow
 def test_wheel_trains_and_evaluates_in_another_folder(installed: Path, tmp_path: Path, run: Run) -> None:
     command = ["bnn", "train", "model=mlp", "model.width=64", "trainer.max_epochs=1"]
     trained = run(command, cwd=tmp_path, path=installed / "bin")
@@ -120,6 +121,7 @@ def test_wheel_trains_and_evaluates_in_another_folder(installed: Path, tmp_path:
     assert before == after
 
 
+@pytest.mark.slow
 def test_editable_install_carries_the_configs(checkout: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "wheel").mkdir()
     editable = build("editable", checkout, tmp_path / "wheel", run)
