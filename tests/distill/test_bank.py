@@ -99,6 +99,7 @@ def test_bad_arguments() -> None:
 
 
 TWO_RANKS = """
+    import os
     import sys
     import torch
     import torch.distributed as dist
@@ -152,7 +153,9 @@ TWO_RANKS = """
         assert not task.distiller.bank.counts.any()
     dist.barrier()
     dist.destroy_process_group()
-    print("done")
+    print("done", flush=True)
+    # torch 2.14 with gloo aborts in one of thirty exits of the interpreter, also without a line of ours.
+    os._exit(0)
 """
 
 
