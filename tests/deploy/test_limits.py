@@ -1,6 +1,7 @@
 """Files that ask for more than any network of their size: refused at once, before memory or time is spent."""
 
 import copy
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def seconds_to_load(path: Path) -> float:
     return time.process_time() - start
 
 
+def seconds_to_refuse(path: Path) -> float:
+    """Return the processor time without that of collecting the garbage of earlier tests."""
+    gc.disable()
+    try:
+        start = time.process_time()
+        with pytest.raises(PackedFileError, match=r"does not hold a network that can be run|header|constants"):
+            load(path)
+        return time.process_time() - start
+    finally:
+        gc.enable()
+
+
 def binary(value: int, signs: int, groups: int = 1) -> Plain:
     return ["binary_conv2d", [value], {"signs": {"c": signs}, "padding": [1, 1, 1, 1], "groups": groups}]
 
@@ -64,10 +77,7 @@ def nodes(count: int) -> Plain:
 def test_a_graph_that_asks_for_too_much_is_refused_at_once(graph: Plain, tmp_path: Path) -> None:
     path = write(tmp_path / "net.bnn", graph)
     assert path.stat().st_size < 1 << 20
-    start = time.process_time()
-    with pytest.raises(PackedFileError, match=r"does not hold a network that can be run|header"):
-        load(path)
-    assert time.process_time() - start < 2  # the first two took minutes
+    assert seconds_to_refuse(path) < 2  # the first two took minutes
 
 
 @pytest.mark.parametrize(
@@ -82,10 +92,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_at_once(graph: Plain, tmp_pat
 )
 def test_constants_of_too_much_are_refused_at_once(graph: Plain, constants: list[Constant], tmp_path: Path) -> None:
     path = write(tmp_path / "net.bnn", copy.deepcopy(graph), *constants)
-    start = time.process_time()
-    with pytest.raises(PackedFileError):
-        load(path)
-    assert time.process_time() - start < 2
+    assert seconds_to_refuse(path) < 2
 
 
 def test_floats_of_whole_numbers_are_refused(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20}]
 _MOST_MEMORY = 1 << 24  # bytes, to inflate a header
 # Constants may share bytes; together they have at most so many times those of the section, and some more.
 _SHARED, _SHARED_BYTES = 4, 1 << 18
+_ENTRIES, _BYTES_OF_ENTRY = 2880, 1 << 12  # of the table of constants: at most so many, and one more for so many bytes
 
 
 class PackedFileError(ValueError):
@@ -230,6 +231,11 @@ def _no_number(text: str) -> None:
 def _entries(table: Any, size: int, name: str) -> tuple[Entry, ...]:
     if not isinstance(table, list):
         raise PackedFileError(f"{name}: its header has no table of constants.")
+    most = _ENTRIES + size // _BYTES_OF_ENTRY
+    if len(table) > most:
+        raise PackedFileError(
+            f"{name}: its table of constants has {len(table)} entries; a file of its size has at most {most}."
+        )
     entries: list[Entry] = []
     total = 0
     for row in table:

@@ -49,7 +49,6 @@ def check_sizes(graph: Graph, size: int) -> None:
             words += of_node if node["groups"] == 1 else of_node * _BLOCK
     for count, limit, what in (
         (sum(_count(node) for node in graph.nodes), most, "nodes' worth of operations"),
-        (len(graph.constants), 4 * most, "tensors"),
         (signs, _SIGNS + _SIGNS_OF_BYTE * size, "signs in packed layers"),
         (words, _WORDS + _WORDS_OF_BYTE * size, "words in packed layers"),
     ):
