@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 _ERRORS = (AssertionError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
@@ -110,7 +110,7 @@ class Drawer:
         if outputs % groups:
             groups = 1
         given: dict[str, AttributeValue | None] = {"signs": self.signs(outputs, inputs // groups, kernel, kernel)}
-        given |= {name: self.stored(outputs) for name in PARTS[1:-1] if r.random() < 0.4}
+        given |= {name: self.stored(outputs) for name in EPILOGUE if r.random() < 0.4}
         given |= {"threshold": self.stored(inputs, odd=r.choice([0.1, -0.1])), "groups": groups}
         given |= {"padding": [r.choice([0, 1]) for _ in range(4)] if kernel > 1 else [0] * 4}
         given |= {

@@ -14,7 +14,7 @@ from tests.deploy.emulated import FOLDER, zig
 
 @pytest.mark.skipif(not zig(), reason="Needs ziglang.")
 def test_sizes_and_offsets_are_those_of_c(tmp_path: Path) -> None:
-    constants = {name: getattr(abi, name) for name in ("PART", "WORKERS", "LINE", "MOST_LINES")}
+    constants = {name: getattr(abi, name) for name in ("VERSION", "PART", "WORKERS", "LINE", "MOST_LINES")}
     constants |= {"BLOCK": layout.BLOCK, "WORD_BITS": layout.WORD_BITS}
     checks = [f"{name} == {value}" for name, value in constants.items()]
     for kernel, structure in KERNELS.items():

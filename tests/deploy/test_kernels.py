@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bnn_lightning.deploy.frontend import torch_library as ops
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.functional import pack
 from tests.deploy.emulated import can_emulate, emulated
@@ -67,6 +68,11 @@ def pack_with(x: torch.Tensor, threshold: torch.Tensor, case: Case) -> torch.Ten
     return torch.ops.bnn_lightning.pack_activations(x, padded, case.groups, [top, top, left, left], case.pad_value == 1)
 
 
+def plain_epilogue(channels: int, groups: int = 1) -> list[torch.Tensor | None]:
+    given = {"scale": torch.ones(channels), "bias": torch.zeros(channels)}
+    return [pack.spread(given[name], groups=groups) if name in given else None for name in EPILOGUE]
+
+
 def test_integers_are_those_of_the_reference(kernel: str) -> None:
     # Emulation is slow; `make test-slow` has all cases.
     check_integers(range(0, CASES, 12 if kernel == EMULATED else 1))
@@ -111,8 +117,7 @@ def check_integers(numbers: range) -> None:
             packed,
             words,
             pack.tap_sums(weight, groups=groups),
-            pack.spread(torch.ones(len(weight)), groups=groups),
-            pack.spread(torch.zeros(len(weight)), groups=groups),
+            plain_epilogue(len(weight), groups),
             len(weight),
             case.in_channels,
             case.kernel,
@@ -127,7 +132,7 @@ def check_integers(numbers: range) -> None:
 def test_epilogue(kernel: str, channels: int, size: int) -> None:
     torch.manual_seed(channels)
     x, weight = torch.randn(2, 8, size, size), torch.where(torch.rand(channels, 8, 1, 1) < 0.5, -1.0, 1.0)
-    scale, bias, slope, shift, gain, offset, lift = torch.randn(7, channels)
+    values = {name: torch.randn(channels) for name in EPILOGUE}
     residual = torch.randn(2, channels, size, size)
     packed = pack_with(
         x, torch.zeros(8), Case(1, 8, channels, (1, 1), (1, 1), (1, 1), (0, 0), 0, (2, size, size), False)
@@ -136,17 +141,15 @@ def test_epilogue(kernel: str, channels: int, size: int) -> None:
         packed,
         pack.pack_weight(weight),
         pack.tap_sums(weight),
-        *[pack.spread(values) for values in (scale, bias)],
+        [pack.spread(value) for value in values.values()],
         *[channels, 8, [1, 1], [1, 1], [1, 1], []],
         residual,
-        *[pack.spread(values) for values in (slope, shift)],
         *[-1.5, 2.5],
-        *[pack.spread(values) for values in (gain, offset, lift)],
     )
-    view = (-1, 1, 1)
-    t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * gain.view(view) + offset.view(view)
-    t = t * scale.view(view) + bias.view(view) + residual + lift.view(view)
-    expected = (torch.where(t > 0, t, t * slope.view(view)) + shift.view(view)).clamp(-1.5, 2.5)
+    of = {name: value.view(-1, 1, 1) for name, value in values.items()}
+    t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * of["gain"] + of["offset"]
+    t = t * of["scale"] + of["bias"] + residual + of["lift"]
+    expected = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-5)
     assert out.is_contiguous(memory_format=torch.channels_last)
 
@@ -155,7 +158,6 @@ def test_threads_give_the_same(kernel: str) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(4, 64, 20, 20), torch.where(torch.rand(100, 64, 3, 3) < 0.5, -1.0, 1.0)
     case = Case(1, 64, 100, (3, 3), (1, 1), (1, 1), (1, 1), 0, (4, 20, 20), False)
-    one = [pack.spread(torch.ones(100)), pack.spread(torch.zeros(100))]
     before = torch.get_num_threads()
     results = []
     try:
@@ -164,7 +166,7 @@ def test_threads_give_the_same(kernel: str) -> None:
             results.append(
                 torch.ops.bnn_lightning.binary_conv2d(
                     pack_with(x, torch.zeros(64), case),
-                    *[pack.pack_weight(weight), pack.tap_sums(weight), *one, 100, 64],
+                    *[pack.pack_weight(weight), pack.tap_sums(weight), plain_epilogue(100), 100, 64],
                     *[[3, 3], [1, 1], [1, 1], [1, 1, 20, 20]],
                 )
             )

@@ -12,7 +12,7 @@ from bnn_lightning.deploy import PackedInfo
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.abi import WORKERS
 from bnn_lightning.deploy.planner.plan import Address, KernelCall, Plan, Region
@@ -47,7 +47,7 @@ class Writer:
         groups, kernel = options.get("groups", 1), options.get("kernel", 3)
         signs = self.draw.choice([-1.0, 1.0], (outputs, inputs // groups, kernel, kernel))
         given: dict[str, AttributeValue | None] = {"signs": self.stored(signs, "bits")}
-        for name in PARTS[1:-1]:
+        for name in EPILOGUE:
             if name in options.get("parts", ("scale", "bias")):
                 given[name] = self.stored(0.2 * self.draw.standard_normal(outputs))
         threshold = options.get("threshold")
@@ -117,7 +117,7 @@ def drawn(seed: int, folder: Any) -> LoadedNetwork:
                 kernel=r.choice([1, 3]),
                 pad_value=r.choice([0, 0, 1, -1]),
                 threshold=r.choice([None, writer.thresholds(inputs), writer.thresholds(inputs)]),
-                parts=r.sample(PARTS[1:-1], r.randint(0, len(PARTS) - 2)),
+                parts=r.sample(EPILOGUE, r.randint(0, len(EPILOGUE))),
                 low=r.choice([None, -1.0]),
                 high=r.choice([None, 1.0]),
             )

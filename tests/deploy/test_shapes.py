@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.frontend.torch_ops import compute
 from bnn_lightning.deploy.ir.graph import AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.operations import OPERATIONS, PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE, OPERATIONS
 from bnn_lightning.deploy.ir.shapes import RULES, type_of, types_of
 from bnn_lightning.deploy.ir.types import Images, ShapeError, Type
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
@@ -137,7 +137,7 @@ def calls(draw: st.DrawFn) -> tuple[Graph, Node, tuple[int, ...]]:
         inputs += [constant(draw(st.sampled_from([outputs, outputs, outputs + 1])))] if draw(st.booleans()) else []
     elif name == "binary_conv2d":
         attributes["signs"] = constant(outputs, width, kernel, kernel, dtype="bits")
-        attributes |= {part: constant(outputs) for part in PARTS[1:-1] if draw(st.booleans())}
+        attributes |= {part: constant(outputs) for part in EPILOGUE if draw(st.booleans())}
     elif name == "linear":
         inputs.append(constant(outputs, x[-1]))
         inputs += [constant(draw(st.sampled_from([outputs, outputs, outputs + 1])))] if draw(st.booleans()) else []

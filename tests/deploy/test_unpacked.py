@@ -13,6 +13,7 @@ from bnn_lightning.deploy import pack
 from bnn_lightning.deploy.frontend import layers as modules
 from bnn_lightning.deploy.frontend import torch_library as ops
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.models import create_backbone
 
 
@@ -41,9 +42,8 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     )
     threshold = 0.3 * torch.randn(groups * inputs)
     layer = PackedConv2d(signs, stride=stride, padding=padding, groups=groups, pad_value=value, threshold=threshold)
-    gain, offset, scale, bias, lift, slope, shift = torch.randn(7, groups * outputs)
-    parameters = {"gain": gain, "offset": offset, "scale": scale, "bias": bias, "lift": lift, "slope": slope}
-    for name, values in {**parameters, "shift": shift}.items():
+    epilogue = {name: torch.randn(groups * outputs) for name in EPILOGUE}
+    for name, values in epilogue.items():
         setattr(layer, name, layer.spread(values))
     layer.low, layer.high = -1.5, 2.5
     x = torch.randn(2, groups * inputs, 6, 7)
@@ -51,9 +51,9 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     top, bottom, left, right = padding
     inside = torch.where(x >= threshold.view(-1, 1, 1), 1.0, -1.0).contiguous()
     t = F.conv2d(F.pad(inside, (left, right, top, bottom), value=value), signs, None, stride, 0, 1, groups)
-    added, view = torch.randn_like(t), (-1, 1, 1)
-    t = (t * gain.view(view) + offset.view(view)) * scale.view(view) + bias.view(view) + added + lift.view(view)
-    wanted = (torch.where(t > 0, t, t * slope.view(view)) + shift.view(view)).clamp(-1.5, 2.5)
+    added, of = torch.randn_like(t), {name: values.view(-1, 1, 1) for name, values in epilogue.items()}
+    t = (t * of["gain"] + of["offset"]) * of["scale"] + of["bias"] + added + of["lift"]
+    wanted = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     for _ in range(2):
         found = layer(x, added)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -24,6 +24,7 @@ from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.format.layouts import to_layout
 from bnn_lightning.deploy.format.packed_file import graph_of
 from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
 
@@ -323,9 +324,8 @@ class _Writer:
         bounds = (node["low"], node["high"])
         epilogue = ", ".join(
             [
-                *(self._tensor(node[part]) for part in ("gain", "offset", "scale", "bias")),
+                *(self._tensor(node[part]) for part in EPILOGUE),
                 "0" if residual is None else self._value(residual)[0],
-                *(self._tensor(node[part]) for part in ("lift", "slope", "shift")),
                 *("0" if bound is None else number(bound) for bound in bounds),
                 *(str(int(bound is not None)) for bound in bounds),
             ]

@@ -162,7 +162,8 @@ static int bnn_count(uint32_t v) {
 //// binary
 // What follows the sums of a binary convolution; a null pointer leaves a part out.
 struct bnn_epilogue {
-  const float *gain, *offset, *scale, *bias, *residual, *lift, *slope, *shift;
+  const float *gain, *offset, *scale, *bias, *lift, *slope, *shift;  // in the order of `EPILOGUE` of ir/operations.py
+  const float *residual;
   float low, high;
   int clamp_low, clamp_high;
 };

@@ -193,7 +193,7 @@ class _Capture:
         name = self._name(node.args[1]).rpartition(".")[0]
         layer = self.root.get_submodule(name)
         assert isinstance(layer, PackedConv2d)
-        residual = node.args[11] if len(node.args) > 11 else None
+        residual = node.args[10] if len(node.args) > 10 else None
         dense = layer.dense()
         parts = {key: self._constant(f"{name}.{key}", part) for key in PARTS if (part := dense[key]) is not None}
         geometry: dict[str, AttributeValue | None] = {

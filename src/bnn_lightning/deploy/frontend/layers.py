@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.deploy.frontend.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
 from bnn_lightning.deploy.frontend.torch_fallback import Unpacked, eager, plain
-from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
@@ -40,12 +40,8 @@ class PackedConv2d(nn.Module):
     tap_sums: Tensor
     threshold: Tensor
     gain: Tensor | None
-    offset: Tensor | None
     scale: Tensor
     bias: Tensor
-    lift: Tensor | None
-    slope: Tensor | None
-    shift: Tensor | None
 
     def __init__(
         self,
@@ -71,13 +67,9 @@ class PackedConv2d(nn.Module):
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
         self.register_buffer("threshold", self._thresholds(threshold, signs.device))
-        self.register_buffer("gain", None)
-        self.register_buffer("offset", None)
-        self.register_buffer("scale", self.spread(torch.ones(self.out_channels, **like)))
-        self.register_buffer("bias", self.spread(torch.zeros(self.out_channels, **like)))
-        self.register_buffer("lift", None)
-        self.register_buffer("slope", None)
-        self.register_buffer("shift", None)
+        given = {"scale": torch.ones(self.out_channels, **like), "bias": torch.zeros(self.out_channels, **like)}
+        for name in EPILOGUE:
+            self.register_buffer(name, self.spread(given[name]) if name in given else None)
 
     @classmethod
     def from_layer(cls, layer: BinaryConv2d) -> Self:
@@ -106,7 +98,7 @@ class PackedConv2d(nn.Module):
         """Undo `dense`.
 
         Args:
-            tensors: "signs", and what there is of the other `PARTS`: "threshold", (in_channels,), and (out_channels,).
+            tensors: "signs", and what there is of "threshold", (in_channels,), and of `EPILOGUE`, (out_channels,).
             **geometry: `stride`, `padding`, `dilation`, `groups`, `pad_value`.
 
         Raises:
@@ -123,7 +115,7 @@ class PackedConv2d(nn.Module):
             if name != "signs" and tensor is not None and tuple(tensor.shape) != wanted:
                 raise ValueError(f"`{name}` must have the shape {wanted}, got {tuple(tensor.shape)}.")
         new = cls(signs, threshold=tensors.get("threshold"), **geometry)
-        for name in PARTS[1:-1]:
+        for name in EPILOGUE:
             tensor = tensors.get(name)
             if tensor is not None:
                 setattr(new, name, new.spread(tensor))
@@ -139,7 +131,7 @@ class PackedConv2d(nn.Module):
         threshold = torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
         return {
             "signs": self.binary_weight,
-            **{name: gather(getattr(self, name)) for name in PARTS[1:-1]},
+            **{name: gather(getattr(self, name)) for name in EPILOGUE},
             "threshold": threshold if threshold.any() else None,
         }
 
@@ -147,6 +139,11 @@ class PackedConv2d(nn.Module):
     def binary_weight(self) -> Tensor:
         """The signs in the layout of torch: for networks that read them beside calling the layer."""
         return unpack_weight(self.weight, self.out_channels, self.in_channels, self.kernel_size)
+
+    @property
+    def epilogue(self) -> list[Tensor | None]:
+        """The values of `EPILOGUE`, in its order, as kernels read them."""
+        return [getattr(self, name) for name in EPILOGUE]
 
     def spread(self, values: Tensor) -> Tensor:
         """Lay (out_channels,) values out as kernels read them."""
@@ -205,8 +202,7 @@ class PackedConv2d(nn.Module):
             packed,
             self.weight,
             self.tap_sums,
-            self.scale,
-            self.bias,
+            self.epilogue,
             self.out_channels,
             self.in_channels,
             self.kernel_size,
@@ -214,13 +210,8 @@ class PackedConv2d(nn.Module):
             self.dilation,
             [top, left, x.shape[2], x.shape[3]] if zeros else [],
             residual,
-            self.slope,
-            self.shift,
             self.low,
             self.high,
-            self.gain,
-            self.offset,
-            self.lift,
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:

@@ -7,16 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.frontend.torch_library import LIBRARY, epilogue
+from bnn_lightning.deploy.frontend.torch_library import LIBRARY, finish
 
 if TYPE_CHECKING:
     from bnn_lightning.deploy.frontend.layers import PackedConv2d
 
 LIBRARY.define(  # type: ignore[no-untyped-call]
-    "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor scale, Tensor bias, SymInt groups, "
+    "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor?[] epilogue, SymInt groups, "
     "SymInt[] stride, SymInt[] dilation, SymInt[] padding, float pad_value, Tensor? residual=None, "
-    "Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None, Tensor? gain=None, "
-    "Tensor? offset=None, Tensor? lift=None) -> Tensor",
+    "float? low=None, float? high=None) -> Tensor",
 )
 
 
@@ -84,21 +83,15 @@ class Unpacked:
             x,
             self.signs(layer),
             threshold,
-            layer.scale,
-            layer.bias,
+            layer.epilogue,
             layer.groups,
             layer.stride,
             layer.dilation,
             layer.padding,
             layer.pad_value,
             residual,
-            layer.slope,
-            layer.shift,
             layer.low,
             layer.high,
-            layer.gain,
-            layer.offset,
-            layer.lift,
         )
 
 
@@ -110,21 +103,15 @@ def _conv(
     x: Tensor,
     signs: Tensor,
     threshold: Tensor,
-    scale: Tensor,
-    bias: Tensor,
+    epilogue: Sequence[Tensor | None],
     groups: int,
     stride: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
     pad_value: float,
     residual: Tensor | None = None,
-    slope: Tensor | None = None,
-    shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
-    gain: Tensor | None = None,
-    offset: Tensor | None = None,
-    lift: Tensor | None = None,
 ) -> Tensor:
     # In place, and not by `where`, which is three times as slow.
     images = (x >= threshold.view(-1, 1, 1).to(x.dtype)).to(signs.dtype).mul_(2).sub_(1)
@@ -137,7 +124,7 @@ def _conv(
         images = images.clone(memory_format=torch.contiguous_format)
     # Exact: the sums are whole numbers far below 2^24.
     dot = F.conv2d(images, signs, None, list(stride), around, list(dilation), groups)
-    return epilogue(dot, groups, residual, (gain, offset, scale, bias, lift, slope, shift), low, high)
+    return finish(dot, groups, residual, epilogue, low, high)
 
 
 LIBRARY.impl("binary_conv2d.unpacked", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.abi import Convolution, Packing
 from bnn_lightning.deploy.kernels.binary_conv import conv_sizes, pack_sizes, window_offsets
 from bnn_lightning.deploy.kernels.layout import out_size
@@ -23,10 +24,9 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
     "pack_activations(Tensor x, Tensor threshold, SymInt groups, SymInt[] padding, bool ones) -> Tensor",
 )
 LIBRARY.define(  # type: ignore[no-untyped-call]
-    "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor scale, Tensor bias, SymInt out_channels, "
+    "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor?[] epilogue, SymInt out_channels, "
     "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
-    "Tensor? residual=None, Tensor? slope=None, Tensor? shift=None, float? low=None, float? high=None, "
-    "Tensor? gain=None, Tensor? offset=None, Tensor? lift=None) -> Tensor",
+    "Tensor? residual=None, float? low=None, float? high=None) -> Tensor",
 )
 _window_offsets = lru_cache(maxsize=1024)(window_offsets)
 
@@ -71,8 +71,7 @@ def _conv(
     x: Tensor,
     weight: Tensor,
     tap_sums: Tensor,
-    scale: Tensor,
-    bias: Tensor,
+    epilogue: Sequence[Tensor | None],
     out_channels: int,
     in_channels: int,
     kernel_size: Sequence[int],
@@ -80,31 +79,25 @@ def _conv(
     dilation: Sequence[int],
     zero_padding: Sequence[int],
     residual: Tensor | None = None,
-    slope: Tensor | None = None,
-    shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
-    gain: Tensor | None = None,
-    offset: Tensor | None = None,
-    lift: Tensor | None = None,
 ) -> Tensor:
-    kernel = current_kernel() if scale.dtype == torch.float32 else None
+    kernel = current_kernel() if _dtype(epilogue) == torch.float32 else None
     if kernel is None or not x.is_cpu:
-        parameters = (gain, offset, scale, bias, lift, slope, shift)
         dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
-        return epilogue(dot, weight.shape[0], residual, parameters, low, high)
+        return finish(dot, weight.shape[0], residual, epilogue, low, high)
     geometry = (out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
-    out = _conv_fake(x, weight, tap_sums, scale, bias, *geometry, residual)
+    out = _conv_fake(x, weight, tap_sums, epilogue, *geometry, residual)
     window = ((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
     offsets = _window_offsets(x.shape[2], weight.shape[0], weight.shape[3], *window)
     x = x.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     sizes = _sizes(x, weight, out, in_channels, kernel_size, stride, dilation, zero_padding)
-    tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "scale": scale, "bias": bias, "out": out}
-    optional = {"gain": gain, "offset": offset, "residual": residual, "lift": lift, "slope": slope, "shift": shift}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()} | {"offsets": offsets.ctypes.data}
+    tensors = {"x": x, "weight": weight, "tap_sums": tap_sums, "residual": residual, "out": out}
+    tensors |= dict(zip(EPILOGUE, epilogue, strict=True))
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+    pointers["offsets"] = offsets.ctypes.data
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
     kernel.run("convolve", Convolution(**sizes, **pointers, **bounds))
     return out
@@ -114,8 +107,7 @@ def _conv_fake(
     x: Tensor,
     weight: Tensor,
     tap_sums: Tensor,
-    scale: Tensor,
-    bias: Tensor,
+    epilogue: Sequence[Tensor | None],
     out_channels: int,
     in_channels: int,
     kernel_size: Sequence[int],
@@ -123,20 +115,21 @@ def _conv_fake(
     dilation: Sequence[int],
     zero_padding: Sequence[int],
     residual: Tensor | None = None,
-    slope: Tensor | None = None,
-    shift: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
-    gain: Tensor | None = None,
-    offset: Tensor | None = None,
-    lift: Tensor | None = None,
 ) -> Tensor:
     height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
     torch._check(height > 0 and width > 0, lambda: "a map is smaller than the kernel of a binary convolution")
     shape = (x.shape[0], out_channels, height, width)
     if residual is not None:
-        _check_addend(residual, shape, scale.dtype)
-    return torch.empty(shape, dtype=scale.dtype, device=x.device, memory_format=torch.channels_last)
+        _check_addend(residual, shape, _dtype(epilogue))
+    return torch.empty(shape, dtype=_dtype(epilogue), device=x.device, memory_format=torch.channels_last)
+
+
+def _dtype(epilogue: Sequence[Tensor | None]) -> torch.dtype:
+    scale = epilogue[EPILOGUE.index("scale")]
+    assert scale is not None
+    return scale.dtype
 
 
 def _check_addend(residual: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -203,11 +196,11 @@ def _torch_dot(
     return F.conv2d(images, signs, None, list(stride), padding, list(dilation), groups)
 
 
-def epilogue(
+def finish(
     dot: Tensor,
     groups: int,
     residual: Tensor | None,
-    parameters: Sequence[Tensor | None],
+    values: Sequence[Tensor | None],
     low: float | None,
     high: float | None,
 ) -> Tensor:
@@ -217,32 +210,32 @@ def epilogue(
         dot: The sums, (N, C, H, W).
         groups: Groups of the layer.
         residual: Addend of the same shape.
-        parameters: Gain, offset, scale, bias, lift, slope and shift, each group filled up to whole blocks.
+        values: Those of `EPILOGUE`, in its order, each group filled up to whole blocks; scale and bias are given.
         low: Lower bound.
         high: Upper bound.
     """
 
-    def gather(values: Tensor | None) -> Tensor | None:
-        if values is None:
-            return None
+    def gather(values: Tensor) -> Tensor:
         return torch.unflatten(values, 0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
 
-    gain, offset, scale, bias, lift, slope, shift = (gather(values) for values in parameters)
-    assert scale is not None
-    assert bias is not None
+    given = {name: gather(value) for name, value in zip(EPILOGUE, values, strict=True) if value is not None}
+    scale, bias = given["scale"], given["bias"]
     if residual is not None:
         _check_addend(residual, tuple(dot.shape), scale.dtype)
-    dot = dot.to(scale.dtype) if gain is None else dot.to(scale.dtype) * gain
-    dot = dot if offset is None else dot + offset
-    t = torch.addcmul(bias, dot, scale)
+    t = dot.to(scale.dtype)
+    if "gain" in given:
+        t = t * given["gain"]
+    if "offset" in given:
+        t = t + given["offset"]
+    t = torch.addcmul(bias, t, scale)
     if residual is not None:
         t.add_(residual)
-    if lift is not None:
-        t.add_(lift)
-    if slope is not None:
-        t = torch.prelu(t, slope.flatten())
-    if shift is not None:
-        t.add_(shift)
+    if "lift" in given:
+        t.add_(given["lift"])
+    if "slope" in given:
+        t = torch.prelu(t, given["slope"].flatten())
+    if "shift" in given:
+        t.add_(given["shift"])
     if low is not None or high is not None:
         t.clamp_(low, high)
     return t.contiguous(memory_format=torch.channels_last)

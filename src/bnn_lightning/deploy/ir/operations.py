@@ -58,9 +58,13 @@ def _required(kind: Kind) -> Attribute:
 
 MOST_INPUTS = 64
 MOST_FACTORS = 1 << 16  # of a window of `byte_conv2d`: sums of 255 * 128 times as many fit 32 bits
-# The tensors of a binary convolution: signs, (out_channels, in_channels / groups, kernel_height, kernel_width);
-# threshold, (in_channels,); the others (out_channels,), between these two in the order in which they take effect.
-PARTS = ("signs", "gain", "offset", "scale", "bias", "lift", "slope", "shift", "threshold")
+# The steps of a binary convolution's epilogue that have a value a channel, (out_channels,). The kernel's structure has
+# them in this order (`BNN_EPILOGUE` of kernels/csrc/arguments.h): new ones come last, so that plans stay valid. The
+# order in which they take effect is that of `epilogue` in frontend/torch_library.py.
+EPILOGUE = ("gain", "offset", "scale", "bias", "lift", "slope", "shift")
+# The tensors of a binary convolution: signs, (out_channels, in_channels / groups, kernel_height, kernel_width), the
+# epilogue, and threshold, (in_channels,).
+PARTS = ("signs", *EPILOGUE, "threshold")
 _WINDOW = {"stride": Attribute("pair", [1, 1]), "padding": Attribute("pair", [0, 0])}
 _DILATION = {"dilation": Attribute("pair", [1, 1])}
 _POOL = {"kernel_size": _required("pair"), "stride": _required("pair"), "padding": Attribute("pair", [0, 0])}

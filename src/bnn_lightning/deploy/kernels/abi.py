@@ -6,12 +6,16 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-VERSION = 12  # of the structures; `bnn_version` of thread_team.c
+from bnn_lightning.deploy.ir.operations import EPILOGUE
+
 # Constants of arguments.h.
+VERSION = 13  # of the structures
 PART = 60  # pixels of a part of a map that is summed
 WORKERS = 16  # shares of memory that workers have of their own (`work`, `work_size` bytes each)
 LINE = 64  # bytes of a line of the cache
 MOST_LINES = 16  # rows of a window of maxima
+# Values of channels in `struct after`, the epilogue of all kernels but the binary convolution.
+AFTER = ("slope", "shift")
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -24,9 +28,10 @@ class After(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_int64, "height width channels out_channels"),
         *_fields(ctypes.c_int64, "bits_height bits_width bits_top bits_left bits_words"),
-        *_fields(ctypes.c_void_p, "slope shift threshold"),
+        *_fields(ctypes.c_void_p, "threshold"),
         *_fields(ctypes.c_float, "low high"),
         *_fields(ctypes.c_void_p, "out bits"),
+        *((name, ctypes.c_void_p) for name in AFTER),
     ]
 
 
@@ -45,9 +50,10 @@ class Convolution(ctypes.Structure):
         *_fields(ctypes.c_int64, "pad_y pad_x real_height real_width reach"),
         *_fields(ctypes.c_int64, "bits_height bits_width bits_top bits_left bits_words residual_channels"),
         *_fields(ctypes.c_void_p, "x weight tap_sums offsets"),
-        *_fields(ctypes.c_void_p, "gain offset scale bias residual lift slope shift threshold"),
+        *_fields(ctypes.c_void_p, "residual threshold"),
         *_fields(ctypes.c_float, "low high"),
         *_fields(ctypes.c_void_p, "out bits sums"),
+        *((name, ctypes.c_void_p) for name in EPILOGUE),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.call import Address, Field, KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import (
@@ -26,7 +27,6 @@ from bnn_lightning.deploy.kernels.layout import (
 )
 
 Array = NDArray[Any]
-_PARAMETERS = ("gain", "offset", "scale", "bias", "lift", "slope", "shift")
 _FARTHEST = 1 << 31  # words: kernels count offsets in 32 bits
 
 
@@ -64,7 +64,7 @@ class BinaryConv2d:
         dilation: Of rows and columns.
         groups: Divides both numbers of channels.
         pad_value: 0, -1 or +1.
-        parameters: By name, (out_channels,): gain, offset, scale, bias, lift, slope, shift.
+        parameters: Values of the epilogue by name, (out_channels,).
         low: Lower bound.
         high: Upper bound.
         constant: Number of the signs among the constants of the graph.
@@ -164,7 +164,7 @@ class BinaryConv2d:
     def _parameters(self, constants: ConstantSection) -> dict[str, Field | None]:
         channels = self.groups * self.out_channels
         values = {"scale": np.ones(channels), "bias": np.zeros(channels), **(self.parameters or {})}
-        return {name: constants.add(spread(values[name], groups=self.groups)) for name in _PARAMETERS if name in values}
+        return {name: constants.add(spread(values[name], groups=self.groups)) for name in EPILOGUE if name in values}
 
     @staticmethod
     def _residual(residual: Map | None, channels: int) -> dict[str, Field | None]:

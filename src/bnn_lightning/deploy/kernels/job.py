@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.kernels.abi import field_offsets
+from bnn_lightning.deploy.kernels.abi import AFTER, field_offsets
 from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
 from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, num_blocks
 
@@ -119,7 +119,7 @@ class Job:
         height, width = after.height if height is None else height, after.width if width is None else width
         self.need(min(height, width, after.channels) > 0, "a result has no pixels or no channels")
         self.need(after.out_channels >= after.channels, "a result has more channels than its memory")
-        self.parameters(after.channels, "slope", "shift", "threshold", of=after)
+        self.parameters(after.channels, "threshold", *AFTER, of=after)
         pixels = images * height * width
         self.reach(
             "out", max(0, (pixels - 1) * after.out_channels + after.channels), of=after, needed=False, write=True

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.kernels.abi import PART
+from bnn_lightning.deploy.kernels.abi import AFTER, PART
 from bnn_lightning.deploy.kernels.call import Address, Count, Field
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 
@@ -182,8 +182,7 @@ class Activation:
             "width": width,
             "channels": self.channels,
             "out_channels": self.channels if out is None else out.pitch or out.shape[0],
-            "slope": placed(constants, self.slope),
-            "shift": placed(constants, self.shift),
+            **{name: placed(constants, getattr(self, name)) for name in AFTER},
             "low": self.low,
             "high": self.high,
             "out": None if out is None else out.address,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnn_lightning.deploy.kernels.abi import LINE, MOST_LINES, WORKERS, Function, Pair
+from bnn_lightning.deploy.ir.operations import EPILOGUE
+from bnn_lightning.deploy.kernels.abi import AFTER, LINE, MOST_LINES, WORKERS, Function, Pair
 from bnn_lightning.deploy.kernels.job import Job
 from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD_BITS, num_blocks, num_parts
 
@@ -50,10 +51,8 @@ def _convolve(c: Job) -> None:
     c.reach("weight", every * taps)
     if c.real_height:
         c.reach("tap_sums", c.kernel_height * c.kernel_width * every)
-    for name in ("scale", "bias"):
-        c.reach(name, every)
-    for name in ("gain", "offset", "lift", "slope", "shift", "threshold"):
-        c.reach(name, every, needed=False)
+    for name in (*EPILOGUE, "threshold"):
+        c.reach(name, every, needed=name in ("scale", "bias"))
     pixels, channels = c.images * c.out_height * c.out_width, c.groups * c.channels
     if c.residual:
         added = c.residual_channels or channels
@@ -138,7 +137,7 @@ def _maxima(c: Job, sizes: tuple[int, int], band: int) -> None:
     whole = inner.channels == inner.out_channels == num_blocks(after.channels) * BLOCK
     c.need(whole, "the map before maxima has odd blocks")
     c.need(not inner.bits, "the map before maxima has no signs")
-    c.parameters(inner.channels, "slope", "shift", of=inner)
+    c.parameters(inner.channels, *AFTER, of=inner)
     rows = 2 * c.band * inner.width * inner.out_channels * FLOAT
     c.need(band + rows <= c.work_size, "rows before maxima are larger than the memory of a worker")
 
@@ -251,7 +250,7 @@ def _group_convolve(c: Job) -> None:
     c.reach("weight", weights * taps * BLOCK)
     for name in ("bias", "gain", "offset"):
         c.reach(name, count, needed=False)
-    for name in ("slope", "shift", "threshold"):
+    for name in (*AFTER, "threshold"):
         c.reach(name, count, of=after, needed=False)
     c.need(not c.gain or bool(c.offset), "a gain has no offset")
     c.need(whole or not after.bits, "signs of groups need whole blocks")

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnn_lightning.deploy.ir.graph import Array, AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE, PARTS
 from bnn_lightning.deploy.ir.rewrite import Rewriter, without_dead_nodes
 from bnn_lightning.deploy.ir.types import Images, Type
 
 # Stages of an epilogue; each step may follow those before it.
 _AFFINE, _RESIDUAL, _LIFT, _SLOPE, _SHIFT, _CLAMP = range(6)
-_PARAMETERS = PARTS[1:-1]
 _NO_PLACE = "there is no place for it behind what was folded before"
 
 
@@ -112,7 +111,7 @@ class _Network:
 
 @dataclass
 class _Epilogue:
-    """Operations behind the sums of a convolution; see `PARTS`.
+    """Operations behind the sums of a convolution; see `EPILOGUE`.
 
     Attributes:
         parts: Values by name, (out_channels,) in float32; scale and bias are always there.
@@ -131,7 +130,7 @@ class _Epilogue:
         """Return the epilogue that a node has already."""
         channels = graph.constants[node["signs"].index].shape[0]
         parts = {"scale": np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)}
-        parts |= {name: _floats(graph, node[name]) for name in _PARAMETERS if node[name] is not None}
+        parts |= {name: _floats(graph, node[name]) for name in EPILOGUE if node[name] is not None}
         stages = {_RESIDUAL: len(node.inputs) > 1, _LIFT: "lift" in parts, _SLOPE: "slope" in parts}
         stages |= {_SHIFT: "shift" in parts, _CLAMP: node["low"] is not None or node["high"] is not None}
         stage = max((stage for stage, reached in stages.items() if reached), default=_AFFINE)
@@ -230,7 +229,7 @@ class _Chain:
         node, signs = graph.nodes[self.number - 1], graph.nodes[self.number - 1]["signs"]
         prefix = graph.constants[signs.index].name.removesuffix(".signs")
         attributes: dict[str, AttributeValue] = {"signs": rewriter.kept(signs)}
-        for name in (name for name in _PARAMETERS if name in self.epilogue.parts):
+        for name in (name for name in EPILOGUE if name in self.epilogue.parts):
             values = np.ascontiguousarray(self.epilogue.parts[name])
             key = f"{prefix}.{name}", values.tobytes()
             if key not in constants:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Input, Value
-from bnn_lightning.deploy.ir.operations import PARTS
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.ir.types import Images, Type
 from bnn_lightning.deploy.kernels.binary_conv import BinaryConv2d, pack_signs
 from bnn_lightning.deploy.kernels.call import KernelCall
@@ -56,7 +56,7 @@ def name_of(graph: Graph, types: Sequence[Type], number: int) -> str:
 def binary_layer(graph: TypedGraph, number: int) -> BinaryConv2d:
     """Return the layer of a binary convolution."""
     node = graph.nodes[number - 1]
-    named: dict[str, ConstantRef] = {name: node[name] for name in PARTS[1:-1] if node[name] is not None}
+    named: dict[str, ConstantRef] = {name: node[name] for name in EPILOGUE if node[name] is not None}
     low, high = node["low"], node["high"]
     return BinaryConv2d(
         graph.array(node["signs"]),

@@ -3,10 +3,10 @@
 #pragma once
 #include <stdint.h>
 
-// Lanes of a block of channels; signs of a word. PART: pixels of an image that are summed by themselves, of any thread.
+// VERSION: of the structures. Lanes of a block of channels; signs of a word. PART: pixels of an image that are summed by themselves, of any thread.
 // WORKERS: how many have memory of their own in an operation that needs some. LINE: bytes of a line of the cache.
 // MOST_LINES: rows of a window of maxima. abi.py and layout.py have the same: a test compares them.
-enum { BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINES = 16 };
+enum { VERSION = 13, BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINES = 16 };
 
 // The kernels, in the order of their numbers in a plan section; new ones come last. X is called with name and `more`.
 #define BNN_KERNELS(X, more)                                                                                 \
@@ -14,15 +14,25 @@ enum { BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE = 64, MOST_LINE
   X(average, more) X(pad, more) X(gate, more) X(combine, more) X(group_convolve, more) X(copy, more)         \
   X(unary, more) X(binary, more) X(softmax, more) X(reduce, more)
 
+// The values of channels in epilogues, in the order in which the structures have them; X is called with name and `more`.
+// BNN_EPILOGUE is that of binary convolutions: new ones come last, and plans of earlier files stay valid, as what is null
+// has no effect. BNN_AFTER is that of the other kernels. `EPILOGUE` of deploy/ir/operations.py and `AFTER` of abi.py have
+// the same names.
+#define BNN_EPILOGUE(X, more) \
+  X(gain, more) X(offset, more) X(scale, more) X(bias, more) X(lift, more) X(slope, more) X(shift, more)
+#define BNN_AFTER(X, more) X(slope, more) X(shift, more)
+#define BNN_VALUES(name, more) const float *name;
+
 // t < 0: t *= slope ; t += shift ; t = clamp(t, low, high) ; out = t ; bits = t >= threshold ; each where it is asked for.
 struct after {
   int64_t height, width, channels;     // of the result
   int64_t out_channels;                // of a pixel of `out`, from whose first channel the result is written
   int64_t bits_height, bits_width, bits_top, bits_left, bits_words;  // words of a pixel of `bits`
-  const float *slope, *shift, *threshold;
+  const float *threshold;
   float low, high;
   float *out;
   uint16_t *bits;
+  BNN_AFTER(BNN_VALUES, )
 };
 
 // Windows of a pooling.
@@ -42,11 +52,12 @@ struct bnn_convolve {
   int64_t residual_channels;               // of all groups; fewer than the output's are read again and again, by blocks
   const uint32_t *x, *weight;
   const int32_t *tap_sums, *offsets;
-  const float *gain, *offset, *scale, *bias, *residual, *lift, *slope, *shift, *threshold;
+  const float *residual, *threshold;
   float low, high;
   float *out;
   uint16_t *bits;
   float *sums;  // (images, parts, channels of all groups in whole blocks)
+  BNN_EPILOGUE(BNN_VALUES, )
 };
 
 // Floats as packed signs, see binary_conv.c.

@@ -1,6 +1,8 @@
 // Rows of operations, run by torch's threads as one team.
 #include "thread_team.h"
 
+#include "arguments.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -92,4 +94,4 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int
   else if (parallel(0, threads, 1, work, &r)) work(0, 1, &r);
 }
 
-int64_t bnn_version(void) { return 12; }
+int64_t bnn_version(void) { return VERSION; }

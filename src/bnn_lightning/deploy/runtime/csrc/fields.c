@@ -4,19 +4,21 @@
 #define W(name) {#name, offsetof(struct S, name), WHOLE}
 #define R(name) {#name, offsetof(struct S, name), REAL}
 #define P(name) {#name, offsetof(struct S, name), POINTER}
+#define VALUES(name, more) , P(name)
+#define VALUES_OF(name, of) , P(of.name)
 #define WINDOWS(name) W(name.height), W(name.width), W(name.stride_y), W(name.stride_x), W(name.pad_y), W(name.pad_x)
 #define AFTER(name)                                                                                                     \
   W(name.height), W(name.width), W(name.channels), W(name.out_channels), W(name.bits_height), W(name.bits_width),       \
-      W(name.bits_top), W(name.bits_left), W(name.bits_words), P(name.slope), P(name.shift), P(name.threshold),         \
-      R(name.low), R(name.high), P(name.out), P(name.bits)
+      W(name.bits_top), W(name.bits_left), W(name.bits_words), P(name.threshold), R(name.low), R(name.high),            \
+      P(name.out), P(name.bits) BNN_AFTER(VALUES_OF, name)
 
 #define S bnn_convolve
 static const struct field of_convolve[] = {
     W(images), W(height), W(width), W(out_height), W(out_width), W(groups), W(words), W(channels), W(kernel_height),
     W(kernel_width), W(stride_y), W(stride_x), W(dilation_y), W(dilation_x), W(pad_y), W(pad_x), W(real_height),
     W(real_width), W(reach), W(bits_height), W(bits_width), W(bits_top), W(bits_left), W(bits_words),
-    W(residual_channels), P(x), P(weight), P(tap_sums), P(offsets), P(gain), P(offset), P(scale), P(bias), P(residual),
-    P(lift), P(slope), P(shift), P(threshold), R(low), R(high), P(out), P(bits), P(sums)};
+    W(residual_channels), P(x), P(weight), P(tap_sums), P(offsets), P(residual), P(threshold), R(low), R(high), P(out),
+    P(bits), P(sums) BNN_EPILOGUE(VALUES, )};
 #undef S
 #define S bnn_pack
 static const struct field of_pack[] = {W(images), W(channels), W(height), W(width), W(groups), W(words), W(stride_image),

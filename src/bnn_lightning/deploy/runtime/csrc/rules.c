@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define VALUES_OF(name, of) , (of)->name
+
 // Room for the signs of a result, and thresholds. The fields are those of `struct after` and of a binary convolution.
 struct signs {
   int64_t height, width, top, left, words;
@@ -24,7 +26,7 @@ static void check_signs(struct check *c, struct signs s, int64_t images, int64_t
 static void check_after(struct check *c, const struct after *a, int64_t images, int64_t height, int64_t width) {
   POSITIVE(height, width, a->channels);
   NEED(a->out_channels >= a->channels, "a result has more channels than its memory");
-  PARAMETERS(a->channels, a->slope, a->shift, a->threshold);
+  PARAMETERS(a->channels, a->threshold BNN_AFTER(VALUES_OF, a));
   const int64_t pixels = product(images, height, width);
   reach(c, a->out, pixels ? plus(times(pixels - 1, a->out_channels), a->channels) : 0, FLOAT, WRITE | OPTIONAL);
   check_signs(c, SIGNS_OF(a), images, height, width, blocks(a->channels));
@@ -75,10 +77,8 @@ static void check_convolve(struct check *c, const struct bnn_convolve *p) {
   const int64_t every = product(p->groups, blocks(p->channels), BLOCK);
   reach(c, p->weight, times(every, taps), FLOAT, READ);
   if (p->real_height) reach(c, p->tap_sums, product(p->kernel_height, p->kernel_width, every), FLOAT, READ);
-  reach(c, p->scale, every, FLOAT, READ);
-  reach(c, p->bias, every, FLOAT, READ);
-  const void *const parameters[] = {p->gain, p->offset, p->lift, p->slope, p->shift, p->threshold};
-  for (int i = 0; i < 6; i++) reach(c, parameters[i], every, FLOAT, READ | OPTIONAL);
+  NEED(p->scale && p->bias, "sums have no scale, or no bias");
+  VALUES(every, p->threshold BNN_EPILOGUE(VALUES_OF, p));
   if (c->wrong) return;
   const int64_t pixels = product(p->images, p->out_height, p->out_width), channels = times(p->groups, p->channels);
   if (p->residual) {
@@ -136,7 +136,7 @@ static void check_maxima(struct check *c, const struct bnn_real_convolve *p, int
   const bool whole = inner->channels == inner->out_channels && inner->channels == blocks(p->after.channels) * BLOCK;
   NEED(whole, "the map before maxima has odd blocks");
   NEED(!inner->bits, "the map before maxima has no signs");
-  PARAMETERS(inner->channels, inner->slope, inner->shift);
+  PARAMETERS(inner->channels, 0 BNN_AFTER(VALUES_OF, inner));
   const int64_t rows = times(product(2, p->band, inner->width), times(inner->out_channels, FLOAT));
   need(c, plus(band, rows) <= p->work_size, "rows before maxima are larger than the memory of a worker");
 }
@@ -253,7 +253,7 @@ static void check_combine(struct check *c, const struct bnn_combine *p) {
   NEED(a->channels == p->x_channels * (p->second ? 2 : 1), "maps of other channels are combined");
   NEED(!p->second || p->x_channels % BLOCK == 0, "two maps side by side need whole blocks");
   NEED(a->out_channels >= a->channels, "a result has more channels than its memory");
-  PARAMETERS(a->channels, a->slope, a->shift, a->threshold);
+  PARAMETERS(a->channels, a->threshold BNN_AFTER(VALUES_OF, a));
   reach(c, a->out, plus(times(pixels - 1, a->out_channels), a->channels), FLOAT, WRITE | OPTIONAL);
   check_signs(c, SIGNS_OF(a), p->images, a->height, a->width, blocks(a->channels));
   reach(c, p->x, times(pixels, p->x_channels), FLOAT, READ);
@@ -283,7 +283,7 @@ static void check_group_convolve(struct check *c, const struct bnn_group_convolv
   const int64_t count = depthwise ? blocks(a->channels) * BLOCK : (p->groups - 1) * outputs + blocks(outputs) * BLOCK;
   const int64_t weights = depthwise ? blocks(a->channels) : times(times(p->groups, blocks(outputs)), p->channels);
   reach(c, p->weight, product(weights, taps, BLOCK), FLOAT, READ);
-  VALUES(count, p->bias, p->gain, p->offset, a->slope, a->shift, a->threshold);
+  VALUES(count, p->bias, p->gain, p->offset, a->threshold BNN_AFTER(VALUES_OF, a));
   NEED(!p->gain || p->offset, "a gain has no offset");
   NEED(depthwise || p->groups == 1 || outputs % BLOCK == 0 || !a->bits, "signs of groups need whole blocks");
   const int64_t pixels = product(p->images, a->height, a->width);
