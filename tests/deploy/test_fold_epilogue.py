@@ -1,13 +1,18 @@
 """Operations behind binary convolutions are folded into them, to the bit, or the report names the others and why."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers import SignSTE, XNORScale
+from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import PackedNetwork, kernel_info, pack
+from bnn_lightning.deploy.format.info import PackedInfo
+from bnn_lightning.deploy.kernels.library import Kernel, supported_kernels
+from bnn_lightning.deploy.runtime.executor import Executor
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.functional import spatial_mean
 from bnn_lightning.layers import BinaryConv2d, annealed
 from bnn_lightning.models import create_backbone, list_backbones
@@ -20,10 +25,10 @@ SLOWER = "torch runs it layer by layer, which is slower"
 NOTHING_TO_FOLD = {"real2binary18"}
 
 
-def conv(channels: int = 4) -> BinaryConv2d:
-    return BinaryConv2d(
-        channels, channels, 3, padding=1, bias=False, input_binarizer=SignSTE(), weight_binarizer=XNORScale()
-    )
+def conv(channels: int = 4, *, groups: int = 1, bias: bool = False) -> BinaryConv2d:
+    weights = WeightSign() if bias else XNORScale()
+    binarizers: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": weights}
+    return BinaryConv2d(channels, channels, 3, padding=1, groups=groups, bias=bias, **binarizers)
 
 
 def as_published(name: str, seed: int) -> PackedNetwork:
@@ -104,6 +109,44 @@ def test_operations_keep_their_meaning(make: Callable[[], nn.Module], count: int
         wanted = network(images.contiguous(memory_format=torch.channels_last))
         assert torch.equal(packed.run_layers(images), wanted) or not EXACT
     torch.testing.assert_close(packed(images), packed.run_layers(images))
+
+
+class Rectified(nn.Module):
+    """ReLU before a batch norm, as in QuickNet, behind a bias, and behind a batch norm; of groups, too."""
+
+    def __init__(self, *, groups: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        self.conv, self.relu, self.norm = conv(40, groups=groups, bias=bias), nn.ReLU(), nn.BatchNorm2d(40)
+        self.last, self.after, self.end = conv(40), nn.BatchNorm2d(40), nn.ReLU()
+        for norm in (self.norm, self.after):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.norm(self.relu(self.conv(x)))
+        return self.end(self.after(self.last(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(("groups", "bias"), [(1, False), (4, False), (1, True)])
+def test_relu_is_folded_before_and_behind_a_batch_norm(groups: int, bias: bool) -> None:
+    torch.manual_seed(groups)
+    network, images = Rectified(groups=groups, bias=bias).eval(), torch.randn(3, 40, 6, 7)
+    packed, info = pack(network, images), PackedInfo("net", 40, (6, 7))
+    assert sorted(name.partition("_")[0] for name in packed.report.folded) == ["add", "after", "end", "norm", "relu"]
+    assert not packed.report.unfolded
+    trace = packed._compile().trace
+    assert trace is not None
+    folded, plain = (LoadedNetwork(graph, info).eval() for graph in (packed.graph(info.shape), trace.graph()))
+    nodes = [node for node in folded.graph.nodes if node.operation == "binary_conv2d"]
+    assert [node["floor"] is not None for node in nodes] == [True, False]
+    assert [node["low"] for node in nodes] == [None, 0.0]
+    with torch.no_grad():
+        for name in supported_kernels():
+            found, wanted = (Executor().run(one, images, Kernel(name)) for one in (folded, plain))
+            assert torch.equal(found, wanted), name
+        assert torch.equal(folded.run_nodes(images), plain.run_nodes(images))
+        wanted = network(images.contiguous(memory_format=torch.channels_last))
+        assert torch.equal(packed.run_layers(images), wanted) or not EXACT
 
 
 class Twice(nn.Module):

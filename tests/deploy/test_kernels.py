@@ -148,7 +148,7 @@ def test_epilogue(kernel: str, channels: int, size: int) -> None:
     )
     of = {name: value.view(-1, 1, 1) for name, value in values.items()}
     t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * of["gain"] + of["offset"]
-    t = t * of["scale"] + of["bias"] + residual + of["lift"]
+    t = torch.maximum(t, of["floor"]) * of["scale"] + of["bias"] + residual + of["lift"]
     expected = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-5)
     assert out.is_contiguous(memory_format=torch.channels_last)

@@ -52,7 +52,7 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     inside = torch.where(x >= threshold.view(-1, 1, 1), 1.0, -1.0).contiguous()
     t = F.conv2d(F.pad(inside, (left, right, top, bottom), value=value), signs, None, stride, 0, 1, groups)
     added, of = torch.randn_like(t), {name: values.view(-1, 1, 1) for name, values in epilogue.items()}
-    t = (t * of["gain"] + of["offset"]) * of["scale"] + of["bias"] + added + of["lift"]
+    t = torch.maximum(t * of["gain"] + of["offset"], of["floor"]) * of["scale"] + of["bias"] + added + of["lift"]
     wanted = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     for _ in range(2):
         found = layer(x, added)

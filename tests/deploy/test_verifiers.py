@@ -3,11 +3,13 @@
 import dataclasses
 import random
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import pytest
 
 from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
 from bnn_lightning.deploy.format.prefix import join_sections
+from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.verify import CallError
 from bnn_lightning.deploy.planner.check import verify_plan
 from bnn_lightning.deploy.planner.plan import Address, Count, Field, KernelCall, Plan, Region
@@ -100,3 +102,17 @@ def test_both_refuse_the_same(plans: list[Plan]) -> None:
             alone = OF_C if in_c else OF_PYTHON
             assert any(rule in in_c + in_python for rule in alone), (in_c, in_python)
     assert refused > 150
+
+
+@pytest.mark.parametrize("name", EPILOGUE)
+def test_both_refuse_values_of_channels_elsewhere(plans: list[Plan], name: str) -> None:
+    plan, call = next((plan, call) for plan in plans for call in plan.calls if is_convolution(call))
+    for address in (Address(Region.CONSTANTS, len(plan.constants) - 4), Address(Region.OUTPUT, 1 << 40)):
+        lie = dataclasses.replace(call, fields={**call.fields, name: address})
+        changed_plan = dataclasses.replace(plan, calls=tuple(lie if one is call else one for one in plan.calls))
+        assert refused_in_c(changed_plan)
+        assert name in refused_in_python(changed_plan)
+
+
+def is_convolution(call: object) -> TypeGuard[KernelCall]:
+    return isinstance(call, KernelCall) and call.kernel == "convolve"

@@ -162,7 +162,7 @@ static int bnn_count(uint32_t v) {
 //// binary
 // What follows the sums of a binary convolution; a null pointer leaves a part out.
 struct bnn_epilogue {
-  const float *gain, *offset, *scale, *bias, *lift, *slope, *shift;  // in the order of `EPILOGUE` of ir/operations.py
+  const float *gain, *offset, *scale, *bias, *lift, *slope, *shift, *floor;  // in the order of `EPILOGUE` of ir/operations.py
   const float *residual;
   float low, high;
   int clamp_low, clamp_high;
@@ -212,6 +212,7 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
         float t = (float)sum;
         if (e.gain) t *= e.gain[o];
         if (e.offset) t += e.offset[o];
+        if (e.floor && t < e.floor[o]) t = e.floor[o];
         if (e.scale && e.bias) t = BNN_FMA(t, e.scale[o], e.bias[o]);
         else if (e.scale) t *= e.scale[o];
         else if (e.bias) t += e.bias[o];

@@ -227,6 +227,8 @@ def finish(
         t = t * given["gain"]
     if "offset" in given:
         t = t + given["offset"]
+    if "floor" in given:
+        t = torch.where(t < given["floor"], given["floor"], t)
     t = torch.addcmul(bias, t, scale)
     if residual is not None:
         t.add_(residual)

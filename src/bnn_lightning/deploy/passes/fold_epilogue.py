@@ -1,4 +1,4 @@
-"""Epilogues of binary convolutions: they absorb what follows them (batch norm, an addition, shifts, PReLU, a clamp)."""
+"""Epilogues of binary convolutions: they absorb what follows them (ReLU, batch norm, an addition, PReLU, a clamp)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class Folded:
 def fold_epilogue(graph: Graph, types: Sequence[Type]) -> Folded:
     """Fold the operations behind binary convolutions into them.
 
-    Folded is what has no other user and stands in the order that kernels have: affine maps of channels, one addition of
-    a map, a shift, PReLU, a shift, a clamp. Each keeps its rounding, so that no bit changes; what has no place for it
-    is not folded.
+    Folded is what has no other user and stands in the order that kernels have: affine maps of channels with a ReLU
+    between them, one addition of a map, a shift, PReLU, a shift, a clamp or ReLU. Each keeps its rounding, so that no
+    bit changes; what has no place for it is not folded.
 
     Args:
         graph: The graph.
@@ -135,7 +135,7 @@ class _Epilogue:
         stages |= {_SHIFT: "shift" in parts, _CLAMP: node["low"] is not None or node["high"] is not None}
         stage = max((stage for stage, reached in stages.items() if reached), default=_AFFINE)
         epilogue = cls(parts, node["low"], node["high"], stage)
-        if "offset" not in parts and "gain" in parts and _are_powers_of_two(parts["gain"]):
+        if not parts.keys() & {"offset", "floor"} and "gain" in parts and _are_powers_of_two(parts["gain"]):
             parts["scale"] = parts.pop("gain") * parts["scale"]
         return epilogue
 
@@ -146,12 +146,25 @@ class _Epilogue:
         self.parts["scale"], self.parts["bias"] = self.parts["scale"] * scale, bias
         return True
 
+    def rectify(self) -> bool:
+        """Let ReLU follow; whether there was a place for it."""
+        ahead = self.stage == _AFFINE and "floor" not in self.parts and self._make_room()
+        if ahead and (self.parts["scale"] > 0).all():  # these are exact here, and may stand behind the floor
+            self.parts["floor"] = np.zeros_like(self.parts["scale"])
+        elif self.stage < _CLAMP:
+            self.low, self.stage = 0.0, _CLAMP
+        else:
+            return False
+        return True
+
     def _make_room(self) -> bool:
         """Let gain and offset do what scale and bias do, but for powers of two; whether these are free then."""
         scale, bias = self.parts["scale"], self.parts["bias"]
         exact, biased = _are_powers_of_two(scale), bool(bias.any())
         if exact and not biased:
             return True
+        if "floor" in self.parts:
+            return False
         # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
         if "offset" in self.parts or (biased and not exact) or not (exact or "gain" not in self.parts):
             return False
@@ -311,11 +324,16 @@ def _clamp(chain: _Chain, node: Node, number: int) -> str:
     return ""
 
 
+def _relu(chain: _Chain, node: Node, number: int) -> str:
+    return "" if chain.epilogue.rectify() else _NO_PLACE
+
+
 _STEPS: dict[str, Callable[[_Chain, Node, int], str]] = {
     "add": _add,
     "affine": _affine,
     "clamp": _clamp,
     "prelu": _prelu,
+    "relu": _relu,
 }
 
 

@@ -5,7 +5,7 @@
 // being BLOCK output channels. A sum of products of signs is the number of factors less twice the number of unlike bits:
 //
 //   dot[pixel, c] = reach - sum over padded taps of tap_sums[tap, c] - 2 sum_k popcount(weight[k, c] ^ x[pixel + offset k])
-//   t = dot * gain[c] ; t += offset[c] ; t = t * scale[c] + bias[c] (+ residual) ; t += lift[c]
+//   t = dot * gain[c] ; t += offset[c] ; t = max(t, floor[c]) ; t = t * scale[c] + bias[c] (+ residual) ; t += lift[c]
 //   t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
 //   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
 //
@@ -165,6 +165,10 @@ INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t 
     y[p] = __builtin_convertvector(t->start[begin + p][b] - 2 * (I)acc[(begin + p) * nb + b], F);
   if (c->gain) UNROLL for (int64_t p = 0; p < n; p++) y[p] *= LOAD(F, c->gain + at);
   if (c->offset) UNROLL for (int64_t p = 0; p < n; p++) y[p] += LOAD(F, c->offset + at);
+  if (c->floor) {
+    const F floor = LOAD(F, c->floor + at);
+    UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] < floor ? floor : y[p];
+  }
   UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] * scale + bias;
   if (residuals) UNROLL for (int64_t p = 0; p < n; p++) y[p] += load_some(residuals + p * added + k->residual[b], left);
   if (c->lift) {
