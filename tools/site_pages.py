@@ -30,6 +30,7 @@ PACKAGES = {
     "analysis": "Numbers from networks: loss landscapes, sharpness, sign statistics.",
     "figures": "Figures from tables and callables.",
     "deploy": "Packing, packed files, and export to ONNX, C and the browser.",
+    "workflows": "Settings and results of the [functions at the top level](index.md), one pair a command.",
     "zoo": "Trained networks that come with the package.",
 }
 
@@ -172,14 +173,37 @@ def place(package: str, module: str, item: str) -> str:
     return ".".join(("bnn_lightning", *inner.split("/"), item))
 
 
+def companions(module: str, function: str) -> list[str]:
+    """Return where the settings and the result of a workflow are defined; nothing for names that are no workflow.
+
+    Args:
+        module: Module of the workflow within `bnn_lightning`, such as "workflows.evaluation".
+        function: Name of the workflow.
+    """
+    tree = ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    places = {a.name: f"{n.module}.{a.name}" for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    places |= {n.name: f"bnn_lightning.{module}.{n.name}" for n in tree.body if isinstance(n, ast.ClassDef)}
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            takes = [d.args[0] for d in node.decorator_list if isinstance(d, ast.Call) and len(d.args) == 1]
+            found = [places[item.id] for item in (*takes, node.returns) if isinstance(item, ast.Name)]
+    return [item for item in found if item.startswith("bnn_lightning.workflows.")]
+
+
 def python() -> dict[str, str]:
     """Return the pages of the Python interface, by name: the top level, and a page a package."""
-    pages = {}
+    pages, top = {}, {name for names in exports("").values() for name in names}
     for package, what in {"": "The functions at the top level.", **PACKAGES}.items():
         name = f"bnn_lightning.{package}".rstrip(".")
         parts = [f"# {name}\n\n{what}\n"]
         for module, names in exports(package).items():
-            parts += [f"::: {place(package, module, item)}\n" for item in sorted(names)] or [f"::: {name}.{module}\n"]
+            if package == "workflows":  # the functions themselves are on the page of the top level
+                items = [found for one in names for found in companions(f"{package}.{module}", one)]
+                items += [place(package, module, one) for one in names if one not in top]
+            else:
+                items = [place(package, module, item) for item in sorted(names)] or [f"{name}.{module}"]
+            parts += [f"::: {item}\n" for item in items]
         pages[package or "index"] = "\n".join(parts)
     return pages
 

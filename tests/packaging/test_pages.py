@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.packaging.pages import DOCS, ROOT, anchors, links, sources, texts
-from tools.site_pages import CONF, configuration, expand, rows, written
+from tools.site_pages import CONF, companions, configuration, expand, python, rows, written
 
 TEXTS = texts()
 SOURCES = [path.relative_to(ROOT).as_posix() for path in sources()]
@@ -65,6 +65,16 @@ def test_every_option_of_every_group_is_in_the_reference() -> None:
     for file in CONF.glob("*/*.yaml"):
         if not file.name.startswith("_") and file.parent.name != "visualize":
             assert f"## {file.parent.name}={file.stem}\n" in found[file.parent.name], file
+
+
+def test_settings_and_results_of_workflows_are_in_the_reference() -> None:
+    place = "bnn_lightning.workflows"
+    assert companions("workflows.evaluation", "evaluate") == [
+        f"{place}.settings.EvaluateSettings",
+        f"{place}.evaluation.Score",
+    ]
+    assert companions("workflows.checkpoint", "load_task") == []
+    assert f"::: {place}.settings.EvaluateSettings\n" in python()["workflows"]
 
 
 def test_keys_of_extended_files_are_in_the_reference(tmp_path: Path) -> None:
