@@ -47,7 +47,7 @@ TARGETS = {
     "amd64": {**X86, "": "x86_64"},
     "aarch64": {**ARM64, "": "generic"},
     "arm64": {**ARM64, "": "generic"},
-    "armv7l": {"armv7": "cortex_a7", "": "cortex_a7"},
+    "armv7l": {"armv7": "cortex_a7", "": "generic+v7a+vfp3d16-neon"},
     "wasm32": {"simd128": "generic+simd128", "": "generic+simd128"},
 }
 # The same for Clang's own -march.
@@ -56,6 +56,8 @@ MARCH = {
     "x86_64_v4+avx512vpopcntdq+avx512bitalg+avx512vnni": "x86-64-v4 -mavx512vpopcntdq -mavx512bitalg -mavx512vnni",
     "generic": "armv8-a",
     "generic+v8_2a+dotprod": "armv8.2-a+dotprod",
+    "cortex_a7": "armv7ve -mfpu=neon-vfpv4",
+    "generic+v7a+vfp3d16-neon": "armv7-a -mfpu=vfpv3-d16",
 }
 # -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-fPIC"]

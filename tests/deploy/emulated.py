@@ -1,7 +1,8 @@
 """The kernels of ARM on another processor: compiled for Linux by zig, run by qemu, fed through pipes.
 
 One static program for each instruction set has all kernels. It is told the fields of a call, by their numbers, and the
-memory that these point to, which the rules of the verifier measure; it returns that memory.
+memory that these point to, which the rules of the verifier measure; it returns that memory. Where this machine's own
+kernels round products and sums once, as those of ARM do, both must be equal bit by bit.
 """
 
 import ctypes
@@ -16,9 +17,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bnn_lightning.deploy.kernels.abi import KERNELS, field_offsets
 from bnn_lightning.deploy.kernels.call import Address, KernelCall, Region
 from bnn_lightning.deploy.kernels.job import Job, Memory
+from bnn_lightning.deploy.kernels.library import Kernel, supported_kernels
 from bnn_lightning.deploy.kernels.rules import RULES
 
 _DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
@@ -77,7 +81,8 @@ int main(void) {
 }
 """
 
-_DEFINES = ("-ffp-contract=on", "-DBNN_SET=arm")
+# Instruction sets with fused products and sums.
+FUSED = ("x86_64_v4", "x86_64_v3", "aarch64_dot", "aarch64")
 
 
 def zig() -> list[str]:
@@ -102,6 +107,25 @@ def can_emulate(name: str = "aarch64") -> bool:
 def emulated(name: str = "aarch64") -> "Emulated":
     """Return the kernels of an instruction set, compiled once."""
     return Emulated(name, Path(mkdtemp(prefix=f"bnn-{name}-")))
+
+
+def fused_kernel() -> Kernel | None:
+    """Return kernels of this machine that round as those of ARM do, or None."""
+    names = [name for name in supported_kernels() if name in FUSED]
+    return Kernel(names[0]) if names else None
+
+
+def differences(found: bytes, wanted: bytes) -> str:
+    """Say where bits differ; empty if nowhere. All NaN are equal: their bits are those of a processor."""
+    if found == wanted:
+        return ""
+    parts = [np.frombuffer(part[: len(part) // 4 * 4], np.uint32) for part in (found, wanted)]
+    numbers = [part.view(np.float32) for part in parts]
+    at = np.flatnonzero((parts[0] != parts[1]) & ~(np.isnan(numbers[0]) & np.isnan(numbers[1])))
+    if not len(at) and found[4 * len(parts[0]) :] == wanted[4 * len(parts[0]) :]:
+        return ""
+    shown = [f"[{i}] {numbers[0][i]!r} ({parts[0][i]:08x}), not {numbers[1][i]!r} ({parts[1][i]:08x})" for i in at[:3]]
+    return f"{len(at)} of {len(parts[0])} words differ: {'; '.join(shown)}"
 
 
 class _Span(NamedTuple):
@@ -143,7 +167,7 @@ class Emulated:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
+        self.name, self._here = name, fused_kernel()
         (folder / "driver.c").write_text(DRIVER, encoding="utf-8")
         sources = [folder / "driver.c", *sorted(FOLDER.glob("*.c"))]
         sources.append(_DEPLOY / "runtime" / "csrc" / "fields.c")
@@ -158,6 +182,7 @@ class Emulated:
             "-static",
             "-O3",
             "-std=c11",
+            "-ffp-contract=on",
             "-DBNN_SET=arm",
             *include,
         ]
@@ -170,7 +195,11 @@ class Emulated:
         self._process = subprocess.Popen([str(emulator_of(name)), str(folder / "driver")], **pipes)
 
     def run(self, operation: str, job: ctypes.Structure) -> None:
-        """Run an operation, and write its results where the job says."""
+        """Run an operation, and write its results where the job says.
+
+        Raises:
+            AssertionError: The results differ from those of this machine.
+        """
         fields = {}
         for name, (offset, kind) in field_offsets(operation).items():
             value = kind.from_buffer(job, offset).value
@@ -179,17 +208,28 @@ class Emulated:
         spans = _Spans(KernelCall(operation, fields))
         RULES[operation](spans)
         memories = _joined(spans.spans)
+        results = self._results(_request(operation, fields, memories), memories)
+        if self._here is not None:
+            self._here.run(operation, job)
+        for span, found in zip(memories, results, strict=True):
+            if not span.scratch:
+                here = ctypes.string_at(span.begin, len(found))
+                where = differences(found, here) if self._here else ""
+                assert not where, f"{self.name}, {operation}: {where}"
+                if found != here:
+                    ctypes.memmove(span.begin, found, len(found))
+
+    def _results(self, request: bytes, memories: list[_Span]) -> list[bytes]:
+        """Send a request; return the bytes of memories, none of scratch memory."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(_request(operation, fields, memories))
+        stdin.write(request)
         stdin.flush()
-        for span in memories:
-            if not span.scratch:
-                found, size = stdout.read(span.end - span.begin), span.end - span.begin
-                assert len(found) == size, "the emulated kernel has ended"
-                if found != ctypes.string_at(span.begin, size):
-                    ctypes.memmove(span.begin, found, size)
+        sizes = [0 if span.scratch else span.end - span.begin for span in memories]
+        results = [stdout.read(size) for size in sizes]
+        assert [*map(len, results)] == sizes, "the emulated kernel has ended"
+        return results
 
 
 def _joined(spans: list[_Span]) -> list[_Span]:

@@ -169,7 +169,7 @@ INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t 
     const F floor = LOAD(F, c->floor + at);
     UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] < floor ? floor : y[p];
   }
-  UNROLL for (int64_t p = 0; p < n; p++) y[p] = y[p] * scale + bias;
+  UNROLL for (int64_t p = 0; p < n; p++) y[p] = fused(y[p], scale, bias);
   if (residuals) UNROLL for (int64_t p = 0; p < n; p++) y[p] += load_some(residuals + p * added + k->residual[b], left);
   if (c->lift) {
     const F lift = LOAD(F, c->lift + at);

@@ -37,7 +37,7 @@ enum { MOST = 14 };  // pixels of a tile
       UNROLL for (int p = 0; p < PIXELS; p++) {                                                                        \
         F pixel = ((const float *)x[p])[offset];                                                                       \
         IN_TURN(pixel);                                                                                                \
-        UNROLL for (int b = 0; b < NB; b++) sums[p][b] += weights[b] * pixel;                                          \
+        UNROLL for (int b = 0; b < NB; b++) sums[p][b] = fused(weights[b], pixel, sums[p][b]);                                          \
       }                                                                                                                \
     }                                                                                                                  \
     UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) acc[p * NB + b] = sums[p][b];          \
@@ -124,7 +124,7 @@ INLINE void follow(const struct bnn_real_convolve *c, const struct after *after,
       F t = acc[p * blocks + b];
       if (whole) t += LOAD(F, at->bias[p] + channel);
       if (biased) t += bias;
-      if (scaled) t = t * gain + offset;
+      if (scaled) t = fused(t, gain, offset);
       if (!plain && c->residual)
         t += load_some(c->residual + (at->to + p) * own.channels + channel, own.channels - channel);
       finish_block(&own, &terms, t, at->to + p, at->signs[p], channel);

@@ -47,7 +47,7 @@ INLINE F bounded(F t, F low, F high) {  // NaN stays NaN
   return t > high ? high : t;
 }
 
-INLINE F gelu_of_tangent(F t) { return 0.5f * t * (1 + tangent(0.79788456f * (t + 0.044715f * (t * t * t)))); }
+INLINE F gelu_of_tangent(F t) { return 0.5f * t * (1 + tangent(0.79788456f * fused(0.044715f, t * t * t, t))); }
 
 static void elements(int64_t from, int64_t to, void *context) {
   const struct bnn_unary *c = context;

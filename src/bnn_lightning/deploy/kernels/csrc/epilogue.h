@@ -10,6 +10,8 @@ typedef int8_t C __attribute__((ext_vector_type(BLOCK), aligned(1)));
 // half the width, unless it is told.
 #define INNERMOST static __attribute__((noinline, min_vector_width(512)))
 
+INLINE F load_bytes(const int8_t *p) { return __builtin_convertvector(LOAD(C, p), F); }
+
 struct place {
   int64_t image, y, x;
 };

@@ -29,7 +29,7 @@ INLINE void depthwise(const struct bnn_group_convolve *c, const struct taps *t, 
       const int64_t y = t->y * c->stride_y + i * c->dilation_y - c->pad_y, x = s->x * c->stride_x + j * c->dilation_x - c->pad_x;
       const float *from = c->x + ((t->image * c->height + y) * c->width + x) * all + block * BLOCK;
       const F weight = LOAD(F, c->weight + ((block * c->kernel_height + i) * c->kernel_width + j) * BLOCK);
-      UNROLL for (int64_t p = 0; p < n; p++) sums[p] += weight * load_some(from + p * step, left);
+      UNROLL for (int64_t p = 0; p < n; p++) sums[p] = fused(weight, load_some(from + p * step, left), sums[p]);
     }
 }
 
@@ -44,7 +44,7 @@ INLINE void grouped(const struct bnn_group_convolve *c, const struct taps *t, co
       const float *w = weight + (i * c->kernel_width + j) * c->channels * BLOCK;
       for (int64_t k = 0; k < c->channels; k++, w += BLOCK) {
         const F weights = LOAD(F, w);
-        UNROLL for (int64_t p = 0; p < n; p++) sums[p] += weights * from[p * step + k];
+        UNROLL for (int64_t p = 0; p < n; p++) sums[p] = fused(weights, from[p * step + k], sums[p]);
       }
     }
 }
@@ -60,7 +60,7 @@ INLINE void follow(const struct bnn_group_convolve *c, const struct after *given
     const int64_t pixel = (at.image * after.height + at.y) * after.width + at.x;
     F y = sums[p];
     if (c->bias) y += LOAD(F, c->bias + first);
-    if (c->gain) y = y * LOAD(F, c->gain + first) + LOAD(F, c->offset + first);
+    if (c->gain) y = fused(y, LOAD(F, c->gain + first), LOAD(F, c->offset + first));
     if (c->residual) y += load_some(c->residual + pixel * given->channels + first, end - first);
     finish_block(&after, &terms, y, pixel, after.bits ? signs_at(&after, &at) : 0, first);
   }

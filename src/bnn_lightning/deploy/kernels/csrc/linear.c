@@ -6,13 +6,12 @@ enum { LANES = 4 };  // blocks at a time
 #define ROW(name, type, load)                                                                                          \
   INNERMOST void name(const float *x, const type *w, int64_t stride, int64_t n, F *acc) {       \
     F sums[LANES] = {0};                                                                                               \
-    for (int64_t k = 0; k < n; k++, w += BLOCK) UNROLL for (int b = 0; b < LANES; b++) sums[b] += load(w + b * stride) * x[k]; \
+    for (int64_t k = 0; k < n; k++, w += BLOCK) UNROLL for (int b = 0; b < LANES; b++) sums[b] = fused(load(w + b * stride), x[k], sums[b]); \
     UNROLL for (int b = 0; b < LANES; b++) acc[b] = sums[b];                                                           \
   }
 #define FLOATS(p) LOAD(F, p)
-#define BYTES(p) __builtin_convertvector(LOAD(C, p), F)
 ROW(row_of_floats, float, FLOATS)
-ROW(row_of_bytes, int8_t, BYTES)
+ROW(row_of_bytes, int8_t, load_bytes)
 
 // Strides of blocks: fewer than LANES of them are summed several times, which nobody sees.
 static void linear_rows(int64_t from, int64_t to, void *context) {

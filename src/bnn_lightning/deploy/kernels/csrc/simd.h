@@ -30,6 +30,15 @@ typedef bool M __attribute__((ext_vector_type(BLOCK)));
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define INLINE static inline __attribute__((always_inline))
 
+// a * b + c, rounded once where the processor can. Compilers fuse such an expression, but not for 32-bit ARM, which can.
+INLINE F fused(F a, F b, F c) {
+#if __ARM_FEATURE_FMA && !__aarch64__
+  return __builtin_elementwise_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Let `loop` be called for all of 0 .. n, at least `grain` at once, by the workers together; null is one that is alone.

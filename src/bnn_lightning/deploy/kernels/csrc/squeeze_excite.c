@@ -7,11 +7,11 @@ INNERMOST F row_of(const float *x, const float *w, const int8_t *bytes, const fl
   F sums[4] = {0};
   int64_t k = 0;
   if (bytes) {
-    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += __builtin_convertvector(LOAD(C, bytes + (k + i) * BLOCK), F) * x[k + i];
-    for (; k < n; k++) sums[0] += __builtin_convertvector(LOAD(C, bytes + k * BLOCK), F) * x[k];
+    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] = fused(load_bytes(bytes + (k + i) * BLOCK), x[k + i], sums[i]);
+    for (; k < n; k++) sums[0] = fused(load_bytes(bytes + k * BLOCK), x[k], sums[0]);
   } else {
-    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += LOAD(F, w + (k + i) * BLOCK) * x[k + i];
-    for (; k < n; k++) sums[0] += LOAD(F, w + k * BLOCK) * x[k];
+    for (; k + 4 <= n; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] = fused(LOAD(F, w + (k + i) * BLOCK), x[k + i], sums[i]);
+    for (; k < n; k++) sums[0] = fused(LOAD(F, w + k * BLOCK), x[k], sums[0]);
   }
   const F sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   return (scale ? sum * LOAD(F, scale) : sum) + LOAD(F, bias);
@@ -27,7 +27,7 @@ static void blend(int64_t from, int64_t to, void *context) {
     for (int64_t first = 0; first < c->channels; first += BLOCK) {
       const int64_t at = image * c->channels + first, left = c->channels - first;
       F m = load_some(c->own + at, left);
-      if (c->other) m += LOAD(F, c->mix + first) * (load_some(c->other + at, left) - m);
+      if (c->other) m = fused(LOAD(F, c->mix + first), load_some(c->other + at, left) - m, m);
       *(F *)(work_of(c, image) + first) = m;
     }
 }
@@ -122,7 +122,7 @@ INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t
   }
   if (c->scale) {
     const F scale = LOAD(F, c->scale + first), bias = LOAD(F, c->bias + first);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] * scale + bias;
+    UNROLL for (int64_t i = 0; i < n; i++) t[i] = fused(t[i], scale, bias);
   }
   if (c->inner) {
     const F slope = LOAD(F, c->inner + first);

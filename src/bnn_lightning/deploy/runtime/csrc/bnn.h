@@ -18,9 +18,10 @@
  * its own memory. A mapped file must not be changed while it is open.
  *
  * The instruction set is the best that the library has for this processor; BNN_KERNEL in the environment names another
- * one (x86_64_v2, x86_64_v3, x86_64_v4, aarch64 ...). The logits of all of them are those of the trained network: sums
- * of binary layers are whole numbers and equal everywhere, what is computed in float32 between them may be rounded
- * otherwise where an instruction set has no fused products. */
+ * one (x86_64_v2, x86_64_v3, x86_64_v4, aarch64 ...). The logits of all of them are those of the trained network, bit by
+ * bit, but for two: x86_64_v2 and WebAssembly have no fused products, and round float32 otherwise in the last bit; 32-bit
+ * ARM (armv7) takes numbers below 1.2e-38 (subnormal ones) for 0. Sums of binary layers are whole numbers, and equal
+ * everywhere. */
 #ifndef BNN_H
 #define BNN_H
 #include <stddef.h>

@@ -48,8 +48,8 @@ static bool runs(const char *name) {
 #elif defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
 #include <sys/auxv.h>
 static bool runs(const char *name) {
-  const unsigned long has = getauxval(AT_HWCAP);
-  if (!strcmp(name, "armv7")) return has >> 12 & 1;        // NEON
+  const unsigned long has = getauxval(AT_HWCAP), v7 = 1ul << 12 | 1ul << 16 | 1ul << 17;  // NEON, VFPv4, IDIVA
+  if (!strcmp(name, "armv7")) return (has & v7) == v7;
   if (!strcmp(name, "aarch64_dot")) return has >> 20 & 1;  // ASIMDDP
   return true;
 }
