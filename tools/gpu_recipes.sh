@@ -3,7 +3,7 @@
 #
 #   tools/gpu_recipes.sh MINUTES [OVERRIDE ...]
 #
-# Goes through RECIPES (experiments, in this order) until MINUTES are over. A run that is cut off goes on the next time,
+# Goes through RECIPES (experiments, or model/data, in this order) until MINUTES are over. A run that is cut off goes on the next time,
 # bit for bit; one that is finished is scored again. Runs lie below RUNS (runs/gpu), data where BNN_DATA says. The
 # overrides are for all of them, such as precision=bf16 task.compile=true.
 set -euo pipefail
@@ -11,7 +11,7 @@ set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 minutes=$1
 shift
-recipes=${RECIPES:-mnist_mlp_skd cifar10_resnet20_skd cifar10_vgg_small_skd cifar10_resnet18_skd cifar10_bnext18}
+recipes=${RECIPES:-mnist_mlp_skd resnet20/cifar10 vgg_small/cifar10 resnet18/cifar10 bnext18/cifar10}
 runs=${RUNS:-runs/gpu}
 bnn=${BNN:-bnn}
 end=$((SECONDS + minutes * 60))
@@ -19,13 +19,15 @@ end=$((SECONDS + minutes * 60))
 for recipe in $recipes; do
   left=$((end - SECONDS))
   [ "$left" -gt 0 ] || { echo "time is over before $recipe"; break; }
-  folder=$runs/$recipe
+  folder=$runs/${recipe/\//_}
+  words=("experiment=$recipe")
+  if [[ $recipe == */* ]]; then words=("model=${recipe%/*}" "data=${recipe#*/}"); fi
   place="hydra.run.dir=$folder"
   if [ -e "$folder/checkpoints/last.ckpt" ]; then place="ckpt_path=$folder"; fi
   echo "== $recipe: $place, at most $left s"
   # Ctrl-C when the time is over: the run writes last.ckpt and ends.
   status=0
-  timeout --signal=INT --kill-after=120 "$left" "$bnn" train "experiment=$recipe" "$place" "$@" || status=$?
+  timeout --signal=INT --kill-after=120 "$left" "$bnn" train "${words[@]}" "$place" "$@" || status=$?
   if [ "$status" -eq 124 ]; then echo "time is over within $recipe"; break; fi
   if [ "$status" -ne 0 ]; then exit "$status"; fi
 done

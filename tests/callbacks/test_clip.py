@@ -53,6 +53,17 @@ def test_errors(callback: Any) -> None:
             callback(limit)
 
 
+@pytest.mark.parametrize("callback", [LatentClip, BiasClip])
+def test_no_limit_clips_nothing(callback: Any) -> None:
+    network = nn.Sequential(BinaryLinear(3, 4, weight_binarizer=WeightSign()))
+    with torch.no_grad():
+        network[0].weight.fill_(1e30)
+        network[0].bias.fill_(float("nan"))
+    callback(None).on_train_batch_end(None, network)
+    assert (network[0].weight == 1e30).all()
+    assert network[0].bias.isnan().all()
+
+
 def test_no_binary_layer() -> None:
     LatentClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]
     BiasClip().on_train_batch_end(None, nn.Linear(2, 2))  # type: ignore[arg-type]

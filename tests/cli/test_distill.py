@@ -77,10 +77,13 @@ def test_from_a_float_twin_to_a_binary_student(bnn: Bnn, workplace: Path) -> Non
     assert "`distill`: `runs/teacher`: no such file" in done.err
 
 
+CONSECUTIVE = ("distill=ensemble", "teacher@distill.assistants.second=checkpoint")
+
+
 def test_assistants_take_turns(bnn: Bnn, workplace: Path, trained: Any) -> None:
     small = ("data=synthetic", "data.image_size=8", "data.num_train=64", "data.num_test=24", "data.batch_size=16")
     ckpts = [f"distill.{where}.ckpt={trained.folder}" for where in ("main", "assistants.first", "assistants.second")]
-    words = (*small, "model=mlp", "model.width=8", "distill=consecutive", *ckpts, *QUIET, "test=false")
+    words = (*small, "model=mlp", "model.width=8", *CONSECUTIVE, *ckpts, *QUIET, "test=false")
     done = bnn("train", *words, "epochs=2", "hydra.run.dir=runs/x")
     assert done.code == 0, done.err
     header, rows = curves(workplace / "runs/x")
@@ -109,6 +112,7 @@ def test_two_processes_share_the_teachers_work(
     assert not [name for name in weights(workplace / "runs/x") if name.startswith("distiller")]
 
 
+RESNET34 = "teacher@distill.teacher=torchvision distill.teacher.network.name=resnet34"
 OURS = "teacher@distill.teacher=model"
 
 
@@ -117,11 +121,11 @@ OURS = "teacher@distill.teacher=model"
     [
         ("distill=teacher", "`distill.teacher.ckpt` has no value: give `distill.teacher.ckpt=...`"),
         ("distill=teacher distill.teacher.ckpt=nowhere", "`distill`: `nowhere`: no such file"),
-        ("distill=teacher teacher@distill.teacher=resnet34", "know 1000 classes, and `num_classes` is 10"),
-        ("distill=teacher teacher@distill.teacher=resnet34", "(distill.teacher.network.weights=<path>)"),
+        (f"distill=teacher {RESNET34}", "know 1000 classes, and `num_classes` is 10"),
+        (f"distill=teacher {RESNET34}", "(distill.teacher.network.weights=<path>)"),
         (
-            "distill=teacher teacher@distill.teacher=resnet19",
-            "`teacher=resnet19`: no such option. Did you mean `resnet18`",
+            "distill=teacher teacher@distill.teacher=torchvison",
+            "`teacher=torchvison`: no such option. Did you mean `torchvision`",
         ),
         ("distill=teacher teacher@distill.teacher=torchvision", "`distill.teacher.network.name` has no value"),
         ("distill=teacher distill.teacher.ckpt=TRAINED data.num_classes=7", "has num_classes=10, and the student"),
@@ -158,7 +162,6 @@ def test_network_of_a_run(trained: Any) -> None:
 # Specification: the main teacher, and the assistants from weak to strong.
 BNEXT = {
     "bnext_tiny": ("efficientnet_b2", ["efficientnet_b0"]),
-    "bnext_small": ("efficientnet_b2", ["efficientnet_b0"]),
     "bnext_middle": ("efficientnet_b4", ["efficientnet_b0", "efficientnet_b2"]),
     "bnext_large": ("convnext_tiny", ["efficientnet_b0", "efficientnet_b4", "convnext_tiny"]),
 }

@@ -22,7 +22,7 @@ Bnn = Callable[..., Any]
 ERRORS: dict[str, tuple[str, ...]] = {
     "model=resnt20": ("`model=resnt20`: no such option", "Did you mean `resnet20`?", "`model` has: "),
     "modle=resnet20": ("`modle`: no such key", "Did you mean `model`?"),
-    "experiment=cifar10_resnet20": ("no such option", "cifar10_resnet20_skd"),
+    "experiment=cifar10_resnet20": ("no such option", "cifar10_resnet20_recu"),
     "callbacks=[default,erly_stopping]": ("no such option", "Did you mean `early_stopping`?"),
     "recipe=resnet20_cifar": ("no such option", "resnet20_cifar10"),
     "recipe=null": ("`recipe=null`", "recipe=none"),
@@ -49,7 +49,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "data.batch_size=2 trainer.accumulate_grad_batches=4": ("divisible", "1 x 4"),
     "trainer.accelerator=auto trainer.devices=64": ("trainer.devices=64: this machine has",),
     "precision=fp16": ("16-mixed needs a GPU", "precision=bf16"),
-    "precision=tf32": ("precision=tf32", "NVIDIA"),
+    "matmul_precision=high": ("matmul_precision=high", "NVIDIA"),
     "data=mnist data.download=false recipe=none": ("MNIST", "data"),
     "data=imagenet recipe=none": ("ImageNet", "train"),
     "paths.run_dir=elsewhere": ("`paths.run_dir=elsewhere`", "hydra.run.dir=elsewhere"),

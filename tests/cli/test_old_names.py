@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.workflows import old_names
 from bnn_lightning.workflows.building import locate
 from bnn_lightning.workflows.checkpoint import load_task, read_checkpoint
@@ -85,6 +86,19 @@ WORDS = {
     "mix@task.mix=mixup task.mix._target_=bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
 }
 
+# An option of each group that has another name or is a key now.
+WORDS |= {
+    "experiment=cifar10_resnet20_skd": "model=resnet20 data=cifar10",
+    "distill=teacher teacher@distill.teacher=resnet50": "teacher=torchvision network.name=resnet50",
+    "distill=consecutive": "distill=ensemble teacher@distill.assistants.second=checkpoint",
+    "binarizer@model.weight_binarizer=temperature_libra": "binarizer=temperature base=libra",
+    "lr_scheduler=cosine": "lr_scheduler=warmup_cosine warmup_epochs=0",
+    "logger=[csv,none]": "logger=csv",
+    "precision=tf32": "matmul_precision=high",
+    "param_groups=bnext": "param_groups.weight_decay=1e-3 param_groups.filter_weight_decay=1e-8",
+    "callbacks=[default,latent_clip]": "callbacks.latent_clip.limit=1.0",
+}
+
 
 @pytest.mark.parametrize("words", WORDS)
 def test_an_old_name_is_an_error_with_the_new_one(words: str, bnn: Bnn, workplace: Path) -> None:
@@ -111,6 +125,15 @@ def test_an_old_name_in_a_folder_of_ones_own_is_an_error(file: str, text: str, b
     done = bnn("train", "-cd", "mine", *recipe)
     assert done.code == 2
     assert " now." in done.err
+
+
+def test_old_options_are_gone_and_new_ones_exist() -> None:
+    for old, new in old_names.OPTIONS.items():
+        group, _, option = old.partition("=")
+        assert option not in list_options(group)
+        for group, _, option in (word.partition("=") for word in new.split()):
+            if "." not in group and group not in ("base", "matmul_precision", "warmup_epochs"):
+                assert option in list_options(group.partition("@")[0])
 
 
 def test_new_names_exist() -> None:

@@ -71,7 +71,7 @@ def test_table_and_json_are_those_of_plain_torch(networks: Path, bnn: Bnn) -> No
 
 def test_an_option_of_the_group_teacher(trained: Any, bnn: Bnn, workplace: Path) -> None:
     (workplace / "mine/teacher").mkdir(parents=True)
-    option = "defaults: [resnet18, _self_]\nnetwork:\n  pretrained: false\nimage_size: 32\n"
+    option = "defaults: [torchvision, _self_]\nnetwork:\n  name: resnet18\n  pretrained: false\nimage_size: 32\n"
     (workplace / "mine/teacher/random18.yaml").write_text(option)
     words = (f"student={trained.folder}", "teachers=[random18]", "data.val_fraction=0.5", *QUIET, "format=json")
     done = bnn("rank", "-cd", "mine", *words)

@@ -1,8 +1,9 @@
-"""Every experiment takes a step, with and without SKD, on small files in the formats of its data."""
+"""Every experiment and published pair takes a step, with and without SKD, on small files in the formats of its data."""
 
 import copy
 import pickle
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from PIL import Image
 from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.fit import prepare
 from bnn_lightning.data import CIFAR10DataModule, CIFAR100DataModule
+from bnn_lightning.workflows.old_names import OPTIONS
+
+sys.path.insert(0, str(Path(__file__).parent))
+from runs import words_of_run
 
 Composed = Callable[..., dict[str, Any]]
 
@@ -55,23 +60,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+RUNS = [*list_options("experiment"), *(old.partition("=")[2] for old in OPTIONS if old.startswith("experiment="))]
+
+
 def random_teachers(distill: dict[str, Any]) -> list[str]:
-    """Return overrides that put a ResNet-18 with random weights in the place of every teacher."""
+    """Return overrides that put a ResNet-18 of torchvision with random weights in the place of every teacher."""
     assistants = {f"assistants.{name}": node for name, node in distill.get("assistants", {}).items()}
     mounted = {key: distill[key] for key in ("teacher", "main") if key in distill} | assistants
     places = [f"distill.{place}" for place, node in mounted.items() if node is not None]
-    return [word for place in places for word in (f"teacher@{place}=resnet18", f"{place}.network.pretrained=false")]
+    network = ("network.name=resnet18", "network.pretrained=false")
+    return [w for place in places for w in (f"teacher@{place}=torchvision", *(f"{place}.{word}" for word in network))]
 
 
 @pytest.mark.parametrize("distill", ["its own", "none"])
-@pytest.mark.parametrize("experiment", list_options("experiment"))
+@pytest.mark.parametrize("experiment", RUNS)
 def test_experiment_takes_a_step(
     experiment: str, distill: str, root: Path, tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [f"experiment={experiment}", *([] if distill == "its own" else ["distill=none"]), "debug=fast"]
+    words = [*words_of_run(experiment), *([] if distill == "its own" else ["distill=none"]), "debug=fast"]
     if distill == "its own":
-        words += random_teachers(composed(f"experiment={experiment}", "init_from=x")["distill"])
+        words += random_teachers(composed(*words_of_run(experiment), "init_from=x")["distill"])
     data = next(name for name in SMALL if name in experiment)
     words += ["model.depths=[1]"] if "bnext_" in experiment else []
     words += [*SMALL[data], f"data.root={root}", "data.batch_size=4", "data.eval_batch_size=4"]
@@ -103,7 +112,7 @@ def test_an_epoch_of_a_recipe_resumes_exactly(
     experiment: str, root: Path, tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [f"experiment={experiment}", *SMALL["cifar10"], f"data.root={root}", "data.batch_size=8", "logger=none"]
+    words = [*words_of_run(experiment), *SMALL["cifar10"], f"data.root={root}", "data.batch_size=8", "logger=csv"]
     words += ["epochs=2", "warmup_epochs=0", "trainer.limit_train_batches=3", "trainer.accelerator=cpu", "test=false"]
     words += ["trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "callbacks=none"]
 

@@ -118,7 +118,7 @@ def test_explicit_choices_win(composed: Composed) -> None:
     assert name_of(other["data"]["auto_augment"]) == "TrivialAugmentWide"
     assert (name_of(other["lr_scheduler"]), name_of(other["optimizer"])) == ("constant", "SGD")
     assert composed(*pair, "auto_augment@data.auto_augment=none")["data"]["auto_augment"] is None
-    assert teachers(composed(*pair, "teacher@distill.main=resnet50")["distill"])[0] == "resnet50"
+    assert teachers(composed(*pair, "distill.main.network.name=resnet50")["distill"])[0] == "resnet50"
     assert composed(*pair, "epochs=3", "model.width=8")["model"]["width"] == 8
 
 
@@ -127,7 +127,7 @@ def test_experiments_win(composed: Composed) -> None:
     assert (config["distill"]["cluster_on"], config["model"]["width"]) == ("penultimate", 1536)
     last = composed("experiment=imagenet_reactnet_a", "data=imagenet_stream")
     assert (last["init_from"], last["model"]["binary"], last["published"]["top1"]) == ("required", True, 69.4)
-    assert name_of(composed("experiment=imagenet_bnext_tiny", "distill=none")["distill"]) == "HardLabels"
+    assert name_of(composed("model=bnext_tiny", "data=imagenet", "distill=none")["distill"]) == "HardLabels"
 
 
 def test_a_recipe_that_is_named_brings_its_options(composed: Composed) -> None:

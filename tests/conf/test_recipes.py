@@ -1,6 +1,7 @@
 """The published hyper-parameters (of papers, of their code and logs), number by number."""
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,13 @@ from torch import nn
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows.building import build, check_sections
 
+sys.path.insert(0, str(Path(__file__).parent))
+from runs import words_of_run
+
 Composed = Callable[..., dict[str, Any]]
 RECIPES = Path(__file__).parents[2] / "conf" / "recipe"
 
-#          experiment: epochs, warm-up, peak rate, first rate, decay, batch
+#          run: epochs, warm-up, peak rate, first rate, decay, batch
 PUBLISHED = {
     "cifar10_vgg_small_skd": (600, 8, 0.05, 0.005556, 1e-4, 128),
     "cifar10_resnet20_skd": (700, 8, 0.1, 0.011111, 1e-4, 128),
@@ -32,7 +36,7 @@ PUBLISHED = {
 def test_published_recipe(experiment: str, distill: str, composed: Composed) -> None:
     epochs, warmup, peak, first, decay, batch = PUBLISHED[experiment]
     chosen = [] if distill == "skd" else ["distill=none"]
-    config = composed(f"experiment={experiment}", "init_from=x", *chosen)
+    config = composed(*words_of_run(experiment), "init_from=x", *chosen)
     check_sections(config)
     assert config["distill"]["_target_"].endswith("SelfKD" if distill == "skd" else "HardLabels")
     assert (config["epochs"], config["trainer"]["max_epochs"], config["lr_scheduler"]["epochs"]) == (epochs,) * 3
@@ -51,7 +55,7 @@ def test_published_recipe(experiment: str, distill: str, composed: Composed) -> 
 
 @pytest.mark.parametrize("experiment", [name for name in PUBLISHED if "mnist" not in name])
 def test_published_sgd(experiment: str, composed: Composed) -> None:
-    optimizer = composed(f"experiment={experiment}", "init_from=x")["optimizer"]
+    optimizer = composed(*words_of_run(experiment), "init_from=x")["optimizer"]
     assert (optimizer["_target_"], optimizer["momentum"], optimizer["nesterov"]) == ("torch.optim.SGD", 0.9, False)
 
 
@@ -61,7 +65,7 @@ def test_published_mnist(composed: Composed) -> None:
     assert config["model"]["width"] == 6144
     assert config["data"]["drop_last"] is False
     assert config["callbacks"]["bias_clip"]["limit"] == 1.0
-    assert config["callbacks"]["latent_clip"] is None
+    assert config["callbacks"]["latent_clip"]["limit"] is None
     assert config["distill"]["cluster_on"] == "logits"
     adam = torch.optim.Adam([torch.zeros(1)], lr=0.01)
     scheduler = build(config["lr_scheduler"], at="lr_scheduler")(adam, steps_per_epoch=1)["scheduler"]
@@ -71,7 +75,7 @@ def test_published_mnist(composed: Composed) -> None:
 
 @pytest.mark.parametrize("experiment", [name for name in PUBLISHED if "cifar" in name])
 def test_published_cifar_data(experiment: str, composed: Composed) -> None:
-    data = composed(f"experiment={experiment}")["data"]
+    data = composed(*words_of_run(experiment))["data"]
     augment = {key: data["augment"][key] for key in ("flip", "padding", "padding_mode")}
     assert augment == {"flip": 0.5, "padding": 4, "padding_mode": "edge"}
     assert (data["mean"], data["std"]) == ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
@@ -81,7 +85,7 @@ def test_published_cifar_data(experiment: str, composed: Composed) -> None:
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_published_distillation(experiment: str, composed: Composed) -> None:
-    distill = composed(f"experiment={experiment}", "init_from=x")["distill"]
+    distill = composed(*words_of_run(experiment), "init_from=x")["distill"]
     assert {k: distill[k] for k in ("alpha", "beta", "temperature", "gamma", "normalization")} == {
         "alpha": 1.0,
         "beta": 0.05,
@@ -92,7 +96,7 @@ def test_published_distillation(experiment: str, composed: Composed) -> None:
 
 
 def test_the_schedule_is_longer_than_a_run_that_stops_early(composed: Composed) -> None:
-    config = composed("experiment=cifar10_resnet20_skd", "trainer.max_epochs=10")
+    config = composed("model=resnet20", "data=cifar10", "trainer.max_epochs=10")
     assert config["trainer"]["max_epochs"] == 10
     assert config["lr_scheduler"]["epochs"] == config["task"]["progress_epochs"] == 700
 
@@ -118,14 +122,13 @@ def test_options_are_taken_over_the_models_own_optimizer_and_the_recipe(composed
     assert composed("model=mlp", "optimizer=adamw")["optimizer"]["_target_"] == "torch.optim.AdamW"
     without_recipe = composed("model=vgg_small", "data=mnist")["epochs"]
     assert composed("model=resnet20", "data=cifar10", "recipe=none")["epochs"] == without_recipe
-    assert composed("experiment=cifar10_resnet20_skd", "epochs=5")["lr_scheduler"]["epochs"] == 5
+    assert composed("model=resnet20", "data=cifar10", "epochs=5")["lr_scheduler"]["epochs"] == 5
 
 
 @pytest.mark.parametrize(
     "option, precision, matmul",
     [
         ("fp32", "32-true", "highest"),
-        ("tf32", "32-true", "high"),
         ("bf16", "bf16-mixed", "highest"),
         ("fp16", "16-mixed", "highest"),
         ("fp64", "64-true", "highest"),
@@ -137,7 +140,7 @@ def test_precision_writes_into_the_trainer(option: str, precision: str, matmul: 
 
 
 def test_callbacks_keep_their_order_whatever_the_order_of_their_options(composed: Composed) -> None:
-    names = list(composed("callbacks=[default,bn_reestimate,ema,latent_clip]")["callbacks"])
+    names = list(composed("callbacks=[early_stopping,ema,best,default]")["callbacks"])
     order = [names.index(name) for name in ("latent_clip", "ema", "bn_reestimate", "final_checkpoint")]
     assert order == sorted(order)
 
@@ -150,7 +153,7 @@ def test_averaging_brings_the_statistics_of_the_average(composed: Composed) -> N
 
 
 def test_schedule_per_step(composed: Composed) -> None:
-    node = composed("lr_scheduler=warmup_cosine_step", "lr_scheduler.warmup_epochs=1", "epochs=3")["lr_scheduler"]
+    node = composed("lr_scheduler.interval=step", "lr_scheduler.warmup_epochs=1", "epochs=3")["lr_scheduler"]
     optimizer = partial(torch.optim.SGD, lr=1.0)([torch.zeros(1)])
     config = build(node, at="lr_scheduler")(optimizer, steps_per_epoch=4)
     assert config["interval"] == "step"
@@ -177,7 +180,7 @@ def decays(config: dict[str, Any], network: nn.Module) -> dict[str, float]:
     return {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
 
 
-#          experiment: batch
+#          run: batch
 BNEXT = {
     "imagenet_bnext_tiny": 512,
     "imagenet_bnext_small": 512,
@@ -192,7 +195,7 @@ BNEXT = {
 
 @pytest.mark.parametrize("experiment", BNEXT)
 def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
-    config = composed(f"experiment={experiment}")
+    config = composed(*words_of_run(experiment))
     check_sections(config)
     assert config["data"]["batch_size"] == BNEXT[experiment]
     assert (config["epochs"], config["trainer"]["max_epochs"], config["task"]["progress_epochs"]) == (512,) * 3
@@ -215,7 +218,7 @@ def test_published_recipe_of_bnext(experiment: str, composed: Composed) -> None:
 
 @pytest.mark.parametrize("experiment", [name for name in BNEXT if "imagenet" in name])
 def test_published_images_of_bnext(experiment: str, composed: Composed) -> None:
-    data = composed(f"experiment={experiment}")["data"]
+    data = composed(*words_of_run(experiment))["data"]
     augment = {key: value for key, value in data["auto_augment"].items() if key in ("num_ops", "magnitude", "std")}
     assert augment == {"num_ops": 2, "magnitude": 7.0, "std": 0.5}
     keys = ("interpolation", "crop_ratio", "image_size", "min_area", "flip", "lighting", "repeats", "train_sizes")
@@ -225,7 +228,7 @@ def test_published_images_of_bnext(experiment: str, composed: Composed) -> None:
 
 @pytest.mark.parametrize("experiment", [name for name in BNEXT if "cifar" in name])
 def test_published_cifar_images_of_bnext(experiment: str, composed: Composed) -> None:
-    config = composed(f"experiment={experiment}")
+    config = composed(*words_of_run(experiment))
     augment = {key: config["data"]["augment"][key] for key in ("flip", "padding", "padding_mode")}
     assert augment == {"flip": 0.5, "padding": 4, "padding_mode": "zero"}
     assert (config["data"]["mean"], config["data"]["std"]) == ([0.507, 0.487, 0.441], [0.267, 0.256, 0.276])
@@ -235,7 +238,7 @@ def test_published_cifar_images_of_bnext(experiment: str, composed: Composed) ->
 
 @pytest.mark.parametrize(("step", "decay", "binary"), [("_step1", 1e-5, "activations"), ("", 0.0, True)])
 def test_published_recipe_of_reactnet(step: str, decay: float, binary: Any, composed: Composed) -> None:
-    config = composed(f"experiment=imagenet_reactnet_a{step}", *([] if step else ["init_from=x"]))
+    config = composed(*words_of_run(f"imagenet_reactnet_a{step}"), *([] if step else ["init_from=x"]))
     check_sections(config)
     assert (config["epochs"], config["data"]["batch_size"], config["data"]["lighting"]) == (128, 256, 0.1)
     assert config["optimizer"]["_target_"] == "torch.optim.Adam"
@@ -254,14 +257,14 @@ def test_published_recipe_of_reactnet(step: str, decay: float, binary: Any, comp
 )
 def test_published_recipe_of_real2binary(stage: str, binary: Any, divergence: float, composed: Composed) -> None:
     words = [] if stage == "_step1" else ["init_from=x", "distill.teacher.ckpt=x"]
-    config = composed(f"experiment=imagenet_real2binary18{stage}", *words)
+    config = composed(*words_of_run(f"imagenet_real2binary18{stage}"), *words)
     check_sections(config)
     assert (config["epochs"], config["model"]["binary"]) == (75, binary)
     weights = {key: config["distill"][key] for key in ("hard", "soft", "kl", "attention", "attention_scale")}
     assert weights == {"hard": 1.0, "soft": 0.0, "kl": divergence, "attention": 30.0, "attention_scale": "max"}
 
 
-#          experiment: epochs, warm-up, decay, batch, published top-1
+#          run: epochs, warm-up, decay, batch, published top-1
 METHODS = {
     **{
         f"cifar10_{name}_adabin": (400, 0, 1e-4, 128, top1)
@@ -277,7 +280,7 @@ METHODS = {
 @pytest.mark.parametrize("experiment", METHODS)
 def test_published_recipes_of_adabin_and_recu(experiment: str, composed: Composed) -> None:
     epochs, warmup, decay, batch, top1 = METHODS[experiment]
-    config = composed(f"experiment={experiment}")
+    config = composed(*words_of_run(experiment))
     check_sections(config)
     assert (config["epochs"], config["trainer"]["max_epochs"], config["task"]["progress_epochs"]) == (epochs,) * 3
     assert (config["published"]["top1"], config["data"]["batch_size"], config["data"]["drop_last"]) == (

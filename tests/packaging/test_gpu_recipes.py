@@ -10,7 +10,7 @@ import pytest
 
 @pytest.mark.slow
 def test_recipes_go_on_from_their_checkpoints(root: Path, tmp_path: Path) -> None:
-    environment = {"RUNS": str(tmp_path / "runs"), "RECIPES": "mnist_mlp_skd_cpu cifar10_resnet20_skd"}
+    environment = {"RUNS": str(tmp_path / "runs"), "RECIPES": "mnist_mlp_skd_cpu resnet20/cifar10"}
     environment |= {"BNN": str(Path(sys.executable).with_name("bnn"))}
     small = ["data=digits", "recipe=none", "model.width=16", "warmup_epochs=0", "trainer.enable_progress_bar=false"]
 
@@ -22,7 +22,7 @@ def test_recipes_go_on_from_their_checkpoints(root: Path, tmp_path: Path) -> Non
 
     first, second = train(1), train(1)
     for recipe in environment["RECIPES"].split():
-        folder = tmp_path / "runs" / recipe
+        folder = tmp_path / "runs" / recipe.replace("/", "_")
         assert f"{recipe}: hydra.run.dir={folder}" in first
         assert f"{recipe}: ckpt_path={folder}" in second
         assert (folder / "checkpoints" / "final.ckpt").is_file()

@@ -43,7 +43,9 @@ class BNReestimate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         behind = callbacks[callbacks.index(self) :]
-        if averaging := [callback for callback in behind if isinstance(callback, WeightAveraging)]:
+        if self.num_batches and (
+            averaging := [callback for callback in behind if isinstance(callback, WeightAveraging)]
+        ):
             raise ValueError(
                 f"`BNReestimate` must stand after `{type(averaging[0]).__name__}` in the list of callbacks: statistics "
                 "belong to the averaged weights."

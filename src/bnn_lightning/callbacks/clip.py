@@ -1,5 +1,6 @@
-"""Latent weights, biases and mix scales within bounds."""
+"""Clipping of latent weights, biases and channel blends to bounds."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -39,34 +40,40 @@ class _ClipAfterStep(Callback, ABC):
         self._tensors = None
 
 
-class LatentClip(_ClipAfterStep):
+class _ClipWithinLimit(_ClipAfterStep):
+    def __init__(self, limit: float | None = 1.0) -> None:
+        if limit is not None and not limit > 0:
+            raise ValueError(f"`limit` must be positive, got {limit}.")
+        super().__init__(-math.inf if limit is None else -limit, math.inf if limit is None else limit)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.high == math.inf:
+            self._tensors = []
+
+
+class LatentClip(_ClipWithinLimit):
     """Clip the latent weights of all binary layers to [-limit, limit] after every optimizer step.
 
     Stands before an averaging callback in the list of callbacks, which is to see the clipped weights.
 
     Args:
-        limit: Positive bound.
+        limit: Positive bound; None clips nothing.
     """
-
-    def __init__(self, limit: float = 1.0) -> None:
-        super().__init__(-check_limit(limit), limit)
 
     def find(self, model: nn.Module) -> Iterable[Tensor]:
         return latent_weights(model).values()
 
 
-class BiasClip(_ClipAfterStep):
+class BiasClip(_ClipWithinLimit):
     """Clip the biases of all binary layers to [-limit, limit] after every optimizer step.
 
     Args:
-        limit: Positive bound.
+        limit: Positive bound; None clips nothing.
 
     References:
         The 3-MLP of SKD-BNN and its ancestor BinaryNet (Courbariaux et al., 2016) clip them to [-1, 1].
     """
-
-    def __init__(self, limit: float = 1.0) -> None:
-        super().__init__(-check_limit(limit), limit)
 
     def find(self, model: nn.Module) -> Iterable[Tensor]:
         return [layer.bias for layer in binary_layers(model).values() if layer.bias is not None]
@@ -83,14 +90,3 @@ class ChannelBlendClip(_ClipAfterStep):
 
     def find(self, model: nn.Module) -> Iterable[Tensor]:
         return [module.scale for module in model.modules() if isinstance(module, ChannelBlend)]
-
-
-def check_limit(limit: float) -> float:
-    """Return `limit` if it is positive.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not limit > 0:
-        raise ValueError(f"`limit` must be positive, got {limit}.")
-    return limit

@@ -21,7 +21,7 @@ from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.own_folder import Running, running_command
 from bnn_lightning.workflows import errors
 from bnn_lightning.workflows.errors import UntrustedFileError, UserError, did_you_mean, listed
-from bnn_lightning.workflows.old_names import new_key
+from bnn_lightning.workflows.old_names import OPTIONS, new_key
 
 EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
@@ -99,6 +99,8 @@ def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return _clean(str(error))
+    if (renamed := OPTIONS.get(f"{group}={option}")) is not None:
+        return f"`{group}={option}` is called `{renamed}` now."
     # Of several options at once, callbacks=[default,ema], Hydra does not say what there is.
     options = [name for name in error.options or list_options(group) if not name.startswith("_")]
     plugin = " Others are plugins, to be installed (optuna: `bnn-lightning[sweep]`)." if "hydra/" in group else ""

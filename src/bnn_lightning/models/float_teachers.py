@@ -106,6 +106,14 @@ class RealNetwork(Backbone):
         return [f"body.{name}" for name in self.stages]
 
 
+def torchvision_classifiers() -> list[str]:
+    """Return the names of torchvision's classifiers."""
+    # Imported late: it takes seconds, and only those who have such a teacher need it.
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
 def torchvision_network(
     name: str,
     *,
@@ -137,10 +145,9 @@ def torchvision_network(
         >>> network.feature_taps()
         ['body.layer1', 'body.layer2', 'body.layer3', 'body.layer4']
     """
-    # Imported late: it takes seconds, and only those who have such a teacher need it.
-    from torchvision import models
+    from torchvision import models  # late: see `torchvision_classifiers`
 
-    known = models.list_models(module=models)
+    known = torchvision_classifiers()
     if name not in known:
         raise ValueError(f"torchvision has no classifier `{name}`. It has: {', '.join(known)}.")
     network = models.get_model(name, weights=None, num_classes=num_classes)

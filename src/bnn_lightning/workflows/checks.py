@@ -86,8 +86,7 @@ def check_precision(trainer: Node, matmul_precision: str) -> None:
         raise UserError(f"trainer.precision={precision}: Apple's GPUs have no float64; take trainer.accelerator=cpu.")
     if matmul_precision != "highest" and not (on_gpu and torch.cuda.get_device_capability() >= (8, 0)):
         raise UserError(
-            f"matmul_precision={matmul_precision} (precision=tf32) needs an NVIDIA GPU, Ampere or later; "
-            "take precision=fp32."
+            f"matmul_precision={matmul_precision} needs an NVIDIA GPU, Ampere or later; take precision=fp32."
         )
 
 

@@ -18,6 +18,41 @@ KEYS = {
     "distill.grain": "distill.weighting",
     "distill.share": "distill.scale",
 }
+# Options of groups.
+OPTIONS = {
+    **{
+        f"experiment={data}_{model}": f"model={model} data={data}"
+        for data, models in {
+            "cifar10": ("bnext18", "bnext_tiny", "resnet18_adabin", "resnet20_adabin", "vgg_small_adabin"),
+            "cifar100": ("bnext18", "bnext_tiny"),
+            "imagenet": ("bnext_large", "bnext_middle", "bnext_small", "bnext_tiny"),
+        }.items()
+        for model in models
+    },
+    **{f"experiment=cifar10_{m}_skd": f"model={m} data=cifar10" for m in ("resnet18", "resnet20", "vgg_small")},
+    "experiment=imagenet_reactnet_a_step1": "model=reactnet_a data=imagenet",
+    "experiment=imagenet_real2binary18_step1": "model=real2binary18 data=imagenet",
+    "experiment=imagenet_resnet18_skd": "model=resnet18_double_skip data=imagenet",
+    **{
+        f"teacher={name}": f"teacher=torchvision network.name={name}"
+        for name in (
+            *("convnext_tiny", "efficientnet_b0", "efficientnet_b2", "efficientnet_b4"),
+            *("resnet18", "resnet34", "resnet50", "resnet101"),
+        )
+    },
+    "distill=bnext_small": "distill=bnext_tiny",
+    "distill=consecutive": "distill=ensemble teacher@distill.assistants.second=checkpoint",
+    **{f"binarizer=temperature_{base}": f"binarizer=temperature base={base}" for base in ("libra", "xnor")},
+    "lr_scheduler=cosine": "lr_scheduler=warmup_cosine warmup_epochs=0",
+    "lr_scheduler=warmup_cosine_step": "lr_scheduler=warmup_cosine lr_scheduler.interval=step",
+    "logger=none": "logger=csv",
+    "precision=tf32": "matmul_precision=high",
+    "param_groups=bnext": "param_groups.weight_decay=1e-3 param_groups.filter_weight_decay=1e-8",
+    "callbacks=latent_clip": "callbacks.latent_clip.limit=1.0",
+    "callbacks=bias_clip": "callbacks.bias_clip.limit=1.0",
+    "callbacks=bn_reestimate": "callbacks.bn_reestimate.num_batches=100",
+}
+# `_target_`s in checkpoints.
 TARGETS = {
     "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
     "bnn_lightning.callbacks.MixClip": "bnn_lightning.callbacks.ChannelBlendClip",
