@@ -52,7 +52,7 @@ static void bnn_conv2d(const float *x, struct bnn_size in, const float *weight, 
 static void bnn_linear(const float *x, int inputs, const float *weight, const float *bias, float *y, int outputs) {
   for (int o = 0; o < outputs; o++) {
     float sum = 0;
-    for (int i = 0; i < inputs; i++) sum += x[i] * weight[o * inputs + i];
+    for (int i = 0; i < inputs; i++) sum = BNN_FMA(x[i], weight[o * inputs + i], sum);
     y[o] = bias ? sum + bias[o] : sum;
   }
 }
@@ -92,41 +92,53 @@ static void bnn_clamp(const float *x, int number, float low, float high, float *
 
 //// relu
 static void bnn_relu(const float *x, int number, float *y) {
-  for (int i = 0; i < number; i++) y[i] = x[i] > 0 ? x[i] : 0;
+  for (int i = 0; i < number; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-//// add
-static void bnn_add(const float *a, const float *b, int number, float *y) {
-  for (int i = 0; i < number; i++) y[i] = a[i] + b[i];
+//// arithmetic
+// Values with strides of channels, rows and columns; 0 takes the same value again. The result is dense.
+struct bnn_operand {
+  const float *values;
+  int channel, row, column;
+};
+
+static void bnn_arithmetic(struct bnn_operand a, char sign, struct bnn_operand b, float *y, struct bnn_size out) {
+  for (int c = 0; c < out.channels; c++)
+    for (int row = 0; row < out.height; row++)
+      for (int column = 0; column < out.width; column++) {
+        const float p = a.values[c * a.channel + row * a.row + column * a.column];
+        const float q = b.values[c * b.channel + row * b.row + column * b.column];
+        *y++ = sign == '+' ? p + q : sign == '-' ? p - q : sign == '*' ? p * q : p / q;
+      }
 }
 
-//// channels
-// With a value a channel.
-static void bnn_channels(const float *x, int channels, int pixels, const float *values, char sign, float *y) {
-  for (int c = 0; c < channels; c++)
-    for (int i = 0; i < pixels; i++) {
-      const float a = x[c * pixels + i], b = values[c];
-      y[c * pixels + i] = sign == '+' ? a + b : sign == '-' ? a - b : sign == '*' ? a * b : a / b;
-    }
+//// copy
+// Rows of `length` values, which lie `step` apart in y.
+static void bnn_copy(const float *x, int rows, int length, float *y, int step) {
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < length; i++) y[row * step + i] = x[row * length + i];
 }
 
 //// pool
-// Averages count what is padded, as zeros; maxima do not.
-static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, int average, float *y, struct bnn_size out) {
+// Maxima where `divisor` is 0. Sums are divided by `divisor`, or by the number of places of a window: those in the map
+// (-1), or in the map and its padding (-2).
+static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, int divisor, float *y, struct bnn_size out) {
   for (int c = 0; c < out.channels; c++)
     for (int row = 0; row < out.height; row++)
       for (int column = 0; column < out.width; column++) {
         float sum = 0, most = 0;
-        int seen = 0;
+        int inside = 0, places = 0;
         for (int a = 0; a < k.height; a++)
           for (int b = 0; b < k.width; b++) {
             const int h = row * k.stride_y - k.pad_y + a, w = column * k.stride_x - k.pad_x + b;
+            if (h < in.height + k.pad_y && w < in.width + k.pad_x) places++;
             if (h < 0 || h >= in.height || w < 0 || w >= in.width) continue;
             const float v = x[(c * in.height + h) * in.width + w];
             sum += v;
-            if (!seen++ || v > most) most = v;
+            if (!inside++ || v > most) most = v;
           }
-        y[(c * out.height + row) * out.width + column] = average ? sum / (float)(k.height * k.width) : most;
+        const int by = divisor > 0 ? divisor : divisor == -1 ? inside : places;
+        y[(c * out.height + row) * out.width + column] = divisor ? sum / (float)by : most;
       }
 }
 
@@ -143,11 +155,133 @@ static void bnn_pad(const float *x, struct bnn_size in, int front, int top, int 
 }
 
 //// mean
-static void bnn_mean(const float *x, int channels, int pixels, float *y) {
-  for (int c = 0; c < channels; c++) {
-    float sum = 0;
-    for (int i = 0; i < pixels; i++) sum += x[c * pixels + i];
-    y[c] = sum / (float)pixels;
+// The sum of each channel times `factor`, in the order in which packed files add: sums of parts first, of 60 pixels each
+// (`group` 1), or of so many groups of 4 pixels in a row (4) or of 2x2 pixels (2) that there are as many parts.
+static float bnn_sum_of_group(const float *x, struct bnn_size in, int group, int number) {
+  const int columns = (in.width + 1) / 2, pixels = in.height * in.width;
+  float sum = 0;
+  for (int i = 0; i < (group == 1 ? 1 : 4); i++) {
+    const int h = number / columns * 2 + i / 2, w = number % columns * 2 + i % 2;
+    const int pixel = group == 2 ? h * in.width + w : number * group + i;
+    if (group == 2 ? h < in.height && w < in.width : pixel < pixels) sum += x[pixel];
+  }
+  return sum;
+}
+
+static void bnn_mean(const float *x, struct bnn_size in, int group, float factor, float *y) {
+  const int pixels = in.height * in.width, parts = (pixels + 59) / 60;
+  const int groups = group == 2 ? (in.height + 1) / 2 * ((in.width + 1) / 2) : (pixels + group - 1) / group;
+  const int each = group == 1 ? 60 : (groups + parts - 1) / parts;
+  for (int c = 0; c < in.channels; c++) {
+    float total = 0;
+    for (int first = 0; first < groups; first += each) {
+      float sum = 0;
+      for (int i = first; i < first + each && i < groups; i++) sum += bnn_sum_of_group(x + c * pixels, in, group, i);
+      total += sum;
+    }
+    y[c] = total * factor;
+  }
+}
+
+//// map
+static void bnn_map(const float *x, int number, float (*function)(float), float *y) {
+  for (int i = 0; i < number; i++) y[i] = function(x[i]);
+}
+
+//// exponential
+// Polynomials of Cephes (Moshier) and of Eigen, those of packed files: errors of a few units of the last place.
+static float bnn_exponential(float x) {
+  x = x < -87 ? -87 : x > 88 ? 88 : x;
+  const float shifted = BNN_FMA(x, 1.44269504f, 12582912.0f);  // rounds: 1.5 * 2^23
+  const float n = shifted - 12582912.0f;
+  const float r = BNN_FMA(n, 2.12194440e-4f, BNN_FMA(-n, 0.693359375f, x));
+  union {
+    float value;
+    uint32_t bits;
+  } y = {1.9875691500e-4f};
+  y.value = BNN_FMA(y.value, r, 1.3981999507e-3f);
+  y.value = BNN_FMA(y.value, r, 8.3334519073e-3f);
+  y.value = BNN_FMA(y.value, r, 4.1665795894e-2f);
+  y.value = BNN_FMA(y.value, r, 1.6666665459e-1f);
+  y.value = BNN_FMA(y.value, r, 5.0000001201e-1f);
+  y.value = BNN_FMA(y.value * r, r, r) + 1.0f;
+  if (x == x) y.bits += (uint32_t)(int32_t)n << 23;
+  return y.value;
+}
+
+//// sigmoid
+static float bnn_sigmoid(float x) { return 1 / (1 + bnn_exponential(-x)); }
+
+//// tanh
+static float bnn_tanh(float x) {
+  const float size = x < 0 ? -x : x, square = x * x;
+  if (size < 0.625f) {
+    float small = BNN_FMA(-5.70498872745e-3f, square, 2.06390887954e-2f);
+    small = BNN_FMA(small, square, -5.37397155531e-2f);
+    small = BNN_FMA(small, square, 1.33314422036e-1f);
+    small = BNN_FMA(small, square, -3.33332819422e-1f);
+    return BNN_FMA(small * square, x, x);
+  }
+  const float large = 1 - 2 / (bnn_exponential(2 * size) + 1);
+  return x < 0 ? -large : large;
+}
+
+//// hardsigmoid
+static float bnn_hardsigmoid(float x) { return (x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6; }
+
+//// hardswish
+static float bnn_hardswish(float x) { return x * (x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6; }
+
+//// silu
+static float bnn_silu(float x) { return x < -88 ? x * 0 : x / (1 + bnn_exponential(-x)); }
+
+//// gelu
+static float bnn_gelu(float x) {
+  const float t = x * 0.70710678f, s = t < -4 ? -4 : t > 4 ? 4 : t, square = s * s;
+  float p = BNN_FMA(-2.72614225801306e-10f, square, 2.77068142495902e-08f);
+  p = BNN_FMA(p, square, -2.10102402082508e-06f);
+  p = BNN_FMA(p, square, -5.69250639462346e-05f);
+  p = BNN_FMA(p, square, -7.34990630326855e-04f);
+  p = BNN_FMA(p, square, -2.95459980854025e-03f);
+  p = BNN_FMA(p, square, -1.60960333262415e-02f);
+  float q = BNN_FMA(-1.45660718464996e-05f, square, -2.13374055278905e-04f);
+  q = BNN_FMA(q, square, -1.68282697438203e-03f);
+  q = BNN_FMA(q, square, -7.37332916720468e-03f);
+  q = BNN_FMA(q, square, -1.42647390514189e-02f);
+  return x * 0.5f * (1 + s * p / q);
+}
+
+//// neg
+static float bnn_neg(float x) { return -x; }
+
+//// gate
+// Squeeze-and-excite: sigmoid(excite relu(squeeze m)), m = own + mix * (other - own), or own where `other` is null.
+struct bnn_dense {
+  const float *weight, *bias;
+  int outputs;
+};
+
+// Four sums, added at the end, as packed files add.
+static float bnn_row_of_gate(const float *x, int inputs, const float *weight) {
+  float sums[4] = {0, 0, 0, 0};
+  for (int i = 0; i < inputs; i++) {
+    float *sum = sums + (i < inputs / 4 * 4 ? i % 4 : 0);
+    *sum = BNN_FMA(weight[i], x[i], *sum);
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+static void bnn_gate(const float *own, const float *other, const float *mix, int channels, struct bnn_dense squeeze,
+                     struct bnn_dense excite, float *means, float *hidden, float *y) {
+  for (int c = 0; c < channels; c++) means[c] = other ? BNN_FMA(mix[c], other[c] - own[c], own[c]) : own[c];
+  for (int o = 0; o < squeeze.outputs; o++) {
+    const float sum = bnn_row_of_gate(means, channels, squeeze.weight + o * channels);
+    const float t = squeeze.bias ? sum + squeeze.bias[o] : sum;
+    hidden[o] = t < 0 ? 0 : t;
+  }
+  for (int o = 0; o < excite.outputs; o++) {
+    const float sum = bnn_row_of_gate(hidden, squeeze.outputs, excite.weight + o * squeeze.outputs);
+    y[o] = bnn_sigmoid(excite.bias ? sum + excite.bias[o] : sum);
   }
 }
 
@@ -181,7 +315,7 @@ static void bnn_pack_WORD(const float *x, struct bnn_size in, int groups, const 
       }
 }
 
-//// binary WORD
+//// binary_conv WORD
 // `padding` is what a padded place holds: 0, -1 or +1. Weights are words for (output channel, tap).
 static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, const uintWORD_t *weight,
                                  struct bnn_window k, int groups, int padding, struct bnn_epilogue e, float *y,

@@ -1,6 +1,6 @@
 """Lowering of products of rows: linear layers, and the gates of squeeze-and-excite."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,21 @@ from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 Array = NDArray[Any]
 
 
-def linear(graph: TypedGraph, number: int) -> Lowering | None:
-    """A linear layer of rows, the affine map before it, and the PReLU and clamp behind it."""
+@dataclass(frozen=True)
+class Rows:
+    """A linear layer of rows.
+
+    Attributes:
+        layer: What it computes; the affine map before it lies in its weight and bias.
+        source: Number of the value that it reads.
+    """
+
+    layer: Linear
+    source: int
+
+
+def linear_of(graph: TypedGraph, number: int) -> Rows | None:
+    """Read a linear layer, the affine map before it, and the PReLU and clamp behind it; None: it is something else."""
     shape, chain = graph.map_shape(Value(number)), Chain.from_value(graph, Value(number))
     activation = None if shape is None else chain.activation(shape[0])
     node = chain.node("linear")
@@ -45,7 +58,15 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
         weight, whole, outputs = (weight.astype(np.float64) * scale).astype(np.float32), None, None
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
-    source, layer = chain.at.number, Linear(weight if whole is None else whole, bias, outputs, activation, of)
+    return Rows(Linear(weight if whole is None else whole, bias, outputs, activation, of), chain.at.number)
+
+
+def linear(graph: TypedGraph, number: int) -> Lowering | None:
+    """A linear layer of rows in one call."""
+    found = linear_of(graph, number)
+    if found is None:
+        return None
+    layer, source = found.layer, found.source
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         return [layer.call(constants, places[source], places[number], node=number)]
@@ -53,8 +74,28 @@ def linear(graph: TypedGraph, number: int) -> Lowering | None:
     return Lowering(number, (source,), build)
 
 
-def gate(graph: TypedGraph, number: int) -> Lowering | None:
-    """Squeeze-and-excite behind averages, of one map or of a blend of two."""
+@dataclass(frozen=True)
+class Gate:
+    """Squeeze-and-excite behind averages.
+
+    Attributes:
+        layer: What it computes.
+        own: Number of the averages of its map.
+        other: Number of those of the map that is blended with it; None is none.
+    """
+
+    layer: SqueezeExcite
+    own: int
+    other: int | None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Numbers of the values that it reads."""
+        return (self.own,) if self.other is None else (self.own, self.other)
+
+
+def gate_of(graph: TypedGraph, number: int) -> Gate | None:
+    """Read the gate that ends with a value, of one map or of a blend of two; None: it is something else."""
     chain = Chain.from_value(graph, Value(number))
     excite = _pointwise(chain, "sigmoid")
     squeeze = None if excite is None else _pointwise(chain, "relu")
@@ -65,14 +106,21 @@ def gate(graph: TypedGraph, number: int) -> Lowering | None:
     averages = [graph.map_shape(Value(item)) for item in (own, other) if item is not None]
     if own is None or any(shape != (channels, 1, 1) for shape in averages):
         return None
-    layer = SqueezeExcite(squeeze, excite, mix)
+    return Gate(SqueezeExcite(squeeze, excite, mix), own, other)
+
+
+def gate(graph: TypedGraph, number: int) -> Lowering | None:
+    """Squeeze-and-excite in one call."""
+    found = gate_of(graph, number)
+    if found is None:
+        return None
+    layer, own, other = found.layer, found.own, found.other
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         second = None if other is None else places[other]
         return [layer.call(constants, places[own], second, places["work"], places[number], node=number)]
 
-    reads = (own,) if other is None else (own, other)
-    return Lowering(number, reads, build, scratch={"work": Size(0, layer.work_size)})
+    return Lowering(number, found.reads, build, scratch={"work": Size(0, layer.work_size)})
 
 
 def _pointwise(chain: Chain, behind: str) -> Dense | None:
