@@ -12,10 +12,8 @@ BACKBONES = [
     for name in list_backbones()
     if not name.endswith("34") and name not in ("bnext_small", "bnext_middle", "bnext_large")
 ]
-# AdaBin's values lie around centers, which packed layers do not add yet; `pack` refuses them.
-PACKABLE = [name for name in list_backbones() if not name.endswith("_adabin")]
 # `make test` leaves out networks whose blocks another one has.
-ONE_OF_EACH = [name if name in BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in PACKABLE]
+ONE_OF_EACH = [name if name in BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in list_backbones()]
 # One of each kind of unit and of transition; the sizes of BNext are one builder.
 _DEPTHS: dict[str, tuple[int, ...]] = {
     "bnext_tiny": (2, 1),

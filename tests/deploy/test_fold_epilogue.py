@@ -54,7 +54,7 @@ def test_bnext_is_folded_at_the_size_of_imagenet() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", [name for name in list_backbones() if name != "mlp" and not name.endswith("_adabin")])
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name != "mlp"])
 def test_every_backbone_is_folded_at_the_size_of_imagenet(name: str, seed: int) -> None:
     report = as_published(name, seed).report
     assert bool(report.folded) != (name in NOTHING_TO_FOLD)

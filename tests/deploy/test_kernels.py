@@ -147,7 +147,10 @@ def test_epilogue(kernel: str, channels: int, size: int) -> None:
         *[-1.5, 2.5],
     )
     of = {name: value.view(-1, 1, 1) for name, value in values.items()}
-    t = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight) * of["gain"] + of["offset"]
+    signs = torch.where(x >= 0, 1.0, -1.0)
+    taps = weight.sum((1, 2, 3)).view(-1, 1, 1)
+    t = F.conv2d(signs, weight) * of["gain"] + of["pull"] * signs.sum(1, keepdim=True)
+    t = t + of["center"] * (taps * of["tap_scale"] + of["tap_offset"] * 8) + of["offset"]
     t = torch.maximum(t, of["floor"]) * of["scale"] + of["bias"] + residual + of["lift"]
     expected = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-5)

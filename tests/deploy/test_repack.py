@@ -9,7 +9,7 @@ from bnn_lightning.deploy import Repacker, pack
 from bnn_lightning.layers import BinaryConv2d, LearnableBias
 from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.models import create_backbone
-from tests.small_networks import BACKBONES, PACKABLE, small_options
+from tests.small_networks import BACKBONES, small_options
 
 
 def moved(network: nn.Module, *, seed: int) -> None:
@@ -22,7 +22,7 @@ def moved(network: nn.Module, *, seed: int) -> None:
 
 
 OFTEN = ("bnext_tiny", "mlp", "reactnet18", "resnet20", "vgg_small")
-NAMES = [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES if n in PACKABLE]
+NAMES = [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES]
 
 
 @pytest.mark.parametrize("name", NAMES)

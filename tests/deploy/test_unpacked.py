@@ -43,6 +43,8 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     threshold = 0.3 * torch.randn(groups * inputs)
     layer = PackedConv2d(signs, stride=stride, padding=padding, groups=groups, pad_value=value, threshold=threshold)
     epilogue = {name: torch.randn(groups * outputs) for name in EPILOGUE}
+    for name in ("pull", "center"):  # they stand before sums
+        epilogue[name] *= 0.1
     for name, values in epilogue.items():
         setattr(layer, name, layer.spread(values))
     layer.low, layer.high = -1.5, 2.5
@@ -50,9 +52,14 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     x = x.contiguous(memory_format=torch.channels_last) if r.random() < 0.5 else x
     top, bottom, left, right = padding
     inside = torch.where(x >= threshold.view(-1, 1, 1), 1.0, -1.0).contiguous()
-    t = F.conv2d(F.pad(inside, (left, right, top, bottom), value=value), signs, None, stride, 0, 1, groups)
+    around = (left, right, top, bottom)
+    t = F.conv2d(F.pad(inside, around, value=value), signs, None, stride, 0, 1, groups)
+    ones = F.conv2d(F.pad(inside, around, value=value), torch.ones_like(signs), None, stride, 0, 1, groups)
+    taken = F.pad(torch.ones_like(inside), around, value=float(value != 0))  # what is padded with zeros is no tap
+    taps, factors = (F.conv2d(taken, w, None, stride, 0, 1, groups) for w in (signs, torch.ones_like(signs)))
     added, of = torch.randn_like(t), {name: values.view(-1, 1, 1) for name, values in epilogue.items()}
-    t = torch.maximum(t * of["gain"] + of["offset"], of["floor"]) * of["scale"] + of["bias"] + added + of["lift"]
+    t = t * of["gain"] + of["pull"] * ones + of["center"] * (taps * of["tap_scale"] + of["tap_offset"] * factors)
+    t = torch.maximum(t + of["offset"], of["floor"]) * of["scale"] + of["bias"] + added + of["lift"]
     wanted = (torch.where(t > 0, t, t * of["slope"]) + of["shift"]).clamp(-1.5, 2.5)
     for _ in range(2):
         found = layer(x, added)

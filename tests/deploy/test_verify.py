@@ -146,7 +146,8 @@ USUAL = {"pack", "convolve", "real_convolve", "linear", "pool", "sum", "average"
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[KernelCall, Memory]]:
     """Calls of drawn networks and their memory, for three images; of enough that all usual kernels are there."""
-    plans, seen = [drawn(0, tmp_path_factory.mktemp("net")).plan()], set[str]()
+    plans: list[Plan] = []
+    seen: set[str] = set()
     networks = (drawn_graph(seed)[0] for seed in range(300))
     while len(plans) < 10 or not seen >= USUAL:
         if (network := next(networks)).is_planned:
@@ -154,6 +155,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[KernelCall, Me
             if len(plans) < 10 or kernels & USUAL - seen:
                 plans.append(network.plan())
                 seen |= kernels
+    plans.append(drawn(0, tmp_path_factory.mktemp("net")).plan())
     return [(call, memory_of(plan, 3)) for plan in plans for call in plan.calls if isinstance(call, KernelCall)]
 
 

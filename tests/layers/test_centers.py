@@ -167,12 +167,17 @@ def test_they_compile_export_and_train_under_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize(("pair", "named"), [("adabin", "AdaBinInput"), ("sign, adabin weights", "AdaBinWeights")])
-def test_pack_refuses_centers_by_name(pair: str, named: str) -> None:
+def test_onnx_refuses_centers_by_name(pair: str, named: str) -> None:
     inputs, weights = PAIRS[pair]()
     net = nn.Sequential(BinaryConv2d(3, 4, 3, input_binarizer=inputs, weight_binarizer=weights)).eval()
-    for refusing in (lambda: pack(net, torch.rand(1, 3, 5, 5)), lambda: exact(net)):
-        with pytest.raises(ValueError, match=f"`0` can be neither packed nor .*{named}"):
-            refusing()
+    with pytest.raises(ValueError, match=f"`0` cannot be written as ONNX: .*{named}"):
+        exact(net)
+
+
+def test_pack_refuses_centered_weights_of_real_inputs() -> None:
+    net = nn.Sequential(BinaryConv2d(3, 4, 3, weight_binarizer=AdaBinWeights())).eval()
+    with pytest.raises(ValueError, match=r"`0` can be neither packed nor .*AdaBinWeights"):
+        pack(net, torch.rand(1, 3, 5, 5))
 
 
 @pytest.mark.parametrize(

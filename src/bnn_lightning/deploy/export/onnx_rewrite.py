@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import input_threshold
 from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
@@ -73,6 +74,25 @@ def _dot(layer: BinaryLayer) -> Callable[[Tensor, Tensor], Tensor]:
         return F.conv2d(F.pad(x, margins, value=value), signs, None, stride, 0, dilation, groups)
 
     return convolve
+
+
+def _refuse_centers(name: str, layer: BinaryLayer) -> None:
+    """Refuse a layer whose binarizers stand for other values than -1 and +1 times a scale of each output channel.
+
+    Raises:
+        ValueError: Names the layer and its binarizer.
+    """
+    inputs, weights = layer.input_binarizer, layer.weight_binarizer
+    affine: Binarizer | None = None
+    if inputs is not None and (inputs.scale() is not None or inputs.offset() is not None):
+        affine = inputs
+    elif weights is not None and weights.offset(layer.filters(layer.weight)) is not None:
+        affine = weights
+    if affine is not None:
+        raise ValueError(
+            f"`{name}` cannot be written as ONNX: the values of {type(affine).__name__} lie around a center, which "
+            "ONNX does not add. Write a packed file: `bnn export` without `format=onnx`."
+        )
 
 
 class _ExactNorm(nn.Module):
@@ -171,6 +191,8 @@ def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
     """
     if binary_layers(model):
         check_binary(model)
+        for name, layer in binary_layers(model).items():
+            _refuse_centers(name, layer)
     network = copy.deepcopy(model).eval()
     layers = binary_layers(network).values()
     made: dict[int, nn.Module] = {id(layer): _ExactLayer(layer) for layer in layers}

@@ -296,7 +296,8 @@ static int bnn_count(uint32_t v) {
 //// binary
 // What follows the sums of a binary convolution; a null pointer leaves a part out.
 struct bnn_epilogue {
-  const float *gain, *offset, *scale, *bias, *lift, *slope, *shift, *floor;  // in the order of `EPILOGUE` of ir/operations.py
+  // In the order of `EPILOGUE` of ir/operations.py.
+  const float *gain, *offset, *scale, *bias, *lift, *slope, *shift, *floor, *pull, *center, *tap_scale, *tap_offset;
   const float *residual;
   float low, high;
   int clamp_low, clamp_high;
@@ -325,7 +326,7 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
   for (int o = 0; o < out.channels; o++)
     for (int row = 0; row < out.height; row++)
       for (int column = 0; column < out.width; column++) {
-        int sum = 0;
+        int sum = 0, ones = 0, taps = 0, factors = 0;
         for (int a = 0; a < k.height; a++)
           for (int b = 0; b < k.width; b++) {
             const int h = row * k.stride_y - k.pad_y + a * k.dilation_y;
@@ -339,12 +340,29 @@ static void bnn_binary_conv_WORD(const uintWORD_t *bits, struct bnn_size in, con
               const uint32_t all = i == words - 1 ? last : (uint32_t)(uintWORD_t)0xFFFFFFFFu;
               const uint32_t value = v ? v[i] : padding > 0 ? all : 0;
               unlike += bnn_count((value ^ s[i]) & all);
+              if (e.pull) ones += bnn_count(value & all);
+              if (e.center) taps += bnn_count(s[i] & all);
             }
+            factors += inputs;
             sum += inputs - 2 * unlike;
           }
         const int at = (o * out.height + row) * out.width + column;
         float t = (float)sum;
         if (e.gain) t *= e.gain[o];
+        if (e.pull) {
+          const float pulled = e.pull[o] * (float)(2 * ones - factors);
+          t += pulled;
+        }
+        if (e.center) {
+          float around = (float)(2 * taps - factors);
+          if (e.tap_scale) around *= e.tap_scale[o];
+          if (e.tap_offset) {
+            const float offset = e.tap_offset[o] * (float)factors;
+            around += offset;
+          }
+          around *= e.center[o];
+          t += around;
+        }
         if (e.offset) t += e.offset[o];
         if (e.floor && t < e.floor[o]) t = e.floor[o];
         if (e.scale && e.bias) t = BNN_FMA(t, e.scale[o], e.bias[o]);

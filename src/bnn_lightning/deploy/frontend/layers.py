@@ -78,8 +78,8 @@ class PackedConv2d(nn.Module):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        signs, scale = signs_and_scale(layer)
-        return cls(signs, threshold=input_threshold(layer), **cls.geometry_of(layer))._take_scale(layer, scale)
+        packed = cls(signs_of(layer), threshold=input_threshold(layer), **cls.geometry_of(layer))
+        return packed._take_epilogue(layer)
 
     @staticmethod
     def geometry_of(layer: BinaryConv2d) -> dict[str, Any]:
@@ -156,16 +156,14 @@ class PackedConv2d(nn.Module):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        signs, scale = signs_and_scale(layer)
+        signs = signs_of(layer)
         check_signs(signs)
         signs = signs if signs.dim() == 4 else signs[:, :, None, None]
         self.weight.copy_(pack_weight(signs, groups=self.groups))
         self.tap_sums.copy_(tap_sums(signs, groups=self.groups))
         self.threshold.copy_(self._thresholds(input_threshold(layer), signs.device))
-        if layer.bias is not None:
-            self.bias.copy_(self.spread(layer.bias))
-        if scale is not None:
-            (self.scale if self.gain is None else self.gain).copy_(self.spread(scale))
+        for name, values in epilogue_of(layer).items():
+            getattr(self, name).copy_(self.spread(values))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
@@ -230,13 +228,11 @@ class PackedConv2d(nn.Module):
         zeros = torch.zeros(channels, dtype=torch.float32, device=device)
         values = zeros if threshold is None else threshold.detach().to(torch.float32)
         missing = num_words(self.in_channels) * 32 - self.in_channels
-        return F.pad(values.reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
+        return F.pad(values.expand(channels).reshape(self.groups, -1), (0, missing), value=float("inf")).flatten()
 
-    def _take_scale(self, layer: BinaryLayer, scale: Tensor | None) -> Self:
-        if layer.bias is not None:
-            self.bias = self.spread(layer.bias)
-        if scale is not None:  # a product with the scale is rounded before the bias is added: that is the gain's place
-            setattr(self, "scale" if layer.bias is None else "gain", self.spread(scale))
+    def _take_epilogue(self, layer: BinaryLayer) -> Self:
+        for name, values in epilogue_of(layer).items():
+            setattr(self, name, self.spread(values))
         return self.train(layer.training)
 
 
@@ -250,8 +246,8 @@ class PackedLinear(PackedConv2d):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        signs, scale = signs_and_scale(layer)
-        return cls(signs[:, :, None, None], threshold=input_threshold(layer))._take_scale(layer, scale)
+        packed = cls(signs_of(layer)[:, :, None, None], threshold=input_threshold(layer))
+        return packed._take_epilogue(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (..., in_features) to (..., out_features).
@@ -291,8 +287,28 @@ def signs_and_scale(layer: BinaryLayer) -> tuple[Tensor, Tensor | None]:
     return signs.detach(), None if scale is None else scale.detach()
 
 
+def signs_of(layer: BinaryLayer) -> Tensor:
+    """Return the binary weights that a layer multiplies with."""
+    return signs_and_scale(layer)[0]
+
+
+def epilogue_of(layer: BinaryLayer) -> dict[str, Tensor]:
+    """Return what a layer does with its sums, in the names of `EPILOGUE`: scale, bias, and the terms of centers."""
+    inputs, weights, scale = layer.input_binarizer, layer.weight_binarizer, signs_and_scale(layer)[1]
+    offset = None if weights is None else weights.offset(layer.weight)
+    center = None if inputs is None else inputs.offset()
+    # A product with the scale is rounded before anything is added: that is the gain's place.
+    product = "scale" if layer.bias is None and offset is None and center is None else "gain"
+    values = {product: layer.times_gain(scale), "bias": layer.bias}
+    values["pull"] = None if offset is None else layer.times_gain(offset)
+    if center is not None:
+        values |= {"center": center, "tap_scale": scale, "tap_offset": offset}
+    channels = len(layer.weight)
+    return {name: value.detach().expand(channels) for name, value in values.items() if value is not None}
+
+
 def input_threshold(layer: BinaryLayer) -> Tensor | None:
-    """Return the thresholds of a layer's input binarizer, None for zero."""
+    """Return the thresholds of a layer's input binarizer, (in_channels,) or (1,), None for zero."""
     return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
 
 

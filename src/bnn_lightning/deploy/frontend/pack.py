@@ -93,7 +93,7 @@ def check_binary(model: nn.Module) -> None:
 
 
 def _refuse_other_values(name: str, layer: BinaryLayer) -> None:
-    """Refuse a layer whose binarizers stand for other values than -1 and +1 times a scale of each output channel.
+    """Refuse a layer whose binarizers stand for values that packed layers do not have.
 
     Raises:
         ValueError: Names the layer and its binarizer.
@@ -105,15 +105,10 @@ def _refuse_other_values(name: str, layer: BinaryLayer) -> None:
                 f"`{name}` can be neither packed nor written as ONNX: {type(binarizer).__name__} has "
                 f"{binarizer.bits}-bit values, and these multiply -1 and +1 only. Evaluate the network in torch."
             )
-    affine: Binarizer | None = None
-    if inputs is not None and (inputs.scale() is not None or inputs.offset() is not None):
-        affine = inputs
-    elif weights is not None and weights.offset(layer.filters(layer.weight)) is not None:
-        affine = weights
-    if affine is not None:
+    if inputs is None and weights is not None and weights.offset(layer.filters(layer.weight)) is not None:
         raise ValueError(
-            f"`{name}` can be neither packed nor written as ONNX: the values of {type(affine).__name__} lie around a "
-            "center, which these do not add yet. Evaluate the network in torch."
+            f"`{name}` can be neither packed nor written as ONNX: the weights of {type(weights).__name__} lie around a "
+            "center, and its input is real. Evaluate the network in torch."
         )
 
 
@@ -150,7 +145,7 @@ def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
     """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
     channels = layer.in_channels if isinstance(layer, BinaryConv2d) else layer.weight.shape[1]
     threshold = binarizer.threshold()
-    level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach()
+    level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach().expand(channels)
     below = torch.nextafter(level, torch.full_like(level, -torch.inf))
     spread = torch.linspace(-8, 8, 61, dtype=level.dtype, device=level.device)[:, None].expand(-1, channels)
     tried = torch.cat([spread + level, spread, torch.stack([level, below])])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.deploy.frontend.torch_library import LIBRARY, finish
+from bnn_lightning.deploy.frontend.torch_library import LIBRARY, Window, convolve
 
 if TYPE_CHECKING:
     from bnn_lightning.deploy.frontend.layers import PackedConv2d
@@ -122,9 +122,8 @@ def _conv(
     if images.shape[1] == 1:
         # In the strides of channels_last a single channel makes torch (2.11 to 2.14) read some strided windows wrongly.
         images = images.clone(memory_format=torch.contiguous_format)
-    # Exact: the sums are whole numbers far below 2^24.
-    dot = F.conv2d(images, signs, None, list(stride), around, list(dilation), groups)
-    return finish(dot, groups, residual, epilogue, low, high)
+    window = Window(tuple(stride), tuple(around), tuple(dilation), groups)
+    return convolve(images, signs, window, residual, epilogue, low, high)
 
 
 LIBRARY.impl("binary_conv2d.unpacked", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

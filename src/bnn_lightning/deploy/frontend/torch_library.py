@@ -7,6 +7,7 @@ integers, in torch.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +85,9 @@ def _conv(
 ) -> Tensor:
     kernel = current_kernel() if _dtype(epilogue) == torch.float32 else None
     if kernel is None or not x.is_cpu:
-        dot = _torch_dot(x, weight, out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
-        return finish(dot, weight.shape[0], residual, epilogue, low, high)
+        images, signs = _unpacked(x, weight, out_channels, in_channels, kernel_size, zero_padding)
+        around = Window(tuple(stride), (0, 0), tuple(dilation), weight.shape[0])
+        return convolve(images, signs, around, residual, epilogue, low, high)
     geometry = (out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
     out = _conv_fake(x, weight, tap_sums, epilogue, *geometry, residual)
     window = ((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
@@ -169,20 +171,37 @@ def _sizes(
 # The same in torch
 
 
-def _torch_dot(
+class Window(NamedTuple):
+    """Geometry of a convolution.
+
+    Attributes:
+        stride: Of rows and columns.
+        padding: Zeros above and below, on the left and on the right.
+        dilation: Of rows and columns.
+        groups: Divides both numbers of channels.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def convolve(self, x: Tensor, weight: Tensor, *, groups: int) -> Tensor:
+        return F.conv2d(x, weight, None, list(self.stride), list(self.padding), list(self.dilation), groups)
+
+
+def _unpacked(
     x: Tensor,
     weight: Tensor,
     out_channels: int,
     in_channels: int,
     kernel_size: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
     zero_padding: Sequence[int],
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Return the padded images, with zeros where they are padded with these, and the weights, as floats."""
     groups = weight.shape[0]
     signs = unpack_weight(weight, out_channels, in_channels, (kernel_size[0], kernel_size[1]))
     images = unpack_activations(x, groups * in_channels, groups=groups)
-    padding = [0, 0]
     if zero_padding:
         pad_y, pad_x, height, width = zero_padding
         # Padding beyond the last window on the far side, or for an even kernel, is asymmetric: pad by hand.
@@ -192,23 +211,24 @@ def _torch_dot(
     if images.shape[1] == 1:
         # In the strides of channels_last a single channel makes torch (2.11 to 2.14) read some strided windows wrongly.
         images = images.clone(memory_format=torch.contiguous_format)
-    # Exact: the sums are whole numbers far below 2^24.
-    return F.conv2d(images, signs, None, list(stride), padding, list(dilation), groups)
+    return images, signs
 
 
-def finish(
-    dot: Tensor,
-    groups: int,
+def convolve(
+    images: Tensor,
+    signs: Tensor,
+    window: Window,
     residual: Tensor | None,
     values: Sequence[Tensor | None],
     low: float | None,
     high: float | None,
 ) -> Tensor:
-    """Compute in torch what follows the sums of a layer, and return it in the channels_last format.
+    """Compute in torch the sums of a layer and what follows them, and return it in the channels_last format.
 
     Args:
-        dot: The sums, (N, C, H, W).
-        groups: Groups of the layer.
+        images: Signs, (N, C, H, W); 0 where they are padded with zeros.
+        signs: Weights, (out_channels, in_channels / groups, kernel_height, kernel_width).
+        window: Geometry of the layer.
         residual: Addend of the same shape.
         values: Those of `EPILOGUE`, in its order, each group filled up to whole blocks; scale and bias are given.
         low: Lower bound.
@@ -216,8 +236,10 @@ def finish(
     """
 
     def gather(values: Tensor) -> Tensor:
-        return torch.unflatten(values, 0, (groups, -1))[:, : dot.shape[1] // groups].reshape(-1, 1, 1)
+        return torch.unflatten(values, 0, (groups, -1))[:, : len(signs) // groups].reshape(-1, 1, 1)
 
+    groups = window.groups
+    dot = window.convolve(images, signs, groups=groups)  # exact: the sums are whole numbers far below 2^24
     given = {name: gather(value) for name, value in zip(EPILOGUE, values, strict=True) if value is not None}
     scale, bias = given["scale"], given["bias"]
     if residual is not None:
@@ -225,6 +247,20 @@ def finish(
     t = dot.to(scale.dtype)
     if "gain" in given:
         t = t * given["gain"]
+    if "pull" in given:
+        ones = window.convolve(images, torch.ones_like(signs[:groups]), groups=groups)
+        t = t + given["pull"] * ones.repeat_interleave(len(signs) // groups, 1).to(t.dtype)
+    if "center" in given:
+        inside = (images[:1, :1] != 0).to(signs.dtype)
+        taps, factors = (
+            window.convolve(inside, weight.sum(1, keepdim=True), groups=1).to(t.dtype)
+            for weight in (signs, torch.ones_like(signs))
+        )
+        if "tap_scale" in given:
+            taps = taps * given["tap_scale"]
+        if "tap_offset" in given:
+            taps = taps + given["tap_offset"] * factors
+        t = t + given["center"] * taps
     if "offset" in given:
         t = t + given["offset"]
     if "floor" in given:

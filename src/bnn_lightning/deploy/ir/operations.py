@@ -61,7 +61,10 @@ MOST_FACTORS = 1 << 16  # of a window of `byte_conv2d`: sums of 255 * 128 times 
 # The steps of a binary convolution's epilogue that have a value a channel, (out_channels,). The kernel's structure has
 # them in this order (`BNN_EPILOGUE` of kernels/csrc/arguments.h): new ones come last, so that plans stay valid. The
 # order in which they take effect is that of `epilogue` in frontend/torch_library.py.
-EPILOGUE = ("gain", "offset", "scale", "bias", "lift", "slope", "shift", "floor")
+EPILOGUE = (
+    *("gain", "offset", "scale", "bias", "lift", "slope", "shift", "floor"),
+    *("pull", "center", "tap_scale", "tap_offset"),  # of values that lie around centers: see `BinaryLayer`
+)
 # The tensors of a binary convolution: signs, (out_channels, in_channels / groups, kernel_height, kernel_width), the
 # epilogue, and threshold, (in_channels,).
 PARTS = ("signs", *EPILOGUE, "threshold")

@@ -158,6 +158,7 @@ class BinaryConv2d:
         if zeros:
             fields |= {"pad_y": self.padding[0], "pad_x": self.padding[2]}
             fields |= {"real_height": shape[1], "real_width": shape[2]}
+        if zeros or "center" in fields:
             fields |= {"tap_sums": self._tap_sums(constants, weight)}
         return KernelCall("convolve", given(fields), node)
 

@@ -49,7 +49,7 @@ def _convolve(c: Job) -> None:
     c.reach("x", max(0, begin * pixel + pixel - c.words + far + 1))
     every = c.groups * num_blocks(c.channels) * BLOCK
     c.reach("weight", every * taps)
-    if c.real_height:
+    if c.real_height or c.center:
         c.reach("tap_sums", c.kernel_height * c.kernel_width * every)
     for name in (*EPILOGUE, "threshold"):
         c.reach(name, every, needed=name in ("scale", "bias"))

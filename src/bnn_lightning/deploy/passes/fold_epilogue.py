@@ -12,6 +12,7 @@ from bnn_lightning.deploy.ir.types import Images, Type
 
 # Stages of an epilogue; each step may follow those before it.
 _AFFINE, _RESIDUAL, _LIFT, _SLOPE, _SHIFT, _CLAMP = range(6)
+_CENTERS = {"pull", "center"}  # they are added between gain and offset
 _NO_PLACE = "there is no place for it behind what was folded before"
 
 
@@ -135,7 +136,7 @@ class _Epilogue:
         stages |= {_SHIFT: "shift" in parts, _CLAMP: node["low"] is not None or node["high"] is not None}
         stage = max((stage for stage, reached in stages.items() if reached), default=_AFFINE)
         epilogue = cls(parts, node["low"], node["high"], stage)
-        if not parts.keys() & {"offset", "floor"} and "gain" in parts and _are_powers_of_two(parts["gain"]):
+        if not parts.keys() & {"offset", "floor", *_CENTERS} and "gain" in parts and _are_powers_of_two(parts["gain"]):
             parts["scale"] = parts.pop("gain") * parts["scale"]
         return epilogue
 
@@ -163,7 +164,7 @@ class _Epilogue:
         exact, biased = _are_powers_of_two(scale), bool(bias.any())
         if exact and not biased:
             return True
-        if "floor" in self.parts:
+        if "floor" in self.parts or (self.parts.keys() & _CENTERS and not (scale == 1).all()):
             return False
         # A product and a sum are rounded once in scale and bias, but twice in gain and offset; so are two products.
         if "offset" in self.parts or (biased and not exact) or not (exact or "gain" not in self.parts):

@@ -19,7 +19,8 @@ enum { VERSION = 13, BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE =
 // has no effect. BNN_AFTER is that of the other kernels. `EPILOGUE` of deploy/ir/operations.py and `AFTER` of abi.py have
 // the same names.
 #define BNN_EPILOGUE(X, more) \
-  X(gain, more) X(offset, more) X(scale, more) X(bias, more) X(lift, more) X(slope, more) X(shift, more) X(floor, more)
+  X(gain, more) X(offset, more) X(scale, more) X(bias, more) X(lift, more) X(slope, more) X(shift, more) X(floor, more) \
+  X(pull, more) X(center, more) X(tap_scale, more) X(tap_offset, more)
 #define BNN_AFTER(X, more) X(slope, more) X(shift, more)
 #define BNN_VALUES(name, more) const float *name;
 

@@ -5,9 +5,13 @@
 // being BLOCK output channels. A sum of products of signs is the number of factors less twice the number of unlike bits:
 //
 //   dot[pixel, c] = reach - sum over padded taps of tap_sums[tap, c] - 2 sum_k popcount(weight[k, c] ^ x[pixel + offset k])
-//   t = dot * gain[c] ; t += offset[c] ; t = max(t, floor[c]) ; t = t * scale[c] + bias[c] (+ residual) ; t += lift[c]
+//   t = dot * gain[c] ; t += pull[c] * ones ; t += center[c] * (taps[c] * tap_scale[c] + tap_offset[c] * factors)
+//   t += offset[c] ; t = max(t, floor[c]) ; t = t * scale[c] + bias[c] (+ residual) ; t += lift[c]
 //   t < 0: t *= slope[c] ; t += shift[c] ; t = clamp(t, low, high)
 //   out = t ; bits = t >= threshold[c] ; sums = of t over parts of PART pixels of an image
+//
+// where `ones` is the sum of the input's signs, `taps` of the weights' and `factors` the number of either, all of them over
+// the part of a window that is not padded with zeros.
 //
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/internals/engine.md.
 #include "simd.h"
@@ -82,6 +86,8 @@ struct chunk {
   int64_t residual[BLOCKS];               // where the blocks of what is added lie in its pixels
   uint32_t known;                         // classes whose sums are there
   I start[KEPT + MOST][BLOCKS];           // factors of a sum, less what padded taps have counted as -1
+  F around[KEPT + MOST][BLOCKS];          // what the centers of inputs add
+  int64_t factors[KEPT + MOST];           // of a sum, without padded taps
 };
 
 static struct chunk chunk_of(const struct bnn_convolve *c, const struct cut *s, int64_t number) {
@@ -119,31 +125,54 @@ static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word
   at->bits = !c->bits ? 0 : c->bits + row * c->bits_words * (WORD_BITS / BLOCK) + k->channel / BLOCK;
 }
 
-// The sums that a pixel starts from. Those of a class are computed when its first pixel comes.
-INLINE const I *start_of(struct chunk *k, const struct walk *at, int64_t pixel) {
+// What the centers of inputs add where the weights of the taps that are not padded have these sums.
+static void add_center(struct chunk *k, int64_t slot, const I *taps) {
+  const struct bnn_convolve *c = k->c;
+  for (int64_t b = 0; b < k->nb; b++) {
+    const int64_t at = k->parameters + b * BLOCK;
+    F sum = __builtin_convertvector(taps[b], F);
+    if (c->tap_scale) sum *= LOAD(F, c->tap_scale + at);
+    if (c->tap_offset) {
+      const F offset = LOAD(F, c->tap_offset + at) * (float)k->factors[slot];
+      sum += offset;
+    }
+    k->around[slot][b] = LOAD(F, c->center + at) * sum;
+  }
+}
+
+// The slot of the sums that a pixel starts from. Those of a class are computed when its first pixel comes.
+INLINE int64_t slot_of(struct chunk *k, const struct walk *at, int64_t pixel) {
   const int64_t class = at->row_class + class_of(&k->columns, at->x), slot = class < KEPT ? class : KEPT + pixel;
-  if (__builtin_expect(slot < KEPT && k->known >> slot & 1, 1)) return k->start[slot];
+  if (__builtin_expect(slot < KEPT && k->known >> slot & 1, 1)) return slot;
   const struct bnn_convolve *c = k->c;
   for (int64_t b = 0; b < k->nb; b++) k->start[slot][b] = (I)(int32_t)c->reach;
+  k->factors[slot] = c->reach;
   k->known |= slot < KEPT ? 1u << slot : 0;
-  if (!class) return k->start[slot];
+  if (!class && !c->center) return slot;
+  I taps[BLOCKS] = {0};
   const int32_t *sums = c->tap_sums + k->parameters;
   const int64_t all = c->groups * ((c->channels + BLOCK - 1) / BLOCK) * BLOCK;
   for (int64_t i = 0; i < c->kernel_height; i++) {
     const int64_t y = at->y * c->stride_y + i * c->dilation_y - c->pad_y;
     for (int64_t j = 0; j < c->kernel_width; j++, sums += all) {
       const int64_t x = at->x * c->stride_x + j * c->dilation_x - c->pad_x;
-      if (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width)
-        for (int64_t b = 0; b < k->nb; b++) k->start[slot][b] -= LOAD(I, sums + b * BLOCK);
+      const bool padded = class && (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width);
+      I *const to = padded ? k->start[slot] : taps;
+      if (padded) k->factors[slot] -= c->reach / (c->kernel_height * c->kernel_width);
+      for (int64_t b = 0; b < k->nb; b++) to[b] -= LOAD(I, sums + b * BLOCK);
     }
   }
-  return k->start[slot];
+  if (c->center) add_center(k, slot, taps);
+  return slot;
 }
 
 struct tile {
   int64_t n, first;  // pixels, and the first one's number
   const uint32_t *x[MOST];
   const I *start[MOST];
+  const F *around[MOST];
+  int64_t factors[MOST];
+  float ones[MOST];  // sums of the input's signs
   uint16_t *bits[MOST];
   U acc[MOST * BLOCKS];
   F sums[BLOCKS];  // of the tiles of a part
@@ -164,6 +193,14 @@ INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t 
   UNROLL for (int64_t p = 0; p < n; p++)
     y[p] = __builtin_convertvector(t->start[begin + p][b] - 2 * (I)acc[(begin + p) * nb + b], F);
   if (c->gain) UNROLL for (int64_t p = 0; p < n; p++) y[p] *= LOAD(F, c->gain + at);
+  if (c->pull) {
+    const F pull = LOAD(F, c->pull + at);
+    UNROLL for (int64_t p = 0; p < n; p++) {
+      const F sum = pull * t->ones[begin + p];
+      y[p] += sum;
+    }
+  }
+  if (c->center) UNROLL for (int64_t p = 0; p < n; p++) y[p] += t->around[begin + p][b];
   if (c->offset) UNROLL for (int64_t p = 0; p < n; p++) y[p] += LOAD(F, c->offset + at);
   if (c->floor) {
     const F floor = LOAD(F, c->floor + at);
@@ -288,16 +325,25 @@ INLINE void next_pixels(struct chunk *k, struct walk *at, struct tile *t, int64_
   const int64_t n = t->n;
   for (int64_t p = 0; p < n;) {
     const int64_t run = at->x >= inner && at->x < end ? least(n - p, end - at->x) : 1;
-    const I *start = start_of(k, at, p);
+    const int64_t slot = slot_of(k, at, p);
     const uint32_t *window = at->window;
     uint16_t *bits = at->bits;
     for (int64_t last = p + run; p < last; p++, window += step, bits += bits_step)
-      t->x[p] = window, t->bits[p] = bits, t->start[p] = start;
+      t->x[p] = window, t->bits[p] = bits, t->start[p] = k->start[slot], t->around[p] = k->around[slot], t->factors[p] = k->factors[slot];
     at->window = window, at->bits = bits, at->x += run;
     if (at->x < c->out_width) continue;
     at->x = 0;
     if (++at->y == c->out_height) at->y = 0, at->image++;
     begin_row(k, at, first_word);
+  }
+}
+
+// The sums of the signs that the pixels of a tile are computed from: products with a filter of ones.
+static __attribute__((noinline)) void sum_ones(const struct bnn_convolve *c, struct tile *t, int64_t taps) {
+  for (int64_t p = 0; p < t->n; p++) {
+    int64_t ones = 0;
+    for (int64_t i = 0; i < taps; i++) ones += __builtin_popcount(t->x[p][c->offsets[i]]);
+    t->ones[p] = (float)(2 * ones - t->factors[p]);
   }
 }
 
@@ -315,6 +361,7 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
     const int64_t stop = c->sums ? first_of(s, from + 1) : end;
     t.n = least(stop - t.first, s->run);
     next_pixels(&k, &at, &t, group * c->words);
+    if (c->pull) sum_ones(c, &t, taps);
     (t.n == s->run ? whole : tile_for(t.n, k.nb))(&k, &t, weight, taps);
     if (c->sums && t.first + t.n == stop) store_sums(&k, s, &t, from++);
   }

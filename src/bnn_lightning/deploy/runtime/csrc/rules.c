@@ -76,7 +76,7 @@ static void check_convolve(struct check *c, const struct bnn_convolve *p) {
   reach(c, p->x, p->images ? plus(plus(times(begin, pixel), pixel - p->words), far + 1) : 0, FLOAT, READ);
   const int64_t every = product(p->groups, blocks(p->channels), BLOCK);
   reach(c, p->weight, times(every, taps), FLOAT, READ);
-  if (p->real_height) reach(c, p->tap_sums, product(p->kernel_height, p->kernel_width, every), FLOAT, READ);
+  if (p->real_height || p->center) reach(c, p->tap_sums, product(p->kernel_height, p->kernel_width, every), FLOAT, READ);
   NEED(p->scale && p->bias, "sums have no scale, or no bias");
   VALUES(every, p->threshold BNN_EPILOGUE(VALUES_OF, p));
   if (c->wrong) return;
