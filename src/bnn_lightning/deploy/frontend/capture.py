@@ -1,5 +1,6 @@
 """From a network of packed layers to a graph."""
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
+from bnn_lightning.deploy.frontend.out_of_place import out_of_place
 from bnn_lightning.deploy.ir.graph import (
     AttributeValue,
     Constant,
@@ -67,7 +69,9 @@ class Trace:
         try:
             # Two images: torch takes a single one for a constant.
             traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-            self._graph = traced.run_decompositions({}).graph_module.graph
+            self._graph = copy.deepcopy(traced.graph)
+            if not out_of_place(self._graph, _is_known):
+                self._graph = traced.run_decompositions({}).graph
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
         signature = traced.graph_signature
