@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import nn
 
 from bnn_lightning.models.blocks import DoubleSkipBlock, layer_factory, pad_shortcut
-from bnn_lightning.models.bnext import BNextBlock, bnext_layers
+from bnn_lightning.models.bnext import CLIPPED_RSIGN, BNextBlock
 from bnn_lightning.models.bnext_units import BNextConv, RealLayers
 from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
 from bnn_lightning.models.reactnet import ReActBlock
@@ -39,12 +39,12 @@ def _skd(inplanes: int, outplanes: int, stride: int) -> nn.Module:
 
 
 def _bnext(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = bnext_layers(True, None, None, "TemperatureSign", 0.0)
+    layers = layer_factory(True, None, None, defaults=(CLIPPED_RSIGN, "TemperatureSign"))
     return BNextBlock(inplanes, outplanes, stride, multiply=True, layers=layers, real=RealLayers(), recoupling=True)
 
 
 def _bnext_module(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = bnext_layers(True, None, None, "TemperatureSign", 0.0)
+    layers = layer_factory(True, None, None, defaults=(CLIPPED_RSIGN, "TemperatureSign"))
     return BNextConv(inplanes, outplanes, 3, stride, layers=layers)
 
 

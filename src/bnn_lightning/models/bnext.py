@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
 from bnn_lightning.functional.elementwise import concatenate, spatial_mean
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
+from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
-from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.models.builder import register_binary
 from bnn_lightning.utils.image_size import ImageSize
+
+# The paper's own of inputs: RSign with the clipped identity of half width 1.5 as gradient.
+CLIPPED_RSIGN = binarizer_factory("RSign", surrogate="sign_ste", clip=1.5)
 
 
 class BNextBlock(nn.Module):
@@ -71,11 +74,6 @@ class BNext(Backbone):
     """BNext-Tiny, -Small, -Middle and -Large: a real stem, blocks, PReLU, global average, linear classifier.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         widths: Channels after the stem and after each block; a block with twice as many as the one before it (the first
             one apart) halves the resolution.
         stem: "imagenet" halves the resolution, "cifar" keeps it.
@@ -84,16 +82,12 @@ class BNext(Backbone):
         real: Makes the others.
         recoupling: See `BNextConv`.
         latent_std: Standard deviation of the initial latent weights.
+        **frame: As `Backbone` takes it.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         widths: Sequence[int],
         stem: Stem,
         elm: bool,
@@ -101,16 +95,10 @@ class BNext(Backbone):
         real: RealLayers,
         recoupling: bool,
         latent_std: float,
+        **frame: Any,
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=widths[-1],
-            mean=mean,
-            std=std,
-        )
-        self.conv1 = real.stem(in_channels, widths[0], 3, 2 if stem == "imagenet" else 1, 1, bias=False)
+        super().__init__(num_features=widths[-1], **frame)
+        self.conv1 = real.stem(self.in_channels, widths[0], 3, 2 if stem == "imagenet" else 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.blocks = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(widths), start=1):
@@ -121,7 +109,7 @@ class BNext(Backbone):
             )
             self.blocks.append(block)
         self.act = PReLU(widths[-1])
-        self.linear = real.linear(widths[-1], num_classes)
+        self.linear = real.linear(widths[-1], self.num_classes)
         init_latent_(self, latent_std)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -169,16 +157,9 @@ multiply-accumulates. Published counts have some more parameters, which never re
 and not used.
 
 Args:
-    num_classes: Width of the logits.
-    in_channels: Channels of the images.
     image_size: Height and width of the images: at least 17 with the ImageNet stem and 9 with the other.
-    mean: Normalization of the images; None leaves them in [0, 1].
-    std: See `mean`.
-    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-        real, the first of two training steps.
     input_binarizer: None takes RSign with the clipped identity of half width 1.5 as gradient.
     weight_binarizer: None takes TemperatureSign: weights that become binary at progress 0.3.
-    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
     width: Channels of the stem.
     depths: Blocks of each stage after the first block; every stage doubles the channels and halves the resolution.
     stem: "imagenet" halves the resolution, "cifar" keeps it; None takes "cifar" for images of up to 64 pixels.
@@ -196,20 +177,14 @@ References:
 """
 
 
-def _size(name: str, title: str, width: int, depths: Sequence[int], counts: str) -> Callable[..., BNext]:
+def _size(name: str, title: str, width: int, depths: Sequence[int], counts: str) -> Callable[..., Backbone]:
     """Register the builder of one size; `counts` are those of its docstring."""
+    doc = _DOC.format(title=title, blocks=1 + sum(depths), counts=counts)
 
+    @register_binary(CLIPPED_RSIGN, "TemperatureSign", name=name, doc=doc)
     def build(
+        layers: LayerFactory,
         *,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: ImageSize,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        binary: Binary = True,
-        input_binarizer: BinarizerFactory | None = None,
-        weight_binarizer: BinarizerFactory | None = None,
-        pad_value: float = 0.0,
         width: int = width,
         depths: Sequence[int] = depths,
         stem: Stem | None = None,
@@ -218,39 +193,20 @@ def _size(name: str, title: str, width: int, depths: Sequence[int], counts: str)
         latent_std: float = 1e-3,
         quant: bool = False,
         se_bits: int = 8,
+        **frame: Any,
     ) -> BNext:
-        stem = _checked_stem(name, stem, image_size, width, depths)
         return BNext(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
             widths=block_widths(width, depths),
-            stem=stem,
+            stem=_checked_stem(name, stem, frame["image_size"], width, depths),
             elm=elm,
-            layers=bnext_layers(binary, input_binarizer, weight_binarizer, "TemperatureSign", pad_value),
+            layers=layers,
             real=real_layers(quant, se_bits, se_bits),
             recoupling=recoupling,
             latent_std=latent_std,
+            **frame,
         )
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = _DOC.format(title=title, blocks=1 + sum(depths), counts=counts)
-    return register_backbone(build)
-
-
-def bnext_layers(
-    binary: Binary,
-    input_binarizer: BinarizerFactory | None,
-    weight_binarizer: BinarizerFactory | None,
-    own_weight_binarizer: str | BinarizerFactory,
-    pad_value: float,
-) -> LayerFactory:
-    """Choose the binarizers of a BNext: RSign with a clipped identity for inputs, and its own for weights."""
-    rsign = binarizer_factory("RSign", surrogate="sign_ste", clip=1.5)
-    defaults = (rsign, own_weight_binarizer)
-    return layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+    return build
 
 
 def _checked_stem(name: str, stem: Stem | None, image_size: ImageSize, width: int, depths: Sequence[int]) -> Stem:

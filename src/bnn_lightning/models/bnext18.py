@@ -1,20 +1,18 @@
 """BNext-18: BNext's units on the skeleton of ResNet-18."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, LayerFactory
-from bnn_lightning.models.bnext import bnext_layers, init_latent_
+from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.models.bnext import CLIPPED_RSIGN, init_latent_
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
-from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.utils.image_size import ImageSize
+from bnn_lightning.models.builder import register_binary
 
 # Its weights are signs at temperatures below this, which 0.9^epoch reaches in epoch 110 of 512.
 THRESHOLD = 1e-5
@@ -76,11 +74,6 @@ class BNext18(Backbone):
     """BNext-18: a real stem, four stages of two blocks, PReLU, global average, linear classifier.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         width: Channels of the first stage.
         stem: "imagenet" is a 7x7 convolution of stride 2 and max-pooling, "cifar" a 3x3 convolution.
         elm: See `BNext18Block`.
@@ -88,16 +81,12 @@ class BNext18(Backbone):
         real: Makes the others.
         recoupling: See `BNextConv`.
         latent_std: Standard deviation of the initial latent weights.
+        **frame: As `Backbone` takes it.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         width: int,
         stem: Stem,
         elm: bool,
@@ -105,18 +94,12 @@ class BNext18(Backbone):
         real: RealLayers,
         recoupling: bool,
         latent_std: float,
+        **frame: Any,
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=8 * width,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(num_features=8 * width, **frame)
         large = stem == "imagenet"
         kernel_size, stride = (7, 2) if large else (3, 1)
-        self.conv1 = real.stem(in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
+        self.conv1 = real.stem(self.in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         self.blocks = nn.Sequential()
@@ -128,7 +111,7 @@ class BNext18(Backbone):
                 self.blocks.append(block)
                 channels = after
         self.act = PReLU(channels)
-        self.linear = real.linear(channels, num_classes)
+        self.linear = real.linear(channels, self.num_classes)
         init_latent_(self, latent_std)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -146,18 +129,10 @@ class BNext18(Backbone):
         return [name for name, module in self.named_modules() if isinstance(module, BNextUnit)]
 
 
-@register_backbone
+@register_binary(CLIPPED_RSIGN, binarizer_factory("TemperatureSign", binary_from=BINARY_FROM, threshold=THRESHOLD))
 def bnext18(
+    layers: LayerFactory,
     *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
     width: int = 64,
     stem: Stem | None = None,
     elm: bool = True,
@@ -165,6 +140,7 @@ def bnext18(
     latent_std: float = 1e-3,
     quant: bool = False,
     se_bits: int = 8,
+    **frame: Any,
 ) -> BNext18:
     """Build BNext-18: four stages of two blocks, each an ELM-Attention and an FFN unit of 3x3 convolutions.
 
@@ -173,16 +149,10 @@ def bnext18(
     never receive a gradient: PReLUs that are made and not used.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
+        layers: Makes the binary layers.
         image_size: Height and width of the images: at least 17 with the ImageNet stem and 5 with the other.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-            real, the first of two training steps.
         input_binarizer: None takes RSign with the clipped identity of half width 1.5 as gradient.
         weight_binarizer: None takes TemperatureSign with a threshold of 1e-5: binary at progress 0.2.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
         stem: "imagenet" is a 7x7 convolution of stride 2 and max-pooling, "cifar" a 3x3 convolution; None takes "cifar"
             for images of up to 64 pixels.
@@ -192,6 +162,7 @@ def bnext18(
         quant: Train with the rounding of 8-bit stem, shortcuts and classifier and of `se_bits`-bit gates, whose inputs
             have twice as many.
         se_bits: Bits of the weights of the gates, where `quant`.
+        **frame: As `Backbone` takes it.
 
     Raises:
         ValueError: A value out of range.
@@ -199,22 +170,17 @@ def bnext18(
     References:
         Guo et al., Join the High Accuracy Club on ImageNet with A Binary Neural Network Ticket, 2022.
     """
-    check_size("image_size", image_size)
-    chosen = choose_stem(stem, image_size)
-    check_size("image_size", image_size, 17 if chosen == "imagenet" else 5, of="bnext18")
+    check_size("image_size", frame["image_size"])
+    chosen = choose_stem(stem, frame["image_size"])
+    check_size("image_size", frame["image_size"], 17 if chosen == "imagenet" else 5, of="bnext18")
     check_size("width", width, of="bnext18")
-    temperature = binarizer_factory("TemperatureSign", binary_from=BINARY_FROM, threshold=THRESHOLD)
     return BNext18(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        mean=mean,
-        std=std,
         width=width,
         stem=chosen,
         elm=elm,
-        layers=bnext_layers(binary, input_binarizer, weight_binarizer, temperature, pad_value),
+        layers=layers,
         real=real_layers(quant, se_bits, 2 * se_bits),
         recoupling=recoupling,
         latent_std=latent_std,
+        **frame,
     )

@@ -1,21 +1,19 @@
 """ReActNet: RSign before and RPReLU behind every binary convolution, on a MobileNet and on ResNets."""
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory, repeat_shortcut
+from bnn_lightning.models.blocks import LayerFactory, repeat_shortcut
+from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import ReActUnit
-from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet_bnn import Stem, check_stem, register_unit_resnet, unit_names
-from bnn_lightning.utils.image_size import ImageSize
 
 # Channels behind the stem and behind each block, in multiples of the stem's.
 _WIDTHS = (1, 2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
@@ -47,14 +45,10 @@ class ReActNetA(Backbone):
     """ReActNet on MobileNet's skeleton: a real 3x3 stem, 13 blocks, global average, a real classifier.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         stem: Its stride is 2 ("imagenet") or 1 ("cifar").
         width: Channels of the stem.
         layers: Makes the binary convolutions.
+        **frame: As `Backbone` takes it.
 
     Raises:
         ValueError: A value out of range; images that a block would have to halve at a single pixel.
@@ -63,34 +57,23 @@ class ReActNetA(Backbone):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         stem: Stem,
         width: int,
         layers: LayerFactory,
+        **frame: Any,
     ) -> None:
         large = check_stem(stem) == "imagenet"
-        check_size("image_size", image_size, 17 if large else 9, of="reactnet_a")
+        check_size("image_size", frame["image_size"], 17 if large else 9, of="reactnet_a")
         check_size("width", width, of="reactnet_a")
         widths = [width * multiple for multiple in _WIDTHS]
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=widths[-1],
-            mean=mean,
-            std=std,
-        )
-        self.conv1 = nn.Conv2d(in_channels, width, 3, 2 if large else 1, 1, bias=False)
+        super().__init__(num_features=widths[-1], **frame)
+        self.conv1 = nn.Conv2d(self.in_channels, width, 3, 2 if large else 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         blocks = []
         for index, (a, b) in enumerate(pairwise(widths)):
             blocks.append(ReActBlock(a, b, 2 if a != b and index > 0 else 1, layers=layers))
         self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(widths[-1], num_classes)
+        self.linear = nn.Linear(widths[-1], self.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
@@ -107,39 +90,21 @@ class ReActNetA(Backbone):
         return unit_names(self)
 
 
-@register_backbone
-def reactnet_a(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
-    width: int = 32,
-    stem: Stem = "imagenet",
-) -> ReActNetA:
+@register_binary(*ReActUnit.default_binarizers)
+def reactnet_a(layers: LayerFactory, *, width: int = 32, stem: Stem = "imagenet", **frame: Any) -> ReActNetA:
     """Build ReActNet-A, on MobileNet's skeleton.
 
     With 1000 classes and 3x224x224 images: 29,343,592 parameters, 28,253,184 of them binary; 4,816,896,000 binary and
     11,862,016 real multiply-accumulates.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
+        layers: Makes the binary layers.
         image_size: Height and width of the images, at least 17, or 9 with the stem for CIFAR.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the
-            weights real, the first of two training steps.
         input_binarizer: None takes RSign.
         weight_binarizer: None takes XNORScale with its "identity" gradient.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
         width: Channels of the stem; the last block has 32 times as many.
         stem: "imagenet" (stride 2) or "cifar" (stride 1).
+        **frame: As `Backbone` takes it.
 
     Raises:
         ValueError: A value out of range.
@@ -147,17 +112,7 @@ def reactnet_a(
     References:
         Liu et al., ReActNet, ECCV 2020.
     """
-    defaults = ReActUnit.default_binarizers
-    network = ReActNetA(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        stem=stem,
-        width=width,
-        layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value),
-    )
+    network = ReActNetA(stem=stem, width=width, layers=layers, **frame)
     small_init(network)
     return network
 

@@ -4,26 +4,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.activation import Maxout
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import (
     Activation,
-    Binary,
     DoubleSkipBlock,
+    LayerFactory,
     Shortcut,
     SingleSkipBlock,
     conv_shortcut,
     hardtanh,
-    layer_factory,
     pad_shortcut,
 )
-from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.utils.image_size import ImageSize
+from bnn_lightning.models.builder import register_binary
 
 BlockMaker = Callable[[int, int, int], nn.Module]
 
@@ -32,44 +30,29 @@ class ResNet(Backbone):
     """A binary ResNet: stem, stages, global average, batch norm, linear classifier; stem and classifier are real.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         stem: First convolution: kernel size and stride; its padding keeps the grid.
         pool: Pooling after the stem, or None.
         widths: Channels of each stage; every stage but the first halves the resolution.
         depth: Blocks of each stage.
         block: Makes a block from input channels, output channels and stride.
         activation: Makes the activation of the stem.
+        **frame: As `Backbone` takes it.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         stem: tuple[int, int],
         pool: nn.Module | None,
         widths: Sequence[int],
         depth: int,
         block: BlockMaker,
         activation: Activation = hardtanh,
+        **frame: Any,
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=widths[-1],
-            mean=mean,
-            std=std,
-        )
+        super().__init__(num_features=widths[-1], **frame)
         kernel_size, stride = stem
-        self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size, stride, kernel_size // 2, bias=False)
+        self.conv1 = nn.Conv2d(self.in_channels, widths[0], kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act = activation(widths[0])
         self.pool = nn.Identity() if pool is None else pool
@@ -81,7 +64,7 @@ class ResNet(Backbone):
             self.add_module(name, nn.Sequential(*blocks))
             channels = width
         self.bn2 = nn.BatchNorm1d(channels)
-        self.linear = nn.Linear(channels, num_classes)
+        self.linear = nn.Linear(channels, self.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
@@ -211,16 +194,9 @@ _DOC = """{title}
 {counts}
 
 Args:
-    num_classes: Width of the logits.
-    in_channels: Channels of the images.
     image_size: Height and width of the images, at least {min_size}.
-    mean: Normalization of the images; None leaves them in [0, 1].
-    std: See `mean`.
-    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-        real, the first of two training steps.
     input_binarizer: None takes {binarizers[0]}.
     weight_binarizer: None takes {binarizers[1]}.
-    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
     width: Channels of the first stage; every other stage has twice as many as the one before. Shortcuts without
         parameters need an even number.
 
@@ -242,44 +218,22 @@ def _check_width(width: int, variant: _Variant) -> None:
 
 
 def _register(variant: _Variant) -> None:
-    def build(
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: ImageSize,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        binary: Binary = True,
-        input_binarizer: BinarizerFactory | None = None,
-        weight_binarizer: BinarizerFactory | None = None,
-        pad_value: float = 0.0,
-        width: int = variant.width,
-    ) -> ResNet:
-        check_size("image_size", image_size, variant.min_size, of=variant.name)
+    @register_binary(*variant.binarizers, name=variant.name, doc=_DOC.format(**vars(variant)))
+    def build(layers: LayerFactory, *, width: int = variant.width, **frame: Any) -> ResNet:
+        check_size("image_size", frame["image_size"], variant.min_size, of=variant.name)
         _check_width(width, variant)
-        layers = layer_factory(
-            binary, input_binarizer, weight_binarizer, defaults=variant.binarizers, pad_value=pad_value
-        )
         network = ResNet(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
             stem=variant.stem,
             pool=nn.MaxPool2d(3, 2, 1) if variant.stem[1] == 2 else None,
             widths=[width << stage for stage in range(variant.stages)],
             depth=variant.depth,
             block=partial(variant.block, layers=layers, shortcut=variant.shortcut, activation=variant.activation),
             activation=variant.activation,
+            **frame,
         )
         if variant.init is not None:
             variant.init(network)
         return network
-
-    build.__name__ = build.__qualname__ = variant.name
-    build.__doc__ = _DOC.format(**vars(variant))
-    register_backbone(build)
 
 
 for _variant in _VARIANTS:

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, layer_factory
+from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import Unit
-from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet import BlockMaker
-from bnn_lightning.utils.image_size import ImageSize
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -37,16 +35,12 @@ class UnitResNet(Backbone):
 
     Args:
         name: Of the network, for messages.
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         stem: "imagenet" or "cifar".
         stem_act: Follows the stem's batch norm.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many, and halve the resolution.
         depths: Blocks of each stage.
         block: Makes a block from input channels, output channels and stride.
+        **frame: As `Backbone` takes it.
 
     Raises:
         ValueError: A value out of range; images that a stage would have to halve at a single pixel.
@@ -56,30 +50,19 @@ class UnitResNet(Backbone):
         self,
         name: str,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         stem: Stem,
         stem_act: nn.Module | None = None,
         width: int,
         depths: Sequence[int],
         block: BlockMaker,
+        **frame: Any,
     ) -> None:
         large = check_stem(stem) == "imagenet"
-        check_size("image_size", image_size, 17 if large else 5, of=name)
+        check_size("image_size", frame["image_size"], 17 if large else 5, of=name)
         check_size("width", width, of=name)
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=8 * width,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(num_features=8 * width, **frame)
         kernel_size, stride = (7, 2) if large else (3, 1)
-        self.conv1 = nn.Conv2d(in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
+        self.conv1 = nn.Conv2d(self.in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act = nn.Identity() if stem_act is None else stem_act
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
@@ -90,7 +73,7 @@ class UnitResNet(Backbone):
             blocks += [block(channels, channels, 1) for _ in range(depth - 1)]
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         self.stage_names = [f"layer{index + 1}" for index in range(len(depths))]
-        self.linear = nn.Linear(channels, num_classes)
+        self.linear = nn.Linear(channels, self.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
@@ -126,16 +109,9 @@ _DOC = """{title}
 {counts}
 
 Args:
-    num_classes: Width of the logits.
-    in_channels: Channels of the images.
     image_size: Height and width of the images, at least 17, or 5 with the stem for CIFAR.
-    mean: Normalization of the images; None leaves them in [0, 1].
-    std: See `mean`.
-    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-        real, the first of two training steps.
     input_binarizer: None takes {binarizers[0]}.
     weight_binarizer: None takes {binarizers[1]}.
-    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
     width: Channels of the first stage; the others have 2, 4 and 8 times as many.
     stem: "imagenet" (7x7, stride 2, max-pooling) or "cifar" (3x3).
 
@@ -174,39 +150,18 @@ def register_unit_resnet(
         block: Makes a block of units; None makes a unit.
         stem_act: Makes what follows the stem's batch norm.
     """
+    doc = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
 
-    def build(
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: ImageSize,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        binary: Binary = True,
-        input_binarizer: BinarizerFactory | None = None,
-        weight_binarizer: BinarizerFactory | None = None,
-        pad_value: float = 0.0,
-        width: int = 64,
-        stem: Stem = "imagenet",
-    ) -> UnitResNet:
-        defaults = unit.default_binarizers
-        layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
+    @register_binary(*unit.default_binarizers, name=name, doc=doc)
+    def build(layers: LayerFactory, *, width: int = 64, stem: Stem = "imagenet", **frame: Any) -> UnitResNet:
         network = UnitResNet(
             name,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
             stem=stem,
             stem_act=None if stem_act is None else stem_act(),
             width=width,
             depths=depths,
             block=partial(unit if block is None else block, layers=layers),
+            **frame,
         )
         init(network)
         return network
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
-    register_backbone(build)

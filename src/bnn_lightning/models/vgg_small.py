@@ -1,30 +1,25 @@
 """VGG-Small for CIFAR: six convolutions, the first one real, and a linear classifier."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.layers.activation import Maxout
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Activation, Binary, LayerFactory, hardtanh, layer_factory
-from bnn_lightning.models.registry import register_backbone
-from bnn_lightning.utils.image_size import ImageSize, sides
+from bnn_lightning.models.blocks import Activation, LayerFactory, hardtanh
+from bnn_lightning.models.builder import register_binary
+from bnn_lightning.utils.image_size import sides
 
 
 class VGGSmall(Backbone):
     """VGG-Small: each layer is convolution, pooling where there is one, batch norm, activation; no skips.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
         width: Channels of the first layers.
         layers: Makes the five convolutions that are binary.
         activation: Makes the activations.
+        **frame: As `Backbone` takes it.
     """
 
     classifier_name = "fc"
@@ -32,26 +27,15 @@ class VGGSmall(Backbone):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        image_size: ImageSize,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         width: int,
         layers: LayerFactory,
         activation: Activation = hardtanh,
+        **frame: Any,
     ) -> None:
-        height, width_of_images = sides(image_size)
-        super().__init__(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_features=4 * width * (height // 8) * (width_of_images // 8),
-            mean=mean,
-            std=std,
-        )
+        height, width_of_images = sides(frame["image_size"])
+        super().__init__(num_features=4 * width * (height // 8) * (width_of_images // 8), **frame)
         self.pool = nn.MaxPool2d(2)
-        self.conv0 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.conv0 = nn.Conv2d(self.in_channels, width, 3, padding=1, bias=False)
         self.bn0 = nn.BatchNorm2d(width)
         self.act0 = activation(width)
         channels = width
@@ -60,7 +44,7 @@ class VGGSmall(Backbone):
             self.add_module(f"bn{index}", nn.BatchNorm2d(out_channels))
             self.add_module(f"act{index}", activation(out_channels))
             channels = out_channels
-        self.fc = nn.Linear(self.num_features, num_classes)
+        self.fc = nn.Linear(self.num_features, self.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, 4 width, H / 8, W / 8) from images (N, C, H, W)."""
@@ -100,16 +84,9 @@ _DOC = """{title}
 The classifier reads the whole last map, so a network fits one `image_size` only.
 
 Args:
-    num_classes: Width of the logits.
-    in_channels: Channels of the images.
     image_size: Height and width of the images, at least 8.
-    mean: Normalization of the images; None leaves them in [0, 1].
-    std: See `mean`.
-    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-        real, the first of two training steps.
     input_binarizer: None takes {binarizers[0]}.
     weight_binarizer: None takes {binarizers[1]}.
-    pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
     width: Channels of the first two layers; then come two layers of twice and two of four times as many.
 
 Raises:
@@ -124,37 +101,13 @@ def _register(
     name: str, title: str, counts: str, papers: str, binarizers: tuple[str, str], activation: Activation
 ) -> None:
     """Register a builder; title, counts and papers are those of its docstring."""
+    doc = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
 
-    def build(
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: ImageSize,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        binary: Binary = True,
-        input_binarizer: BinarizerFactory | None = None,
-        weight_binarizer: BinarizerFactory | None = None,
-        pad_value: float = 0.0,
-        width: int = 128,
-    ) -> VGGSmall:
-        check_size("image_size", image_size, 8, of=name)
+    @register_binary(*binarizers, name=name, doc=doc)
+    def build(layers: LayerFactory, *, width: int = 128, **frame: Any) -> VGGSmall:
+        check_size("image_size", frame["image_size"], 8, of=name)
         check_size("width", width, of=name)
-        network = VGGSmall(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            width=width,
-            layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=binarizers, pad_value=pad_value),
-            activation=activation,
-        )
-        return init_vgg(network)
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = _DOC.format(title=title, counts=counts, papers=papers, binarizers=binarizers)
-    register_backbone(build)
+        return init_vgg(VGGSmall(width=width, layers=layers, activation=activation, **frame))
 
 
 _register(
