@@ -19,7 +19,7 @@ from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models.backbone import Normalize
-from bnn_lightning.models.network_graph import Edge, NetworkGraph, Node, make_graph
+from bnn_lightning.models.network_graph import Edge, GraphNode, NetworkGraph, make_graph
 
 # Shown as one node each: what is in them says no more than their name.
 _ATOMS = (Binarizer, Normalize, ChannelBlend, LearnableBias, RPReLU, Maxout)
@@ -221,7 +221,7 @@ class _Builder:
 
     def __init__(self, root: nn.Module, traced: fx.Graph, classes: dict[str, str]) -> None:
         self.root, self.traced, self.classes = root, traced, classes
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, GraphNode] = {}
         self.edges: list[Edge] = []
         self.names: dict[fx.Node, str] = {}
 
@@ -261,7 +261,7 @@ class _Builder:
         name = unused(str(own), self.nodes)
         shape = tuple(node.meta["shape"])
         of_weights = kind == "weights" or _short(node) == "weight_binarizer"
-        self.nodes[name] = Node(name, label, detail, kind, path, shape if of_weights else shape[1:])
+        self.nodes[name] = GraphNode(name, label, detail, kind, path, shape if of_weights else shape[1:])
         self.names[node] = name
         self._connect(node, name)
 
@@ -273,7 +273,7 @@ class _Builder:
     def _output(self, node: fx.Node) -> None:
         (last,) = node.all_input_nodes
         name = unused("output", self.nodes)
-        self.nodes[name] = Node(name, "output", "", "output", "", tuple(last.meta["shape"][1:]))
+        self.nodes[name] = GraphNode(name, "output", "", "output", "", tuple(last.meta["shape"][1:]))
         self._connect(node, name)
 
 

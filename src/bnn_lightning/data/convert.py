@@ -13,7 +13,7 @@ from typing import Any
 from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, PARTS, class_folders, image_files
-from bnn_lightning.data.prepare import Map, Report, Shrink, open_output, read_file, workers
+from bnn_lightning.data.prepare import FileCounts, Map, Shrink, open_output, read_file, workers
 from bnn_lightning.utils.files import replacing
 from bnn_lightning.utils.optional import require
 
@@ -32,7 +32,7 @@ def convert_folder(
     chunk_mib: int,
     num_workers: int,
     say: Callable[[str], None] = print,
-) -> Report:
+) -> FileCounts:
     """Write `<part>/<class>/<file>` as `<part>/chunk-*.bin`, image by image in the order of the folders.
 
     A part is whole or not there: after a kill, the same call begins with the part that was not whole.
@@ -55,7 +55,7 @@ def convert_folder(
     parts = open_output(source, output, {"to": "stream", **asdict(shrink), "chunk_mib": chunk_mib})
     for part in (part for part in MORE_PARTS if class_folders(source / part)):
         say(f"{part}: is left out, a stream holds {' and '.join(PARTS)}")
-    report = Report()
+    report = FileCounts()
     with workers(num_workers) as spread:
         for part in parts:
             if (output / part / INDEX).is_file():
@@ -76,12 +76,12 @@ def count_images(part: Path) -> int:
 
 def _write_part(
     source: Path, output: Path, shrink: Shrink, chunk_mib: int, spread: Map[Any, Any], say: Callable[[str], None]
-) -> Report:
+) -> FileCounts:
     # Optional, and slow to import.
     from litdata.streaming import Cache
 
     names = class_folders(source)
-    report, runs = Report(), [[label, 0] for label in range(len(names))]
+    report, runs = FileCounts(), [[label, 0] for label in range(len(names))]
     output.mkdir(parents=True)
     cache = Cache(str(output), chunk_bytes=chunk_mib << 20)
     classes = ((label, source / name) for label, name in enumerate(names))

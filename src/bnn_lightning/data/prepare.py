@@ -88,7 +88,7 @@ class Shrink:
 
 
 @dataclass
-class Report:
+class FileCounts:
     """Counts of files, of one class or of all.
 
     Attributes:
@@ -105,7 +105,7 @@ class Report:
     bytes_before: int = 0
     bytes_after: int = 0
 
-    def add(self, other: "Report") -> None:
+    def add(self, other: "FileCounts") -> None:
         self.written += other.written
         self.kept += other.kept
         self.damaged += other.damaged
@@ -115,7 +115,7 @@ class Report:
 
 def shrink_folder(
     source: Path, output: Path, shrink: Shrink, *, num_workers: int, say: Callable[[str], None] = print
-) -> Report:
+) -> FileCounts:
     """Write a smaller copy of `<part>/<class>/<file>`; what is there already is kept, and nothing is overwritten.
 
     Parts are `train`, and `val`, `validation` and `test` where they are there.
@@ -134,7 +134,7 @@ def shrink_folder(
         ValueError: `output` is not ours to write into, or differs from `source` in the end.
     """
     parts = open_output(source, output, {"to": "folder", **asdict(shrink)}, parts=(*PARTS, *MORE_PARTS))
-    report = Report()
+    report = FileCounts()
     with workers(num_workers) as spread:
         for part in parts:
             names = class_folders(source / part)
@@ -222,10 +222,10 @@ def target_name(name: str) -> str:
     return name if name.lower().endswith((".jpeg", ".jpg")) else f"{name}.JPEG"
 
 
-def _shrink_class(shrink: Shrink, folders: tuple[Path, Path]) -> Report:
+def _shrink_class(shrink: Shrink, folders: tuple[Path, Path]) -> FileCounts:
     source, output = folders
     output.mkdir(parents=True, exist_ok=True)
-    report = Report()
+    report = FileCounts()
     there = set(os.listdir(output))
     for stale in (name for name in there if name.startswith(".") and name.endswith(_PARTIAL)):
         (output / stale).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnn_lightning.figures.layout import Box, Layout, Point, lay_out
 from bnn_lightning.figures.style import COLORS, EXTRA
-from bnn_lightning.models.network_graph import Kind, NetworkGraph, Node
+from bnn_lightning.models.network_graph import GraphNode, Kind, NetworkGraph
 from bnn_lightning.utils.optional import require
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _draw_frame(axes: "Axes", path: str, name: str, box: Box) -> None:
     )
 
 
-def _draw_node(axes: "Axes", node: Node, box: Box) -> None:
+def _draw_node(axes: "Axes", node: GraphNode, box: Box) -> None:
     patches = require("matplotlib.patches", extra=EXTRA)
     round_ = min(box.width, box.height) / 2 if _is_sign(node) else 3
     axes.add_patch(
@@ -263,12 +263,12 @@ def _curve(points: list[Point]) -> Any:
     return path(vertices, codes)
 
 
-def _is_sign(node: Node) -> bool:
+def _is_sign(node: GraphNode) -> bool:
     """Whether a node is a mathematical sign, which stands in a circle."""
     return node.kind == "elementwise" and len(node.label) == 1
 
 
-def _second_line(node: Node) -> str:
+def _second_line(node: GraphNode) -> str:
     if node.kind in ("input", "output", "weights") or (node.kind == "pool" and len(node.shape) == 3):
         return "×".join(map(str, node.shape))
     if node.kind == "group":
@@ -276,7 +276,7 @@ def _second_line(node: Node) -> str:
     return node.detail
 
 
-def _size(node: Node) -> tuple[float, float]:
+def _size(node: GraphNode) -> tuple[float, float]:
     if _is_sign(node):
         return 14.0, 14.0
     second = _second_line(node)

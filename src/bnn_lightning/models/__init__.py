@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "mlp": ["MLP"],
         "float_teachers": ["RealNetwork", "timm_network", "torchvision_network"],
         "conv_blocks": ["BiRealUnit", "RealToBinaryUnit", "ReActUnit", "XNORUnit"],
-        "network_graph": ["Edge", "NetworkGraph", "Node", "to_depth", "with_repeats", "without_weights"],
+        "network_graph": ["Edge", "NetworkGraph", "GraphNode", "to_depth", "with_repeats", "without_weights"],
         "reactnet": ["ReActNetA"],
         "registry": ["backbone_signature", "create_backbone", "list_backbones", "register_backbone"],
         "resnet": ["ResNet"],

@@ -21,7 +21,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """An operation of a network, or a value that enters or leaves it.
 
     Attributes:
@@ -66,7 +66,7 @@ class NetworkGraph:
         groups: Path and class of every module that holds nodes, outer ones first; "" is the network.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[GraphNode, ...]
     edges: tuple[Edge, ...]
     groups: Mapping[str, str]
 
@@ -104,7 +104,7 @@ def ancestors(path: str, groups: Mapping[str, str]) -> list[str]:
     return found[::-1]
 
 
-def without_nodes(graph: NetworkGraph, drop: Callable[[Node], bool]) -> NetworkGraph:
+def without_nodes(graph: NetworkGraph, drop: Callable[[GraphNode], bool]) -> NetworkGraph:
     """Return a graph without some nodes and their edges, and without modules that hold no other."""
     nodes = tuple(node for node in graph.nodes if not drop(node))
     kept = {node.name for node in nodes}
@@ -133,12 +133,12 @@ def collapsed(graph: NetworkGraph, collapse: Callable[[str, str], bool]) -> Netw
         collapse: Whether a module, by its path and its class, becomes a node; asked from the outside to the inside.
     """
     inside = {node.name: _outermost(node, graph, collapse) for node in graph.nodes}
-    members: dict[str, list[Node]] = {}
+    members: dict[str, list[GraphNode]] = {}
     for node in graph.nodes:
         if inside[node.name] is not None:
             members.setdefault(str(inside[node.name]), []).append(node)
     leaving = {edge.source for edge in graph.edges if inside[edge.source] != inside[edge.target]}
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, GraphNode] = {}
     for node in graph.nodes:
         path = inside[node.name]
         if path is None:
@@ -148,7 +148,7 @@ def collapsed(graph: NetworkGraph, collapse: Callable[[str, str], bool]) -> Netw
             convs = sum(n.kind == "binary" for n in members[path])
             detail = f"{convs} binary" if convs else ""
             group = enclosing(path, graph.groups)
-            nodes[path] = Node(path, graph.groups[path], detail, "group", group, last.shape)
+            nodes[path] = GraphNode(path, graph.groups[path], detail, "group", group, last.shape)
     edges: dict[Edge, None] = {}
     for edge in graph.edges:
         ends = (inside[edge.source] or edge.source, inside[edge.target] or edge.target)
@@ -157,7 +157,7 @@ def collapsed(graph: NetworkGraph, collapse: Callable[[str, str], bool]) -> Netw
     return _tidy(tuple(nodes.values()), tuple(edges), graph.groups)
 
 
-def _outermost(node: Node, graph: NetworkGraph, collapse: Callable[[str, str], bool]) -> str | None:
+def _outermost(node: GraphNode, graph: NetworkGraph, collapse: Callable[[str, str], bool]) -> str | None:
     return next((path for path in ancestors(node.group, graph.groups) if collapse(path, graph.groups[path])), None)
 
 
@@ -205,7 +205,7 @@ def with_repeats(graph: NetworkGraph) -> NetworkGraph:
     return _tidy(nodes, tuple(edges), graph.groups)
 
 
-def _tidy(nodes: tuple[Node, ...], edges: tuple[Edge, ...], groups: Mapping[str, str]) -> NetworkGraph:
+def _tidy(nodes: tuple[GraphNode, ...], edges: tuple[Edge, ...], groups: Mapping[str, str]) -> NetworkGraph:
     """Leave out modules that hold fewer than two things, which a frame around would only repeat."""
     kept = dict(groups)
     for path in sorted((path for path in groups if path), key=lambda path: -path.count(".")):
@@ -220,6 +220,6 @@ def _home(path: str, groups: Mapping[str, str]) -> str:
     return path if path in groups or not path else enclosing(path, groups)
 
 
-def make_graph(nodes: Iterable[Node], edges: Iterable[Edge], groups: Mapping[str, str]) -> NetworkGraph:
+def make_graph(nodes: Iterable[GraphNode], edges: Iterable[Edge], groups: Mapping[str, str]) -> NetworkGraph:
     """Make a graph, without modules that hold fewer than two things."""
     return _tidy(tuple(nodes), tuple(edges), groups)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bnn_lightning.data.convert import convert_folder
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, class_folders
-from bnn_lightning.data.prepare import Report, Shrink, shrink_folder
+from bnn_lightning.data.prepare import FileCounts, Shrink, shrink_folder
 from bnn_lightning.workflows.errors import UserError, explain
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.out_file import written
@@ -30,7 +30,7 @@ class Prepared:
 
     output: Path
     data: str
-    report: Report
+    report: FileCounts
     seconds: float
 
     def __str__(self) -> str:
