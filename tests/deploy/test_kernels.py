@@ -14,6 +14,7 @@ from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.functional import pack
 from tests.deploy.emulated import can_emulate, emulated
+from tests.packed_dot import packed_dot
 
 CASES = 500
 KERNELS = [*kernels.supported_kernels(), "torch"]
@@ -102,7 +103,7 @@ def check_integers(numbers: range) -> None:
         words, packed = pack.pack_weight(weight, groups=groups), pack_with(x, threshold, case)
         if case.pad_value:  # the reference has no zeros
             assert torch.equal(packed, pack.pack_activations(padded, groups=groups)), case
-            reference = pack.packed_dot(
+            reference = packed_dot(
                 packed,
                 words,
                 out_channels=groups * case.out_channels,

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from bnn_lightning.functional import pack
+from tests.packed_dot import packed_dot
 
 
 def signs(*shape: int) -> torch.Tensor:
@@ -45,7 +46,7 @@ def test_sign_of_zero_and_thresholds() -> None:
 def test_dot_is_the_convolution_of_signs(groups: int, stride: tuple[int, int], dilation: tuple[int, int]) -> None:
     torch.manual_seed(1)
     x, weight = signs(2, 33 * groups, 7, 8), signs(18 * groups, 33, 3, 2)
-    got = pack.packed_dot(
+    got = packed_dot(
         pack.pack_activations(x, groups=groups),
         pack.pack_weight(weight, groups=groups),
         out_channels=18 * groups,

@@ -1,6 +1,5 @@
 """The basic blocks of binary networks and their convolution modules, by name, for pictures."""
 
-import difflib
 from collections.abc import Callable
 
 from torch import nn
@@ -11,6 +10,7 @@ from bnn_lightning.models.bnext_units import BNextConv, RealLayers
 from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
 from bnn_lightning.models.reactnet import ReActBlock
 from bnn_lightning.models.xnornet import XNORBlock
+from bnn_lightning.utils.text import did_you_mean
 
 Maker = Callable[[int, int, int], nn.Module]
 
@@ -101,8 +101,7 @@ def create_block(name: str, inplanes: int, outplanes: int, *, stride: int = 1) -
         torch.Size([1, 32, 4, 4])
     """
     if name not in _MAKERS:
-        near = difflib.get_close_matches(name, _MAKERS, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
+        hint = did_you_mean(name, _MAKERS)
         raise ValueError(f"Unknown block `{name}`.{hint} Known: {', '.join(list_blocks())}.")
     for key, value in (("inplanes", inplanes), ("outplanes", outplanes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

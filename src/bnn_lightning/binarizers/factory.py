@@ -1,6 +1,5 @@
 """Binarizers by name, for configs and backbones."""
 
-import difflib
 import inspect
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from torch import nn
 
 from bnn_lightning.binarizers import adabin, annealed, few_bits, learned, recu, sign, temperature, weight
 from bnn_lightning.binarizers.base import Binarizer, BinarizerFactory
+from bnn_lightning.utils.text import did_you_mean
 
 _BINARIZERS: dict[str, type[Binarizer]] = {
     cls.__name__: cls
@@ -57,8 +57,7 @@ def binarizer_signature(name: str) -> inspect.Signature:
         ['clip']
     """
     if name not in _BINARIZERS:
-        near = difflib.get_close_matches(name, _BINARIZERS, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
+        hint = did_you_mean(name, _BINARIZERS)
         raise ValueError(f"Unknown binarizer `{name}`.{hint} Known: {', '.join(list_binarizers())}.")
     signature = inspect.signature(_BINARIZERS[name])
     return signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "num_channels"])

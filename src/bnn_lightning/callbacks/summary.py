@@ -5,6 +5,8 @@ from typing import Any
 from pytorch_lightning import callbacks
 from pytorch_lightning.utilities import rank_zero_info
 
+from bnn_lightning.utils.text import text_table
+
 # Lightning's columns that are shown; the others are the mode, and FLOPs, which it counts for float networks only.
 _COLUMNS = ("Name", "Type", "Params")
 # Sums of metrics are modules of a task, and no part of the network.
@@ -35,10 +37,7 @@ class NetworkSummary(callbacks.ModelSummary):
         columns = dict(summary_data)
         kept = [row for row, kind in enumerate(columns["Type"]) if kind not in _BOOKKEEPING]
         table = [list(_COLUMNS), *([str(columns[name][row]).strip() for name in _COLUMNS] for row in kept)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
+        lines = text_table(table)
         frozen = total_parameters - trainable_parameters
         lines.append(f"{trainable_parameters:,} parameters are trained, {frozen:,} are not; {model_size:.2f} MB")
         rank_zero_info("\n".join(lines))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnn_lightning.cli.errors import EXIT_CODE, SHOW_TRACE, explain, is_users
 from bnn_lightning.cli.run_folder import basic_launcher
 from bnn_lightning.utils.curves import read_last
+from bnn_lightning.utils.text import text_table
 
 _HEADER = ("job", "differs by", "accuracy", "folder", "error")
 
@@ -69,10 +70,7 @@ class Sweep:
 
     def table(self) -> str:
         """Return a line a job."""
-        rows = [_HEADER, *(self._row(job) for job in self.jobs)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
-        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(text_table([_HEADER, *(self._row(job) for job in self.jobs)]))
 
     def _row(self, job: Job) -> tuple[str, ...]:
         accuracy = "" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from bnn_lightning import zoo
+from bnn_lightning.utils.text import text_table
 from bnn_lightning.zoo.receipts import Receipt
 
 _HEAD = ("name", "network", "data", "top-1", "packed bytes", "weights bytes", "in the package")
@@ -24,10 +25,8 @@ def main(prefix: Sequence[str] = ()) -> None:
 def zoo_text() -> str:
     """Return one table of all networks, and how a name is used."""
     rows = [_HEAD, *(_row(zoo.receipt(name)) for name in zoo.names())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     use = "bnn predict packed=zoo:NAME images=FOLDER\nbnn train init_from=zoo:NAME ...    needs the weights"
-    return "\n".join([*lines, "", use])
+    return "\n".join([*text_table(rows), "", use])
 
 
 def _row(receipt: Receipt) -> tuple[str, ...]:

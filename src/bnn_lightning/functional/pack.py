@@ -1,4 +1,4 @@
-"""Signs as bits: packing, and the slow arithmetic that every kernel is held to.
+"""Signs as bits.
 
 A bit is 1 for +1 and 0 for -1. A word (int32) holds 32 channels, the first in its lowest bit; bits that are left over
 are 0. Activations are (N, H, W, groups * words), weights (groups, blocks, taps, words, 16): a block is 16 output
@@ -164,52 +164,3 @@ def spread(values: Tensor, *, groups: int = 1, fill: float = 0.0) -> Tensor:
     split = torch.unflatten(values, -1, (groups, -1))
     channels = split.shape[-1]
     return F.pad(split, (0, num_blocks(channels) * BLOCK - channels), value=fill).flatten(-2).contiguous()
-
-
-def packed_dot(
-    x: Tensor,
-    weight: Tensor,
-    *,
-    out_channels: int,
-    in_channels: int,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
-) -> Tensor:
-    """Convolve packed activations with packed weights by xor and bit counts: the reference of all kernels, and slow.
-
-    Args:
-        x: int32, (N, H, W, groups * words), padded already.
-        weight: int32, (groups, blocks, taps, words, 16).
-        out_channels: Of all groups.
-        in_channels: Of one group.
-        kernel_size: Height and width.
-        stride: Of rows and columns.
-        dilation: Of rows and columns.
-
-    Returns:
-        Sums of products of signs, int32, (N, out_channels, out_height, out_width).
-
-    References:
-        Rastegari et al., XNOR-Net, ECCV 2016, section 3.2.
-    """
-    groups, taps = weight.shape[0], kernel_size[0] * kernel_size[1]
-    reach = [dilation[i] * (kernel_size[i] - 1) for i in (0, 1)]
-    size = [(x.shape[1 + i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1)]
-    rows = weight.movedim(-1, 2).flatten(1, 2)[:, : out_channels // groups]
-    unlike = torch.zeros(x.shape[0], *size, groups, rows.shape[1], dtype=torch.int32, device=x.device)
-    for tap in range(taps):
-        top, left = (tap // kernel_size[1]) * dilation[0], (tap % kernel_size[1]) * dilation[1]
-        window = x[:, top :: stride[0], left :: stride[1]][:, : size[0], : size[1]]
-        window = torch.unflatten(window, -1, (groups, 1, -1))
-        unlike += _count_bits(window ^ rows[:, :, tap]).sum(-1, dtype=torch.int32)
-    return (taps * in_channels - 2 * unlike).flatten(-2).movedim(-1, 1)
-
-
-def _count_bits(words: Tensor) -> Tensor:
-    """Count the bits of each word."""
-    halves = words.to(torch.int64) & 0xFFFFFFFF
-    halves = halves - (halves >> 1 & 0x55555555)
-    halves = (halves & 0x33333333) + (halves >> 2 & 0x33333333)
-    halves = halves + (halves >> 4) & 0x0F0F0F0F
-    return (halves * 0x01010101 >> 24 & 0xFF).to(torch.int32)

@@ -1,7 +1,8 @@
 """Report of `binarize`: the new class of each layer, and the reason for each layer that stays real."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bnn_lightning.utils.text import text_table
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class BinarizeReport:
             f"{weights:,} of {all_weights:,} weights ({share:.1f} %)"
         )
         rows = [(c.name, c.before, _outcome(c)) for c in (*self.layers, *self.activations)]
-        lines = [head, *_aligned(rows)]
+        lines = [head, *(f"  {line}" for line in text_table(rows))]
         lines += [f"  INPUT OF ONE SIGN: {name} sees no negative value, and learns nothing" for name in self.constant]
         return "\n".join(lines)
 
@@ -74,8 +75,3 @@ def _outcome(change: Change) -> str:
     if not change.after:
         return f"stays real ({change.reason})"
     return f"-> {change.after}" + (f" ({change.reason})" if change.reason else "")
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max((len(cell) for cell in column), default=0) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

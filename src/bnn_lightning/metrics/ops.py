@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.utils.text import text_table
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,8 @@ def ops_table(count: OpCount) -> str:
     header = [column.replace("_", " ").replace("low bit", "low-bit").replace("macs", "MACs") for column in columns]
     header = ["layer", "kind", *header]
     rows = [[row.name, row.kind, *(f"{getattr(row, column):,}" for column in columns)] for row in count.layers]
-    table = [header, *rows, ["total", "", *(f"{getattr(count, column):,}" for column in columns)]]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
+    total = ["total", "", *(f"{getattr(count, column):,}" for column in columns)]
+    return "\n".join(text_table([header, *rows, total], right=range(2, len(header))))
 
 
 _MACS = ("binary_macs", "low_bit_macs", "mixed_macs", "float_macs")

@@ -20,6 +20,7 @@ from bnn_lightning.metrics.conventions import (
 from bnn_lightning.metrics.energy import estimate_energy
 from bnn_lightning.metrics.memory import activation_peak, norm_statistics
 from bnn_lightning.metrics.ops import LayerOps, OpCount, count_ops, ops_table
+from bnn_lightning.utils.text import text_table
 
 COUNTS = tuple(field.name for field in fields(LayerOps) if field.type is int)
 
@@ -90,10 +91,7 @@ def profile_network(model: nn.Module, input_size: Sequence[int]) -> Profile:
 
 def profile_text(profile: Profile) -> str:
     """Return a table of the layers, and one of the sums by their conventions."""
-    rows = profile_rows(profile)
-    first, second = (max(len(row[i]) for row in rows) for i in range(2))
-    lines = [f"{name:<{first}}  {value:>{second}}  {what}" for name, value, what in rows]
-    return "\n".join([ops_table(profile.count), "", *lines])
+    return "\n".join([ops_table(profile.count), "", *text_table(profile_rows(profile), right=[1])])
 
 
 def profile_rows(profile: Profile) -> list[tuple[str, str, str]]:

@@ -1,12 +1,12 @@
 """Backbones by name: `@register_backbone` on a builder, `create_backbone(name, ...)` to call it."""
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.utils.text import did_you_mean
 
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
@@ -72,7 +72,7 @@ def backbone_signature(name: str) -> inspect.Signature:
     builders = _builders()
     if name not in builders:
         raise ValueError(
-            f"Unknown backbone `{name}`.{_did_you_mean(name, builders)} Known: {', '.join(sorted(builders))}."
+            f"Unknown backbone `{name}`.{did_you_mean(name, builders)} Known: {', '.join(sorted(builders))}."
         )
     return inspect.signature(builders[name])
 
@@ -96,7 +96,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     takes = f"It takes: {', '.join(parameters)}."
     for option in options:
         if option not in parameters:
-            raise ValueError(f"Backbone `{name}` has no option `{option}`.{_did_you_mean(option, parameters)} {takes}")
+            raise ValueError(f"Backbone `{name}` has no option `{option}`.{did_you_mean(option, parameters)} {takes}")
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise ValueError(f"Backbone `{name}` needs a value for {', '.join(f'`{m}`' for m in missing)}. {takes}")
@@ -108,8 +108,3 @@ def _builders() -> dict[str, Callable[..., Backbone]]:
     for family in FAMILIES:
         importlib.import_module(f"bnn_lightning.models.{family}")
     return _BUILDERS
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""

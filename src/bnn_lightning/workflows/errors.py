@@ -1,7 +1,8 @@
 """Errors that the user can mend, and their messages."""
 
-import difflib
 from collections.abc import Iterable
+
+from bnn_lightning.utils.text import did_you_mean as did_you_mean
 
 
 class UserError(ValueError):
@@ -23,19 +24,6 @@ class UntrustedFileError(UserError):
             f"{refused} Of other packages than ours it is what files of a configuration folder of your own name in "
             f"`_target_`, or what trust=[{package}] allows:\n  {remedy}"
         )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean `...`?" for the nearest known name, or nothing.
-
-    Example:
-        >>> did_you_mean("resnt20", ["resnet20", "mlp"])
-        ' Did you mean `resnet20`?'
-        >>> did_you_mean("transformer", ["resnet20", "mlp"])
-        ''
-    """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bnn_lightning.analysis.knowledge import Knowledge, knowledge_of, knowledge_sums
 from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.distill.teacher import FrozenTeacher
+from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_data, check_devices, damaged_files, relaxed
@@ -201,15 +202,13 @@ def rank_text(found: Sequence[Candidate], held: Held) -> str:
     """Return a table for people, a teacher a line."""
     names = [field.name for field in fields(Knowledge)]
     left_out = f" ({held.damaged} damaged ones left out)" if held.damaged else ""
-    width = max(len("teacher"), *(len(candidate.teacher) for candidate in found)) + 2
     lines = [
         f"for {held.student}, on {held.images} held-out images{left_out}",
         "",
-        "teacher".ljust(width) + "".join(f"{n:>12}" for n in names),
-    ]
-    lines += [
-        candidate.teacher.ljust(width) + "".join(f"{getattr(candidate.knowledge, name):>12.4f}" for name in names)
-        for candidate in found
+        *text_table(
+            [["teacher", *names], *([c.teacher, *(f"{getattr(c.knowledge, n):.4f}" for n in names)] for c in found)],
+            right=range(1, len(names) + 1),
+        ),
     ]
     lines += ["", "complexity: (loss + gap) / the student's loss; 1 is what the labels alone are worth, less is better"]
     if held.seen:

@@ -1,12 +1,13 @@
 """Receipts of the zoo: what each network is, how it was trained, what it reaches, and its files."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from bnn_lightning.utils.text import did_you_mean
 
 PREFIX = "zoo:"
 # Receipts, and the files that are small enough for the wheel.
@@ -110,8 +111,7 @@ def receipt(name: str) -> Receipt:
     name = name.removeprefix(PREFIX)
     known = names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f" Did you mean `{PREFIX}{near[0]}`?" if near else ""
+        meant = did_you_mean(PREFIX + name, (PREFIX + other for other in known))
         raise ZooError(f"`{PREFIX}{name}`: the zoo has no such network.{meant} It has: {', '.join(known)}.")
     return _read(FOLDER / f"{name}.json")
 

@@ -1,0 +1,38 @@
+"""Plain text of messages and tables."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean `...`?" for the nearest known name, or nothing.
+
+    Example:
+        >>> did_you_mean("resnt20", ["resnet20", "mlp"])
+        ' Did you mean `resnet20`?'
+        >>> did_you_mean("transformer", ["resnet20", "mlp"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def text_table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+    r"""Return the lines of a table, columns two spaces apart; the last column may have lines of any length.
+
+    Args:
+        rows: Cells of each line.
+        right: Indices of the columns that are aligned to the right, as numbers are.
+
+    Example:
+        >>> print("\n".join(text_table([("layer", "MACs"), ("conv1", "10,240")], right=[1])))
+        layer    MACs
+        conv1  10,240
+    """
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = [">" if index in set(right) else "<" for index in range(len(widths))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in cells
+    ]
