@@ -1,5 +1,6 @@
 """Names that have changed: old ones are errors with the new name, and old checkpoints are read."""
 
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 
 from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.workflows import old_names
-from bnn_lightning.workflows.building import locate
+from bnn_lightning.workflows.building import build, locate
 from bnn_lightning.workflows.checkpoint import load_task, read_checkpoint
 
 Bnn = Any
+TRIVIAL = "torchvision.transforms.v2.TrivialAugmentWide"
 # Written at d261637: `python train.py model=mlp model.width=16 model.dropout=0 data=digits data.image_size=8
 # data.batch_size=16 distill=skd_mlp mix@task.mix=mixup binarizer@model.input_binarizer=ede epochs=1 recipe=none
 # optimizer.lr=0.02 callbacks.anneal.interval=step`, and `model.width=8 distill=ensemble distill.grain=batch
@@ -46,6 +48,22 @@ def test_settings_of_old_checkpoints_have_their_new_names() -> None:
         assert {"anneal", "distill_progress", "mix_clip"}.isdisjoint(config["callbacks"])
         assert config["callbacks"]["channel_blend_clip"]["_target_"].endswith("ChannelBlendClip")
         assert old_names.with_new_names(config) == config
+
+
+def test_old_targets_are_exchanged_wherever_they_stand() -> None:
+    old = {"auto_augment": {"_target_": "bnn_lightning.data.TrivialAugment", "fill": [0.0, 0.0, 0.0]}, "name": "x"}
+    new = old_names.with_new_names({"data": old})["data"]
+    assert new == old | {"auto_augment": old["auto_augment"] | {"_target_": TRIVIAL}}  # type: ignore[operator]
+    build(new["auto_augment"], at="data.auto_augment")
+    assert old_names.with_new_names({"data": new}) == {"data": new}
+
+
+def test_old_extras_are_none_of_the_package() -> None:
+    config = ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    extras = set(config["options.extras_require"])
+    assert extras.isdisjoint(old_names.EXTRAS)
+    assert extras.issuperset(new for new in old_names.EXTRAS.values() if new is not None)
 
 
 def test_a_damaged_configuration_is_returned() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import bnn_lightning
 from bnn_lightning.cli.errors import EXIT_CODE
+from bnn_lightning.workflows import old_names
 from bnn_lightning.workflows.errors import did_you_mean
 
 VERBS = {
@@ -25,8 +26,6 @@ VERBS = {
     "conf": "list, show and copy the options of the configuration",
 }
 
-# Spellings that still run, with a line that gives the new one.
-OLD_VERBS = {"visualise": "visualize"}
 # Verbs with a module of their own; the others are jobs.
 _OWN_MAIN = ("train", "visualize", "zoo", "conf")
 
@@ -75,9 +74,9 @@ def _run(words: Sequence[str]) -> None:
     if verb in ("--version", "-V"):
         print(f"bnn-lightning {bnn_lightning.__version__}")
         return
-    if verb in OLD_VERBS:
-        print(f"`bnn {verb}` is now `bnn {OLD_VERBS[verb]}`.", file=sys.stderr)
-        sys.argv[1] = verb = OLD_VERBS[verb]
+    if verb in old_names.VERBS:
+        print(f"`bnn {verb}` is now `bnn {old_names.VERBS[verb]}`.", file=sys.stderr)
+        sys.argv[1] = verb = old_names.VERBS[verb]
     if verb not in VERBS:
         near = did_you_mean(verb, VERBS)
         if not near and ("=" in verb or verb.startswith("-")):

@@ -52,9 +52,14 @@ OPTIONS = {
     "callbacks=bias_clip": "callbacks.bias_clip.limit=1.0",
     "callbacks=bn_reestimate": "callbacks.bn_reestimate.num_batches=100",
 }
+# Verbs, which run with a line that gives the new name.
+VERBS = {"visualise": "visualize"}
+# Extras of the package; None is installed always.
+EXTRAS = {"visualise": "visualize", "wandb": None}
 # `_target_`s in checkpoints.
 TARGETS = {
     "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
+    "bnn_lightning.data.TrivialAugment": "torchvision.transforms.v2.TrivialAugmentWide",
     "bnn_lightning.callbacks.MixClip": "bnn_lightning.callbacks.ChannelBlendClip",
 }
 _WEIGHTINGS = {"instance": "per_sample", "batch": "per_batch"}
@@ -84,16 +89,16 @@ def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: As it lies in a checkpoint, which may come from elsewhere and be damaged.
     """
-    renamed = _renamed(config, "")
+    renamed = _renamed({key: _retargeted(node) for key, node in config.items()}, "")
     callbacks, task, distill = (renamed.get(section) for section in ("callbacks", "task", "distill"))
     followed: Mapping[str, Any] = {}
     if isinstance(callbacks, Mapping):
         followed = next((callbacks[name] for name in _PROGRESS if isinstance(callbacks.get(name), Mapping)), {})
-        kept = {key: _retargeted(node) for key, node in callbacks.items() if key not in _PROGRESS}
+        kept = {key: node for key, node in callbacks.items() if key not in _PROGRESS}
         renamed["callbacks"] = _renamed(kept, "callbacks.")
     if isinstance(task, Mapping):
         progress = {f"progress_{key}": followed[key] for key in ("epochs", "interval") if key in followed}
-        renamed["task"] = progress | {key: _retargeted(node) if key == "mix" else node for key, node in task.items()}
+        renamed["task"] = progress | dict(task)
     if isinstance(distill, Mapping) and distill.get("_target_") == _ENSEMBLE:
         own = renamed["distill"] = _renamed(distill, "distill.")
         weighting = own.get("weighting")
@@ -107,6 +112,11 @@ def _renamed(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _retargeted(node: Any) -> Any:
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+    if isinstance(node, list):
+        return [_retargeted(item) for item in node]
+    if not isinstance(node, Mapping):
         return node
-    return {**node, "_target_": TARGETS.get(node["_target_"], node["_target_"])}
+    new = {key: _retargeted(value) for key, value in node.items()}
+    if isinstance(target := new.get("_target_"), str):
+        new["_target_"] = TARGETS.get(target, target)
+    return new
