@@ -13,6 +13,7 @@ from tests.packaging.pages import DOCS, ROOT, anchors, links, sources, texts
 from tools.site_pages import CONF, companions, configuration, expand, python, rows, written
 
 TEXTS = texts()
+PACKAGE = ROOT / "src" / "bnn_lightning"
 SOURCES = [path.relative_to(ROOT).as_posix() for path in sources()]
 
 
@@ -31,6 +32,9 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_files_that_are_named_exist(page: str) -> None:
     for name in re.findall(r"(?<![\w./])(?:tests|conf|docs|src|tools|benchmarks|notebooks)/[\w./-]+\.\w+", TEXTS[page]):
         assert name in TEXTS or (ROOT / name).exists() or f'title="{name}"' in TEXTS[page], name
+    packages = "|".join(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    for name in re.findall(rf"`((?:{packages})/[\w./]+\.\w+)`", TEXTS[page]):
+        assert (PACKAGE / name).exists() or f'title="{name}"' in TEXTS[page], name
 
 
 def settings() -> dict[str, Any]:
