@@ -15,7 +15,8 @@ from PIL import Image
 from bnn_lightning.data import Preparation
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.export import web
+from bnn_lightning.deploy.export import c99, c99_operations, web
+from bnn_lightning.deploy.export.formats import FORMATS
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.validate.parity import Comparison, OtherClass, Parity
@@ -115,6 +116,24 @@ def test_export_as_c(trained: Any, bnn: Callable[..., Any], workplace: Path) -> 
     assert "bytes of constants" in done.out
 
 
+def test_a_network_that_a_format_cannot_hold_is_refused_before_the_comparison(
+    trained: Any, bnn: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {name: rule for name, rule in c99_operations.RULES.items() if name != "linear"}
+    monkeypatch.setattr(c99, "RULES", rules)
+    done = bnn("export", f"ckpt={trained.final}", "out=net.c", "format=c", "trainer.enable_progress_bar=false")
+    assert done.code == 2
+    assert "`linear` is not known in C" in done.err
+    assert "parity" not in done.out
+    assert list(workplace.iterdir()) == []
+
+
+def test_help_lists_every_format(bnn: Callable[..., Any]) -> None:
+    done = bnn("export", "--help")
+    assert done.code == 0, done.err
+    assert all(f"format={name}" in done.out and row.help in done.out for name, row in FORMATS.items())
+
+
 def test_onnx_is_compared_in_onnxruntime(trained: Any, bnn: Callable[..., Any], workplace: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -151,7 +170,7 @@ def test_what_torch_cannot_export_is_one_clear_error(
     monkeypatch.setattr(torch.export, "export", refuse)
     done = bnn("export", f"ckpt={trained.final}", "format=torch", "out=net.pt2", "trainer.enable_progress_bar=false")
     assert done.code == 2
-    assert "`net.pt2` was not written, torch cannot export the network: call_function looks at values\n" in done.err
+    assert "`net.pt2` was not written: torch cannot export the network: call_function looks at values\n" in done.err
     assert list(workplace.iterdir()) == []
 
 
@@ -227,7 +246,7 @@ def test_a_network_that_disagrees_is_not_written(
         (("export", "ckpt=nothing.ckpt"), "no such file"),
         (("export", "ckpt=x.ckpt", "out=net.onnx"), "`out` must end in .bnn"),
         (("export", "ckpt=x.ckpt", "out=nowhere/net.bnn"), "there is no folder nowhere"),
-        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx, c or web, got zip"),
+        (("export", "ckpt=x.ckpt", "format=zip"), "`format` must be packed, torch, onnx, c"),
         (("export", "ckpt=x.ckpt", "format=c", "rest=int8"), "format=c takes rest=fp32"),
         (("export", "ckpt=x.ckpt", "rest=fp16"), "`rest` must be fp32 or int8, got fp16"),
         (("export", "ckpt=x.ckpt", "images=0"), "`images` must be 1 or more"),

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnn_lightning.cli import folder_facts, published
+from bnn_lightning.deploy.export.formats import help_text
 
 PACKAGE = "bnn_lightning.conf"
 
@@ -61,3 +62,4 @@ def _checkout() -> Path:
 published.register()
 folder_facts.register()
 OmegaConf.register_new_resolver("label", _label, replace=True)
+OmegaConf.register_new_resolver("formats", lambda: help_text().replace("\n", "\n    "), replace=True)

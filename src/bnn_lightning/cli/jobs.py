@@ -57,6 +57,7 @@ def evaluate(config: DictConfig) -> float:
 
 def export(config: DictConfig) -> float:
     """Export a checkpoint; return the bytes of the file."""
+    from bnn_lightning.deploy.export.formats import FORMATS
     from bnn_lightning.workflows import exporting
     from bnn_lightning.workflows.settings import ExportSettings
 
@@ -67,10 +68,9 @@ def export(config: DictConfig) -> float:
     with printed():
         found = exporting.export(**vars(settings), **_described(config), trainer=plain_values(config.trainer))
     print(found)
-    if found.format == "packed":
-        print(f"next:\n  bnn predict packed={found.path} images=FOLDER")
-    elif found.format == "web":
-        print(f"next:\n  python -m http.server -d {found.path}    # then open http://localhost:8000")
+    next_step = FORMATS[found.format].next_step
+    if next_step:
+        print(f"next:\n  {next_step.format(path=found.path)}")
     return float(found.size)
 
 

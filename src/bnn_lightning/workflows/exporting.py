@@ -2,29 +2,23 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
-from bnn_lightning.deploy.export.c99 import to_c99
-from bnn_lightning.deploy.export.c99_text import check_name
-from bnn_lightning.deploy.export.onnx import first_line, write_onnx
-from bnn_lightning.deploy.export.web import FILES, WebError, check_folder, write_web
+from bnn_lightning.deploy.export.formats import FORMATS, Format, Written
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.frontend.capture import TRACING_ERRORS
-from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.packed_network import PackedNetwork, pack
-from bnn_lightning.deploy.runtime.save import FileSizes, save
+from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.workflows.building import build_datamodule
@@ -49,8 +43,6 @@ from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
 Plain = dict[str, Any]
-
-_SUFFIXES = {"packed": ".bnn", "torch": ".pt2", "onnx": ".onnx", "c": ".c", "web": ".web"}
 
 
 class _Compare(LightningModule):
@@ -126,11 +118,9 @@ def export(
     check_labels(backbone, datamodule, opened.path)
     check_class_names(opened.class_names, datamodule, opened.path)
     check_images(backbone, datamodule, opened.path)
-    if settings.format == "web" and getattr(datamodule, "preparation", None) is None:
-        raise UserError(f"a web page prepares pictures itself: {type(datamodule).__name__} needs a `preparation`.")
     compare = partial(_compare, backbone, datamodule=datamodule, trainer=node, settings=settings)
-    if settings.format == "onnx":
-        return _write_onnx(backbone, file, compare, precise=settings.precise)
+    if FORMATS[settings.format].source == "network":
+        return _export_network(backbone, file, settings, compare)
     return _export_packed(opened, datamodule, file, settings, compare)
 
 
@@ -144,20 +134,41 @@ def _export_packed(
     except ValueError as error:
         raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
     say(f"packed: {packed.report}")
-    # What users will run: the file as it is loaded, or the layers that torch traces, which add in another order.
-    parity = compare(packed.network if settings.format == "torch" else _stored(packed, datamodule, settings))
-    say(str(parity))
-    _refuse_faults(parity, out, "the packed network")
-    if settings.format == "torch":
-        return _write_torch(packed, backbone, out, parity)
-    info = packed_info(
-        opened.config, datamodule, {"checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
-    )
-    if settings.format == "web":
-        return _write_web(packed, out, info, settings, parity)
-    if settings.format == "c":
-        return _write_c(packed, out, info, parity)
-    return _write_packed(packed, out, info, settings, parity)
+    row = FORMATS[settings.format]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.bnn")
+        # What users will run: the file as it is loaded, or the layers that torch traces, which add in another order.
+        if row.source == "file":
+            _save(packed, file, packed_info(opened.config, datamodule), settings)
+            with _writing(out):
+                row.check_file(file)
+        parity = compare(packed.network if row.source == "layers" else load(file.read_bytes()))
+        say(str(parity))
+        _refuse_faults(parity, out, "the packed network")
+        if row.source == "layers":
+            return _written(row, packed, out, parity)
+        more = {"checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
+        _save(packed, file, packed_info(opened.config, datamodule, more), settings)
+        return _written(row, file, out, parity)
+
+
+def _written(row: Format, source: Any, out: Path, parity: Parity) -> Exported:
+    with _writing(out):
+        result: Written = row.write(source, out)
+    return Exported(out, row.name, result.size, parity, result.text)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Make errors of the user of what a format cannot hold, and of files that cannot be written."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UserError(f"`{out}` was not written: {error}") from error
+    except OSError as error:
+        raise unwritten(out, "out", error) from error
 
 
 def _refuse_faults(parity: Parity, out: Path, who: str) -> None:
@@ -167,90 +178,26 @@ def _refuse_faults(parity: Parity, out: Path, who: str) -> None:
         raise UserError(f"`{out}` was not written, {who} disagrees: {' '.join(parity.faults[:3])}{remedy}")
 
 
-def _write_packed(
-    packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings, parity: Parity
-) -> Exported:
-    sizes = _save(packed, out, info, settings)
-    load(out)
-    parts = f"signs {sizes.binary:,}, other tensors {sizes.rest:,}, header {sizes.header:,}"
-    text = f"written: {out}\nsize:    {sizes.total:,} bytes ({parts})"
-    return Exported(out, "packed", sizes.total, parity, text)
-
-
-def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportSettings) -> FileSizes:
+def _save(packed: PackedNetwork, path: Path, info: PackedInfo, settings: ExportSettings) -> None:
     try:
-        return save(packed, path, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
+        save(packed, path, info, rest=settings.rest, stem=settings.stem)  # type: ignore[arg-type]
     except GraphError as error:
         raise UserError(f"`{settings.out or path}` was not written: {error}") from error
     except OSError as error:
         raise unwritten(path, "out", error) from error
 
 
-def _write_web(
-    packed: PackedNetwork, out: Path, info: PackedInfo, settings: ExportSettings, parity: Parity
+def _export_network(
+    backbone: nn.Module, out: Path, settings: ExportSettings, compare: Callable[[nn.Module], Parity]
 ) -> Exported:
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            _save(packed, Path(folder, "model.bnn"), info, settings)
-            size = write_web(Path(folder, "model.bnn"), out)
-    except WebError as error:
-        raise UserError(f"`{out}` was not written: {error}") from error
-    except OSError as error:
-        raise unwritten(out, "out", error) from error
-    text = f"written: {out}/index.html, bnn.wasm and model.bnn ({size:,} bytes), for any static web server"
-    return Exported(out, "web", size, parity, text)
-
-
-def _write_c(packed: PackedNetwork, out: Path, info: PackedInfo, parity: Parity) -> Exported:
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            save(packed, Path(folder, "net.bnn"), info)
-            text = to_c99(Path(folder, "net.bnn"), out.stem)
-    except ValueError as error:
-        raise UserError(f"`{out}` was not written: {error}") from error
-    header = out.with_suffix(".h")
-    with written(out) as source, written(header) as declarations:
-        source.write_text(text.source, encoding="utf-8")
-        declarations.write_text(text.header, encoding="utf-8")
-    words = (
-        f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)\n"
-        f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes"
-    )
-    return Exported(out, "c", out.stat().st_size, parity, words)
-
-
-def _write_torch(packed: PackedNetwork, backbone: nn.Module, out: Path, parity: Parity) -> Exported:
-    images = example_images(backbone, 2)
-    try:
-        with written(out) as made:
-            program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-            torch.export.save(program, made)
-            with torch.no_grad():
-                same = torch.equal(torch.export.load(made).module()(images), packed.run_layers(images))
-            if not same:
-                raise UserError(
-                    f"`{out}` was not written: the program that torch exports gives other logits than the network."
-                )
-    except (*TRACING_ERRORS, TorchDynamoException) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"`{out}` was not written, torch cannot export the network: {first_line(error)}") from error
-    remarks = "images in [0, 1]; import bnn_lightning.deploy.frontend.torch_library before torch.export.load"
-    size = out.stat().st_size
-    return Exported(out, "torch", size, parity, f"written: {out} ({size:,} bytes; {remarks})")
-
-
-def _write_onnx(backbone: nn.Module, out: Path, compare: Callable[[nn.Module], Parity], *, precise: bool) -> Exported:
-    """Write ONNX; where onnxruntime is installed, only if it computes what the network does."""
-    try:
-        with written(out) as made:
-            write_onnx(backbone, made, precise=precise)
-            parity = _compare_onnx(made, out, compare)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"`{out}` was not written: {error}") from error
+    """Write floats for other runtimes; where onnxruntime is installed, only if it computes what the network does."""
+    row = FORMATS[settings.format]
+    with _writing(out), written(out) as made:
+        row.write(backbone, made, precise=settings.precise)
+        parity = _compare_onnx(made, out, compare)
     size = out.stat().st_size
     text = f"written: {out} ({size:,} bytes of floats; images in [0, 1], any number of them)"
-    return Exported(out, "onnx", size, parity, text)
+    return Exported(out, row.name, size, parity, text)
 
 
 def _compare_onnx(made: Path, out: Path, compare: Callable[[nn.Module], Parity]) -> Parity | None:
@@ -270,35 +217,25 @@ def out_path(settings: ExportSettings) -> Path:
         return Path(settings.out)
     # Files of the zoo lie in the package: what is made of them, in the working folder.
     beside = Path(settings.ckpt.removeprefix(PREFIX)) if is_name(settings.ckpt) else network_file(settings.ckpt)
-    return beside.with_suffix(_SUFFIXES[settings.format])
+    return beside.with_suffix(FORMATS[settings.format].suffix)
 
 
 def _checked_out(settings: ExportSettings) -> Path:
     """Return where to write, after a look at the folder: nothing long has begun yet."""
-    suffix = _SUFFIXES[settings.format]
-    if _rounds(settings) and settings.format not in ("packed", "web"):
+    row = FORMATS[settings.format]
+    if _rounds(settings) and not row.rounds:
         forms = f"rest={settings.rest} and stem={settings.stem}"
-        raise UserError(f"{forms} are forms of packed files; format={settings.format} takes rest=fp32 and stem=fp32.")
+        raise UserError(f"{forms} are forms of packed files; format={row.name} takes rest=fp32 and stem=fp32.")
     out = out_path(settings)
-    if settings.format == "web":
-        return _out_of_page(out)
-    if out.suffix != suffix:
-        raise UserError(f"`out` must end in {suffix} with format={settings.format}, got {out}.")
-    check_out(out)
-    if settings.format == "c":
-        check_out(out.with_suffix(".h"))
-        try:
-            check_name(out.stem)
-        except ValueError as error:
-            raise UserError(f"`out`={out} names the functions, too: {error}") from error
-    return out
-
-
-def _out_of_page(out: Path) -> Path:
-    check_out_folder(out, FILES)
+    if row.folder:
+        check_out_folder(out, [file.name for file in row.files(out)])
+    elif out.suffix != row.suffix:
+        raise UserError(f"`out` must end in {row.suffix} with format={row.name}, got {out}.")
+    for file in () if row.folder else row.files(out):
+        check_out(file)
     try:
-        check_folder(out)
-    except WebError as error:
+        row.check_out(out)
+    except ValueError as error:
         raise UserError(f"`out`: {error}") from error
     return out
 
@@ -322,14 +259,6 @@ def _compare(
 
 def _rounds(settings: ExportSettings) -> bool:
     return settings.rest != "fp32" or settings.stem != "fp32"
-
-
-def _stored(packed: PackedNetwork, datamodule: Any, settings: ExportSettings) -> nn.Module:
-    """Return what the file will hold, loaded."""
-    info = PackedInfo("stored", datamodule.in_channels, datamodule.image_size)
-    with tempfile.TemporaryDirectory() as folder:
-        _save(packed, Path(folder, "net.bnn"), info, settings)
-        return load(Path(folder, "net.bnn").read_bytes())
 
 
 def pack_opened(opened: Opened, *, trust: Sequence[str] = ()) -> LoadedNetwork:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from bnn_lightning.deploy.export.formats import FORMATS
 from bnn_lightning.workflows.arguments import check_arguments
 from bnn_lightning.workflows.errors import UserError
 
@@ -89,7 +90,7 @@ class ExportSettings:
 
     ckpt: str
     out: str | None = None
-    format: str = _choice("packed", "torch", "onnx", "c", "web")
+    format: str = _choice(*FORMATS)
     rest: str = _choice("fp32", "int8")
     stem: str = _choice("fp32", "u8")
     precise: bool = True

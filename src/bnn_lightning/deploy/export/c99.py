@@ -8,10 +8,12 @@ from bnn_lightning.deploy.export.c99_operations import READS, RULES
 from bnn_lightning.deploy.export.c99_text import BODY, HEADER, check_name, functions, plain
 from bnn_lightning.deploy.export.c99_text import C99Error as C99Error
 from bnn_lightning.deploy.export.c99_writer import Writer
+from bnn_lightning.deploy.export.formats import Written
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.format.packed_file import graph_of
 from bnn_lightning.deploy.ir.shapes import types_of
+from bnn_lightning.utils.files import replacing
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,37 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
         logits=writer.placed(writer.last),
     )
     return CSource(body, HEADER.format(**facts), writer.flash, ram)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a name of a file that cannot begin the names of functions.
+
+    Raises:
+        ValueError: See `check_name`.
+    """
+    try:
+        check_name(out.stem)
+    except ValueError as error:
+        raise ValueError(f"{out} names the functions, too: {error}") from error
+
+
+def write_c99(file: Path, out: Path) -> Written:
+    """Write a packed file as C99, with a header beside it.
+
+    Args:
+        file: The packed file.
+        out: The source; its functions begin with the name of the file.
+
+    Raises:
+        C99Error: See `to_c99`.
+        OSError: A file cannot be written.
+    """
+    text, header = to_c99(file, out.stem), out.with_suffix(".h")
+    with replacing(out) as source, replacing(header) as declarations:
+        source.write_text(text.source, encoding="utf-8")
+        declarations.write_text(text.header, encoding="utf-8")
+    words = (
+        f"written: {out} and {header}: C99, void {out.stem}_logits(...), int {out.stem}_classify(...)\n"
+        f"flash:   {text.flash:,} bytes of constants\nram:     {text.ram:,} bytes"
+    )
+    return Written(len(text.source.encode()), words)

@@ -4,6 +4,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from bnn_lightning.deploy.export.formats import Written
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.runtime import native
@@ -50,6 +51,19 @@ def write_web(packed: str | Path, folder: str | Path) -> int:
                 stack.enter_context(replacing(folder / name)).write_bytes(data)
         undo.pop_all()
     return sum(map(len, files.values()))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a page."""
+    return [folder / name for name in FILES]
+
+
+def write_page(packed: Path, out: Path) -> Written:
+    """Write a page as `write_web` does, and describe it."""
+    size = write_web(packed, out)
+    return Written(
+        size, f"written: {out}/index.html, bnn.wasm and model.bnn ({size:,} bytes), for any static web server"
+    )
 
 
 def check_folder(folder: str | Path) -> None:
