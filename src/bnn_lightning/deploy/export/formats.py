@@ -97,6 +97,16 @@ _ROWS = (
         check_file=_in("c99", "to_c99"),
     ),
     Format(
+        "header",
+        ".h",
+        "the packed file as a C header, to build into a program with libbnn",
+        "file",
+        _in("header", "write_header"),
+        check_out=_in("header", "check_out"),
+        check_file=_in("header", "check_file"),
+        rounds=True,
+    ),
+    Format(
         "web",
         ".web",
         "a folder: a web page that draws, or takes a picture, and classifies",
