@@ -6,23 +6,37 @@ import pytest
 
 from bnn_lightning.models import list_backbones
 
-# Those of 34 layers are the blocks of those of 18, and the sizes of BNext one builder.
-BACKBONES = [
-    name
-    for name in list_backbones()
-    if not name.endswith("34") and name not in ("bnext_small", "bnext_middle", "bnext_large")
-]
+# Those of 34 layers are the blocks of those of 18, and the sizes of BNext, QuickNet and BinaryDenseNet one builder.
+SIZES = (
+    "bnext_small",
+    "bnext_middle",
+    "bnext_large",
+    "quicknet",
+    "quicknet_large",
+    *("binarydensenet37", "binarydensenet45"),
+)
+BACKBONES = [name for name in list_backbones() if not name.endswith("34") and name not in SIZES]
 # `make test` leaves out networks whose blocks another one has.
 ONE_OF_EACH = [name if name in BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in list_backbones()]
 # One of each kind of unit and of transition; the sizes of BNext are one builder.
-_DEPTHS: dict[str, tuple[int, ...]] = {
-    "bnext_tiny": (2, 1),
-    "bnext_small": (1,),
-    "bnext_middle": (1,),
-    "bnext_large": (1,),
+_SMALL: dict[str, dict[str, Any]] = {
+    "bnext_tiny": {"depths": (2, 1)},
+    "bnext_small": {"depths": (1,)},
+    "bnext_middle": {"depths": (1,)},
+    "bnext_large": {"depths": (1,)},
+    "quicknet": {"depths": (1, 1, 1, 2)},
+    "quicknet_small": {"depths": (1, 1, 1, 2)},
+    "quicknet_large": {"depths": (1, 1, 1, 2)},
+    "binarydensenet28": {"depths": (2, 1, 1, 1)},
+    "binarydensenet37": {"depths": (2, 1, 1, 1)},
+    "binarydensenet45": {"depths": (2, 1, 1, 1)},
+    "meliusnet22": {"depths": (2, 1, 1, 1)},
+    "binary_resnet_e18": {"depths": (1, 1, 1, 1)},
+    "binary_alexnet": {"stem": "cifar"},
 }
 
 
 def small_options(name: str, **options: Any) -> dict[str, Any]:
-    """Return `options` and, where a network takes it, a small depth."""
-    return {**({"depths": _DEPTHS[name]} if name in _DEPTHS else {}), **options}
+    """Return `options` and, where a network takes it, a small depth; MeliusNet is at least 16 channels wide."""
+    given = {**_SMALL.get(name, {}), **options}
+    return {**given, "width": max(16, given["width"])} if name == "meliusnet22" and "width" in given else given

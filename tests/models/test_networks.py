@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnn_lightning.binarizers import Libra, SignEDE, SignIdentity, SignSTE, WeightSign, binarizer_factory
-from bnn_lightning.layers import BinaryConv2d, SqueezeExcite, binary_layers
+from bnn_lightning.layers import BinaryConv2d, LearnableBias, SqueezeExcite, binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.models.blocks import pad_shortcut
 
@@ -20,10 +20,19 @@ from small_networks import small_options
 SHAPES = [(1, 8), (1, 28), (1, 32), (3, 32)]
 # Below these a stage would halve a single pixel.
 MINIMUM = {
+    "binary_alexnet": 15,
+    "binary_resnet_e18": 29,
+    "binarydensenet28": 29,
+    "binarydensenet37": 29,
+    "binarydensenet45": 29,
     "birealnet18": 17,
     "birealnet34": 17,
     "bnext18": 5,
+    "meliusnet22": 17,
     "mlp": 1,
+    "quicknet": 29,
+    "quicknet_large": 29,
+    "quicknet_small": 29,
     "reactnet18": 17,
     "reactnet34": 17,
     "reactnet_a": 17,
@@ -87,7 +96,7 @@ def test_least_image_size_works_and_a_smaller_one_is_refused_by_name(name):
         small(name, size=least - 1)
 
 
-@pytest.mark.parametrize("name", sorted(set(MINIMUM) - {"mlp", "vgg_small", "vgg_small_adabin"}))
+@pytest.mark.parametrize("name", sorted(set(MINIMUM) - {"binary_alexnet", "mlp", "vgg_small", "vgg_small_adabin"}))
 def test_resnets_take_other_sizes_than_the_one_they_were_built_for(name):
     assert small(name, size=32).eval()(torch.rand(1, 3, 40, 33)).shape == (1, 10)
 
@@ -105,10 +114,9 @@ def test_float_twin_has_the_same_tensors_and_torchs_layers(name):
     plain = copy.deepcopy(twin).eval()
     for layer_name, layer in twin.named_modules():
         if isinstance(layer, BinaryConv2d):
-            geometry = (layer.kernel_size, layer.stride, layer.padding)
-            conv = nn.Conv2d(layer.in_channels, layer.out_channels, *geometry, bias=False)
+            conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, bias=False)
             conv.weight = layer.weight
-            plain.set_submodule(layer_name, conv)
+            plain.set_submodule(layer_name, nn.Sequential(nn.ZeroPad2d(layer._reversed_padding_repeated_twice), conv))
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(plain(images), twin.eval()(images))
 
@@ -156,7 +164,8 @@ def test_head_and_classifier_agree(name):
     assert len(seen) == 1
     assert torch.equal(seen[0], penultimate)
     assert penultimate.shape == (2, network.num_features)
-    assert torch.equal(classifier(penultimate), logits)
+    last = network.norm8 if name == "binary_alexnet" else nn.Identity()  # there batch norm gives the logits
+    assert torch.equal(last(classifier(penultimate)), logits)
     assert torch.equal(network.forward_head(features), logits)
 
 
@@ -184,7 +193,8 @@ def test_binarizers_and_padding_are_options(name):
     assert all(isinstance(layer.input_binarizer, SignSTE) for layer in layers[1:])
     assert len({id(layer.weight_binarizer) for layer in layers}) == len(layers)
     if padding:
-        assert {layer.pad_value for layer in layers} == {-1.0}
+        padded = [layer for layer in layers if isinstance(layer, BinaryConv2d) and layer.input_binarizer is not None]
+        assert {layer.pad_value for layer in padded} == {-1.0}
     assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
@@ -213,7 +223,7 @@ def test_channels_last_is_kept_and_changes_nothing(name):
     dropout = {"dropout": 0.0} if name == "mlp" else {}
     network, images = small(name, **dropout).double(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
     for module in network.modules():  # a sign right behind a batch norm must not hang on how a mean is rounded
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, LearnableBias) or (isinstance(module, nn.BatchNorm2d) and module.affine):
             nn.init.normal_(module.bias)
     expected = network(images)
     network.to(memory_format=torch.channels_last)

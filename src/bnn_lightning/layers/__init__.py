@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "conv": ["BinaryConv1d", "BinaryConv2d", "BinaryConv3d"],
         "conv_transpose": ["BinaryConvTranspose2d"],
         "linear": ["BinaryLinear"],
+        "pool": ["BlurPool2d"],
         "quantized": ["QuantConv2d", "QuantLinear"],
         "module_utils": [
             "annealed",

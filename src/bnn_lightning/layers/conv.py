@@ -22,6 +22,7 @@ class BinaryConv(BinaryLayer):
     """The geometry of a binary convolution; mixed into torch's of one, two and three dimensions."""
 
     convolve: ClassVar[Callable[..., Tensor]]
+    dimensions: ClassVar[int]
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -49,12 +50,13 @@ class BinaryConv(BinaryLayer):
         weight_binarizer: WeightBinarizer | None = None,
         pad_value: float = 0.0,
     ) -> None:
+        sides = self._sides(padding)
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride,
-            padding,
+            padding if sides is None else 0,
             dilation,
             groups,
             bias,
@@ -62,11 +64,16 @@ class BinaryConv(BinaryLayer):
             device,
             dtype,
         )
+        if sides is not None:
+            self.padding = sides
+            self._reversed_padding_repeated_twice = [
+                sides[2 * i + j] for i in reversed(range(len(sides) // 2)) for j in (0, 1)
+            ]
         self.input_binarizer = check_input_binarizer(input_binarizer)
         self.weight_binarizer = check_weight_binarizer(weight_binarizer)
         self.pad_value = check_pad_value(pad_value)
         binary = input_binarizer is not None or weight_binarizer is not None or self.pad_value != 0.0
-        if binary and padding_mode != "zeros":
+        if (binary or sides is not None) and padding_mode != "zeros":
             raise ValueError(
                 f'`padding_mode` must be "zeros" in a binary convolution, got {padding_mode!r}; '
                 "`pad_value` (0, -1 or +1) says what is padded."
@@ -96,10 +103,22 @@ class BinaryConv(BinaryLayer):
         new._parameters.update(conv._parameters)
         return new.train(conv.training)
 
-    def _pad(self, x: Tensor) -> tuple[Tensor, Any]:
+    @classmethod
+    def _sides(cls, padding: str | int | tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return a padding of two numbers a dimension, before and behind; None where torch takes it as it is."""
+        two_each = isinstance(padding, list | tuple) and len(padding) == 2 * cls.dimensions
+        return tuple(padding) if two_each and not isinstance(padding, str) else None
+
+    @property
+    def _is_uneven(self) -> bool:
+        """Whether the padding has two numbers a dimension."""
+        return len(self.padding) == 2 * self.dimensions and not isinstance(self.padding, str)
+
+    def pad(self, x: Tensor) -> tuple[Tensor, Any]:
         """Pad a binarized input with `pad_value`; return it and the padding that is left to the convolution."""
-        if self.pad_value == 0.0 or not any(self._reversed_padding_repeated_twice):
-            return x, self.padding
+        by_torch = self.pad_value == 0.0 and not self._is_uneven
+        if by_torch or not any(self._reversed_padding_repeated_twice):
+            return x, 0 if self._is_uneven else self.padding
         return F.pad(x, self._reversed_padding_repeated_twice, value=self.pad_value), 0
 
     def dot(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x_is_binary: bool = False) -> Tensor:
@@ -111,7 +130,7 @@ class BinaryConv(BinaryLayer):
             bias: Shape (out_channels,) or None.
             x_is_binary: Whether `x` holds -1 and +1 only, which saves memory for the backward pass.
         """
-        x, padding = self._pad(x)
+        x, padding = self.pad(x)
         conv = partial(
             type(self).convolve,
             bias=bias,
@@ -133,15 +152,16 @@ class BinaryConv(BinaryLayer):
         if self.pad_value != 0.0 or not any(self._reversed_padding_repeated_twice):
             return self.per_channel(weight.flatten(1).sum(1))
         # All channels of a pixel are inside or outside together: one channel of ones is enough.
-        ones = weight.new_ones(1, 1, *x.shape[-len(self.kernel_size) :])
-        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        ones, padding = self.pad(weight.new_ones(1, 1, *x.shape[-len(self.kernel_size) :]))
+        geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
         return type(self).convolve(ones, weight.sum(1, keepdim=True), None, **geometry)[0]
 
     def per_channel(self, values: Tensor) -> Tensor:
         return values.view(-1, *[1] * len(self.kernel_size))
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.input_binarizer is None and self.weight_binarizer is None and self.pad_value == 0.0:
+        plain = self.input_binarizer is None and self.weight_binarizer is None and self.pad_value == 0.0
+        if plain and not self._is_uneven:
             return cast(Tensor, super().forward(input))
         return self.binary_forward(input)
 
@@ -161,6 +181,7 @@ class BinaryConv1d(BinaryConv, nn.Conv1d):
     """
 
     convolve = F.conv1d
+    dimensions = 1
 
 
 class BinaryConv2d(BinaryConv, nn.Conv2d):
@@ -171,7 +192,8 @@ class BinaryConv2d(BinaryConv, nn.Conv2d):
     depthwise convolution.
 
     Args:
-        in_channels ... dtype: As `torch.nn.Conv2d`.
+        in_channels ... dtype: As `torch.nn.Conv2d`; `padding` may have four numbers, too: above, below, on the left and
+            on the right. TensorFlow pads so: its "same" with stride 2 is (0, 1, 0, 1) for a 3x3 kernel on even sides.
         input_binarizer: Binarizes the input, or None for a real-valued input.
         weight_binarizer: Binarizes the weights, or None for real-valued weights.
         pad_value: Value of padded elements after binarization: 0 as in the papers (a third value), -1 or +1.
@@ -189,6 +211,7 @@ class BinaryConv2d(BinaryConv, nn.Conv2d):
     """
 
     convolve = F.conv2d
+    dimensions = 2
 
 
 class BinaryConv3d(BinaryConv, nn.Conv3d):
@@ -206,3 +229,4 @@ class BinaryConv3d(BinaryConv, nn.Conv3d):
     """
 
     convolve = F.conv3d
+    dimensions = 3

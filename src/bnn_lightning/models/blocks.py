@@ -52,27 +52,32 @@ class LayerFactory:
             stride,
             kernel_size // 2,
             bias=False,
-            input_binarizer=self._input(in_channels),
-            weight_binarizer=self._weight(out_channels),
+            input_binarizer=self.input(in_channels),
+            weight_binarizer=self.weight(out_channels),
             pad_value=self.pad_value,
         )
 
-    def linear(self, in_features: int, out_features: int, *, real_input: bool = False) -> BinaryLinear:
-        """Make a linear layer with a real bias; with `real_input` its weights alone are binary."""
+    def linear(
+        self, in_features: int, out_features: int, *, bias: bool = True, real_input: bool = False
+    ) -> BinaryLinear:
+        """Make a linear layer with a real bias or none; with `real_input` its weights alone are binary."""
         return BinaryLinear(
             in_features,
             out_features,
-            input_binarizer=None if real_input else self._input(in_features),
-            weight_binarizer=self._weight(out_features),
+            bias,
+            input_binarizer=None if real_input else self.input(in_features),
+            weight_binarizer=self.weight(out_features),
         )
 
-    def _input(self, channels: int) -> InputBinarizer | None:
+    def input(self, channels: int) -> InputBinarizer | None:
+        """Make the binarizer of an input; None for a real one."""
         made = None if self.input_binarizer is None else self.input_binarizer(channels)
         if made is not None and not isinstance(made, InputBinarizer):
             raise ValueError(f"`input_binarizer` must make an InputBinarizer, got {type(made).__name__}.")
         return made
 
-    def _weight(self, channels: int) -> WeightBinarizer | None:
+    def weight(self, channels: int) -> WeightBinarizer | None:
+        """Make the binarizer of weights; None for real ones."""
         made = None if self.weight_binarizer is None else self.weight_binarizer(channels)
         if made is not None and not isinstance(made, WeightBinarizer):
             raise ValueError(f"`weight_binarizer` must make a WeightBinarizer, got {type(made).__name__}.")

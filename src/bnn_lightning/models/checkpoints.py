@@ -1,4 +1,4 @@
-"""Import of published checkpoints: the files of SKD-BNN, IR-Net, AdaBin, ReActNet and BNext.
+"""Import of published checkpoints: the files of SKD-BNN, IR-Net, AdaBin, ReActNet, BNext and larq-zoo.
 
 A file is a dict with `state_dict`, `epoch` and `best_prec1` (or a bare state dict), written by `torch.save` from a
 network in `DataParallel`, on CUDA. The format of SKD-BNN's ResNet-20 files, which are public, is followed tensor by
@@ -17,6 +17,8 @@ AdaBin's files (`resnet20_adabin`, `resnet18_adabin`) have `binary_a.{alpha_a,be
 
 BNext's released files have `module.` before each name and may nest the state dict; temperatures come with the weights.
 Of these, too, none was at hand: the tests write files of their names and shapes.
+
+larq-zoo's files are HDF5, which Keras writes; `keras_file` reads them.
 
 Every tensor is loaded or stands on the list of dead ones:
 
@@ -40,6 +42,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.models.keras_file import is_keras_file, read_keras
 from bnn_lightning.models.published_file import OTHER_SHAPE, differences, read_published, some
 from bnn_lightning.models.published_names import names_of
 from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
@@ -96,7 +99,9 @@ def load_published(backbone: Backbone, path: str | Path, *, new_head: bool = Fal
         ValueError: Not a checkpoint, or one of another network: the message says which tensors differ, and which
             registered network fits.
     """
-    published = read_published(path, backbone.state_dict())
+    path = Path(path)
+    keras = is_keras_file(path)
+    published = read_keras(path, backbone) if keras else read_published(path, backbone.state_dict())
     match = _match(backbone, published.tensors, new_head=new_head)
     if match.differences:
         raise ValueError(

@@ -11,13 +11,18 @@ from bnn_lightning.utils.text import did_you_mean
 Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
 FAMILIES = (
+    "binary_alexnet",
+    "binary_densenet",
     "birealnet",
     "bnext",
     "bnext18",
+    "meliusnet",
     "mlp",
+    "quicknet",
     "reactnet",
     "real2binary",
     "resnet",
+    "resnet_e",
     "vgg_small",
     "xnornet",
 )

@@ -65,13 +65,10 @@ def _dot(layer: BinaryLayer) -> Callable[[Tensor, Tensor], Tensor]:
         return F.linear
     if not isinstance(layer, BinaryConv2d):
         return layer.dot
-    margins, value = list(layer._reversed_padding_repeated_twice), layer.pad_value
-    stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
 
     def convolve(x: Tensor, signs: Tensor) -> Tensor:
-        if value == 0.0 or not any(margins):
-            return F.conv2d(x, signs, None, stride, padding, dilation, groups)
-        return F.conv2d(F.pad(x, margins, value=value), signs, None, stride, 0, dilation, groups)
+        x, padding = layer.pad(x)
+        return F.conv2d(x, signs, None, layer.stride, padding, layer.dilation, layer.groups)
 
     return convolve
 

@@ -97,7 +97,7 @@ def capture(network: nn.Module, example: Tensor) -> Graph:
 
 class _Capture:
     def __init__(self, root: nn.Module, names: dict[str, str], state: dict[str, Tensor]) -> None:
-        self.root, self.names, self.state = root, names, state
+        self.root, self.names, self.state = root, dict(names), state
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = {}
         self.places: dict[str, int] = {}
@@ -141,6 +141,8 @@ class _Capture:
             assert isinstance(source, fx.Node)
             if source in self.values:
                 self.values[node] = self.values[source]
+            elif source.name in self.names:
+                self.names[node.name] = self.names[source.name]
         elif target in _READ_BY_OTHERS:
             return
         elif target is _OURS.binary_conv2d.default:

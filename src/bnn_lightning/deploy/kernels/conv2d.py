@@ -51,6 +51,7 @@ class Conv2d:
         pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
         maxima: Maxima of windows that follow, in the same pass.
         source: What the weight is in the graph; None: it was computed.
+        beyond: Rows below and columns on the right that are padded besides.
 
     Raises:
         ValueError: Averages before another kernel than 1x1.
@@ -71,9 +72,10 @@ class Conv2d:
     pool: int = 1
     maxima: Pool2d | None = None
     source: Source | None = None
+    beyond: Pair = (0, 0)
 
     def __post_init__(self) -> None:
-        plain = self.kernel_size + self.stride + self.padding == (1, 1, 1, 1, 0, 0)
+        plain = self.kernel_size + self.stride + self.padding + self.beyond == (1, 1, 1, 1, 0, 0, 0, 0)
         if self.pool not in (1, 2) or (self.pool == 2 and not plain):
             raise ValueError(f"`pool` must be 1, or 2 before a plain 1x1 convolution, got {self.pool}.")
 
@@ -90,9 +92,9 @@ class Conv2d:
     def map_shape(self, shape: Shape) -> Shape:
         """Return the shape of the convolution's own result for a map of this shape."""
         sizes = [
-            out_size(-(-size // self.pool) + 2 * pad, kernel, stride, dilation)
-            for size, kernel, stride, pad, dilation in zip(
-                shape[1:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+            out_size(-(-size // self.pool) + 2 * pad + more, kernel, stride, dilation)
+            for size, kernel, stride, pad, more, dilation in zip(
+                shape[1:], self.kernel_size, self.stride, self.padding, self.beyond, self.dilation, strict=True
             )
         ]
         return len(self.weight), sizes[0], sizes[1]
@@ -201,7 +203,7 @@ class Conv2d:
 
     def _copies(self, x: Map) -> bool:
         """Whether rows are copied before they are computed with."""
-        around = any(self.padding) or self.normalization is not None
+        around = any(self.padding + self.beyond) or self.normalization is not None
         return around or x.in_bytes or self.pool == 2 or self.maxima is not None
 
     def _constants(self, constants: ConstantSection, shape: Shape) -> dict[str, Field | None]:

@@ -104,7 +104,8 @@ def _float_layer(chain: Chain, node: Node, affine: Affine, activation: Activatio
         return None
     stride, pads, dilation = (pair(node[name]) for name in ("stride", "padding", "dilation"))
     chain.at = node.inputs[0]
-    plain = (*weight.shape[2:], *stride, *pads) == (1, 1, 1, 1, 0, 0)
+    pads, beyond = (None if any(pads) else chain.zeros()) or (pads, (0, 0))
+    plain = (*weight.shape[2:], *stride, *pads, *beyond) == (1, 1, 1, 1, 0, 0, 0, 0)
     pool = 2 if plain and chain.halving() else 1
     return Conv2d(
         weight,
@@ -117,6 +118,7 @@ def _float_layer(chain: Chain, node: Node, affine: Affine, activation: Activatio
         normalization=chain.normalization(weight.shape[1]) if pool == 1 else None,
         pool=pool,
         source=source_of(graph, node.inputs[1], weight),
+        beyond=beyond,
     )
 
 

@@ -24,9 +24,12 @@ def grouped_convolution(graph: TypedGraph, number: int) -> Lowering | None:
     values = None if bias is None else constant(graph, bias, shape[0])
     if weight is None or weight.ndim != 4 or len(weight) != shape[0] or (values is None) != (bias is None):
         return None
+    stride, pads, dilation = (pair(node[name]) for name in ("stride", "padding", "dilation"))
+    chain.at = source
+    zeros = None if any(pads) else chain.zeros()
+    pads, source = pads if zeros is None else zeros[0], chain.at
     if not isinstance(source, Value) or graph.map_shape(source) is None:
         return None
-    stride, pads, dilation = (pair(node[name]) for name in ("stride", "padding", "dilation"))
     of = source_of(graph, node.inputs[1], weight)
     layer = GroupConv2d(weight, node["groups"], activation, values, stride, pads, dilation, affine, of)
 

@@ -128,6 +128,17 @@ class Chain:
         self.at = inside.at
         return mean, std
 
+    def zeros(self) -> tuple[Pair, Pair] | None:
+        """Step over zeros around a map; return those above and on the left, and how many more lie opposite."""
+        node = self.node("pad")
+        if node is None or node["mode"] != "constant" or node["value"] not in (None, 0):
+            return None
+        left, right, top, bottom, *others = (*node["padding"], 0, 0)[: max(4, len(node["padding"]))]
+        if any(others) or min(top, left) < 0 or bottom < top or right < left:
+            return None
+        self.at = node.inputs[0]
+        return (top, left), (bottom - top, right - left)
+
     def halving(self) -> bool:
         """Step over averages over 2x2, that keep what is left of an odd side."""
         node = self.node("avg_pool2d")

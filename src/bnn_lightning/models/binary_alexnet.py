@@ -1,0 +1,148 @@
+"""BinaryAlexNet: AlexNet with every layer binary, the image alone is real."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.layers.activation import LearnableBias
+from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
+from bnn_lightning.models.family import Size, halved, keras_init, same_padding, sign_binarizers
+from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.models.resnet_bnn import Stem, check_stem
+from bnn_lightning.utils.image_size import ImageSize, sides
+
+# Channels of the convolutions, in multiples of the first one's; kernel sizes behind it; which ones maxima follow.
+_MULTIPLES, _KERNELS, _POOLED = (1, 3, 6, 6, 4), (5, 3, 3, 3), (1, 2, 5)
+
+
+def _norm(kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], channels: int) -> nn.Module:
+    """Make a batch norm with a learnable offset and no scale: what scales a sum changes no sign."""
+    return nn.Sequential(kind(channels, eps=1e-3, affine=False), LearnableBias(channels))
+
+
+def _pooled(side: int) -> int:
+    return (side - 3) // 2 + 1
+
+
+class BinaryAlexNet(Backbone):
+    """Five convolutions, three of them before maxima of 3x3 with stride 2, and three linear layers, all binary.
+
+    Batch norm, with an offset and no scale, follows each layer and its maxima; behind the last one it gives the logits.
+
+    Args:
+        width: Channels of the first convolution; hidden linear layers have 64 times as many.
+        stem: The first convolution is 11x11 with stride 4 ("imagenet") or 3x3 ("cifar").
+        layers: Makes the layers.
+        **frame: As `Backbone` takes it.
+    """
+
+    classifier_name = "fc3"
+
+    def __init__(self, *, width: int, stem: Stem, layers: LayerFactory, **frame: Any) -> None:
+        super().__init__(num_features=64 * width, **frame)
+        size: Size = frame["image_size"]
+        kernel_size, stride = (11, 4) if stem == "imagenet" else (3, 1)
+        self.pool = nn.MaxPool2d(3, 2)
+        top, bottom, left, right = same_padding(size, kernel_size, stride)
+        self.pad = nn.ZeroPad2d((left, right, top, bottom))
+        self.conv1 = BinaryConv2d(
+            self.in_channels, width, kernel_size, stride, bias=False, weight_binarizer=layers.weight(width)
+        )
+        self.norm1 = _norm(nn.BatchNorm2d, width)
+        channels = width
+        for index, (multiple, kernel) in enumerate(zip(_MULTIPLES[1:], _KERNELS, strict=True), start=2):
+            self.add_module(f"conv{index}", layers.conv(channels, width * multiple, kernel))
+            self.add_module(f"norm{index}", _norm(nn.BatchNorm2d, width * multiple))
+            channels = width * multiple
+        height, columns = halved(size, stride)
+        for _ in _POOLED:
+            height, columns = _pooled(height), _pooled(columns)
+        self.last_map = (channels, height, columns)
+        self.fc1 = layers.linear(channels * height * columns, self.num_features, bias=False)
+        self.norm6 = _norm(nn.BatchNorm1d, self.num_features)
+        self.fc2 = layers.linear(self.num_features, self.num_features, bias=False)
+        self.norm7 = _norm(nn.BatchNorm1d, self.num_features)
+        self.fc3 = layers.linear(self.num_features, self.num_classes, bias=False)
+        self.norm8 = _norm(nn.BatchNorm1d, self.num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last hidden layer (N, num_features) from images (N, C, H, W)."""
+        x = self.pad(self.normalize(x))
+        for index in range(1, 6):
+            x = getattr(self, f"conv{index}")(x)
+            x = getattr(self, f"norm{index}")(self.pool(x) if index in _POOLED else x)
+        x = self.norm6(self.fc1(x.flatten(1)))
+        y: Tensor = self.norm7(self.fc2(x))
+        return y
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the last hidden layer itself, from the last hidden layer."""
+        return x if pre_logits else self.norm8(self.fc3(x))
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the batch norms: each follows a binary layer."""
+        return [f"norm{index}" for index in range(1, 9)]
+
+
+@register_backbone
+def binary_alexnet(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: ImageSize,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    binary: Binary = True,
+    input_binarizer: BinarizerFactory | None = None,
+    weight_binarizer: BinarizerFactory | None = None,
+    pad_value: float = 0.0,
+    width: int | None = None,
+    stem: Stem = "imagenet",
+) -> BinaryAlexNet:
+    """Build BinaryAlexNet, which fits one `image_size` only.
+
+    With 1000 classes and 3x224x224 images: 61,838,248 parameters, 61,827,776 of them binary; 768,512,000 binary
+    multiply-accumulates, and 72,855,552 with the real image.
+
+    Args:
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, at least 57, or 15 with the stem for CIFAR. Padding is TensorFlow's
+            "same" for this size.
+        mean: Normalization of the images; None leaves them in [0, 1].
+        std: See `mean`.
+        binary: False builds the float twin: the same network with torch's layers; "activations" keeps the weights real,
+            the first of two training steps.
+        input_binarizer: None takes SignSTE.
+        weight_binarizer: None takes WeightSign with clip 1.
+        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
+        width: Channels of the first convolution; None is 64.
+        stem: "imagenet" (11x11, stride 4) or "cifar" (3x3).
+
+    Raises:
+        ValueError: A value out of range.
+
+    References:
+        Hubara et al., Binarized Neural Networks, NIPS 2016.
+        larq-zoo 2.4, whose network this is, layer by layer.
+    """
+    width = 64 if width is None else width
+    check_size("image_size", image_size, 57 if check_stem(stem) == "imagenet" else 15, of="binary_alexnet")
+    check_size("width", width, of="binary_alexnet")
+    defaults = sign_binarizers(1.0)
+    network = BinaryAlexNet(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=sides(image_size),
+        mean=mean,
+        std=std,
+        width=width,
+        stem=stem,
+        layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value),
+    )
+    keras_init(network, real=nn.init.xavier_uniform_, binary=nn.init.xavier_uniform_)
+    return network
