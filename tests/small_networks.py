@@ -36,7 +36,13 @@ _SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+# Least widths: MeliusNet has groups, and a quarter of QuickNet's channels is to be more than one.
+_LEAST = {"meliusnet22": 16, "quicknet": 8, "quicknet_small": 8, "quicknet_large": 8}
+
+
 def small_options(name: str, **options: Any) -> dict[str, Any]:
-    """Return `options` and, where a network takes it, a small depth; MeliusNet is at least 16 channels wide."""
+    """Return `options` and, where a network takes it, a small depth."""
     given = {**_SMALL.get(name, {}), **options}
-    return {**given, "width": max(16, given["width"])} if name == "meliusnet22" and "width" in given else given
+    if "width" in given:
+        given["width"] = max(given["width"], _LEAST.get(name, 1))
+    return given

@@ -42,6 +42,15 @@ TABLE: dict[tuple[str, tuple[str, ...]], tuple[Any, ...]] = {
             ("bnext18", [EFFICIENT_B2, EFFICIENT_B0], 68.4),
         )
     },
+    **{
+        (model, IMAGENET): ("HardLabels", [], None, "warmup_cosine", "Adam", True, top1, None)
+        for model, top1 in (
+            ("quicknet", 63.3),
+            ("binarydensenet", 60.91),
+            ("binary_alexnet", 36.3),
+            ("binary_resnet_e18", 58.32),
+        )
+    },
     ("birealnet18", IMAGENET): ("HardLabels", [], None, "linear", "Adam", True, None, None),
     ("reactnet_a", IMAGENET): ("TeacherKD", ["resnet34"], None, "linear", "Adam", "activations", 70.1, "step2"),
     ("reactnet18", IMAGENET): ("TeacherKD", ["resnet34"], None, "linear", "Adam", "activations", None, "step2"),

@@ -196,8 +196,14 @@ def test_every_backbone_and_binarizer_has_an_option(composed: Composed) -> None:
     files = {name: yaml.safe_load(text(Path(f"model/{name}.yaml"))) for name in options("model")}
     own = {name: content.get("name") for name, content in files.items() if "_target_" not in content}
     assert sorted(set(files) - set(own)) == ["timm", "torchvision"]
-    assert sorted(name for name in own.values() if name is not None) == list_backbones()
-    assert [name for name, backbone in own.items() if name != backbone] == ["bnext"]
+    own_sizes = {"quicknet_small", "quicknet_large", "binarydensenet37", "binarydensenet45"}  # model.name chooses them
+    assert sorted({name for name in own.values() if name is not None} | own_sizes) == list_backbones()
+    for name in own_sizes:
+        check(
+            composed(f"model={re.sub('_.*|[0-9]+', '', name)}", f"model.name={name}", "data=imagenet")["model"],
+            at="model",
+        )
+    assert [name for name, backbone in own.items() if name != backbone] == ["binarydensenet", "bnext"]
     assert composed("model=bnext")["model"]["name"] == "bnext_tiny"
     names = {yaml.safe_load(text(Path(f"binarizer/{name}.yaml")))["name"] for name in options("binarizer")}
     assert names == set(list_binarizers(InputBinarizer)) | set(list_binarizers(WeightBinarizer))

@@ -58,7 +58,7 @@ def read_keras(path: Path, network: nn.Module) -> PublishedFile:
     if not isinstance(network, _FAMILIES):
         raise ValueError(
             f"`{path}` is an HDF5 file, as larq-zoo has them, and {type(network).__name__} is none of its networks: "
-            "take model=quicknet, binary_densenet, meliusnet, binary_alexnet or binary_resnet_e."
+            "those are QuickNet, BinaryDenseNet, MeliusNet, BinaryAlexNet and BinaryResNet-E."
         )
     layers = _read(path)
     tensors: dict[str, Tensor] = {}
