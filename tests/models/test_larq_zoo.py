@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnn_lightning.deploy import pack

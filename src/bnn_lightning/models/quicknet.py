@@ -64,6 +64,8 @@ def _transition(in_channels: int, out_channels: int, size: Size) -> tuple[nn.Mod
 class QuickNet(PooledBackbone):
     """A stem of a convolution and a separable one, four stages of units, transitions, ReLU, average, classifier.
 
+    Part 3 of the stem is its depthwise convolution.
+
     Args:
         width: Channels of the first stage.
         multiples: Channels of each stage, in multiples of `width`.
