@@ -1,19 +1,17 @@
 """BinaryAlexNet: AlexNet with every layer binary, the image alone is real."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.layers.activation import LearnableBias
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
+from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.family import Size, halved, keras_init, same_padding, sign_binarizers
-from bnn_lightning.models.registry import register_backbone
 from bnn_lightning.models.resnet_bnn import Stem, check_stem
-from bnn_lightning.utils.image_size import ImageSize, sides
+from bnn_lightning.utils.image_size import sides
 
 # Channels of the convolutions, in multiples of the first one's; kernel sizes behind it; which ones maxima follow.
 _MULTIPLES, _KERNELS, _POOLED = (1, 3, 6, 6, 4), (5, 3, 3, 3), (1, 2, 5)
@@ -88,20 +86,9 @@ class BinaryAlexNet(Backbone):
         return [f"norm{index}" for index in range(1, 9)]
 
 
-@register_backbone
+@register_binary(*sign_binarizers(1.0))
 def binary_alexnet(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    pad_value: float = 0.0,
-    width: int | None = None,
-    stem: Stem = "imagenet",
+    layers: LayerFactory, *, width: int | None = None, stem: Stem = "imagenet", **frame: Any
 ) -> BinaryAlexNet:
     """Build BinaryAlexNet, which fits one `image_size` only.
 
@@ -109,19 +96,14 @@ def binary_alexnet(
     multiply-accumulates, and 72,855,552 with the real image.
 
     Args:
-        num_classes: Width of the logits.
-        in_channels: Channels of the images.
+        layers: Makes the binary layers.
         image_size: Height and width of the images, at least 57, or 15 with the stem for CIFAR. Padding is TensorFlow's
             "same" for this size.
-        mean: Normalization of the images; None leaves them in [0, 1].
-        std: See `mean`.
-        binary: False builds the float twin: the same network with torch's layers; "activations" keeps the weights real,
-            the first of two training steps.
         input_binarizer: None takes SignSTE.
         weight_binarizer: None takes WeightSign with clip 1.
-        pad_value: Padding of the binary convolutions: 0 (published), -1 or +1.
         width: Channels of the first convolution; None is 64.
         stem: "imagenet" (11x11, stride 4) or "cifar" (3x3).
+        **frame: As `Backbone` takes it.
 
     Raises:
         ValueError: A value out of range.
@@ -131,18 +113,9 @@ def binary_alexnet(
         larq-zoo 2.4, whose network this is, layer by layer.
     """
     width = 64 if width is None else width
-    check_size("image_size", image_size, 57 if check_stem(stem) == "imagenet" else 15, of="binary_alexnet")
+    check_size("image_size", frame["image_size"], 57 if check_stem(stem) == "imagenet" else 15, of="binary_alexnet")
     check_size("width", width, of="binary_alexnet")
-    defaults = sign_binarizers(1.0)
-    network = BinaryAlexNet(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=sides(image_size),
-        mean=mean,
-        std=std,
-        width=width,
-        stem=stem,
-        layers=layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value),
-    )
+    frame["image_size"] = sides(frame["image_size"])
+    network = BinaryAlexNet(width=width, stem=stem, layers=layers, **frame)
     keras_init(network, real=nn.init.xavier_uniform_, binary=nn.init.xavier_uniform_)
     return network

@@ -11,8 +11,8 @@ from bnn_lightning.binarizers.factory import binarizer_factory
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import Binary, layer_factory
-from bnn_lightning.models.registry import register_backbone
+from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.resnet_bnn import Stem, check_stem, unit_names
 from bnn_lightning.utils.image_size import ImageSize, sides
 
@@ -154,15 +154,14 @@ class Family:
     least: tuple[int, int]
     pad_value: float = 0.0
 
-    def check(
-        self, name: str, image_size: ImageSize, width: int, depths: Sequence[int], stages: int, stem: Stem
-    ) -> None:
+    def check(self, variant: Variant, size: ImageSize, width: int, depths: Sequence[int], stem: Stem) -> None:
         """Refuse sizes that the networks cannot have.
 
         Raises:
             ValueError: Names the option, the value and the rule.
         """
-        check_size("image_size", image_size, self.least[check_stem(stem) == "cifar"], of=name)
+        name, stages = variant.name, len(variant.depths)
+        check_size("image_size", size, self.least[check_stem(stem) == "cifar"], of=name)
         check_size("width", width, self.multiple, of=name)
         if width % self.multiple:
             raise ValueError(f"`width` must be a multiple of {self.multiple} for `{name}`, got {width}.")
@@ -175,20 +174,16 @@ _DOC = """{title} as `{name}`.
 {counts}
 
 Args:
-    num_classes: Width of the logits.
-    in_channels: Channels of the images.
+    layers: Makes the binary layers.
     image_size: Height and width of the images, at least {least[0]}, or {least[1]} with the stem for CIFAR. Padding is
         TensorFlow's "same" for this size.
-    mean: Normalization of the images; None leaves them in [0, 1].
-    std: See `mean`.
-    binary: False builds the float twin: the same network with torch's convolutions; "activations" keeps the weights
-        real, the first of two training steps.
     input_binarizer: None takes SignSTE with clip {clip}.
     weight_binarizer: None takes WeightSign with clip {clip}.
     pad_value: Padding of the binary convolutions: 0, -1 or +1; published is {pad_value:g}.
     width: {widths}; None is {width}.
     depths: Blocks of each stage; None is {depths}.
     stem: "imagenet" (a quarter of the resolution) or "cifar" (all of it).
+    **frame: As `Backbone` takes it.
 
 Raises:
     ValueError: A value out of range.
@@ -206,39 +201,19 @@ def register_family(family: Family, variants: Iterable[Variant]) -> None:
 
 
 def _register(family: Family, variant: Variant) -> None:
+    doc = _DOC.format(**{**vars(family), **vars(variant)})
+
+    @register_binary(*sign_binarizers(family.clip), pad_value=family.pad_value, name=variant.name, doc=doc)
     def build(
+        layers: LayerFactory,
         *,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: ImageSize,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        binary: Binary = True,
-        input_binarizer: BinarizerFactory | None = None,
-        weight_binarizer: BinarizerFactory | None = None,
-        pad_value: float = family.pad_value,
         width: int | None = None,
         depths: Sequence[int] | None = None,
         stem: Stem = "imagenet",
+        **frame: Any,
     ) -> Backbone:
         width = variant.width if width is None else width
         depths = variant.depths if depths is None else depths
-        family.check(variant.name, image_size, width, depths, len(variant.depths), stem)
-        defaults = sign_binarizers(family.clip)
-        layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=defaults, pad_value=pad_value)
-        return family.network(
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=sides(image_size),
-            mean=mean,
-            std=std,
-            layers=layers,
-            width=width,
-            depths=depths,
-            stem=stem,
-            **variant.options,
-        )
-
-    build.__name__ = build.__qualname__ = variant.name
-    build.__doc__ = _DOC.format(**{**vars(family), **vars(variant)})
-    register_backbone(build)
+        family.check(variant, frame["image_size"], width, depths, stem)
+        frame["image_size"] = sides(frame["image_size"])
+        return family.network(width=width, depths=depths, stem=stem, layers=layers, **variant.options, **frame)
