@@ -106,8 +106,9 @@ class BinaryConv(BinaryLayer):
     @classmethod
     def _sides(cls, padding: str | int | tuple[int, ...]) -> tuple[int, ...] | None:
         """Return a padding of two numbers a dimension, before and behind; None where torch takes it as it is."""
-        two_each = isinstance(padding, list | tuple) and len(padding) == 2 * cls.dimensions
-        return tuple(padding) if two_each and not isinstance(padding, str) else None
+        if isinstance(padding, str | int) or len(padding) != 2 * cls.dimensions:
+            return None
+        return tuple(padding)
 
     @property
     def _is_uneven(self) -> bool:

@@ -148,7 +148,9 @@ def _keras_class(network: nn.Module, module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear):
         return "quant_conv2d" if isinstance(network, BinaryAlexNet) else f"{larq}dense"
     if isinstance(module, nn.Conv2d):
-        depthwise = isinstance(network, QuickNet) and any(module is part for part in network.stem[3].modules())
+        depthwise = isinstance(network, QuickNet) and any(
+            module is part for part in network.get_submodule("stem.3").modules()
+        )
         return f"{larq}depthwise_conv2d" if depthwise else f"{larq}conv2d"
     if isinstance(module, BlurPool2d):
         return "depthwise_conv2d"
