@@ -36,13 +36,14 @@ _SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-# Least widths: MeliusNet has groups, and a quarter of QuickNet's channels is to be more than one.
-_LEAST = {"meliusnet22": 16, "quicknet": 8, "quicknet_small": 8, "quicknet_large": 8}
+# Widths are multiples of these: MeliusNet has groups, and a quarter of QuickNet's channels is to be more than one.
+_MULTIPLES = {"meliusnet22": 16, "quicknet": 8, "quicknet_small": 8, "quicknet_large": 8}
 
 
 def small_options(name: str, **options: Any) -> dict[str, Any]:
     """Return `options` and, where a network takes it, a small depth."""
     given = {**_SMALL.get(name, {}), **options}
     if "width" in given:
-        given["width"] = max(given["width"], _LEAST.get(name, 1))
+        multiple = _MULTIPLES.get(name, 1)
+        given["width"] = -(-given["width"] // multiple) * multiple
     return given

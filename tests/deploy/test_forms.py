@@ -52,7 +52,7 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Every network of the registry, small and packed, and images for it."""
     name: str = request.param
     torch.manual_seed(0)
-    size = 40
+    size = 60 if name == "binary_alexnet" else 40
     options = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     options |= {} if name.startswith(("mlp", "vgg", "resnet")) else {"stem": "imagenet"}
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
