@@ -10,11 +10,12 @@ from bnn_lightning.deploy.frontend import capture as module
 from bnn_lightning.deploy.frontend.capture import capture
 from bnn_lightning.deploy.frontend.pack import pack_layers
 from bnn_lightning.layers import annealed
-from bnn_lightning.models import create_backbone
+from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import least_size
-from tests.small_networks import PACKABLE, small_options
+from tests.small_networks import small_options
 
-NAMES = [name if name in ("resnet20", "bnext18") else pytest.param(name, marks=pytest.mark.slow) for name in PACKABLE]
+IN_GATE = ("resnet20", "bnext18")
+NAMES = [name if name in IN_GATE else pytest.param(name, marks=pytest.mark.slow) for name in list_backbones()]
 
 
 @pytest.fixture
