@@ -1,4 +1,4 @@
-"""Penultimate features of images in the plane: t-SNE or UMAP."""
+"""2-D embeddings of penultimate features: t-SNE or UMAP."""
 
 from collections.abc import Iterable
 from typing import Literal, get_args

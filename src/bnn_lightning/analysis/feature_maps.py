@@ -1,4 +1,4 @@
-"""Binary feature maps: what the binary layers of a network see of an image, before and after the sign."""
+"""Binary feature maps: inputs of binary layers before and after the sign."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

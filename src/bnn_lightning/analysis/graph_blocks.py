@@ -1,4 +1,4 @@
-"""The basic blocks of binary networks and their convolution modules, by name, for pictures."""
+"""Basic blocks of binary networks and their convolution modules, by name."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The table of a loss landscape: a loss, an accuracy and a share of flipped signs a point."""
+"""Table of a loss landscape: loss, accuracy and flipped signs at each point."""
 
 import itertools
 from collections.abc import Iterable

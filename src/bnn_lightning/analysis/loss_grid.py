@@ -1,4 +1,4 @@
-"""Measure a network at points around itself."""
+"""Loss and accuracy of a network at points around its weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

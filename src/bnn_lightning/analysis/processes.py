@@ -1,4 +1,4 @@
-"""Measure many points, on all cores or devices."""
+"""Measurement of landscape points on all cores or devices."""
 
 import multiprocessing
 import os

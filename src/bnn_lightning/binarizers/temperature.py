@@ -1,4 +1,4 @@
-"""Weights that become binary in the course of training."""
+"""Progressive binarization of weights by a falling temperature (BNext)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Weight binarizers: what is signed, with which gradient, and the scale that follows the dot product."""
+"""Weight binarizers: latent tensor, surrogate gradient, and scale after the dot product."""
 
 from typing import Literal, get_args
 

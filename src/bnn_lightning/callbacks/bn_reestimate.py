@@ -1,4 +1,4 @@
-"""Clean statistics of batch normalization, at the end."""
+"""Re-estimation of batch-norm statistics at the end of the training."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The files of a run: the one to resume from, the best network, and the one that came out."""
+"""Checkpoints of a run: full training state, best weights, final weights."""
 
 import os
 import signal

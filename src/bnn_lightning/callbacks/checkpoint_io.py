@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there."""
+"""Atomic writing of checkpoint files."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Patience with networks that are not binary yet."""
+"""Early stopping by the scores of binary epochs."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Averaged weights of a network whose binarizers follow the training."""
+"""Exponential moving average of weights, with the annealing of the training."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The resolved config, in every checkpoint."""
+"""Resolved configuration in every checkpoint."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Frozen batch norms keep their statistics."""
+"""Fixed statistics of frozen batch norms."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 

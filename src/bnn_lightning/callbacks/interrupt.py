@@ -1,4 +1,4 @@
-"""Ctrl-C, at a moment of our choosing."""
+"""Ctrl-C between two training steps."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A loss that is NaN or infinite."""
+"""Handling of losses that are NaN or infinite."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Random numbers go on where they stopped."""
+"""Random states in checkpoints, for exact resumption."""
 
 import random
 import warnings

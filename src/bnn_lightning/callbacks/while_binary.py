@@ -1,4 +1,4 @@
-"""Callbacks that choose by a metric, only once the network is binary."""
+"""Mixin of callbacks that watch a metric while the network is binary."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Errors for options, in the words of the house."""
+"""Checks of numeric options."""
 
 from collections.abc import Callable
 

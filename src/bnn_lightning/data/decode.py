@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, for training."""
+"""Decoding of image files for training."""
 
 import io
 from collections.abc import Callable

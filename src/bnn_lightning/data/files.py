@@ -1,4 +1,4 @@
-"""Sets that come as published files: there, whole, and if not, what to put where."""
+"""Data sets read from published files, with checksums."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: one folder a class, of any size, gray or RGB."""
+"""Data module of your own images, one folder a class."""
 
 from collections.abc import Sequence
 from pathlib import Path

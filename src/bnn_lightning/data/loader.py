@@ -1,4 +1,4 @@
-"""A loader that Lightning can stop and resume at any batch."""
+"""Loader that Lightning can stop and resume at any batch."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The one sampler: which images form which batch on which rank."""
+"""Sampler: images of each batch on each rank."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Hold out a share of a training set."""
+"""Stratified split of a training set."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Feature maps of a student and of a teacher, and which belong together."""
+"""Feature maps of a student and a teacher, recorded and paired by size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

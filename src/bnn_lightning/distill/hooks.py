@@ -1,4 +1,4 @@
-"""Taps on a student's forward, for any backbone that is built from our binary layers."""
+"""Hooks on the forward pass of a student, for any backbone of our binary layers."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

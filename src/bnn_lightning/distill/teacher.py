@@ -1,4 +1,4 @@
-"""A network that teaches and does not learn."""
+"""Frozen teacher networks."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""Running statistics of batch normalization, gathered anew."""
+"""Cumulative running statistics of batch normalization."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

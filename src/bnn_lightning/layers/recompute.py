@@ -1,4 +1,4 @@
-"""Activation checkpointing: the inside of blocks is computed again in backward, not kept."""
+"""Activation checkpointing: the inside of blocks is recomputed in the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext

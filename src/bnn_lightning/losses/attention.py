@@ -1,4 +1,4 @@
-"""Matching where a student and a teacher look."""
+"""Attention-transfer loss between a student and a teacher."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Pulling features towards the center of their class."""
+"""Cluster loss: distance of features to the center of their class."""
 
 from torch import Tensor
 

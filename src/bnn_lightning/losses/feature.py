@@ -1,4 +1,4 @@
-"""Matching intermediate features of a student and a teacher."""
+"""Feature losses between intermediate maps of a student and a teacher."""
 
 from typing import Any, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Scaling to unit length, safe for vectors of length zero."""
+"""Normalization to unit length, safe for zero vectors."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Losses against soft labels."""
+"""Losses with soft labels."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Binary layers by the dozen, and the residual blocks and shortcuts that the ResNets share."""
+"""Factory of binary layers; residual blocks and shortcuts of the ResNets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Builders of binary networks: they state what is their own, and take what all of them take."""
+"""Builders of binary networks, with the options that all of them take."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Progress of the training, for whatever changes in its course."""
+"""Training progress, told to annealed binarizers and distillers."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer states shared out over ranks (FSDP2), block by block."""
+"""FSDP2: weights, gradients and optimizer states sharded over ranks, block by block."""
 
 from pathlib import Path
 from typing import Any

@@ -1,1 +1,1 @@
-"""Small things that know nothing of networks."""
+"""Utilities that need no network."""

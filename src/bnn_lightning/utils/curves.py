@@ -1,4 +1,4 @@
-"""The curves of a run: what it logged, a value an epoch."""
+"""Metrics that a run logged, one value an epoch."""
 
 import csv
 import math
