@@ -23,8 +23,11 @@ from pytorch_lightning import Callback
 from benchmarks import timing
 from benchmarks.timing import machine
 from bnn_lightning.cli.config_paths import config_dir
-from bnn_lightning.cli.fit import Run, prepare
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.train import training_arguments
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows.settings import TrainSettings
+from bnn_lightning.workflows.training import TrainingRun, prepare
 
 WIDTH, STEPS, BATCH = 64, 234, 256
 AIM = 1.0  # ms
@@ -46,17 +49,19 @@ def milliseconds(times: list[float]) -> float:
     return 1e3 * sorted(steps)[len(steps) // 20]
 
 
-def make_run(folder: str) -> Run:
+def make_run(folder: str) -> TrainingRun:
     """Return a run of one epoch as `bnn train` prepares it."""
     words = ["model=mlp", "data=synthetic", "data.in_channels=1", "data.image_size=28", "recipe=none", "distill=none"]
     words += [f"data.num_train={STEPS * BATCH}", "data.num_test=10", f"data.batch_size={BATCH}", "epochs=1"]
     words += [f"model.width={WIDTH}", "trainer.limit_val_batches=0", "trainer.enable_progress_bar=false"]
     words += ["trainer.accelerator=cpu", "trainer.enable_model_summary=false", f"paths.run_dir={folder}"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return prepare(compose("train", words))
+        config = compose("train", words)
+    plain = training_arguments(config)["config"]
+    return prepare(read_settings(TrainSettings, config), plain, plain)
 
 
-def time_run(run: Run) -> float:
+def time_run(run: TrainingRun) -> float:
     """Return the milliseconds of a step of a whole run."""
     clock = Clock()
     # Lightning sets the list, and declares it nowhere.
@@ -65,7 +70,7 @@ def time_run(run: Run) -> float:
     return milliseconds(clock.times)
 
 
-def time_loop(run: Run) -> float:
+def time_loop(run: TrainingRun) -> float:
     """Return the milliseconds of a step of a plain loop, with the batches of a run."""
     network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=28, width=WIDTH)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-import bnn_lightning.cli.fit  # noqa: F401 - imported once, before the processes part
+import bnn_lightning.workflows.training  # noqa: F401 - imported once, before the processes part
 from bnn_lightning.cli import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "workflows.profiling": ["profile"],
         "workflows.ranking": ["rank"],
         "workflows.reporting": ["report"],
+        "workflows.training": ["train"],
         "workflows.verification": ["verify"],
     },
 )

@@ -96,7 +96,7 @@ def test_refuses_what_a_module_of_ours_only_imports(target: str) -> None:
     "target",
     [
         "bnn_lightning.callbacks.checkpoint_io.save_atomically",
-        "bnn_lightning.cli.resume.find_checkpoint",
+        "bnn_lightning.workflows.resumption.find_checkpoint",
         "bnn_lightning.workflows.checkpoint.read_checkpoint",
         "bnn_lightning.load_task",
         "bnn_lightning.data.files.download",

@@ -13,12 +13,12 @@ import torch
 
 import bnn_lightning
 from bnn_lightning.binarizers import binarizer_factory
-from bnn_lightning.cli.resume import _load_stage
 from bnn_lightning.distill import FrozenTeacher, GapEnsemble
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows.building import build
 from bnn_lightning.workflows.checkpoint import load_backbone
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.resumption import _load_stage
 
 Bnn = Callable[..., Any]
 Composed = Callable[..., dict[str, Any]]

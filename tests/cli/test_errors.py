@@ -122,7 +122,7 @@ def test_a_bug_is_not_dressed_up(bnn: Bnn, small: tuple[str, ...], monkeypatch: 
     def broken(config: object) -> float:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("bnn_lightning.cli.fit.fit", broken)
+    monkeypatch.setattr("bnn_lightning.cli.train.train", broken)
     with pytest.raises(ZeroDivisionError):
         bnn("train", *small)
 

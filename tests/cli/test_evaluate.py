@@ -137,7 +137,7 @@ def test_a_configuration_from_elsewhere_overwrites_no_file(section: str, trained
         "_target_": "bnn_lightning.callbacks.checkpoint_io.save_atomically",
         "checkpoint": {"a": 1},
         "path": {
-            "_target_": "bnn_lightning.cli.resume.find_checkpoint",
+            "_target_": "bnn_lightning.workflows.resumption.find_checkpoint",
             "wanted": str(victim),
             "run_dir": "x",
         },

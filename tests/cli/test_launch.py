@@ -53,7 +53,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str, int]]:
         seen.append((list(sys.argv), HydraConfig.get().run.dir, config.seed))
         return 0.0
 
-    monkeypatch.setattr("bnn_lightning.cli.fit.fit", job)
+    monkeypatch.setattr("bnn_lightning.cli.train.train", job)
     return seen
 
 

@@ -13,9 +13,9 @@ import torch
 from filelock import FileLock
 
 from bnn_lightning.cli.recipes import announce_recipe
-from bnn_lightning.cli.run_folder import LOCK
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.utils.curves import read_curves, read_last
+from bnn_lightning.workflows.run_folder import LOCK
 
 Bnn = Callable[..., Any]
 HERE = "hydra.run.dir=runs/here"
@@ -186,7 +186,7 @@ def test_a_stopped_sweep_names_what_did_not_run(
             raise KeyboardInterrupt
         return 0.0
 
-    monkeypatch.setattr("bnn_lightning.cli.fit.fit", stop)
+    monkeypatch.setattr("bnn_lightning.cli.train.train", stop)
     done = bnn("train", "-m", *small, "seed=1,2,3,4")
     assert done.code not in (0, None)
     assert [job[-1] for job in table(done.out)][1:] == ["stopped", "not run", "not run"]
@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
 
-    monkeypatch.setattr("bnn_lightning.cli.fit.fit", full)  # within the training
+    monkeypatch.setattr("bnn_lightning.cli.train.train", full)  # within the training
     assert bnn("train", *small).code == 2
     done = bnn("train", "-m", *small, "seed=1,2", "hydra.sweep.dir=runs/s")
     assert done.code == 2
@@ -250,7 +250,7 @@ def warmups(bnn: Bnn, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[lis
         seen.append((config.model.name, config.lr_scheduler.epochs, config.lr_scheduler.warmup_epochs))
         return 0.0
 
-    monkeypatch.setattr("bnn_lightning.cli.fit.fit", fit)
+    monkeypatch.setattr("bnn_lightning.cli.train.train", fit)
     done = bnn("train", *words)
     assert done.code == 0, done.err
     return seen, done.out

@@ -10,7 +10,7 @@ from torch import nn
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.workflows.arguments import check_arguments, check_value
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.settings import EvaluateSettings, ExportSettings, RunSettings
+from bnn_lightning.workflows.settings import EvaluateSettings, ExportSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,15 @@ def run(**keys: Any) -> Any:
 
 
 def test_settings_are_read_with_their_types() -> None:
-    settings = read_settings(RunSettings, run(trust=["a"], test=False, who="${name}"))
-    assert settings == RunSettings(name="a", seed=1, epochs=2, trust=["a"], test=False)
+    settings = read_settings(TrainSettings, run(trust=["a"], test=False, who="${name}"))
+    assert settings == TrainSettings(name="a", seed=1, epochs=2, trust=["a"], test=False)
     assert read_settings(EvaluateSettings, OmegaConf.create({"ckpt": "x.ckpt"})).ckpt == "x.ckpt"
 
 
 @pytest.mark.parametrize("keys", [{"seed": "abc"}, {"epochs": 2.5}, {"test": "perhaps"}])
 def test_settings_of_another_type(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        read_settings(RunSettings, run(**keys))
+        read_settings(TrainSettings, run(**keys))
 
 
 def test_missing_settings() -> None:

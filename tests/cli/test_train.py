@@ -96,7 +96,7 @@ def test_the_progress_bar_waits_for_the_device_at_every_tenth_step_only(bnn: Bnn
     trainers: list[Any] = []
     words = [word for word in small if "progress_bar" not in word]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnn_lightning.cli.fit.print_summary", lambda trainer, *_, **__: trainers.append(trainer))
+        patch.setattr("bnn_lightning.cli.summary.print_summary", lambda trained: trainers.append(trained.task.trainer))
         assert bnn("train", *words, "epochs=1").code == 0
         assert bnn("train", *small, "epochs=1").code == 0
     assert trainers[0].progress_bar_callback.refresh_rate >= 10

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bnn_lightning.binarizers import TemperatureSign
-from bnn_lightning.cli.fit import _train as train
 from bnn_lightning.workflows.checks import logged_names, relaxed
+from bnn_lightning.workflows.training import _train as train
 
 Bnn = Callable[..., Any]
 
@@ -94,7 +94,7 @@ def test_a_metric_that_is_not_logged_is_refused(words: str, name: str, bnn: Bnn,
 def test_what_is_logged_is_what_may_be_chosen_by(bnn: Bnn, small: tuple[str, ...]) -> None:
     runs: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnn_lightning.cli.fit._train", lambda run: runs.append(run) or train(run))
+        patch.setattr("bnn_lightning.workflows.training._train", lambda run: runs.append(run) or train(run))
         words = (
             "callbacks=[default,gradient_share]",
             "callbacks.flip_rate.per_layer=true",

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from bnn_lightning.cli.config_paths import list_options
-from bnn_lightning.cli.fit import prepare
+from bnn_lightning.cli.schema import read_settings
+from bnn_lightning.cli.train import training_arguments
 from bnn_lightning.data import CIFAR10DataModule, CIFAR100DataModule
 from bnn_lightning.workflows.old_names import OPTIONS
+from bnn_lightning.workflows.settings import TrainSettings
+from bnn_lightning.workflows.training import TrainingRun, prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
 from runs import words_of_run
@@ -72,6 +75,11 @@ def random_teachers(distill: dict[str, Any]) -> list[str]:
     return [w for place in places for w in (f"teacher@{place}=torchvision", *(f"{place}.{word}" for word in network))]
 
 
+def prepared(config: DictConfig) -> TrainingRun:
+    plain = training_arguments(config)["config"]
+    return prepare(read_settings(TrainSettings, config), plain, plain)
+
+
 @pytest.mark.parametrize("distill", ["its own", "none"])
 @pytest.mark.parametrize("experiment", RUNS)
 def test_experiment_takes_a_step(
@@ -86,7 +94,7 @@ def test_experiment_takes_a_step(
     words += [*SMALL[data], f"data.root={root}", "data.batch_size=4", "data.eval_batch_size=4"]
     words += ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"]
     config = OmegaConf.create(composed(*words, "init_from=null"))
-    run = prepare(config)
+    run = prepared(config)
     before = copy.deepcopy(dict(run.task.backbone.named_parameters()))
     run.trainer.fit(run.task, datamodule=run.datamodule)
     loss = run.trainer.callback_metrics["train/loss"]
@@ -117,7 +125,7 @@ def test_an_epoch_of_a_recipe_resumes_exactly(
     words += ["trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "callbacks=none"]
 
     def trained(folder: str, *more: str) -> dict[str, torch.Tensor]:
-        run = prepare(OmegaConf.create(composed(*words, f"paths.run_dir={tmp_path / folder}", *more)))
+        run = prepared(OmegaConf.create(composed(*words, f"paths.run_dir={tmp_path / folder}", *more)))
         start = None if run.start is None else str(run.start.path)
         run.trainer.fit(run.task, datamodule=run.datamodule, ckpt_path=start)
         assert torch.isfinite(run.trainer.callback_metrics["train/loss"])

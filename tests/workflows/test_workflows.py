@@ -13,11 +13,14 @@ from PIL import Image
 from torch import nn
 
 import bnn_lightning
+from bnn_lightning.cli.train import compose_training
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows import settings
 from bnn_lightning.workflows.building import section_of_data
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.settings import TrainSettings
+from bnn_lightning.workflows.training_config import default_sections
 
 VERBS = {
     "benchmark": settings.BenchmarkSettings,
@@ -28,6 +31,7 @@ VERBS = {
     "profile": settings.ProfileSettings,
     "rank": settings.RankSettings,
     "report": settings.ReportSettings,
+    "train": settings.TrainSettings,
 }
 
 
@@ -63,6 +67,48 @@ def test_signatures_show_the_keys_of_the_settings(verb: str) -> None:
     for field in fields(VERBS[verb]):
         if isinstance(field.default, str | int | float):
             assert shown[field.name].default == field.default
+
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    network, data = {"name": "mlp", "width": 32}, {"name": "digits", "image_size": 8}
+    whole = bnn_lightning.train(network, data, epochs=2, optimizer={"lr": 3e-3}, trainer=QUIET)
+    assert whole.run_dir.parent == Path("runs", "mlp_digits")
+    assert repr(whole).splitlines()[0].startswith(f"test accuracy:  top-1 {100 * whole.scores['test/acc']:.2f} %")
+    assert bnn_lightning.evaluate(whole.run_dir).top1 == pytest.approx(whole.scores["test/acc"])
+    first = {"run_dir": "first", "epochs": 2, "optimizer": {"lr": 3e-3}, "test": False}
+    bnn_lightning.train(network, data, **first, trainer=QUIET | {"max_epochs": 1})
+    with pytest.raises(UserError, match="`first` holds a run"):
+        bnn_lightning.train(network, data, **first, trainer=QUIET)
+    resumed = bnn_lightning.train(network, data, **first, ckpt_path="first", trainer=QUIET)
+    for name, tensor in whole.task.state_dict().items():
+        assert tensor.equal(resumed.task.state_dict()[name]), name
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failed_training_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`optimizer\.lr` must be a number"):
+        bnn_lightning.train("mlp", "digits", run_dir=tmp_path / "a" / "b", optimizer={"lr": "fast"})
+    assert not (tmp_path / "a").exists()
+
+
+def test_training_without_a_composed_configuration_has_its_defaults() -> None:
+    words = ("model=mlp", "data=digits", "recipe=none", "distill=none", "lr_scheduler=warmup_cosine", "epochs=3")
+    composed = compose_training(*words, "paths.run_dir=here", "warmup_epochs=1")
+    made = TrainSettings(name="a", epochs=3, warmup_epochs=1)
+    for name, section in default_sections(made, "here", num_classes=10).items():
+        stated = composed[name]
+        nodes = section if name in ("callbacks", "logger") else {name: section}
+        for key, node in nodes.items():
+            there = stated[key] if name in ("callbacks", "logger") else stated
+            assert (node or {}).items() <= (there or {}).items(), (name, key)
+        if name == "callbacks":
+            kept = [key for key in stated if key in section]
+            assert kept == list(section)
+            assert {key for key, node in stated.items() if node} == {key for key, node in section.items() if node}
 
 
 def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

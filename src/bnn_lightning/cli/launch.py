@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ from bnn_lightning.cli.own_folder import running
 from bnn_lightning.cli.run_folder import kept_apart, late_check
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.old_names import new_key
+from bnn_lightning.workflows.run_folder import run_id
 
 Job = Callable[[DictConfig], float | None]
 
@@ -85,24 +85,6 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
     finally:
         sys.argv = argv
         _restore(environment, (SHOW_TRACE, RUN_ID))
-
-
-def run_id() -> str:
-    """Return a name for a run's folder that all its processes share, without `=`, `,`, `(` or a space.
-
-    A job of SLURM keeps its number (after a requeue it finds its folder again), one of torchrun its run's id;
-    otherwise it is the time, to the millisecond. Interactive SLURM sessions start many runs: there it is the time.
-    """
-    environment = os.environ
-    if "SLURM_JOB_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        return f"slurm-{environment['SLURM_JOB_ID']}"
-    if "TORCHELASTIC_RUN_ID" in environment:
-        run = environment["TORCHELASTIC_RUN_ID"]
-        if run != "none":
-            return f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
-        return f"torchrun-{os.getppid()}"  # no id was given: the ranks of a node share their parent
-    now = time.time()
-    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now)) + f"-{int(now * 1000) % 1000:03d}"
 
 
 @contextmanager

@@ -1,7 +1,5 @@
-"""Folders of runs: which one a command means, who may write there, and what is left of a failed start."""
+"""Folders of runs: which one a command means, and who may write there."""
 
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra._internal import hydra as hydra_run
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -18,12 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.workflows.errors import UserError
-
-LOCK = ".lock"
-# Files of a run that has begun to train. Lightning writes the last for a SLURM job that is requeued.
-_OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv", "hpc_ckpt_*.ckpt")
-# By which launchers tell a process its rank, in Lightning's order.
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+from bnn_lightning.workflows.run_folder import held, holds_run, requeued, run_of, unwritable
 
 RunJob = Callable[..., JobReturn]
 
@@ -89,7 +81,7 @@ def run_in_folder(
             try:
                 found = run_job(config=config, job_subdir_key=subdir_key, **options)
             except OSError as error:  # by a file of Hydra's; what the job raises is in `found`
-                raise _unwritable(folder, error) from error
+                raise unwritable(folder, error) from error
             done.extend([True] if found.status == JobStatus.COMPLETED else [])
         return found
     except (UserError, OmegaConfBaseException) as error:
@@ -125,64 +117,6 @@ def late_check(config: DictConfig, arguments: Sequence[str]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
-    """Hold a folder's lock, which dies with the process; afterwards take away what a failed start has made.
-
-    Args:
-        folder: Made if it is not there.
-        keep: Leave the folder of a failed start, with its log.
-
-    Yields:
-        A list, to which the caller adds something when the run has succeeded.
-
-    Raises:
-        UserError: Another process holds the lock, or the folder cannot be written.
-    """
-    new = next((path for path in reversed([folder, *folder.parents]) if not path.exists()), None)
-    done: list[bool] = []
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:  # the others are the same run
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"`{folder}`: another run is writing into this folder; give hydra.run.dir=<folder>.") from error
-    except NotImplementedError:
-        print(
-            f"`{folder}`: this file system has no locks; a second run in this folder is not noticed.", file=sys.stderr
-        )
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        yield done
-    finally:
-        lock.release()
-        if new is not None and not done and not keep and not holds_run(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            _remove_empty(folder.parent, new)
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a run has begun to train in a folder."""
-    return any(True for pattern in _OF_A_RUN for _ in folder.glob(pattern))
-
-
-def run_of(checkpoint: Path) -> Path | None:
-    """Return the folder of the run that a checkpoint belongs to; None for one that lies elsewhere."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
-
-
-def rank() -> int:
-    """Return which of a run's processes this is."""
-    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
-
-
-def requeued(folder: Path) -> bool:
-    """Whether a SLURM job goes on in its folder: Lightning resumes it by itself."""
-    return "SLURM_JOB_ID" in os.environ and any(True for _ in folder.glob("hpc_ckpt_*.ckpt"))
-
-
 def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool]:
     """Return a job's folder, and whether the job goes on with what is there."""
     before = HydraConfig.instance().cfg
@@ -210,7 +144,7 @@ def _find_checkpoint(config: DictConfig, folder: Path, *, in_sweep: bool) -> Pat
     if not isinstance(wanted, str):
         return None
     # Imported late: torch and Lightning, which a command line with a mistake does without.
-    from bnn_lightning.cli.resume import find_checkpoint
+    from bnn_lightning.workflows.resumption import find_checkpoint
 
     return find_checkpoint(wanted, folder, name=str(config.name), in_sweep=in_sweep)
 
@@ -218,10 +152,6 @@ def _find_checkpoint(config: DictConfig, folder: Path, *, in_sweep: bool) -> Pat
 def _refuse_other_run(folder: Path, arguments: Sequence[str], *, is_own: bool, in_sweep: bool) -> None:
     if not is_own and holds_run(folder) and not requeued(folder):
         raise UserError(_taken(folder, arguments, in_sweep=in_sweep))
-
-
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"`{folder}` cannot be written: {error.strerror or error}.")
 
 
 def _is_given(config: DictConfig, key: str) -> bool:
@@ -252,10 +182,3 @@ def _command(arguments: Sequence[str], without: Sequence[str], word: str) -> str
 def _free(folder: Path) -> Path:
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in range(2, sys.maxsize))
     return next(path for path in numbered if not path.exists())
-
-
-def _remove_empty(folder: Path, last: Path) -> None:
-    """Remove a folder and those above it up to `last`, as far as they are empty."""
-    while folder != last.parent and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent

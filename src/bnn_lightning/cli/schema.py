@@ -34,8 +34,8 @@ def read_settings(
     return settings
 
 
-def plain_values(node: DictConfig) -> dict[str, Any]:
-    """Return a section of a configuration as plain containers, resolved."""
-    plain = OmegaConf.to_container(node, resolve=True)
+def plain_values(node: DictConfig, *, complete: bool = False) -> dict[str, Any]:
+    """Return a section of a configuration as plain containers, resolved; `complete` refuses missing values."""
+    plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=complete)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

@@ -5,64 +5,46 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from bnn_lightning.cli.own_folder import own_folders
 from bnn_lightning.distill.hooks import watch
-from bnn_lightning.workflows.ending import checkpoint_path, duration
-from bnn_lightning.workflows.evaluation import left_out_by
+from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.workflows.resumption import LAST
+from bnn_lightning.workflows.training import Trained
 
 _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 
 
 @rank_zero_only
-def print_summary(trainer: Trainer, scores: Mapping[str, float], *, seconds: float, warning: str | None = None) -> None:
+def print_summary(trained: Trained) -> None:
     """Print the accuracy, what to know of it, the time, the folder, and what to try next."""
-    splits = [split for split in ("val", "test") if _has(scores, split)]
-    lines = [f"{split + ' accuracy:':<15} {accuracy(scores, split)}{_partial(trainer, split)}" for split in splits]
-    lines += [warning] if warning else []
-    lines += [f"{'time:':<15} {duration(seconds)}", f"{'run folder:':<15} {trainer.default_root_dir}"]
-    final = checkpoint_path(trainer, "final.ckpt")
-    if final is not None:
-        lines += ["next:", f"  {command('evaluate', f'ckpt={final}')}"]
-        lines += [f"  {command('train', *words)}" for words in _other_distillation(trainer)]
+    lines = [repr(trained)]
+    if trained.checkpoint is not None:
+        lines += ["next:", f"  {command('evaluate', f'ckpt={trained.checkpoint}')}"]
+        lines += [f"  {command('train', *words)}" for words in _other_distillation(trained.task)]
     print("\n" + "\n".join(lines), flush=True)
 
 
 @rank_zero_only
-def print_interrupted(trainer: Trainer) -> None:
-    """Print how to go on after Ctrl-C."""
-    last = checkpoint_path(trainer, "last.ckpt")
-    if last is None:
+def print_interrupted(folder: Path) -> None:
+    """Print how to go on after Ctrl-C.
+
+    Args:
+        folder: Folder of the run.
+    """
+    last = folder / LAST
+    if not last.is_file():
         print("\nstopped before the first checkpoint.", flush=True)
     else:
         resuming = command("train", *kept_overrides("ckpt_path", "init_from"), f"ckpt_path={last}")
         print(f"\nstopped; to resume:\n  {resuming}", flush=True)
-
-
-def accuracy(scores: Mapping[str, float], split: str) -> str:
-    """Return top-1 and top-5 in percent.
-
-    Example:
-        >>> accuracy({"test/acc": 0.9722, "test/acc_top5": 1.0, "test/loss": 0.1}, "test")
-        'top-1 97.22 %, top-5 100.00 % (loss 0.1000)'
-    """
-    top1, top5, loss = (scores[f"{split}/{name}"] for name in ("acc", "acc_top5", "loss"))
-    return f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} % (loss {loss:.4f})"
-
-
-def _partial(trainer: Trainer, split: str) -> str:
-    cause = left_out_by(trainer, split)
-    partial = "" if cause is None else f" PARTIAL: {cause} leaves images out"
-    note = getattr(getattr(trainer, "datamodule", None), "test_note", None) if split == "test" else None
-    return f"{partial} ({note})" if isinstance(note, str) else partial
 
 
 def command(verb: str, *arguments: str) -> str:
@@ -79,10 +61,6 @@ def command(verb: str, *arguments: str) -> str:
     return " ".join([program, *map(shlex.quote, [*folders, *arguments])])
 
 
-def _has(scores: Mapping[str, float], split: str) -> bool:
-    return all(f"{split}/{name}" in scores for name in ("acc", "acc_top5", "loss"))
-
-
 def kept_overrides(*left_out: str) -> list[str]:
     """Return the choices and keys of this job's command line, but for some keys."""
     if not HydraConfig.initialized():
@@ -91,14 +69,14 @@ def kept_overrides(*left_out: str) -> list[str]:
     return [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").partition("=")[0] not in left_out]
 
 
-def _other_distillation(trainer: Trainer) -> Iterator[list[str]]:
+def _other_distillation(task: ClassificationTask) -> Iterator[list[str]]:
     """Yield this run's overrides with SKD, or without where it had it: the comparison that one wants to see."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return  # another run is the sweep's next job
     choice = HydraConfig.get().runtime.choices.get("distill") if HydraConfig.initialized() else "none"
     kept = kept_overrides("distill", "ckpt_path", "debug")
     if choice == "none":
-        if _can_teach_itself(trainer.lightning_module):
+        if _can_teach_itself(task):
             yield [*kept, "distill=skd"]
     else:  # the options of SKD are none of cross-entropy's
         yield [*(o for o in kept if not _OF_DISTILL.match(o)), "distill=none"]

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "profiling": ["profile"],
         "ranking": ["rank"],
         "reporting": ["report"],
+        "training": ["train"],
         "verification": ["verify"],
     },
 )

@@ -11,8 +11,6 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
-from bnn_lightning.cli.errors import explain
-from bnn_lightning.cli.run_folder import requeued, run_of
 from bnn_lightning.models.checkpoints import head_of, load_published
 from bnn_lightning.models.published_file import some
 from bnn_lightning.workflows.checkpoint import (
@@ -24,8 +22,9 @@ from bnn_lightning.workflows.checkpoint import (
     network_file,
     read_checkpoint,
 )
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import UserError, explain
 from bnn_lightning.workflows.old_names import COMMIT
+from bnn_lightning.workflows.run_folder import requeued, run_of
 from bnn_lightning.zoo.files import is_name
 
 # Names of binarizers in layers, and so of tensors in files of networks that have others.
@@ -101,14 +100,13 @@ class Resumption:
         return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
-def find(ckpt_path: str | None, run_dir: Path, *, name: str, in_sweep: bool) -> Resumption | None:
+def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | None:
     """Return what this run goes on from, if anything; the curves of a run that goes on in another folder are copied.
 
     Args:
         ckpt_path: See `find_checkpoint`.
         run_dir: See `find_checkpoint`.
         name: See `find_checkpoint`.
-        in_sweep: See `find_checkpoint`.
 
     Raises:
         UserError: There is no such checkpoint, or it holds no training state.
@@ -116,7 +114,7 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str, in_sweep: bool) -> 
     if requeued(run_dir):
         path = max(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
     else:
-        found = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name, in_sweep=in_sweep)
+        found = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name)
         if found is None:
             return None
         path = found
@@ -147,7 +145,7 @@ def copy_curves(start: Resumption, run_dir: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool) -> Path | None:
+def find_checkpoint(wanted: str, run_dir: Path, *, name: str, in_sweep: bool = False) -> Path | None:
     """Return the file that `ckpt_path` means; None for a job that a sweep did not come to, which starts.
 
     Args:

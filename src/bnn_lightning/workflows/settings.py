@@ -29,12 +29,12 @@ def _choice(*values: str, default: str | None = None) -> str:
 
 
 @dataclass
-class RunSettings:
+class TrainSettings:
     """The keys of `train.yaml` that `bnn train` itself reads."""
 
-    name: str
-    seed: int
-    epochs: int
+    name: str = "run"
+    seed: int = 1
+    epochs: int = 30
     warmup_epochs: int = 0
     warmup_start: float | None = None
     decay_epochs: int | None = None
@@ -231,5 +231,5 @@ def check_settings(settings: Any, choices: Mapping[str, Sequence[str]] | None = 
         if getattr(settings, key) not in values:
             one = ", ".join(values[:-1])
             raise UserError(f"`{key}` must be {one} or {values[-1]}, got {getattr(settings, key)}.")
-    if isinstance(settings, RunSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
+    if isinstance(settings, TrainSettings) and settings.init_from == REQUIRED and settings.ckpt_path is None:
         raise UserError("`init_from` has no value: this experiment starts from weights, give init_from=<checkpoint>.")

@@ -1,18 +1,15 @@
-"""One training run: from a composed configuration to checkpoints, scores and a summary."""
+"""Training of a network, from sections of a configuration to checkpoints and scores."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
@@ -21,21 +18,13 @@ from bnn_lightning.callbacks.embed_config import EmbedConfig
 from bnn_lightning.callbacks.frozen import FrozenNorms
 from bnn_lightning.callbacks.nonfinite import NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.callbacks.tracking import Tracking
-from bnn_lightning.cli import resume
-from bnn_lightning.cli.facts import take_facts
-from bnn_lightning.cli.launch import is_sweep, pass_to_workers, refuse_multi_node_sweep
-from bnn_lightning.cli.loggers import logger_nodes
-from bnn_lightning.cli.own_folder import own_targets
-from bnn_lightning.cli.recipes import announce_recipe
-from bnn_lightning.cli.resume import Resumption
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.summary import print_interrupted, print_summary
 from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.published_file import some
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
+from bnn_lightning.workflows import resumption
 from bnn_lightning.workflows.building import build_all, build_datamodule, build_task, check_chosen, check_sections
 from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint
 from bnn_lightning.workflows.checks import (
@@ -55,28 +44,70 @@ from bnn_lightning.workflows.checks import (
 from bnn_lightning.workflows.checks_callbacks import check_needed
 from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
 from bnn_lightning.workflows.compute import compute_line
-from bnn_lightning.workflows.ending import end_only, explain_nonfinite
+from bnn_lightning.workflows.ending import duration, end_only, explain_nonfinite
 from bnn_lightning.workflows.errors import UserError, listed
+from bnn_lightning.workflows.evaluation import left_out_by
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import check_class_names, known_classes
 from bnn_lightning.workflows.profiling import profile_config
-from bnn_lightning.workflows.settings import RunSettings
+from bnn_lightning.workflows.resumption import Resumption
+from bnn_lightning.workflows.run_folder import held, refuse_other_run
+from bnn_lightning.workflows.run_loggers import resumed_loggers
+from bnn_lightning.workflows.settings import TrainSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import build_trainer
+from bnn_lightning.workflows.training_config import training_config
+
+Plain = dict[str, Any]
 
 # Keys of the run and not of the network: each stays out of the checkpoint's configuration.
 _NOT_EMBEDDED = ("trust",)
 
 
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        run_dir: Folder of the run: checkpoints, curves, logs.
+        scores: Metrics by name, such as `val/acc` and `test/acc`, of the last epoch and the final test.
+        seconds: Time that it took.
+        task: The trained network in its task.
+        notes: By split, what to know of its scores.
+        warning: That the network is not binary yet; None where it is.
+        objective: Value of the metric `objective`; None where none was named.
+    """
+
+    run_dir: Path
+    scores: Mapping[str, float]
+    seconds: float
+    task: ClassificationTask
+    notes: Mapping[str, str] = field(default_factory=dict)
+    warning: str | None = None
+    objective: float | None = None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """File of the final weights; None where none were written."""
+        path = self.run_dir / "checkpoints" / resumption.FINAL
+        return path if path.is_file() else None
+
+    def __repr__(self) -> str:
+        splits = [split for split in ("val", "test") if f"{split}/acc" in self.scores]
+        lines = [f"{split + ' accuracy:':<15} {accuracy(self.scores, split)}{self.notes[split]}" for split in splits]
+        lines += [self.warning] if self.warning else []
+        return "\n".join([*lines, f"{'time:':<15} {duration(self.seconds)}", f"{'run folder:':<15} {self.run_dir}"])
+
+
 @dataclass
-class Run:
+class TrainingRun:
     """Arguments of `trainer.fit`.
 
     Attributes:
-        start: Checkpoint that the run resumes from.
+        start: Training state that the run resumes from.
         finished: Whether there is nothing left to train; then the final weights are loaded, if they were written.
     """
 
-    settings: RunSettings
+    settings: TrainSettings
     trainer: Trainer
     task: ClassificationTask
     datamodule: LightningDataModule
@@ -84,39 +115,107 @@ class Run:
     finished: bool = False
 
 
-def fit(config: DictConfig) -> float | None:
-    """Train, score the test set, and say what came out.
+@takes(TrainSettings)
+def train(
+    model: str | Plain,
+    data: str | Plain,
+    *,
+    data_dir: str = "data",
+    run_dir: str | Path | None = None,
+    config: Plain | None = None,
+    optimizer: Plain | None = None,
+    param_groups: Plain | None = None,
+    lr_scheduler: Plain | None = None,
+    distill: Plain | None = None,
+    task: Plain | None = None,
+    trainer: Plain | None = None,
+    callbacks: Plain | None = None,
+    logger: Plain | None = None,
+    **options: Any,
+) -> Trained:
+    """Train a network, and score it on the test set.
+
+    A section without a `_target_` changes arguments of the default one, as in `optimizer={"lr": 3e-3}`.
 
     Args:
-        config: As composed by Hydra from `train.yaml`.
-
-    Returns:
-        The value of `objective`, for a sweep.
+        model: Name of a backbone, its arguments with its `name` (`{"name": "mlp", "width": 256}`), or a section of a
+            configuration. A checkpoint is rebuilt from it, so that it is no module.
+        data: Name of a set, its arguments with its `name`, or a section of a configuration.
+        data_dir: Folder of the data files.
+        run_dir: Folder of the run, in which no other run lies; None: `runs/<name>/<time>`.
+        config: Composed configuration, which checkpoints hold and beside which no section has a default: see
+            `bnn_lightning.cli.train.compose_training`.
+        optimizer: Section; None: Adam.
+        param_groups: Section; None: one weight decay for all parameters, 0.
+        lr_scheduler: Section; None: warm-up and half a cosine.
+        distill: Section; None trains with labels alone.
+        task: Section; None: `ClassificationTask`.
+        trainer: Arguments of Lightning's Trainer.
+        callbacks: Section, a node each, beside checkpoints and random states.
+        logger: Section, a node each, beside the CSV file.
+        options: Keys of `TrainSettings`.
 
     Raises:
-        UserError: The configuration is wrong; raised before training starts.
+        UserError: Values or data that cannot be trained with, or a folder that holds another run; before training.
+
+    Example:
+        >>> train({"name": "mlp", "width": 64}, "digits", epochs=5, optimizer={"lr": 3e-3})  # doctest: +SKIP
+        test accuracy:  top-1 91.11 %, top-5 99.17 % (loss 0.3023)
+        time:           4 s
+        run folder:     runs/mlp_digits/2026-01-01_12-00-00-000
     """
     started = time.monotonic()
-    run = prepare(config)
+    given = {"optimizer": optimizer, "param_groups": param_groups, "lr_scheduler": lr_scheduler, "distill": distill}
+    given |= {"task": task, "trainer": trainer, "callbacks": callbacks, "logger": logger}
+    settings = make_settings(TrainSettings, "train", **options)
+    plain = training_config(
+        settings, model, data, given, data_dir=data_dir, run_dir=run_dir, complete=config is not None
+    )
+    folder = Path(plain["paths"]["run_dir"])
+    with held(folder, keep=False) as done:
+        run = prepare(settings, plain, plain if config is None else config)
+        scores = _fit(run)
+        done.append(True)
+    notes = {split: _note(run.trainer, split) for split in ("val", "test")}
+    seconds, warning = time.monotonic() - started, relaxed(run.task.backbone)
+    objective = _objective(settings, scores)
+    return Trained(folder, scores, seconds, run.task, notes, warning, objective)
+
+
+def accuracy(scores: Mapping[str, float], split: str) -> str:
+    """Return top-1 and top-5 in percent.
+
+    Example:
+        >>> accuracy({"test/acc": 0.9722, "test/acc_top5": 1.0, "test/loss": 0.1}, "test")
+        'top-1 97.22 %, top-5 100.00 % (loss 0.1000)'
+    """
+    top1, top5, loss = (scores[f"{split}/{name}"] for name in ("acc", "acc_top5", "loss"))
+    return f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} % (loss {loss:.4f})"
+
+
+def _note(trainer: Trainer, split: str) -> str:
+    cause = left_out_by(trainer, split)
+    partial = "" if cause is None else f" PARTIAL: {cause} leaves images out"
+    note = getattr(getattr(trainer, "datamodule", None), "test_note", None) if split == "test" else None
+    return f"{partial} ({note})" if isinstance(note, str) else partial
+
+
+def _fit(run: TrainingRun) -> dict[str, float]:
+    """Train and score, with the errors that a user can mend in words."""
     try:
         with damaged_files():
-            scores = _train(run)
+            return _train(run)
     except (CheckpointReadError, CheckpointWriteError) as error:
         raise UserError(str(error)) from error
     except _wandb_errors() as error:
         raise UserError(f"wandb: {error} Log in (wandb login), or take logger.wandb.offline=true.") from error
     except NonFiniteLossError as error:
         raise UserError(explain_nonfinite(error, run.trainer)) from error
-    except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
-        print_interrupted(run.trainer)
-        raise
     finally:
         _finish_wandb()
-    print_summary(run.trainer, scores, seconds=time.monotonic() - started, warning=relaxed(run.task.backbone))
-    return _objective(run.settings, scores)
 
 
-def _train(run: Run) -> dict[str, float]:
+def _train(run: TrainingRun) -> dict[str, float]:
     if run.finished and run.start is not None and (final := run.start.final()) is not None:
         scores = _load_final(run, run.start, final)
     else:
@@ -130,7 +229,7 @@ def _train(run: Run) -> dict[str, float]:
     return scores
 
 
-def _load_final(run: Run, start: Resumption, final: Path) -> dict[str, float]:
+def _load_final(run: TrainingRun, start: Resumption, final: Path) -> dict[str, float]:
     """Load the weights that a finished run has come to; return what it has logged."""
     rank_zero_info(f"The run is finished: nothing is trained, and {final} is scored.")
     run.task.load_state_dict(read_checkpoint(final)["state_dict"])
@@ -154,42 +253,40 @@ def _finish_wandb() -> None:
         wandb.finish()
 
 
-def prepare(config: DictConfig) -> Run:
+def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun:
     """Build everything, and check what can be checked before training starts.
 
     Args:
-        config: As composed by Hydra from `train.yaml`.
+        settings: Of the training.
+        plain: See `training_config`.
+        config: All that checkpoints say of the run.
 
     Raises:
-        UserError: The configuration is wrong.
+        UserError: The configuration is wrong, or the folder holds another run.
     """
-    _check_trust(config)
-    _place(config)
-    settings, own = read_settings(RunSettings, config), own_targets()
-    announce_recipe(config)
-    take_facts(config)
-    plain = _resolve(config)
-    check_sections(plain, trust=own)
+    trust, run_dir = settings.trust, Path(plain["paths"]["run_dir"])
+    check_chosen(plain)
+    check_sections(plain, trust=trust)
     check_needed(plain.get("callbacks"))
-    refuse_multi_node_sweep(plain["trainer"].get("num_nodes", 1))
     check_trainer(plain["trainer"], settings.matmul_precision)
     silence()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    datamodule = build_datamodule(plain["data"], trust=own)
+    datamodule = build_datamodule(plain["data"], trust=trust)
     with rebuilding() if settings.ckpt_path is not None else nullcontext():  # its weights are in the checkpoint
-        task = build_task(plain, trust=own, read=partial(load_backbone, trust=settings.trust))
-    _say_size(plain, own)
-    _freeze(task, plain.get("freeze"))
-    run_dir = Path(plain["paths"]["run_dir"])
-    start = resume.find(settings.ckpt_path, run_dir, name=settings.name, in_sweep=is_sweep())
-    callbacks = _callbacks(plain, settings, start, known_classes(datamodule))
+        task = build_task(plain, trust=trust, read=partial(load_backbone, trust=trust))
+    _say_size(plain, trust)
+    _freeze(task, settings.freeze)
+    start = resumption.find(settings.ckpt_path, run_dir, name=settings.name)
+    if start is None or not start.in_place:
+        refuse_other_run(run_dir)
+    callbacks = _callbacks(plain, config, settings, start, known_classes(datamodule))
     check_selection(task, datamodule, callbacks, settings.objective)
     check_averages(task, callbacks)
     check_optimization(task)
     check_distiller(task, plain.get("distill"))
     _warn(check_compile(task, wanted=plain["task"].get("compile", False)))
-    loggers = build_all(logger_nodes(plain, start), at="logger", trust=own)
+    loggers = build_all(resumed_loggers(plain["logger"], run_dir, start), at="logger", trust=trust)
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     _warn(check_binary_end(task, trainer.max_epochs))
     _warn(check_turns(task, trainer.max_epochs))
@@ -197,9 +294,9 @@ def prepare(config: DictConfig) -> Run:
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_class_weights(task, datamodule, trainer)
-    check_sizes(task, datamodule, plain["model"], trust=own)
-    run = Run(settings, trainer, task, datamodule, start)
-    _take_weights(run, plain)
+    check_sizes(task, datamodule, plain["model"], trust=trust)
+    run = TrainingRun(settings, trainer, task, datamodule, start)
+    _take_weights(run, plain, config)
     return run
 
 
@@ -209,16 +306,16 @@ def _warn(warning: str | None) -> None:
 
 
 def _callbacks(
-    plain: Mapping[str, Any], settings: RunSettings, start: Resumption | None, class_names: Sequence[str]
+    plain: Plain, config: Plain, settings: TrainSettings, start: Resumption | None, class_names: Sequence[str]
 ) -> list[Callback]:
     """Return what every run has, and what the configuration names."""
-    embedded = {key: value for key, value in plain.items() if key not in _NOT_EMBEDDED}
+    embedded = {key: value for key, value in config.items() if key not in _NOT_EMBEDDED}
     found: list[Callback] = [EmbedConfig(embedded, class_names)]
     found.append(Tracking(embedded, resumed=start is not None and start.in_place))
     if settings.on_nonfinite != "ignore":
         found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
-    found += [FrozenNorms()] if plain.get("freeze") else []
-    return found + build_all(plain.get("callbacks"), at="callbacks", trust=own_targets())
+    found += [FrozenNorms()] if settings.freeze else []
+    return found + build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
 
 
 def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
@@ -249,52 +346,19 @@ def _freeze(task: ClassificationTask, given: object) -> None:
     rank_zero_info(f"Frozen: {len(frozen)} parameters ({some(frozen, 4)}); trained: {some(trained, 4)}.")
 
 
-def _take_weights(run: Run, plain: Mapping[str, Any]) -> None:
+def _take_weights(run: TrainingRun, plain: Plain, config: Plain) -> None:
     """Resume from `ckpt_path`; where there is none, start from `init_from`."""
     if (start := run.start) is not None:
         check_class_names(embedded_classes(start.checkpoint), run.datamodule, start.path)
-        rank_zero_info(resume.check(run.task, start, plain))
+        rank_zero_info(resumption.check(run.task, start, config))
         run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
         if run.trainer.global_rank == 0:
-            resume.copy_curves(start, Path(run.trainer.default_root_dir))
-        pass_to_workers("ckpt_path", str(start.path))
+            resumption.copy_curves(start, Path(run.trainer.default_root_dir))
     elif run.settings.init_from is not None:
-        rank_zero_info(resume.start_from(run.task, run.settings.init_from, plain.get("model")))
+        rank_zero_info(resumption.start_from(run.task, run.settings.init_from, plain.get("model")))
 
 
-def _place(config: DictConfig) -> None:
-    """Say in `paths.run_dir` where the run's own folder is, where Hydra runs the job."""
-    # Hydra's record outlives its job: in a notebook or a test, one that only printed a configuration has no folder.
-    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
-        for override in HydraConfig.get().overrides.task:
-            key, _, folder = override.lstrip("+").partition("=")
-            if key == "paths.run_dir":
-                raise UserError(f"`{override}`: the folder of a run is given by hydra.run.dir={folder}.")
-        OmegaConf.update(config, "paths.run_dir", _relative(HydraConfig.get().runtime.output_dir))
-
-
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    check_chosen(config)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _relative(path: str) -> str:
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
-
-
-def _check_trust(config: DictConfig) -> None:
-    """See that `trust` comes from the command line: a file could come from elsewhere."""
-    if not config.get("trust") or not HydraConfig.initialized():
-        return
-    overrides = HydraConfig.get().overrides.task
-    if not any(override.lstrip("+").startswith("trust=") for override in overrides):
-        raise UserError(f"`trust` is taken from the command line only: give trust={config.trust} there.")
-
-
-def _objective(settings: RunSettings, scores: dict[str, float]) -> float | None:
+def _objective(settings: TrainSettings, scores: dict[str, float]) -> float | None:
     if settings.objective is None:
         return None
     if settings.objective not in scores:

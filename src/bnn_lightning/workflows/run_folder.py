@@ -1,0 +1,120 @@
+"""Folders of runs: their names, who may write there, and what is left of a failed start."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bnn_lightning.workflows.errors import UserError
+
+LOCK = ".lock"
+# Files of a run that has begun to train. Lightning writes the last for a SLURM job that is requeued.
+_OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv", "hpc_ckpt_*.ckpt")
+# By which launchers tell a process its rank, in Lightning's order.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+def run_id() -> str:
+    """Return a name for a run's folder that all its processes share, without `=`, `,`, `(` or a space.
+
+    A job of SLURM keeps its number (after a requeue it finds its folder again), one of torchrun its run's id;
+    otherwise it is the time, to the millisecond. Interactive SLURM sessions start many runs: there it is the time.
+    """
+    environment = os.environ
+    if "SLURM_JOB_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return f"slurm-{environment['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" in environment:
+        run = environment["TORCHELASTIC_RUN_ID"]
+        if run != "none":
+            return f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
+        return f"torchrun-{os.getppid()}"  # no id was given: the ranks of a node share their parent
+    now = time.time()
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now)) + f"-{int(now * 1000) % 1000:03d}"
+
+
+@contextmanager
+def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
+    """Hold a folder's lock, which dies with the process; afterwards take away what a failed start has made.
+
+    Args:
+        folder: Made if it is not there.
+        keep: Leave the folder of a failed start, with its log.
+
+    Yields:
+        A list, to which the caller adds something when the run has succeeded.
+
+    Raises:
+        UserError: Another process holds the lock, or the folder cannot be written.
+    """
+    new = next((path for path in reversed([folder, *folder.parents]) if not path.exists()), None)
+    done: list[bool] = []
+    lock = FileLock(folder.resolve() / LOCK, is_singleton=True)  # the command line holds it around the workflow
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if rank() == 0:  # the others are the same run
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"`{folder}`: another run is writing into this folder; give hydra.run.dir=<folder>.") from error
+    except NotImplementedError:
+        print(
+            f"`{folder}`: this file system has no locks; a second run in this folder is not noticed.", file=sys.stderr
+        )
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield done
+    finally:
+        lock.release()
+        if new is not None and not done and not keep and not holds_run(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(folder.parent, new)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun to train in a folder."""
+    return any(True for pattern in _OF_A_RUN for _ in folder.glob(pattern))
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint belongs to; None for one that lies elsewhere."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+
+
+def rank() -> int:
+    """Return which of a run's processes this is."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def requeued(folder: Path) -> bool:
+    """Whether a SLURM job goes on in its folder: Lightning resumes it by itself."""
+    return "SLURM_JOB_ID" in os.environ and any(True for _ in folder.glob("hpc_ckpt_*.ckpt"))
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """Return what to tell of a folder that could not be written."""
+    return UserError(f"`{folder}` cannot be written: {error.strerror or error}.")
+
+
+def _remove_empty(folder: Path, last: Path) -> None:
+    """Remove a folder and those above it up to `last`, as far as they are empty."""
+    while folder != last.parent and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def refuse_other_run(folder: Path) -> None:
+    """Refuse a folder that holds a run which this one does not resume.
+
+    Raises:
+        UserError: It does.
+    """
+    if rank() == 0 and holds_run(folder) and not requeued(folder):  # the other ranks find what this one has written
+        raise UserError(
+            f"`{folder}` holds a run, which is not overwritten: give another folder, or resume it with "
+            f"ckpt_path={folder}."
+        )

@@ -1,0 +1,134 @@
+"""Configuration of a training that is called from Python: the sections that a call leaves out, and their defaults."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnn_lightning.workflows.building import DATA, FACTS, PACKAGE, locate, section_of_data, takes
+from bnn_lightning.workflows.run_folder import run_id
+from bnn_lightning.workflows.run_loggers import named_loggers
+from bnn_lightning.workflows.settings import TrainSettings
+
+Plain = dict[str, Any]
+
+
+def training_config(
+    settings: TrainSettings,
+    model: str | Plain,
+    data: str | Plain,
+    given: Mapping[str, Plain | None],
+    *,
+    data_dir: str,
+    run_dir: str | Path | None,
+    complete: bool,
+) -> Plain:
+    """Return the configuration of a training, all sections included, as plain containers.
+
+    Args:
+        settings: Keys of the whole run; a run without a name is called after its network and data.
+        model: See `train`.
+        data: See `train`.
+        given: Other sections by name; None takes the default.
+        data_dir: Folder of the data files.
+        run_dir: Folder of the run; None: `runs/<name>/<time>`.
+        complete: Whether a composed configuration says all: then nothing has a default.
+
+    Raises:
+        UserError: An unknown name, or a `_target_` that is not allowed.
+    """
+    if complete:
+        paths = {"data_dir": data_dir, "run_dir": str(run_dir)}
+        return vars(settings) | {"model": model, "data": data, "paths": paths, **given}
+    data = _data(data, data_dir)
+    model = _model(model, data, settings.trust)
+    if settings.name == TrainSettings.name:
+        settings.name = "_".join(_label(section) for section in (model, data))
+    folder = Path("runs", settings.name, run_id()) if run_dir is None else Path(run_dir)
+    config = vars(settings) | {"model": model, "data": data, "paths": {"data_dir": data_dir, "run_dir": str(folder)}}
+    defaults = default_sections(settings, str(folder), num_classes=data.get("num_classes"))
+    config |= {name: _merged(defaults.get(name), given.get(name)) for name in (*defaults, "distill")}
+    config["callbacks"] = {**defaults["callbacks"], **(given.get("callbacks") or {})}
+    config["logger"] = named_loggers({**defaults["logger"], **(given.get("logger") or {})}, settings.name)
+    if config["distill"] is not None:
+        config["distill"] = with_facts(config["distill"], data, "distill", settings.trust)
+    return config
+
+
+def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int | None) -> Plain:
+    """Return the sections that `bnn train` takes without a recipe; a test holds both equal."""
+    checkpoints = {"dirpath": f"{run_dir}/checkpoints"}
+    return {
+        "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
+        "param_groups": {"_target_": f"{PACKAGE}.optim.default_groups", "_partial_": True, "weight_decay": 0.0},
+        "lr_scheduler": {
+            "_target_": f"{PACKAGE}.optim.warmup_cosine",
+            "_partial_": True,
+            **{key: getattr(settings, key) for key in ("epochs", "warmup_epochs", "warmup_start", "decay_epochs")},
+            "min_factor": settings.min_lr_factor,
+        },
+        "task": {
+            "_target_": f"{PACKAGE}.tasks.ClassificationTask",
+            "_partial_": True,
+            "num_classes": num_classes,
+            "progress_epochs": settings.epochs,
+        },
+        "trainer": {
+            "_target_": "pytorch_lightning.Trainer",
+            "max_epochs": settings.epochs,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 10,
+            "default_root_dir": run_dir,
+        },
+        "callbacks": {
+            **dict.fromkeys(["latent_clip", "bias_clip"]),  # callbacks run in this order, also those that a call adds
+            "channel_blend_clip": {"_target_": f"{PACKAGE}.callbacks.ChannelBlendClip"},
+            **dict.fromkeys(["ema", "bn_reestimate"]),
+            "flip_rate": {"_target_": f"{PACKAGE}.callbacks.FlipRateLogger"},
+            "damaged_images": {"_target_": f"{PACKAGE}.callbacks.DamagedImages"},
+            "progress_bar": {"_target_": "pytorch_lightning.callbacks.TQDMProgressBar", "refresh_rate": 10},
+            "rng_state": {"_target_": f"{PACKAGE}.callbacks.RNGState"},
+            "last_checkpoint": {"_target_": f"{PACKAGE}.callbacks.LastCheckpoint", **checkpoints},
+            "final_checkpoint": {"_target_": f"{PACKAGE}.callbacks.FinalCheckpoint", **checkpoints},
+        },
+        "logger": {
+            "csv": {
+                "_target_": f"{PACKAGE}.loggers.CSVLogger",
+                "save_dir": run_dir,
+                "name": "csv",
+                "version": 0,
+            }
+        },
+    }
+
+
+def with_facts(node: Plain, data: Mapping[str, Any], at: str, trust: Sequence[str]) -> Plain:
+    """Return a section with those facts of the data that its builder takes and that it does not state."""
+    target = locate(node["_target_"], at=at, trust=trust)
+    facts = {fact: data[fact] for fact in FACTS if fact in data and fact not in node and takes(target, fact)}
+    return node | facts
+
+
+def _data(data: str | Plain, data_dir: str) -> Plain:
+    if isinstance(data, str):
+        return section_of_data(data, root=data_dir)
+    if "_target_" not in data and data.get("name") in DATA:
+        return section_of_data(**({"root": data_dir} | data))
+    return dict(data)
+
+
+def _model(model: str | Plain, data: Plain, trust: Sequence[str]) -> Plain:
+    section = {"name": model} if isinstance(model, str) else dict(model)
+    if "_target_" in section or "name" not in section:
+        return with_facts(section, data, "model", trust) if "_target_" in section else section
+    facts = {fact: data[fact] for fact in FACTS if fact in data}
+    return {"_target_": f"{PACKAGE}.models.create_backbone", **facts, **section}
+
+
+def _merged(default: Plain | None, given: Plain | None) -> Plain | None:
+    if given is None or default is None or "_target_" not in given:
+        return default if given is None else {**(default or {}), **given}
+    return {key: value for key, value in default.items() if key == "_partial_"} | given
+
+
+def _label(section: Plain) -> str:
+    return str(section.get("name") or str(section.get("_target_")).rpartition(".")[2])
