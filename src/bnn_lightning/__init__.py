@@ -20,5 +20,6 @@ __getattr__, __dir__, __all__ = attach(
         "workflows.reporting": ["report"],
         "workflows.training": ["train"],
         "workflows.verification": ["verify"],
+        "workflows.visualization": ["visualize"],
     },
 )

@@ -13,8 +13,8 @@ import pytest
 from bnn_lightning.cli import main
 from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.help import keys_of
-from bnn_lightning.cli.visualize import KINDS
 from bnn_lightning.workflows import settings
+from bnn_lightning.workflows.figure_kinds import KINDS
 
 Bnn = Callable[..., Any]
 

@@ -1,16 +1,32 @@
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, ValidationError
 from torch import nn
 
+from bnn_lightning.cli.config_paths import config_dir
 from bnn_lightning.cli.schema import read_settings
 from bnn_lightning.workflows.arguments import check_arguments, check_value
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.settings import EvaluateSettings, ExportSettings, TrainSettings
+from bnn_lightning.workflows.figure_kinds import KINDS
+from bnn_lightning.workflows.settings import (
+    BenchmarkSettings,
+    EvaluateSettings,
+    ExportSettings,
+    PredictSettings,
+    PrepareSettings,
+    ProfileSettings,
+    RankSettings,
+    ReportSettings,
+    TrainSettings,
+    VerifySettings,
+)
+from bnn_lightning.workflows.visualization import settings_of
 
 
 @pytest.mark.parametrize(
@@ -93,3 +109,35 @@ def test_settings_of_another_type(keys: dict[str, Any]) -> None:
 def test_missing_settings() -> None:
     with pytest.raises(MissingMandatoryValue):
         read_settings(ExportSettings, OmegaConf.create({"ckpt": "???"}))
+
+
+SETTINGS: dict[str, type] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "profile": ProfileSettings,
+    "prepare": PrepareSettings,
+    "export": ExportSettings,
+    "verify": VerifySettings,
+    "predict": PredictSettings,
+    "report": ReportSettings,
+    "benchmark": BenchmarkSettings,
+    "rank": RankSettings,
+    **{f"visualize/{kind}": settings_of(kind) for kind in KINDS},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_files_of_verbs_hold_the_defaults_of_their_settings(name: str) -> None:
+    stated = yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
+    keys = {field.name: field for field in fields(SETTINGS[name])}
+    own = {key for key, value in stated.items() if not isinstance(value, dict)}
+    # Keys beside the settings are those that other keys refer to.
+    assert own - {"defaults"} - set(keys) <= {"published", "class_weights", "seed"}, own
+    for key in keys.keys() & own:
+        field = keys[key]
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if stated[key] == "???":
+            assert default is MISSING or name == "rank", key
+        elif "${" not in str(stated[key]):
+            assert stated[key] == default, key
+    assert set(keys) - own <= {"trust"}

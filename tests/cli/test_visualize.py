@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli.visualize import KINDS, kind_of
-from bnn_lightning.cli.visualize.output import place_of, run_names, several
+from bnn_lightning.cli.visualize import kind_of
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.figure_kinds import KINDS
+from bnn_lightning.workflows.figure_kinds.base import place_of, run_names, several
 
 Bnn = Callable[..., Any]
 
@@ -53,7 +54,7 @@ def test_a_word_without_a_value_is_an_error(bnn: Bnn) -> None:
 def test_places(tmp_path: Path) -> None:
     folder = place_of(str(tmp_path / "new"), "graph of (a,b)", formats=["png", "html"])
     assert folder.path("png", "more").name == "graph_of_a_b_more.png"
-    assert (folder.wants("html"), folder.wants("svg")) == (True, False)
+    assert folder.formats == ("png", "html")
     file = place_of(str(tmp_path / "a.svg"), "ignored", formats=["png"])
     assert (file.path("npz"), file.formats) == (tmp_path / "a.npz", ("svg",))
     (tmp_path / "file").touch()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bnn_lightning.cli.visualize import graph
+from bnn_lightning.workflows.figure_kinds import graph
 
 
 def test_command_writes_picture_table_and_files(bnn: Callable[..., Any], tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bnn_lightning.analysis import Measured, random_direction, shifted
-from bnn_lightning.cli.visualize.landscape_file import LandscapeFile, read_landscape
 from bnn_lightning.data import SyntheticDataModule
 from bnn_lightning.workflows.checkpoint import load_backbone
+from bnn_lightning.workflows.figure_kinds.landscape_file import LandscapeFile, read_landscape
 
 Bnn = Callable[..., Any]
 QUICK = ("points=3", "images=20", "batch_size=16", "workers=1", "hessian_images=0", "formats=[svg]")

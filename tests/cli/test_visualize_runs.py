@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn_lightning.cli.visualize.feature_maps import read_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.figure_kinds.feature_maps import read_picture
 
 Bnn = Callable[..., Any]
 

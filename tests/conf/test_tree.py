@@ -12,10 +12,10 @@ import yaml
 
 from bnn_lightning.binarizers import InputBinarizer, WeightBinarizer, list_binarizers
 from bnn_lightning.cli.config_paths import config_dir
-from bnn_lightning.cli.visualize import KINDS
 from bnn_lightning.models import list_backbones
 from bnn_lightning.workflows.arguments import NODE_KEYS, _signature
 from bnn_lightning.workflows.building import _builder, _without_ours, check, check_sections, locate
+from bnn_lightning.workflows.figure_kinds import KINDS
 from bnn_lightning.workflows.settings import PrepareSettings, ReportSettings
 
 Composed = Callable[..., dict[str, Any]]

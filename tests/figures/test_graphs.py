@@ -235,7 +235,7 @@ def test_tensorboard_reads_the_graph(tmp_path: Any) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from bnn_lightning.cli.visualize.graph import write_event_file
+    from bnn_lightning.workflows.figure_kinds.graph import write_event_file
 
     graph = block_graph("bnext")
     for _ in range(2):  # the second takes the place of the first

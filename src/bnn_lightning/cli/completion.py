@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.errors import EXIT_CODE
-from bnn_lightning.cli.visualize import KINDS
+from bnn_lightning.workflows.figure_kinds import KINDS
 
 FLAGS = ("-sc", "--shell-completion")
 _LINE = "COMP_LINE"  # what the shell's script passes on: the command line up to the cursor

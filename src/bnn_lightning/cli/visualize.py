@@ -1,32 +1,16 @@
-"""`bnn visualize <what>=...`: pictures, one module a kind; its configuration is `conf/visualize/<what>.yaml`."""
+"""`bnn visualize <what>=...`: figures; the configuration of a kind is `conf/visualize/<what>.yaml`."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from functools import partial
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import EXIT_CODE
-from bnn_lightning.cli.launch import launch
-from bnn_lightning.utils.optional import require
-from bnn_lightning.workflows.errors import UserError, did_you_mean
-
-# A module of this package each, with a function `draw(config) -> float | None`.
-KINDS = {
-    "training_curves": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
-    "comparison": "accuracy against operations, size or latency: published networks and runs of ours",
-    "binarization": "how binary networks are: parameters, products, operations",
-    "graph": "a block, a module or a network as a graph: SVG, TensorBoard, ONNX",
-    "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
-    "modules": "convolution modules side by side",
-    "feature_maps": "what binary layers see of an image: inputs and their signs",
-    "embedding": "penultimate features in the plane, colored by class: t-SNE or UMAP",
-    "soft_label_heatmap": "the soft-label bank of self-knowledge distillation as a heat map",
-    "signs": "signs of weights and activations, layer by layer",
-    "surrogates": "value and gradient of binarizers",
-    "pipeline": "a backbone, a block of it, and the block's convolution module",
-}
+from bnn_lightning.cli.launch import is_sweep, launch
+from bnn_lightning.workflows.errors import did_you_mean
+from bnn_lightning.workflows.figure_kinds import KINDS
 
 OLD_KINDS = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 
@@ -54,36 +38,34 @@ def main(prefix: Sequence[str] = ()) -> None:
     what = kind_of(words)
     if what is None:
         name = words[0].partition("=")[0]
-        if name in OLD_KINDS:
-            print(
-                f"error: `{name}` is now called `{OLD_KINDS[name]}`: bnn visualize {OLD_KINDS[name]}=...",
-                file=sys.stderr,
-            )
-            raise SystemExit(EXIT_CODE)
-        print(f"error: `{name}`: no such picture.{did_you_mean(name, KINDS)}\n\n{describe_kinds()}", file=sys.stderr)
+        message = f"`{name}`: no such picture.{did_you_mean(name, KINDS)}\n\n{describe_kinds()}"
+        if (new := OLD_KINDS.get(name)) is not None:
+            message = f"`{name}` is now called `{new}`: bnn visualize {new}=...\n"
+        print(f"error: {message}", end="", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
     # `bnn visualize landscape --help`: the bare word says only which keys there are.
     bare = (what,) if words[0] == what else ()
     launch(partial(draw, what), config_name=f"visualize/{what}", prefix=(*prefix, *bare))
 
 
-def draw(what: str, config: DictConfig) -> float | None:
+def draw(what: str, config: DictConfig) -> None:
     """Draw with a composed configuration.
 
     Args:
         what: One of `KINDS`.
         config: As composed by Hydra from `visualize/<what>.yaml`.
-
-    Raises:
-        UserError: matplotlib is not installed, or whatever the kind refuses.
     """
-    try:
-        require("matplotlib", extra="visualize")
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from error
     # Imported late: `--help` and `--cfg job` do without torch and matplotlib.
-    found: float | None = importlib.import_module(f"bnn_lightning.cli.visualize.{what}").draw(config)
-    return found
+    from bnn_lightning.cli.facts import described
+    from bnn_lightning.cli.jobs import printed
+    from bnn_lightning.cli.schema import read_settings
+    from bnn_lightning.workflows.visualization import settings_of, visualize
+
+    options = dict(vars(read_settings(settings_of(what), config)))
+    known = {} if config.get("data") is None else {"data": described(config).data, "data_dir": config.paths.data_dir}
+    ending = f"_{HydraConfig.get().job.num}" if is_sweep() else ""
+    with printed():
+        visualize(what, options.pop(what), **known, ending=ending, **options)
 
 
 def kind_of(words: Sequence[str]) -> str | None:

@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = attach(
         "reporting": ["report"],
         "training": ["train"],
         "verification": ["verify"],
+        "visualization": ["visualize"],
     },
 )

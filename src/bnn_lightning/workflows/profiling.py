@@ -167,6 +167,24 @@ def profile_config(model: Plain, data: Plain, *, trust: Sequence[str] = ()) -> P
     return profile_quickly(lambda: build(model, at="model", trust=trust), _input_size(data))
 
 
+def profiles_of(networks: Sequence[str], data: Plain) -> dict[str, dict[str, float]]:
+    """Return the sums of the profiles of networks that were never trained, by name.
+
+    Args:
+        networks: Names of `list_backbones()`.
+        data: The section `data`, for the shape of an image and the number of classes.
+
+    Raises:
+        UserError: No such network.
+
+    Example:
+        >>> data = {"num_classes": 10, "in_channels": 1, "image_size": 28}
+        >>> f"{profiles_of(['mlp'], data)['mlp']['binary_parameter_share']:.3f}"
+        '0.996'
+    """
+    return {name: profile_config(describe(name, data, "data").model, data).totals() for name in networks}
+
+
 def _label(section: Plain) -> str:
     return str(section.get("name", section.get("_target_")))
 

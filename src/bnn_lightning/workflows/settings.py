@@ -22,7 +22,7 @@ _POSITIVE = (
 )
 
 
-def _choice(*values: str, default: str | None = None) -> str:
+def choice(*values: str, default: str | None = None) -> str:
     """Return the field of a key that has a few values, of which the first is the default where none is named."""
     made: str = field(default=default or values[0], metadata={"choices": values})
     return made
@@ -44,8 +44,8 @@ class TrainSettings:
     freeze: Any = None  # a pattern or a list of them
     test: bool = True
     objective: str | None = None
-    on_nonfinite: str = _choice("raise", "skip", "ignore")
-    matmul_precision: str = _choice("highest", "high", "medium")
+    on_nonfinite: str = choice("raise", "skip", "ignore")
+    matmul_precision: str = choice("highest", "high", "medium")
     trust: list[str] = field(default_factory=list)
 
 
@@ -56,7 +56,7 @@ class EvaluateSettings:
     ckpt: str | None = None
     packed: str | None = None
     seed: int = 1
-    matmul_precision: str = _choice("highest", "high", "medium")
+    matmul_precision: str = choice("highest", "high", "medium")
     trust: list[str] = field(default_factory=list)
 
 
@@ -65,7 +65,7 @@ class ProfileSettings:
     """The keys of `profile.yaml` that `bnn profile` itself reads."""
 
     ckpt: str | None = None
-    format: str = _choice("text", "json", "csv")
+    format: str = choice("text", "json", "csv")
     trust: list[str] = field(default_factory=list)
 
 
@@ -75,12 +75,12 @@ class PrepareSettings:
 
     source: str
     output: str
-    to: str = _choice("folder", "stream")
+    to: str = choice("folder", "stream")
     size: int | None = 400
     side: str = "longer"
     quality: int = 90
     chunk_mib: int = 64
-    on_damaged: str = _choice("error", "skip", default="skip")
+    on_damaged: str = choice("error", "skip", default="skip")
     num_workers: int | None = None
 
 
@@ -90,9 +90,9 @@ class ExportSettings:
 
     ckpt: str
     out: str | None = None
-    format: str = _choice(*FORMATS)
-    rest: str = _choice("fp32", "int8")
-    stem: str = _choice("fp32", "u8")
+    format: str = choice(*FORMATS)
+    rest: str = choice("fp32", "int8")
+    stem: str = choice("fp32", "u8")
     precise: bool = True
     max_drop: float = 1.0
     margin: float = 1e-3
@@ -120,7 +120,7 @@ class PredictSettings:
     top: int = 1
     out: str | None = None
     resize: float | None = None
-    on_damaged: str = _choice("error", "skip")
+    on_damaged: str = choice("error", "skip")
     batch_size: int = 32
     threads: int | None = None
 
@@ -163,7 +163,7 @@ class RankSettings:
 
     student: str
     teachers: list[str] = field(default_factory=list)
-    format: str = _choice("text", "json")
+    format: str = choice("text", "json")
     seed: int = 1
     trust: list[str] = field(default_factory=list)
 

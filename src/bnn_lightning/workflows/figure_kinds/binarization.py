@@ -1,42 +1,31 @@
-"""`bnn visualize binarization=...`: how binary networks are."""
+"""Share of binary parameters, products and operations of networks."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
-
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
-from bnn_lightning.cli.visualize.registry import profiles_of
 from bnn_lightning.figures.binarization import binarization_bars, binarization_table
 from bnn_lightning.models.registry import list_backbones
+from bnn_lightning.workflows.building import section_of_data
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, several
+from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.profiling import profiles_of
+
+ASSUMED_DATA = "imagenet"
 
 
-@dataclass
-class BinarizationSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/binarization.yaml`."""
 
     binarization: Any
-    out: str
-    formats: list[str]
-    dpi: int
+
+    def stem(self, described: Described) -> str:
+        return f"binarization_{described.data.get('name', ASSUMED_DATA)}"
 
 
-def draw(config: DictConfig) -> None:
-    """Draw how binary networks are.
-
-    Args:
-        config: As composed by Hydra from `visualize/binarization.yaml`.
-
-    Raises:
-        UserError: An unknown network or data set.
-    """
-    settings = read_settings(BinarizationSettings, config)
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Count networks that were never trained, for images of the data that are named, or ImageNet's."""
     networks = several(settings.binarization, "binarization")
-    if networks == ["all"]:
-        networks = list_backbones()
-    data = str(config.data.name)
-    place = place_of(settings.out, f"binarization_{data}", formats=settings.formats, dpi=settings.dpi)
-    profiles = profiles_of(networks, data)
-    save_table(*binarization_table(profiles), place.path("csv"))
-    save({"": binarization_bars(profiles)}, place)
+    networks = list_backbones() if networks == ["all"] else networks
+    profiles = profiles_of(networks, described.data or section_of_data(ASSUMED_DATA))
+    return Drawing({"": binarization_bars(profiles)}, binarization_table(profiles))

@@ -1,4 +1,4 @@
-"""`bnn visualize comparison=...`: accuracy against cost, published and measured here."""
+"""Accuracy against cost, published and measured here."""
 
 import copy
 import json
@@ -7,71 +7,52 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from omegaconf import DictConfig
-
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, run_names, save, save_table
-from bnn_lightning.cli.visualize.registry import profiles_of
 from bnn_lightning.figures.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
+from bnn_lightning.workflows.building import section_of_data
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
-from bnn_lightning.workflows.profiling import profile_quickly
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_names
+from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.profiling import profile_quickly, profiles_of
 
-CHOICES = {"cost": get_args(Cost)}
 # Of the rivals in what `bnn benchmark` writes: how the table of published networks calls them.
 _RIVALS = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "MobileNetV3-L, int8"}
 
 
-@dataclass
-class ComparisonSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/comparison.yaml`."""
 
     comparison: str
-    out: str
-    formats: list[str]
-    dpi: int
-    cost: Any
+    cost: Any = field(default="ops", metadata={"choices": get_args(Cost)})
     runs: list[str] = field(default_factory=list)
     benchmarks: list[str] = field(default_factory=list)
     names: bool = True
-    trust: list[str] = field(default_factory=list)
+
+    def stem(self, described: Described) -> str:
+        return f"comparison_{self.comparison}_{self.cost}"
 
 
-def draw(config: DictConfig) -> None:
-    """Draw accuracy against cost.
-
-    Args:
-        config: As composed by Hydra from `visualize/comparison.yaml`.
-
-    Raises:
-        UserError: A data set without published results, a run of another one, or one that was never scored.
-    """
-    settings = read_settings(ComparisonSettings, config, CHOICES)
-    silence()
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Count published networks and those of runs."""
     data = settings.comparison
     if settings.benchmarks and len(settings.benchmarks) != len(settings.runs):
         raise UserError(
             f"`benchmarks` must be as many as `runs` ({len(settings.runs)}), one a run in the same order, got "
             f"{len(settings.benchmarks)}."
         )
-    place = place_of(settings.out, f"comparison_{data}_{settings.cost}", formats=settings.formats, dpi=settings.dpi)
-    try:
-        entries = published(data)
-        networks = dict.fromkeys(entry.network for entry in entries if entry.network and entry.ops is None)
-        entries = counted(entries, profiles_of(list(networks), data)) + _own(settings)
-        for file in settings.benchmarks:
-            entries = _with_rivals(entries, _latencies(file))
-        figure = accuracy_against_cost(entries, cost=settings.cost, names=settings.names)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    save_table(*comparison_table(entries), place.path("csv"))
-    save({"": figure}, place)
+    entries = published(data)
+    networks = dict.fromkeys(entry.network for entry in entries if entry.network and entry.ops is None)
+    entries = counted(entries, profiles_of(list(networks), section_of_data(data))) + _own(settings)
+    for file in settings.benchmarks:
+        entries = _with_rivals(entries, _latencies(file))
+    figure = accuracy_against_cost(entries, cost=settings.cost, names=settings.names)
+    return Drawing({"": figure}, comparison_table(entries))
 
 
-def _own(settings: ComparisonSettings) -> list[Entry]:
+def _own(settings: Settings) -> list[Entry]:
     entries = []
     benchmarks: list[str | None] = [*settings.benchmarks] or [None] * len(settings.runs)
     for run, name, benchmark in zip(settings.runs, run_names(settings.runs), benchmarks, strict=True):

@@ -1,74 +1,56 @@
-"""`bnn visualize feature_maps=...`: what the binary layers of a run's network see of an image."""
+"""Inputs of the binary layers of a run's network, and their signs."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from bnn_lightning.analysis.feature_maps import record_maps, spread_over
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays
-from bnn_lightning.cli.visualize.runs import Run, read_run
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.image_io import read_picture as read_picture_file
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.figures.feature_maps import plot_feature_maps
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_name
+from bnn_lightning.workflows.figure_kinds.runs import VisualizedRun, read_run
+from bnn_lightning.workflows.opened import Described
 
 
-@dataclass
-class FeatureMapsSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/feature_maps.yaml`."""
 
     feature_maps: str
-    out: str
-    formats: list[str]
-    dpi: int
-    index: int
-    channels: int
-    count: int
+    index: int = 0
     image: str | None = None
     size: int | None = None
     layers: list[str] | None = None
-    trust: list[str] = field(default_factory=list)
+    count: int = 4
+    channels: int = 6
+
+    def stem(self, described: Described) -> str:
+        return f"feature_maps_{run_name(self.feature_maps)}"
 
 
-def draw(config: DictConfig) -> None:
-    """Record what binary layers see of an image, and draw it.
-
-    Args:
-        config: As composed by Hydra from `visualize/feature_maps.yaml`.
-
-    Raises:
-        UserError: A run or picture that cannot be read, missing data, or layers that there are not.
-    """
-    settings = read_settings(FeatureMapsSettings, config)
-    silence()
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Record what binary layers see of an image."""
     for key in ("channels", "count"):
         if getattr(settings, key) < 1:
             raise UserError(f"`{key}` must be at least 1, got {getattr(settings, key)}.")
-    name = f"feature_maps_{run_name(settings.feature_maps)}"
-    place = place_of(settings.out, name, formats=settings.formats, dpi=settings.dpi)
-    run = read_run(settings.feature_maps, config, trust=settings.trust)
+    run = read_run(settings.feature_maps, described, trust=settings.trust)
     image = _image(run, settings)
-    try:
-        maps = record_maps(run.network, image, settings.layers)
-        if settings.layers is None:
-            maps = {name: maps[name] for name in spread_over(list(maps), settings.count)}
-        figure = plot_feature_maps(image, maps, channels=settings.channels)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    save({"": figure}, place)
+    maps = record_maps(run.network, image, settings.layers)
+    if settings.layers is None:
+        maps = {name: maps[name] for name in spread_over(list(maps), settings.count)}
+    figure = plot_feature_maps(image, maps, channels=settings.channels)
     arrays = {f"{name}.real": one.real.numpy() for name, one in maps.items()}
     arrays |= {f"{name}.signs": one.signs.to(torch.int8).numpy() for name, one in maps.items()}
-    save_arrays({"image": image.numpy(), **arrays}, place.path("npz"))
+    return Drawing({"": figure}, arrays={"image": image.numpy(), **arrays})
 
 
-def _image(run: Run, settings: FeatureMapsSettings) -> Tensor:
+def _image(run: VisualizedRun, settings: Settings) -> Tensor:
     """Return the image, (C, H, W) in [0, 1]: a file, or one of the test set."""
     if settings.image is not None:
         preparation = getattr(build_datamodule(run.data, trust=run.trust), "preparation", None)

@@ -1,4 +1,4 @@
-"""`bnn visualize graph=...`: the graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
+"""Graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
 
 import logging
 from dataclasses import dataclass, field
@@ -6,14 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from bnn_lightning.analysis.graph_blocks import block_title, create_block, list_blocks
 from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.analysis.trace import trace_graph
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import Place, place_of, run_name, save, save_table
 from bnn_lightning.figures.graph_figures import draw_graph
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_weights
@@ -22,7 +19,9 @@ from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError, did_you_mean
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table, run_name
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.out_file import written
 from bnn_lightning.zoo.files import is_name
 
@@ -34,30 +33,30 @@ NETWORK_DEPTH = 2
 _LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 
-@dataclass
-class GraphSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/graph.yaml`."""
 
     graph: str
-    out: str
-    formats: list[str]
-    dpi: int
-    inplanes: int
-    outplanes: int
-    stride: int
-    num_classes: int
-    binary: bool
-    weights: bool
-    width: int | None = None
-    onnx: bool | None = None
+    formats: list[str] = field(default_factory=lambda: ["svg"])
     tensorboard: bool | None = None
+    onnx: bool | None = None
+    inplanes: int = 64
+    outplanes: int = 64
+    stride: int = 1
     size: int | None = None
+    num_classes: int = 10
+    width: int | None = None
+    binary: bool = True
     depth: int | None = None
-    trust: list[str] = field(default_factory=list)
+    weights: bool = True
+
+    def stem(self, described: Described) -> str:
+        return f"graph_{run_name(self.graph)}"
 
 
 @dataclass(frozen=True)
-class Subject:
+class GraphSubject:
     """Subject of a picture.
 
     Attributes:
@@ -73,38 +72,26 @@ class Subject:
     depth: int | None
 
 
-def draw(config: DictConfig) -> None:
-    """Write the graph of a block or a network.
-
-    Args:
-        config: As composed by Hydra from `visualize/graph.yaml`.
-
-    Raises:
-        UserError: An unknown name, sizes that it does not have, or a format whose library is not installed.
-    """
-    settings = read_settings(GraphSettings, config)
-    silence()
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Trace a block or a network."""
     _check_libraries(settings)
-    name = f"graph_{run_name(settings.graph)}"
-    place = place_of(settings.out, name, formats=settings.formats, dpi=settings.dpi)
     try:
         subject = subject_of(settings)
         whole = trace_graph(subject.module, subject.example)
-        graph = whole if settings.weights else without_weights(whole)
-        depth = subject.depth if settings.depth is None else settings.depth
-        graph = graph if depth is None else to_depth(graph, depth)
-    except (ValueError, RuntimeError) as error:
+    except RuntimeError as error:  # sizes that the network does not take
         raise UserError(str(error)) from error
-    save({"": draw_graph(graph, subject.title)}, place)
-    rows = graph.rows()
-    save_table(list(rows[0]), (list(row.values()) for row in rows), place.path("csv"))
+    graph = whole if settings.weights else without_weights(whole)
+    depth = subject.depth if settings.depth is None else settings.depth
+    graph = graph if depth is None else to_depth(graph, depth)
+    files = []
     if _wanted(settings.tensorboard, "tensorboard"):
-        write_event_file(whole, place.path("tensorboard").with_suffix(""))
+        files.append(write_event_file(whole, place.path("tensorboard").with_suffix("")))
     if _wanted(settings.onnx, "onnx"):
-        _write_onnx(subject, place)
+        files.append(_write_onnx(subject, place.path("onnx")))
+    return Drawing({"": draw_graph(graph, subject.title)}, graph_table({"": graph}), files=files)
 
 
-def subject_of(settings: GraphSettings) -> Subject:
+def subject_of(settings: Settings) -> GraphSubject:
     """Build what is to be drawn: a block, a registered network, or that of a run.
 
     Raises:
@@ -117,12 +104,12 @@ def subject_of(settings: GraphSettings) -> Subject:
         if name in list_blocks():
             block = create_block(name, settings.inplanes, settings.outplanes, stride=settings.stride)
             size = settings.size or BLOCK_SIZE
-            return Subject(block, torch.randn(2, settings.inplanes, size, size), block_title(name), None)
+            return GraphSubject(block, torch.randn(2, settings.inplanes, size, size), block_title(name), None)
         if name in list_backbones():
             size = settings.size or NETWORK_SIZE
             network = network_of(name, size, settings.num_classes, settings.width, binary=settings.binary)
             example = torch.rand(2, network.in_channels, *sides(network.image_size))
-            return Subject(network, example, name, NETWORK_DEPTH)
+            return GraphSubject(network, example, name, NETWORK_DEPTH)
         if is_name(name) or Path(name).exists():
             return _of_run(settings)
     near = did_you_mean(name, [*list_blocks(), *list_backbones()])
@@ -149,13 +136,13 @@ def network_of(name: str, size: int, num_classes: int, width: int | None, *, bin
     return create_backbone(name, num_classes=num_classes, image_size=size, binary=binary, **widths)
 
 
-def _of_run(settings: GraphSettings) -> Subject:
+def _of_run(settings: Settings) -> GraphSubject:
     file = network_file(settings.graph)
     data = embedded_config(read_checkpoint(file), file)["data"]
     network = load_backbone(file, trust=settings.trust)
     size = sides(settings.size or data["image_size"])
     example = torch.rand(2, int(data["in_channels"]), *size)
-    return Subject(network, example, run_name(settings.graph), NETWORK_DEPTH)
+    return GraphSubject(network, example, run_name(settings.graph), NETWORK_DEPTH)
 
 
 def _wanted(asked: bool | None, extra: str) -> bool:
@@ -165,11 +152,11 @@ def _wanted(asked: bool | None, extra: str) -> bool:
     missing = [library for library in _LIBRARIES[extra] if find_spec(library) is None]
     if missing:
         install = f"pip install 'bnn-lightning[{extra}]'"
-        print(f"not written: {extra}, as `{missing[0]}` is not installed; `{install}` installs it", flush=True)
+        say(f"not written: {extra}, as `{missing[0]}` is not installed; `{install}` installs it")
     return not missing
 
 
-def _check_libraries(settings: GraphSettings) -> None:
+def _check_libraries(settings: Settings) -> None:
     for extra in (extra for extra in _LIBRARIES if getattr(settings, extra)):
         for library in _LIBRARIES[extra]:
             try:
@@ -178,8 +165,8 @@ def _check_libraries(settings: GraphSettings) -> None:
                 raise UserError(str(error)) from error
 
 
-def write_event_file(graph: NetworkGraph, folder: Path) -> None:
-    """Write a graph for `tensorboard --logdir <folder>`; an older one in the folder is taken away.
+def write_event_file(graph: NetworkGraph, folder: Path) -> Path:
+    """Write a graph for `tensorboard --logdir <folder>`, and return the folder; an older one in it is taken away.
 
     Args:
         graph: From `trace_graph`.
@@ -195,13 +182,12 @@ def write_event_file(graph: NetworkGraph, folder: Path) -> None:
         writer.add_event(event_pb2.Event(wall_time=0.0, graph_def=tensorboard_graph(graph)))
     finally:
         writer.close()
-    print(f"written: {folder} (tensorboard --logdir {folder})", flush=True)
+    return folder
 
 
-def _write_onnx(subject: Subject, place: Place) -> None:
+def _write_onnx(subject: GraphSubject, path: Path) -> Path:
     for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell of every constant that is folded
         logging.getLogger(name).setLevel(logging.ERROR)
-    path = place.path("onnx")
     with written(path) as temporary:
         temporary.write_bytes(onnx_model(subject.module, subject.example))
-    print(f"written: {path}", flush=True)
+    return path

@@ -1,101 +1,71 @@
-"""`bnn visualize landscape=...`: the loss around trained networks."""
+"""Loss around trained networks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from omegaconf import DictConfig
-
-from bnn_lightning.analysis.directions import Normalized, Perturbed
 from bnn_lightning.analysis.landscape import Landscape, grid
 from bnn_lightning.analysis.sharpness import basin, curvature, loss_at_radius
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.landscape_file import Identity, read_landscape
-from bnn_lightning.cli.visualize.landscape_measure import Extras, measure_runs
-from bnn_lightning.cli.visualize.output import place_of, run_names, save, save_table, several
 from bnn_lightning.figures.landscape_figures import (
     interactive_landscapes,
     landscape_contours,
     landscape_lines,
     landscape_surfaces,
 )
+from bnn_lightning.utils.text_table import text_table
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import INTERACTIVE, Drawing, Place, run_names, several
+from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, read_landscape
+from bnn_lightning.workflows.figure_kinds.landscape_measure import Extras, LandscapeSettings, measure_runs
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import Described
 
-CHOICES = {
-    "perturb": get_args(Perturbed),
-    "normalize": get_args(Normalized),
-    "split": ("train", "test"),
-    "evaluator": ("auto", "packed", "eager"),
-    "device": ("auto", "cpu", "cuda"),
-}
 # What must agree between landscapes for one scale to mean something.
 _SHARED = ("images", "seed", "perturb", "normalize", "bn_images")
 
 
-@dataclass
-class LandscapeSettings:
+@dataclass(kw_only=True)
+class Settings(LandscapeSettings):
     """The keys of `visualize/landscape.yaml`."""
 
     landscape: Any
-    out: str
-    formats: list[str]
-    dpi: int
-    cap: float | None
-    dimensions: int
-    points: int
-    radius: float
-    seed: int
-    perturb: Any
-    normalize: Any
-    split: Any
-    images: int
-    batch_size: int
-    bn_images: int
-    evaluator: Any
-    device: Any
-    workers: int | None
-    radii: list[float] | None
-    basin_above: float
-    curvature_step: float
-    hessian_images: int
-    hessian_iterations: int
-    trust: list[str] = field(default_factory=list)
+    formats: list[str] = field(default_factory=lambda: ["png", "html"])
+    cap: float | None = None
+    radii: list[float] | None = None
+    basin_above: float = 1.0
+    curvature_step: float = 0.1
+
+    def stem(self, described: Described) -> str:
+        _check_ranges(self)
+        kind = self.kind
+        clean = [name.removesuffix(".npz").removeprefix(f"{kind}_") for name in run_names(self.given())]
+        joined = "_".join(clean) if len("_".join(clean)) < 80 else f"{clean[0]}_and_{len(clean) - 1}_more"
+        return f"{kind}_{joined}{'_bn' if self.bn_images else ''}"
+
+    def given(self) -> list[str]:
+        """Return the runs and files that are named."""
+        return several(self.landscape, "landscape")
 
 
-def draw(config: DictConfig) -> None:
-    """Measure the loss around networks, or read what was measured, and draw it.
-
-    Args:
-        config: As composed by Hydra from `visualize/landscape.yaml`.
-
-    Raises:
-        UserError: A run or a file that cannot be read, missing data, or a value out of its range.
-    """
-    settings = read_settings(LandscapeSettings, config, CHOICES)
-    _check_ranges(settings)
-    silence()
-    given = several(settings.landscape, "landscape")
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Measure the loss around networks, or read what was measured."""
+    given = settings.given()
     runs = [name for name in given if Path(name).suffix != ".npz"]
     names = run_names(given)
-    place = place_of(settings.out, _stem(names, settings), formats=settings.formats, dpi=settings.dpi)
     read = {name: read_landscape(Path(name)) for name in given if name not in runs}
-    measured = measure_runs(config, settings, [(run, names[given.index(run)]) for run in runs]) if runs else {}
+    pairs = [(run, names[given.index(run)]) for run in runs]
+    measured = measure_runs(described, settings, pairs, place.ending) if runs else {}
     found = [(read | measured)[name] for name in given]
     _note_differences(found)
-    try:
-        header, rows = sharpness_table([(one, extras) for one, _, extras in found], settings)
-        figures = _figures([one for one, _, _ in found], settings)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    _print_table(header, rows)
-    save_table(header, rows, place.path("csv", "sharpness"))
-    save(figures, place)
+    header, rows = sharpness_table([(one, extras) for one, _, extras in found], settings)
+    figures = _figures([one for one, _, _ in found], settings, place)
+    # A line a figure, a column a network: there are more figures than networks.
+    shown = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in [header, *rows]]
+    say(text_table(zip(*shown, strict=True)))
+    return Drawing(figures, (header, rows), part="sharpness")
 
 
-def sharpness_table(
-    found: list[tuple[Landscape, Extras]], settings: LandscapeSettings
-) -> tuple[list[str], list[list[Any]]]:
+def sharpness_table(found: list[tuple[Landscape, Extras]], settings: Settings) -> tuple[list[str], list[list[Any]]]:
     """Return the sharpness of landscapes as a plain table: names of the columns, and a row a network.
 
     Args:
@@ -122,7 +92,7 @@ def sharpness_table(
     return header, [[row.get(name, "") for name in header] for row in rows]
 
 
-def _figures(landscapes: list[Landscape], settings: LandscapeSettings) -> dict[str, Any]:
+def _figures(landscapes: list[Landscape], settings: Settings, place: Place) -> dict[str, Any]:
     if unfinished := [one.name for one in landscapes if not one.is_complete]:
         raise ValueError(f"{unfinished[0]} is not measured whole: go on with the command that began it.")
     if len({one.losses.ndim for one in landscapes}) > 1:
@@ -133,12 +103,12 @@ def _figures(landscapes: list[Landscape], settings: LandscapeSettings) -> dict[s
         "": landscape_contours(landscapes, cap=settings.cap),
         "surface": landscape_surfaces(landscapes, cap=settings.cap),
     }
-    if "html" in settings.formats or settings.out.endswith(".html"):
+    if INTERACTIVE in place.formats:
         figures["interactive"] = interactive_landscapes(landscapes, cap=settings.cap)
     return figures
 
 
-def _check_ranges(settings: LandscapeSettings) -> None:
+def _check_ranges(settings: Settings) -> None:
     if settings.dimensions not in (1, 2):
         raise UserError(f"`dimensions` must be 1 or 2, got {settings.dimensions}.")
     for key in ("bn_images", "hessian_images"):
@@ -157,22 +127,7 @@ def _check_ranges(settings: LandscapeSettings) -> None:
         raise UserError(str(error)) from error
 
 
-def _stem(names: list[str], settings: LandscapeSettings) -> str:
-    kind = "landscape_line" if settings.dimensions == 1 else "landscape"
-    clean = [name.removesuffix(".npz").removeprefix(f"{kind}_") for name in names]
-    joined = "_".join(clean) if len("_".join(clean)) < 80 else f"{clean[0]}_and_{len(clean) - 1}_more"
-    return f"{kind}_{joined}{'_bn' if settings.bn_images else ''}"
-
-
 def _note_differences(found: list[tuple[Landscape, Identity, Extras]]) -> None:
     different = [key for key in _SHARED if len({str(identity.get(key)) for _, identity, _ in found}) > 1]
     if different:
-        print(f"note: not measured alike, in {', '.join(different)}: compare with care", flush=True)
-
-
-def _print_table(header: list[str], rows: list[list[Any]]) -> None:
-    text = [header, *[[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]]
-    width = max(map(len, header)) + 2
-    # A line a figure, a column a network: there are more figures than networks.
-    for line in zip(*text, strict=True):
-        print(line[0].ljust(width) + "".join(value.rjust(max(14, len(value) + 2)) for value in line[1:]))
+        say(f"note: not measured alike, in {', '.join(different)}: compare with care")

@@ -1,33 +1,39 @@
 """Measure landscapes: networks, images, evaluators and files put together."""
 
 import math
-import time
+import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from bnn_lightning.analysis.directions import filter_norms, layer_weights, perturbed_parameters, random_direction
+from bnn_lightning.analysis.directions import (
+    Normalized,
+    Perturbed,
+    filter_norms,
+    layer_weights,
+    perturbed_parameters,
+    random_direction,
+)
 from bnn_lightning.analysis.hessian import cross_entropies, largest_eigenvalue
 from bnn_lightning.analysis.landscape import Landscape, grid, grid_points
 from bnn_lightning.analysis.loss_grid import Classify, Evaluator, Problem, Surroundings, eager
 from bnn_lightning.analysis.processes import scan
-from bnn_lightning.cli.visualize.images import data_of, labelled_images
-from bnn_lightning.cli.visualize.landscape_file import Identity, LandscapeFile, digest, empty_landscape
-from bnn_lightning.cli.visualize.output import place_of, typeable
-from bnn_lightning.cli.visualize.progress import clock, progress
 from bnn_lightning.deploy.frontend.pack import check_binary
 from bnn_lightning.deploy.runtime.repack import Repacker
-from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.checkpoint import load_backbone
+from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
-
-if TYPE_CHECKING:
-    from bnn_lightning.cli.visualize.landscape import LandscapeSettings
+from bnn_lightning.workflows.figure_kinds.base import FigureSettings, place_of, typeable
+from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, LandscapeFile, digest, empty_landscape
+from bnn_lightning.workflows.figure_kinds.runs import read_run
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.settings import choice
 
 Extras = dict[str, float]
 # A packed loss that differs by more from the eager one, relative to it or to 1, is a fault.
@@ -36,15 +42,42 @@ _TOLERANCE = 0.01
 _HESSIAN_BATCH = 64
 
 
+@dataclass(kw_only=True)
+class LandscapeSettings(FigureSettings):
+    """The keys that say what is measured, and how."""
+
+    dimensions: int = 2
+    points: int = 51
+    radius: float = 1.0
+    seed: int = 1
+    perturb: Any = field(default="weights", metadata={"choices": get_args(Perturbed)})
+    normalize: Any = field(default="filter", metadata={"choices": get_args(Normalized)})
+    split: str = choice("train", "test")
+    images: int = 1000
+    batch_size: int = 250
+    bn_images: int = 0
+    evaluator: str = choice("auto", "packed", "eager")
+    device: str = choice("auto", "cpu", "cuda")
+    workers: int | None = None
+    hessian_images: int = 256
+    hessian_iterations: int = 20
+
+    @property
+    def kind(self) -> str:
+        """First part of the files' names."""
+        return "landscape_line" if self.dimensions == 1 else "landscape"
+
+
 def measure_runs(
-    config: DictConfig, settings: "LandscapeSettings", runs: list[tuple[str, str]]
+    described: Described, settings: LandscapeSettings, runs: list[tuple[str, str]], ending: str = ""
 ) -> dict[str, tuple[Landscape, Identity, Extras]]:
     """Measure what is missing in the files of runs, on the same images with the same seeds.
 
     Args:
-        config: Of the command.
-        settings: Read from it.
+        described: What takes the place of the first run's own data.
+        settings: What is measured, and how.
         runs: Path and name of each.
+        ending: See `place_of`.
 
     Returns:
         By path: the landscape, what it was measured with, and the eigenvalues beside it.
@@ -55,19 +88,17 @@ def measure_runs(
     """
     networks = {run: load_backbone(run, trust=settings.trust) for run, _ in runs}
     _check_alike(networks)
-    first = network_file(runs[0][0])
-    data = data_of(embedded_config(read_checkpoint(first), first), config)
-    take = partial(labelled_images, data, networks[runs[0][0]], first, trust=settings.trust)
-    images, labels = take(split=settings.split, count=settings.images)
-    num_classes = getattr(networks[runs[0][0]], "num_classes", None)
+    first = read_run(runs[0][0], described, trust=settings.trust)
+    images, labels = first.images(settings.split, settings.images)
+    num_classes = getattr(first.network, "num_classes", None)
     if num_classes is not None and int(labels.max()) >= num_classes:
-        raise UserError(f"`{first}` is a network with num_classes={num_classes}, and the data have more classes.")
-    bn_images = take(split="train", count=settings.bn_images)[0] if settings.bn_images else None
+        raise UserError(f"`{first.file}` is a network with num_classes={num_classes}, and the data have more classes.")
+    bn_images = first.images("train", settings.bn_images)[0] if settings.bn_images else None
     found = {}
     for run, name in runs:
         problem = _problem(networks[run], images, labels, bn_images, settings)
         try:
-            file = _file(problem, name, settings, alone=len(runs) == 1)
+            file = _file(problem, name, settings, ending, alone=len(runs) == 1)
             _measure_missing(file, problem, settings)
             _measure_eigenvalues(file, problem, settings)
         except BrokenProcessPool as error:
@@ -88,7 +119,7 @@ def repacking(model: nn.Module) -> Callable[[], Classify]:
     return Repacker(model)
 
 
-def choose_evaluator(settings: "LandscapeSettings", network: nn.Module) -> tuple[str, Evaluator]:
+def choose_evaluator(settings: LandscapeSettings, network: nn.Module) -> tuple[str, Evaluator]:
     """Return how points are evaluated, and the name of it.
 
     Raises:
@@ -105,12 +136,12 @@ def choose_evaluator(settings: "LandscapeSettings", network: nn.Module) -> tuple
     return "packed", repacking
 
 
-def on_gpu(settings: "LandscapeSettings") -> bool:
+def on_gpu(settings: LandscapeSettings) -> bool:
     """Whether points are measured on GPUs."""
     return settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
 
 
-def devices_of(settings: "LandscapeSettings") -> list[str]:
+def devices_of(settings: LandscapeSettings) -> list[str]:
     """Return the device of each worker: all GPUs, or as many processes on the CPU as torch has threads.
 
     Raises:
@@ -125,12 +156,15 @@ def devices_of(settings: "LandscapeSettings") -> list[str]:
 
 
 def _problem(
-    network: nn.Module, images: Tensor, labels: Tensor, bn_images: Tensor | None, settings: "LandscapeSettings"
+    network: nn.Module, images: Tensor, labels: Tensor, bn_images: Tensor | None, settings: LandscapeSettings
 ) -> Problem:
     try:
         directions = [
             random_direction(
-                network, seed=settings.seed + index, perturb=settings.perturb, normalize=settings.normalize
+                network,
+                seed=settings.seed + index,
+                perturb=settings.perturb,
+                normalize=settings.normalize,
             )
             for index in range(settings.dimensions)
         ]
@@ -140,12 +174,10 @@ def _problem(
     return Problem(network, directions, images, labels, settings.batch_size, evaluator, bn_images)
 
 
-def _file(problem: Problem, name: str, settings: "LandscapeSettings", *, alone: bool) -> LandscapeFile:
-    kind = "landscape_line" if settings.dimensions == 1 else "landscape"
-    suffix = "_bn" if settings.bn_images else ""
-    stem = f"{kind}_{name}{suffix}"
-    place = place_of(settings.out, stem)
-    path = place.path("npz", "" if alone or place.stem == typeable(stem) else name)
+def _file(problem: Problem, name: str, settings: LandscapeSettings, ending: str, *, alone: bool) -> LandscapeFile:
+    stem = f"{settings.kind}_{name}{'_bn' if settings.bn_images else ''}"
+    place = place_of(settings.out, stem, ending=ending)
+    path = place.path("npz", "" if alone or place.stem == typeable(stem) + ending else name)
     keys = ("dimensions", "points", "radius", "seed", "perturb", "normalize", "batch_size", "bn_images")
     identity: Identity = {key: getattr(settings, key) for key in keys}
     identity["network"] = digest(problem.model.state_dict())
@@ -157,22 +189,24 @@ def _file(problem: Problem, name: str, settings: "LandscapeSettings", *, alone: 
     )
 
 
-def _measure_missing(file: LandscapeFile, problem: Problem, settings: "LandscapeSettings") -> None:
+def _measure_missing(file: LandscapeFile, problem: Problem, settings: LandscapeSettings) -> None:
     points = grid_points(file.landscape.steps, settings.dimensions)
     missing = file.missing
     label, total = file.landscape.name, len(points)
-    print(f"{label}: {total - len(missing)} of {total} points are in {file.path}", flush=True)
+    say(f"{label}: {total - len(missing)} of {total} points are in {file.path}")
     if not missing:
         return
     if problem.evaluator is not eager:
-        print(f"{label}: packed and eager losses differ by {_check_packed(problem, points[0]):.2g} at most", flush=True)
+        say(f"{label}: packed and eager losses differ by {_check_packed(problem, points[0]):.2g} at most")
     devices = devices_of(settings)
-    started = time.monotonic()
     found = scan(problem, [(index, points[index]) for index in missing], devices=devices)
-    for index, measured in progress(found, label=label, total=total, done=total - len(missing)):
-        file.add(index, measured)
-    seconds = clock(time.monotonic() - started)
-    print(f"{label}: {len(missing)} points {file.identity['evaluator']}, {len(devices)} workers, {seconds}", flush=True)
+    pause = 0.2 if sys.stderr.isatty() else 60.0  # of a log
+    with tqdm(found, label, total, initial=total - len(missing), mininterval=pause, maxinterval=pause) as bar:
+        for index, measured in bar:
+            file.add(index, measured)
+        seconds = bar.format_dict["elapsed"]
+    evaluator = file.identity["evaluator"]
+    say(f"{label}: {len(missing)} points {evaluator}, {len(devices)} workers, {duration(seconds)}")
 
 
 def _check_packed(problem: Problem, corner: tuple[float, ...]) -> float:
@@ -195,7 +229,7 @@ def _check_packed(problem: Problem, corner: tuple[float, ...]) -> float:
     return largest
 
 
-def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: "LandscapeSettings") -> None:
+def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: LandscapeSettings) -> None:
     asked = {"hessian_images": settings.hessian_images, "hessian_iterations": settings.hessian_iterations}
     if not settings.hessian_images or asked.items() <= file.extras.items():
         return
@@ -207,12 +241,12 @@ def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: "Lands
     images, labels = (part[: settings.hessian_images].to(device) for part in (problem.images, problem.labels))
     losses = cross_entropies(model, images, labels, batch_size=min(_HESSIAN_BATCH, settings.batch_size))
     for name, by in (("hessian_surrogate", None), ("hessian_surrogate_filter", scales)):
-        print(f"{file.landscape.name}: {name} ...", flush=True)
+        say(f"{file.landscape.name}: {name} ...")
         found = largest_eigenvalue(
             losses, list(parameters.values()), scales=by, iterations=settings.hessian_iterations, seed=settings.seed
         )
         if math.isnan(found.value):
-            print(f"{name} did not converge in {found.products} products: raise hessian_iterations", flush=True)
+            say(f"{name} did not converge in {found.products} products: raise hessian_iterations")
         file.extras[name] = found.value
         file.extras[f"{name}_residual"] = found.residual
     file.extras |= asked

@@ -1,47 +1,34 @@
-"""`bnn visualize modules=...`: convolution modules side by side."""
+"""Convolution modules side by side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
-
 from bnn_lightning.analysis.graph_views import module_graphs
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
 from bnn_lightning.figures.graph_figures import draw_graphs
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table, several
+from bnn_lightning.workflows.opened import Described
 
 
-@dataclass
-class ModulesSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/modules.yaml`."""
 
     modules: Any
-    out: str
-    formats: list[str]
-    dpi: int
-    planes: int
-    size: int
+    planes: int = 64
+    size: int = 16
+    formats: list[str] = field(default_factory=lambda: ["svg"])
+
+    def stem(self, described: Described) -> str:
+        return "modules"
 
 
-def draw(config: DictConfig) -> None:
-    """Draw convolution modules side by side.
-
-    Args:
-        config: As composed by Hydra from `visualize/modules.yaml`.
-
-    Raises:
-        UserError: An unknown module, or sizes that it does not have.
-    """
-    settings = read_settings(ModulesSettings, config)
-    silence()
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Trace convolution modules."""
     names = several(settings.modules, "modules")
-    place = place_of(settings.out, "modules", formats=settings.formats, dpi=settings.dpi)
     try:
         graphs = module_graphs(names, planes=settings.planes, size=settings.size)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"`modules`: {error}") from error
-    save({"": draw_graphs(graphs)}, place)
-    rows = [{"module": name, **row} for name, (_, graph) in zip(names, graphs, strict=True) for row in graph.rows()]
-    save_table(list(rows[0]), (list(row.values()) for row in rows), place.path("csv"))
+    table = graph_table({name: graph for name, (_, graph) in zip(names, graphs, strict=True)}, "module")
+    return Drawing({"": draw_graphs(graphs)}, table)

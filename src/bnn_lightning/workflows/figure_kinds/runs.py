@@ -1,20 +1,24 @@
-"""A run of ours for a picture: its network, and images that it may be shown."""
+"""A run of ours for a figure: its network, and images with labels that it is shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+import torch
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from bnn_lightning.cli.visualize.images import data_of, labelled_images
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
+from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.opened import Described, check_images
+
+Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class VisualizedRun:
     """A run that is over, or its last checkpoint.
 
     Attributes:
@@ -28,7 +32,7 @@ class Run:
     file: Path
     network: nn.Module
     checkpoint: Mapping[str, Any]
-    data: dict[str, Any]
+    data: Plain
     trust: tuple[str, ...]
 
     def images(self, split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -42,12 +46,12 @@ class Run:
         return names if len(names) == datamodule.num_classes else []
 
 
-def read_run(path: str, config: DictConfig, *, trust: Sequence[str] = ()) -> Run:
+def read_run(path: str, described: Described, *, trust: Sequence[str] = ()) -> VisualizedRun:
     """Read a run's folder, or a checkpoint.
 
     Args:
         path: Of either.
-        config: What is not null in its `data` takes the place of the run's own.
+        described: What takes the place of the run's own data.
         trust: See `build`.
 
     Raises:
@@ -55,5 +59,50 @@ def read_run(path: str, config: DictConfig, *, trust: Sequence[str] = ()) -> Run
     """
     file = network_file(path)
     checkpoint = read_checkpoint(file)
-    data = data_of(embedded_config(checkpoint, file), config)
-    return Run(file, load_backbone(file, trust=trust), checkpoint, data, tuple(trust))
+    data = described.data_beside(embedded_config(checkpoint, file)["data"])
+    data |= {key: None for key in ("augment", "auto_augment") if key in data}
+    return VisualizedRun(file, load_backbone(file, trust=trust), checkpoint, data, tuple(trust))
+
+
+def labelled_images(
+    data: Plain, network: nn.Module, path: str | Path, *, split: str, count: int, trust: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return the first images of a split, (N, C, H, W) in [0, 1], and their labels, (N,).
+
+    Those of the training split come in the order of its first epoch, which `data.seed` draws, and without augmentation
+    where the data module can do without; those of the test split in that of the files.
+
+    Args:
+        data: Section of the data, without augmentation.
+        network: Which is shown the images.
+        path: Its file, for messages.
+        split: "train" or "test".
+        count: How many; fewer where there are fewer.
+        trust: See `build`.
+
+    Raises:
+        UserError: An unknown split, missing or damaged files, or images that the network does not take.
+    """
+    if split not in ("train", "test"):
+        raise UserError(f"`split` must be train or test, got {split}.")
+    datamodule = build_datamodule(data, trust=trust)
+    check_images(network, datamodule, path)
+    try:
+        datamodule.prepare_data()
+        datamodule.setup("fit" if split == "train" else "test")
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"`data`: {error}") from error
+    return _take(datamodule, split, count)
+
+
+def _take(datamodule: LightningDataModule, split: str, count: int) -> tuple[Tensor, Tensor]:
+    loader = datamodule.train_dataloader() if split == "train" else datamodule.test_dataloader()
+    batches: list[tuple[Tensor, Tensor]] = []
+    taken = 0
+    for batch in loader:
+        batches.append(datamodule.on_after_batch_transfer(batch, 0))
+        taken += len(batches[-1][1])
+        if taken >= count:
+            break
+    images, labels = (torch.cat(part)[:count] for part in zip(*batches, strict=True))
+    return images, labels

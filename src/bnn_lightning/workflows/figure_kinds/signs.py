@@ -1,55 +1,37 @@
-"""`bnn visualize signs=...`: statistics of the signs of a run, layer by layer."""
+"""Statistics of the signs of a run, layer by layer."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from bnn_lightning.analysis.signs import HISTOGRAM_BINS, HISTOGRAM_LIMIT, sign_rows, sign_statistics
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_arrays, save_table
-from bnn_lightning.cli.visualize.runs import read_run
 from bnn_lightning.figures.signs import plot_signs
-from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_name
+from bnn_lightning.workflows.figure_kinds.runs import read_run
+from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.settings import choice
 
 
-@dataclass
-class SignsSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/signs.yaml`."""
 
     signs: str
-    out: str
-    formats: list[str]
-    dpi: int
-    split: Any
-    images: int
-    batch_size: int
-    trust: list[str] = field(default_factory=list)
+    split: str = choice("train", "test", default="test")
+    images: int = 1000
+    batch_size: int = 250
+
+    def stem(self, described: Described) -> str:
+        return f"signs_{run_name(self.signs)}"
 
 
-def draw(config: DictConfig) -> None:
-    """Count the signs of a run's network, and draw what was counted.
-
-    Args:
-        config: As composed by Hydra from `visualize/signs.yaml`.
-
-    Raises:
-        UserError: A run that cannot be read, missing data, or a network without signs.
-    """
-    settings = read_settings(SignsSettings, config, {"split": ("train", "test")})
-    silence()
-    place = place_of(settings.out, f"signs_{run_name(settings.signs)}", formats=settings.formats, dpi=settings.dpi)
-    run = read_run(settings.signs, config, trust=settings.trust)
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Count the signs of a run's network."""
+    run = read_run(settings.signs, described, trust=settings.trust)
     images, _ = run.images(settings.split, settings.images)
-    try:
-        statistics = sign_statistics(run.network, torch.split(images, settings.batch_size))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    save({"": plot_signs(statistics, limit=HISTOGRAM_LIMIT)}, place)
-    save_table(*sign_rows(statistics), place.path("csv"))
+    statistics = sign_statistics(run.network, torch.split(images, settings.batch_size))
     edges = np.linspace(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, HISTOGRAM_BINS + 1)
     histograms = {one.layer: one.histogram.numpy() for one in statistics}
-    save_arrays({"edges": edges, **histograms}, place.path("npz"))
+    figure = plot_signs(statistics, limit=HISTOGRAM_LIMIT)
+    return Drawing({"": figure}, sign_rows(statistics), {"edges": edges, **histograms})

@@ -1,48 +1,30 @@
-"""`bnn visualize surrogates=...`: value and gradient of binarizers."""
+"""Value and gradient of binarizers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from omegaconf import DictConfig
 
 from bnn_lightning.analysis.surrogates import surrogate_rows, surrogates_of
 from bnn_lightning.binarizers.factory import list_binarizers
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, save, save_table, several
 from bnn_lightning.figures.surrogates import plot_surrogates
-from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, several
+from bnn_lightning.workflows.opened import Described
 
 
-@dataclass
-class SurrogatesSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/surrogates.yaml`."""
 
     surrogates: Any
-    out: str
-    formats: list[str]
-    dpi: int
-    progress: list[float]
-    points: int
-    limit: float
+    progress: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    points: int = 401
+    limit: float = 2.0
+
+    def stem(self, described: Described) -> str:
+        return "surrogates"
 
 
-def draw(config: DictConfig) -> None:
-    """Draw value and gradient of binarizers.
-
-    Args:
-        config: As composed by Hydra from `visualize/surrogates.yaml`.
-
-    Raises:
-        UserError: An unknown binarizer, or a value out of its range.
-    """
-    settings = read_settings(SurrogatesSettings, config)
-    silence()
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Evaluate binarizers and their gradients on an interval."""
     names = list_binarizers() if settings.surrogates == "all" else several(settings.surrogates, "surrogates")
-    place = place_of(settings.out, "surrogates", formats=settings.formats, dpi=settings.dpi)
-    try:
-        found = surrogates_of(names, progresses=settings.progress, points=settings.points, limit=settings.limit)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    save({"": plot_surrogates(found)}, place)
-    save_table(*surrogate_rows(found), place.path("csv"))
+    found = surrogates_of(names, progresses=settings.progress, points=settings.points, limit=settings.limit)
+    return Drawing({"": plot_surrogates(found)}, surrogate_rows(found))

@@ -1,4 +1,4 @@
-"""`bnn visualize training_curves=...`: how trainings went."""
+"""Curves of trainings."""
 
 import re
 from collections.abc import Sequence
@@ -6,62 +6,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from bnn_lightning.cli.schema import read_settings
-from bnn_lightning.cli.visualize.output import place_of, run_name, save, save_table, several, typeable
 from bnn_lightning.figures.training_curves import plot_training_curves, training_table
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_name, several, typeable
+from bnn_lightning.workflows.opened import Described
 
 # What may differ between the runs of one group: their seed, and where they were written.
 _OF_ONE_RUN = re.compile(r"[+~]*(seed=|hydra[./]|paths\.|logger|name=|ckpt_path=)")
 _NUMBER = re.compile(r"[_-](seed)?\d+$")
 
 
-@dataclass
-class TrainingCurvesSettings:
+@dataclass(kw_only=True)
+class Settings(FigureSettings):
     """The keys of `visualize/training_curves.yaml`."""
 
     training_curves: Any
-    out: str
-    formats: list[str]
-    dpi: int
     labels: list[str] | None = None
     columns: int = 3
 
+    def stem(self, described: Described) -> str:
+        return f"training_curves_{'_'.join(dict.fromkeys(self.lines()[1]))}"[:100]
 
-def draw(config: DictConfig) -> None:
-    """Draw how trainings went.
+    def lines(self) -> tuple[list[Path], list[str]]:
+        """Return the runs, and the label of each."""
+        paths = several(self.training_curves, "training_curves")
+        runs = [run for path in paths for run in runs_of(Path(path))]
+        labels = group_labels(runs) if self.labels is None else self.labels
+        if len(labels) != len(runs):
+            raise UserError(f"`labels` must be as many as there are runs ({len(runs)}), got {len(labels)}.")
+        if self.columns < 1:
+            raise UserError(f"`columns` must be 1 or more, got {self.columns}.")
+        return runs, labels
 
-    Args:
-        config: As composed by Hydra from `visualize/training_curves.yaml`.
 
-    Raises:
-        UserError: A folder without a log, labels that do not fit, or runs that logged nothing.
-    """
-    settings = read_settings(TrainingCurvesSettings, config)
-    runs = [run for path in several(settings.training_curves, "training_curves") for run in runs_of(Path(path))]
-    labels = group_labels(runs) if settings.labels is None else settings.labels
-    if len(labels) != len(runs):
-        raise UserError(f"`labels` must be as many as there are runs ({len(runs)}), got {len(labels)}.")
-    if settings.columns < 1:
-        raise UserError(f"`columns` must be 1 or more, got {settings.columns}.")
-    place = place_of(
-        settings.out,
-        f"training_curves_{'_'.join(dict.fromkeys(labels))}"[:100],
-        formats=settings.formats,
-        dpi=settings.dpi,
-    )
+def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+    """Read the curves of trainings; runs that differ by their seed are one line."""
     groups: dict[str, list[Curves]] = {}
-    try:
-        for run, label in zip(runs, labels, strict=True):
-            groups.setdefault(label, []).append(read_curves(run))
-        figure = plot_training_curves(groups, columns=settings.columns)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    save_table(*training_table(groups), place.path("csv"))
-    save({"": figure}, place)
+    for run, label in zip(*settings.lines(), strict=True):
+        groups.setdefault(label, []).append(read_curves(run))
+    return Drawing({"": plot_training_curves(groups, columns=settings.columns)}, training_table(groups))
 
 
 def runs_of(path: Path) -> list[Path]:
@@ -98,7 +84,7 @@ def _overrides(run: Path) -> tuple[str, ...]:
     file = run / ".hydra" / "overrides.yaml"
     if not file.is_file():
         return (_NUMBER.sub("", run.stem if run.is_file() else run_name(run)),)
-    words = [str(word) for word in OmegaConf.load(file)]
+    words = [str(word) for word in yaml.safe_load(file.read_text(encoding="utf-8")) or []]
     return tuple(sorted(word for word in words if not _OF_ONE_RUN.match(word)))
 
 

@@ -1,23 +1,55 @@
-"""Output files of pictures and their numbers."""
+"""Settings that all kinds of figures share, their output files, and what they may show."""
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 
-from bnn_lightning.cli.launch import is_sweep
 from bnn_lightning.utils.optional import require
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.out_file import check_out
-from bnn_lightning.workflows.out_file import written as written_out
+from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.out_file import check_out, written
 
 STATIC = ("png", "svg", "pdf")
 INTERACTIVE = "html"
+
+
+@dataclass(kw_only=True)
+class FigureSettings:
+    """The keys that all kinds have; each adds its own, the first called as the kind, which says what is shown."""
+
+    out: str = "visualize"
+    formats: list[str] = field(default_factory=lambda: ["png"])
+    dpi: int = 150
+    trust: list[str] = field(default_factory=list)
+
+    def stem(self, described: Described) -> str:
+        """Return what files in a folder are called by; `described` names the data."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Figures, and the numbers that they show.
+
+    Attributes:
+        figures: By part of the file's name, "" for none.
+        table: Names of the columns and the rows of the CSV file; None writes none.
+        arrays: By name, for a file of NumPy; none writes none.
+        part: Of the table's name.
+        files: Other files that were written.
+    """
+
+    figures: Mapping[str, Any]
+    table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -29,32 +61,29 @@ class Place:
         stem: What all its files are called by.
         formats: Suffixes of pictures, without the dot.
         dpi: Of PNG.
+        ending: What the stem ends in.
     """
 
     folder: Path
     stem: str
     formats: tuple[str, ...]
     dpi: int
+    ending: str = ""
 
     def path(self, suffix: str, part: str = "") -> Path:
         """Return the path of a file: `<folder>/<stem>_<part>.<suffix>`."""
         return self.folder / f"{self.stem}{'_' if part else ''}{part}.{suffix}"
 
-    def wants(self, figure_format: str) -> bool:
-        """Whether pictures in a format are asked for."""
-        return figure_format in self.formats
 
-
-def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int = 150) -> Place:
+def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int = 150, ending: str = "") -> Place:
     """Return where to write, after a look at the place: nothing long has begun yet. A folder is made.
-
-    Files of a sweep's jobs end in the number of the job.
 
     Args:
         out: A folder, or a file with the suffix of a picture, whose stem is then that of all files.
         name: What files in a folder are called by; characters that cannot be typed as an override become `_`.
         formats: Of pictures in a folder.
         dpi: Of PNG.
+        ending: End of the files' stem, which tells the jobs of a sweep apart.
 
     Raises:
         UserError: A format that does not exist, or a place that cannot be.
@@ -69,9 +98,9 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
     path = Path(out)
     suffix = path.suffix.removeprefix(".")
     if suffix in known and not path.is_dir():
-        stem = path.stem + _of_job()
+        stem = path.stem + ending
         check_out(path.with_stem(stem))
-        return Place(path.parent, stem, (suffix,), dpi)
+        return Place(path.parent, stem, (suffix,), dpi, ending)
     if suffix and not path.is_dir():
         raise UserError(f"`out` must be a folder or end in one of .{', .'.join(known)}, got {out}.")
     if path.is_file():
@@ -80,84 +109,65 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"`out`: {out} cannot be made: {error.strerror}.") from error
-    stem = typeable(name) + _of_job()
+    stem = typeable(name) + ending
     check_out(path / stem)
-    return Place(path, stem, tuple(formats), dpi)
+    return Place(path, stem, tuple(formats), dpi, ending)
 
 
-def _of_job() -> str:
-    """Return what tells the files of a sweep's jobs apart."""
-    return f"_{HydraConfig.get().job.num}" if is_sweep() else ""
+def save(drawing: Drawing, place: Place) -> list[Path]:
+    """Write figures and their numbers, say where, and return the files.
 
-
-def save(figures: Mapping[str, Any], place: Place) -> list[Path]:
-    """Write figures, and print where.
-
-    Args:
-        figures: By part of the file's name, "" for none. Those of matplotlib are written in every static format that is
-            asked for, those of plotly as pages that work without a network where HTML is.
-        place: Where to.
-
-    Returns:
-        The files.
+    Figures of matplotlib are written in every static format that is asked for, those of plotly as pages that work
+    without a network where HTML is.
     """
-    written = []
-    for part, figure in figures.items():
-        if hasattr(figure, "write_html"):
-            if place.wants(INTERACTIVE):
-                path = place.path(INTERACTIVE, part)
-                with written_out(path) as temporary:
-                    figure.write_html(temporary, include_plotlyjs=True)
-                written.append(path)
-            continue
-        for suffix in STATIC:
-            if place.wants(suffix):
-                path = place.path(suffix, part)
-                _save_static(figure, path, place.dpi)
-                written.append(path)
-    for path in written:
-        print(f"written: {path}", flush=True)
-    if not written:
-        print(f"no picture: this one is drawn as {', '.join(STATIC)}, see `formats` and `out`", flush=True)
-    return written
+    pictures = [path for part, figure in drawing.figures.items() for path in _save_figure(figure, part, place)]
+    if not pictures:
+        say(f"no picture: this one is drawn as {', '.join(STATIC)}, see `formats` and `out`")
+    numbers = []
+    if drawing.table is not None:
+        numbers.append(place.path("csv", drawing.part))
+        _save_table(*drawing.table, numbers[-1])
+    if drawing.arrays:
+        numbers.append(place.path("npz"))
+        with written(numbers[-1]) as temporary:
+            np.savez_compressed(temporary, **drawing.arrays)
+    files = [*pictures, *numbers, *drawing.files]
+    for path in files:
+        say(f"written: {path}")
+    return files
+
+
+def _save_figure(figure: Any, part: str, place: Place) -> Iterator[Path]:
+    if hasattr(figure, "write_html"):
+        if INTERACTIVE in place.formats:
+            path = place.path(INTERACTIVE, part)
+            with written(path) as temporary:
+                figure.write_html(temporary, include_plotlyjs=True)
+            yield path
+        return
+    for suffix in STATIC:
+        if suffix in place.formats:
+            path = place.path(suffix, part)
+            _save_static(figure, path, place.dpi)
+            yield path
 
 
 def _save_static(figure: Any, path: Path, dpi: int) -> None:
     # Imported late, as it is an extra. Text stays text in SVG, and the same picture is the same file.
     matplotlib = require("matplotlib", extra="visualize")
     style = {"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}
-    with matplotlib.rc_context(style), written_out(path) as temporary:
+    with matplotlib.rc_context(style), written(path) as temporary:
         figure.savefig(temporary, dpi=dpi, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))
 
 
-def save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
-    """Write a plain table as CSV, and print where.
-
-    Args:
-        header: Names of the columns.
-        rows: Values; numbers keep all their digits.
-        path: Ends in .csv.
-    """
+def _save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
     with (
-        written_out(path) as temporary,
+        written(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    print(f"written: {path}", flush=True)
-
-
-def save_arrays(arrays: Mapping[str, Any], path: Path) -> None:
-    """Write arrays as a compressed file of NumPy, and print where.
-
-    Args:
-        arrays: By name.
-        path: Ends in .npz.
-    """
-    with written_out(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
-    print(f"written: {path}", flush=True)
 
 
 def run_name(path: str | Path) -> str:
@@ -202,3 +212,14 @@ def several(value: Any, key: str) -> list[str]:
     if not isinstance(found, list) or not found or not all(isinstance(item, str) and item for item in found):
         raise UserError(f"`{key}` must be a name or a list of names (a or [a,b]), got {value!r}.")
     return found
+
+
+def graph_table(graphs: Mapping[str, Any], column: str | None = None) -> tuple[list[str], list[list[Any]]]:
+    """Return the nodes of graphs as a table.
+
+    Args:
+        graphs: By name.
+        column: Title of the column of names; None leaves it out.
+    """
+    rows = [({column: name} if column else {}) | row for name, graph in graphs.items() for row in graph.rows()]
+    return list(rows[0]), [list(row.values()) for row in rows]

@@ -1,0 +1,96 @@
+"""Figures of networks and runs, and the numbers that they show."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.figure_kinds import KINDS
+from bnn_lightning.workflows.figure_kinds.base import place_of, save
+from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.settings import make_settings
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Visualized:
+    """Result of a visualization.
+
+    Attributes:
+        files: Pictures, then tables and arrays of the numbers that they show.
+        figures: Figures of matplotlib and plotly by part of the file's name, "" for the first.
+        header: Names of the columns of the table.
+        rows: Rows of the table.
+    """
+
+    files: list[Path]
+    figures: Mapping[str, Any] = field(repr=False)
+    header: Sequence[str] = field(repr=False, default=())
+    rows: Sequence[Sequence[Any]] = field(repr=False, default=())
+
+
+def visualize(
+    kind: str,
+    subject: str | Path | Sequence[str | Path],
+    *,
+    data: str | Plain | None = None,
+    data_dir: str = "data",
+    ending: str = "",
+    **options: Any,
+) -> Visualized:
+    """Draw a figure of networks or runs, and write it with the numbers that it shows.
+
+    Args:
+        kind: One of `training_curves`, `comparison`, `binarization`, `graph`, `landscape`, `modules`, `feature_maps`,
+            `embedding`, `soft_label_heatmap`, `signs`, `surrogates`, `pipeline`.
+        subject: What is shown: runs, names of networks or binarizers, a data set, as the kind has it.
+        data: Set whose images are shown: see `evaluate`.
+        data_dir: Folder of the data files, where those of the training are not there.
+        ending: End of the names of files in a folder.
+        options: Keys of the kind; all have `out`, `formats`, `dpi` and `trust`.
+
+    Raises:
+        UserError: An unknown kind or key, a run that cannot be read, or a library that is not installed.
+    """
+    module = _module(kind)
+    try:
+        subjects = [str(path) for path in subject] if isinstance(subject, list | tuple) else subject
+        settings = make_settings(module.Settings, f"visualize.{kind}", **{kind: subjects}, **options)
+        silence()
+        described = describe(None, data, data_dir)
+        stem = settings.stem(described)
+        place = place_of(settings.out, stem, formats=settings.formats, dpi=settings.dpi, ending=ending)
+        drawing = module.draw(settings, described, place)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
+    header, rows = drawing.table or ((), ())
+    rows = [list(row) for row in rows]
+    drawing = replace(drawing, table=(header, rows)) if header else drawing
+    return Visualized(save(drawing, place), drawing.figures, header, rows)
+
+
+def settings_of(kind: str) -> type:
+    """Return the dataclass of a kind's settings.
+
+    Raises:
+        UserError: An unknown kind, or matplotlib is not installed.
+    """
+    settings: type = _module(kind).Settings
+    return settings
+
+
+def _module(kind: str) -> ModuleType:
+    if kind not in KINDS:
+        raise UserError(f"`{kind}`: no such picture.{did_you_mean(kind, KINDS)} There are: {listed(KINDS)}.")
+    try:
+        require("matplotlib", extra="visualize")
+    except ModuleNotFoundError as error:
+        raise UserError(str(error)) from error
+    # Imported late: one kind does without the libraries of the others.
+    return importlib.import_module(f"bnn_lightning.workflows.figure_kinds.{kind}")
