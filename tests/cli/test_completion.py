@@ -19,7 +19,7 @@ from bnn_lightning.workflows.figure_kinds import KINDS
 Bnn = Callable[..., Any]
 
 VERBS = {
-    "train": settings.RunSettings,
+    "train": settings.TrainSettings,
     "evaluate": settings.EvaluateSettings,
     "profile": settings.ProfileSettings,
     "prepare": settings.PrepareSettings,

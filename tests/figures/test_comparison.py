@@ -10,7 +10,13 @@ import torch
 
 pytest.importorskip("matplotlib", reason="needs the extra `visualize`")
 
-from bnn_lightning.figures.comparison import Entry, accuracy_against_cost, comparison_table, counted, published
+from bnn_lightning.figures.comparison import (
+    ComparedNetwork,
+    accuracy_against_cost,
+    comparison_table,
+    counted,
+    published,
+)
 from bnn_lightning.metrics import Profile, profile_network
 from bnn_lightning.models import create_backbone, list_backbones
 
@@ -56,8 +62,11 @@ def test_published_of_one_data_set() -> None:
 
 def test_costs_that_no_source_states_are_counted() -> None:
     totals = {"ops": 1.5e6, "size_bytes": 46_000, "ace": 2e8}
-    known = Entry("known", 90.0, network="resnet20", ops=1e6, size=1.0, ace=1e6)
-    unknown, other = Entry("unknown", 87.2, network="resnet20", size=0.5), Entry("other", 80.0, network="mlp")
+    known = ComparedNetwork("known", 90.0, network="resnet20", ops=1e6, size=1.0, ace=1e6)
+    unknown, other = (
+        ComparedNetwork("unknown", 87.2, network="resnet20", size=0.5),
+        ComparedNetwork("other", 80.0, network="mlp"),
+    )
     filled = counted([known, unknown, other], {"resnet20": totals})
     assert filled[0] == known
     assert filled[2] == other
@@ -66,10 +75,10 @@ def test_costs_that_no_source_states_are_counted() -> None:
 
 
 ENTRIES = [
-    Entry("a", 60.0, family="f", ops=1e8, size=4.0),
-    Entry("b", 70.0, family="f", ops=2e8),
-    Entry("c", 71.0, kind="int8", size=2.0),
-    Entry("mine", 65.0, kind="ours", ops=1.5e8, size=3.0, latency=2.0),
+    ComparedNetwork("a", 60.0, family="f", ops=1e8, size=4.0),
+    ComparedNetwork("b", 70.0, family="f", ops=2e8),
+    ComparedNetwork("c", 71.0, kind="int8", size=2.0),
+    ComparedNetwork("mine", 65.0, kind="ours", ops=1.5e8, size=3.0, latency=2.0),
 ]
 
 
@@ -93,9 +102,9 @@ def test_points_stand_where_the_numbers_say() -> None:
 
 
 def test_names_of_a_crowd_are_apart_and_ours_is_there() -> None:
-    crowd = [Entry(f"network {i}", 65.0 + i / 100, ops=1e8 * (1 + i / 1000)) for i in range(40)]
+    crowd = [ComparedNetwork(f"network {i}", 65.0 + i / 100, ops=1e8 * (1 + i / 1000)) for i in range(40)]
     (axes,) = accuracy_against_cost(
-        [*crowd, Entry("mine", 65.2, kind="ours", ops=1.02e8), Entry("far", 50.0, ops=1e7)]
+        [*crowd, ComparedNetwork("mine", 65.2, kind="ours", ops=1.02e8), ComparedNetwork("far", 50.0, ops=1e7)]
     ).axes
     names = [text.get_text() for text in axes.texts]
     assert {"mine", "far"} <= set(names)

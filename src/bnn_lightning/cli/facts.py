@@ -9,13 +9,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bnn_lightning.cli.config_paths import label_of
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.workflows.building import FACTS, build_datamodule, locate, takes
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.data_facts import facts_taken, missing_facts
 from bnn_lightning.workflows.opened import Described
 
 # Sections whose builders are given facts of the data that their signatures take.
 _TAKERS = ("model", "distill")
-_NEEDED = ("num_classes", "in_channels", "image_size")
 
 
 def take_facts(config: DictConfig) -> None:
@@ -36,15 +34,12 @@ def take_facts(config: DictConfig) -> None:
             _update(config, f"{section}.name", label_of(node))
     if config.get("data") is None or "_target_" not in config.data:
         return
-    if any(fact not in config.data or (fact in _NEEDED and config.data[fact] is None) for fact in FACTS):
-        _ask_module(config)
+    for fact, value in missing_facts(plain_values(config.data), trust=own_targets()).items():
+        _update(config, f"data.{fact}", value)
     for section in _TAKERS:
         node = config.get(section)
-        if node is None or "_target_" not in node:
-            continue
-        target = locate(node["_target_"], at=section, trust=own_targets())
-        for fact in FACTS:
-            if fact in config.data and fact not in node and takes(target, fact):
+        if node is not None and "_target_" in node:
+            for fact in facts_taken(node, config.data, at=section, trust=own_targets()):
                 _update(config, f"{section}.{fact}", config.data[fact])
 
 
@@ -71,33 +66,6 @@ def with_assumed_data(config: DictConfig) -> DictConfig:
     with open_dict(config):
         config.data = OmegaConf.merge(compose("profile", ["data=imagenet"]).data, config.data)
     return config
-
-
-def _ask_module(config: DictConfig) -> None:
-    stated = plain_values(config.data)
-    datamodule = build_datamodule(stated, trust=own_targets())
-    for fact in FACTS:
-        value = _plain(getattr(datamodule, fact, None))
-        if value is None:
-            if fact in _NEEDED and stated.get(fact) is None and fact == "num_classes":
-                raise UserError(
-                    f"`data`: {type(datamodule).__name__} does not say `{fact}`: give it as an attribute of the data "
-                    f"module, or in its file as `{fact}: ...`."
-                )
-            if fact not in _NEEDED and fact not in stated:
-                _update(config, f"data.{fact}", None)
-        elif stated.get(fact) is None:
-            if fact in _NEEDED or fact not in stated:
-                _update(config, f"data.{fact}", value)
-        elif fact in _NEEDED and stated[fact] != value:
-            raise UserError(
-                f"`data.{fact}` is {stated[fact]}, and {type(datamodule).__name__} says {value}: leave it out."
-            )
-
-
-def _plain(value: Any) -> Any:
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _update(config: DictConfig, key: str, value: Any) -> None:

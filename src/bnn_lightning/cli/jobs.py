@@ -1,13 +1,16 @@
 """Jobs of the verbs: a composed configuration to a workflow, and its result to the terminal."""
 
+import inspect
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+import bnn_lightning
 from bnn_lightning.cli.launch import refuse_missing_options, refuse_second_job
 from bnn_lightning.cli.schema import plain_values, read_settings
 
@@ -41,147 +44,121 @@ def printed() -> Iterator[None]:
 
 def evaluate(config: DictConfig) -> float:
     """Score a checkpoint or a packed file; return the top-1 accuracy."""
-    from bnn_lightning.workflows import evaluation, messages
-    from bnn_lightning.workflows.settings import EvaluateSettings
-
-    settings = read_settings(EvaluateSettings, config)
-    refuse_missing_options()
-    with printed():
-        trainer = plain_values(config.trainer)
-        found = evaluation.evaluate(**vars(settings), **_described(config), trainer=trainer)
-        messages.say(f"\n{found}")
-        if found.warning is not None:
-            messages.say(found.warning)
+    found = _run("evaluate", config)
+    _tell(f"\n{found}", found.warning)
     return float(found.top1)
 
 
 def export(config: DictConfig) -> float:
     """Export a checkpoint; return the bytes of the file."""
     from bnn_lightning.deploy.export.formats import FORMATS
-    from bnn_lightning.workflows import exporting
-    from bnn_lightning.workflows.settings import ExportSettings
+    from bnn_lightning.workflows.exporting import out_path
 
-    settings = read_settings(ExportSettings, config)
-    refuse_missing_options()
-    out = exporting.out_path(settings)
-    refuse_second_job(out)
-    with printed():
-        found = exporting.export(**vars(settings), **_described(config), trainer=plain_values(config.trainer))
-    print(found)
-    next_step = FORMATS[found.format].next_step
-    if next_step:
-        print(f"next:\n  {next_step.format(path=found.path)}")
+    found = _run("export", config, out=out_path)
+    _tell(str(found))
+    if next_step := FORMATS[found.format].next_step:
+        _tell(f"next:\n  {next_step.format(path=found.path)}")
     return float(found.size)
 
 
 def predict(config: DictConfig) -> float:
     """Classify pictures; return their number."""
-    from pathlib import Path
-
-    from bnn_lightning.workflows import prediction
-    from bnn_lightning.workflows.settings import PredictSettings
-
-    settings = read_settings(PredictSettings, config)
-    if settings.ckpt is not None:
-        refuse_missing_options()
-    if settings.out is not None:
-        refuse_second_job(Path(settings.out))
-    with printed():
-        return float(len(prediction.predict(**vars(settings), **_described(config))))
+    return float(len(_run("predict", config)))
 
 
 def profile(config: DictConfig) -> None:
     """Count a network, and print the counts in the format that is asked for."""
     from bnn_lightning.cli.facts import with_assumed_data
-    from bnn_lightning.workflows import profiling
-    from bnn_lightning.workflows.settings import ProfileSettings
+    from bnn_lightning.workflows.profiling import ASSUMED
 
-    settings = read_settings(ProfileSettings, config)
-    assumed = settings.ckpt is None and "_target_" in config.model and "_target_" not in config.data
-    if assumed:
-        config = with_assumed_data(config)
-    with redirect_stdout(sys.stderr), printed():  # what is printed is the profile alone
-        found = profiling.profile(**vars(settings), **_described(config), data_assumed=assumed)
-    print({"text": found.text, "json": found.json, "csv": found.csv}[settings.format]())
-    if settings.format == "csv" and assumed:
-        print(profiling.ASSUMED, file=sys.stderr)
+    assumed = config.get("ckpt") is None and "_target_" in config.model and "_target_" not in config.data
+    with redirect_stdout(sys.stderr):  # what is printed is the profile alone
+        found = _run("profile", with_assumed_data(config) if assumed else config, data_assumed=assumed)
+    print(getattr(found, config.format)())
+    if config.format == "csv" and assumed:
+        print(ASSUMED, file=sys.stderr)
 
 
 def verify(config: DictConfig) -> float:
     """Verify a packed file; return the bytes that were checked."""
-    from bnn_lightning.workflows import verification
-    from bnn_lightning.workflows.settings import VerifySettings
-
-    found = verification.verify(read_settings(VerifySettings, config).packed)
-    print(found)
+    found = _run("verify", config)
+    _tell(str(found))
     return float(found.size)
 
 
 def benchmark(config: DictConfig) -> None:
     """Measure a packed network beside its rivals, and print a table."""
-    from pathlib import Path
+    from bnn_lightning.workflows.benchmarking import refuse_unfolded
 
-    from bnn_lightning.workflows import benchmarking
-    from bnn_lightning.workflows.settings import BenchmarkSettings
-
-    settings = read_settings(BenchmarkSettings, config)
-    for key, path in (("out", settings.out), ("chart", settings.chart)):
-        if path is not None:
-            refuse_second_job(Path(path), key)
-    with printed():
-        found = benchmarking.benchmark(**vars(settings), **_described(config))
-    print(found, flush=True)
-    benchmarking.refuse_unfolded(found)
+    found = _run("benchmark", config)
+    _tell(str(found))
+    refuse_unfolded(found)
 
 
 def rank(config: DictConfig) -> float:
     """Rank teachers; return the lowest knowledge complexity."""
-    from bnn_lightning.cli.teachers import check_names, option_reader, refuse_no_teacher
-    from bnn_lightning.workflows import messages, ranking
-    from bnn_lightning.workflows.settings import RankSettings
+    from bnn_lightning.cli.teachers import option_reader, refuse_no_teacher
+    from bnn_lightning.workflows.ranking import check_names
 
-    check_names(plain_values(config).get("teachers", []))
-    settings = read_settings(RankSettings, config)
-    refuse_no_teacher(settings.teachers)
-    with _logs_to_stderr(settings.format == "json"), printed():
-        described = {key: value for key, value in _described(config).items() if key != "model"}
-        found = ranking.rank(
-            **vars(settings), **described, trainer=plain_values(config.trainer), make_teacher=option_reader
-        )
-    with printed():
-        messages.say(found.json() if settings.format == "json" else repr(found))
+    teachers = plain_values(config).get("teachers", [])
+    check_names(teachers)
+    refuse_no_teacher(teachers)
+    with _logs_to_stderr(config.format == "json"):
+        found = _run("rank", config, make_teacher=option_reader)
+    _tell(found.json() if config.format == "json" else repr(found))
     return float(found.candidates[0].knowledge.complexity)
 
 
 def prepare(config: DictConfig) -> float:
     """Prepare a folder of images; return the number of damaged files."""
-    from bnn_lightning.workflows import preparation
-    from bnn_lightning.workflows.settings import PrepareSettings
-
-    with printed():
-        found = preparation.prepare(**vars(read_settings(PrepareSettings, config)))
-    print(f"next:\n  bnn train data={found.data} data.root={found.output}")
+    found = _run("prepare", config)
+    _tell(f"next:\n  bnn train data={found.data} data.root={found.output}")
     return float(len(found.report.damaged))
 
 
 def report(config: DictConfig) -> float:
     """Write the page of a run; return its size in bytes."""
-    from bnn_lightning.workflows import reporting
-    from bnn_lightning.workflows.settings import ReportSettings
+    from bnn_lightning.workflows.reporting import page_path
 
-    settings = read_settings(ReportSettings, config)
-    refuse_second_job(reporting.page_path(settings))
-    described = {key: value for key, value in _described(config).items() if key != "model"}
-    with printed():
-        found = reporting.report(**vars(settings), **described, trainer=plain_values(config.trainer))
-    print(found, flush=True)
+    found = _run("report", config, out=page_path)
+    _tell(str(found))
     return float(found.size)
 
 
-def _described(config: DictConfig) -> dict[str, Any]:
-    from bnn_lightning.cli.facts import described
+def _run(verb: str, config: DictConfig, *, out: Callable[[Any], Path] | None = None, **options: Any) -> Any:
+    """Call the workflow of a verb with its settings, and with the sections of the configuration that it takes.
 
-    return vars(described(config))
+    Args:
+        verb: Name of the workflow.
+        config: As composed by Hydra.
+        out: Returns the file that settings mean; None: their key `out`, if they have one.
+        options: Other arguments.
+    """
+    from bnn_lightning.cli.facts import described
+    from bnn_lightning.workflows import settings as kinds
+
+    settings = read_settings(getattr(kinds, f"{verb.capitalize()}Settings"), config)
+    refuse_missing_options()
+    paths = {key: getattr(settings, key, None) for key in ("out", "chart")}
+    for key, path in (paths | ({} if out is None else {"out": out(settings)})).items():
+        if path is not None:
+            refuse_second_job(Path(path), key)
+    workflow = getattr(bnn_lightning, verb)
+    taken = inspect.signature(workflow).parameters
+    sections = vars(described(config)) if "data" in taken else {}
+    sections |= {"trainer": plain_values(config.trainer)} if "trainer" in taken else {}
+    with printed():
+        return workflow(**vars(settings), **{k: v for k, v in sections.items() if k in taken}, **options)
+
+
+def _tell(*texts: str | None) -> None:
+    """Print texts, once for all ranks."""
+    from bnn_lightning.workflows.messages import say
+
+    with printed():
+        for text in texts:
+            if text is not None:
+                say(text)
 
 
 @contextmanager

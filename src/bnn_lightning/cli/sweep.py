@@ -20,7 +20,7 @@ _HEADER = ("job", "differs by", "accuracy", "folder", "error")
 
 
 @dataclass
-class Job:
+class SweepJob:
     """A job of a sweep.
 
     Attributes:
@@ -44,10 +44,10 @@ class Job:
 class Sweep:
     """The jobs of a sweep, as far as they are known, and whether to show the traceback of errors of the user's."""
 
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[SweepJob] = field(default_factory=list)
     show_trace: bool = False
 
-    def differing(self, job: Job) -> list[str]:
+    def differing(self, job: SweepJob) -> list[str]:
         """Return those overrides of a job that others do not have."""
         alike = [set(other.overrides) for other in self.jobs]
         return [word for word in job.overrides if not all(word in words for words in alike)]
@@ -72,7 +72,7 @@ class Sweep:
         """Return a line a job."""
         return "\n".join(text_table([_HEADER, *(self._row(job) for job in self.jobs)]))
 
-    def _row(self, job: Job) -> tuple[str, ...]:
+    def _row(self, job: SweepJob) -> tuple[str, ...]:
         accuracy = "" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
         error = (job.error or "").splitlines()
         return (str(job.number), " ".join(self.differing(job)), accuracy, job.folder, error[0] if error else "")
@@ -98,7 +98,7 @@ def watched(sweep: Sweep) -> Iterator[None]:
     original = launcher_class.launch
 
     def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        sweep.jobs += [Job(initial_job_idx + i, list(words)) for i, words in enumerate(job_overrides)]
+        sweep.jobs += [SweepJob(initial_job_idx + i, list(words)) for i, words in enumerate(job_overrides)]
         found: Sequence[JobReturn] = original(launcher, job_overrides, initial_job_idx)
         if str(launcher.config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
             for job in found:

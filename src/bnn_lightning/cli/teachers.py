@@ -1,6 +1,5 @@
 """Teachers that `bnn rank` names by options of the configuration."""
 
-import json
 from typing import Any
 
 from hydra import compose
@@ -15,24 +14,6 @@ from bnn_lightning.models.float_teachers import torchvision_classifiers
 from bnn_lightning.workflows.building import build
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.ranking import RULE
-
-
-def check_names(teachers: Any) -> None:
-    """Refuse what is no list of names.
-
-    Raises:
-        UserError: Says how a list is written.
-    """
-    if not isinstance(teachers, list):
-        raise UserError(f"`teachers` must be a list, got {_written(teachers)}: {RULE}; one is teachers=[runs/twin].")
-    for name in teachers:
-        if not isinstance(name, str) or not name:
-            path = f"; a folder of that name is teachers=[./{name}]" if type(name) is int else ""
-            raise UserError(f"`teachers` must be a list of names, got {_written(name)} in it: {RULE}{path}.")
-
-
-def _written(value: Any) -> str:
-    return value if value and isinstance(value, str) else json.dumps(value)
 
 
 def refuse_no_teacher(teachers: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnn_lightning.cli import sweep
 from bnn_lightning.cli.config_paths import config_dir
@@ -55,8 +55,17 @@ def compose_training(*overrides: str) -> dict[str, Any]:
         >>> arguments["model"]["name"], arguments["optimizer"]["lr"]
         ('resnet20', 0.1)
     """
+    record = HydraConfig.instance()
+    before = record.cfg  # of an earlier command of this process
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return training_arguments(compose("train", list(overrides)))
+        config = compose("train", list(overrides), return_hydra_config=True)
+        record.set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        try:
+            return training_arguments(config)
+        finally:
+            record.cfg = before
 
 
 def training_arguments(config: DictConfig) -> dict[str, Any]:

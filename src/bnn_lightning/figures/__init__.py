@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "soft_label_heatmap": ["plot_soft_labels", "soft_labels"],
         "binarization": ["binarization_bars", "binarization_table"],
-        "comparison": ["Entry", "accuracy_against_cost", "comparison_table", "counted", "published"],
+        "comparison": ["ComparedNetwork", "accuracy_against_cost", "comparison_table", "counted", "published"],
         "embedding": ["plot_embedding"],
         "feature_maps": ["plot_feature_maps"],
         "graph_figures": ["draw_graph", "draw_graphs"],

@@ -19,7 +19,7 @@ Cost = Literal["ops", "size", "ace", "latency"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedNetwork:
     """A network, what it scores and what it costs; None where that is not known.
 
     Attributes:
@@ -71,7 +71,7 @@ _LOOKS: dict[Kind, tuple[str, str, str]] = {
 }
 
 
-def published(data: str | None = None) -> list[Entry]:
+def published(data: str | None = None) -> list[ComparedNetwork]:
     """Read the table of published results that comes with the package, each row with its source.
 
     Args:
@@ -92,11 +92,11 @@ def published(data: str | None = None) -> list[Entry]:
     return [entry for entry in entries if data in (None, entry.data)]
 
 
-def _entry(row: Mapping[str, str]) -> Entry:
+def _entry(row: Mapping[str, str]) -> ComparedNetwork:
     def number(name: str, factor: float = 1.0) -> float | None:
         return float(row[name]) * factor if row[name] else None
 
-    return Entry(
+    return ComparedNetwork(
         name=row["name"],
         top1=float(row["top1"]),
         kind=row["kind"],  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def _entry(row: Mapping[str, str]) -> Entry:
     )
 
 
-def counted(entries: Iterable[Entry], profiles: Mapping[str, Mapping[str, float]]) -> list[Entry]:
+def counted(entries: Iterable[ComparedNetwork], profiles: Mapping[str, Mapping[str, float]]) -> list[ComparedNetwork]:
     """Fill in costs that no source states, for networks that are in our registry, as we count them.
 
     Args:
@@ -119,14 +119,14 @@ def counted(entries: Iterable[Entry], profiles: Mapping[str, Mapping[str, float]
         profiles: By the name of a network, the sums of its profile (`Profile.totals()`), for the same data.
 
     Example:
-        >>> entry = Entry("SKD-BNN", 87.2, network="resnet20")
+        >>> entry = ComparedNetwork("SKD-BNN", 87.2, network="resnet20")
         >>> counted([entry], {"resnet20": {"ops": 1.5e6, "size_bytes": 46000, "ace": 2.0e8}})[0].ops
         1500000.0
     """
     return [_counted(entry, profiles[entry.network]) if entry.network in profiles else entry for entry in entries]
 
 
-def _counted(entry: Entry, totals: Mapping[str, float]) -> Entry:
+def _counted(entry: ComparedNetwork, totals: Mapping[str, float]) -> ComparedNetwork:
     own = {"ops": float(totals["ops"]), "size": totals["size_bytes"] / 1e6, "ace": float(totals["ace"])}
     missing = {name: value for name, value in own.items() if getattr(entry, name) is None}
     if not missing:
@@ -135,7 +135,7 @@ def _counted(entry: Entry, totals: Mapping[str, float]) -> Entry:
     return replace(entry, note=said, **missing)  # type: ignore[arg-type]
 
 
-def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names: bool = True) -> "Figure":
+def accuracy_against_cost(entries: Sequence[ComparedNetwork], *, cost: Cost = "ops", names: bool = True) -> "Figure":
     """Draw top-1 accuracy against a cost on a logarithmic axis; entries without that cost are left out.
 
     Args:
@@ -147,7 +147,8 @@ def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names
         ValueError: An unknown cost, or no entry that has it.
 
     Example:
-        >>> entries = [Entry("A", 60.0, ops=1e8), Entry("B", 70.0, ops=2e8), Entry("C", 71.0)]
+        >>> counted = [ComparedNetwork("A", 60.0, ops=1e8), ComparedNetwork("B", 70.0, ops=2e8)]
+        >>> entries = [*counted, ComparedNetwork("C", 71.0)]
         >>> (axes,) = accuracy_against_cost(entries).axes
         >>> axes.get_xscale(), len(axes.texts)
         ('log', 2)
@@ -175,17 +176,17 @@ def accuracy_against_cost(entries: Sequence[Entry], *, cost: Cost = "ops", names
     return figure
 
 
-def _place(entry: Entry, cost: Cost) -> tuple[float, float]:
+def _place(entry: ComparedNetwork, cost: Cost) -> tuple[float, float]:
     value: float = getattr(entry, cost)
     return value * _AXES[cost].factor, entry.top1
 
 
-def _places(entries: Sequence[Entry], cost: Cost) -> tuple[list[float], list[float]]:
+def _places(entries: Sequence[ComparedNetwork], cost: Cost) -> tuple[list[float], list[float]]:
     places = sorted(_place(entry, cost) for entry in entries)
     return [x for x, _ in places], [y for _, y in places]
 
 
-def _write_names(axes: "Axes", entries: Sequence[Entry], cost: Cost) -> None:
+def _write_names(axes: "Axes", entries: Sequence[ComparedNetwork], cost: Cost) -> None:
     """Write each name at the first of eight places around its point where it covers least of what stands there.
 
     Where each place is taken, the name is left out, unless it is one of ours.
@@ -249,12 +250,12 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
     return max(0.0, width) * max(0.0, height)
 
 
-def comparison_table(entries: Iterable[Entry]) -> tuple[list[str], list[list[str | float | None]]]:
+def comparison_table(entries: Iterable[ComparedNetwork]) -> tuple[list[str], list[list[str | float | None]]]:
     """Return the numbers of the figure with their sources, the most accurate network first.
 
     Returns:
         Names of the columns, and a row an entry.
     """
-    header = [field.name for field in fields(Entry)]
+    header = [field.name for field in fields(ComparedNetwork)]
     best_first = sorted(entries, key=lambda entry: -entry.top1)
     return header, [[getattr(entry, name) for name in header] for entry in best_first]

@@ -17,7 +17,7 @@ from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.utils.hardware import num_cores
 from bnn_lightning.workflows.backends import PACKED, Refusing
-from bnn_lightning.workflows.benchmark_report import Entry, Report
+from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement
 from bnn_lightning.workflows.settings import BenchmarkSettings
 
 # Height and width of the image, and channels: the 3x3 layers of ResNet-18, and of twice its width.
@@ -50,14 +50,14 @@ class _Chain(nn.Module):
         return self.layers(images).mean((2, 3))  # type: ignore[no-any-return]
 
 
-def measure_layers(settings: BenchmarkSettings, folder: Path) -> Report:
+def measure_layers(settings: BenchmarkSettings, folder: Path) -> BenchmarkReport:
     """Measure every layer of `LAYERS` beside onnxruntime's convolution and bias, in float32 and in 8 bits.
 
     Args:
         settings: Of `bnn benchmark`.
         folder: For files that are not kept.
     """
-    report = Report.of_machine("3x3 convolutions", ())
+    report = BenchmarkReport.of_machine("3x3 convolutions", ())
     for size, channels in LAYERS:
         makers = {PACKED: _packed, "onnxruntime_float": _float, "onnxruntime_int8": _int8}
         runners: dict[str, dict[int, Runner]] = {}
@@ -69,7 +69,9 @@ def measure_layers(settings: BenchmarkSettings, folder: Path) -> Report:
     return report
 
 
-def _time(runners: dict[str, dict[int, Runner]], layer: tuple[int, int], threads: int, repeats: int) -> list[Entry]:
+def _time(
+    runners: dict[str, dict[int, Runner]], layer: tuple[int, int], threads: int, repeats: int
+) -> list[Measurement]:
     size, channels = layer
     images = torch.rand(1, channels, size, size)
     torch.set_num_threads(threads)
@@ -84,7 +86,7 @@ def _time(runners: dict[str, dict[int, Runner]], layer: tuple[int, int], threads
             Timing((long.wall - short.wall) / (_LONG - _SHORT), (long.cpu - short.cpu) / (_LONG - _SHORT))
             for short, long in pairs
         ]
-        entries.append(Entry(name, threads, 1, tuple(found), layer=f"{size}x{size}x{channels}"))
+        entries.append(Measurement(name, threads, 1, tuple(found), layer=f"{size}x{size}x{channels}"))
     return entries
 
 

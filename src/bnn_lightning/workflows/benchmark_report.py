@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class Measurement:
     """Measurements of one contestant.
 
     Attributes:
@@ -64,7 +64,7 @@ class Entry:
 
 
 @dataclass(repr=False)
-class Report:
+class BenchmarkReport:
     """All that a benchmark found.
 
     Attributes:
@@ -83,7 +83,7 @@ class Report:
     image: tuple[int, ...]
     machine: dict[str, Any]
     versions: dict[str, str]
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Measurement] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     footprint: Footprint | None = None
     shares: list[Share] = field(default_factory=list)
@@ -93,14 +93,14 @@ class Report:
         return text(self)
 
     @classmethod
-    def of_machine(cls, name: str, image: tuple[int, ...]) -> "Report":
+    def of_machine(cls, name: str, image: tuple[int, ...]) -> "BenchmarkReport":
         """Begin a report of this machine."""
         kernel = kernel_info()
         machine = {"processor": processor(), "cores": num_cores(), "system": platform.platform()}
         machine |= {"python": platform.python_version(), "kernel": kernel.name, "why_no_kernel": kernel.reason}
         return cls(name, image, machine, dict(_versions()) | {"torch": torch.__version__})
 
-    def entry(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> Entry | None:
+    def entry(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> Measurement | None:
         """Return what was measured of a contestant, None if it took no part."""
         wanted = (name, threads, batch, layer)
         return next((e for e in self.entries if (e.name, e.threads, e.batch, e.layer) == wanted), None)
@@ -111,7 +111,7 @@ class Report:
         return None if ours is None or theirs is None else theirs.median / ours.median
 
 
-def text(report: Report) -> str:
+def text(report: BenchmarkReport) -> str:
     """Return tables: a contest for each number of threads and batch, what took no part, memory, where the time goes."""
     machine = report.machine
     name = ", ".join([report.name, " x ".join(map(str, report.image))] if report.image else [report.name])
@@ -127,14 +127,14 @@ def text(report: Report) -> str:
     return "\n".join([*lines, *_footprint(report.footprint), *_shares(report.shares)])
 
 
-def _groups(entries: list[Entry]) -> Iterator[tuple[tuple[int, int], Iterator[Entry]]]:
-    def key(entry: Entry) -> tuple[int, int]:
+def _groups(entries: list[Measurement]) -> Iterator[tuple[tuple[int, int], Iterator[Measurement]]]:
+    def key(entry: Measurement) -> tuple[int, int]:
         return entry.threads, entry.batch
 
     return groupby(sorted(entries, key=key), key=key)
 
 
-def _contest(threads: int, batch: int, entries: list[Entry]) -> Iterator[str]:
+def _contest(threads: int, batch: int, entries: list[Measurement]) -> Iterator[str]:
     ours = next((entry.median for entry in entries if entry.name == PACKED), None)
     yield f"{_heading(threads)}, batch {batch}: median, quartiles of the repeats, times the packed one"
     width = max(len(entry.name) for entry in entries)
@@ -144,7 +144,7 @@ def _contest(threads: int, batch: int, entries: list[Entry]) -> Iterator[str]:
         yield f"  {entry.name:<{width}}  {median:10.3f}   {f'{first:.3f} .. {third:.3f}':<24}{ratio}".rstrip()
 
 
-def _layers(threads: int, entries: list[Entry]) -> Iterator[str]:
+def _layers(threads: int, entries: list[Measurement]) -> Iterator[str]:
     yield f"{_heading(threads)}; in brackets times the packed layer"
     for layer, group in groupby(entries, key=lambda entry: entry.layer):
         found = {entry.name: entry.median for entry in group}
@@ -188,7 +188,7 @@ def _shares(shares: Sequence[Share]) -> Iterator[str]:
         yield f"  {len(few)} others, of less than 1 % each {'':26} {1e6 * rest:9.1f} us {100 * rest / whole:5.1f} %"
 
 
-def write_json(report: Report, path: Path) -> None:
+def write_json(report: BenchmarkReport, path: Path) -> None:
     """Write all of a report, with every repeat."""
     plain = asdict(report)
     for entry, plain_entry in zip(report.entries, plain["entries"], strict=True):
@@ -198,7 +198,7 @@ def write_json(report: Report, path: Path) -> None:
         temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
-def chart(report: Report, path: Path) -> None:
+def chart(report: BenchmarkReport, path: Path) -> None:
     """Draw bars of the medians with their quartiles, one picture for all numbers of threads and batches.
 
     Raises:

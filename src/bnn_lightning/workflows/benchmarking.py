@@ -19,7 +19,7 @@ from bnn_lightning.utils.hardware import num_cores
 from bnn_lightning.workflows.backends import PACKED, RIVALS, Contestants
 from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
-from bnn_lightning.workflows.benchmark_report import Entry, Report, chart, write_json
+from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
@@ -42,7 +42,7 @@ def benchmark(
     data: str | Plain | None = None,
     data_dir: str = "data",
     **options: Any,
-) -> Report:
+) -> BenchmarkReport:
     """Measure latency, memory and load time of a packed network beside its rivals.
 
     Args:
@@ -87,7 +87,7 @@ def benchmark(
     return report
 
 
-def refuse_unfolded(report: Report) -> None:
+def refuse_unfolded(report: BenchmarkReport) -> None:
     """Refuse figures of a network of the registry that is slower than it could be.
 
     Raises:
@@ -100,7 +100,7 @@ def refuse_unfolded(report: Report) -> None:
         )
 
 
-def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path) -> Report:
+def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path) -> BenchmarkReport:
     """Measure a network beside its rivals.
 
     Args:
@@ -118,7 +118,7 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
     _refuse_fallback(settings, shares, subject.left)
     contestants = Contestants(subject, folder, larq=settings.larq)
     runners = contestants.runners(list(RIVALS) if settings.rivals is None else settings.rivals)
-    report = Report.of_machine(info.name, info.shape)
+    report = BenchmarkReport.of_machine(info.name, info.shape)
     report.shares, report.absent, report.unfolded = shares, contestants.absent, subject.unfolded
     report.footprint = measure_footprint(subject.file)
     for number in settings.threads or sorted({1, num_cores()}):
@@ -129,7 +129,7 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
 
 def run(
     runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, contestants: Contestants
-) -> list[Entry]:
+) -> list[Measurement]:
     """Time runners in turns on some images.
 
     Args:
@@ -149,7 +149,7 @@ def run(
         raise UserError(f"the packed network cannot be run: {contestants.absent[PACKED]}")
     torch.set_num_threads(threads)
     turns = time_in_turns(steps, repeats=repeats, least=_LEAST, settle=_PAUSE if threads == 1 else _LONG_PAUSE)
-    return [Entry(name, threads, len(images), tuple(turns[name])) for name in steps]
+    return [Measurement(name, threads, len(images), tuple(turns[name])) for name in steps]
 
 
 def _check(settings: BenchmarkSettings) -> None:

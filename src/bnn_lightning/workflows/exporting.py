@@ -28,7 +28,7 @@ from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
-    Opened,
+    OpenedCheckpoint,
     check_class_names,
     check_images,
     check_labels,
@@ -125,7 +125,11 @@ def export(
 
 
 def _export_packed(
-    opened: Opened, datamodule: Any, out: Path, settings: ExportSettings, compare: Callable[[nn.Module], Parity]
+    opened: OpenedCheckpoint,
+    datamodule: Any,
+    out: Path,
+    settings: ExportSettings,
+    compare: Callable[[nn.Module], Parity],
 ) -> Exported:
     """Pack a network, compare what users will run, and write it."""
     backbone = opened.task.backbone
@@ -261,7 +265,7 @@ def _rounds(settings: ExportSettings) -> bool:
     return settings.rest != "fp32" or settings.stem != "fp32"
 
 
-def pack_opened(opened: Opened, *, trust: Sequence[str] = ()) -> LoadedNetwork:
+def pack_opened(opened: OpenedCheckpoint, *, trust: Sequence[str] = ()) -> LoadedNetwork:
     """Return the network of a checkpoint as its packed file is loaded; no data are read.
 
     Raises:

@@ -32,7 +32,7 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedCheckpoint:
     """A trained network and where it comes from.
 
     Attributes:
@@ -103,7 +103,7 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     return Described(dict(model or {}), dict(data or {}), data_dir)
 
 
-def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequence[str] = ()) -> Opened:
+def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequence[str] = ()) -> OpenedCheckpoint:
     """Read a checkpoint of ours, which says itself what it is, or a published one.
 
     Args:
@@ -120,7 +120,7 @@ def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequen
     if is_ours(checkpoint):
         embedded = embedded_config(checkpoint, path)
         task, data = restore(path, described, embedded, trust=trust)
-        return Opened(path, task, embedded, data, embedded_classes(checkpoint))
+        return OpenedCheckpoint(path, task, embedded, data, embedded_classes(checkpoint))
     return _published(path, described, verb=verb, trust=trust)
 
 
@@ -237,7 +237,7 @@ def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
     return task.eval()
 
 
-def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[str]) -> Opened:
+def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[str]) -> OpenedCheckpoint:
     model, data = described.model, described.data
     if "_target_" not in model or "_target_" not in data:
         raise UserError(
@@ -252,4 +252,4 @@ def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[st
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
-    return Opened(ckpt, only_scored(backbone, data["num_classes"]), {"model": model, "data": data}, data)
+    return OpenedCheckpoint(ckpt, only_scored(backbone, data["num_classes"]), {"model": model, "data": data}, data)

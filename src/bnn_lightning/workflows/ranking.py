@@ -146,7 +146,8 @@ def rank(
     Raises:
         UserError: A candidate that does not exist or does not fit, or no held-out images.
     """
-    names = [os.fspath(name) for name in teachers]
+    names = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in teachers]
+    check_names(names)
     settings = make_settings(RankSettings, "rank", student=student, teachers=names, **options)
     if not names:
         raise UserError(f"`teachers` is empty: {RULE}.")
@@ -196,6 +197,24 @@ def _teacher(name: str, data: Plain, make_teacher: MakeTeacher | None, trust: Se
     if make_teacher is None:
         raise UserError(f"`teachers`: there is no file or folder {name}.")
     return make_teacher(name, data)
+
+
+def check_names(teachers: Any) -> None:
+    """Refuse what is no list of names.
+
+    Raises:
+        UserError: Says how a list is written.
+    """
+    if not isinstance(teachers, list):
+        raise UserError(f"`teachers` must be a list, got {_written(teachers)}: {RULE}; one is teachers=[runs/twin].")
+    for name in teachers:
+        if not isinstance(name, str) or not name:
+            path = f"; a folder of that name is teachers=[./{name}]" if type(name) is int else ""
+            raise UserError(f"`teachers` must be a list of names, got {_written(name)} in it: {RULE}{path}.")
+
+
+def _written(value: Any) -> str:
+    return value if value and isinstance(value, str) else json.dumps(value)
 
 
 def rank_text(found: Sequence[Candidate], held: Held) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnn_lightning.workflows.building import DATA, FACTS, PACKAGE, locate, section_of_data, takes
+from bnn_lightning.workflows.building import DATA, FACTS, PACKAGE, section_of_data
+from bnn_lightning.workflows.data_facts import facts_taken
 from bnn_lightning.workflows.run_folder import run_id
 from bnn_lightning.workflows.run_loggers import named_loggers
 from bnn_lightning.workflows.settings import TrainSettings
@@ -50,7 +51,7 @@ def training_config(
     config["callbacks"] = {**defaults["callbacks"], **(given.get("callbacks") or {})}
     config["logger"] = named_loggers({**defaults["logger"], **(given.get("logger") or {})}, settings.name)
     if config["distill"] is not None:
-        config["distill"] = with_facts(config["distill"], data, "distill", settings.trust)
+        config["distill"] = _with_facts(config["distill"], data, "distill", settings.trust)
     return config
 
 
@@ -80,9 +81,12 @@ def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int 
             "default_root_dir": run_dir,
         },
         "callbacks": {
-            **dict.fromkeys(["latent_clip", "bias_clip"]),  # callbacks run in this order, also those that a call adds
+            # They run in this order, also those that a call adds.
+            "latent_clip": {"_target_": f"{PACKAGE}.callbacks.LatentClip", "limit": None},
+            "bias_clip": {"_target_": f"{PACKAGE}.callbacks.BiasClip", "limit": None},
             "channel_blend_clip": {"_target_": f"{PACKAGE}.callbacks.ChannelBlendClip"},
-            **dict.fromkeys(["ema", "bn_reestimate"]),
+            "ema": None,
+            "bn_reestimate": {"_target_": f"{PACKAGE}.callbacks.BNReestimate", "num_batches": 0},
             "flip_rate": {"_target_": f"{PACKAGE}.callbacks.FlipRateLogger"},
             "damaged_images": {"_target_": f"{PACKAGE}.callbacks.DamagedImages"},
             "progress_bar": {"_target_": "pytorch_lightning.callbacks.TQDMProgressBar", "refresh_rate": 10},
@@ -101,13 +105,6 @@ def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int 
     }
 
 
-def with_facts(node: Plain, data: Mapping[str, Any], at: str, trust: Sequence[str]) -> Plain:
-    """Return a section with those facts of the data that its builder takes and that it does not state."""
-    target = locate(node["_target_"], at=at, trust=trust)
-    facts = {fact: data[fact] for fact in FACTS if fact in data and fact not in node and takes(target, fact)}
-    return node | facts
-
-
 def _data(data: str | Plain, data_dir: str) -> Plain:
     if isinstance(data, str):
         return section_of_data(data, root=data_dir)
@@ -119,9 +116,13 @@ def _data(data: str | Plain, data_dir: str) -> Plain:
 def _model(model: str | Plain, data: Plain, trust: Sequence[str]) -> Plain:
     section = {"name": model} if isinstance(model, str) else dict(model)
     if "_target_" in section or "name" not in section:
-        return with_facts(section, data, "model", trust) if "_target_" in section else section
+        return _with_facts(section, data, "model", trust) if "_target_" in section else section
     facts = {fact: data[fact] for fact in FACTS if fact in data}
     return {"_target_": f"{PACKAGE}.models.create_backbone", **facts, **section}
+
+
+def _with_facts(node: Plain, data: Plain, at: str, trust: Sequence[str]) -> Plain:
+    return node | {fact: data[fact] for fact in facts_taken(node, data, at=at, trust=trust)}
 
 
 def _merged(default: Plain | None, given: Plain | None) -> Plain | None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from bnn_lightning.figures.comparison import Cost, Entry, accuracy_against_cost, comparison_table, counted, published
+from bnn_lightning.figures.comparison import (
+    ComparedNetwork,
+    Cost,
+    accuracy_against_cost,
+    comparison_table,
+    counted,
+    published,
+)
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.building import section_of_data
@@ -52,7 +59,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     return Drawing({"": figure}, comparison_table(entries))
 
 
-def _own(settings: Settings) -> list[Entry]:
+def _own(settings: Settings) -> list[ComparedNetwork]:
     entries = []
     benchmarks: list[str | None] = [*settings.benchmarks] or [None] * len(settings.runs)
     for run, name, benchmark in zip(settings.runs, run_names(settings.runs), benchmarks, strict=True):
@@ -62,7 +69,7 @@ def _own(settings: Settings) -> list[Entry]:
     return entries
 
 
-def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> Entry:
+def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> ComparedNetwork:
     """Return the row of a run of ours: its last test accuracy, and what its network costs.
 
     Args:
@@ -85,7 +92,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> E
     size = (section["in_channels"], *sides(section["image_size"]))
     totals = profile_quickly(lambda: copy.deepcopy(network), size).totals()
     costs = {"ops": float(totals["ops"]), "size": totals["size_bytes"] / 1e6, "ace": float(totals["ace"])}
-    return Entry(name, 100 * accuracy, kind="ours", data=data, source=run, **costs)  # type: ignore[arg-type]
+    return ComparedNetwork(name, 100 * accuracy, kind="ours", data=data, source=run, **costs)  # type: ignore[arg-type]
 
 
 def _latencies(file: str) -> dict[str, float]:
@@ -98,6 +105,6 @@ def _latencies(file: str) -> dict[str, float]:
         raise UserError(f"{file} is not what `bnn benchmark out=...` writes: {error}") from error
 
 
-def _with_rivals(entries: Sequence[Entry], latencies: Mapping[str, float]) -> list[Entry]:
+def _with_rivals(entries: Sequence[ComparedNetwork], latencies: Mapping[str, float]) -> list[ComparedNetwork]:
     by_name = {_RIVALS[name]: latency for name, latency in latencies.items() if name in _RIVALS}
     return [replace(e, latency=by_name[e.name]) if e.name in by_name else e for e in entries]

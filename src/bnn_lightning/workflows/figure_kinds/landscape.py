@@ -12,7 +12,7 @@ from bnn_lightning.figures.landscape_figures import (
     landscape_lines,
     landscape_surfaces,
 )
-from bnn_lightning.utils.text_table import text_table
+from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import INTERACTIVE, Drawing, Place, run_names, several
 from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, read_landscape
@@ -61,7 +61,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     figures = _figures([one for one, _, _ in found], settings, place)
     # A line a figure, a column a network: there are more figures than networks.
     shown = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in [header, *rows]]
-    say(text_table(zip(*shown, strict=True)))
+    say("\n".join(text_table(list(zip(*shown, strict=True)))))
     return Drawing(figures, (header, rows), part="sharpness")
 
 
