@@ -61,7 +61,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     figures = _figures([one for one, _, _ in found], settings, place)
     # A line a figure, a column a network: there are more figures than networks.
     shown = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in [header, *rows]]
-    say("\n".join(text_table(list(zip(*shown, strict=True)))))
+    say("\n".join(text_table(list(zip(*shown, strict=True)), right=range(1, len(shown)))))
     return Drawing(figures, (header, rows), part="sharpness")
 
 
