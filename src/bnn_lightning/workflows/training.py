@@ -269,6 +269,9 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     check_sections(plain, trust=trust)
     check_needed(plain.get("callbacks"))
     check_trainer(plain["trainer"], settings.matmul_precision)
+    start = resumption.find(settings.ckpt_path, run_dir, name=settings.name)
+    if start is None or not start.in_place:
+        refuse_other_run(run_dir)
     silence()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
@@ -277,9 +280,6 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
         task = build_task(plain, trust=trust, read=partial(load_backbone, trust=trust))
     _say_size(plain, trust)
     _freeze(task, settings.freeze)
-    start = resumption.find(settings.ckpt_path, run_dir, name=settings.name)
-    if start is None or not start.in_place:
-        refuse_other_run(run_dir)
     callbacks = _callbacks(plain, config, settings, start, known_classes(datamodule))
     check_selection(task, datamodule, callbacks, settings.objective)
     check_averages(task, callbacks)
