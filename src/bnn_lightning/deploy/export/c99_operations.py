@@ -10,7 +10,7 @@ from bnn_lightning.deploy.export.c99_writer import Reads, Rule, Writer
 from bnn_lightning.deploy.format.layouts import to_layout
 from bnn_lightning.deploy.ir.graph import Array, ConstantRef, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import EPILOGUE
-from bnn_lightning.deploy.planner.linear import Rows, gate_of, linear_of
+from bnn_lightning.deploy.planner.linear import LinearRows, gate_of, linear_of
 from bnn_lightning.deploy.planner.lowering import Sums
 from bnn_lightning.deploy.planner.operands import operand
 from bnn_lightning.deploy.planner.reduce import over_map
@@ -67,7 +67,7 @@ def _linear(c: Writer, place: int, node: Node) -> None:
     c.call(function, source, constant.shape[1], weight, bias, c.result(place), c.shapes[place][-1])
 
 
-def _with_affine(graph: TypedGraph, place: int) -> Rows | None:
+def _with_affine(graph: TypedGraph, place: int) -> LinearRows | None:
     """Return a linear layer that has an affine map before it in its weights of floats, as packed files do."""
     node = graph.nodes[place - 1]
     weight, found = node.inputs[1], linear_of(graph, place)

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class LinearRows:
     """A linear layer of rows.
 
     Attributes:
@@ -32,7 +32,7 @@ class Rows:
     source: int
 
 
-def linear_of(graph: TypedGraph, number: int) -> Rows | None:
+def linear_of(graph: TypedGraph, number: int) -> LinearRows | None:
     """Read a linear layer, the affine map before it, and the PReLU and clamp behind it; None: it is something else."""
     shape, chain = graph.map_shape(Value(number)), Chain.from_value(graph, Value(number))
     activation = None if shape is None else chain.activation(shape[0])
@@ -58,7 +58,7 @@ def linear_of(graph: TypedGraph, number: int) -> Rows | None:
         weight, whole, outputs = (weight.astype(np.float64) * scale).astype(np.float32), None, None
     if not isinstance(chain.at, Value) or graph.map_shape(chain.at) != (weight.shape[1], 1, 1):
         return None
-    return Rows(Linear(weight if whole is None else whole, bias, outputs, activation, of), chain.at.number)
+    return LinearRows(Linear(weight if whole is None else whole, bias, outputs, activation, of), chain.at.number)
 
 
 def linear(graph: TypedGraph, number: int) -> Lowering | None:
