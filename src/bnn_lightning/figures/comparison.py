@@ -57,6 +57,8 @@ class _Axis:
     factor: float = 1.0
 
 
+_WIDTH, _FONT_SIZE = 9.2, 7  # of the figure in inches, of names in points
+
 _AXES: dict[Cost, _Axis] = {
     "ops": _Axis("operations per image, millions (BOPs/64 + int8/8 + FLOPs)", 1e-6),
     "size": _Axis("size of the parameters, MB"),
@@ -158,7 +160,7 @@ def accuracy_against_cost(entries: Sequence[ComparedNetwork], *, cost: Cost = "o
     drawn = [entry for entry in entries if getattr(entry, cost) is not None]
     if not drawn:
         raise ValueError(f"No entry has a `{cost}`: nothing to draw. Give measured ones, or another cost.")
-    figure, (axes,) = new_figure(width=9.2, height=6.4)
+    figure, (axes,) = new_figure(width=_WIDTH, height=6.4)
     for kind, (label, color, marker) in _LOOKS.items():
         own = [entry for entry in drawn if entry.kind == kind]
         if not own:
@@ -191,7 +193,6 @@ def _write_names(axes: "Axes", entries: Sequence[ComparedNetwork], cost: Cost) -
 
     Where each place is taken, the name is left out, unless it is one of ours.
     """
-    # Sizes of the text in parts of the axes: good enough to keep names apart, without a renderer.
     x_low, x_high = (math.log10(x) for x in _limits([_place(entry, cost)[0] for entry in entries], log=True))
     y_low, y_high = _limits([entry.top1 for entry in entries])
     axes.set_xlim(10**x_low, 10**x_high)
@@ -207,10 +208,10 @@ def _write_names(axes: "Axes", entries: Sequence[ComparedNetwork], cost: Cost) -
     order = sorted(range(len(entries)), key=lambda i: (entries[i].kind != "ours", -entries[i].top1))
     for index in order:
         entry, (x, y) = entries[index], spots[index]
-        width, height = 0.0072 * len(entry.name) + 0.004, 0.022
+        width, height = _text_width(entry.name, bold=entry.kind == "ours") + 0.004, 0.022
         boxes = [(left, low, left + width, low + height) for left, low in _around(x, y, width, height)]
         covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
-        if min(covered) > 0.12 * width * height and entry.kind != "ours":
+        if min(covered) > 0.05 * width * height and entry.kind != "ours":
             continue
         box = boxes[covered.index(min(covered))]
         taken.append(box)
@@ -220,11 +221,19 @@ def _write_names(axes: "Axes", entries: Sequence[ComparedNetwork], cost: Cost) -
             xytext=(box[0], (box[1] + box[3]) / 2),
             textcoords="axes fraction",
             va="center",
-            fontsize=7,
+            fontsize=_FONT_SIZE,
             color=_LOOKS[entry.kind][1],
             fontweight="bold" if entry.kind == "ours" else "normal",
             path_effects=halo,
         )
+
+
+def _text_width(text: str, *, bold: bool) -> float:
+    """Return the width of a name as a part of the width of the axes, which take 94 % of the figure."""
+    font = require("matplotlib.font_manager", extra=EXTRA).FontProperties(weight="bold" if bold else "normal")
+    path = require("matplotlib.textpath", extra=EXTRA).TextPath((0, 0), text, size=_FONT_SIZE, prop=font)
+    points: float = path.get_extents().width
+    return points / (0.94 * 72 * _WIDTH)
 
 
 def _limits(values: Sequence[float], *, log: bool = False) -> tuple[float, float]:
