@@ -6,10 +6,13 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+
+from tools.argument_docs import meanings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -32,6 +35,17 @@ PACKAGES = {
     "deploy": "Packing, packed files, and export to ONNX, C and the browser.",
     "workflows": "Settings and results of the [functions at the top level](index.md), one pair a command.",
     "zoo": "Trained networks that come with the package.",
+}
+
+
+TRAINER = "pytorch_lightning.Trainer"
+# Keys of the section `published` of a recipe.
+PUBLISHED = {
+    "top1": "Top-1 accuracy of the paper, in percent.",
+    "note": "Conditions of the published accuracy.",
+    "next": "Recipe of the next stage.",
+    "needs": "What the stage starts from.",
+    "model.width": "Width of the published network.",
 }
 
 
@@ -62,6 +76,65 @@ def rows(path: Path) -> list[Row]:
         inherited = found[key].comment if key in found else ""
         found[key] = Row(key, value, comment[1] if comment else inherited)
     return list(found.values())
+
+
+@cache
+def explained(path: Path) -> list[Row]:
+    """Return the keys of a configuration file, each with its comment or one from elsewhere.
+
+    What has no comment is explained by the docstring of what the file builds, by another file of its group, or by the
+    group that the key belongs to.
+
+    Args:
+        path: A YAML file of the configuration tree.
+    """
+    found = rows(path)
+    values = {row.key: row.default for row in found}
+    return [row if row.comment else row._replace(comment=_meaning(path, row.key, values)) for row in found]
+
+
+def _meaning(path: Path, key: str, values: Mapping[str, str]) -> str:
+    node, _, argument = key.rpartition(".")
+    prefix = f"{node}." if node else ""
+    if target := values.get(f"{prefix}_target_"):
+        known = meanings(target, values.get(f"{prefix}name"))
+        if argument in known:
+            return known[argument]
+    if key.startswith("published."):
+        return PUBLISHED.get(key.removeprefix("published."), "Option that the recipe chooses in this group.")
+    if path.parent != CONF and (comment := _comment(path.parent, key)):
+        return comment
+    if (CONF / key).is_dir():
+        return f"Option of the group `{key}`, with its keys."
+    for name, inner in _groups(path, key):
+        if found := _comment(CONF / name, inner) or (name == "trainer" and meanings(TRAINER).get(inner)):
+            return found
+    return meanings(TRAINER).get(key, "") or _comment(CONF, key, pattern="train.yaml")
+
+
+def _groups(path: Path, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the groups that a key may belong to, and the key within each; teachers have names of their own."""
+    parts = key.split(".")
+    for place in range(len(parts) - 1):
+        group = parts[place] if (CONF / parts[place]).is_dir() else "teacher" if path.parent.name == "distill" else None
+        if group is not None:
+            yield group, ".".join(parts[place + 1 :])
+
+
+@cache
+def _comment(folder: Path, key: str, pattern: str = "*.yaml") -> str:
+    """Return the comment on a key in the files of a folder, or what their targets' docstrings say of it."""
+    for path in sorted(folder.glob(pattern)):
+        for row in rows(path):
+            if row.key == key and row.comment:
+                return row.comment
+    for path in sorted(folder.glob(pattern)):
+        values = {row.key: row.default for row in rows(path)}
+        node, _, argument = key.rpartition(".")
+        target = values.get(f"{node}._target_".lstrip("."))
+        if key in values and target and (found := meanings(target, values.get("name")).get(argument)):
+            return found
+    return ""
 
 
 def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, str, int]]:
@@ -98,7 +171,8 @@ def table(found: list[Row]) -> str:
         return text.replace("|", "\\|").replace("<", "&lt;")
 
     built = [row.default for row in found if row.key == "_target_"]
-    keys = [row for row in found if row.key.rpartition(".")[2] not in ("_target_", "_partial_")]
+    hidden = ("_target_", "_partial_", "hydra.")  # Hydra's own settings are no keys of ours
+    keys = [row for row in found if not row.key.endswith(hidden[:2]) and not row.key.startswith(hidden[2])]
     lines = [f"| `{row.key}` | `{row.default.replace('|', '/')}` | {cell(row.comment)} |" for row in keys]
     lines = ["| key | default | meaning |", "|---|---|---|", *lines] if lines else []
     return "\n".join([*(f"Builds `{target}`.\n" for target in built), *lines, ""])
@@ -122,7 +196,7 @@ def commands(verbs: Mapping[str, str]) -> str:
                 parts.append(f"### bnn {verb} {file.stem}\n\n{text}.\n")
             if examples:
                 parts.append("```bash\n" + "\n".join(examples) + "\n```\n")
-            parts.append(table(rows(file)))
+            parts.append(table(explained(file)))
     return "\n".join(parts)
 
 
@@ -139,7 +213,7 @@ def configuration() -> dict[str, str]:
             parts.append(f"## {folder.name}={file.stem}\n\n{text.replace('<', '&lt;')}\n")
             if examples:
                 parts.append("```bash\n" + "\n".join(examples) + "\n```\n")
-            found = rows(file)
+            found = explained(file)
             parts.append(table(found) if found else "This option sets nothing.\n")
         pages[folder.name] = "\n".join(parts)
         lines.append(f"| [`{folder.name}`]({folder.name}.md) | {', '.join(f'`{file.stem}`' for file in files)} |")

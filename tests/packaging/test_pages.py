@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.packaging.pages import DOCS, ROOT, anchors, links, sources, texts
-from tools.site_pages import CONF, companions, configuration, expand, python, rows, written
+from tools.argument_docs import meanings
+from tools.site_pages import CONF, companions, configuration, expand, explained, python, rows, written
 
 TEXTS = texts()
 PACKAGE = ROOT / "src" / "bnn_lightning"
@@ -69,6 +70,26 @@ def test_every_option_of_every_group_is_in_the_reference() -> None:
     for file in CONF.glob("*/*.yaml"):
         if not file.name.startswith("_") and file.parent.name != "visualize":
             assert f"## {file.parent.name}={file.stem}\n" in found[file.parent.name], file
+
+
+def test_every_key_of_every_option_is_explained() -> None:
+    files = [file for file in CONF.rglob("*.yaml") if not file.name.startswith("_") and file.parent.name != "hydra"]
+    bare = [
+        f"{file.relative_to(CONF)}: {row.key}"
+        for file in files
+        for row in explained(file)
+        if not (row.comment or row.key.startswith("hydra.") or row.key.endswith(("_target_", "_partial_")))
+    ]
+    assert len(files) > 100
+    assert not bare
+
+
+def test_meanings_come_from_docstrings() -> None:
+    network = meanings("bnn_lightning.models.create_backbone", "mlp")
+    assert network["num_classes"] == "Width of the logits."
+    assert network["std"] == network["mean"]
+    assert meanings("torch.optim.SGD")["momentum"].startswith("momentum factor")
+    assert "loop" in meanings("pytorch_lightning.Trainer")["check_val_every_n_epoch"]
 
 
 def test_settings_and_results_of_workflows_are_in_the_reference() -> None:
