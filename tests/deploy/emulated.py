@@ -27,7 +27,8 @@ from bnn_lightning.deploy.kernels.rules import RULES
 
 _DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
 FOLDER = _DEPLOY / "kernels" / "csrc"
-_CACHE = Path(__file__).parents[2] / "build" / "zig"
+# Of zig: the C libraries of other systems, which take most of the time, and what did not change.
+CACHE = Path(__file__).parents[2] / "build" / "zig"
 
 
 class _Target(NamedTuple):
@@ -187,7 +188,7 @@ class Emulated:
             *include,
         ]
         # zig compiles the C library of the target for each new global cache, which takes 19 of 20 seconds.
-        caches = {"ZIG_GLOBAL_CACHE_DIR": str(_CACHE), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
+        caches = {"ZIG_GLOBAL_CACHE_DIR": str(CACHE), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
         words = [*command, *map(str, sources), "-o", str(folder / "driver")]
         built = subprocess.run(words, env=os.environ | caches, capture_output=True, text=True)
         assert built.returncode == 0, built.stderr

@@ -4,13 +4,13 @@ import configparser
 import importlib.util
 import os
 import re
-import struct
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.packaging.binaries import directory, exported, only_libc_of_windows
 
 # Target of zig: operating system and machine as Python names them, and how a library begins.
 TARGETS = {
@@ -25,8 +25,6 @@ TARGETS = {
 }
 ENGINE = ("open", "open_memory", "describe", "context_open", "run_bytes", "run_floats", "run_steps", "prepare", "close")
 SURROGATES = ("version", "sign_f32", "ede_gradient_bf16")
-# Beside libc, libm and threads an engine needs nothing; Windows names its parts of libc one by one.
-WINDOWS = re.compile(r"(KERNEL32|msvcrt|api-ms-win-crt-[a-z]+-l1-1-0)\.dll", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -73,46 +71,7 @@ def engine_links(target: str, builder: ModuleType, cache: dict[str, str], root: 
     for name in filter(None, builder.TARGETS[machine]):
         assert name.encode() in data
     if system == "Windows":
-        assert all(WINDOWS.fullmatch(name) for name in imported(data)), imported(data)
-
-
-def directory(data: bytes, number: int) -> int:
-    """Return the address of a table of a DLL: 0 exports, 1 imports."""
-    header = struct.unpack_from("<I", data, 0x3C)[0] + 24
-    return int(struct.unpack_from("<I", data, header + 112 + 8 * number)[0])
-
-
-def imported(data: bytes) -> list[str]:
-    """Return the names of the libraries that a DLL imports."""
-    place, names = places(data), []
-    for at in range(place(directory(data, 1)), len(data), 20):
-        (name,) = struct.unpack_from("<12xI4x", data, at)
-        if not name:
-            break
-        start = place(name)
-        names.append(data[start : data.index(b"\0", start)].decode())
-    return names
-
-
-def places(data: bytes) -> Callable[[int], int]:
-    """Return what tells where an address of a DLL lies in its file."""
-    header = struct.unpack_from("<I", data, 0x3C)[0]
-    (count,), (size,) = struct.unpack_from("<H", data, header + 6), struct.unpack_from("<H", data, header + 20)
-    sections = [struct.unpack_from("<8xIIII", data, header + 24 + size + 40 * place) for place in range(count)]
-
-    def place(address: int) -> int:
-        return next(file + address - begin for _, begin, length, file in sections if begin <= address < begin + length)
-
-    return place
-
-
-def exported(data: bytes) -> list[bytes]:
-    """Return the names that a DLL exports."""
-    place = places(data)
-    table = place(directory(data, 0))
-    (number,), (names,) = struct.unpack_from("<I", data, table + 24), struct.unpack_from("<I", data, table + 32)
-    starts = [place(address) for address in struct.unpack_from(f"<{number}I", data, place(names))]
-    return [data[start : data.index(b"\0", start)] for start in starts]
+        only_libc_of_windows(data)
 
 
 needs_zig = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="Needs ziglang.")

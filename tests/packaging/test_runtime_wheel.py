@@ -1,9 +1,9 @@
 """The distribution bnn-runtime: its wheel runs without torch and bnn-lightning; all targets are built."""
 
 import importlib.util
+import platform
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,7 +18,10 @@ from PIL import Image
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime import native
+from bnn_lightning.zoo import packed_file
+from tests.deploy.emulated import CACHE
 from tests.deploy.test_native import CLASSES, SHAPE, file_of, linear, plan
+from tests.packaging.binaries import only_libc_of_linux, only_libc_of_mac, only_libc_of_windows
 
 Run = Callable[..., str]
 NAMES = ("one", "two", "three", "four", "five")
@@ -52,6 +55,12 @@ def installed(wheels: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("runtime")
     wheel = wheels["write_wheel"](folder, "any", native.LIBRARY)
     assert wheel.stat().st_size < 600_000
+    return environment(folder, wheel, run)
+
+
+def environment(folder: Path, wheel: Path, run: Run) -> Path:
+    """Make an environment with a wheel, numpy and Pillow, and nothing else."""
+    folder.mkdir(exist_ok=True)
     run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], cwd=folder)
     python = folder / "venv" / "bin" / "python"
     run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel], cwd=folder)
@@ -107,42 +116,42 @@ def test_every_target_has_a_wheel(wheels: dict[str, Any], root: Path) -> None:
         assert any(wanted in tag for tag in tags)
 
 
+def accepted(wheel: Path, tag: str, out: Path, run: Run) -> None:
+    """Hold a wheel to what pip takes on a platform."""
+    options = ["--no-index", "--no-deps", "--only-binary=:all:", "--platform", tag, "--find-links", wheel.parent]
+    run([sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", out, "bnn-runtime"], cwd=wheel.parent)
+    assert [file.name for file in out.iterdir()] == [wheel.name]
+
+
 @needs_zig
 @pytest.mark.slow
 def test_wheels_of_all_targets(wheels: dict[str, Any], tmp_path: Path, run: Run) -> None:
-    (tmp_path / "cache").mkdir()
     for target in wheels["TARGETS"]:
-        wheel = wheels["build_target"](tmp_path / "dist", target, str(tmp_path / "cache"))
+        wheel = wheels["build_target"](tmp_path / "dist", target, str(CACHE))
         assert wheel.stat().st_size < 600_000
         with zipfile.ZipFile(wheel) as archive:
             (library,) = (name for name in archive.namelist() if "/_lib/" in name)
             data = archive.read(library)
         for tag in target.tags.split("."):
-            options = [
-                "--no-index",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--platform",
-                tag,
-                "--find-links",
-                wheel.parent,
-            ]
-            out = ["--dest", tmp_path / tag, "bnn-runtime"]
-            run([sys.executable, "-m", "pip", "download", "--quiet", *options, *out], cwd=tmp_path)
-            assert [file.name for file in (tmp_path / tag).iterdir()] == [wheel.name]
+            accepted(wheel, tag, tmp_path / tag, run)
         if target.system == "Linux":
-            needs_only_libc(data, tmp_path / "library", newest=(2, 17) if "gnu" in target.zig else None)
+            only_libc_of_linux(data, tmp_path / "library", newest=(2, 17) if "gnu" in target.zig else None)
+        elif target.system == "Darwin":
+            only_libc_of_mac(data, oldest=(11, 0))
+        else:
+            only_libc_of_windows(data)
 
 
-def needs_only_libc(data: bytes, path: Path, newest: tuple[int, int] | None) -> None:
-    """Hold a library to libc, libm and pthread, and to symbols of glibc that are no newer than its tag."""
-    if shutil.which("readelf") is None:
-        pytest.skip("needs readelf")
-    path.write_bytes(data)
-    printed = subprocess.run(["readelf", "-dW", "--version-info", path], check=True, capture_output=True, text=True)
-    needed = set(re.findall(r"\(NEEDED\).*\[(.*?)\]", printed.stdout))
-    plain = re.compile(r"(libc|libm|libpthread|ld-linux[-\w]*|libc\.musl-\w+|libdl)\.so(\.\d+)?")
-    assert needed
-    assert all(plain.fullmatch(name) for name in needed), needed
-    versions = [tuple(map(int, found)) for found in re.findall(r"GLIBC_(\d+)\.(\d+)", printed.stdout)]
-    assert newest is None or max(versions) <= newest
+@needs_zig
+@pytest.mark.slow
+@pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="the wheel is another one")
+def test_the_wheel_of_this_machine_runs(wheels: dict[str, Any], data_root: Path, tmp_path: Path, run: Run) -> None:
+    wheel = wheels["build_target"](tmp_path, wheels["TARGETS"][0], str(CACHE))
+    made = environment(tmp_path / "fresh", wheel, run)
+    digits = np.frombuffer((data_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16)
+    labels = np.frombuffer((data_root / "MNIST/raw/t10k-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
+    for number in range(10):
+        Image.fromarray(digits.reshape(-1, 28, 28)[number]).save(tmp_path / f"{number}.png")
+    model, files = packed_file("zoo:mnist_mlp"), [f"{number}.png" for number in range(10)]
+    printed = run([made / "bin" / "bnn-runtime", "classify", model, *files, "--top", "1"], cwd=tmp_path)
+    assert re.findall(r"% +(\d)", printed) == [str(label) for label in labels[:10]]
