@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs docs clean
+.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs network-table docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,9 @@ bench-train: $(STAMP)  ## Step time and memory: binary, float twin, plain baseli
 
 bench-data: $(STAMP)  ## Images a second of our loaders beside torchvision's (DATA=folder: of ImageNet in that folder)
 	$(BIN)/python -m $(if $(DATA),benchmarks.folder --folder $(DATA),benchmarks.data) $(ARGS)
+
+network-table: $(STAMP)  ## Measure packed files of all networks on quiet cores, and write the table of docs/reference/networks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.network_table measure $(ARGS)
 
 graphs: $(STAMP)  ## Draw docs/graphs again: the basic blocks of binary networks
 	$(BIN)/python tools/draw_graphs.py docs/graphs

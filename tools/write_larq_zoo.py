@@ -8,6 +8,8 @@ statistics of batch norms.
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +38,20 @@ def larq_zoo() -> Any:
     return larq_zoo
 
 
-def make(name: str) -> Any:
-    """Return one of larq-zoo's networks with random weights."""
+def maker(name: str) -> Callable[[], Any]:
+    """Return what makes one of larq-zoo's networks with random weights."""
     module, function = NETWORKS[name].split(".")
-    return getattr(getattr(larq_zoo(), module), function)(weights=None)
+    return partial(getattr(getattr(larq_zoo(), module), function), weights=None)
 
 
-def write(network: Any, path: Path, number: int = 2) -> None:
-    """Draw statistics of batch norms, and write weights (`path`), images and logits (`path` as .npz)."""
+def write(make: Callable[[], Any], path: Path, number: int = 2) -> None:
+    """Draw statistics of batch norms, and write weights (`path`), images and logits (`path` as .npz).
+
+    Logits are computed in float64: in float32 a sum near 0 may have another sign where it is added in another order.
+    """
     from tensorflow import keras
 
-    draw = np.random.default_rng(0)
+    network, draw = make(), np.random.default_rng(0)
     for variable in network.weights:
         kind = variable.name.rpartition("/")[2]
         if kind.startswith(("moving_variance", "gamma")):
@@ -55,11 +60,18 @@ def write(network: Any, path: Path, number: int = 2) -> None:
             variable.assign(0.1 * draw.standard_normal(variable.shape))
     network.save_weights(str(path))
     images = draw.integers(0, 256, (number, *network.input_shape[1:]), dtype=np.uint8)
-    logits = keras.Model(network.input, network.layers[-1].input)  # without the softmax
-    found = logits(images.astype(np.float32) / 255, training=False).numpy()
+    keras.backend.set_floatx("float64")
+    try:
+        precise = make()
+        precise.set_weights(network.get_weights())
+        logits = keras.Model(precise.input, precise.layers[-1].input)  # without the softmax
+        found = logits(images.astype(np.float64) / 255, training=False).numpy()
+    finally:
+        keras.backend.set_floatx("float32")
     np.savez_compressed(path.with_suffix(".npz"), images=images.transpose(0, 3, 1, 2), logits=found)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write(larq_zoo().sota.quicknet.QuickNetFactory(weights=None, **THIN).build(), folder / "quicknet_thin.h5")
+    thin = larq_zoo().sota.quicknet.QuickNetFactory
+    write(lambda: thin(weights=None, **THIN).build(), folder / "quicknet_thin.h5")

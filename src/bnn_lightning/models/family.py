@@ -1,4 +1,4 @@
-"""What the networks of larq-zoo share: a frame, TensorFlow's padding, and builders made from a table."""
+"""Frame, padding and builders that the networks of larq-zoo share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Family:
-    """What the networks of a family have in common.
+    """Options and limits that the networks of a family share.
 
     Attributes:
         title: Begin of the summary line of the builders' docstrings.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnn_lightning.models.float_teachers import rebuilding
+from bnn_lightning.models.keras_file import is_keras_file
 from bnn_lightning.models.published_file import differences, read_file, some, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.workflows.allowed import is_library
@@ -125,9 +126,13 @@ def backbone_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file into CPU memory, tensors and plain values only; settings have the names of today.
 
+    A file of Keras, which `load_published` reads for a network, is an empty one.
+
     Raises:
         UserError: It cannot be read as a checkpoint.
     """
+    if is_keras_file(Path(path)):
+        return {}
     path = Path(path)
     if path.is_dir():
         raise UserError(f"`{path}` is a folder without final.ckpt and last.ckpt: give a run, or the file itself.")
