@@ -61,7 +61,7 @@ def visualize(
     module = _module(kind)
     try:
         subjects = [str(path) for path in subject] if isinstance(subject, list | tuple) else subject
-        settings = make_settings(module.Settings, f"visualize.{kind}", **{kind: subjects}, **options)
+        settings: Any = make_settings(settings_of(kind), f"visualize.{kind}", **{kind: subjects}, **options)
         silence()
         described = describe(None, data, data_dir)
         stem = settings.stem(described)
@@ -76,12 +76,12 @@ def visualize(
 
 
 def settings_of(kind: str) -> type:
-    """Return the dataclass of a kind's settings.
+    """Return the dataclass of a kind's settings, such as `SignsSettings` of `signs`.
 
     Raises:
         UserError: An unknown kind, or matplotlib is not installed.
     """
-    settings: type = _module(kind).Settings
+    settings: type = getattr(_module(kind), f"{kind.title().replace('_', '')}Settings")
     return settings
 
 

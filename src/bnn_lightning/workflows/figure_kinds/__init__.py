@@ -1,17 +1,17 @@
 """Kinds of figures, a module each: what a kind needs, measures and draws."""
 
-# Each module defines `Settings` and `draw`.
+# Each module defines its settings, such as `SignsSettings`, and `draw`.
 KINDS = {
-    "training_curves": "how trainings went: loss, accuracy, learning rate, annealing, flipped signs, gradients",
+    "training_curves": "training curves: loss, accuracy, learning rate, annealing, flipped signs, gradients",
     "comparison": "accuracy against operations, size or latency: published networks and runs of ours",
-    "binarization": "how binary networks are: parameters, products, operations",
-    "graph": "a block, a module or a network as a graph: SVG, TensorBoard, ONNX",
-    "landscape": "the loss around trained networks: line, contour, surface, and how sharp it is",
+    "binarization": "share of binary parameters, products and operations",
+    "graph": "graph of a block, a module or a network: SVG, TensorBoard, ONNX",
+    "landscape": "loss landscape of trained networks: line, contour, surface, and sharpness",
     "modules": "convolution modules side by side",
-    "feature_maps": "what binary layers see of an image: inputs and their signs",
-    "embedding": "penultimate features in the plane, colored by class: t-SNE or UMAP",
-    "soft_label_heatmap": "the soft-label bank of self-knowledge distillation as a heat map",
-    "signs": "signs of weights and activations, layer by layer",
-    "surrogates": "value and gradient of binarizers",
-    "pipeline": "a backbone, a block of it, and the block's convolution module",
+    "feature_maps": "feature maps of binary layers for an image: inputs and their signs",
+    "embedding": "2-D embedding of penultimate features, colored by class: t-SNE or UMAP",
+    "soft_label_heatmap": "soft-label bank of SKD-BNN, as a heat map",
+    "signs": "sign statistics of weights and activations by layer",
+    "surrogates": "value and surrogate gradient of binarizers",
+    "pipeline": "network at three levels: backbone, block, convolution module",
 }

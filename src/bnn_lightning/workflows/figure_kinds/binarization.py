@@ -14,7 +14,7 @@ ASSUMED_DATA = "imagenet"
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class BinarizationSettings(FigureSettings):
     """The keys of `visualize/binarization.yaml`."""
 
     binarization: Any
@@ -23,7 +23,7 @@ class Settings(FigureSettings):
         return f"binarization_{described.data.get('name', ASSUMED_DATA)}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: BinarizationSettings, described: Described, place: Place) -> Drawing:
     """Count networks that were never trained, for images of the data that are named, or ImageNet's."""
     networks = several(settings.binarization, "binarization")
     networks = list_backbones() if networks == ["all"] else networks

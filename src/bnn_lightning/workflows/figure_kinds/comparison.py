@@ -29,7 +29,7 @@ _RIVALS = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "Mobil
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class ComparisonSettings(FigureSettings):
     """The keys of `visualize/comparison.yaml`."""
 
     comparison: str
@@ -42,7 +42,7 @@ class Settings(FigureSettings):
         return f"comparison_{self.comparison}_{self.cost}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: ComparisonSettings, described: Described, place: Place) -> Drawing:
     """Count published networks and those of runs."""
     data = settings.comparison
     if settings.benchmarks and len(settings.benchmarks) != len(settings.runs):
@@ -59,7 +59,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     return Drawing({"": figure}, comparison_table(entries))
 
 
-def _own(settings: Settings) -> list[ComparedNetwork]:
+def _own(settings: ComparisonSettings) -> list[ComparedNetwork]:
     entries = []
     benchmarks: list[str | None] = [*settings.benchmarks] or [None] * len(settings.runs)
     for run, name, benchmark in zip(settings.runs, run_names(settings.runs), benchmarks, strict=True):

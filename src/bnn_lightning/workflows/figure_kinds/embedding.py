@@ -18,7 +18,7 @@ _LIBRARIES = {"tsne": ("sklearn", "visualize"), "umap": ("umap", "umap")}
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class EmbeddingSettings(FigureSettings):
     """The keys of `visualize/embedding.yaml`."""
 
     embedding: str
@@ -34,7 +34,7 @@ class Settings(FigureSettings):
         return f"{self.method}_{run_name(self.embedding)}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: EmbeddingSettings, described: Described, place: Place) -> Drawing:
     """Embed the penultimate features of images."""
     library, extra = _LIBRARIES[settings.method]
     require(library, extra=extra)  # before anything long begins

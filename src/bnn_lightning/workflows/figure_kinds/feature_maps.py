@@ -19,7 +19,7 @@ from bnn_lightning.workflows.opened import Described
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class FeatureMapsSettings(FigureSettings):
     """The keys of `visualize/feature_maps.yaml`."""
 
     feature_maps: str
@@ -34,7 +34,7 @@ class Settings(FigureSettings):
         return f"feature_maps_{run_name(self.feature_maps)}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: FeatureMapsSettings, described: Described, place: Place) -> Drawing:
     """Record what binary layers see of an image."""
     for key in ("channels", "count"):
         if getattr(settings, key) < 1:
@@ -50,7 +50,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     return Drawing({"": figure}, arrays={"image": image.numpy(), **arrays})
 
 
-def _image(run: VisualizedRun, settings: Settings) -> Tensor:
+def _image(run: VisualizedRun, settings: FeatureMapsSettings) -> Tensor:
     """Return the image, (C, H, W) in [0, 1]: a file, or one of the test set."""
     if settings.image is not None:
         preparation = getattr(build_datamodule(run.data, trust=run.trust), "preparation", None)

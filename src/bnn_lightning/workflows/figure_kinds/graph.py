@@ -34,7 +34,7 @@ _LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class GraphSettings(FigureSettings):
     """The keys of `visualize/graph.yaml`."""
 
     graph: str
@@ -72,7 +72,7 @@ class GraphSubject:
     depth: int | None
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: GraphSettings, described: Described, place: Place) -> Drawing:
     """Trace a block or a network."""
     _check_libraries(settings)
     try:
@@ -91,7 +91,7 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     return Drawing({"": draw_graph(graph, subject.title)}, graph_table({"": graph}), files=files)
 
 
-def subject_of(settings: Settings) -> GraphSubject:
+def subject_of(settings: GraphSettings) -> GraphSubject:
     """Build what is to be drawn: a block, a registered network, or that of a run.
 
     Raises:
@@ -136,7 +136,7 @@ def network_of(name: str, size: int, num_classes: int, width: int | None, *, bin
     return create_backbone(name, num_classes=num_classes, image_size=size, binary=binary, **widths)
 
 
-def _of_run(settings: Settings) -> GraphSubject:
+def _of_run(settings: GraphSettings) -> GraphSubject:
     file = network_file(settings.graph)
     data = embedded_config(read_checkpoint(file), file)["data"]
     network = load_backbone(file, trust=settings.trust)
@@ -156,7 +156,7 @@ def _wanted(asked: bool | None, extra: str) -> bool:
     return not missing
 
 
-def _check_libraries(settings: Settings) -> None:
+def _check_libraries(settings: GraphSettings) -> None:
     for extra in (extra for extra in _LIBRARIES if getattr(settings, extra)):
         for library in _LIBRARIES[extra]:
             try:

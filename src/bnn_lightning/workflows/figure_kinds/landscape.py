@@ -16,7 +16,7 @@ from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import INTERACTIVE, Drawing, Place, run_names, several
 from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, read_landscape
-from bnn_lightning.workflows.figure_kinds.landscape_measure import Extras, LandscapeSettings, measure_runs
+from bnn_lightning.workflows.figure_kinds.landscape_measure import Extras, MeasureSettings, measure_runs
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import Described
 
@@ -25,7 +25,7 @@ _SHARED = ("images", "seed", "perturb", "normalize", "bn_images")
 
 
 @dataclass(kw_only=True)
-class Settings(LandscapeSettings):
+class LandscapeSettings(MeasureSettings):
     """The keys of `visualize/landscape.yaml`."""
 
     landscape: Any
@@ -47,7 +47,7 @@ class Settings(LandscapeSettings):
         return several(self.landscape, "landscape")
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: LandscapeSettings, described: Described, place: Place) -> Drawing:
     """Measure the loss around networks, or read what was measured."""
     given = settings.given()
     runs = [name for name in given if Path(name).suffix != ".npz"]
@@ -65,7 +65,9 @@ def draw(settings: Settings, described: Described, place: Place) -> Drawing:
     return Drawing(figures, (header, rows), part="sharpness")
 
 
-def sharpness_table(found: list[tuple[Landscape, Extras]], settings: Settings) -> tuple[list[str], list[list[Any]]]:
+def sharpness_table(
+    found: list[tuple[Landscape, Extras]], settings: LandscapeSettings
+) -> tuple[list[str], list[list[Any]]]:
     """Return the sharpness of landscapes as a plain table: names of the columns, and a row a network.
 
     Args:
@@ -92,7 +94,7 @@ def sharpness_table(found: list[tuple[Landscape, Extras]], settings: Settings) -
     return header, [[row.get(name, "") for name in header] for row in rows]
 
 
-def _figures(landscapes: list[Landscape], settings: Settings, place: Place) -> dict[str, Any]:
+def _figures(landscapes: list[Landscape], settings: LandscapeSettings, place: Place) -> dict[str, Any]:
     if unfinished := [one.name for one in landscapes if not one.is_complete]:
         raise ValueError(f"{unfinished[0]} is not measured whole: go on with the command that began it.")
     if len({one.losses.ndim for one in landscapes}) > 1:
@@ -108,7 +110,7 @@ def _figures(landscapes: list[Landscape], settings: Settings, place: Place) -> d
     return figures
 
 
-def _check_ranges(settings: Settings) -> None:
+def _check_ranges(settings: LandscapeSettings) -> None:
     if settings.dimensions not in (1, 2):
         raise UserError(f"`dimensions` must be 1 or 2, got {settings.dimensions}.")
     for key in ("bn_images", "hessian_images"):

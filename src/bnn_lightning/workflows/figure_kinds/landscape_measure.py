@@ -43,7 +43,7 @@ _HESSIAN_BATCH = 64
 
 
 @dataclass(kw_only=True)
-class LandscapeSettings(FigureSettings):
+class MeasureSettings(FigureSettings):
     """The keys that say what is measured, and how."""
 
     dimensions: int = 2
@@ -69,7 +69,7 @@ class LandscapeSettings(FigureSettings):
 
 
 def measure_runs(
-    described: Described, settings: LandscapeSettings, runs: list[tuple[str, str]], ending: str = ""
+    described: Described, settings: MeasureSettings, runs: list[tuple[str, str]], ending: str = ""
 ) -> dict[str, tuple[Landscape, Identity, Extras]]:
     """Measure what is missing in the files of runs, on the same images with the same seeds.
 
@@ -119,7 +119,7 @@ def repacking(model: nn.Module) -> Callable[[], Classify]:
     return Repacker(model)
 
 
-def choose_evaluator(settings: LandscapeSettings, network: nn.Module) -> tuple[str, Evaluator]:
+def choose_evaluator(settings: MeasureSettings, network: nn.Module) -> tuple[str, Evaluator]:
     """Return how points are evaluated, and the name of it.
 
     Raises:
@@ -136,12 +136,12 @@ def choose_evaluator(settings: LandscapeSettings, network: nn.Module) -> tuple[s
     return "packed", repacking
 
 
-def on_gpu(settings: LandscapeSettings) -> bool:
+def on_gpu(settings: MeasureSettings) -> bool:
     """Whether points are measured on GPUs."""
     return settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
 
 
-def devices_of(settings: LandscapeSettings) -> list[str]:
+def devices_of(settings: MeasureSettings) -> list[str]:
     """Return the device of each worker: all GPUs, or as many processes on the CPU as torch has threads.
 
     Raises:
@@ -156,7 +156,7 @@ def devices_of(settings: LandscapeSettings) -> list[str]:
 
 
 def _problem(
-    network: nn.Module, images: Tensor, labels: Tensor, bn_images: Tensor | None, settings: LandscapeSettings
+    network: nn.Module, images: Tensor, labels: Tensor, bn_images: Tensor | None, settings: MeasureSettings
 ) -> Problem:
     try:
         directions = [
@@ -174,7 +174,7 @@ def _problem(
     return Problem(network, directions, images, labels, settings.batch_size, evaluator, bn_images)
 
 
-def _file(problem: Problem, name: str, settings: LandscapeSettings, ending: str, *, alone: bool) -> LandscapeFile:
+def _file(problem: Problem, name: str, settings: MeasureSettings, ending: str, *, alone: bool) -> LandscapeFile:
     stem = f"{settings.kind}_{name}{'_bn' if settings.bn_images else ''}"
     place = place_of(settings.out, stem, ending=ending)
     path = place.path("npz", "" if alone or place.stem == typeable(stem) + ending else name)
@@ -189,7 +189,7 @@ def _file(problem: Problem, name: str, settings: LandscapeSettings, ending: str,
     )
 
 
-def _measure_missing(file: LandscapeFile, problem: Problem, settings: LandscapeSettings) -> None:
+def _measure_missing(file: LandscapeFile, problem: Problem, settings: MeasureSettings) -> None:
     points = grid_points(file.landscape.steps, settings.dimensions)
     missing = file.missing
     label, total = file.landscape.name, len(points)
@@ -229,7 +229,7 @@ def _check_packed(problem: Problem, corner: tuple[float, ...]) -> float:
     return largest
 
 
-def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: LandscapeSettings) -> None:
+def _measure_eigenvalues(file: LandscapeFile, problem: Problem, settings: MeasureSettings) -> None:
     asked = {"hessian_images": settings.hessian_images, "hessian_iterations": settings.hessian_iterations}
     if not settings.hessian_images or asked.items() <= file.extras.items():
         return

@@ -11,7 +11,7 @@ from bnn_lightning.workflows.opened import Described
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class ModulesSettings(FigureSettings):
     """The keys of `visualize/modules.yaml`."""
 
     modules: Any
@@ -23,7 +23,7 @@ class Settings(FigureSettings):
         return "modules"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: ModulesSettings, described: Described, place: Place) -> Drawing:
     """Trace convolution modules."""
     names = several(settings.modules, "modules")
     try:

@@ -14,7 +14,7 @@ from bnn_lightning.workflows.opened import Described
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class PipelineSettings(FigureSettings):
     """The keys of `visualize/pipeline.yaml`."""
 
     pipeline: str
@@ -27,7 +27,7 @@ class Settings(FigureSettings):
         return f"pipeline_{self.pipeline}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: PipelineSettings, described: Described, place: Place) -> Drawing:
     """Trace a network from three distances."""
     name = settings.pipeline
     if name not in list_backbones():

@@ -14,7 +14,7 @@ from bnn_lightning.workflows.settings import choice
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class SignsSettings(FigureSettings):
     """The keys of `visualize/signs.yaml`."""
 
     signs: str
@@ -26,7 +26,7 @@ class Settings(FigureSettings):
         return f"signs_{run_name(self.signs)}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: SignsSettings, described: Described, place: Place) -> Drawing:
     """Count the signs of a run's network."""
     run = read_run(settings.signs, described, trust=settings.trust)
     images, _ = run.images(settings.split, settings.images)

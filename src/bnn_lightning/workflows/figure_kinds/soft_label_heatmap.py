@@ -15,7 +15,7 @@ _BANK = "distiller.bank"
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class SoftLabelHeatmapSettings(FigureSettings):
     """The keys of `visualize/soft_label_heatmap.yaml`."""
 
     soft_label_heatmap: str
@@ -25,7 +25,7 @@ class Settings(FigureSettings):
         return f"soft_label_heatmap_{run_name(self.soft_label_heatmap)}"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: SoftLabelHeatmapSettings, described: Described, place: Place) -> Drawing:
     """Read the soft-label bank of a run."""
     run = read_run(settings.soft_label_heatmap, described, trust=settings.trust)
     state, distill = run.checkpoint["state_dict"], run.checkpoint[CONFIG_KEY].get("distill") or {}

@@ -11,7 +11,7 @@ from bnn_lightning.workflows.opened import Described
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class SurrogatesSettings(FigureSettings):
     """The keys of `visualize/surrogates.yaml`."""
 
     surrogates: Any
@@ -23,7 +23,7 @@ class Settings(FigureSettings):
         return "surrogates"
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: SurrogatesSettings, described: Described, place: Place) -> Drawing:
     """Evaluate binarizers and their gradients on an interval."""
     names = list_binarizers() if settings.surrogates == "all" else several(settings.surrogates, "surrogates")
     found = surrogates_of(names, progresses=settings.progress, points=settings.points, limit=settings.limit)

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[_-](seed)?\d+$")
 
 
 @dataclass(kw_only=True)
-class Settings(FigureSettings):
+class TrainingCurvesSettings(FigureSettings):
     """The keys of `visualize/training_curves.yaml`."""
 
     training_curves: Any
@@ -42,7 +42,7 @@ class Settings(FigureSettings):
         return runs, labels
 
 
-def draw(settings: Settings, described: Described, place: Place) -> Drawing:
+def draw(settings: TrainingCurvesSettings, described: Described, place: Place) -> Drawing:
     """Read the curves of trainings; runs that differ by their seed are one line."""
     groups: dict[str, list[Curves]] = {}
     for run, label in zip(*settings.lines(), strict=True):
