@@ -22,6 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnn_lightning import __version__
 from bnn_lightning.deploy import PackedInfo, load, pack, save
@@ -127,13 +129,24 @@ def measure(name: str, *, timed: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     setting = setting_of(name)
     network, images = setting.build(name).eval(), torch.rand(1, setting.channels, setting.size, setting.size)
-    for binarizer in annealed(network):
-        binarizer.set_progress(1.0)
+    _draw(network)
     with TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "network.bnn"
         save(pack(network, images), path, PackedInfo(name, setting.channels, setting.size))
         found = {"bytes": path.stat().st_size, "version": __version__, "date": time.strftime("%Y-%m-%d")}
         return {**found, "ms": _milliseconds(load(path), images), "machine": _processor()} if timed else found
+
+
+def _draw(network: nn.Module) -> None:
+    """Draw all tensors, so that a file holds no two alike, and end the annealing of binarizers."""
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5) if parameter.dim() < 2 else nn.init.normal_(parameter, std=0.1)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for binarizer in annealed(network):
+        binarizer.set_progress(1.0)
 
 
 def _milliseconds(packed: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> float:

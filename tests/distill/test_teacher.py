@@ -16,6 +16,7 @@ from bnn_lightning.distill import Batch, FrozenTeacher, GapEnsemble, Outputs, Te
 from bnn_lightning.losses import attention_loss, channel_spatial_loss, soft_cross_entropy, soft_label_kl
 from bnn_lightning.models import create_backbone, list_backbones
 from bnn_lightning.tasks import ClassificationTask
+from tests.small_networks import small_options
 
 
 def network(**options):
@@ -208,7 +209,7 @@ def test_each_term_is_its_function():
 @pytest.mark.parametrize("name", [name for name in list_backbones() if name != "mlp"])
 def test_the_float_twin_of_every_network_teaches_by_its_maps(name):
     torch.manual_seed(0)
-    shapes = {"name": name, "in_channels": 3, "image_size": 64, "width": 8}
+    shapes = {"name": name, "in_channels": 3, "image_size": 64, **small_options(name, width=8)}
     student, teacher = network(**shapes), FrozenTeacher(partial(network, **shapes, binary=False))
     distiller = TeacherKD(teacher, 10, hard=0.5, attention=1.0, feature=1.0)
     distiller.prepare(student)

@@ -15,7 +15,7 @@ from bnn_lightning.models import create_backbone, list_backbones
 
 def backbone(name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    size = 64 if "double" in name else 32
+    size = 64 if "double" in name or name == "binary_alexnet" else 32
     return create_backbone(name, num_classes=10, image_size=size, **options)
 
 

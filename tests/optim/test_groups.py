@@ -34,7 +34,7 @@ def test_groups_hold_what_they_say() -> None:
 @pytest.mark.parametrize("name", list_backbones())
 def test_every_parameter_once(name: str) -> None:
     with torch.device("meta"):
-        net = create_backbone(name, num_classes=10, image_size=64 if "double" in name else 32)
+        net = create_backbone(name, num_classes=10, image_size=64)
     groups = default_groups(net, weight_decay=1e-4)
     members = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(members) == sorted(id(parameter) for parameter in net.parameters())
