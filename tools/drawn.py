@@ -84,7 +84,7 @@ class Drawer:
     def step(self) -> None:
         """Draw one thing that networks do, or nearly do."""
         kinds = (self.convolve, self.binary, self.binary, self.pointwise, self.pool, self.constant, self.join)
-        self.r.choice((*kinds, self.move, self.gate, self.average))()
+        self.r.choice((*kinds, self.move, self.gate, self.average, self.normalize))()
 
     def convolve(self) -> None:
         x = self.any_value()
@@ -190,6 +190,13 @@ class Drawer:
         y = self.call(name, x, dims=dims, keepdim=r.random() < 0.7)
         if y is not None and r.random() < 0.5:
             self.call(r.choice(["sub", "mul", "add"]), x, y)
+
+    def normalize(self) -> None:
+        x, r = self.any_value(self.r.choice([4, 4, 2]) if any(v[0].dim() == 2 for v in self.values) else 4), self.r
+        shape = self.shape(x)
+        dims = r.choice([[1], [1], [len(shape) - 1], [1, 2, 3][: len(shape) - 1]])
+        values = [self.stored(*(shape[dim] for dim in dims)) for _ in range(r.choice([0, 1, 2, 2]))]
+        self.call("layer_norm", x, *values, dims=dims, eps=r.choice([1e-5, 0.1]))
 
     def gate(self) -> None:
         r, averages = self.r, [n for n, v in enumerate(self.values) if v[0].dim() == 4 and v[0].shape[2:] == (1, 1)]

@@ -174,7 +174,9 @@ def of_torch(graph: Graph, node: Node, x: tuple[int, ...], number: int) -> Type 
 
 
 def picks_images(node: Node, rank: int) -> bool:
-    """Whether a node selects single images, puts others beside them, or crops what it repeats."""
+    """Whether a node selects or mixes images, puts others beside them, or crops what it repeats."""
+    if node.operation == "layer_norm":
+        return any(dim % rank == 0 for dim in node["dims"])
     if node.operation == "squeeze":
         return any(dim % rank == 0 for dim in node["dims"])
     if node.operation == "pad":

@@ -1,5 +1,6 @@
 """The operations of a graph in torch, except the binary convolution, which is a layer."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,18 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
     """Multiply int8 weights, (out_channels, ...), with the scale of each output channel."""
     return weight.float() * scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def layer_norm(
+    x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, dims: Sequence[int], eps: float = 1e-5
+) -> Tensor:
+    """Normalize each element over the dimensions `dims`, then scale and shift."""
+    dims = sorted(range(x.dim())[dim] for dim in dims)
+    if not 0 <= eps < math.inf or 0 in (x.shape[dim] for dim in dims):
+        raise ValueError(f"A layer norm needs features and an `eps` from 0 on, got {tuple(x.shape)} and {eps}.")
+    order = [*(dim for dim in range(x.dim()) if dim not in dims), *dims]
+    normalized = torch.nn.functional.layer_norm(x.permute(order), [x.shape[dim] for dim in dims], scale, shift, eps)
+    return normalized.permute([order.index(dim) for dim in range(x.dim())])
 
 
 # Operations that torch has: its operation, and the names of attributes that differ from torch's.
@@ -64,7 +77,12 @@ _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     "mul": _ATEN.mul.Tensor,
     "div": _ATEN.div.Tensor,
 }
-_OURS: dict[str, Callable[..., Tensor]] = {"affine": affine, "byte_conv2d": byte_conv2d, "dequantize": dequantize}
+_OURS: dict[str, Callable[..., Tensor]] = {
+    "affine": affine,
+    "byte_conv2d": byte_conv2d,
+    "dequantize": dequantize,
+    "layer_norm": layer_norm,
+}
 
 
 def compute(node: Node, inputs: Sequence[Tensor]) -> Tensor:

@@ -115,6 +115,8 @@ OPERATIONS: dict[str, Operation] = {
     "conv2d": Operation(2, 3, {**_WINDOW, **_DILATION, "groups": Attribute("int", 1)}),
     "dequantize": Operation(2, 2),
     "expand": Operation(attributes={"shape": _required("ints")}),
+    # Features of `dims`, whose sizes a scale and a shift have, or none.
+    "layer_norm": Operation(1, 3, {"dims": _required("ints"), "eps": Attribute("number", 1e-5)}),
     "leaky_relu": Operation(attributes={"negative_slope": Attribute("number", 0.01)}),
     "linear": Operation(2, 3),
     "log_softmax": Operation(attributes=_DIM),

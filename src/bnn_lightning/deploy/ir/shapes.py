@@ -172,6 +172,17 @@ def _linear(node: Node, inputs: Sequence[Type]) -> Type:
     return Type((*x.shape[:-1], outputs))
 
 
+def _layer_norm(node: Node, inputs: Sequence[Type]) -> Type:
+    x = inputs[0]
+    need_floats(*inputs)
+    places = sorted(places_of(node["dims"], len(x.shape)))
+    need(bool(places), "it takes dimensions")
+    sizes = tuple(fixed(x.shape[place], "what is normalized") for place in places)
+    need(0 not in sizes and all(item == Type(sizes) for item in inputs[1:]), f"its scale and shift must be {sizes}")
+    need(0 <= node["eps"] < math.inf, f"`eps` must be a number from 0 on, got {node['eps']}")
+    return x
+
+
 def _reduced(node: Node, inputs: Sequence[Type]) -> Type:
     (x,) = inputs
     need_floats(x)
@@ -197,6 +208,7 @@ RULES: dict[str, Rule] = {
     "conv2d": conv2d,
     "dequantize": _dequantize,
     "expand": expand,
+    "layer_norm": _layer_norm,
     "leaky_relu": _same,
     "linear": _linear,
     "pad": pad,

@@ -209,6 +209,16 @@ class Reduction(ctypes.Structure):
     ]
 
 
+class LayerNorm(ctypes.Structure):
+    """`struct bnn_layer_norm`."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int64, "rows features"),
+        *_fields(ctypes.c_void_p, "x scale shift out"),
+        ("eps", ctypes.c_float),
+    ]
+
+
 # By name, in the order of their numbers in a plan section, which is that of arguments.h.
 KERNELS: dict[str, type[ctypes.Structure]] = {
     "convolve": Convolution,
@@ -227,6 +237,7 @@ KERNELS: dict[str, type[ctypes.Structure]] = {
     "binary": Binary,
     "softmax": Softmax,
     "reduce": Reduction,
+    "layer_norm": LayerNorm,
 }
 
 

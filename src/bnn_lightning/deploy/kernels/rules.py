@@ -304,6 +304,14 @@ def _reduce(c: Job) -> None:
     c.reach("out", c.images * c.size_0 * c.size_1, write=True)
 
 
+def _layer_norm(c: Job) -> None:
+    c.positive("rows", "features")
+    c.reach("x", c.rows * c.features)
+    for name in ("scale", "shift"):
+        c.reach(name, c.features, needed=False)
+    c.reach("out", c.rows * c.features, write=True)
+
+
 RULES: dict[str, Callable[[Job], None]] = {
     "pack": _pack,
     "convolve": _convolve,
@@ -321,4 +329,5 @@ RULES: dict[str, Callable[[Job], None]] = {
     "binary": _binary,
     "softmax": _softmax,
     "reduce": _reduce,
+    "layer_norm": _layer_norm,
 }

@@ -1,11 +1,14 @@
 """Lowering of what only moves elements: flatten, permute, reshape, as one copy between strides."""
 
+from collections.abc import Sequence
+
 from bnn_lightning.deploy.ir.graph import Value
-from bnn_lightning.deploy.ir.types import Images
+from bnn_lightning.deploy.ir.types import Images, Size
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.copy import copy_strided
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places
+from bnn_lightning.deploy.planner.operands import joined
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.planner.views import View, dense_strides, memory_strides
 
@@ -15,23 +18,57 @@ _MOST = 3  # dimensions of a copy beside that of the images
 def copying(graph: TypedGraph, number: int) -> Lowering | None:
     """A value in another shape or order, which lies in memory otherwise than what it is made of."""
     view, out = graph.views[number], memory_strides(graph.types[number])
-    shape = graph.types[number].shape
     if view is None or view.root == number:  # a reshape joins what is not dense: it is copied in the order of its input
         item = graph.graph.nodes[number - 1].inputs[0]
         view = graph.views[item.number] if isinstance(item, Value) else None
-        if view is None or len(shape) == 4 or graph.nodes[number - 1].operation != "reshape":
+        if view is None or graph.nodes[number - 1].operation != "reshape":
             return None
-        out = dense_strides(view.sizes, range(len(view.sizes)))
+        joins = _strides_within(view.sizes, graph.types[number].shape, out)
+        dense = dense_strides(view.sizes, range(len(view.sizes)))
+        out = dense if joins is None and len(graph.types[number].shape) != 4 else joins
     if out is None or graph.types[view.root].dtype != "f32" or not graph.types[number].elements:
         return None
     return _lowered(graph, number, view, out)
 
 
+def _strides_within(
+    sizes: Sequence[Size], shape: Sequence[Size], strides: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """Return the strides of dimensions that are joined to those of a shape; None where they are not.
+
+    Args:
+        sizes: Sizes of the dimensions.
+        shape: Sizes of the shape.
+        strides: Strides of the shape.
+
+    Example:
+        >>> _strides_within((3, 2, 5), (6, 5), (1, 6))
+        (2, 1, 6)
+    """
+    found, at = [0] * len(sizes), len(sizes)
+    for size, step in reversed(list(zip(shape, strides or (), strict=False))):
+        rest = size
+        while rest != 1 and at:
+            at -= 1
+            inner = sizes[at]
+            found[at] = 0 if inner == 1 else step
+            if isinstance(rest, int) and isinstance(inner, int) and rest % inner == 0:
+                rest, step = rest // inner, step * inner
+            elif rest == inner:
+                rest = 1
+            else:
+                return None
+        if rest != 1:
+            return None
+    return tuple(found) if strides is not None and all(size == 1 for size in sizes[:at]) else None
+
+
 def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:
     dims = [dim for dim in zip(view.sizes, view.strides, out, strict=True) if dim[0] != 1]
     images = [dim for dim in dims if dim[0] == Images(1)]
-    others = [(size, x, to) for size, x, to in dims if isinstance(size, int)]
-    if len(images) != 1 or len(others) + 1 != len(dims) or len(others) > _MOST:
+    fixed = sorted(((size, (x, to)) for size, x, to in dims if isinstance(size, int)), key=lambda dim: -dim[1][1])
+    others = [(size, steps[0], steps[1]) for size, steps in joined(fixed, _MOST) or fixed]
+    if len(images) != 1 or len(fixed) + 1 != len(dims) or len(others) > _MOST:
         return None
     steps, source = images[0][1:], view.root
     own = memory_strides(graph.types[0])

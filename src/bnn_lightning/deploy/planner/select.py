@@ -17,6 +17,7 @@ from bnn_lightning.deploy.planner.conv import convolution_and_maxima, images, no
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.functions import classes, function
 from bnn_lightning.deploy.planner.groups import grouped_convolution
+from bnn_lightning.deploy.planner.layer_norm import layer_norm
 from bnn_lightning.deploy.planner.linear import gate, linear
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Signs
 from bnn_lightning.deploy.planner.moves import copying
@@ -151,6 +152,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "amax": (reduction,),
     "adaptive_avg_pool2d": (over_map, pooling),
     "adaptive_max_pool2d": (pooling, reduction),
+    "layer_norm": (layer_norm,),
     "pad": (padding,),
     "linear": (linear,),
     "sigmoid": (gate, function),

@@ -12,7 +12,7 @@ enum { VERSION = 13, BLOCK = 16, WORD_BITS = 32, PART = 60, WORKERS = 16, LINE =
 #define BNN_KERNELS(X, more)                                                                                 \
   X(convolve, more) X(pack, more) X(real_convolve, more) X(linear, more) X(pool, more) X(sum, more)          \
   X(average, more) X(pad, more) X(gate, more) X(combine, more) X(group_convolve, more) X(copy, more)         \
-  X(unary, more) X(binary, more) X(softmax, more) X(reduce, more)
+  X(unary, more) X(binary, more) X(softmax, more) X(reduce, more) X(layer_norm, more)
 
 // The values of channels in epilogues, in the order in which the structures have them; X is called with name and `more`.
 // BNN_EPILOGUE is that of binary convolutions: new ones come last, and plans of earlier files stay valid, as what is null
@@ -213,4 +213,12 @@ struct bnn_reduce {
   const float *x;
   float *out;
   float factor;
+};
+
+// Layer norm of dense rows, see layer_norm.c. Scale and shift: (features), or null.
+struct bnn_layer_norm {
+  int64_t rows, features;
+  const float *x, *scale, *shift;
+  float *out;
+  float eps;
 };

@@ -84,6 +84,9 @@ static const struct field of_softmax[] = {W(rows), W(classes), W(inner), W(logar
 static const struct field of_reduce[] = {W(images), W(size_0), W(size_1), W(sum_0), W(sum_1), W(sum_2), W(x_image), W(x_0),
                                          W(x_1), W(by_0), W(by_1), W(by_2), W(maximum), P(x), P(out), R(factor)};
 #undef S
+#define S bnn_layer_norm
+static const struct field of_layer_norm[] = {W(rows), W(features), P(x), P(scale), P(shift), P(out), R(eps)};
+#undef S
 
 #define FACTS(name, more) {#name, sizeof(struct bnn_##name), sizeof of_##name / sizeof *of_##name, of_##name},
 const struct kernel_facts kernel_facts[KERNELS] = {BNN_KERNELS(FACTS, )};

@@ -343,6 +343,14 @@ static void check_reduce(struct check *c, const struct bnn_reduce *p) {
   reach(c, p->out, product(p->images, p->size_0, p->size_1), FLOAT, WRITE);
 }
 
+static void check_layer_norm(struct check *c, const struct bnn_layer_norm *p) {
+  POSITIVE(p->features);
+  NEED(p->rows >= 0, "a number is out of its range");
+  reach(c, p->x, times(p->rows, p->features), FLOAT, READ);
+  VALUES(p->features, p->scale, p->shift);
+  reach(c, p->out, times(p->rows, p->features), FLOAT, WRITE);
+}
+
 void bnn_check_call(struct check *c, int kernel) {
   switch (kernel) {
 #define CHECK(name, more) \
@@ -355,7 +363,8 @@ bool bnn_may_grow(int kernel, const char *field) {
   switch (kernel) {
     case KERNEL_pad: return !strcmp(field, "pixels");
     case KERNEL_unary: return !strcmp(field, "count");
-    case KERNEL_softmax: return !strcmp(field, "rows");
+    case KERNEL_softmax:
+    case KERNEL_layer_norm: return !strcmp(field, "rows");
     case KERNEL_linear: return !strcmp(field, "rows") || !strcmp(field, "after.width") || !strcmp(field, "after.bits_width");
   }
   return !strcmp(field, "images");
