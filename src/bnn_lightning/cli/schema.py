@@ -1,6 +1,5 @@
 """Keys of a configuration that a verb reads, as its settings."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,15 +9,12 @@ from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.workflows.settings import Settings, check_settings
 
 
-def read_settings(
-    kind: type[Settings], config: DictConfig, choices: Mapping[str, Sequence[str]] | None = None
-) -> Settings:
+def read_settings(kind: type[Settings], config: DictConfig) -> Settings:
     """Return the keys of `kind` from a configuration, with their types checked.
 
     Args:
         kind: A dataclass; fields without a default must have a value.
         config: As composed by Hydra.
-        choices: By key, the values that there are, where `kind` does not say them.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: A value of another type, or none where one is needed.
@@ -28,7 +24,7 @@ def read_settings(
     given = {name: config[name] for name in names if name in config}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     assert isinstance(settings, kind)
-    check_settings(settings, choices)
+    check_settings(settings)
     if hasattr(settings, "trust"):
         settings.trust = [*settings.trust, *own_targets()]
     return settings

@@ -12,25 +12,24 @@ from bnn_lightning.callbacks.damaged import count_passed_over
 from bnn_lightning.deploy.kernels.library import kernel_info
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.tasks.classification import ClassificationTask
-from bnn_lightning.workflows.building import build_datamodule, check
+from bnn_lightning.workflows.building import check
 from bnn_lightning.workflows.checkpoint import explained
-from bnn_lightning.workflows.checks import check_data, check_devices, check_precision, damaged_files, relaxed
+from bnn_lightning.workflows.checks import check_devices, check_precision, relaxed
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     Described,
-    check_class_names,
-    check_images,
-    check_labels,
     describe,
+    fitting_data,
     only_scored,
     open_checkpoint,
     refuse_model,
 )
 from bnn_lightning.workflows.packed_file import read_packed
 from bnn_lightning.workflows.settings import EvaluateSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
+from bnn_lightning.workflows.trainer import SCORING_TRAINER
 
 Plain = dict[str, Any]
 
@@ -122,10 +121,7 @@ def evaluate(
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     task, section, path, class_names = _task(settings, describe(model, data, data_dir))
-    datamodule = build_datamodule(section, trust=settings.trust)
-    check_labels(task.backbone, datamodule, path)
-    check_class_names(class_names, datamodule, path)
-    check_images(task.backbone, datamodule, path)
+    datamodule = fitting_data(section, task.backbone, class_names, path, trust=settings.trust)
     _say_preparation(task, datamodule, path)
     return score(task, datamodule, node)
 
@@ -142,11 +138,8 @@ def score(task: ClassificationTask, datamodule: LightningDataModule, trainer: Pl
         UserError: Missing or damaged files.
     """
     counter = CountImages()
-    runner = build_trainer(trainer, callbacks=[counter], loggers=[])
-    check_data(datamodule, runner, stage="test")
-    with damaged_files():
-        found = runner.test(task, datamodule=datamodule, verbose=False)[0]
-    top1, top5, loss = (float(found[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
+    runner = show_images(task, datamodule, trainer, callbacks=[counter])
+    top1, top5, loss = (float(runner.callback_metrics[f"test/{name}"]) for name in ("acc", "acc_top5", "loss"))
     partial, warning = left_out_by(runner), relaxed(task.backbone)
     return Score(counter.count, top1, top5, loss, damaged=counter.damaged, partial=partial, warning=warning)
 

@@ -23,22 +23,22 @@ from bnn_lightning.deploy.validate.baselines import OnnxNetwork
 from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import network_file
-from bnn_lightning.workflows.checks import check_data, check_devices
+from bnn_lightning.workflows.checks import check_devices
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     OpenedCheckpoint,
     check_class_names,
-    check_images,
-    check_labels,
     describe,
+    fitting_data,
     open_checkpoint,
 )
 from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
 from bnn_lightning.workflows.packed_info import packed_info
 from bnn_lightning.workflows.settings import ExportSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
+from bnn_lightning.workflows.trainer import SCORING_TRAINER
 from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
@@ -114,10 +114,7 @@ def export(
     seed_everything(settings.seed, workers=True, verbose=False)
     opened = open_checkpoint(settings.ckpt, describe(model, data, data_dir), verb="export", trust=settings.trust)
     backbone = opened.task.backbone.eval()
-    datamodule = build_datamodule(opened.data, trust=settings.trust)
-    check_labels(backbone, datamodule, opened.path)
-    check_class_names(opened.class_names, datamodule, opened.path)
-    check_images(backbone, datamodule, opened.path)
+    datamodule = fitting_data(opened.data, backbone, opened.class_names, opened.path, trust=settings.trust)
     compare = partial(_compare, backbone, datamodule=datamodule, trainer=node, settings=settings)
     if FORMATS[settings.format].source == "network":
         return _export_network(backbone, file, settings, compare)
@@ -253,11 +250,7 @@ def _compare(
     settings: ExportSettings,
 ) -> Parity:
     module = _Compare(backbone, other, settings.margin, settings.max_drop if _rounds(settings) else None)
-    if settings.images is not None:
-        trainer = {**trainer, "limit_test_batches": max(1, -(-settings.images // datamodule.eval_batch_size))}
-    runner = build_trainer(trainer, callbacks=[], loggers=[])
-    check_data(datamodule, runner, stage="test")
-    runner.test(module, datamodule=datamodule, verbose=False)
+    show_images(module, datamodule, trainer, images=settings.images)
     return module.comparison.parity
 
 

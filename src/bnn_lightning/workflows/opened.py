@@ -15,7 +15,7 @@ from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import FACTS, PACKAGE, build_network, check, section_of_data
+from bnn_lightning.workflows.building import FACTS, PACKAGE, build_datamodule, build_network, check, section_of_data
 from bnn_lightning.workflows.checkpoint import (
     embedded_classes,
     embedded_config,
@@ -187,6 +187,28 @@ def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
             f"data.image_size={trained}, if the data can be had so."
         ) from error
     say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
+
+
+def fitting_data(
+    section: Plain, network: Any, class_names: Sequence[str], path: str | Path, *, trust: Sequence[str] = ()
+) -> Any:
+    """Return the data module of a section, whose images and labels a network takes.
+
+    Args:
+        section: The section `data`.
+        network: To be shown its images.
+        class_names: Names of the classes that the network was trained on; none where they are not known.
+        path: File of the network, for messages.
+        trust: See `build`.
+
+    Raises:
+        UserError: Other images or classes than the network's.
+    """
+    datamodule = build_datamodule(section, trust=trust)
+    check_labels(network, datamodule, path)
+    check_class_names(class_names, datamodule, path)
+    check_images(network, datamodule, path)
+    return datamodule
 
 
 def known_classes(datamodule: Any) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.report_page.content import Example
-from bnn_lightning.workflows.checks import check_data, damaged_files
-from bnn_lightning.workflows.trainer import build_trainer
+from bnn_lightning.workflows.image_loop import show_images
 
 
 @dataclass(frozen=True)
@@ -123,11 +122,6 @@ def predict(
     Raises:
         UserError: Missing or damaged data.
     """
-    if images is not None:
-        trainer = trainer | {"limit_test_batches": max(1, -(-images // datamodule.eval_batch_size))}
-    runner = build_trainer(trainer, callbacks=[], loggers=[])
-    check_data(datamodule, runner, stage="test")
     found = Predictions(datamodule.num_classes, examples)
-    with damaged_files():
-        runner.test(_Watch(network, found), datamodule=datamodule, verbose=False)
+    show_images(_Watch(network, found), datamodule, trainer, images=images)
     return found

@@ -18,12 +18,13 @@ from bnn_lightning.distill.teacher import FrozenTeacher
 from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.workflows.checks import check_data, check_devices, damaged_files, relaxed
+from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
 from bnn_lightning.workflows.settings import RankSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER, build_trainer
+from bnn_lightning.workflows.trainer import SCORING_TRAINER
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
@@ -177,10 +178,7 @@ def rank(
 
 
 def _measure(measure: Measure, datamodule: LightningDataModule, trainer: Plain) -> None:
-    runner = build_trainer(trainer, callbacks=[], loggers=[])
-    check_data(datamodule, runner, stage="validate")
-    with damaged_files():
-        runner.validate(measure, datamodule=datamodule, verbose=False)
+    show_images(measure, datamodule, trainer, stage="validate")
     if not measure.num_images:
         raise UserError("`data`: no held-out image was measured.")
 

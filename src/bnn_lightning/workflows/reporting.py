@@ -21,13 +21,12 @@ from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
-from bnn_lightning.workflows.opened import Described, check_class_names, check_images, check_labels, describe, restore
+from bnn_lightning.workflows.opened import Described, describe, fitting_data, restore
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_facts import contest_table, find_packed, packed_table
 from bnn_lightning.workflows.predictions import Predictions, predict
@@ -120,10 +119,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
     embedded = embedded_config(checkpoint, file)
     task, data = restore(str(file), described, embedded, trust=settings.trust)
     network: nn.Module = task.backbone.eval()
-    datamodule: Any = build_datamodule(data, trust=settings.trust)
-    check_labels(network, datamodule, file)
-    check_class_names(embedded_classes(checkpoint), datamodule, file)
-    check_images(network, datamodule, file)
+    datamodule = fitting_data(data, network, embedded_classes(checkpoint), file, trust=settings.trust)
     seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
     curves = _curves(run)

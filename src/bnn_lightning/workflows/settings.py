@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -206,12 +206,11 @@ def takes(kind: type) -> Callable[[Verb], Verb]:
     return shown
 
 
-def check_settings(settings: Any, choices: Mapping[str, Sequence[str]] | None = None) -> None:
+def check_settings(settings: Any) -> None:
     """Hold the values of settings against their ranges and choices.
 
     Args:
         settings: An instance of a dataclass.
-        choices: By key, values that there are, where the dataclass does not say them.
 
     Raises:
         UserError: A value out of its range.
@@ -227,7 +226,7 @@ def check_settings(settings: Any, choices: Mapping[str, Sequence[str]] | None = 
     if isinstance(seed, int) and not 0 <= seed < 2**32:  # what NumPy and Lightning take
         raise UserError(f"`seed` must lie between 0 and {2**32 - 1}, got {seed}.")
     stated = {key.name: key.metadata["choices"] for key in fields(settings) if "choices" in key.metadata}
-    for key, values in {**stated, **(choices or {})}.items():
+    for key, values in stated.items():
         if getattr(settings, key) not in values:
             one = ", ".join(values[:-1])
             raise UserError(f"`{key}` must be {one} or {values[-1]}, got {getattr(settings, key)}.")

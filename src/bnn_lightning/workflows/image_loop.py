@@ -1,0 +1,41 @@
+"""Loop over the images of a split, which every workflow that measures networks runs."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+
+from bnn_lightning.workflows.checks import check_data, damaged_files
+from bnn_lightning.workflows.trainer import build_trainer
+
+
+def show_images(
+    module: LightningModule,
+    datamodule: LightningDataModule,
+    trainer: dict[str, Any],
+    *,
+    stage: Literal["validate", "test"] = "test",
+    images: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Show the images of a split to a module, and return the trainer, which holds the metrics.
+
+    Args:
+        module: Its step takes images and labels.
+        datamodule: Whose images.
+        trainer: Section of a configuration.
+        stage: Split.
+        images: How many of the test images, in whole batches; None takes all.
+        callbacks: Of the trainer.
+
+    Raises:
+        UserError: Missing or damaged files.
+    """
+    if images is not None:
+        size: int = datamodule.eval_batch_size
+        trainer = trainer | {"limit_test_batches": max(1, -(-images // size))}
+    runner = build_trainer(trainer, callbacks=callbacks, loggers=[])
+    check_data(datamodule, runner, stage=stage)
+    with damaged_files():
+        (runner.test if stage == "test" else runner.validate)(module, datamodule=datamodule, verbose=False)
+    return runner
