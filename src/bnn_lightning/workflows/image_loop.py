@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from bnn_lightning.workflows.checks import check_data, damaged_files
 from bnn_lightning.workflows.trainer import build_trainer
@@ -11,7 +11,7 @@ from bnn_lightning.workflows.trainer import build_trainer
 
 def show_images(
     module: LightningModule,
-    datamodule: LightningDataModule,
+    datamodule: Any,
     trainer: dict[str, Any],
     *,
     stage: Literal["validate", "test"] = "test",
@@ -32,8 +32,7 @@ def show_images(
         UserError: Missing or damaged files.
     """
     if images is not None:
-        size: int = datamodule.eval_batch_size
-        trainer = trainer | {"limit_test_batches": max(1, -(-images // size))}
+        trainer = trainer | {"limit_test_batches": max(1, -(-images // datamodule.eval_batch_size))}
     runner = build_trainer(trainer, callbacks=callbacks, loggers=[])
     check_data(datamodule, runner, stage=stage)
     with damaged_files():
