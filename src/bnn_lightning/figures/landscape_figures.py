@@ -59,7 +59,8 @@ def landscape_contours(landscapes: Sequence[LossTable], *, cap: float | None = N
         raise ValueError(f"`levels` must be 2 or more, got {levels}.")
     lowest, highest = loss_range(landscapes, cap)
     columns = len(landscapes)
-    figure, axes = new_figure(2, columns, width=4.2, height=3.5, layout="compressed")
+    # Squares: beside a color bar of its own, one network is less high than it is wide.
+    figure, axes = new_figure(2, columns, width=4.2, height=3.1 if columns == 1 else 3.5, layout="compressed")
     flips = [one.flipped[np.isfinite(one.flipped)].max(initial=0.0) for one in landscapes]
     most = 100 * max(*flips, 0.01)
     for one, above, below in zip(landscapes, axes[:columns], axes[columns:], strict=True):
