@@ -22,7 +22,7 @@ from tests.deploy.test_convert import check_folding
 EXACT = kernel_info().name in ("x86_64_v3", "x86_64_v4")
 SLOWER = "torch runs it layer by layer, which is slower"
 # Norms stand before the layers, or gates follow them.
-NOTHING_TO_FOLD = {"real2binary18"}
+NOTHING_TO_FOLD = {"real2binary18", "binarydensenet28", "binarydensenet37", "binarydensenet45"}
 
 
 def conv(channels: int = 4, *, groups: int = 1, bias: bool = False) -> BinaryConv2d:

@@ -86,7 +86,8 @@ def test_the_stem_that_is_not_computed_again_changes_nothing(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# AlexNet's head is binary.
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "binary_alexnet"])
 def test_one_run_of_every_layer_but_stem_and_head(name: str) -> None:
     backbone = small(name)
     calls: dict[str, int] = {}
@@ -111,7 +112,7 @@ def test_one_run_of_every_layer_but_stem_and_head(name: str) -> None:
     assert backbone.classifier_name in head
     assert all(again[path] == once[path] for path in head)
     for path in order[order.index(first) :]:
-        if path not in head:
+        if path not in head and not path.startswith("last"):  # which follows the last feature
             assert again[path] == 2 * once[path], path
 
 

@@ -320,7 +320,7 @@ def test_pipelines_of_all_networks_or_a_reason_why_there_is_none(name: str) -> N
     options = {"num_classes": 3, "image_size": 32, "width": 8}
     network = create_backbone(name, **small_options(name, **options))
     example = torch.rand(1, network.in_channels, network.image_size, network.image_size)
-    if name in ("mlp", "vgg_small", "vgg_small_adabin"):
+    if name in ("binary_alexnet", "mlp", "vgg_small", "vgg_small_adabin"):
         with pytest.raises(ValueError, match="has binary layers, but no blocks"):
             pipeline_graphs(network, example)
         return
