@@ -18,6 +18,7 @@ from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.deploy.runtime.repack import Repacker
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear, annealed
 from bnn_lightning.models import create_backbone
+from tests.deploy.test_c99 import bytes_of, compiled, needs_compiler
 
 # Batch norms of torch round once where kernels do, from AVX2 on.
 EXACT = kernel_info().name in ("x86_64_v3", "x86_64_v4")
@@ -139,3 +140,18 @@ def test_a_trained_network_on_cifar(data_root: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits.argmax(1), wanted.argmax(1))
     assert len(logits.argmax(1).unique()) > 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("pair", PAIRS)
+def test_centers_and_relu_in_c(pair: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs, weights = PAIRS[pair]
+    conv = layer(inputs(), weights(), channels=3, padding=1, stride=2, bias=False)
+    norm = nn.BatchNorm2d(3)
+    nn.init.constant_(norm.running_mean, 0.5)  # type: ignore[arg-type]
+    network = nn.Sequential(norm, Means(nn.Sequential(conv, nn.ReLU()))).eval()
+    images = bytes_of(4, 3, 9, 9)
+    packed, in_c = compiled(network, images / 255, tmp_path)
+    assert any(node["floor"] is not None for node in packed.graph.nodes if node.operation == "binary_conv2d")
+    torch.testing.assert_close(in_c(images), packed(images), rtol=1e-5, atol=1e-5)
