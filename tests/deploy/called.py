@@ -18,7 +18,7 @@ from bnn_lightning.deploy.kernels.layout import Map, Shape
 from bnn_lightning.deploy.kernels.library import Kernel, current_kernel
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.pool import Pool2d, average_parts, sum_parts, sums_size
-from bnn_lightning.deploy.kernels.squeeze_excite import SqueezeExcite
+from bnn_lightning.deploy.kernels.squeeze_excite import ChannelGate
 
 chosen: Callable[[], Any] = current_kernel  # tests replace it
 
@@ -107,7 +107,7 @@ def mean(x: Tensor, before: Tensor | None = None) -> Tensor:
     return out
 
 
-def gate(layer: SqueezeExcite, own: Tensor, other: Tensor | None = None) -> Tensor:
+def gate(layer: ChannelGate, own: Tensor, other: Tensor | None = None) -> Tensor:
     """Run a gate on averages."""
     constants, own = ConstantSection(), own.contiguous()
     other = None if other is None else other.contiguous()

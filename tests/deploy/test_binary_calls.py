@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.binary_conv import BinaryConv2d, pack_signs, signs_of_words, weight_words
+from bnn_lightning.deploy.kernels.binary_conv import SignConv2d, pack_signs, signs_of_words, weight_words
 from bnn_lightning.deploy.kernels.call import Region
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.derive import compute
@@ -30,7 +30,7 @@ def test_weights_and_tap_sums_are_those_of_torch(groups: int, outputs: int, inpu
     words = pack.pack_weight(signs, groups=groups).numpy().view(np.uint32)
     assert np.array_equal(weight_words(signs.numpy(), groups), words)
     assert np.array_equal(signs_of_words(words, outputs, inputs), signs.numpy().reshape(-1, inputs, 9))
-    section, layer = ConstantSection(), BinaryConv2d(signs.numpy(), padding=(1, 1, 1, 1), groups=groups, constant=7)
+    section, layer = ConstantSection(), SignConv2d(signs.numpy(), padding=(1, 1, 1, 1), groups=groups, constant=7)
     map_shape = (groups * inputs, 5, 5)
     call = layer.call(section, called.place(torch.zeros(1)), map_shape, None)
     memory = np.zeros(section.derived_size, np.uint8)
@@ -57,7 +57,7 @@ def test_convolutions_of_packed_maps(name: str, groups: int, outputs: int, input
     padding, section = (1, 2, 0, 1), ConstantSection()
     scale, bias = torch.rand(groups * outputs), torch.randn(groups * outputs)
     parameters = {"scale": scale.numpy(), "bias": bias.numpy()}
-    layer = BinaryConv2d(signs.numpy(), (2, 1), padding, (1, 2), groups, pad_value, parameters)
+    layer = SignConv2d(signs.numpy(), (2, 1), padding, (1, 2), groups, pad_value, parameters)
     shape = (groups * inputs, 7, 6)
     packed = Signs(0, shape, threshold.numpy().tobytes(), groups, padding, ones=pad_value == 1)
     words = torch.full((images * packed.size // 4,), -1 if pad_value == 1 else 0, dtype=torch.int32)

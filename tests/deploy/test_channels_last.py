@@ -14,7 +14,7 @@ from bnn_lightning import binarize
 from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import pack
 from bnn_lightning.deploy.format.info import PackedInfo
-from bnn_lightning.deploy.kernels.abi import LayerNorm
+from bnn_lightning.deploy.kernels.abi import Normalizing
 from bnn_lightning.deploy.kernels.library import Kernel, supported_kernels
 from bnn_lightning.deploy.runtime.executor import Executor
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
@@ -51,11 +51,11 @@ def test_rows_are_normalized(name: str, features: int) -> None:
         torch.empty(5, features),
     )
     fields: dict[str, Any] = {"rows": 5, "features": features, "eps": 0.01, "x": x.data_ptr(), "out": out.data_ptr()}
-    Kernel(name).run("layer_norm", LayerNorm(**fields))
+    Kernel(name).run("layer_norm", Normalizing(**fields))
     # Squares may be added with one rounding.
     np.testing.assert_allclose(out.numpy(), in_lanes(x.numpy(), 0.01), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(out, F.layer_norm(x, [features], eps=0.01), rtol=1e-5, atol=1e-5)
-    Kernel(name).run("layer_norm", LayerNorm(**fields, scale=scale.data_ptr(), shift=shift.data_ptr()))
+    Kernel(name).run("layer_norm", Normalizing(**fields, scale=scale.data_ptr(), shift=shift.data_ptr()))
     torch.testing.assert_close(out, F.layer_norm(x, [features], scale, shift, 0.01), rtol=1e-5, atol=1e-5)
 
 

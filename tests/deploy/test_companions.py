@@ -142,7 +142,7 @@ def test_a_gate_is_the_same_for_any_number_of_threads(images: int) -> None:
     squeeze, excite = torch.randn(96, 700) / 30, torch.randn(700, 96)
     biases, mix = (torch.randn(96), torch.randn(700)), torch.rand(700)
     products = [squeeze_excite.Dense(w.numpy(), b.numpy()) for w, b in zip((squeeze, excite), biases, strict=True)]
-    gate = squeeze_excite.SqueezeExcite(*products, mix.numpy())
+    gate = squeeze_excite.ChannelGate(*products, mix.numpy())
     own, other = torch.randn(2, images, 700)
     hidden = F.linear(torch.lerp(own, other, mix), squeeze, biases[0]).relu()
     close(called.gate(gate, own, other), F.linear(hidden, excite, biases[1]).sigmoid(), images)

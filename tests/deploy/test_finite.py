@@ -13,7 +13,7 @@ from bnn_lightning.deploy import PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.packed_file import constants_of, write_container
 from bnn_lightning.deploy.ir.graph import Constant
-from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
+from bnn_lightning.deploy.kernels.squeeze_excite import ChannelGate, Dense
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy import called
@@ -99,7 +99,7 @@ def test_images_that_are_not_finite_are_refused(file: Path, value: float) -> Non
 def test_the_native_gate_hands_on_nan(other: bool, whole: bool) -> None:
     dtype, scale = (np.int8, np.ones(20, np.float32)) if whole else (np.float32, None)
     squeeze = Dense(np.ones((4, 20), dtype), scale=None if scale is None else scale[:4])
-    gate = SqueezeExcite(squeeze, Dense(np.ones((20, 4), dtype), scale=scale), np.ones(20) if other else None)
+    gate = ChannelGate(squeeze, Dense(np.ones((20, 4), dtype), scale=scale), np.ones(20) if other else None)
     own, second = torch.rand(3, 20), torch.rand(3, 20) if other else None
     own[1, 7] = NAN
     found = called.gate(gate, own, second)

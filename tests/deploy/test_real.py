@@ -15,7 +15,7 @@ from bnn_lightning.deploy.kernels.elementwise import FusedElementwise
 from bnn_lightning.deploy.kernels.layout import Activation
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.pool import Pool2d
-from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
+from bnn_lightning.deploy.kernels.squeeze_excite import ChannelGate, Dense
 from tests.deploy import called
 
 CASES = 24
@@ -289,7 +289,7 @@ def test_gates(kernel: str, int8: bool) -> None:
             Dense(weights[name].numpy(), array(bias), array(scales.get(f"{name}_scale")))
             for name, bias in zip(("squeeze", "excite"), biases, strict=True)
         ]
-        gate = SqueezeExcite(*products, array(mix))
+        gate = ChannelGate(*products, array(mix))
         dense = [w * scales[f"{name}_scale"][:, None] if int8 else w for name, w in weights.items()]
         mean = own if mix is None else torch.lerp(own, other, mix)
         expected = F.linear(F.linear(mean, dense[0], biases[0]).relu(), dense[1], biases[1]).sigmoid()

@@ -121,7 +121,7 @@ def test_licence_is_apache(root: Path) -> None:
 def test_no_machine_path_is_committed(root: Path) -> None:
     found = []
     for file in tracked(root):
-        if file.suffix in {".npz", ".png", ".gz", ".bnn", ".safetensors", ".ckpt"}:
+        if file.suffix in {".npz", ".png", ".gz", ".h5", ".bnn", ".safetensors", ".ckpt"}:
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             if MACHINE.search(line):

@@ -57,7 +57,6 @@ def training_config(
 
 def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int | None) -> Plain:
     """Return the sections that `bnn train` takes without a recipe; a test holds both equal."""
-    checkpoints = {"dirpath": f"{run_dir}/checkpoints"}
     return {
         "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
         "param_groups": {"_target_": f"{PACKAGE}.optim.default_groups", "_partial_": True, "weight_decay": 0.0},
@@ -80,20 +79,7 @@ def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int 
             "log_every_n_steps": 10,
             "default_root_dir": run_dir,
         },
-        "callbacks": {
-            # They run in this order, also those that a call adds.
-            "latent_clip": {"_target_": f"{PACKAGE}.callbacks.LatentClip", "limit": None},
-            "bias_clip": {"_target_": f"{PACKAGE}.callbacks.BiasClip", "limit": None},
-            "channel_blend_clip": {"_target_": f"{PACKAGE}.callbacks.ChannelBlendClip"},
-            "ema": None,
-            "bn_reestimate": {"_target_": f"{PACKAGE}.callbacks.BNReestimate", "num_batches": 0},
-            "flip_rate": {"_target_": f"{PACKAGE}.callbacks.FlipRateLogger"},
-            "damaged_images": {"_target_": f"{PACKAGE}.callbacks.DamagedImages"},
-            "progress_bar": {"_target_": "pytorch_lightning.callbacks.TQDMProgressBar", "refresh_rate": 10},
-            "rng_state": {"_target_": f"{PACKAGE}.callbacks.RNGState"},
-            "last_checkpoint": {"_target_": f"{PACKAGE}.callbacks.LastCheckpoint", **checkpoints},
-            "final_checkpoint": {"_target_": f"{PACKAGE}.callbacks.FinalCheckpoint", **checkpoints},
-        },
+        "callbacks": _default_callbacks(f"{run_dir}/checkpoints"),
         "logger": {
             "csv": {
                 "_target_": f"{PACKAGE}.loggers.CSVLogger",
@@ -102,6 +88,23 @@ def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int 
                 "version": 0,
             }
         },
+    }
+
+
+def _default_callbacks(folder: str) -> Plain:
+    return {
+        # They run in this order, also those that a call adds.
+        "latent_clip": {"_target_": f"{PACKAGE}.callbacks.LatentClip", "limit": None},
+        "bias_clip": {"_target_": f"{PACKAGE}.callbacks.BiasClip", "limit": None},
+        "channel_blend_clip": {"_target_": f"{PACKAGE}.callbacks.ChannelBlendClip"},
+        "ema": None,
+        "bn_reestimate": {"_target_": f"{PACKAGE}.callbacks.BNReestimate", "num_batches": 0},
+        "flip_rate": {"_target_": f"{PACKAGE}.callbacks.FlipRateLogger"},
+        "damaged_images": {"_target_": f"{PACKAGE}.callbacks.DamagedImages"},
+        "progress_bar": {"_target_": "pytorch_lightning.callbacks.TQDMProgressBar", "refresh_rate": 10},
+        "rng_state": {"_target_": f"{PACKAGE}.callbacks.RNGState"},
+        "last_checkpoint": {"_target_": f"{PACKAGE}.callbacks.LastCheckpoint", "dirpath": folder},
+        "final_checkpoint": {"_target_": f"{PACKAGE}.callbacks.FinalCheckpoint", "dirpath": folder},
     }
 
 

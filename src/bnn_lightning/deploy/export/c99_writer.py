@@ -177,5 +177,5 @@ class Writer:
 
     @property
     def last(self) -> str:
-        """Where the logits lie."""
+        """The place of the logits."""
         return f"@{self._root(len(self.graph.nodes))}@"

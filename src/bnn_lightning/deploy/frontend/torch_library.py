@@ -214,6 +214,18 @@ def _unpacked(
     return images, signs
 
 
+def _taps(images: Tensor, signs: Tensor, window: Window, given: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Return what the center of the inputs meets at each place: the scaled weights of the taps within the image."""
+    inside = (images[:1, :1] != 0).to(signs.dtype)
+    taps, factors = (
+        window.convolve(inside, weight.sum(1, keepdim=True), groups=1).to(dtype)
+        for weight in (signs, torch.ones_like(signs))
+    )
+    if "tap_scale" in given:
+        taps = taps * given["tap_scale"]
+    return taps + given["tap_offset"] * factors if "tap_offset" in given else taps
+
+
 def convolve(
     images: Tensor,
     signs: Tensor,
@@ -251,16 +263,7 @@ def convolve(
         ones = window.convolve(images, torch.ones_like(signs[:groups]), groups=groups)
         t = t + given["pull"] * ones.repeat_interleave(len(signs) // groups, 1).to(t.dtype)
     if "center" in given:
-        inside = (images[:1, :1] != 0).to(signs.dtype)
-        taps, factors = (
-            window.convolve(inside, weight.sum(1, keepdim=True), groups=1).to(t.dtype)
-            for weight in (signs, torch.ones_like(signs))
-        )
-        if "tap_scale" in given:
-            taps = taps * given["tap_scale"]
-        if "tap_offset" in given:
-            taps = taps + given["tap_offset"] * factors
-        t = t + given["center"] * taps
+        t = t + given["center"] * _taps(images, signs, window, given, t.dtype)
     if "offset" in given:
         t = t + given["offset"]
     if "floor" in given:

@@ -84,7 +84,7 @@ class RealConvolution(ctypes.Structure):
     ]
 
 
-class Linear(ctypes.Structure):
+class Multiplying(ctypes.Structure):
     """`struct bnn_linear`."""
 
     _fields_ = [
@@ -209,7 +209,7 @@ class Reduction(ctypes.Structure):
     ]
 
 
-class LayerNorm(ctypes.Structure):
+class Normalizing(ctypes.Structure):
     """`struct bnn_layer_norm`."""
 
     _fields_ = [
@@ -224,7 +224,7 @@ KERNELS: dict[str, type[ctypes.Structure]] = {
     "convolve": Convolution,
     "pack": Packing,
     "real_convolve": RealConvolution,
-    "linear": Linear,
+    "linear": Multiplying,
     "pool": Pooling,
     "sum": Summing,
     "average": Averaging,
@@ -237,7 +237,7 @@ KERNELS: dict[str, type[ctypes.Structure]] = {
     "binary": Binary,
     "softmax": Softmax,
     "reduce": Reduction,
-    "layer_norm": LayerNorm,
+    "layer_norm": Normalizing,
 }
 
 

@@ -52,7 +52,7 @@ class PackedMap:
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryConv2d:
+class SignConv2d:
     """A binary convolution of packed signs, with what follows it.
 
     `clamp(prelu(scale * (gain * dot + offset) + bias + residual + lift) + shift)`, each where it is given.

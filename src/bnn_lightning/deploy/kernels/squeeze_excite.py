@@ -42,7 +42,7 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
-class SqueezeExcite:
+class ChannelGate:
     """Squeeze-and-excite: `sigmoid(excite relu(squeeze m))`, m = own + mix (other - own) of averages.
 
     Attributes:

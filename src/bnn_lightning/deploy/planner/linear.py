@@ -10,7 +10,7 @@ from bnn_lightning.deploy.ir.graph import Input, Value
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.linear import Linear
-from bnn_lightning.deploy.kernels.squeeze_excite import Dense, SqueezeExcite
+from bnn_lightning.deploy.kernels.squeeze_excite import ChannelGate, Dense
 from bnn_lightning.deploy.planner.conv import int8_weights, source_of, weights
 from bnn_lightning.deploy.planner.lowering import Lowering, Places, Size
 from bnn_lightning.deploy.planner.match import Chain, constant
@@ -84,7 +84,7 @@ class Gate:
         other: Number of those of the map that is blended with it; None is none.
     """
 
-    layer: SqueezeExcite
+    layer: ChannelGate
     own: int
     other: int | None
 
@@ -106,7 +106,7 @@ def gate_of(graph: TypedGraph, number: int) -> Gate | None:
     averages = [graph.map_shape(Value(item)) for item in (own, other) if item is not None]
     if own is None or any(shape != (channels, 1, 1) for shape in averages):
         return None
-    return Gate(SqueezeExcite(squeeze, excite, mix), own, other)
+    return Gate(ChannelGate(squeeze, excite, mix), own, other)
 
 
 def gate(graph: TypedGraph, number: int) -> Lowering | None:

@@ -8,7 +8,7 @@ import numpy as np
 from bnn_lightning.deploy.ir.graph import ConstantRef, Graph, Input, Value
 from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.ir.types import Images, Type
-from bnn_lightning.deploy.kernels.binary_conv import BinaryConv2d, pack_signs
+from bnn_lightning.deploy.kernels.binary_conv import SignConv2d, pack_signs
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import BLOCK, Map
@@ -54,12 +54,12 @@ def name_of(graph: Graph, types: Sequence[Type], number: int) -> str:
     return f"{node.operation} ({height}x{width} to {rows}x{columns}: its windows differ in size)"
 
 
-def binary_layer(graph: TypedGraph, number: int) -> BinaryConv2d:
+def binary_layer(graph: TypedGraph, number: int) -> SignConv2d:
     """Return the layer of a binary convolution."""
     node = graph.nodes[number - 1]
     named: dict[str, ConstantRef] = {name: node[name] for name in EPILOGUE if node[name] is not None}
     low, high = node["low"], node["high"]
-    return BinaryConv2d(
+    return SignConv2d(
         graph.array(node["signs"]),
         (node["stride"][0], node["stride"][1]),
         tuple(node["padding"]),

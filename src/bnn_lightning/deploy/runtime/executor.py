@@ -182,7 +182,7 @@ class Execution:
         return flat.view(shape)
 
 
-class Network(Protocol):
+class Runnable(Protocol):
     """A network that an executor can run."""
 
     def typed_graph(self, *, takes_bytes: bool) -> TypedGraph:
@@ -231,16 +231,16 @@ class Executor:
             self._section, self._planned, self._opened, self._idle = ConstantSection(), {}, {}, []
             self._file = None
 
-    def plan(self, network: Network, *, takes_bytes: bool) -> Plan:
+    def plan(self, network: Runnable, *, takes_bytes: bool) -> Plan:
         """Return a plan of a network, which is made and verified when it is asked for the first time."""
         return self._plan(network, takes_bytes)[0]
 
     @torch.no_grad()
-    def run(self, network: Network, images: Tensor, kernel: Kernel, seconds: list[float] | None = None) -> Tensor:
+    def run(self, network: Runnable, images: Tensor, kernel: Kernel, seconds: list[float] | None = None) -> Tensor:
         """Compute the logits of images, (N, C, H, W), uint8 or float32, on the CPU.
 
         Args:
-            network: Network that the plans are of.
+            network: Runnable that the plans are of.
             images: As `LoadedNetwork.forward` takes them.
             kernel: Instruction set.
             seconds: One a call of the plan; what each takes is added.
@@ -256,14 +256,14 @@ class Executor:
         self._give(execution)
         return logits
 
-    def _plan(self, network: Network, takes_bytes: bool) -> tuple[Plan, Sequence[Type]]:
+    def _plan(self, network: Runnable, takes_bytes: bool) -> tuple[Plan, Sequence[Type]]:
         with self._lock:
             if takes_bytes not in self._planned:
                 graph = network.typed_graph(takes_bytes=takes_bytes)
                 self._planned[takes_bytes] = make_plan(graph, self._section), graph.types
             return self._planned[takes_bytes]
 
-    def _open(self, network: Network, takes_bytes: bool, kernel: Kernel) -> Opened:
+    def _open(self, network: Runnable, takes_bytes: bool, kernel: Kernel) -> Opened:
         key = takes_bytes, kernel.name
         if key not in self._opened:
             opened = None if self._file is None else self._file.opened(kernel, takes_bytes=takes_bytes)
