@@ -158,8 +158,10 @@ def build_engine(out: Path, machine: str, system: str = "", target: str = "", ca
 
     Raises:
         subprocess.CalledProcessError: It does not compile.
-        OSError: There is no compiler.
+        OSError: There is no compiler, or there are no sources below the current folder.
     """
+    if not KERNELS:
+        raise FileNotFoundError(f"No C files in `{CSRC['kernels'].absolute()}`: build from the root of the checkout.")
     with tempfile.TemporaryDirectory() as folder:
         cache = cache or folder
         environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}

@@ -28,19 +28,20 @@ AIMS = {
     ("bnext_tiny", "alone"): {"open": 15.0, "first": 20.0, "number": 0.0, "memory": 70.0},
 }
 _IMPORTS = {
-    "torch": "import numpy as np, torch; from bnn_lightning.deploy import load; of = torch.from_numpy",
+    "torch": "import numpy as np, torch; from bnn_lightning.deploy import load; of = torch.from_numpy; "
+    "torch.set_num_threads(1)",
     "alone": "import numpy as np; from bnn_runtime import load; of = np.asarray",
 }
 # A process of its own: it prints milliseconds and MiB as JSON.
 _MEASURE = """
-import json, resource, statistics, sys, time
+import json, statistics, time
 def ms(call):
     start = time.perf_counter(); result = call(); return 1e3 * (time.perf_counter() - start), result
 imported, _ = ms(lambda: exec({imports!r}, globals()))
 opened, network = ms(lambda: load({path!r}))
 one, three = (of(np.random.default_rng(0).random((n, 3, {size}, {size}), np.float32)) for n in (1, 3))
 first, _ = ms(lambda: network(one))
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+memory = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) / 1024  # at most, of this process
 later = statistics.median(ms(lambda: network(one))[0] for _ in range(9))
 other, _ = ms(lambda: network(three))
 again = statistics.median(ms(lambda: network(three))[0] for _ in range(5))

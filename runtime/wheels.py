@@ -14,7 +14,8 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,32 +109,29 @@ def _record(files: Mapping[str, bytes], own: str) -> str:
 
 def build_target(folder: Path, target: Target, cache: str = "") -> Path:
     """Build the library of a target, and its wheel."""
-    builder = _builder()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, _builder() as builder:
         library = Path(place, f"libbnn{builder['SUFFIXES'].get(target.system, '.so')}")
-        _in_root(lambda: builder["build_engine"](library, target.machine, target.system, target.zig, cache))
+        builder["build_engine"](library, target.machine, target.system, target.zig, cache)
         return write_wheel(folder, target.tags, library)
 
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """Build the wheel of this machine, as pip asks for it (PEP 517)."""
-    builder = _builder()
-    with tempfile.TemporaryDirectory() as place:
+    folder = Path(wheel_directory).absolute()
+    with tempfile.TemporaryDirectory() as place, _builder() as builder:
         library = Path(place, f"libbnn{builder['SUFFIXES'].get(platform.system(), '.so')}")
-        _in_root(lambda: builder["build_engine"](library, platform.machine().lower()))
+        builder["build_engine"](library, platform.machine().lower())
         tags = re.sub(r"\W", "_", sysconfig.get_platform())
-        return write_wheel(Path(wheel_directory), tags, library).name
+        return write_wheel(folder, tags, library).name
 
 
-def _builder() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "setup.py"))
-
-
-def _in_root(build: Callable[[], None]) -> None:
+@contextmanager
+def _builder() -> Iterator[dict[str, Any]]:
+    """Give the names of setup.py, which looks for its sources in the current folder."""
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        build()
+        yield runpy.run_path(str(ROOT / "setup.py"))
     finally:
         os.chdir(before)
 

@@ -72,6 +72,12 @@ def environment(folder: Path, wheel: Path, run: Run) -> Path:
     return folder / "venv"
 
 
+def test_the_one_of_make_install_runs(model: Path) -> None:
+    bnn_runtime = pytest.importorskip("bnn_runtime", reason="`make install` installs ./runtime.")
+    images = np.random.default_rng(0).random((2, 3, *SHAPE[1:]), np.float32)
+    assert np.array_equal(bnn_runtime.load(model)(images), native.Network(model)(images))
+
+
 def test_it_runs_without_torch(installed: Path, model: Path, tmp_path: Path, run: Run) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, *SHAPE[1:]), np.uint8)
     np.save(tmp_path / "images.npy", images)

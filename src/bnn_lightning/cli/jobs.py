@@ -100,6 +100,7 @@ def rank(config: DictConfig) -> float:
     from bnn_lightning.cli.teachers import option_reader, refuse_no_teacher
     from bnn_lightning.workflows.ranking import check_names
 
+    _ = config.student  # an error where it has no value
     teachers = plain_values(config).get("teachers", [])
     check_names(teachers)
     refuse_no_teacher(teachers)

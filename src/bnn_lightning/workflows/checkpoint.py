@@ -145,6 +145,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(explain(error)) from error
     config = checkpoint.get(CONFIG_KEY)
     if isinstance(config, dict):
+        _check_plain(config, str(path))
         checkpoint[CONFIG_KEY] = with_new_names(config)
         checkpoint[RENAMED_KEY] = checkpoint[CONFIG_KEY] != config
     return checkpoint

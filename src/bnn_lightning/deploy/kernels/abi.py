@@ -273,7 +273,7 @@ def field_offsets(kernel: str) -> Mapping[str, tuple[int, Any]]:
 
     Example:
         >>> field_offsets("pad")["first"][0], list(field_offsets("linear"))[-1]
-        (16, 'after.bits')
+        (16, 'after.shift')
     """
     return {name: (offset, kind) for name, offset, kind in _flat(KERNELS[kernel], "", 0)}
 
