@@ -1,5 +1,6 @@
 """Convolutions in one and three dimensions, transposed, depthwise and separable: against torch's and plain sums."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import pack
+from bnn_lightning.binarizers import AdaBinInput, AdaBinWeights, Libra, RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.deploy import Comparison, PackedInfo, Repacker, load, pack, save
 from bnn_lightning.deploy.export.onnx_rewrite import exact
 from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d
 from bnn_lightning.metrics.ops import count_ops
@@ -185,7 +186,7 @@ def test_counts_of_every_kind() -> None:
 
 
 class Mixed(nn.Module):
-    """A 2-d convolution, which packs, and one of each kind that does not."""
+    """A 2-d and a 1-d convolution, which pack, and transposed ones, which do not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,20 +200,74 @@ class Mixed(nn.Module):
         return self.line(self.real(self.up(self.conv(x))).flatten(2))  # type: ignore[no-any-return]
 
 
-def test_pack_leaves_them_in_torch_and_says_so() -> None:
+def test_pack_leaves_others_in_torch_and_says_so() -> None:
     torch.manual_seed(5)
     net, x = Mixed().eval(), torch.randn(2, 3, 4, 4)
     packed = pack(net, x)
-    assert packed.report.packed == ("conv",)
+    assert packed.report.packed == ("conv", "line")
     assert packed.report.unplanned
     assert {name: reason.split()[0] for name, reason in packed.report.left.items()} == {
         "up": "BinaryConvTranspose2d",
-        "line": "BinaryConv1d",
         "real": "BinaryConvTranspose2d",
     }
     with torch.no_grad():
         torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(exact(net)(x), net(x), rtol=1e-5, atol=1e-5)  # what is written as ONNX
+
+
+class Line(nn.Module):
+    """Images of one row become sequences, and these numbers."""
+
+    def __init__(self, **geometry: Any) -> None:
+        super().__init__()
+        binarizers: dict[str, Any] = {"input_binarizer": RSign(36), "weight_binarizer": XNORScale()}
+        self.line = BinaryConv1d(36, 40, **geometry, **binarizers)
+        self.norm, self.act = nn.BatchNorm1d(40), nn.PReLU(40)
+        nn.init.normal_(self.line.input_binarizer.bias)  # type: ignore[union-attr,arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.line(x.squeeze(2)))).amax(2)  # type: ignore[no-any-return]
+
+
+LINES: list[dict[str, Any]] = [
+    *GEOMETRIES,
+    {"kernel_size": 5, "padding": (2, 0), "pad_value": -1.0},
+    {"kernel_size": 3, "padding": 3, "stride": 2, "pad_value": 1.0, "bias": False},
+]
+
+
+@pytest.mark.parametrize("geometry", LINES, ids=str)
+def test_sequences_pack_as_maps_of_one_row(geometry: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    net, images = Line(**geometry).eval(), torch.randn(3, 36, 1, 21)
+    sequences = images.squeeze(2)
+    packed = pack(net, images)
+    assert (packed.report.packed, packed.report.left, packed.report.unplanned) == (("line",), {}, "")
+    comparison = Comparison(net, packed)
+    comparison.update(images)
+    assert comparison.parity.layers == {"line": 0}
+    save(packed, tmp_path / "line.bnn", PackedInfo("line", 36, (1, 21)))
+    with torch.no_grad():
+        torch.testing.assert_close(packed.network.line(sequences), net.line(sequences), rtol=1e-6, atol=1e-6)  # type: ignore[operator,union-attr]
+        for found in (packed(images), packed.run_layers(images), load(tmp_path / "line.bnn")(images)):
+            torch.testing.assert_close(found, net(images), rtol=1e-5, atol=1e-5)
+        repack = Repacker(net, images)
+        net.line.weight.neg_()
+        torch.testing.assert_close(repack()(images), net(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(N, 36, L\)"):
+        packed.network.line(images)  # type: ignore[operator,union-attr]
+
+
+def test_packed_sequences_have_the_terms_of_centers() -> None:
+    torch.manual_seed(8)
+    inputs = AdaBinInput()
+    nn.init.constant_(inputs.beta, 0.3)
+    line = BinaryConv1d(12, 8, 5, padding=3, input_binarizer=inputs, weight_binarizer=AdaBinWeights())
+    net, x = nn.Sequential(line).eval(), torch.randn(2, 12, 20)
+    packed = pack(net, x)
+    assert packed.report.packed == ("0",)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dims", [1, 3])

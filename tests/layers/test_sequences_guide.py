@@ -21,5 +21,6 @@ def test_the_network_of_the_guide_learns_is_counted_and_packs() -> None:
     _, counted, packed = outputs
     assert f"{names['total']['binary_macs']:,} binary and {names['total']['float_macs']:,} real" in counted
     assert str(names["packed"].report) == packed.rstrip("\n")
+    assert names["packed"].report.packed == ("body.0.conv", "body.1.conv")
     with torch.no_grad():
         torch.testing.assert_close(names["packed"](names["x"]), names["network"](names["x"]), rtol=1e-5, atol=1e-5)

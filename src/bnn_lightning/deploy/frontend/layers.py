@@ -13,7 +13,7 @@ from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.functional.pack import num_words, pack_weight, spread, tap_sums, unpack_weight
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 
 
@@ -72,19 +72,20 @@ class PackedConv2d(nn.Module):
             self.register_buffer(name, self.spread(given[name]) if name in given else None)
 
     @classmethod
-    def from_layer(cls, layer: BinaryConv2d) -> Self:
+    def from_layer(cls, layer: BinaryConv1d | BinaryConv2d) -> Self:
         """Pack a binary convolution, its scale and its bias.
 
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        packed = cls(signs_of(layer), threshold=input_threshold(layer), **cls.geometry_of(layer))
+        packed = cls(kernels_of(signs_of(layer)), threshold=input_threshold(layer), **cls.geometry_of(layer))
         return packed._take_epilogue(layer)
 
     @staticmethod
-    def geometry_of(layer: BinaryConv2d) -> dict[str, Any]:
+    def geometry_of(layer: BinaryConv1d | BinaryConv2d) -> dict[str, Any]:
         """Return stride, padding, dilation, groups and padding value of a layer, as this class takes them."""
-        left, right, top, bottom = layer._reversed_padding_repeated_twice
+        left, right, *rows = layer._reversed_padding_repeated_twice
+        top, bottom = rows or (0, 0)
         return {
             "stride": _pair(layer.stride),
             "padding": (top, bottom, left, right),
@@ -158,7 +159,7 @@ class PackedConv2d(nn.Module):
         """
         signs = signs_of(layer)
         check_signs(signs)
-        signs = signs if signs.dim() == 4 else signs[:, :, None, None]
+        signs = kernels_of(signs)
         self.weight.copy_(pack_weight(signs, groups=self.groups))
         self.tap_sums.copy_(tap_sums(signs, groups=self.groups))
         self.threshold.copy_(self._thresholds(input_threshold(layer), signs.device))
@@ -236,6 +237,21 @@ class PackedConv2d(nn.Module):
         return self.train(layer.training)
 
 
+class PackedConv1d(PackedConv2d):
+    """A binary 1-d convolution on bits: a 2-d one of maps with one row."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map real-valued (N, groups * in_channels, L) to (N, out_channels, L').
+
+        Raises:
+            ValueError: Another number of channels, or sequences that are shorter than the kernel.
+        """
+        channels = self.groups * self.in_channels
+        if x.dim() != 3 or x.shape[1] != channels:
+            raise ValueError(f"The input must have the shape (N, {channels}, L), got {tuple(x.shape)}.")
+        return super().forward(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
+
+
 class PackedLinear(PackedConv2d):
     """A binary linear layer on bits: a 1x1 convolution of images of one pixel."""
 
@@ -246,7 +262,7 @@ class PackedLinear(PackedConv2d):
         Raises:
             ValueError: Its weights are not -1 and +1.
         """
-        packed = cls(signs_of(layer)[:, :, None, None], threshold=input_threshold(layer))
+        packed = cls(kernels_of(signs_of(layer)), threshold=input_threshold(layer))
         return packed._take_epilogue(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -263,6 +279,17 @@ class PackedLinear(PackedConv2d):
         more = None if residual is None else residual.reshape(-1, residual.shape[-1], 1, 1)
         y = super().forward(x.reshape(-1, features, 1, 1), more)
         return y.reshape(*x.shape[:-1], self.out_channels)
+
+
+def kernels_of(signs: Tensor) -> Tensor:
+    """View weights of a linear layer or a 1-d convolution as those of a 2-d one, whose kernels have one row.
+
+    Example:
+        >>> [tuple(kernels_of(torch.ones(shape)).shape) for shape in ((2, 3), (2, 3, 5), (2, 3, 5, 4))]
+        [(2, 3, 1, 1), (2, 3, 1, 5), (2, 3, 5, 4)]
+    """
+    size = signs.shape[2:]
+    return signs.reshape(*signs.shape[:2], *[1] * (2 - len(size)), *size)
 
 
 def check_signs(signs: Tensor) -> None:
@@ -312,5 +339,6 @@ def input_threshold(layer: BinaryLayer) -> Tensor | None:
     return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    """Return what holds for rows and columns; a sequence has one row."""
+    return (1, value[0]) if len(value) == 1 else (value[0], value[1])

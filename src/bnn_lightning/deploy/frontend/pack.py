@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
 from bnn_lightning.deploy.frontend.finite import refuse_nan
 from bnn_lightning.deploy.frontend.fresh import floats
-from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear
+from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d, PackedLinear
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.utils.image_size import sides
+
+# Layers that have a packed form.
+_KINDS = (BinaryConv1d, BinaryConv2d, BinaryLinear)
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,11 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 def why_left(layer: BinaryLayer) -> str:
     """Say why a layer does not compute what a packed one would, or nothing."""
-    if not isinstance(layer, BinaryConv2d | BinaryLinear):
-        return f"{type(layer).__name__} has no packed form, unlike BinaryConv2d and BinaryLinear"
-    if not is_plain(layer, BinaryConv2d, BinaryLinear):
+    kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
+    if kind is None:
+        return f"{type(layer).__name__} has no packed form, unlike BinaryConv1d, BinaryConv2d and BinaryLinear"
+    if not is_plain(layer, *_KINDS):
         return "it has a `forward` or hooks of its own"
-    kind = BinaryConv2d if isinstance(layer, BinaryConv2d) else BinaryLinear
     if any(getattr(type(layer), name) is not getattr(kind, name) for name in ("binary_forward", "scaled_dot", "dot")):
         return "it multiplies in a way of its own"
     if layer.input_binarizer is not None and not _is_threshold(layer.input_binarizer, layer):
@@ -143,13 +146,13 @@ def why_left(layer: BinaryLayer) -> str:
 
 def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
     """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
-    channels = layer.in_channels if isinstance(layer, BinaryConv2d) else layer.weight.shape[1]
+    channels = layer.in_channels if isinstance(layer, BinaryConv1d | BinaryConv2d) else layer.weight.shape[1]
     threshold = binarizer.threshold()
     level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach().expand(channels)
     below = torch.nextafter(level, torch.full_like(level, -torch.inf))
     spread = torch.linspace(-8, 8, 61, dtype=level.dtype, device=level.device)[:, None].expand(-1, channels)
     tried = torch.cat([spread + level, spread, torch.stack([level, below])])
-    values = tried[:, :, None, None] if isinstance(layer, BinaryConv2d) else tried
+    values = tried.view(*tried.shape, *[1] * (layer.weight.dim() - 2))
     signs = (2 * (tried >= level).to(tried.dtype) - 1).view_as(values)
     try:
         # In two companies: none depends on what else is there.
@@ -160,13 +163,15 @@ def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
 
 def _packed(layer: BinaryLayer, name: str) -> nn.Module:
     try:
+        if isinstance(layer, BinaryConv1d):
+            return PackedConv1d.from_layer(layer)
         if isinstance(layer, BinaryConv2d):
             return PackedConv2d.from_layer(layer)
         if isinstance(layer, BinaryLinear):
             return PackedLinear.from_linear(layer)
     except ValueError as error:
         raise ValueError(f"`{name}`: {error}") from error
-    raise ValueError(f"`{name}` is a {type(layer).__name__}; only BinaryConv2d and BinaryLinear can be packed.")
+    raise ValueError(f"`{name}` is a {type(layer).__name__}; it cannot be packed.")
 
 
 def replace_layers(network: nn.Module, made: Mapping[int, nn.Module]) -> None:

@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.deploy.frontend.layers import PackedConv2d, PackedLinear, input_threshold
+from bnn_lightning.deploy.frontend.layers import (
+    PackedConv1d,
+    PackedConv2d,
+    PackedLinear,
+    input_threshold,
+    kernels_of,
+)
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers
 
@@ -207,11 +213,11 @@ class Comparison:
 
 @contextmanager
 def _compared_layers(model: nn.Module, counts: dict[str, int]) -> Iterator[None]:
-    """Give every binary layer that runs what it gets a second time, packed, and count the sums that differ."""
+    """Give every binary layer that can be packed its input a second time, packed, and count the sums that differ."""
     handles = []
     try:
         for name, layer in binary_layers(model).items():
-            if layer.input_binarizer is not None:
+            if layer.input_binarizer is not None and isinstance(layer, BinaryConv1d | BinaryConv2d | BinaryLinear):
                 handles.append(layer.register_forward_pre_hook(_comparing(name, _only_sums(layer), counts)))
         yield
     finally:
@@ -229,9 +235,9 @@ def _comparing(name: str, packed: nn.Module, counts: dict[str, int]) -> Callable
     return compare
 
 
-def _only_sums(layer: BinaryLayer) -> nn.Module:
-    signs, threshold = layer.binary_weight.detach(), input_threshold(layer)
+def _only_sums(layer: BinaryConv1d | BinaryConv2d | BinaryLinear) -> nn.Module:
+    signs, threshold = kernels_of(layer.binary_weight.detach()), input_threshold(layer)
     if isinstance(layer, BinaryLinear):
-        return PackedLinear(signs[:, :, None, None], threshold=threshold)
-    assert isinstance(layer, BinaryConv2d)
-    return PackedConv2d(signs, threshold=threshold, **PackedConv2d.geometry_of(layer))
+        return PackedLinear(signs, threshold=threshold)
+    kind = PackedConv1d if isinstance(layer, BinaryConv1d) else PackedConv2d
+    return kind(signs, threshold=threshold, **kind.geometry_of(layer))
