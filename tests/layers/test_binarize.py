@@ -83,6 +83,13 @@ def test_rules_prevail_over_kinds_and_later_ones_over_earlier_ones():
     assert [type(net[i]) for i in (1, 3, 7)] == [Hardtanh, Hardtanh, nn.ReLU]
 
 
+def test_a_rule_for_a_container_that_would_decide_about_nothing_is_an_error():
+    net = nn.Sequential(small())
+    with pytest.raises(ValueError, match=r"'MODULE\.\*'"):
+        binarize(net, rules={"0": False})
+    assert binarize(net, rules={"0.*": False}).binary == ()
+
+
 def test_kinds_that_are_not_kept_become_binary():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 2))
     assert binarize(copy.deepcopy(net)).binary == ()
@@ -226,6 +233,7 @@ def test_an_example_finds_layers_that_are_never_called_and_inputs_of_one_sign():
         ({"keep": "first"}, TypeError, "list"),
         ({"activation": "GELU"}, ValueError, "'GELU'"),
         ({"rules": {"layer9.*": True}}, ValueError, "'layer9"),
+        ({"rules": {"4": False}}, ValueError, "'4'"),  # a pool: nothing of it becomes binary
         ({"rules": {"2": {"weights": "Libra"}}}, ValueError, "'weights'"),
         ({"rules": {"2": 1}}, TypeError, "got 1"),
         ({"pad_value": 2}, ValueError, "got 2"),

@@ -35,6 +35,7 @@ Activation = Literal["PReLU", "Hardtanh"]
 BinarizerChoice = str | Binarizer | BinarizerFactory | None
 Rule = bool | Mapping[str, Any]
 
+_EXCHANGED = (nn.ReLU, nn.ReLU6)
 _CONVERT: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
     nn.Conv1d: BinaryConv1d.from_conv,
     nn.Conv2d: BinaryConv2d.from_conv,
@@ -92,8 +93,8 @@ def binarize(
         The layers that were exchanged, or with `dry_run` would be.
 
     Raises:
-        ValueError: An option out of its range, a rule that no module has, or a layer that cannot become binary: its
-            message says why, and how to keep it real. The network is left as it was.
+        ValueError: An option out of its range, a rule that fits no layer and no ReLU, or a layer that cannot become
+            binary: its message says why, and how to keep it real. The network is left as it was.
         TypeError: A binarizer of another kind.
 
     Example:
@@ -113,8 +114,8 @@ def binarize(
     options = _Options(input_binarizer, weight_binarizer, check_pad_value(pad_value))
     _check_options(keep, activation)
     names = _names(model)
-    rules = _check_rules(rules or {}, names, options)
     layers = weighted_layers(model)
+    rules = _check_rules(rules or {}, _replaceable(model, layers, names), options)
     new: dict[int, nn.Module] = {}
     changes = [
         _plan_layer(model, name, layer, kinds, names[id(layer)], keep, rules, options, new)
@@ -153,12 +154,20 @@ def _check_options(keep: Sequence[str], activation: str | None) -> None:
         raise ValueError(f"`activation` must be one of {list(get_args(Activation))}, or None, got {activation!r}.")
 
 
-def _check_rules(rules: Mapping[str, Rule], names: Mapping[int, list[str]], options: _Options) -> dict[str, Rule]:
-    known = [name for own in names.values() for name in own]
+def _replaceable(model: nn.Module, layers: Mapping[str, nn.Module], names: Mapping[int, list[str]]) -> list[str]:
+    """Return all names of the modules that rules decide about."""
+    activations = [module for module in model.modules() if type(module) in _EXCHANGED]
+    return [name for module in (*layers.values(), *activations) for name in names[id(module)]]
+
+
+def _check_rules(rules: Mapping[str, Rule], known: Sequence[str], options: _Options) -> dict[str, Rule]:
     settings = list(_Options.__dataclass_fields__)
     for pattern, rule in rules.items():
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise ValueError(f"`rules`: no module is called {pattern!r}. The network has: {', '.join(known[1:9])} ...")
+            raise ValueError(
+                f"`rules`: no convolution, linear layer or ReLU is called {pattern!r}. For those within a module write "
+                f"'MODULE.*'. The network has: {', '.join(known[:8])} ..."
+            )
         if isinstance(rule, Mapping):
             for key in rule:
                 if key not in settings:
@@ -263,7 +272,7 @@ def _plan_activations(
     gates = gates_of(model) if "gate" in keep else set()
     changes = []
     for name, module in model.named_modules():
-        if type(module) not in (nn.ReLU, nn.ReLU6) or in_gate(name, gates):
+        if type(module) not in _EXCHANGED or in_gate(name, gates):
             continue
         found = _rule(names[id(module)], rules)
         if found is not None and found[1] is False:
