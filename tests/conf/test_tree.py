@@ -234,3 +234,20 @@ def test_every_option_says_what_it_is() -> None:
 
 def test_experiments_are_flat() -> None:
     assert all(len(path.parts) == 2 for path in FILES if path.parts[0] == "experiment")
+
+
+def test_no_value_is_an_empty_mapping() -> None:
+    # Hydra adds no keys to a mapping that is there: the command line could not fill it, but it can replace null.
+    found = [f"{path}: {key}" for path in FILES for key in empty_mappings(yaml.safe_load(text(path)) or {})]
+    assert found == []
+
+
+def empty_mappings(node: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the keys whose value is an empty mapping, but for groups, of which a command chooses an option."""
+    found = []
+    for key, value in node.items():
+        if value == {} and not (ROOT / str(key)).is_dir():
+            found.append(f"{prefix}{key}")
+        elif isinstance(value, dict):
+            found += empty_mappings(value, f"{prefix}{key}.")
+    return found
