@@ -46,6 +46,12 @@ def test_rules_decide_by_the_names_of_the_profile(bnn: Bnn, workplace: Any, libr
     assert (kinds["body.layer3.0.conv1"], kinds["body.layer4.0.conv1"]) == ("BinaryConv2d", "Conv2d")
 
 
+def test_a_builder_that_looks_at_values_is_profiled(bnn: Bnn, workplace: Any) -> None:
+    done = bnn("profile", "model=torchvision", "model.name=regnet_y_400mf", "data=synthetic", "data.in_channels=3")
+    assert done.code == 0, done.err
+    assert sum(" BinaryConv2d " in line for line in done.out.splitlines()) == 48
+
+
 @pytest.mark.parametrize(
     "override, words",
     [

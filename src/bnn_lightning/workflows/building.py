@@ -7,6 +7,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 
@@ -88,6 +89,25 @@ def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
     check(node, at=at, trust=trust)
     arguments = dict(node) if at not in _OURS else _without_ours(node, at, locate(node["_target_"], at=at, trust=trust))
     return _instantiate(arguments, at, trust)
+
+
+def build_on_meta(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
+    """Build the object of a node on torch's meta device; on the CPU where a builder looks at values, as RegNet's does.
+
+    torch's random numbers are afterwards as before.
+
+    Raises:
+        UserError: See `build`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build(node, at=at, trust=trust)
+        except UserError as error:
+            if not isinstance(error.__cause__, RuntimeError):  # values of the meta device are one
+                raise
+        with torch.device("cpu"):
+            return build(node, at=at, trust=trust)
 
 
 def _instantiate(node: Any, at: str, trust: Sequence[str]) -> Any:

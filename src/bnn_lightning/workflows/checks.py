@@ -22,7 +22,7 @@ from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.scheduler import make_scheduler
-from bnn_lightning.workflows.building import build
+from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
 Node = Mapping[str, Any]
@@ -321,8 +321,7 @@ def check_sizes(task: ClassificationTask, datamodule: Any, model: Node, *, trust
         return
     if "image_size" in model:
         try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                build({**model, "image_size": min(sizes)}, at="model", trust=trust)
+            build_on_meta({**model, "image_size": min(sizes)}, at="model", trust=trust)
         except UserError as error:
             raise UserError(f"`data.train_sizes`: {error}") from error
     network: Any = task.backbone

@@ -14,7 +14,7 @@ from bnn_lightning.layers.module_utils import is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
 from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import build
+from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
@@ -164,7 +164,7 @@ def profile_config(model: Plain, data: Plain, *, trust: Sequence[str] = ()) -> P
     Raises:
         UserError: See `build`.
     """
-    return profile_quickly(lambda: build(model, at="model", trust=trust), _input_size(data))
+    return profile_quickly(lambda: build_on_meta(model, at="model", trust=trust), _input_size(data))
 
 
 def profiles_of(networks: Sequence[str], data: Plain) -> dict[str, dict[str, float]]:
