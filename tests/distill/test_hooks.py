@@ -110,3 +110,7 @@ def test_a_backbone_that_cannot_be_watched_is_refused() -> None:
     twin = create_backbone("resnet20", num_classes=3, image_size=8, binary=False)
     with pytest.raises(ValueError, match="`binary=True`"), watch(twin, stream=True):
         pass
+    untapped = create_backbone("resnet20", num_classes=3, image_size=8)
+    untapped.feature_taps = list
+    with pytest.raises(ValueError, match="names no module"), watch(untapped, stream=True):
+        pass

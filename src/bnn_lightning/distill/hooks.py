@@ -46,7 +46,7 @@ def parts_of(backbone: nn.Module) -> Parts:
     """Find the parts of a backbone.
 
     Raises:
-        ValueError: It has no binary layer, or does not declare `feature_taps`.
+        ValueError: It has no binary layer, or its `feature_taps` are none.
     """
     modules = list(backbone.modules())
     layers = [m for m in modules if isinstance(m, BinaryLayer) and m.is_binary_layer]
@@ -56,6 +56,11 @@ def parts_of(backbone: nn.Module) -> Parts:
             "set `alpha=0`, or build the network with `binary=True`."
         )
     names = _declaration(backbone, "feature_taps")()
+    if not names:
+        raise ValueError(
+            f"`{type(backbone).__name__}.feature_taps()` names no module, so that the self-teacher has no features to "
+            "compare: set `alpha=0`, or take another distiller."
+        )
     tapped = {id(m): m for m in map(backbone.get_submodule, names)}
     norms: list[nn.Module] = [m for m in modules if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     return Parts(layers, list(tapped.values()), norms, compiled_modules(modules))
