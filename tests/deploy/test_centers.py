@@ -110,6 +110,15 @@ def test_repacking_follows_centers() -> None:
     assert torch.equal(repack()(images), pack(network, images)(images))
 
 
+def test_repacking_refuses_a_width_that_turned_negative() -> None:
+    network = Means(layer(centered(), AdaBinWeights())).eval()
+    repack = Repacker(network, torch.rand(1, 36, 5, 5))
+    with torch.no_grad():
+        network.conv.input_binarizer.alpha.neg_()  # type: ignore[operator,union-attr]
+    with pytest.raises(ValueError, match="`conv` cannot be packed"):
+        repack()
+
+
 def trained(pixels: torch.Tensor, labels: torch.Tensor) -> nn.Module:
     """A thin ResNet-20 of AdaBin after a few steps."""
     torch.manual_seed(0)

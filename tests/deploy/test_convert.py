@@ -3,12 +3,13 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.binarizers import ReSTE, RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.binarizers import AdaBinInput, AdaBinWeights, ReSTE, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import LoadedNetwork, PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.deploy.kernels import library as kernels
@@ -236,6 +237,23 @@ class DoubledDot(BinaryConv2d):
         return 2 * super().scaled_dot(x)
 
 
+class DoubledWeight(BinaryConv2d):
+    def binarized_weight(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        signs, *others = super().binarized_weight()
+        return 2 * signs, *others
+
+
+class WithoutCenters(BinaryConv2d):
+    def add_centers(self, y: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return y
+
+
+def replaced() -> BinaryConv2d:
+    layer = conv(4, 4)
+    layer.scaled_dot = lambda x: 2 * BinaryConv2d.scaled_dot(layer, x)  # type: ignore[method-assign]
+    return layer
+
+
 def hooked() -> BinaryConv2d:
     layer = conv(4, 4)
     layer.register_forward_hook(lambda module, inputs, output: output * 3)
@@ -249,6 +267,9 @@ def hooked() -> BinaryConv2d:
         (DoubledDot(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
         (BinaryConv2d(4, 4, 3, input_binarizer=FromOneTenth(), weight_binarizer=WeightSign()), "threshold"),
         (BinaryConv2d(4, 4, 3, input_binarizer=AboveMean(), weight_binarizer=WeightSign()), "threshold"),
+        (DoubledWeight(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
+        (WithoutCenters(4, 4, 3, input_binarizer=AdaBinInput(), weight_binarizer=AdaBinWeights()), "of its own"),
+        (replaced(), "of its own"),
         (hooked(), "hooks"),
     ],
 )

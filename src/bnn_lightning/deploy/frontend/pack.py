@@ -19,6 +19,11 @@ from bnn_lightning.utils.image_size import sides
 
 # Layers that have a packed form.
 _KINDS = (BinaryConv1d, BinaryConv2d, BinaryLinear)
+# The methods of layers that say what a packed layer computes; one that has others stays as it is.
+_STEPS = (
+    *("forward", "binary_forward", "scaled_dot", "binarized_weight", "times_gain", "add_centers", "dot", "pad"),
+    *("input_sums", "tap_sums", "filters", "from_filters", "per_channel"),
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,8 @@ def why_left(layer: BinaryLayer) -> str:
         return f"{type(layer).__name__} has no packed form, unlike BinaryConv1d, BinaryConv2d and BinaryLinear"
     if not is_plain(layer, *_KINDS):
         return "it has a `forward` or hooks of its own"
-    if any(getattr(type(layer), name) is not getattr(kind, name) for name in ("binary_forward", "scaled_dot", "dot")):
+    steps = (name for name in _STEPS if hasattr(kind, name))
+    if any(name in vars(layer) or getattr(type(layer), name) is not getattr(kind, name) for name in steps):
         return "it multiplies in a way of its own"
     if layer.input_binarizer is not None and not _is_threshold(layer.input_binarizer, layer):
         return "its input binarizer is not +1 from its `threshold()` on and -1 below, for each value by itself"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.frontend.layers import PackedConv2d, signs_and_scale
-from bnn_lightning.deploy.frontend.pack import is_settled
+from bnn_lightning.deploy.frontend.pack import is_settled, why_left
 from bnn_lightning.deploy.runtime.packed_network import PackedNetwork, pack
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.module_utils import binary_layers
@@ -38,11 +38,11 @@ class Repacker:
         self.packed = pack(model, example)
         modules = dict(self.packed.network.named_modules())
         self._layers = [
-            (layer, modules[name])
+            (name, layer, modules[name])
             for name, layer in binary_layers(model).items()
             if isinstance(modules[name], PackedConv2d) or is_settled(modules[name])
         ]
-        own = {id(tensor) for _, layer in self._layers for tensor in (*layer.parameters(), *layer.buffers())}
+        own = {id(tensor) for _, _, packed in self._layers for tensor in (*packed.parameters(), *packed.buffers())}
         source = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         # What was left as it is has its tensors copied, as all others have.
         self._copied = [
@@ -56,16 +56,24 @@ class Repacker:
         """Return the packed network, with the values that the model's tensors have now.
 
         Raises:
-            ValueError: A weight is neither -1 nor +1.
+            ValueError: A weight is neither -1 nor +1, or an input is no longer +1 from its threshold on.
         """
-        for layer, packed in self._layers:
+        for name, layer, packed in self._layers:
             if isinstance(packed, PackedConv2d):
+                _check(name, layer)
                 packed.copy_(layer)
             else:
                 _settle(layer, packed)
         for before, after in self._copied:
             after.copy_(before)
         return self.packed
+
+
+def _check(name: str, layer: BinaryLayer) -> None:
+    """Refuse a layer whose input binarizer has parameters with which `pack` would leave it as it is."""
+    learned = layer.input_binarizer is not None and any(True for _ in layer.input_binarizer.parameters())
+    if learned and (reason := why_left(layer)):
+        raise ValueError(f"`{name}` cannot be packed with the values that it has now: {reason}.")
 
 
 def _settle(layer: BinaryLayer, settled: nn.Module) -> None:
