@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.format.prefix import join_sections
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.deploy.runtime import native
+from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
 
@@ -43,3 +47,45 @@ def test_the_c_library_gives_the_bits_of_the_executor(name: str, tmp_path: Path)
         batch = images[:number]
         assert np.array_equal(in_c(batch.numpy()), loaded(batch).numpy())
         assert np.array_equal(in_c((batch / 255).numpy()), loaded(batch / 255).numpy())
+
+
+class SignsOfImages(nn.Module):
+    """The images are packed last where they come as floats, and first where they come as bytes."""
+
+    def __init__(self, pad_value: float) -> None:
+        super().__init__()
+        self.real = nn.Conv2d(3, 40, 3, padding=1)
+        self.own, self.images = (
+            BinaryConv2d(
+                channels,
+                16,
+                3,
+                padding=1,
+                input_binarizer=SignSTE(),
+                weight_binarizer=WeightSign(),
+                pad_value=pad_value,
+            )
+            for channels in (40, 3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.own(self.real(x)) + self.images(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("pad_value", [0.0, -1.0, 1.0])
+def test_plans_for_floats_and_bytes_keep_their_padding_apart(pad_value: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, pixels = SignsOfImages(pad_value).eval(), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    images = pixels / 255
+    save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, 8))
+    in_c, in_torch = native.load(tmp_path / "net.bnn"), load(tmp_path / "net.bnn")
+    plans = make_plans(in_torch.graph, types_of(in_torch.graph, (3, 8, 8)), ConstantSection())
+    calls = [[call for call in plan.calls if isinstance(call, KernelCall)] for plan in plans]
+    signs = [[call.fields["x"] for call in of_plan if call.kernel == "convolve"] for of_plan in calls]
+    assert signs[0] != signs[1]
+    with torch.no_grad():
+        wanted = network(images)
+    for given in (images, pixels, pixels, images):  # by one context, one after the other
+        found = torch.from_numpy(in_c(given.numpy()))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert torch.equal(in_torch(given), found)

@@ -16,6 +16,8 @@ struct bnn_context {
   parallel_for parallel;
   void (*yield)(void);
   uint8_t *arena, *signs;
+  size_t signs_size;
+  const struct plan *filled;  // whose padding surrounds the signs: plans may lay them out in different places
   float *converted;  // images as floats, where the network has no plan for bytes
   size_t size;
   struct {
@@ -141,9 +143,23 @@ static bool moves(const struct place *place) {
   return place->amount.each || (place->kind == POINTER && place->region >= REGION_INPUT);
 }
 
-// Write the fields of the calls of a plan: all of them, or those that move.
+// Write what surrounds the signs of a plan, unless it is there.
+static void write_fills(bnn_context *c, const struct plan *plan) {
+  if (c->filled == plan) return;
+  if (c->filled) memset(c->signs, 0, c->signs_size);
+  c->filled = plan;
+  for (size_t i = 0; i < plan->num_fills; i++) {
+    const struct fill *fill = plan->fills + i;
+    uint8_t *to = c->signs + amount_at(fill->place, c->most);
+    const int64_t size = amount_at(fill->size, c->most);
+    for (int64_t at = 0; at < size; at += fill->length) memcpy(to + at, fill->pattern, fill->length);
+  }
+}
+
+// Write the fields of the calls of a plan: all of them, or those that move; and what surrounds its signs.
 static void write_fields(bnn_context *c, size_t which, int64_t images, const void *input, void *output) {
   const struct plan *plan = c->network->plans + which;
+  write_fills(c, plan);
   for (size_t i = 0; i < plan->num_calls && !c->of[which].images; i++) {
     const struct call *call = plan->calls + i;
     for (size_t k = 0; k < call->count; k++) write_place(c, which, call, call->places + k, images, input, output);
@@ -153,15 +169,6 @@ static void write_fields(bnn_context *c, size_t which, int64_t images, const voi
     write_place(c, which, call, call->places + c->of[which].moving[i].place, images, input, output);
   }
   c->of[which].images = images;
-}
-
-static void write_fills(const bnn_context *c, const struct plan *plan) {
-  for (size_t i = 0; i < plan->num_fills; i++) {
-    const struct fill *fill = plan->fills + i;
-    uint8_t *to = c->signs + amount_at(fill->place, c->most);
-    const int64_t size = amount_at(fill->size, c->most);
-    for (int64_t at = 0; at < size; at += fill->length) memcpy(to + at, fill->pattern, fill->length);
-  }
 }
 
 // Sizes of a context's parts; false: beyond what this machine can address.
@@ -212,7 +219,7 @@ bnn_status bnn_context_open(const bnn_network *network, int64_t images, int thre
   if (fits) {
     c->network = network, c->most = images, c->threads = threads ? threads : bnn_processors();
     c->parallel = bnn_pool(), c->yield = bnn_yield;
-    c->arena = bnn_allocate((size_t)arena), c->signs = bnn_allocate((size_t)signs);
+    c->arena = bnn_allocate((size_t)arena), c->signs = bnn_allocate((size_t)signs), c->signs_size = (size_t)signs;
     c->converted = converted ? bnn_allocate((size_t)converted) : 0;
     c->size = sizeof *c + (size_t)arena + (size_t)signs + (size_t)converted;
     fits = c->arena && c->signs && (c->converted || !converted);
@@ -222,7 +229,6 @@ bnn_status bnn_context_open(const bnn_network *network, int64_t images, int thre
     bnn_context_close(c);
     return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory for %lld images at once.", (long long)images);
   }
-  for (int i = 0; i < network->num_plans; i++) write_fills(c, network->plans + i);
   *context = c;
   return bnn_succeed(error);
 }
