@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.ir.graph import Graph, Node, Value
+from bnn_lightning.deploy.ir.graph import AttributeValue, Graph, Node, Value
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.planner.views import memory_strides, views_of
+from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.models import create_backbone
 
 MOVES = [
@@ -76,3 +77,30 @@ def test_linear_layers_on_rows_are_native(tmp_path: Path, as_bytes: bool) -> Non
         batch = images[:number] if as_bytes else images[:number] / 255
         with torch.no_grad():
             torch.testing.assert_close(loaded(batch), loaded.run_nodes(images[:number] / 255), rtol=1e-5, atol=1e-5)
+
+
+OF_IMAGES: dict[str, list[tuple[str, dict[str, AttributeValue]]]] = {
+    "channels last": [("permute", {"dims": [0, 2, 3, 1]})],
+    "columns first": [("transpose", {"dim0": 2, "dim1": 3})],
+    "some channels": [("slice", {"dim": 1, "start": 0, "end": 2})],
+    "some rows": [("slice", {"dim": 2, "start": 0, "end": 3})],
+    "every second row": [("slice", {"dim": 2, "start": 0, "end": 4, "step": 2})],
+    "one channel": [("select", {"dim": 1, "index": 0})],
+    "one channel four times": [("slice", {"dim": 1, "start": 0, "end": 1}), ("expand", {"shape": [-1, 4, -1, -1]})],
+    "all": [],
+}
+
+
+@pytest.mark.skipif(not kernels.supported_kernels(), reason="needs a compiled kernel")
+@pytest.mark.parametrize("moves", OF_IMAGES)
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 5), (3, 4, 1), (3, 1, 5), (2, 1, 1)])
+def test_images_are_moved_as_they_come(moves: str, shape: tuple[int, int, int]) -> None:
+    nodes = [Node(operation, (Value(at),), given) for at, (operation, given) in enumerate(OF_IMAGES[moves])]
+    elements = types_of(Graph(tuple(nodes)), shape)[-1].elements
+    graph = Graph((*nodes, Node("reshape", (Value(len(nodes)),), {"shape": [-1, elements]})))
+    network = LoadedNetwork(graph, PackedInfo("net", shape[0], shape[1:])).eval()
+    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    assert network.plan().torch_nodes == ()
+    wanted = network.run_nodes(pixels / 255)
+    assert torch.equal(network(pixels / 255), wanted)
+    assert torch.equal(network(pixels), wanted)

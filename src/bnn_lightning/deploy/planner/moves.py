@@ -71,10 +71,9 @@ def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -
     if len(images) != 1 or len(fixed) + 1 != len(dims) or len(others) > _MOST:
         return None
     steps, source = images[0][1:], view.root
-    own = memory_strides(graph.types[0])
-    planes = {} if own is None or source else dict(zip(own, graph.images.strides, strict=True))
-    if planes.keys() >= {steps[0], *(x for _, x, _ in others)} and len(planes) == 4 and not view.offset:
-        steps, others = (planes[steps[0]], steps[1]), [(size, planes[x], to) for size, x, to in others]
+    planes = None if source or view.offset else _in_planes(graph, [(Images(1), steps[0]), *(dim[:2] for dim in others)])
+    if planes is not None:
+        steps, others = (planes[0], steps[1]), [(dim[0], x, dim[2]) for dim, x in zip(others, planes[1:], strict=True)]
         source = IMAGES  # as they come: planes
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
@@ -84,3 +83,33 @@ def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -
         return [copy_strided(x, places[number], steps, others, in_bytes=in_bytes, node=number)]
 
     return Lowering(number, (source,), build)
+
+
+def _in_planes(graph: TypedGraph, dims: Sequence[tuple[Size, int]]) -> list[int] | None:
+    """Return the strides of dimensions of the images in the planes that they come in; None where these have none.
+
+    Args:
+        graph: The graph.
+        dims: Sizes, and strides in the images as a map with channels side by side.
+    """
+    own = memory_strides(graph.types[0])
+    if own is None:
+        return None
+    places = sorted(zip(own, graph.types[0].shape, graph.images.strides, strict=True), key=lambda place: place[0])
+    steps = [_in_plane(size, step, [place for place in places if place[0] >= step]) for size, step in dims]
+    found = [step for step in steps if step is not None]
+    return found if len(found) == len(steps) else None
+
+
+def _in_plane(size: Size, step: int, places: Sequence[tuple[int, Size, int]]) -> int | None:
+    if step == 0:  # one place, or the same one again and again
+        return 0
+    if not places or places[0][0] != step:
+        return None
+    _, reach, to = places[0]
+    for _, more, outer in places[1:]:  # it may be several dimensions, if these are dense in both
+        if reach == size or isinstance(reach, Images) or isinstance(more, Images) or outer != to * reach:
+            break
+        reach *= more
+    shorter = isinstance(size, int) and isinstance(reach, int) and size < reach
+    return to if size == reach or shorter else None
