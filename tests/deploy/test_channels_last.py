@@ -101,6 +101,12 @@ def test_layers_of_pixels_are_computed_as_maps(read: bool) -> None:
     assert "linear" not in operations
 
 
+def test_features_behind_a_pooling_are_normalized() -> None:
+    torch.manual_seed(0)
+    conv = BinaryConv2d(4, 20, 3, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    check(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(20)), torch.randn(3, 4, 5, 6))
+
+
 class Shuffled(nn.Module):
     """Parts of channels, one after the other and in turns."""
 

@@ -15,7 +15,10 @@ def layer_norm(graph: TypedGraph, number: int) -> Lowering | None:
     """A layer norm whose features follow upon each other in memory: of a map the channels."""
     node, of = graph.nodes[number - 1], graph.types[number]
     source, own = node.inputs[0], memory_strides(of)
-    if not isinstance(source, Value) or own is None or graph.types[source.number] != of or of.dtype != "f32":
+    if not isinstance(source, Value) or own is None or of.dtype != "f32":
+        return None
+    shape = graph.map_shape(Value(number))
+    if graph.types[source.number] != of and (shape is None or graph.map_shape(source) != shape):
         return None
     rank = len(of.shape)
     places = sorted((dim % rank for dim in node["dims"]), key=lambda place: -own[place])
