@@ -287,7 +287,7 @@ def pages() -> dict[str, str]:
     from bnn_lightning.cli.main import VERBS  # late: the hook is read before the project can be imported in tests
 
     return (
-        {"reference/commands.md": commands(VERBS)}
+        {"reference/commands.md": commands({verb: row.summary for verb, row in VERBS.items()})}
         | {f"reference/configuration/{name}.md": text for name, text in configuration().items()}
         | {f"reference/python/{name}.md": text for name, text in python().items()}
     )

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from bnn_lightning.cli import main
-from bnn_lightning.cli.own_folder import targets_of
 from bnn_lightning.deploy.runtime.network import load
+from bnn_lightning.workflows.config_folder import targets_of
 
 Bnn = Callable[..., Any]
 

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from bnn_lightning.cli.config_paths import config_dir, list_options
-from bnn_lightning.cli.published import own_optimizer, read_recipe, recipe_of
+from bnn_lightning.cli.published import own_optimizer, read_file, read_recipe
 from bnn_lightning.cli.recipes import recipe_lines
 from bnn_lightning.workflows.building import check_sections
+from bnn_lightning.workflows.config_options import recipe_of
 
 Composed = Callable[..., dict[str, Any]]
 
@@ -106,7 +107,7 @@ def test_every_recipe_that_says_what_is_published_stands_in_the_table(composed: 
         if "published" in content or "defaults" in content:
             recipes[name] = content
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        first = {recipe_of(*pair) for pair in PAIRS}
+        first = {recipe_of(*pair, read_file) for pair in PAIRS}
     assert {name for name in recipes if not name.endswith(LATER)} == first
 
 

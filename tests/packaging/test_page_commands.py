@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.facts import take_facts
 from bnn_lightning.cli.main import VERBS
-from bnn_lightning.cli.own_folder import running, targets_of
+from bnn_lightning.cli.own_folder import running
 from bnn_lightning.workflows.building import check, check_sections
+from bnn_lightning.workflows.config_folder import targets_of
 from bnn_lightning.workflows.errors import UserError
 from tests.packaging.pages import Command, blocks, commands, texts
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from bnn_lightning import zoo
-from bnn_lightning.cli.zoo import zoo_text
 from bnn_lightning.data import CIFAR10DataModule, DigitsDataModule, MNISTDataModule
 from bnn_lightning.deploy import load
 from bnn_lightning.zoo.download import checksum
@@ -91,7 +90,7 @@ def test_importing_the_zoo_does_not_import_torch() -> None:
 
 
 def test_one_table_lists_all() -> None:
-    head, *rows = zoo_text().splitlines()
+    head, *rows = zoo.describe().splitlines()
     assert head.split("  ")[0] == "name"
     for name in zoo.names():
         receipt = zoo.receipt(name)

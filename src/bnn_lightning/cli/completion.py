@@ -1,9 +1,8 @@
 """Shell completion of `bnn`: verbs by ourselves, groups, options and keys by Hydra."""
 
-import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.errors import EXIT_CODE
@@ -13,12 +12,16 @@ FLAGS = ("-sc", "--shell-completion")
 _LINE = "COMP_LINE"  # what the shell's script passes on: the command line up to the cursor
 
 
-def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
+Run = Callable[[str], None]
+
+
+def complete(request: Sequence[str], verbs: Iterable[str], run: Run) -> None:
     """Answer a request of the shell, or print the script that installs or removes the completion.
 
     Args:
         request: `install=<shell>`, `uninstall=<shell>` or `query=<shell>`; shells are bash, zsh and fish.
         verbs: Those of `bnn`.
+        run: Runs a verb whose words are those of `sys.argv`.
     """
     action, _, shell = (request[0] if request else "").partition("=")
     if len(request) != 1 or action not in ("install", "uninstall", "query") or not shell:
@@ -29,7 +32,7 @@ def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
         )
         raise SystemExit(EXIT_CODE)
     if action != "query":
-        _hydra(request[0], "train")
+        _hydra(run, request[0], "train")
         return
     program, *words = (line := os.environ.get(_LINE, "bnn ")).split()
     is_new = line.endswith(" ")
@@ -38,23 +41,19 @@ def complete(request: Sequence[str], verbs: Iterable[str]) -> None:
     elif words[0] == "conf":
         _answer(shell, _words_of_conf(words[1:], is_new=is_new), "" if is_new else words[-1])
     elif words[0] == "visualize":
-        _complete_picture(request[0], shell, program, words[1:], is_new=is_new)
+        _complete_picture(run, request[0], shell, program, words[1:], is_new=is_new)
     elif words[0] in verbs and words[0] != "zoo":  # which takes no words
         os.environ[_LINE] = " ".join([program, *words[1:]]) + " " * is_new
-        _hydra(request[0], words[0])
+        _hydra(run, request[0], words[0])
 
 
-def _hydra(request: str, verb: str, *words: str) -> None:
+def _hydra(run: Run, request: str, verb: str, *words: str) -> None:
     # Hydra's script for the shell names the program; without the verb, which it takes for an override.
     sys.argv = [sys.argv[0], *words, FLAGS[0], request]
-    jobs = importlib.import_module("bnn_lightning.cli.jobs")
-    if hasattr(jobs, verb):
-        importlib.import_module("bnn_lightning.cli.launch").launch(getattr(jobs, verb), config_name=verb)
-    else:
-        importlib.import_module(f"bnn_lightning.cli.{verb}").main()
+    run(verb)
 
 
-def _complete_picture(request: str, shell: str, program: str, words: list[str], *, is_new: bool) -> None:
+def _complete_picture(run: Run, request: str, shell: str, program: str, words: list[str], *, is_new: bool) -> None:
     names = {word.partition("=")[0]: word for word in words[: len(words) if is_new else -1]}
     what = next((name for name in names if name in KINDS), None)
     if what is None:
@@ -62,7 +61,7 @@ def _complete_picture(request: str, shell: str, program: str, words: list[str], 
         return
     rest = [word for word in words if word != what]
     os.environ[_LINE] = " ".join([program, *rest]) + " " * is_new
-    _hydra(request, "visualize", what)
+    _hydra(run, request, "visualize", what)
 
 
 def _words_of_conf(words: list[str], *, is_new: bool) -> list[str]:

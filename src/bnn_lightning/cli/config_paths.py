@@ -1,4 +1,4 @@
-"""Location of the configuration tree."""
+"""Location of the configuration tree, and the resolvers that its files use."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -7,8 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnn_lightning.cli import folder_facts, published
+from bnn_lightning.cli import published
+from bnn_lightning.data.imagenet_folders import count_classes
 from bnn_lightning.deploy.export.formats import help_text
+from bnn_lightning.workflows.config_options import option_files
 
 PACKAGE = "bnn_lightning.conf"
 
@@ -36,8 +38,7 @@ def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
         >>> list_options("strategy")
         ['auto', 'ddp', 'fsdp']
     """
-    found = {path.stem for folder in [config_dir(), *folders] for path in (folder / group).glob("*.yaml")}
-    return sorted(name for name in found if not name.startswith("_"))
+    return sorted({path.stem for folder in [config_dir(), *folders] for path in option_files(folder / group)})
 
 
 def label_of(node: Mapping[str, Any] | DictConfig) -> str:
@@ -54,12 +55,20 @@ def _label(section: str, *, _root_: DictConfig) -> str:
     return label_of(_root_[section])
 
 
+def _by_channels(channels: int, gray: Any, rgb: Any) -> Any:
+    """Return the value for gray or RGB images."""
+    if channels not in (1, 3):
+        raise ValueError(f"`data.in_channels` of pictures must be 1 or 3, got {channels}.")
+    return gray if channels == 1 else rgb
+
+
 def _checkout() -> Path:
     return Path(__file__).resolve().parents[3] / "conf"
 
 
 # Whoever finds the tree can compose it, in a notebook as well: its files use these resolvers.
 published.register()
-folder_facts.register()
+OmegaConf.register_new_resolver("folder_classes", lambda root: len(count_classes(root)), replace=True)
+OmegaConf.register_new_resolver("by_channels", _by_channels, replace=True)
 OmegaConf.register_new_resolver("label", _label, replace=True)
 OmegaConf.register_new_resolver("formats", lambda: help_text().replace("\n", "\n    "), replace=True)

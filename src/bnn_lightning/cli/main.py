@@ -4,30 +4,44 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import bnn_lightning
 from bnn_lightning.cli.errors import EXIT_CODE
 from bnn_lightning.workflows import old_names
 from bnn_lightning.workflows.errors import did_you_mean
 
-VERBS = {
-    "train": "train a network (python train.py is the same)",
-    "evaluate": "score every test image with a checkpoint",
-    "profile": "count parameters, operations, bytes and energy of a network",
-    "prepare": "shrink a folder of images once, or convert it to a stream",
-    "export": "write a checkpoint as one packed file, a bit a weight",
-    "predict": "the classes of images, by a packed file",
-    "verify": "check every byte of a packed file",
-    "benchmark": "latency and memory of a packed network beside its rivals",
-    "report": "one HTML page of a run, which works without a network",
-    "rank": "measure which teacher suits a student",
-    "visualize": "pictures of networks and runs, and the numbers behind them",
-    "zoo": "list the networks that come along",
-    "conf": "list, show and copy the options of the configuration",
-}
 
-# Verbs with a module of their own; the others are jobs.
-_OWN_MAIN = ("train", "visualize", "zoo", "conf")
+class Verb(NamedTuple):
+    """A verb of `bnn`.
+
+    Attributes:
+        summary: Line of the help.
+        function: Function that runs it, as module.name within `bnn_lightning.cli`.
+        composes: Whether the function takes the configuration that is composed from `<verb>.yaml`. The others read
+            the command line by themselves.
+    """
+
+    summary: str
+    function: str
+    composes: bool = True
+
+
+VERBS = {
+    "train": Verb("train a network (python train.py is the same)", "train.train"),
+    "evaluate": Verb("score every test image with a checkpoint", "jobs.evaluate"),
+    "profile": Verb("count parameters, operations, bytes and energy of a network", "jobs.profile"),
+    "prepare": Verb("shrink a folder of images once, or convert it to a stream", "jobs.prepare"),
+    "export": Verb("write a checkpoint as one packed file, a bit a weight", "jobs.export"),
+    "predict": Verb("the classes of images, by a packed file", "jobs.predict"),
+    "verify": Verb("check every byte of a packed file", "jobs.verify"),
+    "benchmark": Verb("latency and memory of a packed network beside its rivals", "jobs.benchmark"),
+    "report": Verb("one HTML page of a run, which works without a network", "jobs.report"),
+    "rank": Verb("measure which teacher suits a student", "jobs.rank"),
+    "visualize": Verb("pictures of networks and runs, and the numbers behind them", "visualize.main", composes=False),
+    "zoo": Verb("list the networks that come along", "zoo.main", composes=False),
+    "conf": Verb("list, show and copy the options of the configuration", "conf.main", composes=False),
+}
 
 HELP = """bnn: binary neural networks.
 
@@ -65,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
-        print(HELP.format(verbs="\n".join(f"    {verb:<11}{what}" for verb, what in VERBS.items())), end="")
+        print(HELP.format(verbs="\n".join(f"    {verb:<11}{row.summary}" for verb, row in VERBS.items())), end="")
         return
     verb = words[0]
     if verb in ("-sc", "--shell-completion"):
-        importlib.import_module("bnn_lightning.cli.completion").complete(words[1:], VERBS)
+        importlib.import_module("bnn_lightning.cli.completion").complete(words[1:], VERBS, run)
         return
     if verb in ("--version", "-V"):
         print(f"bnn-lightning {bnn_lightning.__version__}")
@@ -83,17 +97,23 @@ def _run(words: Sequence[str]) -> None:
             near = f" The verb comes first: bnn train {verb}"
         print(f"error: `{verb}` is no verb of bnn.{near} There are: {', '.join(VERBS)}.", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
-    run(verb)
+    run(verb, prefix=(verb,))
 
 
-def run(verb: str) -> None:
-    """Run a verb with the words that follow it in `sys.argv`."""
+def run(verb: str, prefix: Sequence[str] = ()) -> None:
+    """Run a verb.
+
+    Args:
+        verb: A key of `VERBS`.
+        prefix: Words of `sys.argv` before those of the verb: the verb itself, where it stands there.
+    """
     # Imported late, so that one verb does not wait for the libraries of the others.
-    if verb in _OWN_MAIN:
-        importlib.import_module(f"bnn_lightning.cli.{verb}").main(prefix=(verb,))
-        return
-    job = getattr(importlib.import_module("bnn_lightning.cli.jobs"), verb)
-    importlib.import_module("bnn_lightning.cli.launch").launch(job, config_name=verb, prefix=(verb,))
+    module, name = VERBS[verb].function.split(".")
+    function = getattr(importlib.import_module(f"bnn_lightning.cli.{module}"), name)
+    if VERBS[verb].composes:
+        importlib.import_module("bnn_lightning.cli.launch").launch(function, config_name=verb, prefix=prefix)
+    else:
+        function(prefix)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Recipes of the configuration tree, and the resolver that takes options of the published ones."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from bnn_lightning.workflows.config_options import recipe_of
 from bnn_lightning.workflows.old_names import new_key
 
 Recipe = dict[str, Any]
@@ -16,24 +17,7 @@ RESOLVER = "published"
 def register() -> None:
     """Register the resolvers `${published:group,${model},${data}}` and `${recipe:...}` of defaults lists."""
     OmegaConf.register_new_resolver(RESOLVER, _choose, replace=True)
-    OmegaConf.register_new_resolver("recipe", lambda model, data: recipe_of(str(model), str(data)), replace=True)
-
-
-def recipe_of(model: str, data: str, read: Callable[[str], Recipe | None] | None = None) -> str:
-    """Return the name of the recipe of a pair, which may be that of another pair (`recipe/_shared.yaml`).
-
-    Args:
-        model: Option of `model`.
-        data: Option of `data`.
-        read: Returns a file of the tree by its path without an ending; None reads as Hydra does.
-    """
-    read = _read if read is None else read
-    if read(f"recipe/{model}_{data}") is not None:
-        return f"{model}_{data}"
-    shared = read("recipe/_shared") or {}
-    pair = f"{shared['model'].get(model, model)}_{shared['data'].get(data, data)}" if shared else f"{model}_{data}"
-    name = shared.get("pair", {}).get(pair, pair)
-    return str(name) if read(f"recipe/{name}") is not None else f"{model}_{data}"
+    OmegaConf.register_new_resolver("recipe", lambda *pair: recipe_of(*map(str, pair), read_file), replace=True)
 
 
 def read_recipe(name: str) -> Recipe | None:
@@ -42,7 +26,7 @@ def read_recipe(name: str) -> Recipe | None:
     Args:
         name: Option of the group `recipe`.
     """
-    found = _read(f"recipe/{name}")
+    found = read_file(f"recipe/{name}")
     if found is None:
         return None
     bases = [base for base in found.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
@@ -94,7 +78,7 @@ def _choose(group: str, model: Any, data: Any, default: str = "none", *, _root_:
         data: Option of `data`.
         default: Option where the recipe takes none.
     """
-    recipe = _root_.get("recipe") or recipe_of(str(model), str(data))
+    recipe = _root_.get("recipe") or recipe_of(str(model), str(data), read_file)
     if group == "recipe":
         return list(stages(recipe))[-1]
     return str(dict(options_of(published_facts(recipe))).get(group, default))
@@ -115,10 +99,10 @@ def _entry(defaults: list[Any], key: str) -> str | None:
 
 
 def _defaults(path: str) -> list[Any]:
-    return list((_read(path) or {}).get("defaults") or [])
+    return list((read_file(path) or {}).get("defaults") or [])
 
 
-def _read(path: str) -> Recipe | None:
+def read_file(path: str) -> Recipe | None:
     """Return a file of the tree, or of a folder beside it (`-cd`), as Hydra finds it."""
     for source in GlobalHydra.instance().config_loader().get_sources():
         if source.is_config(path):

@@ -1,7 +1,6 @@
 """`bnn train`, and `train.py`: compose the configuration, train with it, and print the summary."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,9 @@ _SECTIONS = (
 )
 
 
-def main(prefix: Sequence[str] = ()) -> None:
-    """Train as the command line says.
-
-    Args:
-        prefix: Words of `sys.argv` before the overrides: the verb, when started as `bnn train`.
-    """
-    launch(train, config_name="train", prefix=prefix)
+def main() -> None:
+    """Train as the command line of `train.py` says, which has no verb."""
+    launch(train, config_name="train")
 
 
 def train(config: DictConfig) -> float | None:

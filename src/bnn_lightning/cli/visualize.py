@@ -25,7 +25,7 @@ Each writes its pictures to `out`, a folder or a file, and beside them the numbe
 """
 
 
-def main(prefix: Sequence[str] = ()) -> None:
+def main(prefix: Sequence[str]) -> None:
     """Draw what the first key of the command line names.
 
     Args:

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "files": ["is_name", "packed_file", "weights_file"],
+        "overview": ["describe"],
         "receipts": ["File", "Receipt", "ZooError", "names", "receipt"],
     },
 )
