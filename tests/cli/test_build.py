@@ -9,7 +9,7 @@ from torch import nn
 from bnn_lightning.binarizers import SignSTE
 from bnn_lightning.callbacks import AtomicCheckpointIO
 from bnn_lightning.layers import binary_layers
-from bnn_lightning.workflows.allowed import ALLOWED, ROOMS
+from bnn_lightning.workflows.allowed import ALLOWED, SUBPACKAGES
 from bnn_lightning.workflows.building import build, build_all, check, locate
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.trainer import build_trainer
@@ -104,23 +104,23 @@ def test_refuses_what_a_module_of_ours_only_imports(target: str) -> None:
         "bnn_lightning.utils.lazy.attach",
     ],
 )
-def test_refuses_ours_that_no_room_exports(target: str) -> None:
-    with pytest.raises(UserError, match="Of ours that is what a room exports, as"):
+def test_refuses_ours_that_no_package_exports(target: str) -> None:
+    with pytest.raises(UserError, match="Of ours that is what a package exports, as"):
         locate(target, at="model")
 
 
 @pytest.mark.parametrize("target", ["bnn_lightning.callbacks.save_atomically", "bnn_lightning.data.files"])
-def test_refuses_what_a_room_does_not_export(target: str) -> None:
+def test_refuses_what_a_package_does_not_export(target: str) -> None:
     with pytest.raises(UserError, match="does not exist"):
         locate(target, at="model")
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_export_of_a_room_that_can_be_called_may_be_built(room: str) -> None:
-    module = importlib.import_module(f"bnn_lightning.{room}")
+@pytest.mark.parametrize("package", SUBPACKAGES)
+def test_every_export_of_a_package_that_can_be_called_may_be_built(package: str) -> None:
+    module = importlib.import_module(f"bnn_lightning.{package}")
     for name in module.__all__:
         if inspect.isclass(getattr(module, name)):
-            assert locate(f"bnn_lightning.{room}.{name}", at="x") is getattr(module, name)
+            assert locate(f"bnn_lightning.{package}.{name}", at="x") is getattr(module, name)
 
 
 @pytest.mark.parametrize("target", ["bnn_lightning.cli", "bnn_lightning.models.registry.FAMILIES"])

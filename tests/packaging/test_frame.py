@@ -133,23 +133,24 @@ def test_no_committed_path_is_hard_to_type(root: Path) -> None:
     assert not [file for file in tracked(root) if re.search(r"[=,( ]", str(file.relative_to(root)))]
 
 
-def rooms(root: Path) -> set[str]:
+def packages(root: Path) -> set[str]:
     return {folder.name for folder in (root / "src" / "bnn_lightning").iterdir() if (folder / "__init__.py").exists()}
 
 
-def test_contracts_name_every_room(settings: configparser.ConfigParser, root: Path) -> None:
+def test_contracts_name_every_package(settings: configparser.ConfigParser, root: Path) -> None:
     def sources(contract: str) -> set[str]:
         names = listed(settings[f"importlinter:contract:{contract}"]["source_modules"])
         return {name.removeprefix("bnn_lightning.") for name in names}
 
-    assert rooms(root) <= set(re.findall(r"\w+", settings["importlinter:contract:layers"]["layers"]))
-    assert rooms(root) - {"cli"} <= sources("hydra")
-    assert rooms(root) - WITH_LIGHTNING <= sources("core")
+    assert packages(root) <= set(re.findall(r"\w+", settings["importlinter:contract:layers"]["layers"]))
+    assert packages(root) - {"cli"} <= sources("hydra")
+    assert packages(root) - WITH_LIGHTNING <= sources("core")
 
 
 def test_core_runs_without_lightning_and_hydra(root: Path, run: Callable[..., str]) -> None:
     source = root / "src"
-    files = [file for room in rooms(root) - WITH_LIGHTNING for file in (source / "bnn_lightning" / room).glob("*.py")]
+    core = [source / "bnn_lightning" / package for package in packages(root) - WITH_LIGHTNING]
+    files = [file for folder in core for file in folder.glob("*.py")]
     modules = sorted(".".join(file.relative_to(source).with_suffix("").parts) for file in files)
     assert "bnn_lightning.distill.base" in modules
     blocked = "sys.modules.update(dict.fromkeys(('pytorch_lightning', 'lightning_fabric', 'hydra', 'omegaconf')))"

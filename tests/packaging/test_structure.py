@@ -76,6 +76,10 @@ def test_no_two_public_classes_share_a_name() -> None:
     assert not {name: modules for name, modules in places.items() if len(modules) > 1}
 
 
+def test_the_command_line_is_small() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "cli").glob("*.py")) <= 2200
+
+
 def test_no_exported_function_is_shadowed_by_a_module() -> None:
     for name, exports in EXPORTS.items():
         package = importlib.import_module(name)

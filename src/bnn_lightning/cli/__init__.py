@@ -1,1 +1,1 @@
-"""Command line: from words to a configuration, from a configuration to workflows. The only room that knows Hydra."""
+"""Command line: from words to a configuration, from a configuration to workflows. The only package that knows Hydra."""

@@ -45,7 +45,7 @@ def new_figure(
         >>> figure, (left, right) = new_figure(1, 2)
         >>> _ = left.plot([0, 1], [1, 0], color=COLORS[0])
     """
-    # Imported late, as only this room needs it. `pyplot` would open windows and keep every figure alive.
+    # Imported late, as only this package needs it. `pyplot` would open windows and keep every figure alive.
     figure: Figure = require("matplotlib.figure", extra=EXTRA).Figure(
         figsize=(width * columns, height * rows), layout=layout
     )

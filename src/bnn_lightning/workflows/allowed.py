@@ -2,9 +2,9 @@
 
 import sys
 
-# Targets of our own package: all that these rooms export, as `bnn_lightning.<room>.<Name>`. The configuration of a
+# Targets of our own package: all that these export, as `bnn_lightning.<package>.<Name>`. The configuration of a
 # checkpoint says what is called with which arguments, and helpers elsewhere write files.
-ROOMS = ("binarizers", "callbacks", "data", "distill", "loggers", "metrics", "models", "optim", "tasks")
+SUBPACKAGES = ("binarizers", "callbacks", "data", "distill", "loggers", "metrics", "models", "optim", "tasks")
 
 # Classes, never prefixes: `torch.hub.load` runs what it downloads. One's own package is added by `trust=[...]`.
 ALLOWED_CLASSES = {

@@ -17,7 +17,7 @@ from bnn_lightning.models import registry
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.tuners import why_refused
 from bnn_lightning.utils.image_size import plain_size
-from bnn_lightning.workflows.allowed import ALLOWED, ROOMS
+from bnn_lightning.workflows.allowed import ALLOWED, SUBPACKAGES
 from bnn_lightning.workflows.arguments import NODE_KEYS, check_arguments
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.old_names import TARGETS
@@ -146,8 +146,8 @@ def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
 def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     """Return what a `_target_` names, if it is allowed.
 
-    Allowed are what the `ROOMS` of `bnn_lightning` export, what a trusted package itself defines, and the classes of
-    `ALLOWED`.
+    Allowed are what the `SUBPACKAGES` of `bnn_lightning` export, what a trusted package itself defines, and the
+    classes of `ALLOWED`.
 
     Raises:
         UserError: It is not allowed, or does not exist.
@@ -193,10 +193,10 @@ def _check_own(target: str, at: str) -> None:
     if target in TARGETS:
         raise UserError(f"`{at}._target_`: {target!r} is called `{TARGETS[target]}` now.")
     parts = target.split(".")
-    if len(parts) != 3 or parts[1] not in ROOMS:
+    if len(parts) != 3 or parts[1] not in SUBPACKAGES:
         raise UserError(
-            f"`{at}._target_`: {target!r} is not on the list of what may be built. Of ours that is what a room "
-            f"exports, as `{PACKAGE}.<room>.<Name>`; the rooms are {listed(ROOMS)}."
+            f"`{at}._target_`: {target!r} is not on the list of what may be built. Of ours that is what a package "
+            f"exports, as `{PACKAGE}.<package>.<Name>`; the packages are {listed(SUBPACKAGES)}."
         )
     exported = importlib.import_module(f"{PACKAGE}.{parts[1]}").__all__
     if parts[2] not in exported:

@@ -39,8 +39,8 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> ClassificationT
         path: A checkpoint that `bnn train` wrote, or a run's folder: its final weights, or the last ones where the run
             is not over; or a name of the zoo such as "zoo:mnist_mlp".
         trust: Packages of your own whose classes the checkpoint may name. Its configuration says what is called, so
-            that a checkpoint from elsewhere can call only what the rooms of `bnn_lightning` export, and some classes of
-            torch and Lightning.
+            that a checkpoint from elsewhere can call only what the packages of `bnn_lightning` export, and some
+            classes of torch and Lightning.
 
     Returns:
         The task, in evaluation mode.

@@ -205,8 +205,8 @@ def logged_names(task: ClassificationTask, callbacks: Sequence[Callback], *, has
     Returns:
         Their names; None where a callback of somebody else's may log others.
     """
-    rooms = ("bnn_lightning", "pytorch_lightning")
-    if any(type(c).__module__.split(".")[0] not in rooms or isinstance(c, LearningRateMonitor) for c in callbacks):
+    packages = ("bnn_lightning", "pytorch_lightning")
+    if any(type(c).__module__.split(".")[0] not in packages or isinstance(c, LearningRateMonitor) for c in callbacks):
         return None
     names = [f"val/{name}" for name in task.eval_means.names if has_val]
     names += [f"train/{name}" for name in task.train_means.names]

@@ -61,7 +61,10 @@ def refuse_old_names(folder: Path) -> None:
     for file in _files(folder):
         content = _load(folder / file)
         entries = [key for entry in content.get("defaults") or [] if isinstance(entry, dict) for key in entry]
-        names = [file.parent.as_posix(), *(str(key).rpartition(" ")[2].lstrip("/").partition("@")[0] for key in entries)]
+        names = [
+            file.parent.as_posix(),
+            *(str(key).rpartition(" ")[2].lstrip("/").partition("@")[0] for key in entries),
+        ]
         if file.parent.as_posix() in _GLOBAL:
             names += [*content, *(f"callbacks.{key}" for key in content.get("callbacks") or ())]
         for name in names:
