@@ -124,12 +124,11 @@ class PackedConv2d(nn.Module):
 
     def dense(self) -> dict[str, Tensor | None]:
         """Return the tensors in torch's own layout, as `from_dense` takes them; None is what has no effect."""
-        channels, inputs = self.out_channels // self.groups, self.groups * self.in_channels
+        channels, threshold = self.out_channels // self.groups, self._dense_threshold()
 
         def gather(values: Tensor | None) -> Tensor | None:
             return None if values is None else torch.unflatten(values, 0, (self.groups, -1))[:, :channels].flatten()
 
-        threshold = torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].reshape(inputs)
         return {
             "signs": self.binary_weight,
             **{name: gather(getattr(self, name)) for name in EPILOGUE},
@@ -191,7 +190,7 @@ class PackedConv2d(nn.Module):
         # `plain` first: compilers that trace this do not look for a kernel.
         tensors = (x, self.weight) if residual is None else (x, self.weight, residual)
         if plain(*tensors) and (current_kernel() is None or not x.is_cpu):
-            return self._unpacked.run(self, x, residual)
+            return self._compute_in_torch(x, residual)
         top, _, left, _ = self.padding
         packed = torch.ops.bnn_lightning.pack_activations(
             x, self.threshold, self.groups, self.padding, self.pad_value == 1
@@ -213,6 +212,22 @@ class PackedConv2d(nn.Module):
             self.high,
         )
 
+    def _compute_in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return torch.ops.bnn_lightning.binary_conv2d.unpacked(  # type: ignore[no-any-return]
+            x,
+            self._unpacked.signs(self.weight, lambda: self.binary_weight),
+            self._dense_threshold(),
+            self.epilogue,
+            self.groups,
+            self.stride,
+            self.dilation,
+            self.padding,
+            self.pad_value,
+            residual,
+            self.low,
+            self.high,
+        )
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._unpacked.clear()
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
@@ -222,6 +237,10 @@ class PackedConv2d(nn.Module):
             f"{self.groups * self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, pad_value={self.pad_value:g}"
         )
+
+    def _dense_threshold(self) -> Tensor:
+        """Return the thresholds in torch's own layout, (groups * in_channels,)."""
+        return torch.unflatten(self.threshold, 0, (self.groups, -1))[:, : self.in_channels].flatten()
 
     def _thresholds(self, threshold: Tensor | None, device: torch.device) -> Tensor:
         """Return (groups * words * 32) thresholds, +inf where there is no channel."""

@@ -1,16 +1,13 @@
 """Packed layers where no kernel runs: torch convolves signs that were unpacked once."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.deploy.frontend.torch_library import LIBRARY, Window, convolve
-
-if TYPE_CHECKING:
-    from bnn_lightning.deploy.frontend.layers import PackedConv2d
 
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor?[] epilogue, SymInt groups, "
@@ -65,38 +62,24 @@ class Unpacked:
         """Forget the signs."""
         self._held = None
 
-    def signs(self, layer: "PackedConv2d") -> Tensor:
-        """Return -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width)."""
-        weight, held = layer.weight, self._held
+    def signs(self, weight: Tensor, unpack: Callable[[], Tensor]) -> Tensor:
+        """Return -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
+
+        Args:
+            weight: The packed ones.
+            unpack: Returns the signs of `weight`.
+        """
+        held = self._held
         if weight.is_inference():  # whose changes nobody counts
-            return _unpacked(layer)
+            return _channels_last(unpack())
         if held is None or held[0] is not weight or held[1:3] != (weight.data_ptr(), weight._version):
-            held = (weight, weight.data_ptr(), weight._version, _unpacked(layer))
+            held = (weight, weight.data_ptr(), weight._version, _channels_last(unpack()))
             self._held = held
         return held[3]
 
-    def run(self, layer: "PackedConv2d", x: Tensor, residual: Tensor | None) -> Tensor:
-        """Compute a layer in torch."""
-        channels = layer.groups * layer.in_channels
-        threshold = torch.unflatten(layer.threshold, 0, (layer.groups, -1))[:, : layer.in_channels].reshape(channels)
-        return torch.ops.bnn_lightning.binary_conv2d.unpacked(  # type: ignore[no-any-return]
-            x,
-            self.signs(layer),
-            threshold,
-            layer.epilogue,
-            layer.groups,
-            layer.stride,
-            layer.dilation,
-            layer.padding,
-            layer.pad_value,
-            residual,
-            layer.low,
-            layer.high,
-        )
 
-
-def _unpacked(layer: "PackedConv2d") -> Tensor:
-    return layer.binary_weight.contiguous(memory_format=torch.channels_last)
+def _channels_last(signs: Tensor) -> Tensor:
+    return signs.contiguous(memory_format=torch.channels_last)
 
 
 def _conv(
