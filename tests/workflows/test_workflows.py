@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import logging
 import pkgutil
 import subprocess
 import sys
@@ -121,6 +122,21 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = bnn_lightning.evaluate(run, data=section_of_data("digits", image_size=8))
     assert other.top1 == score.top1
     assert capsys.readouterr() == ("", "")
+
+
+def test_lightning_logs_nothing_of_a_workflow(run: Path, tmp_path: Path) -> None:
+    records: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("pytorch_lightning")
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        bnn_lightning.evaluate(run)
+        bnn_lightning.export(run, tmp_path / "mlp.bnn", images=None)
+        bnn_lightning.rank(run, [run], data={"val_fraction": 0.2})
+        bnn_lightning.report(run, tmp_path / "page.html", latency=False)
+    finally:
+        logger.removeHandler(handler)
+    assert records == []
 
 
 def test_export_and_predict(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,21 +3,26 @@
 import logging
 import warnings
 
+# Loggers that say which devices there are, as every `Trainer` does, and Lightning's advertisements.
+_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+_DEVICES = ("GPU available: ", "TPU available: ", "HPU available: ", "LOCAL_RANK: ")
 
-class _NoTips(logging.Filter):
+
+class _NoAnnouncements(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return "Tip: " not in record.getMessage()
+        message = record.getMessage()
+        return "Tip: " not in message and not message.startswith(_DEVICES)
 
 
 def silence() -> None:
-    """Leave out Lightning's advertisements, its use of a class that torch >= 2.11 deprecates, and two pieces of advice.
+    """Leave out Lightning's advertisements and devices, a deprecation that torch >= 2.11 announces, and some advice.
 
-    (Epochs shorter than `log_every_n_steps` are in order: what matters is logged once an epoch. And what is logged has
-    been reduced before: it is equal on all ranks.)
+    (A training says itself on which device it computes. Epochs shorter than `log_every_n_steps` are in order: what
+    matters is logged once an epoch. And what is logged has been reduced before: it is equal on all ranks.)
     """
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    if not any(isinstance(known, _NoTips) for known in logger.filters):
-        logger.addFilter(_NoTips())
+    for logger in map(logging.getLogger, _LOGGERS):
+        if not any(isinstance(known, _NoAnnouncements) for known in logger.filters):
+            logger.addFilter(_NoAnnouncements())

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +60,9 @@ def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
     except Timeout as error:
         raise UserError(f"`{folder}`: another run is writing into this folder; give hydra.run.dir=<folder>.") from error
     except NotImplementedError:
-        print(
-            f"`{folder}`: this file system has no locks; a second run in this folder is not noticed.", file=sys.stderr
-        )
+        from bnn_lightning.workflows.messages import warn  # late: it imports Lightning
+
+        warn(f"`{folder}`: this file system has no locks; a second run in this folder is not noticed.")
     except OSError as error:
         raise unwritable(folder, error) from error
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
 from bnn_lightning.callbacks.embed_config import EmbedConfig
@@ -48,6 +48,7 @@ from bnn_lightning.workflows.ending import duration, end_only, explain_nonfinite
 from bnn_lightning.workflows.errors import UserError, listed
 from bnn_lightning.workflows.evaluation import left_out_by
 from bnn_lightning.workflows.log_filters import silence
+from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import check_class_names, known_classes
 from bnn_lightning.workflows.profiling import profile_config
 from bnn_lightning.workflows.resumption import Resumption
@@ -231,7 +232,7 @@ def _train(run: TrainingRun) -> dict[str, float]:
 
 def _load_final(run: TrainingRun, start: Resumption, final: Path) -> dict[str, float]:
     """Load the weights that a finished run has come to; return what it has logged."""
-    rank_zero_info(f"The run is finished: nothing is trained, and {final} is scored.")
+    say(f"The run is finished: nothing is trained, and {final} is scored.")
     run.task.load_state_dict(read_checkpoint(final)["state_dict"])
     run.trainer.fit_loop.load_state_dict(start.checkpoint["loops"]["fit_loop"])  # scores are logged at its end
     run.trainer.fit_loop.epoch_progress.current.completed = start.progress["processed"]
@@ -290,7 +291,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     trainer = build_trainer(plain["trainer"], callbacks=callbacks, loggers=loggers)
     _warn(check_binary_end(task, trainer.max_epochs))
     _warn(check_turns(task, trainer.max_epochs))
-    rank_zero_info(compute_line(task, trainer))
+    say(compute_line(task, trainer))
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_class_weights(task, datamodule, trainer)
@@ -324,7 +325,7 @@ def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
         line = profile_line(profile_config(plain["model"], plain["data"], trust=trust))
     except (UserError, RuntimeError):  # a network or data of the user's own that `bnn profile` cannot count
         return
-    rank_zero_info(f"{plain['model'].get('name', 'network')}: {line}")
+    say(f"{plain['model'].get('name', 'network')}: {line}")
 
 
 def _freeze(task: ClassificationTask, given: object) -> None:
@@ -343,19 +344,19 @@ def _freeze(task: ClassificationTask, given: object) -> None:
     trained = [name for name, parameter in task.backbone.named_parameters() if parameter.requires_grad]
     if not trained:
         raise UserError(f"`freeze={given}` leaves no parameter to train.")
-    rank_zero_info(f"Frozen: {len(frozen)} parameters ({some(frozen, 4)}); trained: {some(trained, 4)}.")
+    say(f"Frozen: {len(frozen)} parameters ({some(frozen, 4)}); trained: {some(trained, 4)}.")
 
 
 def _take_weights(run: TrainingRun, plain: Plain, config: Plain) -> None:
     """Resume from `ckpt_path`; where there is none, start from `init_from`."""
     if (start := run.start) is not None:
         check_class_names(embedded_classes(start.checkpoint), run.datamodule, start.path)
-        rank_zero_info(resumption.check(run.task, start, config))
+        say(resumption.check(run.task, start, config))
         run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
         if run.trainer.global_rank == 0:
             resumption.copy_curves(start, Path(run.trainer.default_root_dir))
     elif run.settings.init_from is not None:
-        rank_zero_info(resumption.start_from(run.task, run.settings.init_from, plain.get("model")))
+        say(resumption.start_from(run.task, run.settings.init_from, plain.get("model")))
 
 
 def _objective(settings: TrainSettings, scores: dict[str, float]) -> float | None:
