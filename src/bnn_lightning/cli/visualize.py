@@ -9,10 +9,9 @@ from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import EXIT_CODE
 from bnn_lightning.cli.launch import is_sweep, launch
+from bnn_lightning.workflows import old_names
 from bnn_lightning.workflows.errors import did_you_mean
 from bnn_lightning.workflows.figure_kinds import KINDS
-
-OLD_KINDS = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 
 HELP = """bnn visualize: pictures of networks and runs.
 
@@ -39,7 +38,7 @@ def main(prefix: Sequence[str]) -> None:
     if what is None:
         name = words[0].partition("=")[0]
         message = f"`{name}`: no such picture.{did_you_mean(name, KINDS)}\n\n{describe_kinds()}"
-        if (new := OLD_KINDS.get(name)) is not None:
+        if (new := old_names.FIGURES.get(name)) is not None:
             message = f"`{name}` is now called `{new}`: bnn visualize {new}=...\n"
         print(f"error: {message}", end="", file=sys.stderr)
         raise SystemExit(EXIT_CODE)

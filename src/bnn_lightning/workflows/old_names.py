@@ -54,6 +54,8 @@ OPTIONS = {
 }
 # Verbs, which run with a line that gives the new name.
 VERBS = {"visualise": "visualize"}
+# Kinds of figures of `visualize`.
+FIGURES = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 # Extras of the package; None is installed always.
 EXTRAS = {"visualise": "visualize", "wandb": None}
 # `_target_`s in checkpoints.
