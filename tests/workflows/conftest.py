@@ -9,7 +9,7 @@ from bnn_lightning.cli.main import main
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short training on the digits that come along."""
+    """The folder of a short training on the embedded digits."""
     folder = tmp_path_factory.mktemp("workflows")
     before = dict(os.environ)
     with contextlib.chdir(folder):

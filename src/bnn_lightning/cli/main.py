@@ -33,13 +33,13 @@ VERBS = {
     "profile": Verb("count parameters, operations, bytes and energy of a network", "jobs.profile"),
     "prepare": Verb("shrink a folder of images once, or convert it to a stream", "jobs.prepare"),
     "export": Verb("write a checkpoint as one packed file, a bit a weight", "jobs.export"),
-    "predict": Verb("the classes of images, by a packed file", "jobs.predict"),
+    "predict": Verb("classify images with a packed file or a checkpoint", "jobs.predict"),
     "verify": Verb("check every byte of a packed file", "jobs.verify"),
-    "benchmark": Verb("latency and memory of a packed network beside its rivals", "jobs.benchmark"),
-    "report": Verb("one HTML page of a run, which works without a network", "jobs.report"),
+    "benchmark": Verb("measure latency and memory of a packed network beside other runtimes", "jobs.benchmark"),
+    "report": Verb("write one HTML page of a run, which needs no internet", "jobs.report"),
     "rank": Verb("measure which teacher suits a student", "jobs.rank"),
-    "visualize": Verb("pictures of networks and runs, and the numbers behind them", "visualize.main", composes=False),
-    "zoo": Verb("list the networks that come along", "zoo.main", composes=False),
+    "visualize": Verb("draw figures of networks and runs, and write their numbers", "visualize.main", composes=False),
+    "zoo": Verb("list the trained networks that come with the package", "zoo.main", composes=False),
     "conf": Verb("list, show and copy the options of the configuration", "conf.main", composes=False),
 }
 
@@ -54,7 +54,7 @@ HELP = """bnn: binary neural networks.
     bnn train model=vgg_small data=cifar10              the published recipe of the pair, with its distillation
     bnn evaluate ckpt=runs/.../checkpoints/final.ckpt
     bnn profile model=resnet20 data=cifar10
-    bnn predict packed=zoo:mnist_mlp images=digit.png   a network that comes along
+    bnn predict packed=zoo:mnist_mlp images=digit.png   a network of the package
 
     eval "$(bnn -sc install=bash)"                      completion of verbs, groups, options and keys (zsh, fish)
 """

@@ -28,7 +28,7 @@ def kept_apart(arguments: Sequence[str], record: Callable[[DictConfig, JobReturn
 
     Args:
         arguments: The command line after the verb, for messages.
-        record: Called with each job's configuration and what came of it; None if it was stopped.
+        record: Called with each job's configuration and its result; None if it was stopped.
     """
     modules: tuple[Any, ...] = (hydra_run, basic_launcher())
     original = modules[0].run_job
@@ -69,7 +69,7 @@ def run_in_folder(
         options: Hydra's other arguments of `run_job`.
 
     Returns:
-        What came of the job. In a sweep that is also the error of one that may not start.
+        The result of the job. In a sweep that is also the error of one that may not start.
 
     Raises:
         UserError: A single run whose folder holds another run, or is in use, or whose checkpoint does not exist.

@@ -1,4 +1,4 @@
-"""Jobs of a sweep in one process: all of them run, and a table says what came of each."""
+"""Jobs of a sweep in one process: all of them run, and a table lists their results."""
 
 import logging
 import sys
@@ -53,7 +53,7 @@ class Sweep:
         return [word for word in job.overrides if not all(word in words for words in alike)]
 
     def record(self, config: DictConfig, found: JobReturn | None) -> None:
-        """Note what came of a job."""
+        """Record the result of a job."""
         number = OmegaConf.select(config, "hydra.job.num")
         job = next((job for job in self.jobs if job.number == number), None)
         if job is None:

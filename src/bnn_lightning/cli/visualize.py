@@ -13,7 +13,7 @@ from bnn_lightning.workflows import old_names
 from bnn_lightning.workflows.errors import did_you_mean
 from bnn_lightning.workflows.figure_kinds import KINDS
 
-HELP = """bnn visualize: pictures of networks and runs.
+HELP = """bnn visualize: figures of networks and runs.
 
     bnn visualize <what>=... [keys]
     bnn visualize <what> --help

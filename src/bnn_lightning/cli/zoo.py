@@ -1,4 +1,4 @@
-"""`bnn zoo`: list the networks that come along."""
+"""`bnn zoo`: list the trained networks that come with the package."""
 
 import argparse
 import sys
@@ -13,6 +13,8 @@ def main(prefix: Sequence[str]) -> None:
     Args:
         prefix: Words of `sys.argv` before our own: the verb.
     """
-    parser = argparse.ArgumentParser(prog="bnn zoo", description="The networks that come along, by name.")
+    parser = argparse.ArgumentParser(
+        prog="bnn zoo", description="The trained networks that come with the package, by name."
+    )
     parser.parse_args(sys.argv[1 + len(prefix) :])
     print(zoo.describe())

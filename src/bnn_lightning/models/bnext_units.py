@@ -66,7 +66,7 @@ def real_layers(quant: bool, se_bits: int, se_input_bits: int) -> RealLayers:
 
 
 class BNextConv(nn.Module):
-    """BNext's binary convolution module: what comes out is gated by what went in and what came out, blended.
+    """BNext's binary convolution module: its output is gated by a blend of its input and output.
 
     `u = PReLU(BN(conv(x)))`, `v = u * SE(mix r + (1 - mix) u)`, with a real r of the shape of u: x itself, average-
     pooled where the convolution has a stride, unless another is given. The blend is taken of the averages over the map

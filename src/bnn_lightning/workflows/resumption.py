@@ -101,7 +101,7 @@ class Resumption:
 
 
 def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | None:
-    """Return what this run goes on from, if anything; the curves of a run that goes on in another folder are copied.
+    """Return the checkpoint that a run resumes from, or None.
 
     Args:
         ckpt_path: See `find_checkpoint`.
