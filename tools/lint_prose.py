@@ -1,4 +1,7 @@
-"""Lint prose: summary lines of docstrings, and the width of Markdown. `make lint` runs it, and codespell beside it."""
+"""Lint prose: summary lines of docstrings, descriptions of keys, and the width of Markdown.
+
+`make lint` runs it, and codespell beside it.
+"""
 
 import ast
 import re
@@ -31,6 +34,14 @@ def faults_of_python(path: Path) -> Iterator[str]:
             yield f"{path}:{line}: a summary is one line and ends with a period: {summary!r}"
 
 
+def faults_of_configuration(path: Path) -> Iterator[str]:
+    """Yield the comments of keys that are fragments: the reference and `--help` show each beside its key alone."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        comment = line.partition(" # ")[2].strip()
+        if ":" in line.partition("#")[0] and comment.split(" ", 1)[0].capitalize() in FRAGMENTS:
+            yield f"{path}:{number}: a description begins with a noun or a verb: {comment!r}"
+
+
 def faults_of_markdown(path: Path) -> Iterator[str]:
     """Yield the lines of a page that are too long; tables, links and pictures cannot be broken."""
     is_code = False
@@ -45,6 +56,7 @@ def main(root: Path) -> int:
     python = [path for name in PYTHON for path in sorted((root / name).rglob("*.py"))]
     pages = [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
     faults = [fault for path in python for fault in faults_of_python(path)]
+    faults += [fault for path in sorted((root / "conf").rglob("*.yaml")) for fault in faults_of_configuration(path)]
     faults += [fault for path in pages for fault in faults_of_markdown(path)]
     print("\n".join(faults))
     return min(len(faults), 1)

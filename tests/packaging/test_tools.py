@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tools import lint_prose
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,3 +43,10 @@ def test_collect_curves_names_a_folder_without_curves(tmp_path: Path) -> None:
     result = run(tmp_path / "out", tmp_path)
     assert result.returncode == 1
     assert f"{tmp_path}: no csv/*/metrics.csv in it" in result.stderr
+
+
+@pytest.mark.parametrize(("comment", "faults"), [("seed of all random numbers", 0), ("of all random numbers", 1)])
+def test_descriptions_of_keys_are_linted(comment: str, faults: int, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "verb.yaml").write_text(f"# of no key\nseed: 1    # {comment}\n")
+    assert lint_prose.main(tmp_path) == faults
