@@ -74,7 +74,7 @@ def interleave(
     """Time several functions in turns, so that a slow moment of the machine meets all of them.
 
     Args:
-        steps: What to time, by name.
+        steps: Functions to time, by name.
         repeats: Rounds that count.
         warmup: Rounds before that do not.
         synchronize: Wait for the GPU after each.

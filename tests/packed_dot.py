@@ -19,11 +19,11 @@ def packed_dot(
     Args:
         x: int32, (N, H, W, groups * words), padded already.
         weight: int32, (groups, blocks, taps, words, 16).
-        out_channels: Of all groups.
-        in_channels: Of one group.
+        out_channels: Output channels of all groups.
+        in_channels: Input channels of one group.
         kernel_size: Height and width.
-        stride: Of rows and columns.
-        dilation: Of rows and columns.
+        stride: Stride of rows and columns.
+        dilation: Dilation of rows and columns.
 
     Returns:
         Sums of products of signs, int32, (N, out_channels, out_height, out_width).

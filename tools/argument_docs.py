@@ -16,7 +16,7 @@ def meanings(target: str, name: str | None = None) -> dict[str, str]:
     """Return the first sentence on each argument of a class or function, by argument.
 
     Args:
-        target: What a node names in `_target_`.
+        target: Name that a node gives in `_target_`.
         name: Its key `name`: for builders by name, the registered network or the binarizer.
 
     Example:

@@ -23,7 +23,7 @@ class Drawer:
     Numbers are multiples of 1/4, so that most sums are exact and signs do not depend on the order of additions.
 
     Args:
-        seed: Of all choices.
+        seed: Seed of all choices.
     """
 
     def __init__(self, seed: int) -> None:
@@ -239,7 +239,7 @@ def drawn_graph(seed: int, *, steps: int = 12) -> tuple[LoadedNetwork, Tensor]:
     """Return a drawn network, and two images for it.
 
     Args:
-        seed: Of all choices.
+        seed: Seed of all choices.
         steps: Things that are drawn; those that torch refuses are left out.
     """
     drawer = Drawer(seed)

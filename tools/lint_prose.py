@@ -12,6 +12,7 @@ from pathlib import Path
 WIDTH = 120
 # A summary line says what a thing is or does: it begins with a noun or a verb.
 FRAGMENTS = ("How", "Of", "What", "Where", "Which", "Who", "Whose")
+_FRAGMENT_OF_ARGUMENT = re.compile(rf"\s+\w+: (?:{'|'.join(FRAGMENTS)})\b")
 PYTHON = ("src", "tests", "conf", "benchmarks", "tools", "runtime")
 _SUMMARY_MUST_END = (".", ":", "?", "`", '"')
 _UNBREAKABLE = re.compile(r"^\s*(\||\[[^]]*\]:|<|!\[|https?://)")
@@ -32,6 +33,9 @@ def faults_of_python(path: Path) -> Iterator[str]:
             yield f"{path}:{line}: a summary begins with a noun or a verb: {summary!r}"
         elif not summary.endswith(_SUMMARY_MUST_END):
             yield f"{path}:{line}: a summary is one line and ends with a period: {summary!r}"
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if _FRAGMENT_OF_ARGUMENT.match(line):
+            yield f"{path}:{number}: a description begins with a noun or a verb: {line.strip()!r}"
 
 
 def faults_of_configuration(path: Path) -> Iterator[str]:

@@ -47,10 +47,10 @@ class Setting:
 
     Attributes:
         data: Name of the set.
-        channels: Of an image.
+        channels: Channels of an image.
         size: Height and width.
         classes: Number of them.
-        options: Of the network.
+        options: Options of the network.
     """
 
     data: str

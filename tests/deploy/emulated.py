@@ -164,7 +164,7 @@ class Emulated:
 
     Args:
         name: A key of `SETS`.
-        folder: Of the program that is compiled.
+        folder: Folder of the program that is compiled.
     """
 
     def __init__(self, name: str, folder: Path) -> None:

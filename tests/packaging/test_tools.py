@@ -50,3 +50,9 @@ def test_descriptions_of_keys_are_linted(comment: str, faults: int, tmp_path: Pa
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "verb.yaml").write_text(f"# of no key\nseed: 1    # {comment}\n")
     assert lint_prose.main(tmp_path) == faults
+
+
+def test_descriptions_of_arguments_are_linted(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text('"""Module.\n\nArgs:\n    seed: Of all choices.\n"""\n')
+    assert lint_prose.main(tmp_path) == 1

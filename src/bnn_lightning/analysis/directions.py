@@ -22,7 +22,7 @@ def filter_norms(name: str, weight: Tensor, *, weights: Mapping[str, Tensor]) ->
     map of a batch norm, is one filter as a whole, whatever its shape.
 
     Args:
-        name: Of the parameter.
+        name: Name of the parameter.
         weight: The parameter.
         weights: The weights of convolutions and linear layers, by name.
     """

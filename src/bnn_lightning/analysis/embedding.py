@@ -50,9 +50,9 @@ def embed(
     Args:
         features: (N, D).
         method: "tsne" (scikit-learn) or "umap" (umap-learn).
-        seed: Of the method.
-        perplexity: Of t-SNE, below N: about how many neighbors count.
-        neighbors: Of UMAP.
+        seed: Seed of the method.
+        perplexity: Perplexity of t-SNE, below N: about how many neighbors count.
+        neighbors: Neighbors of UMAP.
 
     Returns:
         Points, (N, 2).

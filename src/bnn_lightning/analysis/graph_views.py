@@ -19,7 +19,7 @@ def module_graphs(
     """Return titles and graphs of convolution modules, without their weights: (a), (b), (c) ...
 
     Args:
-        names: Of `list_blocks()`.
+        names: Names of `list_blocks()`.
         planes: Channels of input and output.
         size: Height and width of the input.
     """

@@ -51,13 +51,13 @@ def largest_eigenvalue(
 
     Args:
         losses: Yields scalars whose sum is the loss, such as one a batch; called once a product.
-        parameters: What it is differentiated by, two numbers or more.
+        parameters: Tensors to differentiate by, two numbers or more.
         scales: By which the parameters are measured, one tensor each that multiplies with it: the Hessian is that of
             `loss(parameters + scales * step)` by the step. With the norms of the filters it does not depend on their
             scale, as in filter-normalized directions.
         iterations: Restarts of the Lanczos iteration, at most; each takes up to 10 products.
         tolerance: Relative accuracy of the eigenvalue.
-        seed: Of the first vector.
+        seed: Seed of the first vector.
 
     Raises:
         ValueError: A number out of its range.

@@ -17,7 +17,7 @@ class Landscape:
     """Measurements around one network.
 
     Attributes:
-        name: Of the network, as the figures call it.
+        name: Name of the network, as the figures call it.
         steps: Along each direction, (S,), from -radius to radius; 0 is the network itself.
         losses: (S,) for one direction, (S, S) for two, rows along the first; NaN where nothing was measured yet.
         accuracies: Shares of top-1, shaped alike.
@@ -72,10 +72,10 @@ def landscape_of(name: str, steps: Array, dimensions: int, measured: Iterable[tu
     """Lay measured points out on a grid.
 
     Args:
-        name: Of the network.
-        steps: Of the grid.
+        name: Name of the network.
+        steps: Steps of the grid.
         dimensions: 1 or 2.
-        measured: Of `grid_points`: index and what was found there.
+        measured: Results of `grid_points`: index and what was found there.
     """
     table = np.full((3, len(steps) ** dimensions), np.nan)
     for index, found in measured:

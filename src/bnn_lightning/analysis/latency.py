@@ -12,7 +12,7 @@ class Timing:
 
     Attributes:
         wall: By the clock.
-        cpu: Of the processor, over all threads of the process.
+        cpu: Time of the processor, over all threads of the process.
     """
 
     wall: float
@@ -31,7 +31,7 @@ def time_in_turns(
     """Time several functions in turns, so that a slow moment of the machine meets all of them.
 
     Args:
-        steps: What to time, by name.
+        steps: Functions to time, by name.
         repeats: Turns that count.
         warmup: Turns before, which do not count.
         least: Seconds that a turn should take: short functions are called several times.

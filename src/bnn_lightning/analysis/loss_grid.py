@@ -80,7 +80,7 @@ class Surroundings:
     """The points around a network, measured one at a time, in this process.
 
     Args:
-        problem: What is the same for all of them.
+        problem: Problem that all of them share.
 
     Raises:
         ValueError: No images, labels of another number, or what the evaluator refuses.

@@ -56,7 +56,7 @@ def label_of(node: fx.Node, module: nn.Module | None, layer: Any) -> Label:
     """Return label, detail and kind of a node.
 
     Args:
-        node: Of a traced graph.
+        node: Node of a traced graph.
         module: The module that it calls, if it calls one.
         layer: The binary layer that it is a step of, if it is one.
     """

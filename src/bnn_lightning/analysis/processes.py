@@ -26,7 +26,7 @@ def scan(
     """Measure points, and yield each as it is done.
 
     Args:
-        problem: What is the same for all of them. With several devices it is sent to processes: an evaluator must then
+        problem: Problem that all of them share. With several devices it is sent to processes: an evaluator must then
             be a function or a class of a module.
         points: Number and steps of each.
         devices: One is used by this process, with all its threads. Several are used by a process each, which share the

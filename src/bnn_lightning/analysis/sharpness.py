@@ -100,7 +100,7 @@ def interpolate(landscape: Landscape, first: Array, second: Array) -> Array:
     """Return losses between the points of a grid of two directions, bilinearly.
 
     Args:
-        landscape: Of two directions.
+        landscape: Landscape of two directions.
         first: Steps along the first one, any shape, within the grid.
         second: Steps along the second one, of the same shape.
 

@@ -22,14 +22,15 @@ class LayerSigns:
 
     Attributes:
         layer: Its name.
-        weights: How many it has.
-        weight_share: Of them that are +1.
-        weight_entropy: Of their signs, in bits.
+        weights: Number of weights.
+        weight_share: Share of them that are +1.
+        weight_entropy: Entropy of their signs, in bits.
         near_zero: Share of latent weights within a tenth of their standard deviation of 0, where a sign flips easily.
-        input_share: Of its binary inputs that are +1, over all images; None where its inputs are real.
-        input_entropy: Of their signs, in bits.
+        input_share: Share of its binary inputs that are +1, over all images; None where its inputs are real.
+        input_entropy: Entropy of their signs, in bits.
         dead_inputs: Share of input channels that have one and the same sign in all places of all images.
-        histogram: Of latent weights, (HISTOGRAM_BINS,): shares, over standard deviations; its ends take what is beyond.
+        histogram: Histogram of latent weights, (HISTOGRAM_BINS,): shares, over standard deviations; its ends take what
+            is beyond.
     """
 
     layer: str

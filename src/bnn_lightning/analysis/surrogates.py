@@ -19,10 +19,10 @@ class Surrogate:
     Attributes:
         binarizer: Its name.
         of: "inputs" or "weights"; of weights the input is the latent weight.
-        progress: Of training, or None where the binarizer does not follow it.
+        progress: Progress of training, or None where the binarizer does not follow it.
         x: Inputs, (N,).
-        value: What comes out, (N,).
-        gradient: Of the value by the input, as training takes it, (N,).
+        value: Output, (N,).
+        gradient: Derivative of the value by the input, as training takes it, (N,).
     """
 
     binarizer: str
@@ -43,7 +43,7 @@ def surrogates_of(
     """Compute value and gradient of binarizers with their default options.
 
     Args:
-        names: Of `list_binarizers()`; None takes all.
+        names: Names of `list_binarizers()`; None takes all.
         progresses: For those that follow training.
         points: Inputs, an odd number for one of them to be 0.
         limit: Inputs lie between -limit and limit.

@@ -21,7 +21,7 @@ class RSign(InputBinarizer):
         num_channels: Channels of x, its dimension 1.
         surrogate: "approx_sign" (ReActNet), gradient `max(2 - 2|x + bias|, 0)`; or "sign_ste", gradient 1 where
             `|x + bias| <= clip`, else 0.
-        clip: Of "sign_ste" (BNext takes 1.5).
+        clip: Clip of "sign_ste" (BNext takes 1.5).
 
     Raises:
         ValueError: A value out of its range.

@@ -48,7 +48,7 @@ class XNORScale(WeightSign):
 
     Args:
         clip: Gradients of the sign where `|w| > clip` are zero.
-        gradient: Which of the three.
+        gradient: Name of one of the three.
 
     Raises:
         ValueError: A value out of its range.

@@ -244,7 +244,7 @@ class BestCheckpoint(WhileBinary, ModelCheckpoint):
         mode: "max" or "min".
         dirpath: Folder; None takes Lightning's choice.
         filename: Without ".ckpt".
-        save_top_k: How many to keep.
+        save_top_k: Number of checkpoints to keep.
         save_weights_only: Leave out optimizer, schedule and callbacks.
     """
 

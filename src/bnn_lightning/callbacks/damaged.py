@@ -20,7 +20,7 @@ def count_passed_over(trainer: Trainer, split: str) -> int | None:
     """Return how many damaged files all ranks passed over since the last call; to be called on all ranks.
 
     Args:
-        trainer: Of the run.
+        trainer: Trainer of the run.
         split: "train", "val" or "test".
 
     Returns:

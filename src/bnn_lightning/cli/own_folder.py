@@ -21,7 +21,7 @@ class Running:
         verb: First word of `bnn`.
         arguments: Words after the verb.
         folder: Folder that `-cd` names.
-        targets: What its files name in `_target_`: see `targets_of`.
+        targets: Packages that its files name in `_target_`: see `targets_of`.
     """
 
     verb: str

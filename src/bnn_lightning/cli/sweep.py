@@ -25,8 +25,8 @@ class SweepJob:
 
     Attributes:
         number: Hydra's.
-        overrides: Of the task.
-        folder: Where it ran.
+        overrides: Overrides of the task.
+        folder: Folder of the job.
         error: Why it failed, or that it was not run.
         expected: Whether the error is one that the user can mend.
         accuracy: On the test set, or the held-out images where it was not scored.

@@ -70,7 +70,7 @@ def training_arguments(config: DictConfig) -> dict[str, Any]:
         config: As composed by Hydra from `train.yaml`; it is completed in place.
 
     Raises:
-        UserError: What only the command line can know to be wrong.
+        UserError: Mistakes that only the command line can know.
     """
     # Imported late, as above.
     from bnn_lightning.cli.facts import take_facts

@@ -94,7 +94,7 @@ class RandAugment:
         num_ops: Operations an image.
         magnitude: Mean level, in [0, 10].
         std: Standard deviation of the level.
-        probability: Of an operation to be carried out.
+        probability: Probability of an operation to be carried out.
         fill: Color of what comes from outside the image, in 0-255; ImageNet's mean, as in timm. Gray images take the
             first value.
 

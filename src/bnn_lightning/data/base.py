@@ -55,7 +55,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: Images an optimizer step, over all devices and accumulated batches.
         val_fraction: Share of the training images held out, stratified by class and drawn with `seed`. With 0, the
             papers' protocol, the test set stands in for curves, and nothing may be chosen on it.
-        seed: Of order, augmentation and held-out images.
+        seed: Seed of order, augmentation and held-out images.
         eval_batch_size: Images an evaluation batch, over all devices; None is `batch_size`. Scores do not depend on it.
         num_workers: Processes that decode files, for each device; sets that are held in memory need none.
         drop_last: Leave out the incomplete last training batch, as the papers do. Evaluation scores every image.
@@ -68,7 +68,7 @@ class ImageDataModule(LightningDataModule):
     Attributes:
         has_val: Whether `val_dataloader` shows held-out images rather than the test set.
         class_names: In the order of the labels.
-        preparation: How a picture is prepared for the network; packed files hold it.
+        preparation: Preparation of pictures for the network; packed files hold it.
     """
 
     def __init__(

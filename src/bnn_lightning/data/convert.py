@@ -40,7 +40,7 @@ def convert_folder(
     Args:
         source: Holds `train`, and perhaps `val`.
         output: New, empty, or begun with the same arguments.
-        shrink: What is done to an image.
+        shrink: Shrinking of an image.
         chunk_mib: Size of a chunk in MiB.
         num_workers: Processes that read and shrink.
         say: Called with a line about what was done, now and then.

@@ -56,7 +56,7 @@ def decode_image(
         source: Path, or the content of a file.
         decoder: "auto" takes torchcodec where it is installed.
         channels: 1 or 3.
-        name: What errors call the file; a path has its own.
+        name: Name of the file in errors; a path has its own.
 
     Raises:
         DamagedImageError: The file cannot be decoded; names it.

@@ -14,9 +14,9 @@ class FileDataModule(InMemoryDataModule):
     """A set in memory that is read from torchvision's files below `root`.
 
     Attributes:
-        subfolder: Of `root`, where the files lie.
+        subfolder: Subfolder of `root`, where the files lie.
         checksums: md5 of each file by its name.
-        source: Where a person gets the files.
+        source: Address at which a person gets the files.
     """
 
     subfolder: ClassVar[str]

@@ -194,9 +194,9 @@ def folder_spec(
 
     Args:
         root: The folder.
-        names: Of the classes, as far as they are known.
-        num_classes: What the configuration says; names of another number of classes are left out.
-        image_size: Of the images shown.
+        names: Names of the classes, as far as they are known.
+        num_classes: Number of classes of the configuration; names of another number of classes are left out.
+        image_size: Size of the images shown.
         in_channels: 1 or 3.
     """
     if num_classes not in (None, len(names)):

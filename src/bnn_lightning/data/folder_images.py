@@ -19,7 +19,7 @@ class FolderImages:
         folder: Holds the folders of the classes.
         class_names: Names of these folders, in the order of the labels.
         decoder: See `decode_image`.
-        channels: Of the images, 1 or 3.
+        channels: Channels of the images, 1 or 3.
 
     Raises:
         ValueError: The folders are not those of the classes.

@@ -60,8 +60,8 @@ def prepare_picture(source: Picture, preparation: Preparation, *, name: str | No
 
     Args:
         source: Path, content of a file, Pillow's image, or an array of bytes, (H, W) or (H, W, 1, 3 or 4).
-        preparation: What is done to it.
-        name: What errors call the picture; a path has its own.
+        preparation: Preparation of the picture.
+        name: Name of the picture in errors; a path has its own.
 
     Returns:
         Array of the shape (*preparation.size, preparation.channels), uint8.
@@ -91,7 +91,7 @@ def read_picture(source: Picture, *, name: str | None = None) -> Image.Image:
 
     Args:
         source: See `prepare_picture`.
-        name: What errors call the picture; a path has its own.
+        name: Name of the picture in errors; a path has its own.
 
     Raises:
         DamagedImageError: The picture cannot be read; names it.

@@ -22,11 +22,11 @@ class ImageNetDataModule(EncodedDataModule):
     the device. Arguments not named here are those of `ImageDataModule`; the labeled folder `val` is the test set.
 
     Args:
-        image_size: Of the images shown.
+        image_size: Size of the images shown.
         resize_size: Shorter side of a test image before the crop; None is `image_size / crop_ratio`, rounded down.
         crop_ratio: Side of the crop of a test image over its shorter side: 0.875 is 224 of 256, BNext's 0.95 is 224 of
             235.
-        interpolation: Of every resizing, with antialiasing: "bilinear", or "bicubic" as BNext and timm have it.
+        interpolation: Filter of every resizing, with antialiasing: "bilinear", or "bicubic" as BNext and timm have it.
         num_classes: Must equal the number of folders; None counts them.
         min_area: Smallest share of an image that a crop covers.
         flip: Probability of a horizontal flip.
@@ -138,9 +138,9 @@ def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: Ima
     """Return the facts of the set.
 
     Args:
-        names: Of the classes, where they are known.
-        num_classes: What the configuration says; names of another number of classes are left out.
-        image_size: Of the images shown.
+        names: Names of the classes, where they are known.
+        num_classes: Number of classes of the configuration; names of another number of classes are left out.
+        image_size: Size of the images shown.
     """
     if not names or num_classes not in (None, len(names)):
         names = [str(label) for label in range(1000 if num_classes is None else num_classes)]

@@ -59,7 +59,7 @@ def class_difference(folder: Path, names: Collection[str]) -> str:
 
     Args:
         folder: Holds one folder a class.
-        names: Of the classes that it must hold.
+        names: Names of the classes that it must hold.
     """
     there = set(class_folders(folder))
     lacking, besides = set(names) - there, there - set(names)

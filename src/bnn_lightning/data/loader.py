@@ -17,7 +17,7 @@ class ResumableLoader:
     Args:
         sampler: Decides the images of each batch.
         batches: Yields the batches; follows `sampler.start` and `sampler.epoch`. By default the sampler itself.
-        identity: What the order depends on. Resuming inside an epoch with another identity is an error.
+        identity: Facts that the order depends on. Resuming inside an epoch with another identity is an error.
     """
 
     def __init__(

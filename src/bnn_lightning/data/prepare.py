@@ -40,7 +40,7 @@ class Shrink:
     Args:
         size: Pixels of that side at most; None keeps every file's bytes.
         side: "longer" or "shorter".
-        quality: Of the JPEG, 1 to 95.
+        quality: Quality of the JPEG, 1 to 95.
 
     Example:
         >>> Shrink(size=400, side="longer").target(500, 375)
@@ -95,7 +95,7 @@ class FileCounts:
         written: Files that were written now.
         kept: Files that were there already.
         damaged: Names of the files that cannot be decoded, and were left out.
-        bytes_before: Of the files that were written now.
+        bytes_before: Bytes of the originals of files that were written now.
         bytes_after: As `bytes_before`.
     """
 
@@ -125,7 +125,7 @@ def shrink_folder(
     Args:
         source: Holds `train`, and perhaps the others.
         output: Folder of the copy; new, empty, or begun with the same arguments.
-        shrink: What is done to an image.
+        shrink: Shrinking of an image.
         num_workers: Processes.
         say: Called with a line about what was done, now and then.
 
@@ -152,8 +152,8 @@ def open_output(source: Path, output: Path, settings: dict[str, Any], *, parts: 
 
     Args:
         source: Holds folders of classes in the folders of its parts.
-        output: Where the result goes.
-        settings: What is done.
+        output: Folder of the result.
+        settings: Settings of the work.
         parts: Names of the parts that the result can hold.
 
     Raises:

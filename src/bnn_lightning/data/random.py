@@ -77,8 +77,8 @@ def random_bits(index: Tensor, streams: range, *, seed: int, epoch: int) -> Tens
     """Draw 32 random bits for every index and stream.
 
     Args:
-        index: Which image each draw is for, (N,), int64, on any device.
-        streams: Which of the 64 independent streams of an image to draw from.
+        index: Index of the image of each draw, (N,), int64, on any device.
+        streams: Index of one of the 64 independent streams of an image.
         seed: Seed of the run.
         epoch: Number of the epoch.
 

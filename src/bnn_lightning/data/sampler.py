@@ -117,7 +117,7 @@ class EpochSampler:
 
     Args:
         indices: The images to go through, (N,), int64.
-        slices: Where in the order each batch of this rank lies.
+        slices: Slice of the order of each batch of this rank.
         split: Written into each batch.
         seed: Seed of the order; None goes through `indices` as they stand.
         copies: Repeated augmentation; None shows each image once.

@@ -13,7 +13,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Ten
         labels: (N,), int64.
         fraction: Share of the second part. It gets exactly round(fraction N) images, and of each class its share
             rounded down or up (those with the largest remainders up).
-        seed: Which images of a class it gets.
+        seed: Seed that chooses the images of each class.
 
     Returns:
         Two ascending tensors of indices, which together are every index once.

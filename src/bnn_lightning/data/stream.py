@@ -33,8 +33,8 @@ class ImageNetStreamDataModule(EncodedDataModule):
 
     Args:
         root: Folder or address (s3://bucket/imagenet, gs://..., hf://...) that holds `train` and `val`.
-        cache_dir: Where a node keeps the chunks of an address; needs room for the whole set.
-        storage_options: Of the address, such as an endpoint; see litdata.
+        cache_dir: Folder in which a node keeps the chunks of an address; needs space for the whole set.
+        storage_options: Options of the address, such as an endpoint; see litdata.
 
     Raises:
         ModuleNotFoundError: litdata is not installed.

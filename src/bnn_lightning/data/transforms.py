@@ -26,7 +26,7 @@ class Augmentation:
     Args:
         flip: Probability of a horizontal flip.
         padding: Pixels added on each side, from which a crop of the original size is drawn.
-        padding_mode: What the added pixels hold: "edge", "zero" or "reflect" (without repeating the edge).
+        padding_mode: Content of the added pixels: "edge", "zero" or "reflect" (without repeating the edge).
         degrees: Rotation, drawn from [-degrees, degrees].
         scale: Zoom, drawn from [1 - scale, 1 + scale].
         shear: Horizontal shear in degrees, drawn from [-shear, shear].
@@ -66,7 +66,7 @@ class Augmentation:
         """Cut one augmented image for each index.
 
         Args:
-            padded: What `pad` returned for the whole set, (N, C, H + 2 padding, W + 2 padding), uint8.
+            padded: Result of `pad` for the whole set, (N, C, H + 2 padding, W + 2 padding), uint8.
             index: The images, (B,), int64, on the same device.
             seed: Seed of the run.
             epoch: Number of the epoch.
@@ -131,7 +131,7 @@ def crop_and_flip(
         index: Chosen images, (B,), int64.
         top: First row of each window, (B,), in [0, 2 padding].
         left: First column, (B,).
-        flip: Which windows to mirror, (B,), bool; None mirrors none.
+        flip: Windows to mirror, (B,), bool; None mirrors none.
         padding: Pixels that were added on each side.
 
     Returns:
@@ -168,7 +168,7 @@ def lighting(images: Tensor, index: Tensor, std: float, *, seed: int, epoch: int
 
     Args:
         images: (N, 3, H, W), float32 in [0, 1].
-        index: Which images they are, (N,), int64.
+        index: Indices of the images, (N,), int64.
         std: Standard deviation of the three coefficients, 0.1 in AlexNet.
         seed: Seed of the run.
         epoch: Number of the epoch.

@@ -34,7 +34,7 @@ class Outputs(NamedTuple):
     Attributes:
         logits: Shape (N, num_classes).
         features: The classifier's input, where the distiller asked for it: `taps.features`.
-        taps: What `Distiller.watch` recorded.
+        taps: Recordings of `Distiller.watch`.
     """
 
     logits: Tensor

@@ -27,10 +27,10 @@ class GapEnsemble(Distiller):
         assistants: By name, from weak to strong; None is the main teacher itself, which is then alone.
         num_classes: Width of the student's logits.
         weighting: "per_sample", as the paper has it, or "per_batch", as its released code executes it.
-        scale: Of the sum of both; 0.5 is that of the released code.
+        scale: Scale of the sum of both; 0.5 is that of the released code.
         soft: Weight of "soft".
         hard: Weight of "hard"; 0, as published, uses no labels.
-        label_smoothing: Of "hard".
+        label_smoothing: Label smoothing of "hard".
 
     Raises:
         ValueError: No assistant, or a value out of its range.

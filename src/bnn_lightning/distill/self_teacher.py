@@ -34,9 +34,9 @@ def run_self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot:
     a second time, and forward hooks of others on the layers that run again are called again.
 
     Args:
-        taps: What `watch(..., stream=True)` recorded; used up.
+        taps: Recordings of `watch(..., stream=True)`; used up.
         take: Called with each pair of features, the student's with its graph and the teacher's, with gradients enabled.
-        dot: How a layer multiplies its teacher input with its latent weights; `latent_dot` by default.
+        dot: Product of a layer's teacher input with its latent weights; `latent_dot` by default.
 
     Raises:
         RuntimeError: Nothing was recorded, or the second run took another way through the network.

@@ -55,14 +55,14 @@ class SelfKD(Distiller):
         beta: Weight of "label".
         temperature: T of "label".
         gamma: Weight of "cluster".
-        normalization: Of the feature loss: "reference" as published (almost inert), or "per_sample".
+        normalization: Normalization of the feature loss: "reference" as published (almost inert), or "per_sample".
         feature_pooling: "channel_spatial" compares means of features (N, C, H, W), "none" the features themselves;
             features (N, D) are never pooled.
         cluster_on: "penultimate", the classifier's inputs, or "logits", as published for the network on MNIST.
-        bank_mode: Which predictions enter the bank: "correct" ones, or "all".
+        bank_mode: Predictions that enter the bank: "correct" ones, or "all".
         teacher_dtype: Precision of the teacher's products, of which only the signs are used: "bfloat16", "float16" or
             "float32"; None is that of the student. `sign_agreement` reports what it costs.
-        label_smoothing: Of "hard".
+        label_smoothing: Label smoothing of "hard".
 
     Raises:
         ValueError: A value is out of its range.

@@ -34,7 +34,7 @@ class TeacherKD(Distiller):
     All terms are means over samples: data parallelism changes none.
 
     Args:
-        teacher: Whose logits and maps are the targets.
+        teacher: Network whose logits and maps are the targets.
         num_classes: Width of the student's logits.
         hard: Weight of "hard".
         soft: Weight of "soft".
@@ -46,7 +46,7 @@ class TeacherKD(Distiller):
         student_taps: Names of the student's modules whose outputs are compared; None takes the last feature map of each
             size among its `feature_taps()`. Maps are paired from the last one on.
         teacher_taps: The same of the teacher.
-        label_smoothing: Of "hard".
+        label_smoothing: Label smoothing of "hard".
 
     Raises:
         ValueError: A value is out of its range.

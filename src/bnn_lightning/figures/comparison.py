@@ -28,13 +28,13 @@ class ComparedNetwork:
         kind: "binary" and "float" as published, "int8" with all layers in 8 bits, "ours" measured by ourselves.
         family: Entries of one family are joined by a line.
         data: On which the accuracy was measured.
-        network: Of our registry, where it is the same.
+        network: Name of our registry, where it is the same.
         ops: Operations of an image, BOPs/64 + FLOPs, in which an 8-bit product counts as 1/8.
-        size: Of the parameters, in MB as its source prints them (some mean MiB).
+        size: Size of the parameters, in MB as its source prints them (some mean MiB).
         ace: Arithmetic computation effort.
-        latency: Of an image, in milliseconds.
-        source: Where the figures come from.
-        note: What to know about them.
+        latency: Latency of an image, in milliseconds.
+        source: Source of the figures.
+        note: Remark on the figures.
     """
 
     name: str

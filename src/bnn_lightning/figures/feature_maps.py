@@ -31,7 +31,7 @@ def plot_feature_maps(image: ArrayLike, maps: Mapping[str, MapTable], *, channel
     Args:
         image: (C, H, W) in [0, 1].
         maps: By layer, as `analysis.record_maps` returns them.
-        channels: Of each layer, those with the most even signs.
+        channels: Channels of each layer, those with the most even signs.
 
     Returns:
         The figure.

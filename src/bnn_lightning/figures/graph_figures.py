@@ -55,7 +55,7 @@ class Panel:
     """A graph with places, and where it stands in a picture.
 
     Attributes:
-        layout: Of the graph.
+        layout: Layout of the graph.
         title: Above it.
         left: In points.
         top: In points, of the graph under the title.

@@ -17,7 +17,7 @@ def landscape_lines(landscapes: Sequence[LossTable], *, cap: float | None = None
     """Draw losses along one direction, and below them the shares of flipped signs; one scale for all networks.
 
     Args:
-        landscapes: Of one direction each.
+        landscapes: Landscapes of one direction each.
         cap: The axis ends there; None shows them all.
 
     Raises:
@@ -47,9 +47,9 @@ def landscape_contours(landscapes: Sequence[LossTable], *, cap: float | None = N
     Levels and colors are those of all networks.
 
     Args:
-        landscapes: Of two directions each.
+        landscapes: Landscapes of two directions each.
         cap: Losses above it are drawn as this one; None draws them all.
-        levels: How many, 2 or more.
+        levels: Number of levels, 2 or more.
 
     Raises:
         ValueError: None, or one of one direction; a `cap` or `levels` with which nothing can be drawn.
@@ -83,7 +83,7 @@ def landscape_surfaces(landscapes: Sequence[LossTable], *, cap: float | None = N
     """Draw losses over two directions as surfaces, networks side by side; heights and colors are those of all.
 
     Args:
-        landscapes: Of two directions each.
+        landscapes: Landscapes of two directions each.
         cap: Losses above it are drawn as this one; None draws them all.
 
     Raises:
@@ -112,7 +112,7 @@ def interactive_landscapes(landscapes: Sequence[LossTable], *, cap: float | None
     Under the pointer stand the loss as measured, the accuracy and the share of flipped signs.
 
     Args:
-        landscapes: Of two directions each.
+        landscapes: Landscapes of two directions each.
         cap: Losses above it are drawn as this one; None draws them all.
 
     Returns:

@@ -21,8 +21,8 @@ class Link:
         net: Links of one net share their way as far as they go together.
         source: An item.
         target: An item.
-        leaves: Where it leaves the source, from its left side.
-        arrives: Where it arrives at the target, from its left side; None shares the side with the target's others.
+        leaves: Place at the source, from its left side.
+        arrives: Place at the target, from its left side; None shares the side with the target's others.
     """
 
     net: str
@@ -39,8 +39,8 @@ class Layered:
     Attributes:
         boxes: Left, top, width and height of each item.
         chains: For each net and target, the points from source to target.
-        width: Of everything.
-        height: Of everything.
+        width: Width of everything.
+        height: Height of everything.
     """
 
     boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
@@ -71,8 +71,8 @@ def place_in_row(
 
     Args:
         desired: Middles.
-        weights: Of the squared distances.
-        widths: Of the boxes.
+        weights: Weights of the squared distances.
+        widths: Widths of the boxes.
         gap: Between two boxes, at least.
 
     Example:

@@ -20,8 +20,8 @@ class Box:
     """A rectangle; y grows downwards.
 
     Attributes:
-        left: Of its left side.
-        top: Of its upper side.
+        left: Position of its left side.
+        top: Position of its upper side.
         width: Positive.
         height: Positive.
     """
@@ -56,13 +56,13 @@ class Layout:
     """A graph with places for everything.
 
     Attributes:
-        graph: What was laid out.
+        graph: Graph that was laid out.
         nodes: Box of each node.
         frames: Box of each module that holds nodes, the network left out.
         routes: For each edge, in the graph's order, the points that it passes through from source to target; between an
             odd point and the next it runs straight down.
-        width: Of everything.
-        height: Of everything.
+        width: Width of everything.
+        height: Height of everything.
     """
 
     graph: NetworkGraph

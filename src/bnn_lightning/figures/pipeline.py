@@ -20,7 +20,7 @@ def draw_pipeline(graphs: Sequence[NetworkGraph], paths: Sequence[str], titles: 
     """Draw a network from three distances: its backbone, a block of it, and the block's convolution module.
 
     Args:
-        graphs: Of backbone, block and module, as `analysis.pipeline_graphs` returns them.
+        graphs: Graphs of backbone, block and module, as `analysis.pipeline_graphs` returns them.
         paths: Paths of block and module in the network.
         titles: One a graph.
 

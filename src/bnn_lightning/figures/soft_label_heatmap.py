@@ -23,7 +23,7 @@ def plot_soft_labels(
 
     Args:
         bank: (C, C) mean logits; row = true class, column = logit.
-        temperature: Of the soft labels, `softmax(bank / temperature)`.
+        temperature: Temperature of the soft labels, `softmax(bank / temperature)`.
         class_names: One a class; none takes numbers.
         valid: (C,) whether a row has ever been filled; empty rows stay white.
 

@@ -28,11 +28,11 @@ def new_figure(
     """Make an empty figure of matplotlib, with no window and no global state behind it.
 
     Args:
-        rows: Of axes.
-        columns: Of axes.
-        width: Of one of them, in inches.
-        height: Of one of them, in inches.
-        projection: Of matplotlib, such as "3d".
+        rows: Rows of axes.
+        columns: Columns of axes.
+        width: Width of one of them, in inches.
+        height: Height of one of them, in inches.
+        projection: Projection of matplotlib, such as "3d".
         layout: "compressed" keeps axes of a fixed aspect, such as pictures, close together.
 
     Returns:
@@ -60,7 +60,7 @@ def log_axis(axes: "Axes", which: Literal["x", "y"]) -> None:
     """Make an axis logarithmic, with plain numbers at its ticks: 0.1, 1, 10; and 2 and 5 where it spans few decades.
 
     Args:
-        axes: Of a figure whose data is drawn already.
+        axes: Axes of a figure whose data is drawn already.
         which: "x" or "y".
     """
     ticker = require("matplotlib.ticker", extra=EXTRA)
@@ -99,8 +99,8 @@ def new_interactive(columns: int = 1, *, kind: str = "xy", titles: Sequence[str]
     """Make an empty figure of plotly, whose parts stand side by side.
 
     Args:
-        columns: How many.
-        kind: Of what is drawn in each, in plotly's words: "xy", "surface" ...
+        columns: Number of columns.
+        kind: Kind of what is drawn in each, in plotly's words: "xy", "surface" ...
         titles: One a column.
 
     Raises:

@@ -26,7 +26,7 @@ class Band:
         epochs: Counted from 1.
         mean: Over the runs that have a value there.
         deviation: Their sample standard deviation; 0 for a single run.
-        runs: How many they are.
+        runs: Number of runs.
     """
 
     epochs: list[int]

@@ -119,8 +119,8 @@ def unpack_weight(words: Tensor, out_channels: int, in_channels: int, kernel_siz
 
     Args:
         words: int32, (groups, blocks, taps, words, 16).
-        out_channels: Of all groups.
-        in_channels: Of one group.
+        out_channels: Output channels of all groups.
+        in_channels: Input channels of one group.
         kernel_size: Height and width.
 
     Returns:

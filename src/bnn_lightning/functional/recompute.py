@@ -40,7 +40,7 @@ def recomputable(
     Args:
         function: Differentiable, without random numbers, and the same under autocast and without.
         *inputs: Its arguments; tensors among them are kept, which costs memory unless they are kept anyway.
-        value: What `function` gives, if it is known.
+        value: Result of `function`, if it is known.
     """
     value = call(function, *inputs) if value is None else value
     kept = [x.again if isinstance(x, Recomputable) else x.detach for x in inputs]

@@ -73,9 +73,9 @@ def binarize(
 
     Args:
         model: Any network of torch, torchvision, timm or your own.
-        input_binarizer: Of the layers' inputs: a name of `list_binarizers()`, a binarizer, of which each layer gets a
-            copy, or a function of the number of channels. None leaves inputs real.
-        weight_binarizer: Of the weights; see `input_binarizer`. None leaves weights real.
+        input_binarizer: Binarizer of the layers' inputs: a name of `list_binarizers()`, a binarizer, of which each
+            layer gets a copy, or a function of the number of channels. None leaves inputs real.
+        weight_binarizer: Binarizer of the weights; see `input_binarizer`. None leaves weights real.
         activation: Takes the place of every ReLU and ReLU6 outside of gates: "PReLU" (one slope a module) or
             "Hardtanh"; never in place. None keeps them. The sign of what a ReLU gives is +1 everywhere, so that a
             layer behind one learns nothing.
@@ -84,7 +84,7 @@ def binarize(
         rules: By pattern of names (`*` and `?`), what prevails over `keep`: False keeps a module, True makes it
             binary, a mapping with `input_binarizer`, `weight_binarizer` or `pad_value` makes it binary in its own way.
             Later ones prevail over earlier ones.
-        pad_value: Of the convolutions, 0, -1 or +1.
+        pad_value: Padding value of the convolutions, 0, -1 or +1.
         example: An input to try the binary network with. Layers that the network never calls are then an error, and
             layers whose input has one sign are in the report.
         dry_run: Only report; the network stays as it is.

@@ -27,8 +27,8 @@ def gap_weighted_cross_entropy(
     up to 1 already); it halves the gradient. Under data parallelism "per_batch" is that of each rank's part.
 
     Args:
-        logits: Of the student, shape (N, C). The gradient flows through these only.
-        target_logits: Of each teacher, shape (N, C). With one teacher its weight is 1.
+        logits: Logits of the student, shape (N, C). The gradient flows through these only.
+        target_logits: Logits of each teacher, shape (N, C). With one teacher its weight is 1.
         weighting: "per_sample" or "per_batch".
         scale: Factor s of the weighted sum.
 

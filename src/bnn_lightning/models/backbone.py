@@ -130,9 +130,9 @@ def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -
 
     Args:
         name: The option.
-        value: What was given; an image size may be a height and a width.
+        value: Given value; an image size may be a height and a width.
         minimum: The least that is possible.
-        of: What needs it, for the message.
+        of: Name of the object that needs it, for the message.
 
     Raises:
         ValueError: `value` is below `minimum`, or not a whole number.

@@ -63,7 +63,7 @@ def binary_torchvision(
         stem: "cifar": the first convolution has stride 1 (2 where it was 4), and no max-pooling follows; "imagenet":
             as it is. None: "cifar" for images of up to 64 pixels.
         pretrained: Start from torchvision's weights; for other than 1000 classes the classifier starts anew.
-        version: Which of them.
+        version: Name of the weights.
         weights: A file with weights for `num_classes` classes, instead of torchvision's own.
 
     Raises:

@@ -42,7 +42,7 @@ class BinaryDenseNet(PooledBackbone):
 
     Args:
         width: Channels of the stem, and channels that a layer adds.
-        reductions: What each transition divides the channels by, to the next multiple of half of `width`.
+        reductions: Divisor of the channels in each transition, to the next multiple of half of `width`.
         depths: Layers of each stage.
         stem: "imagenet" (a quarter of the resolution) or "cifar" (all of it).
         layers: Makes the binary convolutions.

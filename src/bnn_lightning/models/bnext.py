@@ -26,7 +26,7 @@ class BNextBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: As many, or twice as many.
-        stride: Of the 3x3 unit, 1 or 2.
+        stride: Stride of the 3x3 unit, 1 or 2.
         multiply: Whether the 3x3 unit is ELM-Attention.
         layers: Makes the binary convolutions.
         real: Makes the others.
@@ -140,7 +140,7 @@ def block_widths(width: int, depths: Sequence[int]) -> list[int]:
     """Return the channels after the stem and each block: two of the first, then stages of doubled width.
 
     Args:
-        width: Of the stem.
+        width: Width of the stem.
         depths: Blocks of each stage after the first block.
 
     Example:

@@ -22,7 +22,7 @@ class Unit(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: 1 or 2.
-        kernel_size: Of the convolution, odd.
+        kernel_size: Kernel size of the convolution, odd.
         layers: Makes the convolution; None takes the paper's binarizers.
     """
 

@@ -120,7 +120,7 @@ class Variant:
         counts: Parameters and multiply-accumulates, a paragraph of the builder's docstring.
         width: Channels that the others are multiples of.
         depths: Blocks of each stage.
-        options: Of this network alone, for its class.
+        options: Options of this network alone, for its class.
     """
 
     name: str
@@ -138,8 +138,8 @@ class Family:
         title: Begin of the summary line of the builders' docstrings.
         papers: References of the docstrings.
         network: Class of the networks, called with `width`, `depths`, `stem`, `layers` and what a `Backbone` takes.
-        clip: Where larq's `SteSign` stops the gradients of signs.
-        widths: What `width` means, for the docstring.
+        clip: Limit of `SteSign`'s gradients, as in larq.
+        widths: Meaning of `width`, for the docstring.
         multiple: `width` must be a multiple of it.
         least: Smallest height and width of images with the stem for ImageNet, and with that for CIFAR.
         pad_value: Padding of the binary convolutions.

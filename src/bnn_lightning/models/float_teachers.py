@@ -133,7 +133,7 @@ def torchvision_network(
         image_size: Height and width of the images.
         pretrained: Take torchvision's weights: from its cache, or, where there is a network, from its site. Without,
             the weights are random.
-        version: Which of them. V2 of the ResNets scores higher and was trained with label smoothing.
+        version: Name of the weights. V2 of the ResNets scores higher and was trained with label smoothing.
         weights: A file with weights for `num_classes` classes, instead of torchvision's own.
 
     Raises:

@@ -76,7 +76,7 @@ def mlp(layers: LayerFactory, *, width: int = 2048, dropout: float = 0.5, **fram
     Args:
         layers: Makes the binary layers.
         image_size: Height and width of the images; a network fits one size only.
-        input_binarizer: Of the second and third layer; None takes SignIdentity.
+        input_binarizer: Binarizer of the second and third layer; None takes SignIdentity.
         weight_binarizer: None takes WeightSign with the identity as gradient.
         width: Units of each hidden layer.
         dropout: Probability to drop an output of the third layer.

@@ -26,11 +26,11 @@ class GraphNode:
 
     Attributes:
         name: Unique; the path of the module, or of the module that computes it and what is computed.
-        label: What it is, for a picture.
+        label: Text in a figure.
         detail: Its sizes, for a picture.
-        kind: What its color says.
+        kind: Kind of operation, which chooses the color.
         group: Path of the module that it belongs to; "" is the network.
-        shape: Of its output, without the batch.
+        shape: Shape of its output, without the batch.
     """
 
     name: str

@@ -62,7 +62,7 @@ def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFi
 
     Args:
         path: The file.
-        names: Of the network's tensors, if they are known: what is named so is not taken out of a wrapper.
+        names: Names of the network's tensors, if they are known: what is named so is not taken out of a wrapper.
 
     Raises:
         FileNotFoundError: No such file.

@@ -32,7 +32,7 @@ class QuickNetUnit(Unit):
     """QuickNet's unit: `BN(ReLU(conv(x))) + x`.
 
     Args:
-        channels: Of input and output.
+        channels: Channels of input and output.
         layers: Makes the convolution.
     """
 

@@ -25,7 +25,7 @@ class ReActBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output, once or twice `in_channels`.
-        stride: Of the 3x3 unit.
+        stride: Stride of the 3x3 unit.
         layers: Makes the convolutions.
     """
 

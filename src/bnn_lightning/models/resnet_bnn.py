@@ -34,7 +34,7 @@ class UnitResNet(Backbone):
     stride 2 ("imagenet"), or a 3x3 convolution and batch norm ("cifar").
 
     Args:
-        name: Of the network, for messages.
+        name: Name of the network, for messages.
         stem: "imagenet" or "cifar".
         stem_act: Follows the stem's batch norm.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many, and halve the resolution.

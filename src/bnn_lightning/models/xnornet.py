@@ -15,7 +15,7 @@ class XNORBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the first unit and of the skip.
+        stride: Stride of the first unit and of the skip.
         layers: Makes the convolutions.
     """
 

@@ -31,13 +31,13 @@ def default_groups(
 
     Args:
         model: Network, or task.
-        weight_decay: Of the rest: real-valued weight matrices and filters.
-        latent_weight_decay: Of the latent weights of binary layers; None means `weight_decay`.
-        norm_weight_decay: Of normalization layers and of all parameters with at most one dimension (biases, slopes,
-            thresholds); None means `weight_decay`.
-        filter_weight_decay: Of filters with four dimensions, and of the shifts of RSign and LearnableBias and the
-            weights of ChannelBlend; of latent weights, too, unless these have their own. None leaves these where they
-            are.
+        weight_decay: Weight decay of the rest: real-valued weight matrices and filters.
+        latent_weight_decay: Weight decay of the latent weights of binary layers; None means `weight_decay`.
+        norm_weight_decay: Weight decay of normalization layers and of all parameters with at most one dimension
+            (biases, slopes, thresholds); None means `weight_decay`.
+        filter_weight_decay: Weight decay of filters with four dimensions, and of the shifts of RSign and LearnableBias
+            and the weights of ChannelBlend; of latent weights, too, unless these have their own. None leaves these
+            where they are.
 
     Returns:
         Parameter groups for an optimizer, named "latent", "filter", "norm" and "rest". Every parameter that requires a

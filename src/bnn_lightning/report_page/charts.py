@@ -167,9 +167,9 @@ def heat_map(matrix: Matrix, *, rows: str, columns: str, counts: bool) -> HeatMa
     """Lay out a matrix as squares, the darker the larger within their row, with its numbers in them.
 
     Args:
-        matrix: Of few classes.
-        rows: What the rows are.
-        columns: What the columns are.
+        matrix: Matrix of few classes.
+        rows: Meaning of the rows.
+        columns: Meaning of the columns.
         counts: Numbers of images; otherwise shares, written in percent.
     """
     size, left, top = 34, 84, 74

@@ -30,7 +30,7 @@ class Matrix:
 
     Attributes:
         values: (C, C), row by row.
-        names: Of the C classes.
+        names: Names of the C classes.
     """
 
     values: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Example:
         pixels: (H, W) or (H, W, 3), uint8.
         label: Its class.
         predicted: The likeliest class.
-        probability: Of `predicted`.
+        probability: Probability of `predicted`.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,7 +64,7 @@ class RunContent:
 
     Attributes:
         title: Name of the run.
-        subtitle: What was trained on what.
+        subtitle: Network and data of the training.
         facts: Figures at the top, by what they are.
         notes: Sentences below them: what the figures leave out.
         curves: By metric, a value an epoch (`utils.curves.read_curves`).
@@ -73,11 +73,11 @@ class RunContent:
         confusion: Numbers of images by true class (row) and predicted class (column).
         profile: Sums, and what papers make of them.
         layers: Counts by layer.
-        signs: Of the binary layers' weights.
+        signs: Signs of the binary layers' weights.
         bank: Soft labels, a row a class.
         packed: The exported file, by what is said of it.
         contest: Latency of it and of others.
-        overrides: What was changed on the command line.
+        overrides: Overrides of the command line.
         config: The whole configuration, as text.
     """
 

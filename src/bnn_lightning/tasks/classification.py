@@ -53,7 +53,7 @@ class ClassificationTask(LightningModule):
         lr_scheduler: Learning-rate scheduler. Called with the optimizer, and with `steps_per_epoch` where it takes
             that; returns a scheduler of torch (`partial(StepLR, step_size=10)`), or a dictionary of Lightning's.
         distiller: Named losses and their weights; None means cross-entropy with the labels.
-        label_smoothing: Of that cross-entropy; a distiller that is given has its own.
+        label_smoothing: Label smoothing of the cross-entropy with labels, in [0, 1). Distillers have their own.
         compile: Compile the backbone, in place: the names in checkpoints stay.
         channels_last: Memory format of images and filters. None: channels_last where the network has 2-d convolutions.
         mix: Mixes the images of a training batch with each other; `train/acc` then counts the class with the largest

@@ -16,9 +16,9 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     """Hold arguments against a signature: names, types of plain values, and what is missing.
 
     Args:
-        function: What will be called.
+        function: Function or class that will be called.
         arguments: Keyword arguments, nested nodes still as dictionaries.
-        at: Where they stand in the configuration.
+        at: Place of the arguments in the configuration.
         partial: More arguments will be given later.
 
     Raises:

@@ -98,7 +98,7 @@ class Refusing:
 
     Args:
         absent: Takes the reason.
-        name: Of the rival.
+        name: Name of the rival.
     """
 
     def __init__(self, absent: dict[str, str], name: str) -> None:

@@ -54,7 +54,7 @@ def measure_layers(settings: BenchmarkSettings, folder: Path) -> BenchmarkReport
     """Measure every layer of `LAYERS` beside onnxruntime's convolution and bias, in float32 and in 8 bits.
 
     Args:
-        settings: Of `bnn benchmark`.
+        settings: Settings of `bnn benchmark`.
         folder: For files that are not kept.
     """
     report = BenchmarkReport.of_machine("3x3 convolutions", ())

@@ -31,7 +31,7 @@ class Subject:
         simulated: With floats for signs; None where it is not known.
         twin: The float twin; None where it is not known.
         left: Binary layers that are not packed, and why.
-        unfolded: What is not folded into binary layers though it could be, and why; or empty.
+        unfolded: Operations that could be folded into binary layers and are not, with the reason; or empty.
         unknown: Why there is no simulated network, or no twin.
     """
 
@@ -53,9 +53,9 @@ def read_subject(settings: BenchmarkSettings, described: Described, folder: Path
     """Return the network that `packed`, `ckpt`, or a model and its data name.
 
     Args:
-        settings: Of the benchmark.
+        settings: Settings of the benchmark.
         described: A network that was never trained, with its data; or those of a published file.
-        folder: Where to write the packed file of a network that has none yet.
+        folder: Folder for the packed file of a network that has none yet.
 
     Raises:
         UserError: None is named, or two; or it cannot be read or packed.
@@ -84,7 +84,7 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
     Args:
         network: As trained or as built; annealing that is not over is ended.
         model: The section of the configuration that it was built from.
-        folder: Where to write the packed file.
+        folder: Folder for the packed file.
         trust: See `build`.
 
     Raises:

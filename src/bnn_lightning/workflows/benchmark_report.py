@@ -29,11 +29,11 @@ class Measurement:
     """Measurements of one contestant.
 
     Attributes:
-        name: Of the contestant.
+        name: Name of the contestant.
         threads: That it might use.
         batch: Images of a call.
         turns: Seconds of a call, by the clock and of the processor, one a repeat.
-        layer: Which layer, where single layers are measured.
+        layer: Name of the layer, where single layers are measured.
     """
 
     name: str
@@ -68,15 +68,15 @@ class BenchmarkReport:
     """All that a benchmark found.
 
     Attributes:
-        name: Of the network.
+        name: Name of the network.
         image: Channels, height and width.
-        machine: What it was measured on.
-        versions: Of libraries.
+        machine: Machine of the measurement.
+        versions: Versions of libraries.
         entries: One a contestant, number of threads and batch.
-        absent: Who took no part, and why.
-        footprint: Of the packed file in a fresh process.
+        absent: Runtimes that took no part, with the reason.
+        footprint: Memory of the packed file in a fresh process.
         shares: Time of the operations of the packed network, one thread, one image.
-        unfolded: What is not folded into binary layers though it could be, and why; or empty.
+        unfolded: Operations that could be folded into binary layers and are not, with the reason; or empty.
     """
 
     name: str

@@ -104,7 +104,7 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
     """Measure a network beside its rivals.
 
     Args:
-        settings: Of `bnn benchmark`.
+        settings: Settings of `bnn benchmark`.
         subject: The network.
         folder: For files that are not kept.
 
@@ -134,7 +134,7 @@ def run(
 
     Args:
         runners: By name.
-        images: Of one batch.
+        images: Images of one batch.
         threads: That each may use.
         repeats: Turns of each.
         contestants: Hears of those that fail.

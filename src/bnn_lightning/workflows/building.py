@@ -61,7 +61,7 @@ class ForeignTargetError(UserError):
 
     Args:
         target: As the configuration has it.
-        at: Where it stands.
+        at: Place in the configuration.
     """
 
     def __init__(self, target: Any, at: str) -> None:
@@ -79,7 +79,7 @@ def build(node: Node, *, at: str, trust: Sequence[str] = ()) -> Any:
 
     Args:
         node: Plain containers without interpolations; `_target_` names what is called with the other keys.
-        at: Where the node stands in the configuration, for messages.
+        at: Place of the node in the configuration, for messages.
         trust: Packages beside ours whose classes and functions may be called.
 
     Raises:

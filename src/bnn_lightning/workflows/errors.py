@@ -13,9 +13,9 @@ class UntrustedFileError(UserError):
     """A file whose configuration names classes of a package of the user's own, which is not trusted.
 
     Args:
-        refused: What is refused, in words.
+        refused: Refusal, in words.
         package: The package.
-        remedy: What trusts it.
+        remedy: Command that trusts the package.
     """
 
     def __init__(self, refused: str, package: str, remedy: str) -> None:

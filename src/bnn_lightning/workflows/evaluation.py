@@ -39,12 +39,13 @@ class Score:
     """Result of an evaluation.
 
     Attributes:
-        images: How many were scored.
-        damaged: How many could not be read and were left out (`data.on_damaged=skip`).
+        images: Number of images that were scored.
+        damaged: Number of images that could not be read and were left out (`data.on_damaged=skip`).
         top1: Share of the images whose label has the largest logit.
         top5: Share of the images whose label is among the five largest logits.
         loss: Mean cross-entropy.
-        partial: What left images out, such as `trainer.limit_test_batches=2`; None where every image was scored.
+        partial: Setting that left images out, such as `trainer.limit_test_batches=2`; None where every image was
+            scored.
         warning: That the network is not binary yet; None where it is.
     """
 
@@ -131,7 +132,7 @@ def score(task: ClassificationTask, datamodule: LightningDataModule, trainer: Pl
 
     Args:
         task: Holds the network.
-        datamodule: Of images that it takes.
+        datamodule: Data module of images that it takes.
         trainer: The section of a configuration.
 
     Raises:
@@ -175,7 +176,7 @@ def unpack(packed: str, described: Described, *, trust: Sequence[str] = ()) -> t
 
     Args:
         packed: The file; kernels run on the CPU, and so the trainer must.
-        described: What takes the place of the data that the file was exported with.
+        described: Data in the place of those that the file was exported with.
         trust: See `load_task`.
 
     Raises:

@@ -61,10 +61,10 @@ class Exported:
 
     Attributes:
         path: The file, or the folder of a web page.
-        format: Of the file.
+        format: Format of the file.
         size: Bytes of the file; of a web page, of all its files.
         parity: Comparison with the trained network on test images; None where onnxruntime is not installed.
-        text: What was written, in words.
+        text: Report of the written file.
     """
 
     path: Path

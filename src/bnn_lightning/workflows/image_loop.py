@@ -22,11 +22,11 @@ def show_images(
 
     Args:
         module: Its step takes images and labels.
-        datamodule: Whose images.
+        datamodule: Data module with the images.
         trainer: Section of a configuration.
         stage: Split.
-        images: How many of the test images, in whole batches; None takes all.
-        callbacks: Of the trainer.
+        images: Number of test images, in whole batches; None takes all.
+        callbacks: Callbacks of the trainer.
 
     Raises:
         UserError: Missing or damaged files.

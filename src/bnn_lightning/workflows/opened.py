@@ -38,9 +38,11 @@ class OpenedCheckpoint:
     Attributes:
         path: The file.
         task: The network in a task, in evaluation mode.
-        config: What it was built from: the sections `model` and `data`, and of a checkpoint of ours all others.
+        config: Configuration that it was built from: the sections `model` and `data`, and of a checkpoint of ours all
+            others.
         data: The section of the data to score it on.
-        class_names: Of the data that it was trained on, in the order of the labels; none where they are not known.
+        class_names: Class names of the data that it was trained on, in the order of the labels; none where they are not
+            known.
     """
 
     path: str
@@ -131,7 +133,7 @@ def restore(
 
     Args:
         ckpt: The checkpoint.
-        described: What takes the place of the checkpoint's own data.
+        described: Data in the place of the checkpoint's own.
         embedded: The configuration in the checkpoint.
         trust: See `load_task`.
 

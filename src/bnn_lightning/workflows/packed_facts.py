@@ -30,7 +30,7 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
 
     Args:
         file: The packed file.
-        checkpoint: Of which it should be.
+        checkpoint: Checkpoint that it should be made of.
         latency: Measure it.
 
     Raises:

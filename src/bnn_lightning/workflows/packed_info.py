@@ -16,9 +16,9 @@ def packed_info(embedded: Plain, datamodule: Any, more: Plain | None = None) -> 
     """Return what a packed file says of its network.
 
     Args:
-        embedded: What the network was built from: the sections `model` and `data`, and others.
+        embedded: Configuration that the network was built from: the sections `model` and `data`, and others.
         datamodule: Knows the size, the classes and the preparation of its images.
-        more: Of its provenance.
+        more: Other facts of its provenance.
     """
     model = embedded["model"]
     config = {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded}

@@ -35,7 +35,7 @@ class Prediction:
     Attributes:
         image: Its file.
         classes: Names, or numbers where the network has no names, the likeliest first.
-        probabilities: Of these, in the same order.
+        probabilities: Probabilities of these, in the same order.
     """
 
     image: str
@@ -53,7 +53,7 @@ class Classified:
 
     Attributes:
         predictions: One a picture.
-        damaged: What is to be said of each file that could not be read.
+        damaged: Message on each file that could not be read.
     """
 
     predictions: list[Prediction]
@@ -134,7 +134,7 @@ def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> 
     Args:
         network: The network.
         path: Its file, for messages.
-        resize: What takes the place of the file's: the picture covers this many times the network's size.
+        resize: Resizing in the place of the file's: the picture covers this many times the network's size.
 
     Raises:
         UserError: The file does not say it, and `resize` is not given; or the network takes no pictures.

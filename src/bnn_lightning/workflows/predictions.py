@@ -22,7 +22,7 @@ class Seen:
         image: (C, H, W) in [0, 1], on the CPU.
         label: Number of its class.
         predicted: Number of the likeliest class.
-        probability: Of `predicted`.
+        probability: Probability of `predicted`.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class Predictions:
 
     Attributes:
         num_classes: C.
-        most: How many images are kept of each kind.
+        most: Number of images that are kept of each kind.
         confusion: (C, C) numbers of images, true by predicted class.
         in_five: Images whose label is among the five likeliest classes.
         loss: Sum of the cross-entropy.
@@ -114,10 +114,10 @@ def predict(
 
     Args:
         network: In evaluation mode.
-        datamodule: Whose test images.
+        datamodule: Data module with the test images.
         trainer: The section of the configuration.
-        images: How many, in whole batches; None takes all.
-        examples: How many are kept to be shown, of each kind.
+        images: Number of images, in whole batches; None takes all.
+        examples: Number of images of each kind that are kept to be shown.
 
     Raises:
         UserError: Missing or damaged data.

@@ -52,8 +52,8 @@ class Held:
 
     Attributes:
         student: As it was named.
-        images: How many were measured.
-        damaged: How many could not be read and were left out (`data.on_damaged=skip`).
+        images: Number of images that were measured.
+        damaged: Number of images that could not be read and were left out (`data.on_damaged=skip`).
         seen: The networks that were trained on some of the images.
         relaxed: By network, what to say of one whose annealing has not ended.
     """
@@ -106,7 +106,7 @@ class Ranking:
     """Teachers of a student, the one of lowest complexity first.
 
     Attributes:
-        candidates: What was measured of each.
+        candidates: Measurements of each teacher.
         held: On what.
     """
 

@@ -105,8 +105,8 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
 
     Args:
         run: Its folder.
-        described: What takes the place of the run's own data.
-        settings: Of the report.
+        described: Data in the place of the run's own.
+        settings: Settings of the report.
         trainer: The section of the configuration.
 
     Raises:

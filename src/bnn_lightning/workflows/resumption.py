@@ -55,7 +55,7 @@ class Resumption:
 
     Attributes:
         path: The file.
-        checkpoint: What it holds.
+        checkpoint: Content of the checkpoint.
         in_place: Whether it lies in this run's own folder.
     """
 

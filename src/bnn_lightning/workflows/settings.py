@@ -190,7 +190,7 @@ def takes(kind: type) -> Callable[[Verb], Verb]:
     """Show the keys of a dataclass of settings, with their types and defaults, in the signature of a verb.
 
     Args:
-        kind: What the verb makes of its `**options`.
+        kind: Dataclass that the verb makes of its `**options`.
     """
 
     def shown(verb: Verb) -> Verb:

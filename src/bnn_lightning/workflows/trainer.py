@@ -30,7 +30,7 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     """Build `trainer`.
 
     Raises:
-        UserError: What Lightning refuses, in its words.
+        UserError: Arguments that Lightning refuses, in its words.
     """
     if not config.get("enable_progress_bar", True):  # Lightning refuses a bar beside it
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]

@@ -258,7 +258,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     """Build everything, and check what can be checked before training starts.
 
     Args:
-        settings: Of the training.
+        settings: Settings of the training.
         plain: See `training_config`.
         config: All that checkpoints say of the run.
 

@@ -15,7 +15,7 @@ class Verified:
     Attributes:
         path: The file.
         size: Bytes that were checked.
-        nodes: Of its graph.
+        nodes: Nodes of its graph.
         constants: Tensors of its graph.
         plans: Execution plans that lie in it.
     """

@@ -49,7 +49,7 @@ def visualize(
     Args:
         kind: One of `training_curves`, `comparison`, `binarization`, `graph`, `landscape`, `modules`, `feature_maps`,
             `embedding`, `soft_label_heatmap`, `signs`, `surrogates`, `pipeline`.
-        subject: What is shown: runs, names of networks or binarizers, a data set, as the kind has it.
+        subject: Subject of the figure: runs, names of networks or binarizers, a data set, as the kind has it.
         data: Set whose images are shown: see `evaluate`.
         data_dir: Folder of the data files, where those of the training are not there.
         ending: End of the names of files in a folder.

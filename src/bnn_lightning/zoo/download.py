@@ -25,7 +25,7 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
 
     Args:
         url: Address.
-        path: Where to place the file; its folder is made.
+        path: Path of the file; its folder is made.
         size: Bytes of the file.
         sha256: Its checksum, in hexadecimal digits.
 

@@ -24,7 +24,7 @@ class Writer:
         graph: The graph.
         types: Types of the images and of the result of each node.
         rules: Writer of the calls of each operation, by name.
-        reads: What a rule reads, by name of the operation; others read the values of the node.
+        reads: Inputs that a rule reads, by name of the operation; others read the values of the node.
 
     Attributes:
         calls: Calls in C. The place of a buffer stands as its key between two `@`.

@@ -175,9 +175,9 @@ class Window(NamedTuple):
     """Geometry of a convolution.
 
     Attributes:
-        stride: Of rows and columns.
+        stride: Stride of rows and columns.
         padding: Zeros above and below, on the left and on the right.
-        dilation: Of rows and columns.
+        dilation: Dilation of rows and columns.
         groups: Divides both numbers of channels.
     """
 

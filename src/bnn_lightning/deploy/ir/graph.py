@@ -90,7 +90,7 @@ class Node:
         operation: Its name, a key of `operations.OPERATIONS`.
         inputs: Values and constants that it reads, by position.
         attributes: Everything else, by name; what is absent has its default.
-        name: Where it stands in the network that it was captured from; files do not hold it.
+        name: Path in the network that it was captured from; files do not hold it.
 
     Example:
         >>> node = Node("mean", (Value(0),), {"dims": [2, 3]})

@@ -66,7 +66,7 @@ def type_of(graph: Graph, node: Node, types: Sequence[Type]) -> Type:
     """Return the type of a node's result.
 
     Args:
-        graph: Whose constants it reads.
+        graph: Graph that holds the constants.
         node: A node.
         types: Types of the values before it.
 

@@ -59,9 +59,9 @@ class SignConv2d:
 
     Attributes:
         signs: -1 and +1, (out_channels, in_channels / groups, kernel_height, kernel_width).
-        stride: Of rows and columns.
+        stride: Stride of rows and columns.
         padding: Pixels above, below, on the left and on the right.
-        dilation: Of rows and columns.
+        dilation: Dilation of rows and columns.
         groups: Divides both numbers of channels.
         pad_value: 0, -1 or +1.
         parameters: Values of the epilogue by name, (out_channels,).
@@ -123,9 +123,9 @@ class SignConv2d:
         Args:
             constants: Section that takes weights and parameters.
             x: Packed signs of the map, as `padded` says.
-            shape: Of the map.
+            shape: Shape of the map.
             out: Place of the result, dense; None writes no floats.
-            residual: What is added; fewer channels than the result's are read again and again.
+            residual: Summand; fewer channels than the result's are read again and again.
             node: Number of the value.
         """
         height, width, words = self.padded(shape)
@@ -200,8 +200,8 @@ def conv_sizes(
         words: Words of a pixel, of one group.
         channels: Input and output channels of one group.
         kernel_size: Height and width of a window.
-        stride: Of rows and columns.
-        dilation: Of rows and columns.
+        stride: Stride of rows and columns.
+        dilation: Dilation of rows and columns.
     """
     return {
         "height": padded[0],
@@ -229,7 +229,7 @@ def window_offsets(width: int, groups: int, words: int, kernel_size: Pair, dilat
         groups: Groups of channels.
         words: Words of a pixel, of one group.
         kernel_size: Height and width of a window.
-        dilation: Of rows and columns.
+        dilation: Dilation of rows and columns.
 
     Raises:
         ValueError: Farther than kernels count.

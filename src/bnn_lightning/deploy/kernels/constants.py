@@ -35,7 +35,7 @@ class Placement:
 
     Attributes:
         offset: First byte.
-        layout: How it lies there, one of `format.layouts.LAYOUTS`.
+        layout: Layout in the section, one of `format.layouts.LAYOUTS`.
         groups: Groups of channels that the layout divides it into.
     """
 
@@ -67,7 +67,7 @@ class ConstantSection:
         """Return the address of an array, which is appended if it is new.
 
         Args:
-            values: Of any type, little-endian in the section.
+            values: Values of any type, little-endian in the section.
             of: Number of the constant of the graph that this is, if it is one in another layout.
             layout: Name of that layout.
             groups: Groups that it divides the constant into.
@@ -91,7 +91,7 @@ class ConstantSection:
 
         Args:
             kind: Name of the computation.
-            source: What it is computed from.
+            source: Constant that it is computed from.
             size: Bytes of the result.
             arguments: Whole numbers of the computation.
         """

@@ -41,16 +41,16 @@ class Conv2d:
 
     Attributes:
         weight: Shape (out_channels, in_channels, kernel_height, kernel_width).
-        activation: Of the channels of the result.
+        activation: Activation of the channels of the result.
         bias: Shape (out_channels,), or None.
-        stride: Of rows and columns.
-        padding: Of rows and columns, on both sides.
-        dilation: Of rows and columns.
+        stride: Stride of rows and columns.
+        padding: Padding of rows and columns, on both sides.
+        dilation: Dilation of rows and columns.
         affine: Scale and shift, (out_channels,) each, of what follows the bias; None is nothing.
         normalization: Mean and standard deviation, (in_channels,) each, of the input; None: it is taken as it is.
         pool: 2 averages the input over 2x2 first (what there is of it at an odd side); only before a 1x1 kernel.
         maxima: Maxima of windows that follow, in the same pass.
-        source: What the weight is in the graph; None: it was computed.
+        source: Constant of the weight in the graph; None: it was computed.
         beyond: Rows below and columns on the right that are padded besides.
 
     Raises:
@@ -156,7 +156,7 @@ class Conv2d:
             constants: Section that takes weights and parameters.
             x: The map.
             out: Place of the result; None writes no floats.
-            residual: What is added, a dense map.
+            residual: Summand, a dense map.
             work: Memory of `scratch_size` bytes; None where that is 0.
             node: Number of the value.
         """

@@ -127,7 +127,7 @@ def compute(derived: tuple[Derived, ...], constants: Array, memory: Array) -> No
     """Fill the region DERIVED.
 
     Args:
-        derived: Of a plan.
+        derived: Derived values of a plan.
         constants: Section of constants, bytes.
         memory: The region, bytes.
     """

@@ -21,9 +21,9 @@ class FusedElementwise:
     itself.
 
     Attributes:
-        activation: Of the channels of the result.
+        activation: Activation of the channels of the result.
         multiply: Whether the residual multiplies, too (element-wise attention).
-        residual_slope: Of a PReLU of the residual, (channels,).
+        residual_slope: Slope of a PReLU of the residual, (channels,).
         scale: Shape (channels,); None leaves the affine map out.
         bias: Shape (channels,), with `scale`.
         inner: Slope of a PReLU before the addition, (channels,).
@@ -61,7 +61,7 @@ class FusedElementwise:
             x: The map.
             out: Place of the result; None writes no floats.
             gate: Gates of x, (N, channels of x).
-            residual: What is added, and multiplied with; fewer channels than the result's are read again and again.
+            residual: Summand or factor; fewer channels than the result's are read again and again.
             second: A map whose channels follow upon those of x, whole blocks, and its gate.
             node: Number of the value.
         """
@@ -89,9 +89,9 @@ def halving(call: KernelCall, constants: ConstantSection, slope: Array | None, o
     """Return a call that writes averages over 2x2 of its result, too; what is left of an odd side by itself.
 
     Args:
-        call: Of a fused elementwise pass.
+        call: Call of a fused elementwise pass.
         constants: Section that takes the slopes.
-        slope: Of a PReLU before the averages, (channels,).
+        slope: Slope of a PReLU before the averages, (channels,).
         out: Place of the averages, dense.
     """
     half_slope = placed(constants, slope)

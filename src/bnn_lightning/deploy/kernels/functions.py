@@ -11,7 +11,7 @@ def apply_function(
     """Return the call that maps each value.
 
     Args:
-        function: What is computed.
+        function: Function of each element.
         x: Values that are read.
         out: Place of the results, in the same order.
         count: Number of values.

@@ -21,13 +21,13 @@ class GroupConv2d:
     Attributes:
         weight: Shape (out_channels, in_channels / groups, kernel_height, kernel_width).
         groups: Divides the channels.
-        activation: Of the channels of the result.
+        activation: Activation of the channels of the result.
         bias: Shape (out_channels,), or None.
-        stride: Of rows and columns.
-        padding: Of rows and columns, on both sides.
-        dilation: Of rows and columns.
+        stride: Stride of rows and columns.
+        padding: Padding of rows and columns, on both sides.
+        dilation: Dilation of rows and columns.
         affine: Scale and shift, (out_channels,) each, of what follows the bias; None is nothing.
-        source: What the weight is in the graph; None: it was computed.
+        source: Constant of the weight in the graph; None: it was computed.
     """
 
     weight: Array

@@ -152,8 +152,8 @@ class Activation:
     """Last step of most kernels: PReLU, a shift, clamp; each may be missing.
 
     Attributes:
-        channels: Of the map.
-        slope: Of PReLU, (channels,); zeros make ReLU.
+        channels: Channels of the map.
+        slope: Slope of PReLU, (channels,); zeros make ReLU.
         shift: Shape (channels,).
         low: Lower bound.
         high: Upper bound.
@@ -175,7 +175,7 @@ class Activation:
             out: Place of the result; None writes no floats.
             height: Rows of the result.
             width: Columns of the result.
-            prefix: Of the names.
+            prefix: Prefix of the names.
         """
         fields: dict[str, Field | None] = {
             "height": height,

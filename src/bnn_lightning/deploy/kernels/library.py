@@ -32,7 +32,7 @@ class KernelInfo:
     """Kernels that compute packed layers here.
 
     Attributes:
-        name: Of the kernel in use: an instruction set, or "torch", the fallback.
+        name: Name of the kernel in use: an instruction set, or "torch", the fallback.
         built: Kernels that were compiled with the package.
         reason: Why the fallback is in use, or empty.
         threads: Threads that a layer may use, those of torch.

@@ -23,7 +23,7 @@ class Linear:
         bias: Shape (out_features,), or None.
         scale: Shape (out_features,); needed for int8.
         activation: None is nothing.
-        source: What the weight is in the graph; None: it was computed.
+        source: Constant of the weight in the graph; None: it was computed.
 
     Raises:
         ValueError: `scale` belongs to int8 weights, and to these alone.

@@ -30,10 +30,10 @@ class Pool2d:
     """Maxima or averages of windows, after a PReLU if asked for.
 
     Attributes:
-        channels: Of the map.
+        channels: Channels of the map.
         kernel_size: Height and width.
-        stride: Of rows and columns.
-        padding: Of rows and columns.
+        stride: Stride of rows and columns.
+        padding: Padding of rows and columns.
         average: Average, not the maximum.
         ceil_mode: Whether windows may reach beyond the map.
         before: Slope of a PReLU, (channels,), that comes first; None is none.
@@ -139,7 +139,7 @@ def average_parts(
     """Return the call that makes averages, (N, channels), of the sums over the parts of a map.
 
     Args:
-        shape: Of the map.
+        shape: Shape of the map.
         sums: Its sums.
         mean: Place of the averages.
         factor: Number that the sums are multiplied by; None makes averages.

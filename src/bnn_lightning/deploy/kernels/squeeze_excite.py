@@ -22,7 +22,7 @@ class Dense:
         weight: Shape (outputs, inputs), float32 or int8.
         bias: Shape (outputs,), or None.
         scale: Shape (outputs,); of int8 weights.
-        source: What the weight is in the graph; None: it was computed.
+        source: Constant of the weight in the graph; None: it was computed.
     """
 
     weight: Array

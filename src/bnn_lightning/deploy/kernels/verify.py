@@ -18,7 +18,7 @@ def verify(call: KernelCall, memory: Memory) -> None:
     """Check a kernel call before it runs.
 
     Args:
-        call: What the kernel is given.
+        call: Arguments of the kernel.
         memory: Memory that it may use.
 
     Raises:

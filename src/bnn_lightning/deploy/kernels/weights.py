@@ -25,8 +25,8 @@ class Source:
         constant: Its number.
         dtype: "f32", "i8" or "bits".
         values: As the graph holds it; signs as -1 and +1.
-        scale: Of each output, float32, that floats made of int8 are multiplied by; None: int8 is read as it is.
-        factors: Of each input, float64, that floats are multiplied by then; None: they are not.
+        scale: Scale of each output, float32, that floats made of int8 are multiplied by; None: int8 is read as it is.
+        factors: Factor of each input, float64, that floats are multiplied by then; None: they are not.
     """
 
     constant: int
@@ -45,7 +45,7 @@ def blocked_weight(constants: ConstantSection, weight: Array, source: Source | N
     Args:
         constants: The section.
         weight: Shape (groups * outputs, inputs, ...), float32 or int8.
-        source: What it is in the graph; None: it was computed.
+        source: Constant in the graph; None: it was computed.
         groups: Each has blocks of its own.
     """
     rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1)

@@ -184,7 +184,7 @@ class _Chain:
     Attributes:
         network: The graph that it stands in.
         number: Number of the convolution.
-        epilogue: What it computes behind its sums.
+        epilogue: Operations behind its sums.
         residual: The map, or the rows, that it adds besides.
         views: Numbers of the values that are its result as rows.
         absorbed: Numbers of what it computes besides, each with the value before it.

@@ -24,7 +24,7 @@ class LinearRows:
     """A linear layer of rows.
 
     Attributes:
-        layer: What it computes; the affine map before it lies in its weight and bias.
+        layer: Linear layer; the affine map before it lies in its weight and bias.
         source: Number of the value that it reads.
     """
 
@@ -79,7 +79,7 @@ class Gate:
     """Squeeze-and-excite behind averages.
 
     Attributes:
-        layer: What it computes.
+        layer: Linear layer.
         own: Number of the averages of its map.
         other: Number of those of the map that is blended with it; None is none.
     """

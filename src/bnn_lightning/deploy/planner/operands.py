@@ -115,7 +115,7 @@ def in_order(of: Type, sizes: Sequence[Size], strides: Sequence[Sequence[int]]) 
     Args:
         of: Type of the result.
         sizes: Sizes of dimensions that follow upon each other as those of the result do, which has no others.
-        strides: Of each operand along these.
+        strides: Strides of each operand along these.
     """
     own = memory_strides(of)
     if own is None or of.dtype != "f32" or not of.elements:

@@ -38,7 +38,7 @@ class Opened:
     """A plan that the library has opened and verified for an instruction set.
 
     Attributes:
-        sections: What the library made of it; contexts share it.
+        sections: Opened plan of the library; contexts share it.
         takes_bytes: Whether it takes images as bytes.
         rows: Calls of kernels that follow upon each other, from the first to behind the last, and calls of torch.
         types: Types of the values; of what only kernels compute there need be none.

@@ -298,7 +298,7 @@ class Rows:
     """The memory of one run of `Sections` at a time, whose calls run by rows.
 
     Args:
-        sections: What runs.
+        sections: Sections of the plan that runs.
         images: Most images of a run.
         takes_bytes: Whether these are bytes.
     """

@@ -41,8 +41,8 @@ class LoadedNetwork(OnDemand):
     afterwards, plans are made anew.
 
     Args:
-        graph: What it does.
-        info: What it is.
+        graph: Operations of the network.
+        info: Facts of the network.
         takes_images: Whether images may be refused for their range: inputs of unknown networks are of any range.
         types: Types of its values, where it is known that the last ones are logits, a row for each image.
         plans: Plans of the file that it comes from.

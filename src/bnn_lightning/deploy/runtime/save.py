@@ -22,10 +22,10 @@ class FileSizes:
     """Bytes of a packed file.
 
     Attributes:
-        total: Of the file.
-        header: Of its header, compressed.
-        binary: Of the signs.
-        rest: Of all other tensors.
+        total: Bytes of the file.
+        header: Bytes of its header, compressed.
+        binary: Bytes of the signs.
+        rest: Bytes of all other tensors.
     """
 
     total: int
@@ -42,10 +42,10 @@ def save(
     Args:
         packed: From `pack`.
         path: The file; an older one is replaced when the new one is complete.
-        info: What the network is.
+        info: Facts of the network.
         rest: Weights of real convolutions and linear layers: "fp32", or "int8" with a scale of each output channel
             (`quantize_weights`), a quarter of the size.
-        stem: What the convolution that reads the images computes with: "fp32", or "u8", bytes for pixels and int8 for
+        stem: Arithmetic of the convolution that reads the images: "fp32", or "u8", bytes for pixels and int8 for
             weights (`quantize_stem`).
 
     Returns:

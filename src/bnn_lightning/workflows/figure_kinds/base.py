@@ -41,7 +41,7 @@ class Drawing:
         figures: By part of the file's name, "" for none.
         table: Names of the columns and the rows of the CSV file; None writes none.
         arrays: By name, for a file of NumPy; none writes none.
-        part: Of the table's name.
+        part: Part of the table's name.
         files: Other files that were written.
     """
 
@@ -58,10 +58,10 @@ class Place:
 
     Attributes:
         folder: Exists.
-        stem: What all its files are called by.
+        stem: Beginning of the names of all files.
         formats: Suffixes of pictures, without the dot.
-        dpi: Of PNG.
-        ending: What the stem ends in.
+        dpi: Resolution of PNG.
+        ending: End of the stem.
     """
 
     folder: Path
@@ -80,9 +80,9 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
 
     Args:
         out: A folder, or a file with the suffix of a picture, whose stem is then that of all files.
-        name: What files in a folder are called by; characters that cannot be typed as an override become `_`.
-        formats: Of pictures in a folder.
-        dpi: Of PNG.
+        name: Beginning of the names of files in a folder; characters that cannot be typed as an override become `_`.
+        formats: Formats of pictures in a folder.
+        dpi: Resolution of PNG.
         ending: End of the files' stem, which tells the jobs of a sweep apart.
 
     Raises:

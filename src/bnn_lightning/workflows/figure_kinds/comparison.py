@@ -74,7 +74,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> C
 
     Args:
         run: The run's folder.
-        name: What to call it.
+        name: Name in the figure.
         data: On which it must have been trained.
         trust: See `load_task`.
 

@@ -79,7 +79,7 @@ def read_picture(path: Path, preparation: Preparation, *, size: int | None = Non
 
     Args:
         path: A picture.
-        preparation: What the network was evaluated with.
+        preparation: Preparation of images that the network was evaluated with.
         size: The whole picture is shown instead, with this many pixels on its shorter side; None is as in evaluation.
 
     Raises:

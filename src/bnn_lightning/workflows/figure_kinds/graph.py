@@ -62,7 +62,7 @@ class GraphSubject:
     Attributes:
         module: Takes one tensor.
         example: Two inputs.
-        title: Of the picture.
+        title: Title of the picture.
         depth: Modules this deep are one node; None shows every operation.
     """
 
@@ -123,7 +123,7 @@ def network_of(name: str, size: int, num_classes: int, width: int | None, *, bin
     """Build a registered network for a picture.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         size: Height and width of the images.
         num_classes: Width of the logits.
         width: Channels of the first layers; None takes the network's own.

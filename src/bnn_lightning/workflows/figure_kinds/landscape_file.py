@@ -24,7 +24,7 @@ class LandscapeFile:
 
     Args:
         path: Ends in .npz; read where it exists.
-        identity: What the points depend on, plain values: a file with another one is refused.
+        identity: Facts that the points depend on, plain values: a file with others is refused.
         landscape: With no points: its name, steps and number of directions.
 
     Raises:

@@ -74,8 +74,8 @@ def measure_runs(
     """Measure what is missing in the files of runs, on the same images with the same seeds.
 
     Args:
-        described: What takes the place of the first run's own data.
-        settings: What is measured, and how.
+        described: Data in the place of the first run's own.
+        settings: Settings of the measurement.
         runs: Path and name of each.
         ending: See `place_of`.
 

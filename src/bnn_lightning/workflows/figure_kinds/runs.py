@@ -50,8 +50,8 @@ def read_run(path: str, described: Described, *, trust: Sequence[str] = ()) -> V
     """Read a run's folder, or a checkpoint.
 
     Args:
-        path: Of either.
-        described: What takes the place of the run's own data.
+        path: Path of either.
+        described: Data in the place of the run's own.
         trust: See `build`.
 
     Raises:
@@ -74,10 +74,10 @@ def labelled_images(
 
     Args:
         data: Section of the data, without augmentation.
-        network: Which is shown the images.
+        network: Network that is shown the images.
         path: Its file, for messages.
         split: "train" or "test".
-        count: How many; fewer where there are fewer.
+        count: Number of images; fewer where there are fewer.
         trust: See `build`.
 
     Raises:
