@@ -95,7 +95,7 @@ def _run(words: Sequence[str]) -> None:
         near = did_you_mean(verb, VERBS)
         if not near and ("=" in verb or verb.startswith("-")):
             near = f" The verb comes first: bnn train {verb}"
-        print(f"error: `{verb}` is no verb of bnn.{near} There are: {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"error: unknown command `{verb}`.{near} There are: {', '.join(VERBS)}.", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
     run(verb, prefix=(verb,))
 
