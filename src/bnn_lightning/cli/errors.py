@@ -101,7 +101,7 @@ def _missing_option(error: MissingConfigException) -> str:
         return _clean(str(error))
     if (renamed := OPTIONS.get(f"{group}={option}")) is not None:
         return f"`{group}={option}` is called `{renamed}` now."
-    # Of several options at once, callbacks=[default,ema], Hydra does not say what there is.
+    # With several options at once, callbacks=[default,ema], Hydra does not list the options of the group.
     options = [name for name in error.options or list_options(group) if not name.startswith("_")]
     plugin = " Others are plugins, to be installed (optuna: `bnn-lightning[sweep]`)." if "hydra/" in group else ""
     near = did_you_mean(option, options)
@@ -131,7 +131,7 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    # Of the configuration as it is written: nothing is resolved, `hydra` is left out.
+    # Keys of the configuration as it is written: nothing is resolved, `hydra` is left out.
     if node._is_none() or node._is_missing():
         return
     for key in map(str, node.keys()):

@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Map = Callable[[Callable[[Item], Result], Iterable[Item]], Iterator[Result]]
 
-# Of the output folder: what it was made from and how. Only a folder that has it is written into again.
+# File of the output folder that says from what and how it was made. Only a folder that has it is written into again.
 RECORD = "prepare.json"
 _PARTIAL = ".partial"
 _LONGEST_JPEG = 65_500  # pixels a side: the limit of libjpeg

@@ -31,7 +31,7 @@ from bnn_lightning.utils.optional import require
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _FAMILIES = (BinaryAlexNet, BinaryDenseNet, MeliusNet, QuickNet, ResNetE)
-# Of a batch norm, in Keras and in torch.
+# Names of a batch norm's tensors, in Keras and in torch.
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 Layers = Mapping[str, Mapping[str, Tensor]]  # tensors by the names of layer and weight
 

@@ -98,7 +98,7 @@ class Bop(Optimizer):
             closure: Computes the loss and the gradients anew; None takes the gradients that are there.
 
         Returns:
-            What the closure returned.
+            Value of the closure.
         """
         loss = None
         if closure is not None:

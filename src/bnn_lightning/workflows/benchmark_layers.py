@@ -22,7 +22,7 @@ from bnn_lightning.workflows.settings import BenchmarkSettings
 
 # Height and width of the image, and channels: the 3x3 layers of ResNet-18, and of twice its width.
 LAYERS = ((56, 64), (28, 128), (14, 256), (7, 512), (56, 128), (28, 256), (14, 512))
-# What a layer takes is the difference of a long and a short chain of it: what comes before and after falls out.
+# The time of a layer is the difference of a long and a short chain of it: the time before and after cancels.
 _SHORT, _LONG = 1, 5
 
 

@@ -31,7 +31,7 @@ from bnn_lightning.zoo.files import is_name
 _OF_BINARIZER = re.compile(r"(^|\.)(input|weight)_binarizer\.")
 LAST = Path("checkpoints") / "last.ckpt"
 FINAL = "final.ckpt"
-# What may differ between a run and its continuation without a word: places, and how the work is shown.
+# Keys that may differ between a run and its continuation without a word: places, and the display of the work.
 _MAY_DIFFER = (
     *("paths", "hydra", "logger", "ckpt_path", "init_from", "name", "test", "objective", "on_nonfinite"),
     "published",
@@ -216,7 +216,7 @@ def start_from(task: LightningModule, wanted: str, model: object) -> str:
         model: Settings of the backbone, to be compared with those of a checkpoint of ours.
 
     Returns:
-        What to tell the user.
+        Message for the user.
 
     Raises:
         UserError: It cannot be read, or is that of another network.

@@ -24,7 +24,7 @@ from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, P
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.profiling import profile_quickly, profiles_of
 
-# Of the rivals in what `bnn benchmark` writes: how the table of published networks calls them.
+# Names of runtimes in files of `bnn benchmark`, and in the table of published networks.
 _RIVALS = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "MobileNetV3-L, int8"}
 
 

@@ -29,7 +29,7 @@ from bnn_lightning.zoo.files import is_name
 BLOCK_SIZE, NETWORK_SIZE = 16, 32
 # A network has too many operations for a picture: modules this deep are one node.
 NETWORK_DEPTH = 2
-# What the formats beside the picture need, by extra, which is called as their key.
+# Libraries of the formats beside the picture, by extra, which is called as their key.
 _LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 

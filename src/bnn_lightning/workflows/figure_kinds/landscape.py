@@ -20,7 +20,7 @@ from bnn_lightning.workflows.figure_kinds.landscape_measure import Extras, Measu
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import Described
 
-# What must agree between landscapes for one scale to mean something.
+# Facts that must agree between landscapes that are compared on one scale.
 _SHARED = ("images", "seed", "perturb", "normalize", "bn_images")
 
 

@@ -14,7 +14,7 @@ from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_name, several, typeable
 from bnn_lightning.workflows.opened import Described
 
-# What may differ between the runs of one group: their seed, and where they were written.
+# Keys that may differ between the runs of one group: their seed, and the places of their files.
 _OF_ONE_RUN = re.compile(r"[+~]*(seed=|hydra[./]|paths\.|logger|name=|ckpt_path=)")
 _NUMBER = re.compile(r"[_-](seed)?\d+$")
 
