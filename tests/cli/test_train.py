@@ -359,17 +359,6 @@ def test_trust_comes_from_the_command_line_only(
     assert "taken from the command line only" in refused.err
 
 
-def test_a_trusted_package_may_stand_in_keys_of_the_command_line(
-    bnn: Bnn, workplace: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = "from bnn_lightning.distill import HardLabels\n\nclass Mine(HardLabels): ...\n"
-    (workplace / "trusted_labels.py").write_text(source)
-    monkeypatch.syspath_prepend(workplace)
-    words = ("train", *small, "debug=fast", "distill._target_=trusted_labels.Mine")
-    assert "trust=[trusted_labels]" in bnn(*words).err
-    assert bnn(*words, "trust=[trusted_labels]").code == 0
-
-
 def test_tensorboard(bnn: Bnn, small: tuple[str, ...]) -> None:
     pytest.importorskip("tensorboard")
     run = folder(bnn("train", *small, "logger=[csv,tensorboard]").out)

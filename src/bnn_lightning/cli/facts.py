@@ -34,13 +34,12 @@ def take_facts(config: DictConfig) -> None:
             _update(config, f"{section}.name", label_of(node))
     if config.get("data") is None or "_target_" not in config.data:
         return
-    trust = [*(config.get("trust") or ()), *own_targets()]
-    for fact, value in missing_facts(plain_values(config.data), trust=trust).items():
+    for fact, value in missing_facts(plain_values(config.data), trust=own_targets()).items():
         _update(config, f"data.{fact}", value)
     for section in _TAKERS:
         node = config.get(section)
         if node is not None and "_target_" in node:
-            for fact in facts_taken(node, config.data, at=section, trust=trust):
+            for fact in facts_taken(node, config.data, at=section, trust=own_targets()):
                 _update(config, f"{section}.{fact}", config.data[fact])
 
 

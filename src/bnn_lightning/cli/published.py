@@ -11,13 +11,11 @@ from bnn_lightning.workflows.old_names import new_key
 
 Recipe = dict[str, Any]
 
-RESOLVER = "published"
-
 
 def register() -> None:
     """Register the resolvers `${published:group,${model},${data}}` and `${recipe:...}` of defaults lists."""
-    OmegaConf.register_new_resolver(RESOLVER, _choose, replace=True)
-    OmegaConf.register_new_resolver("recipe", lambda *pair: recipe_of(*map(str, pair), read_file), replace=True)
+    OmegaConf.register_new_resolver("published", _choose, replace=True)
+    OmegaConf.register_new_resolver("recipe", lambda m, d: recipe_of(str(m), str(d), read_file), replace=True)
 
 
 def read_recipe(name: str) -> Recipe | None:
