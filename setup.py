@@ -61,6 +61,7 @@ MARCH = {
 }
 # -ffp-contract=on, Clang's default, is stated because bits depend on it: products and sums of one expression are fused.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=on", "-fPIC"]
+NO_UNWINDING = ["-fno-unwind-tables", "-fno-asynchronous-unwind-tables"]  # C throws nothing; the tables would be kept
 SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib", "WASI": ".wasm"}  # of the engine; elsewhere .so
 # A library of functions rather than a program, without a C library (runtime/csrc/wasm.c); pages that load it take
 # memory for files and images from it.
@@ -106,12 +107,13 @@ def objects(folder: Path, machine: str, target: str = "") -> tuple[list[list[str
         target: See `compiler`.
     """
     sets = [name for name in TARGETS[machine] if name]
+    flags = ["-fvisibility=hidden", *NO_UNWINDING]
     commands, files = [], []
     for name, cpu in TARGETS[machine].items():
         more = [f"-DBNN_SET={name}"] if name else ["-DBNN_SETS=" + " ".join(f"S({one})" for one in sets)]
         for source in KERNELS if name else RUNTIME:
             files.append(str(folder / f"{name or 'runtime'}-{Path(source).stem}.o"))
-            commands.append([*compiler(cpu, target), "-fvisibility=hidden", *more, "-c", source, "-o", files[-1]])
+            commands.append([*compiler(cpu, target), *flags, *more, "-c", source, "-o", files[-1]])
     return commands, files
 
 

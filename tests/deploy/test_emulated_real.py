@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from bnn_lightning.deploy.kernels.abi import KERNELS, Pair
-from tests.deploy import called, test_byte_stem, test_elementwise, test_group_conv, test_kernels, test_real
+from tests.deploy import (
+    called,
+    test_byte_stem,
+    test_channels_last,
+    test_elementwise,
+    test_group_conv,
+    test_kernels,
+    test_real,
+)
 from tests.deploy.emulated import SETS, Emulated, can_emulate, emulated
 
 Check = Callable[[Any], None]
@@ -40,6 +48,7 @@ DIRECT: dict[str, Check] = {
     "groups": test_group_conv.test_drawn_convolutions,
     "functions": test_elementwise.test_functions,
     "copies": test_elementwise.test_copies,
+    "layer norms": test_channels_last.check_rows,
     "softmax": partial(test_elementwise.test_softmax, logarithm=True),
     "zeros": test_elementwise.test_zeros_around_channels,
     "sums": test_elementwise.test_sums_and_maxima_over_dimensions,

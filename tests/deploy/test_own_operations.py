@@ -50,12 +50,15 @@ ARITHMETIC: dict[str, Callable[[Own, Tensor], Tensor]] = {
     "transposed": lambda own, x: x + x.transpose(2, 3),
     "parts": lambda own, x: x[:, ::2] + x[:, 1::2],
     "rows of a map": lambda own, x: x[:, :, 3] * x[:, :, :, -2],
+    "1 - rows of averages": lambda own, x: 1 - x.mean((2, 3), keepdim=True).flatten(1),
+    "rows by their sum": lambda own, x: (y := x.mean((2, 3), keepdim=True).flatten(1)) * y.sum(-1, keepdim=True),
     "three dimensions": lambda own, x: F.relu6(x.flatten(2)) * F.relu(x.flatten(2)),
 }
 REDUCTIONS: dict[str, Callable[[Own, Tensor], Tensor]] = {
     "sum over the map": lambda own, x: x.sum((2, 3)) / 100,
     "sum over channels": lambda own, x: x.sum(1, keepdim=True),
     "sum over columns": lambda own, x: x.sum(-1),
+    "maximum of rows of averages": lambda own, x: x.mean((2, 3), keepdim=True).flatten(1).amax(-1, keepdim=True),
     "maximum over the map": lambda own, x: x.amax((-2, -1), keepdim=True),
     "maximum over channels": lambda own, x: x.max(1)[0],
     "mean twice": lambda own, x: x.mean(-1).mean(-1),

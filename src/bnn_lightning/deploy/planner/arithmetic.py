@@ -29,8 +29,9 @@ def arithmetic(graph: TypedGraph, number: int) -> Lowering | None:
         found = elementwise(graph, number, _NUMBERS[node.operation], -other if node.operation == "sub" else other)
         if found is not None:
             return found
-    x = operand(graph, node.inputs[0])
-    y = operand(graph, node.inputs[1]) if len(node.inputs) == 2 else Operand.of(np.array(node["other"], np.float32))
+    inputs = graph.graph.nodes[number - 1].inputs  # in the shapes that are repeated
+    x = operand(graph, inputs[0])
+    y = operand(graph, inputs[1]) if len(inputs) == 2 else Operand.of(np.array(node["other"], np.float32))
     sizes = graph.types[number].shape
     if x is None or y is None:
         return None

@@ -67,7 +67,8 @@ def reduction(graph: TypedGraph, number: int) -> Lowering | None:
     """The average, sum or maximum over any dimensions but that of the images."""
     node = graph.nodes[number - 1]
     adaptive = node.operation.startswith("adaptive")
-    x, dims = operand(graph, node.inputs[0]), [2, 3] if adaptive else node["dims"]
+    x = operand(graph, graph.graph.nodes[number - 1].inputs[0])  # in the shape that has the dimensions
+    dims = [2, 3] if adaptive else node["dims"]
     if x is None or x.number is None or (adaptive and list(pair(node["output_size"])) != [1, 1]):
         return None
     rank, source = len(x.sizes), x.number
