@@ -24,6 +24,7 @@ from bnn_lightning.deploy.format.layouts import LAYOUTS, from_layout, stored_for
 from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.format.prefix import DIGEST, Prefix, join_sections
 from bnn_lightning.deploy.ir.graph import Constant
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.functional.pack import pack_weight
 
 SIGNS = np.where(np.arange(3 * 5 * 7) % 3 == 0, 1, -1).reshape(3, 5, 7)
@@ -130,8 +131,11 @@ def test_every_truncation_is_noticed(file: Path) -> None:
 def test_other_versions_are_refused_with_the_command_that_makes_them_anew(version: int, file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[7] = version
-    with pytest.raises(PackedFileError, match=rf"version {version} .* bnn export ckpt=\.\.\. out=\.\.\."):
-        read_container(bytes(data))
+    again = rf"version {version} .* bnn export ckpt=\.\.\. out=\.\.\."
+    for kind, read in ((PackedFileError, read_container), (native.RuntimeFileError, native.Network)):
+        with pytest.raises(kind, match=again) as refused:
+            read(bytes(data))
+        assert ("newer" in str(refused.value)) == (version == 5)
 
 
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

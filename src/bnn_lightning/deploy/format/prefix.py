@@ -89,7 +89,8 @@ class Prefix:
         if len(data) < ALIGN or bytes(data[: len(MAGIC)]) != MAGIC:
             raise ValueError("is no packed network (`bnn export` writes one), or is truncated.")
         if data[7] != VERSION:
-            again = "make it anew: bnn export ckpt=... out=..."
+            update = "install a newer bnn-lightning, or " if data[7] > VERSION else ""
+            again = f"{update}make it anew: bnn export ckpt=... out=..."
             raise ValueError(f"has version {data[7]} of the format, this package reads version {VERSION}: {again}")
         _, _, *fields = _LAYOUT.unpack(data[: _LAYOUT.size])
         prefix = cls(Section(*fields[:3]), Section(*fields[3:6]), Section(fields[6], fields[8], fields[7]))

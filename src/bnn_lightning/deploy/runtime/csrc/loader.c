@@ -260,8 +260,8 @@ static bnn_status read_prefix(const uint8_t *data, size_t size, struct sections 
     return bnn_fail(error, BNN_ERROR_DAMAGED, "It is no packed network (`bnn export` writes one), or is truncated.");
   if (data[7] != FILE_VERSION)
     return bnn_fail(error, BNN_ERROR_VERSION,
-                    "It has version %d of the format, this library reads version %d: make it anew: bnn export ckpt=... out=...",
-                    data[7], FILE_VERSION);
+                    "It has version %d of the format, this library reads version %d: %smake it anew: bnn export ckpt=... out=...",
+                    data[7], FILE_VERSION, data[7] > FILE_VERSION ? "take a newer library, or " : "");
   struct reader r = {data + 8, data + PREFIX, 0};
   s->header = u32(&r), s->header_size = u32(&r), s->crc[0] = u32(&r);
   s->plan = u32(&r), s->plan_size = u32(&r), s->crc[1] = u32(&r);
