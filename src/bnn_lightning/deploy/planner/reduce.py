@@ -67,8 +67,8 @@ def reduction(graph: TypedGraph, number: int) -> Lowering | None:
     """The average, sum or maximum over any dimensions but that of the images."""
     node = graph.nodes[number - 1]
     adaptive = node.operation.startswith("adaptive")
-    x = operand(graph, graph.graph.nodes[number - 1].inputs[0])  # in the shape that has the dimensions
-    dims = [2, 3] if adaptive else node["dims"]
+    shaped = graph.graph.nodes[number - 1].inputs[0]  # in the shape that has the dimensions
+    x, dims = operand(graph, shaped), [2, 3] if adaptive else node["dims"]
     if x is None or x.number is None or (adaptive and list(pair(node["output_size"])) != [1, 1]):
         return None
     rank, source = len(x.sizes), x.number
@@ -87,7 +87,6 @@ def reduction(graph: TypedGraph, number: int) -> Lowering | None:
     if outer is None or inner is None or kept_dims is None or len(whole) < len(within) or not factors:
         return None
     factor = float(np.float32(1 / factors)) if node.operation == "mean" or "avg" in node.operation else 1.0
-    maximum = node.operation in ("amax", "adaptive_max_pool2d")
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         return [
@@ -98,7 +97,7 @@ def reduction(graph: TypedGraph, number: int) -> Lowering | None:
                 [(size, steps[0]) for size, steps in kept_dims],
                 [(size, steps[0]) for size, steps in inner],
                 factor=factor,
-                maximum=maximum,
+                maximum=node.operation in ("amax", "adaptive_max_pool2d"),
                 count=outer.count,
                 node=number,
             )
