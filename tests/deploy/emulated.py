@@ -27,7 +27,7 @@ from bnn_lightning.deploy.kernels.rules import RULES
 
 _DEPLOY = Path(__file__).parents[2] / "src" / "bnn_lightning" / "deploy"
 FOLDER = _DEPLOY / "kernels" / "csrc"
-# Of zig: the C libraries of other systems, which take most of the time, and what did not change.
+# zig keeps the C libraries of other systems, which take most of the time, and what did not change.
 CACHE = Path(__file__).parents[2] / "build" / "zig"
 
 

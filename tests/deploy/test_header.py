@@ -10,7 +10,8 @@ import torch
 
 from bnn_lightning.data.cifar import CIFAR10DataModule
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.export.header import check_out, write_header
+from bnn_lightning.deploy.export.c99_text import check_out
+from bnn_lightning.deploy.export.header import write_header
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
 
@@ -63,5 +64,5 @@ def test_a_network_in_a_program_has_the_logits_of_the_file(compiler: str, data_r
 
 
 def test_a_name_that_is_none_of_c_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"my-net\.h names the array"):
+    with pytest.raises(ValueError, match=r"my-net\.h names what it declares"):
         check_out(Path("my-net.h"))

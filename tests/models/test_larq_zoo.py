@@ -33,7 +33,7 @@ PUBLISHED = {
     "binary_alexnet": (61_827_776, 768_512_000, 72_855_552, 61_859_192, "statistics"),
     "binary_resnet_e18": (10_985_472, 1_676_279_808, 137_793_536, 11_699_368, "statistics"),
 }
-# Of that summary: MiB, and share of the products that are binary.
+# MiB of that summary, and share of the products that are binary.
 SUMMARY = {
     "quicknet_small": (4.00, 0.9864),
     "quicknet": (4.17, 0.9842),

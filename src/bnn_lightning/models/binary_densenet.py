@@ -76,10 +76,6 @@ class BinaryDenseNet(PooledBackbone):
         keras_init(self, real=nn.init.kaiming_normal_, binary=nn.init.xavier_normal_)
 
 
-_COUNTS = (
-    "With 1000 classes and 3x224x224 images: {} parameters, {} of them binary; {}\n"
-    "binary and {} real multiply-accumulates."
-)
 register_family(
     Family(
         title="Build BinaryDenseNet",
@@ -93,21 +89,21 @@ register_family(
     [
         Variant(
             "binarydensenet28",
-            _COUNTS.format("5,131,496", "4,202,496", "3,587,383,296", "202,484,224"),
+            (5_131_496, 4_202_496, 3_587_383_296, 202_484_224),
             64,
             (6, 6, 6, 5),
             {"reductions": (2.7, 2.7, 2.2)},
         ),
         Variant(
             "binarydensenet37",
-            _COUNTS.format("8,702,248", "7,593,984", "4,506,808,320", "199,738,368"),
+            (8_702_248, 7_593_984, 4_506_808_320, 199_738_368),
             64,
             (6, 8, 12, 6),
             {"reductions": (3.3, 3.3, 4.0)},
         ),
         Variant(
             "binarydensenet45",
-            _COUNTS.format("13,889,512", "12,349,440", "6,430,556,160", "244,103,424"),
+            (13_889_512, 12_349_440, 6_430_556_160, 244_103_424),
             64,
             (6, 12, 14, 8),
             {"reductions": (2.7, 3.3, 4.0)},

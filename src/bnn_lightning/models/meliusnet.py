@@ -112,8 +112,7 @@ register_family(
     [
         Variant(
             "meliusnet22",
-            "With 1000 classes and 3x224x224 images: 6,944,584 parameters, 6,119,424 of them binary; 4,624,220,160\n"
-            "binary and 136,388,608 real multiply-accumulates.",
+            (6_944_584, 6_119_424, 4_624_220_160, 136_388_608),
             64,
             (4, 5, 4, 4),
             {"transitions": (5, 7, 8)},

@@ -124,24 +124,21 @@ register_family(
     [
         Variant(
             "quicknet_small",
-            "With 1000 classes and 3x224x224 images: 12,652,504 parameters, 11,980,800 of them binary; 1,156,055,040\n"
-            "binary and 15,941,120 real multiply-accumulates.",
+            (12_652_504, 11_980_800, 1_156_055_040, 15_941_120),
             32,
             (4, 4, 4, 4),
             {"multiples": (1, 2, 8, 16)},
         ),
         Variant(
             "quicknet",
-            "With 1000 classes and 3x224x224 images: 13,230,024 parameters, 12,533,760 of them binary; 1,849,688,064\n"
-            "binary and 29,651,712 real multiply-accumulates.",
+            (13_230_024, 12_533_760, 1_849_688_064, 29_651_712),
             64,
             (4, 4, 4, 4),
             {"multiples": (1, 2, 4, 8)},
         ),
         Variant(
             "quicknet_large",
-            "With 1000 classes and 3x224x224 images: 23,338,184 parameters, 22,634,496 of them binary; 3,699,376,128\n"
-            "binary and 29,651,712 real multiply-accumulates.",
+            (23_338_184, 22_634_496, 3_699_376_128, 29_651_712),
             64,
             (6, 8, 12, 6),
             {"multiples": (1, 2, 4, 8)},

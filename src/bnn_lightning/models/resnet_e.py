@@ -89,8 +89,7 @@ register_family(
     [
         Variant(
             "binary_resnet_e18",
-            "With 1000 classes and 3x224x224 images: 11,689,640 parameters, 10,985,472 of them binary; 1,676,279,808\n"
-            "binary and 137,793,536 real multiply-accumulates.",
+            (11_689_640, 10_985_472, 1_676_279_808, 137_793_536),
             64,
             (2, 2, 2, 2),
             {},

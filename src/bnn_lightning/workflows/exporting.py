@@ -138,7 +138,7 @@ def _export_packed(
     row = FORMATS[settings.format]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.bnn")
-        # What users will run: the file as it is loaded, or the layers that torch traces, which add in another order.
+        # The check is of what users run: the loaded file, or the layers that torch traces, which add in another order.
         if row.source == "file":
             _save(packed, file, packed_info(opened.config, datamodule), settings)
             with _writing(out):

@@ -75,18 +75,6 @@ def to_c99(path: str | Path, name: str = "bnn_net") -> CSource:
     return CSource(body, HEADER.format(**facts), writer.flash, ram)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a name of a file that cannot begin the names of functions.
-
-    Raises:
-        ValueError: See `check_name`.
-    """
-    try:
-        check_name(out.stem)
-    except ValueError as error:
-        raise ValueError(f"{out} names the functions, too: {error}") from error
-
-
 def write_c99(file: Path, out: Path) -> Written:
     """Write a packed file as C99, with a header beside it.
 

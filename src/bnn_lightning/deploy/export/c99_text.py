@@ -29,6 +29,18 @@ def check_name(name: str) -> None:
         raise ValueError("`name` must not be stdint, whose header would hide that of the language.")
 
 
+def check_out(out: Path) -> None:
+    """Refuse a name of a file that cannot begin the names that it declares.
+
+    Raises:
+        ValueError: See `check_name`.
+    """
+    try:
+        check_name(out.stem)
+    except ValueError as error:
+        raise ValueError(f"{out} names what it declares, too: {error}") from error
+
+
 def number(value: Any) -> str:
     """Write a float so that C reads the same one.
 

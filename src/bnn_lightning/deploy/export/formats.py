@@ -93,7 +93,7 @@ _ROWS = (
         "file",
         _in("c99", "write_c99"),
         files=lambda out: [out, out.with_suffix(".h")],
-        check_out=_in("c99", "check_out"),
+        check_out=_in("c99_text", "check_out"),
         check_file=_in("c99", "to_c99"),
     ),
     Format(
@@ -102,7 +102,7 @@ _ROWS = (
         "the packed file as a C header, to build into a program with libbnn",
         "file",
         _in("header", "write_header"),
-        check_out=_in("header", "check_out"),
+        check_out=_in("c99_text", "check_out"),
         check_file=_in("header", "check_file"),
         rounds=True,
     ),

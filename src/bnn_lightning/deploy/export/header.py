@@ -36,18 +36,6 @@ _TEXT = """// {what}: a packed network of {size} bytes, for bnn_open_memory of b
 _IN_A_LINE = 32
 
 
-def check_out(out: Path) -> None:
-    """Refuse a name of a file that cannot begin the names of an array and its size.
-
-    Raises:
-        ValueError: See `check_name`.
-    """
-    try:
-        check_name(out.stem)
-    except ValueError as error:
-        raise ValueError(f"{out} names the array, too: {error}") from error
-
-
 def check_file(file: Path) -> None:
     """Refuse a network that libbnn cannot run, where it was built.
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ INTERACTIVE = "html"
 
 
 @dataclass(kw_only=True)
-class FigureSettings:
+class FigureSettings(ABC):
     """The keys that all kinds have; each adds its own, the first called as the kind, which says what is shown."""
 
     out: str = "visualize"
@@ -28,9 +29,9 @@ class FigureSettings:
     dpi: int = 150
     trust: list[str] = field(default_factory=list)
 
+    @abstractmethod
     def stem(self, described: Described) -> str:
         """Return what files in a folder are called by; `described` names the data."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
