@@ -193,6 +193,17 @@ def test_distillation_of_reactnet_and_real2binary(composed: Composed) -> None:
     assert (node["hard"], node["soft"], node["kl"], node["attention"]) == (1.0, 0.0, 3.0, 30.0)
 
 
+def test_the_recipe_of_cifar10_on_cpus(composed: Composed) -> None:
+    teacher, student = (f"experiment=cifar10_resnet20_{name}" for name in ("float_cpu", "cpu"))
+    config = composed(teacher)
+    assert (config["model"]["binary"], config["epochs"], config["data"]["val_fraction"]) == (False, 60, 0.1)
+    assert (config["optimizer"]["nesterov"], config["param_groups"]["weight_decay"]) == (True, 5e-4)
+    config = composed(student, "distill.teacher.ckpt=x")
+    assert (config["model"]["binary"], config["epochs"], config["data"]["val_fraction"]) == (True, 200, 0.0)
+    node = config["distill"]
+    assert (node["hard"], node["soft"], node["kl"], node["temperature"]) == (0.0, 0.0, 1.0, 4.0)
+
+
 def test_stages_are_linked_by_init_from_which_says_what_it_loads(bnn: Bnn, workplace: Path) -> None:
     """Real weights under binary activations first, then both binary: all tensors but those of binarizers must fit."""
     words = (*DIGITS, "epochs=1", "test=false", "data.batch_size=512", "binarizer@model.input_binarizer=rsign")

@@ -80,7 +80,11 @@ def test_recipes_are_announced(bnn: Bnn, small: tuple[str, ...]) -> None:
     assert "No recipe for mlp_synthetic" in bnn("train", *small, "debug=fast").out
     words = [word for word in small if not word.startswith("data")]
     digits = bnn("train", *words, "data=digits", "debug=fast")
-    assert "Recipe mlp_digits sets epochs=40" in digits.out
+    (recipe,) = (line for line in digits.out.splitlines() if line.startswith("Recipe mlp_digits sets"))
+    taken, _, passed_over = recipe.partition("; without its ")
+    assert "optimizer.lr=0.003" in taken.split()
+    assert "epochs=40" not in taken.split()  # `small` has its own
+    assert "epochs=40" in passed_over.split()
     chosen = bnn("train", *words, "data=digits", "debug=fast", "optimizer=sgd", "optimizer.lr=0.1")
     assert chosen.code == 0, chosen.err
 

@@ -69,8 +69,10 @@ def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping
     options = [(MOUNTED.get(group, group), option) for group, option in options_of(facts)]
     taken = [f"{group}={option}" for group, option in options if choices.get(group) == option]
     passed_over = [f"{group}={option}" for group, option in options if choices.get(group) != option]
-    settings = _flat({key: value for key, value in recipe.items() if key != "published"})
-    sets = " ".join([*taken, *settings]) or "nothing"
+    for key, value in _flat({key: value for key, value in recipe.items() if key != "published"}):
+        # Experiments and the command line win over the recipe.
+        (taken if OmegaConf.select(config, key) == value else passed_over).append(f"{key}={value}")
+    sets = " ".join(taken) or "nothing"
     without = f"; without its {' '.join(passed_over)}" if passed_over else ""
     yield f"Recipe {name}{_accuracy(facts)} sets {sets}{without}"
     if any(group == "distill" for group, _ in options) and choices.get("distill") != "none":
@@ -121,10 +123,10 @@ def _check_optimizer(config: DictConfig, name: str, recipe: Recipe) -> None:
         )
 
 
-def _flat(node: Any, at: str = "") -> Iterator[str]:
+def _flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key != "_target_":
                 yield from _flat(value, f"{at}.{key}" if at else str(key))
     else:
-        yield f"{at}={node}"
+        yield at, node
