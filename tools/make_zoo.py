@@ -32,7 +32,7 @@ LICENSES = {
     "Images, 2009",
 }
 # Overrides of places, and of how the work is shown: no part of a recipe.
-NOT_OF_RECIPE = ("paths.", "hydra.", "logger", "ckpt_path=", "trainer.enable_progress_bar=", "data.root=")
+NOT_OF_RECIPE = ("paths.", "hydra.", "logger", "ckpt_path=", "trainer.enable_", "data.root=")
 
 
 def make(run: Path, name: str, commit: str | None) -> Path:
@@ -80,12 +80,23 @@ def make(run: Path, name: str, commit: str | None) -> Path:
 
 
 def recipe(run: Path, config: dict[str, Any]) -> str:
-    """Return the command that trains a run's network, without paths of the machine."""
+    """Return the command that trains a run's network, after that of its teacher, without paths of the machine.
+
+    Args:
+        run: The run's folder. A teacher's run lies beside it.
+        config: The run's configuration.
+    """
     overrides: Any = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     words = [word for word in overrides if not word.startswith(NOT_OF_RECIPE)]
     named = any(word.startswith(("model=", "experiment=")) for word in words)
     pair = [] if named else [f"model={config['model']['name']}", f"data={config['data']['name']}"]
-    return " ".join(["bnn train", *pair, *words])
+    command = " ".join(["bnn train", *pair, *words])
+    teacher = config["distill"].get("teacher", {}).get("ckpt")
+    if teacher is None:
+        return command
+    folder = run.parent / Path(teacher).name
+    first = recipe(folder, read_checkpoint(network_file(folder))[CONFIG_KEY])
+    return f"{first} hydra.run.dir={teacher} && {command}"
 
 
 def main() -> None:
