@@ -1,3 +1,4 @@
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning.plugins.precision import DoublePrecision, Precision
 
-from bnn_lightning.data import Augmentation, SyntheticDataModule
+from bnn_lightning.data import Augmentation, FolderDataModule, SyntheticDataModule
 
 
 def data(**options: object) -> SyntheticDataModule:
@@ -189,3 +190,20 @@ def test_the_set_of_your_own_in_the_page() -> None:
     images, labels = next(module.batches(module.train_dataloader()))
     assert images.shape == (20, 1, 8, 8)
     assert torch.equal(images[:, 0, 0, 0] > 0.25, labels == 1)
+
+
+def test_a_signature_names_the_arguments_of_the_bases() -> None:
+    class Own(SyntheticDataModule):
+        def __init__(self, root: str, *, shade: float = 0.5, **options: Any) -> None:
+            super().__init__(root, **options)
+
+    class Closed(SyntheticDataModule):
+        def __init__(self, root: str) -> None:
+            super().__init__(root)
+
+    own = inspect.signature(Own).parameters
+    assert {"shade", "num_train", "augment", "val_fraction"} <= own.keys()
+    assert own["batch_size"].default == 32
+    assert list(inspect.signature(Closed).parameters) == ["root"]
+    folder = inspect.signature(FolderDataModule).parameters
+    assert (folder["crop_ratio"].default, folder["flip"].default, folder["num_workers"].default) == (1.0, 0.5, 4)

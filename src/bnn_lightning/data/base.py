@@ -1,10 +1,11 @@
 """Base class of data modules: facts of the set, the global batch size, splits and loaders."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -49,6 +50,8 @@ class ImageDataModule(LightningDataModule):
     Batches are `(images, labels)`: float32 (N, C, H, W) in [0, 1] and int64 (N,), on the device. Normalization is the
     network's.
 
+    A subclass states the arguments that are its own, and passes `**options` on: its signature names all of them.
+
     Args:
         spec: Facts of the set.
         root: Folder of the data files.
@@ -66,10 +69,25 @@ class ImageDataModule(LightningDataModule):
         std: By channel; None is the set's own.
 
     Attributes:
+        option_classes: Classes whose arguments a subclass takes among its `**options`, beside those of its base.
         has_val: Whether `val_dataloader` shows held-out images rather than the test set.
         class_names: In the order of the labels.
         preparation: Preparation of pictures for the network; packed files hold it.
     """
+
+    __signature__: ClassVar[inspect.Signature]
+    option_classes: ClassVar[tuple[type, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Name all arguments in the signature of a subclass: configurations are held against it."""
+        super().__init_subclass__()
+        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
+        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        if len(named) < len(own):
+            base = next(base for base in cls.__mro__[1:] if issubclass(base, ImageDataModule))
+            inherited = [p for kind in (base, *cls.option_classes) for p in inspect.signature(kind).parameters.values()]
+            named = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY} | named
+        cls.__signature__ = inspect.Signature(sorted(named.values(), key=lambda p: p.kind))
 
     def __init__(
         self,
@@ -77,16 +95,16 @@ class ImageDataModule(LightningDataModule):
         root: str | Path,
         *,
         batch_size: int,
-        val_fraction: float,
-        seed: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        drop_last: bool,
-        image_size: ImageSize | None,
-        num_classes: int | None,
-        in_channels: int | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        image_size: ImageSize | None = None,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size

@@ -4,7 +4,7 @@ import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -63,22 +63,48 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Options of cutting, augmenting and scoring decoded images. The arguments are those of `ImageNetDataModule`."""
+    """Options of cutting, augmenting and scoring decoded images.
 
-    image_size: ImageSize
-    resize_size: int | None
-    crop_ratio: float
-    interpolation: Interpolation
-    min_area: float
-    flip: float
-    lighting: float
-    auto_augment: AutoAugment | None
-    repeats: int
-    train_sizes: Sequence[int] | None
-    epochs: int | None
-    decoder: Decoder
-    on_damaged: OnDamaged
+    Args:
+        image_size: Size of the images shown.
+        in_channels: 3 for RGB, 1 for gray.
+        resize_size: Shorter side of a test image before the crop; None is `image_size / crop_ratio`, rounded down.
+        crop_ratio: Side of the crop of a test image over its shorter side: 0.875 is 224 of 256, BNext's 0.95 is 224 of
+            235.
+        interpolation: Filter of every resizing, with antialiasing: "bilinear", or "bicubic" as BNext and timm have it.
+        min_area: Smallest share of an image that a crop covers.
+        flip: Probability of a horizontal flip.
+        lighting: Standard deviation of AlexNet's color noise; the SKD-BNN recipe names 0.1.
+        auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied after the crop; it draws from
+            torch's generator, seeded by (seed, epoch, image).
+        repeats: Copies of an image in a batch, each augmented by itself (repeated augmentation). An epoch keeps its
+            number of steps, and so shows a share of 1 / repeats of the images.
+        train_sizes: Sizes of training images in equal shares of the training, such as [128, 160, 192, 224]; None is
+            `image_size` throughout.
+        epochs: Length of the training, for `train_sizes`.
+        decoder: "torchcodec", "pil", or "auto": torchcodec where it is installed.
+        on_damaged: "error", or "skip": another image takes the place of a damaged one in training, and evaluation
+            leaves it out; each is named in a warning, and `data/damaged` counts them.
+
+    References:
+        Hoffer et al., "Augment your batch: better training with larger batches", 2019 (`repeats`).
+        Touvron et al., "Fixing the train-test resolution discrepancy", 2019 (sizes).
+    """
+
+    image_size: ImageSize = 224
     in_channels: int = 3
+    resize_size: int | None = None
+    crop_ratio: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    min_area: float = 0.08
+    flip: float = 0.5
+    lighting: float = 0.0
+    auto_augment: AutoAugment | None = None
+    repeats: int = 1
+    train_sizes: Sequence[int] | None = None
+    epochs: int | None = None
+    decoder: Decoder = "auto"
+    on_damaged: OnDamaged = "error"
 
     def __post_init__(self) -> None:
         size = min(sides(self.image_size))
@@ -204,42 +230,34 @@ class DecodedBatches(Dataset[DecodedImages]):
 
 
 class EncodedDataModule(ImageDataModule):
-    """A set of encoded images; a subclass says where they come from."""
+    """A set of encoded images; a subclass says where they come from.
+
+    Args:
+        spec: Facts of the set.
+        root: Folder of the data files.
+        batch_size: As `ImageDataModule` takes it.
+        num_workers: Processes that decode, for each device.
+        **options: As `ImageOptions` and `ImageDataModule` take them.
+    """
+
+    option_classes = (ImageOptions,)
 
     def __init__(
-        self,
-        spec: DataSpec,
-        root: str | Path,
-        *,
-        options: ImageOptions,
-        batch_size: int,
-        val_fraction: float,
-        seed: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        drop_last: bool,
-        in_channels: int | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        self, spec: DataSpec, root: str | Path, *, batch_size: int = 256, num_workers: int = 4, **options: Any
     ) -> None:
+        own = {field.name: options.pop(field.name) for field in fields(ImageOptions) if field.name in options}
+        self.options = ImageOptions(**own)
         super().__init__(
             spec,
             root,
             batch_size=batch_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            drop_last=drop_last,
-            image_size=options.image_size,
-            num_classes=None,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
+            image_size=self.options.image_size,
+            in_channels=self.options.in_channels,
+            **options,
         )
-        if batch_size % options.repeats:
-            raise ValueError(f"`repeats` must divide `batch_size` = {batch_size}, got {options.repeats}.")
-        self.options = options
+        if batch_size % self.options.repeats:
+            raise ValueError(f"`repeats` must divide `batch_size` = {batch_size}, got {self.options.repeats}.")
         self._named: set[str] = set()
         self._passed_over: Counter[str] = Counter()
         self._sets: dict[str, DecodedBatches] = {}

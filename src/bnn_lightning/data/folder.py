@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.decode import Decoder
-from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, Part
 from bnn_lightning.data.folder_images import FolderImages
 from bnn_lightning.data.imagenet_folders import class_difference, class_folders, count_classes, listed_names
-from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize, plain_size
 
 # Means and standard deviations of ImageNet's photographs, as RGB and as gray.
@@ -27,17 +25,19 @@ class FolderDataModule(EncodedDataModule):
     Labels are the folders of `train` in alphabetical order; hidden folders are none. Held out are the pictures of `val`
     (or `validation`), or a share `val_fraction` of those of `train`. The test set is `test`, or where there is none the
     held-out pictures. Training pictures are cut out at random, resized, flipped and augmented; others are scaled to
-    cover `image_size` and cut to it. Arguments not named here are those of `ImageNetDataModule`.
+    cover `image_size` and cut to it. The default mean and std are those of photographs (ImageNet's).
 
     Args:
         root: Holds `train`.
         image_size: Height and width of the images, or one number for both.
         in_channels: 3 for RGB, 1 for gray.
+        batch_size: Images an optimizer step.
+        val_fraction: Share of the training pictures held out, where there is no folder of validation pictures.
         crop_ratio: Side of the crop of an evaluation picture over that of the scaled picture; 1 keeps all of its
             shorter side.
+        min_area: Smallest share of a picture that a random crop covers.
         num_classes: Must equal the number of folders in `train`; None counts them.
-        mean: By channel; None takes that of photographs (ImageNet's).
-        std: By channel; as `mean`.
+        **options: As `EncodedDataModule` takes them.
 
     Raises:
         ValueError: Both `val` and `validation` are there, or `val_fraction` is given beside one of them.
@@ -66,38 +66,11 @@ class FolderDataModule(EncodedDataModule):
         in_channels: int = 3,
         batch_size: int = 64,
         val_fraction: float = 0.0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        drop_last: bool = True,
         crop_ratio: float = 1.0,
-        interpolation: Interpolation = "bilinear",
-        num_classes: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         min_area: float = 0.35,
-        flip: float = 0.5,
-        auto_augment: AutoAugment | None = None,
-        repeats: int = 1,
-        decoder: Decoder = "auto",
-        on_damaged: OnDamaged = "error",
+        num_classes: int | None = None,
+        **options: Any,
     ) -> None:
-        options = ImageOptions(
-            image_size=image_size,
-            resize_size=None,
-            crop_ratio=crop_ratio,
-            interpolation=interpolation,
-            min_area=min_area,
-            flip=flip,
-            lighting=0.0,
-            auto_augment=auto_augment,
-            repeats=repeats,
-            train_sizes=None,
-            epochs=None,
-            decoder=decoder,
-            on_damaged=on_damaged,
-            in_channels=in_channels,
-        )
         self.folders = find_parts(Path(root))
         if "val" in self.folders and val_fraction > 0:
             raise ValueError(
@@ -108,16 +81,13 @@ class FolderDataModule(EncodedDataModule):
         super().__init__(
             folder_spec(Path(root), names, num_classes, image_size, in_channels),
             root,
-            options=options,
+            image_size=image_size,
+            in_channels=in_channels,
             batch_size=batch_size,
             val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
+            crop_ratio=crop_ratio,
+            min_area=min_area,
+            **options,
         )
 
     @property
@@ -201,7 +171,7 @@ def folder_spec(
     """
     if num_classes not in (None, len(names)):
         names = [str(label) for label in range(num_classes or 0)]
-    mean, std = STATISTICS[in_channels]
+    mean, std = STATISTICS[1 if in_channels == 1 else 3]  # other numbers are refused with the options
     return DataSpec(
         name=f"the folder {root.name}",
         num_classes=len(names),

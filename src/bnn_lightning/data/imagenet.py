@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.decode import Decoder
-from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, Part
 from bnn_lightning.data.folder_images import FolderImages
 from bnn_lightning.data.imagenet_folders import class_difference, class_folders, listed_names
-from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize, plain_size
 
 
@@ -19,93 +17,26 @@ class ImageNetDataModule(EncodedDataModule):
     The folders lie in `<root>/imagenet`, or in `root` itself. Labels are the classes in alphabetical order. Training
     images are cut out at random (area from `min_area` to 1, sides 3:4 to 4:3), resized, flipped and augmented; test
     images are resized and cropped at the center. Workers decode to bytes; scaling to [0, 1] and `lighting` happen on
-    the device. Arguments not named here are those of `ImageDataModule`; the labeled folder `val` is the test set.
+    the device. The labeled folder `val` is the test set.
 
     Args:
+        root: Holds `imagenet`, or the folders themselves.
         image_size: Size of the images shown.
-        resize_size: Shorter side of a test image before the crop; None is `image_size / crop_ratio`, rounded down.
-        crop_ratio: Side of the crop of a test image over its shorter side: 0.875 is 224 of 256, BNext's 0.95 is 224 of
-            235.
-        interpolation: Filter of every resizing, with antialiasing: "bilinear", or "bicubic" as BNext and timm have it.
         num_classes: Must equal the number of folders; None counts them.
-        min_area: Smallest share of an image that a crop covers.
-        flip: Probability of a horizontal flip.
-        lighting: Standard deviation of AlexNet's color noise; the SKD-BNN recipe names 0.1.
-        auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied after the crop; it draws from
-            torch's generator, seeded by (seed, epoch, image).
-        repeats: Copies of an image in a batch, each augmented by itself (repeated augmentation). An epoch keeps its
-            number of steps, and so shows a share of 1 / repeats of the images.
-        train_sizes: Sizes of training images in equal shares of the training, such as [128, 160, 192, 224]; None is
-            `image_size` throughout.
-        epochs: Length of the training, for `train_sizes`.
-        decoder: "torchcodec", "pil", or "auto": torchcodec where it is installed.
-        on_damaged: "error", or "skip": another image takes the place of a damaged one in training, and evaluation
-            leaves it out; each is named in a warning, and `data/damaged` counts them.
-        num_workers: Processes that decode, for each device.
-
-    References:
-        Hoffer et al., "Augment your batch: better training with larger batches", 2019 (`repeats`).
-        Touvron et al., "Fixing the train-test resolution discrepancy", 2019 (sizes).
+        **options: As `EncodedDataModule` takes them.
     """
 
     def __init__(
         self,
         root: str | Path = "data",
         *,
-        batch_size: int = 256,
-        val_fraction: float = 0.0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        drop_last: bool = True,
         image_size: ImageSize = 224,
-        resize_size: int | None = None,
-        crop_ratio: float = 0.875,
-        interpolation: Interpolation = "bilinear",
         num_classes: int | None = 1000,
-        in_channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        min_area: float = 0.08,
-        flip: float = 0.5,
-        lighting: float = 0.0,
-        auto_augment: AutoAugment | None = None,
-        repeats: int = 1,
-        train_sizes: Sequence[int] | None = None,
-        epochs: int | None = None,
-        decoder: Decoder = "auto",
-        on_damaged: OnDamaged = "error",
+        **options: Any,
     ) -> None:
-        options = ImageOptions(
-            image_size=image_size,
-            resize_size=resize_size,
-            crop_ratio=crop_ratio,
-            interpolation=interpolation,
-            min_area=min_area,
-            flip=flip,
-            lighting=lighting,
-            auto_augment=auto_augment,
-            repeats=repeats,
-            train_sizes=train_sizes,
-            epochs=epochs,
-            decoder=decoder,
-            on_damaged=on_damaged,
-        )
         self.folder = Path(root) / "imagenet" if (Path(root) / "imagenet").is_dir() else Path(root)
-        super().__init__(
-            imagenet_spec(class_folders(self.folder / "train"), num_classes, image_size),
-            root,
-            options=options,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
-        )
+        spec = imagenet_spec(class_folders(self.folder / "train"), num_classes, image_size)
+        super().__init__(spec, root, image_size=image_size, **options)
 
     def require(self) -> None:
         """See that both folders are there.

@@ -1,7 +1,7 @@
 """Sets that live on the training device as uint8: a batch is an index select, and augmentation runs there too."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,15 +19,17 @@ from bnn_lightning.data.transforms import Augmentation, to_float
 class InMemoryDataModule(ImageDataModule):
     """A set that is held whole, as uint8, on the device that trains.
 
-    The loaders yield `Indices`; `on_after_batch_transfer` makes images of them. Arguments not named here are those of
-    `ImageDataModule`.
+    The loaders yield `Indices`; `on_after_batch_transfer` makes images of them.
 
     Args:
+        root: Folder of the data files.
+        batch_size: As `ImageDataModule` takes it.
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
         auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied to each training image, uint8,
             after `augment`; it draws from torch's CPU generator, seeded by (seed, epoch, image).
         download: Fetch missing files.
         verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
+        **options: As `ImageDataModule` takes them.
     """
 
     spec: DataSpec
@@ -38,36 +40,13 @@ class InMemoryDataModule(ImageDataModule):
         root: str | Path = "data",
         *,
         batch_size: int = 128,
-        val_fraction: float = 0.0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        drop_last: bool = True,
-        image_size: int | None = None,
-        num_classes: int | None = None,
-        in_channels: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         augment: Augmentation | Literal["default"] | None = "default",
         auto_augment: AutoAugment | None = None,
         download: bool = True,
         verify: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            self.spec,
-            root,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            image_size=image_size,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(self.spec, root, batch_size=batch_size, **options)
         if isinstance(augment, str) and augment != "default":
             raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
         self.augment = self.default_augmentation if isinstance(augment, str) else augment

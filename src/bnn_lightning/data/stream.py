@@ -2,20 +2,17 @@
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.convert import INDEX, LABELS
 from bnn_lightning.data.decode import Decoder, decode_image
-from bnn_lightning.data.encoded_images import EncodedDataModule, ImageOptions, OnDamaged, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, Part
 from bnn_lightning.data.imagenet import imagenet_spec
 from bnn_lightning.data.imagenet_folders import PARTS, listed_names
-from bnn_lightning.data.preparation import Interpolation
 from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
 
@@ -29,12 +26,13 @@ class ImageNetStreamDataModule(EncodedDataModule):
     a set only, but cannot go on in mid-epoch with each image exactly once on another number of workers or devices, and
     pads the ranks. So litdata stores, fetches and reads here, and our sampler says what is read.)
 
-    Arguments not named here are those of `ImageNetDataModule`.
-
     Args:
         root: Folder or address (s3://bucket/imagenet, gs://..., hf://...) that holds `train` and `val`.
         cache_dir: Folder in which a node keeps the chunks of an address; needs space for the whole set.
         storage_options: Options of the address, such as an endpoint; see litdata.
+        image_size: As `ImageNetDataModule` takes it.
+        num_classes: As `ImageNetDataModule` takes it.
+        **options: As `EncodedDataModule` takes them.
 
     Raises:
         ModuleNotFoundError: litdata is not installed.
@@ -47,45 +45,10 @@ class ImageNetStreamDataModule(EncodedDataModule):
         *,
         cache_dir: str | Path | None = None,
         storage_options: dict[str, Any] | None = None,
-        batch_size: int = 256,
-        val_fraction: float = 0.0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        drop_last: bool = True,
         image_size: ImageSize = 224,
-        resize_size: int | None = None,
-        crop_ratio: float = 0.875,
-        interpolation: Interpolation = "bilinear",
         num_classes: int | None = 1000,
-        in_channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        min_area: float = 0.08,
-        flip: float = 0.5,
-        lighting: float = 0.0,
-        auto_augment: AutoAugment | None = None,
-        repeats: int = 1,
-        train_sizes: Sequence[int] | None = None,
-        epochs: int | None = None,
-        decoder: Decoder = "auto",
-        on_damaged: OnDamaged = "error",
+        **options: Any,
     ) -> None:
-        options = ImageOptions(
-            image_size=image_size,
-            resize_size=resize_size,
-            crop_ratio=crop_ratio,
-            interpolation=interpolation,
-            min_area=min_area,
-            flip=flip,
-            lighting=lighting,
-            auto_augment=auto_augment,
-            repeats=repeats,
-            train_sizes=train_sizes,
-            epochs=epochs,
-            decoder=decoder,
-            on_damaged=on_damaged,
-        )
         require("litdata", extra="stream")
         self.address = str(root) if is_address(root) else None
         if self.address is not None and cache_dir is None:
@@ -96,20 +59,8 @@ class ImageNetStreamDataModule(EncodedDataModule):
         self.storage_options = storage_options
         if num_classes is None and not stored_classes(self.folder / "train"):
             raise ValueError(f"`num_classes` must be given before `{self.folder}` holds the set, got null.")
-        super().__init__(
-            imagenet_spec(stored_classes(self.folder / "train"), num_classes, image_size),
-            self.folder,
-            options=options,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
-        )
+        spec = imagenet_spec(stored_classes(self.folder / "train"), num_classes, image_size)
+        super().__init__(spec, self.folder, image_size=image_size, **options)
 
     def prepare_data(self) -> None:
         """Copy the chunks of an address to this node; Lightning calls it on one process a node."""

@@ -1,31 +1,32 @@
 """Synthetic images of any shape, for tests and debugging."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.data.auto_augment import AutoAugment
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.in_memory import InMemoryDataModule
-from bnn_lightning.data.transforms import Augmentation
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 
 
 class SyntheticDataModule(InMemoryDataModule):
     """Images made from numbers: the same for the same shape and counts, whatever the seed of the run.
 
-    Arguments not named here are those of `InMemoryDataModule`.
-
     Args:
+        root: Not used.
         num_train: Training images.
         num_test: Test images.
         learnable: Each class is a smooth pattern under noise, which a small network learns. False is noise with
             random labels.
+        batch_size: As `ImageDataModule` takes it.
+        image_size: Height and width of the images, or one number for both.
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        **options: As `InMemoryDataModule` takes them.
 
     Example:
         >>> data = SyntheticDataModule(image_size=16, num_classes=4, num_train=8, num_test=4, batch_size=4)
@@ -42,18 +43,10 @@ class SyntheticDataModule(InMemoryDataModule):
         num_test: int = 128,
         learnable: bool = True,
         batch_size: int = 32,
-        val_fraction: float = 0.0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        drop_last: bool = True,
         image_size: ImageSize = 32,
         num_classes: int = 10,
         in_channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        augment: Augmentation | Literal["default"] | None = "default",
-        auto_augment: AutoAugment | None = None,
+        **options: Any,
     ) -> None:
         counts = {"num_train": num_train, "num_test": num_test}
         for name, value in {**counts, "num_classes": num_classes, "in_channels": in_channels}.items():
@@ -70,19 +63,7 @@ class SyntheticDataModule(InMemoryDataModule):
             std=(0.25,) * in_channels,
             class_names=tuple(str(label) for label in range(num_classes)),
         )
-        super().__init__(
-            root,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            mean=mean,
-            std=std,
-            augment=augment,
-            auto_augment=auto_augment,
-        )
+        super().__init__(root, batch_size=batch_size, **options)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         count, size = (self.num_train if train else self.num_test), sides(self.image_size)
