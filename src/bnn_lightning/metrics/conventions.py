@@ -1,42 +1,14 @@
 """Figures that papers report of a network, each by its own convention: formulas on exact counts."""
 
-from typing import Literal, Protocol
+from typing import Literal
 
+from bnn_lightning.metrics.ops import LayerOps, OpCount
 
-class Macs(Protocol):
-    """Counts of products: of a layer (`LayerOps`) or a network (`OpCount`)."""
-
-    @property
-    def binary_macs(self) -> int: ...
-    @property
-    def low_bit_macs(self) -> int: ...
-    @property
-    def mixed_macs(self) -> int: ...
-    @property
-    def float_macs(self) -> int: ...
-    @property
-    def bit_products(self) -> int: ...
-    @property
-    def mixed_products(self) -> int: ...
-
-
-class Weights(Protocol):
-    """Counts of weights: of a layer (`LayerOps`) or a network (`OpCount`)."""
-
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def binary_weights(self) -> int: ...
-    @property
-    def low_bit_weights(self) -> int: ...
-    @property
-    def quantized_weight_bits(self) -> int: ...
-
-
+Count = LayerOps | OpCount
 Rest = Literal["fp32", "int8"]  # what everything that is not binary is held and multiplied in
 
 
-def operations(count: Macs, *, rest: Rest = "fp32") -> float:
+def operations(count: Count, *, rest: Rest = "fp32") -> float:
     r"""Return the operations (OPs) of one image: $\mathrm{BOPs}/64 + \mathrm{FLOPs}$.
 
     BOPs are the multiply-accumulates of two binary factors, of which a 64-bit processor does 64 at once; one of factors
@@ -51,7 +23,6 @@ def operations(count: Macs, *, rest: Rest = "fp32") -> float:
     Example:
         ReActNet-A: 4.8169 G binary and 11.862 M real multiply-accumulates, published as 0.87e8 OPs.
 
-        >>> from bnn_lightning.metrics import LayerOps
         >>> network = LayerOps("", "", binary_macs=4_816_896_000, float_macs=11_862_016)
         >>> operations(network) / 1e6
         87.126016
@@ -64,7 +35,7 @@ def operations(count: Macs, *, rest: Rest = "fp32") -> float:
     return count.bit_products / 64 + (real if rest == "fp32" else real / 8)
 
 
-def ace(count: Macs, *, rest_bits: int = 16) -> int:
+def ace(count: Count, *, rest_bits: int = 16) -> int:
     r"""Return the arithmetic computation effort of one image: $\sum_{i, j} n_{ij} \cdot i \cdot j$.
 
     There are $n_{ij}$ multiply-accumulates of factors of $i$ and $j$ bits.
@@ -76,7 +47,6 @@ def ace(count: Macs, *, rest_bits: int = 16) -> int:
     Example:
         ReActNet-A, published as 7.9e9.
 
-        >>> from bnn_lightning.metrics import LayerOps
         >>> network = LayerOps("", "", binary_macs=4_816_896_000, float_macs=11_862_016)
         >>> ace(network) / 1e9
         7.853572096
@@ -87,7 +57,7 @@ def ace(count: Macs, *, rest_bits: int = 16) -> int:
     return count.bit_products + rest_bits * count.mixed_products + rest_bits**2 * count.float_macs
 
 
-def degree_of_binarization(count: Macs, *, rest: Rest = "fp32") -> float:
+def degree_of_binarization(count: Count, *, rest: Rest = "fp32") -> float:
     r"""Return the share of the operations that are binary: $\mathrm{BOPs} / (64 \cdot \mathrm{OPs})$.
 
     Args:
@@ -97,7 +67,6 @@ def degree_of_binarization(count: Macs, *, rest: Rest = "fp32") -> float:
     Example:
         BNext-T with its other layers in 8 bits, published as 97.81 %.
 
-        >>> from bnn_lightning.metrics import LayerOps
         >>> network = LayerOps("", "", binary_macs=4_816_896_000, float_macs=13_344_512)
         >>> round(100 * degree_of_binarization(network, rest="int8"), 2)
         97.83
@@ -109,7 +78,7 @@ def degree_of_binarization(count: Macs, *, rest: Rest = "fp32") -> float:
     return count.binary_macs / 64 / total if total else 0.0
 
 
-def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
+def size_bytes(count: Count, *, rest: Rest = "fp32") -> int:
     """Return the bytes of the parameters: one bit a binary weight, k bits a quantized one, four bytes (or one) others.
 
     Running statistics of batch norm are no parameters, and not in it; nor are the scales that int8 would need.
@@ -119,7 +88,6 @@ def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
         rest: Storage of the other parameters.
 
     Example:
-        >>> from bnn_lightning.metrics import LayerOps
         >>> layer = LayerOps("", "", parameters=296, binary_weights=288)
         >>> size_bytes(layer), size_bytes(layer, rest="int8")
         (68, 44)
@@ -128,12 +96,12 @@ def size_bytes(count: Weights, *, rest: Rest = "fp32") -> int:
     return (count.quantized_weight_bits + 7) // 8 + (4 if rest == "fp32" else 1) * real
 
 
-def binary_share(count: Weights) -> float:
+def binary_share(count: Count) -> float:
     """Return the share of the parameters that are binary weights."""
     return count.binary_weights / count.parameters if count.parameters else 0.0
 
 
-def binary_mac_share(count: Macs) -> float:
+def binary_mac_share(count: Count) -> float:
     """Return the share of the multiply-accumulates that have two binary factors."""
     total = count.binary_macs + count.low_bit_macs + count.mixed_macs + count.float_macs
     return count.binary_macs / total if total else 0.0

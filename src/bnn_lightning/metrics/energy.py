@@ -1,19 +1,14 @@
 """An estimate of energy, from the energy of single operations in a 45 nm process."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from bnn_lightning.metrics.conventions import Macs, Rest, Weights
+from bnn_lightning.metrics.conventions import Count, Rest
 
 # Picojoules an operation, 45 nm, 0.9 V (Horowitz, figure 1.1.9).
 INT8_MULTIPLY, INT8_ADD, INT32_ADD = 0.2, 0.03, 0.1
 FP32_MULTIPLY, FP32_ADD = 3.7, 0.9
 # Picojoules for 32 bits from DRAM in the same process (Han et al., EIE, table I).
 DRAM_WORD = 640.0
-
-
-class Counted(Macs, Weights, Protocol):
-    """A layer or a network with all of its counts."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ def binary_mac_picojoules() -> float:
     return (INT8_MULTIPLY + 8 * INT8_ADD + INT32_ADD) / 64
 
 
-def estimate_energy(count: Counted, *, rest: Rest = "fp32", binary: bool = True) -> Energy:
+def estimate_energy(count: Count, *, rest: Rest = "fp32", binary: bool = True) -> Energy:
     """Estimate the energy of one image.
 
     Products of a binary and a real factor are additions; a factor of k bits counts as k binary ones. Left out are reads

@@ -59,9 +59,21 @@ class LayerOps:
         return self.binary_weights + self.low_bit_weights * (self.weight_bits or 1)
 
 
+class _Total:
+    """Sum of a count over the layers of an `OpCount`, under the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, count: "OpCount", owner: type) -> int:
+        return sum(getattr(layer, self.name) for layer in count.layers)
+
+
 @dataclass(frozen=True)
 class OpCount:
     """Counts of a network for one image: a row a module that has parameters or multiplies, and their sums.
+
+    The sums are called as the counts of `LayerOps`. Shared parameters count once; buffers are none.
 
     Multiply-accumulates are those of convolutions and matrix products; padded positions count, as in the papers.
     Biases, batch norm, pooling and activations multiply nothing here. The filter of ones that sums the input's signs
@@ -70,61 +82,16 @@ class OpCount:
 
     layers: tuple[LayerOps, ...]
 
-    @property
-    def parameters(self) -> int:
-        """Elements of all parameters, shared ones once; buffers are none."""
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def binary_weights(self) -> int:
-        """Elements of the weights that are binarized."""
-        return sum(layer.binary_weights for layer in self.layers)
-
-    @property
-    def binary_macs(self) -> int:
-        """Multiply-accumulates of two binarized factors."""
-        return sum(layer.binary_macs for layer in self.layers)
-
-    @property
-    def mixed_macs(self) -> int:
-        """Multiply-accumulates with one binarized factor."""
-        return sum(layer.mixed_macs for layer in self.layers)
-
-    @property
-    def float_macs(self) -> int:
-        """Multiply-accumulates of two real factors."""
-        return sum(layer.float_macs for layer in self.layers)
-
-    @property
-    def low_bit_weights(self) -> int:
-        """Elements of the weights that are quantized to 2 to 8 bits."""
-        return sum(layer.low_bit_weights for layer in self.layers)
-
-    @property
-    def low_bit_macs(self) -> int:
-        """Multiply-accumulates of two quantized factors, of which one has more than one bit."""
-        return sum(layer.low_bit_macs for layer in self.layers)
-
-    @property
-    def bit_products(self) -> int:
-        """Products of single bits: i * j for a multiply-accumulate of quantized factors of i and j bits."""
-        return sum(layer.bit_products for layer in self.layers)
-
-    @property
-    def mixed_products(self) -> int:
-        """Products of a bit and a real number: i for a multiply-accumulate of i bits and a real factor."""
-        return sum(layer.mixed_products for layer in self.layers)
-
-    @property
-    def quantized_weight_bits(self) -> int:
-        """Bits of all binarized and quantized weights."""
-        return sum(layer.quantized_weight_bits for layer in self.layers)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the parameters: a binary or quantized weight takes its bits, any other four bytes."""
-        real = self.parameters - self.binary_weights - self.low_bit_weights
-        return (self.quantized_weight_bits + 7) // 8 + 4 * real
+    parameters = _Total()
+    binary_weights = _Total()
+    binary_macs = _Total()
+    mixed_macs = _Total()
+    float_macs = _Total()
+    low_bit_weights = _Total()
+    low_bit_macs = _Total()
+    bit_products = _Total()
+    mixed_products = _Total()
+    quantized_weight_bits = _Total()
 
 
 def count_ops(model: nn.Module, input_size: Sequence[int]) -> OpCount:
