@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.layers import BinaryLinear
-from bnn_lightning.optim import Bop, cosine, default_groups
+from bnn_lightning.optim import Bop, default_groups, warmup_cosine
 
 
 def network() -> nn.Sequential:
@@ -60,7 +60,7 @@ def test_flips_as_the_paper_and_trains_the_rest_as_adam() -> None:
 
 def test_a_schedule_lowers_both() -> None:
     optimizer = bop(network(), lr=0.02, adaptivity=0.1)
-    schedule = cosine(optimizer, steps_per_epoch=4, epochs=2)["scheduler"]
+    schedule = warmup_cosine(optimizer, steps_per_epoch=4, epochs=2)["scheduler"]
     before = [group["lr"] for group in optimizer.param_groups]
     optimizer.step()
     assert before == [0.1, 0.02, 0.02]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.optim import constant, cosine, linear, warmup_cosine
+from bnn_lightning.optim import constant, linear, warmup_cosine
 
 
 def rates(schedule: Callable[..., Any], peak: float, length: int, **options: Any) -> list[float]:
@@ -44,7 +44,7 @@ def test_cosine_is_torchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.01)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-5)
-    used = rates(cosine, 0.01, 100, steps_per_epoch=235, epochs=100, min_factor=1e-3)
+    used = rates(warmup_cosine, 0.01, 100, steps_per_epoch=235, epochs=100, min_factor=1e-3)
     for rate in used:
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()

@@ -17,6 +17,7 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.data.sampler import Copies, EpochSampler, evaluation_slices, training_slices
 from bnn_lightning.data.split import stratified_split
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
+from bnn_lightning.utils.signature import merged_signature
 
 Fact = TypeVar("Fact")
 
@@ -81,13 +82,8 @@ class ImageDataModule(LightningDataModule):
     def __init_subclass__(cls) -> None:
         """Name all arguments in the signature of a subclass: configurations are held against it."""
         super().__init_subclass__()
-        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
-        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
-        if len(named) < len(own):
-            base = next(base for base in cls.__mro__[1:] if issubclass(base, ImageDataModule))
-            inherited = [p for kind in (base, *cls.option_classes) for p in inspect.signature(kind).parameters.values()]
-            named = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY} | named
-        cls.__signature__ = inspect.Signature(sorted(named.values(), key=lambda p: p.kind))
+        base = next(base for base in cls.__mro__[1:] if issubclass(base, ImageDataModule))
+        cls.__signature__ = merged_signature(cls.__init__, base, *cls.option_classes)
 
     def __init__(
         self,

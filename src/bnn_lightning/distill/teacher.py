@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -12,6 +13,7 @@ from bnn_lightning.layers.module_utils import prefers_channels_last
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.utils.image_size import ImageSize, sides
+from bnn_lightning.utils.signature import passes_on
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -158,24 +160,14 @@ class FrozenTeacher:
         return f"FrozenTeacher({made}, dtype={self.dtype}, image_size={self.image_size})"
 
 
-def checkpoint_teacher(
-    ckpt: str,
-    *,
-    load: Callable[[str], nn.Module] | None = None,
-    dtype: Dtype | None = None,
-    image_size: int | None = None,
-    channels_last: bool | None = None,
-    compile: bool = False,
-) -> FrozenTeacher:
+@passes_on(FrozenTeacher)
+def checkpoint_teacher(ckpt: str, *, load: Callable[[str], nn.Module] | None = None, **options: Any) -> FrozenTeacher:
     """Make a teacher from the network of a run of ours.
 
     Args:
         ckpt: A run's folder, or a checkpoint.
         load: Reads it and returns the network; `bnn` passes its own.
-        dtype: See `FrozenTeacher`.
-        image_size: See `FrozenTeacher`.
-        channels_last: See `FrozenTeacher`.
-        compile: See `FrozenTeacher`.
+        **options: As `FrozenTeacher` takes them.
 
     Raises:
         ValueError: Without `load` nobody can read the checkpoint.
@@ -184,30 +176,17 @@ def checkpoint_teacher(
         raise ValueError(
             "`load` must say how a checkpoint is read, such as `lambda path: bnn_lightning.load_task(path).backbone`."
         )
-    read = load
-    return FrozenTeacher(
-        lambda: read(ckpt), dtype=dtype, image_size=image_size, channels_last=channels_last, compile=compile
-    )
+    return FrozenTeacher(partial(load, ckpt), **options)
 
 
-def published_teacher(
-    network: Callable[[], Backbone],
-    weights: str,
-    *,
-    dtype: Dtype | None = None,
-    image_size: int | None = None,
-    channels_last: bool | None = None,
-    compile: bool = False,
-) -> FrozenTeacher:
+@passes_on(FrozenTeacher)
+def published_teacher(network: Callable[[], Backbone], weights: str, **options: Any) -> FrozenTeacher:
     """Make a teacher from a network of ours and a file of weights (`load_published`).
 
     Args:
         network: Makes the network.
         weights: The file.
-        dtype: See `FrozenTeacher`.
-        image_size: See `FrozenTeacher`.
-        channels_last: See `FrozenTeacher`.
-        compile: See `FrozenTeacher`.
+        **options: As `FrozenTeacher` takes them.
     """
 
     def make() -> Backbone:
@@ -215,7 +194,7 @@ def published_teacher(
         load_published(backbone, weights)
         return backbone
 
-    return FrozenTeacher(make, dtype=dtype, image_size=image_size, channels_last=channels_last, compile=compile)
+    return FrozenTeacher(make, **options)
 
 
 def check_width(logits: Tensor, num_classes: int) -> None:

@@ -1,6 +1,6 @@
 """Networks of torchvision and timm with binary layers, behind the interface of our backbones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from warnings import warn
 
@@ -18,6 +18,7 @@ from bnn_lightning.models.float_teachers import (
     torchvision_network,
 )
 from bnn_lightning.utils.image_size import ImageSize, sides
+from bnn_lightning.utils.signature import passes_on
 
 Stem = Literal["imagenet", "cifar"]
 # Classes of the weights that torchvision and timm publish.
@@ -28,7 +29,8 @@ _SMALL = 64
 _POOLS = ("maxpool", "features.pool0")
 
 
-def binary_torchvision(
+def _binary_network(
+    make: Callable[..., RealNetwork],
     name: str,
     *,
     num_classes: int,
@@ -42,13 +44,31 @@ def binary_torchvision(
     binarize: Mapping[str, Any] | None = None,
     stem: Stem | None = None,
     pretrained: bool = False,
-    version: str = "IMAGENET1K_V1",
     weights: str | None = None,
+    **source: Any,
 ) -> RealNetwork:
+    """Build a classifier of another library with `make`, and binarize it; see `binary_torchvision`."""
+    network = make(
+        name,
+        num_classes=_IMAGENET_CLASSES if pretrained and weights is None else num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        pretrained=pretrained,
+        weights=weights,
+        **source,
+    )
+    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=("ApproxSign", "XNORScale"))
+    _fit_data(network, num_classes, None if pretrained or weights else (mean, std))
+    return _binarized(name, network, layers, binary, binarize or {}, stem)
+
+
+@passes_on(_binary_network)
+def binary_torchvision(name: str, *, version: str = "IMAGENET1K_V1", **options: Any) -> RealNetwork:
     """Build a classifier of torchvision with binary layers in place of its convolutions and linear layers.
 
     Args:
         name: As torchvision has it: resnet18, mobilenet_v3_large, convnext_tiny ...
+        version: Name of the weights.
         num_classes: Width of the logits.
         in_channels: 3, or 1 for gray images.
         image_size: Height and width of the images.
@@ -63,8 +83,8 @@ def binary_torchvision(
         stem: "cifar": the first convolution has stride 1 (2 where it was 4), and no max-pooling follows; "imagenet":
             as it is. None: "cifar" for images of up to 64 pixels.
         pretrained: Start from torchvision's weights; for other than 1000 classes the classifier starts anew.
-        version: Name of the weights.
         weights: A file with weights for `num_classes` classes, instead of torchvision's own.
+        **options: The arguments after `version`.
 
     Raises:
         ValueError: An unknown name, an option that `binarize` refuses, images that the network does not take, or
@@ -76,71 +96,23 @@ def binary_torchvision(
         >>> type(network.body.layer1[0].conv1).__name__, network.body.conv1.stride
         ('BinaryConv2d', (1, 1))
     """
-    classes = _IMAGENET_CLASSES if pretrained and weights is None else num_classes
-    network = torchvision_network(
-        name,
-        num_classes=classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        pretrained=pretrained,
-        version=version,
-        weights=weights,
-    )
-    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=("ApproxSign", "XNORScale"))
-    _fit_data(network, num_classes, None if pretrained or weights else (mean, std))
-    return _binarized(name, network, layers, binary, binarize or {}, stem)
+    return _binary_network(torchvision_network, name, version=version, **options)
 
 
-def binary_timm(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: ImageSize,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    binary: Binary = True,
-    input_binarizer: BinarizerFactory | None = None,
-    weight_binarizer: BinarizerFactory | None = None,
-    binarize: Mapping[str, Any] | None = None,
-    stem: Stem | None = None,
-    pretrained: bool = False,
-    weights: str | None = None,
-) -> RealNetwork:
+@passes_on(_binary_network)
+def binary_timm(name: str, **options: Any) -> RealNetwork:
     """Build a classifier of timm with binary layers in place of its convolutions and linear layers.
 
     Args:
         name: As timm has it: resnet18, convnext_tiny.fb_in1k ...
-        num_classes: Width of the logits.
-        in_channels: See `binary_torchvision`.
-        image_size: See `binary_torchvision`.
-        mean: See `binary_torchvision`.
-        std: See `mean`.
-        binary: See `binary_torchvision`.
-        input_binarizer: See `binary_torchvision`.
-        weight_binarizer: See `binary_torchvision`.
-        binarize: See `binary_torchvision`.
-        stem: See `binary_torchvision`.
-        pretrained: Start from timm's weights; for other than 1000 classes the classifier starts anew.
-        weights: A file with weights for `num_classes` classes (also safetensors), instead of timm's own.
+        **options: As `binary_torchvision` takes them, without `version`; `weights` may be a file of safetensors.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
         ValueError: See `binary_torchvision`.
         FileNotFoundError: The weights are not at hand.
     """
-    classes = _IMAGENET_CLASSES if pretrained and weights is None else num_classes
-    network = timm_network(
-        name,
-        num_classes=classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        pretrained=pretrained,
-        weights=weights,
-    )
-    layers = layer_factory(binary, input_binarizer, weight_binarizer, defaults=("ApproxSign", "XNORScale"))
-    _fit_data(network, num_classes, None if pretrained or weights else (mean, std))
-    return _binarized(name, network, layers, binary, binarize or {}, stem)
+    return _binary_network(timm_network, name, **options)
 
 
 def _fit_data(

@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = attach(
     {
         "bop": ["Bop"],
         "groups": ["default_groups"],
-        "lr_schedulers": ["constant", "cosine", "linear", "warmup_cosine"],
+        "lr_schedulers": ["constant", "linear", "warmup_cosine"],
     },
 )

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypedDict, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from bnn_lightning.utils.signature import passes_on
+
 Interval = Literal["epoch", "step"]
 
 
@@ -25,8 +27,9 @@ class SchedulerConfig(TypedDict):
     name: str
 
 
-def warmup_cosine(
+def scheduled(
     optimizer: Optimizer,
+    decay: Callable[[float], float],
     *,
     steps_per_epoch: int,
     epochs: int,
@@ -34,8 +37,47 @@ def warmup_cosine(
     warmup_start: float | None = None,
     decay_epochs: int | None = None,
     interval: Interval = "epoch",
-    min_factor: float = 0.0,
 ) -> SchedulerConfig:
+    """Warm up linearly, then multiply the rate by `decay(share)`, where `share` goes from 0 to 1 between W and E.
+
+    Args:
+        optimizer: Its rates are the peak.
+        decay: Factor of the rate.
+        steps_per_epoch: Optimizer steps in an epoch.
+        epochs: Length of the schedule.
+        warmup_epochs: Length of the warm-up, within `epochs`.
+        warmup_start: Share s of the peak at time 0; then the factor is s + (1 - s) t / W while t < W. None starts at
+            one part of W + 1.
+        decay_epochs: Length of the decay, which the end of the schedule may cut off; None means E - W. BNext's is E, so
+            that its last rate is a little higher.
+        interval: "epoch" or "step".
+
+    Raises:
+        ValueError: A length, an interval or a factor that is out of range.
+    """
+    unit = units(interval, steps_per_epoch)
+    end = check_length("epochs", epochs, 1) * unit
+    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
+    if warmup >= end:
+        raise ValueError(f"`warmup_epochs` must be less than `epochs` = {epochs}, got {warmup_epochs}.")
+    span = end - warmup if decay_epochs is None else check_length("decay_epochs", decay_epochs, 1) * unit
+    warm_up = warmup_factor(warmup, warmup_start)
+
+    def factor(time: int) -> float:
+        if time > end:  # at `end` itself the last step or epoch has just been made, and no other need follow
+            warnings.warn(
+                f"The learning-rate schedule of {epochs} epochs is over; the rate stays at its last value. "
+                "Set the schedule's `epochs` to the length of the training.",
+                stacklevel=2,
+            )
+        time = min(time, end - 1)
+        return warm_up(time) if time <= warmup else decay(min(1.0, (time - warmup) / span))
+
+    return wrap(optimizer, factor, interval)
+
+
+@passes_on(scheduled)
+def warmup_cosine(optimizer: Optimizer, *, min_factor: float = 0.0, **options: Any) -> SchedulerConfig:
     """Warm up linearly, then follow half a cosine.
 
     With time t in epochs or steps, W = `warmup_epochs` and E = `epochs` in the same unit, and m = `min_factor`, the
@@ -44,15 +86,8 @@ def warmup_cosine(
 
     Args:
         optimizer: Its rates are the peak.
-        steps_per_epoch: Optimizer steps in an epoch.
-        epochs: Length of the schedule.
-        warmup_epochs: Length of the warm-up, within `epochs`.
-        warmup_start: Share s of the peak at time 0; then the factor is s + (1 - s) t / W while t < W. None starts as
-            above, one part of W + 1.
-        decay_epochs: Length of the half cosine, which the end of the schedule may cut off; None means E - W. BNext's is
-            E, so that its last rate is a little higher.
-        interval: "epoch" or "step".
         min_factor: Share of the peak at the end: Adam from 0.01 to 1e-5 has 1e-3.
+        **options: As `scheduled` takes them.
 
     Raises:
         ValueError: A length, an interval or a factor that is out of range.
@@ -72,51 +107,11 @@ def warmup_cosine(
     def decay(share: float) -> float:
         return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * share))
 
-    return scheduled(
-        optimizer,
-        decay,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        warmup_start=warmup_start,
-        decay_epochs=decay_epochs,
-        interval=interval,
-    )
+    return scheduled(optimizer, decay, **options)
 
 
-def cosine(
-    optimizer: Optimizer,
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    interval: Interval = "epoch",
-    min_factor: float = 0.0,
-) -> SchedulerConfig:
-    """Follow half a cosine from the start: `warmup_cosine` without a warm-up.
-
-    Example:
-        >>> import torch
-        >>> adam = torch.optim.Adam([torch.zeros(1)], lr=0.01)
-        >>> scheduler = cosine(adam, steps_per_epoch=235, epochs=100, min_factor=1e-3)["scheduler"]
-        >>> f"{scheduler.lr_lambdas[0](50):.6f}"
-        '0.500500'
-    """
-    return warmup_cosine(
-        optimizer, steps_per_epoch=steps_per_epoch, epochs=epochs, interval=interval, min_factor=min_factor
-    )
-
-
-def linear(
-    optimizer: Optimizer,
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    warmup_epochs: int = 0,
-    warmup_start: float | None = None,
-    decay_epochs: int | None = None,
-    interval: Interval = "epoch",
-    min_factor: float = 0.0,
-) -> SchedulerConfig:
+@passes_on(scheduled)
+def linear(optimizer: Optimizer, *, min_factor: float = 0.0, **options: Any) -> SchedulerConfig:
     """Warm up linearly, then fall linearly to `min_factor` times the peak at time E; see `warmup_cosine`.
 
     Example:
@@ -131,16 +126,7 @@ def linear(
     def decay(share: float) -> float:
         return 1 - (1 - min_factor) * share
 
-    return scheduled(
-        optimizer,
-        decay,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        warmup_start=warmup_start,
-        decay_epochs=decay_epochs,
-        interval=interval,
-    )
+    return scheduled(optimizer, decay, **options)
 
 
 def constant(
@@ -166,39 +152,6 @@ def constant(
 
     def factor(time: int) -> float:
         return warm_up(min(time, warmup))
-
-    return wrap(optimizer, factor, interval)
-
-
-def scheduled(
-    optimizer: Optimizer,
-    decay: Callable[[float], float],
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    warmup_epochs: int,
-    warmup_start: float | None,
-    decay_epochs: int | None,
-    interval: Interval,
-) -> SchedulerConfig:
-    """Warm up linearly, then multiply the rate by `decay(share)`, where `share` goes from 0 to 1 between W and E."""
-    unit = units(interval, steps_per_epoch)
-    end = check_length("epochs", epochs, 1) * unit
-    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
-    if warmup >= end:
-        raise ValueError(f"`warmup_epochs` must be less than `epochs` = {epochs}, got {warmup_epochs}.")
-    span = end - warmup if decay_epochs is None else check_length("decay_epochs", decay_epochs, 1) * unit
-    warm_up = warmup_factor(warmup, warmup_start)
-
-    def factor(time: int) -> float:
-        if time > end:  # at `end` itself the last step or epoch has just been made, and no other need follow
-            warnings.warn(
-                f"The learning-rate schedule of {epochs} epochs is over; the rate stays at its last value. "
-                "Set the schedule's `epochs` to the length of the training.",
-                stacklevel=2,
-            )
-        time = min(time, end - 1)
-        return warm_up(time) if time <= warmup else decay(min(1.0, (time - warmup) / span))
 
     return wrap(optimizer, factor, interval)
 

@@ -63,6 +63,7 @@ TARGETS = {
     "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
     "bnn_lightning.data.TrivialAugment": "torchvision.transforms.v2.TrivialAugmentWide",
     "bnn_lightning.callbacks.MixClip": "bnn_lightning.callbacks.ChannelBlendClip",
+    "bnn_lightning.optim.cosine": "bnn_lightning.optim.warmup_cosine",
 }
 _WEIGHTINGS = {"instance": "per_sample", "batch": "per_batch"}
 _ENSEMBLE = "bnn_lightning.distill.GapEnsemble"
