@@ -93,5 +93,5 @@ def test_options_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             binarizer_factory("RSign", **options)
-    with pytest.raises(ValueError, match="`num_channels` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_channels` must be a whole number of at least 1, got 0"):
         RSign(0)

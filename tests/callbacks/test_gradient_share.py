@@ -48,7 +48,7 @@ def test_norm_of_a_constant_is_zero() -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`every_n_steps` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`every_n_steps` must be a whole number of at least 1, got 0"):
         GradientShare(0)
     network = torch.nn.Sequential(torch.nn.Linear(1, 1))
     network[0].compile()

@@ -69,7 +69,7 @@ def test_a_folder_becomes_a_stream(source: Path, workplace: Path, bnn: Bnn) -> N
         ((), "`output` has no value"),
         (("output=x", "to=tar"), "`to` must be folder or stream, got tar"),
         (("output=x", "size=null"), "`size` must be given with to=folder"),
-        (("output=x", "quality=200"), "`quality` must be an integer in 1 to 95"),
+        (("output=x", "quality=200"), "`quality` must be a whole number between 1 and 95"),
         (("output=x", "num_workers=two"), "num_workers"),
         (("output=data/imagenet/x",), "`output` must lie outside of `source`"),
         (("output=x", "source=nowhere"), "`source` must hold train/<class>"),

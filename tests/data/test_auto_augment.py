@@ -133,8 +133,8 @@ def test_level_is_cut_off_at_its_ends() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_ops": 0}, "`num_ops` must be an integer, 1 or more, got 0"),
-        ({"num_ops": 13}, "`num_ops` must be at most 12, got 13"),
+        ({"num_ops": 0}, "`num_ops` must be a whole number between 1 and 12, got 0"),
+        ({"num_ops": 13}, "`num_ops` must be a whole number between 1 and 12, got 13"),
         ({"magnitude": 11.0}, r"`magnitude` must be in \[0, 10\], got 11\.0"),
         ({"std": -1.0}, "`std` must be 0 or more"),
         ({"probability": 2.0}, r"`probability` must be in \[0, 1\]"),

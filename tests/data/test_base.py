@@ -151,18 +151,18 @@ def test_statistics_can_be_replaced() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_size": 0}, "`batch_size` must be an integer, 1 or more, got 0"),
-        ({"eval_batch_size": 0}, "`eval_batch_size` must be an integer, 1 or more, got 0"),
-        ({"num_workers": -1}, "`num_workers` must be an integer, 0 or more, got -1"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
+        ({"eval_batch_size": 0}, "`eval_batch_size` must be a whole number of at least 1, got 0"),
+        ({"num_workers": -1}, "`num_workers` must be a whole number of at least 0, got -1"),
         ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0"),
         ({"mean": [0.5]}, r"`mean` must have a number for each of 3 channels, got \[0.5\]"),
         ({"std": [0.0, 1, 1]}, r"`std` must be positive in every channel"),
         ({"augment": "none"}, "`augment` must be an Augmentation, None or 'default', got 'none'"),
-        ({"num_classes": 0}, "`num_classes` must be an integer, 1 or more, got 0"),
-        ({"batch_size": "many"}, "`batch_size` must be an integer, 1 or more, got 'many'"),
-        ({"batch_size": 12.5}, r"`batch_size` must be an integer, 1 or more, got 12\.5"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number of at least 1, got 0"),
+        ({"batch_size": "many"}, "`batch_size` must be a whole number of at least 1, got 'many'"),
+        ({"batch_size": 12.5}, r"`batch_size` must be a whole number of at least 1, got 12\.5"),
         ({"val_fraction": "x"}, r"`val_fraction` must be in \[0, 1\), got 'x'"),
-        ({"seed": None}, "`seed` must be an integer, 0 or more, got None"),
+        ({"seed": None}, "`seed` must be a whole number of at least 0, got None"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -451,13 +451,13 @@ def test_content_is_decoded_as_its_file_is(root: Path) -> None:
     "options, message",
     [
         ({"crop_ratio": 0.0}, r"`crop_ratio` must be in \(0, 1\], got 0\.0"),
-        ({"interpolation": "nearest"}, "`interpolation` must be one of bilinear, bicubic, got 'nearest'"),
-        ({"decoder": "cv2"}, "`decoder` must be one of auto, torchcodec, pil, got 'cv2'"),
-        ({"on_damaged": "ignore"}, "`on_damaged` must be one of error, skip, got 'ignore'"),
-        ({"repeats": 0}, "`repeats` must be an integer, 1 or more, got 0"),
+        ({"interpolation": "nearest"}, r"`interpolation` must be one of \['bilinear', 'bicubic'\], got 'nearest'"),
+        ({"decoder": "cv2"}, r"`decoder` must be one of \['auto', 'torchcodec', 'pil'\], got 'cv2'"),
+        ({"on_damaged": "ignore"}, r"`on_damaged` must be one of \['error', 'skip'\], got 'ignore'"),
+        ({"repeats": 0}, "`repeats` must be a whole number of at least 1, got 0"),
         ({"repeats": 2}, "`repeats` must divide `batch_size` = 9, got 2"),
         ({"train_sizes": []}, "`train_sizes` must name at least one size"),
-        ({"train_sizes": [0], "epochs": 3}, "`train_sizes` must be an integer, 1 or more, got 0"),
+        ({"train_sizes": [0], "epochs": 3}, "`train_sizes` must be a whole number of at least 1, got 0"),
         ({"train_sizes": [8]}, "`epochs` must be the length of the training"),
     ],
 )

@@ -145,9 +145,9 @@ def test_a_source_without_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"size": 0}, "`size` must be an integer, 1 or more, got 0"),
-        ({"side": "left"}, "`side` must be one of longer, shorter, got 'left'"),
-        ({"quality": 101}, "`quality` must be an integer in 1 to 95, got 101"),
+        ({"size": 0}, "`size` must be a whole number of at least 1, got 0"),
+        ({"side": "left"}, r"`side` must be one of \['longer', 'shorter'\], got 'left'"),
+        ({"quality": 101}, "`quality` must be a whole number between 1 and 95, got 101"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

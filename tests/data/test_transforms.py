@@ -141,7 +141,7 @@ def test_lighting_builds_its_tensors_once(monkeypatch: pytest.MonkeyPatch) -> No
     "options, message",
     [
         ({"flip": 1.5}, r"`flip` must be a probability in \[0, 1\], got 1.5"),
-        ({"padding": -1}, "`padding` must be an integer, 0 or more, got -1"),
+        ({"padding": -1}, "`padding` must be a whole number of at least 0, got -1"),
         ({"padding_mode": "mirror"}, r"`padding_mode` must be one of \['edge', 'zero', 'reflect'\], got 'mirror'"),
         ({"degrees": 181}, r"`degrees` must be in \[0, 180\], got 181"),
         ({"shear": -1}, r"`shear` must be in \[0, 90\), got -1"),

@@ -90,7 +90,7 @@ def test_no_graph_is_kept() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="`num_classes` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`num_classes` must be a whole number of at least 1, got 0"):
         SoftLabelBank(0)
     with pytest.raises(ValueError, match=r"`mode` must be one of \['correct', 'all'\], got 'none'"):
         SoftLabelBank(3, mode="none")  # type: ignore[arg-type]

@@ -178,7 +178,7 @@ def test_depth_and_repeats() -> None:
     ]
     repeated = [node.label for node in with_repeats(to_depth(graph, 2)).nodes if node.kind == "group"]
     assert repeated == ["DoubleSkipBlock ×3"] * 3
-    with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`depth` must be a whole number of at least 1, got 0"):
         to_depth(graph, 0)
 
 

@@ -45,5 +45,5 @@ def test_it_compiles_and_exports() -> None:
 
 @pytest.mark.parametrize("kind", [LearnableBias, RPReLU])
 def test_wrong_sizes_are_refused(kind: type) -> None:
-    with pytest.raises(ValueError, match="`num_channels` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_channels` must be a whole number of at least 1, got 0"):
         kind(0)

@@ -41,7 +41,7 @@ def test_mix_is_the_formula_with_its_gradient() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="`channels` must be positive, got 0"):
         SqueezeExcite(0)
-    with pytest.raises(ValueError, match="`num_channels` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_channels` must be a whole number of at least 1, got 0"):
         ChannelBlend(0)
     with pytest.raises(ValueError, match="`reduction` must be positive, got 0"):
         SqueezeExcite(4, reduction=0)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from bnn_lightning.layers.module_utils import latent_weights
+from bnn_lightning.utils.checks import check_choice
 
 Direction = dict[str, Tensor]
 Perturbed = Literal["weights", "binary", "all"]
@@ -48,8 +49,7 @@ def perturbed_parameters(model: nn.Module, perturb: Perturbed = "weights") -> di
     Raises:
         ValueError: An unknown `perturb`, or there are none.
     """
-    if perturb not in get_args(Perturbed):
-        raise ValueError(f"`perturb` must be one of {list(get_args(Perturbed))}, got {perturb!r}.")
+    check_choice("perturb", perturb, Perturbed)
     if perturb == "all":
         found = dict(model.named_parameters())
     else:
@@ -87,8 +87,7 @@ def random_direction(
     References:
         Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4: d_ij ||theta_ij|| / ||d_ij||.
     """
-    if normalize not in get_args(Normalized):
-        raise ValueError(f"`normalize` must be one of {list(get_args(Normalized))}, got {normalize!r}.")
+    check_choice("normalize", normalize, Normalized)
     weights = layer_weights(model)
     generator = torch.Generator().manual_seed(seed)
     direction = {}

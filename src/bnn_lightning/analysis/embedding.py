@@ -1,12 +1,13 @@
 """2-D embeddings of penultimate features: t-SNE or UMAP."""
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.distill.hooks import watch
+from bnn_lightning.utils.checks import check_choice
 from bnn_lightning.utils.optional import require
 
 Method = Literal["tsne", "umap"]
@@ -64,8 +65,7 @@ def embed(
     References:
         van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008; McInnes et al., UMAP, 2018.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be one of {list(get_args(Method))}, got {method!r}.")
+    check_choice("method", method, Method)
     values = features.detach().float().cpu().numpy()
     if method == "tsne":
         if not 0 < perplexity < len(values):

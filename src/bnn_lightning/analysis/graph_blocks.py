@@ -10,6 +10,7 @@ from bnn_lightning.models.bnext_units import BNextConv, RealLayers
 from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
 from bnn_lightning.models.reactnet import ReActBlock
 from bnn_lightning.models.xnornet import XNORBlock
+from bnn_lightning.utils.checks import check_integer
 from bnn_lightning.utils.text import did_you_mean
 
 Maker = Callable[[int, int, int], nn.Module]
@@ -103,9 +104,8 @@ def create_block(name: str, inplanes: int, outplanes: int, *, stride: int = 1) -
     if name not in _MAKERS:
         hint = did_you_mean(name, _MAKERS)
         raise ValueError(f"Unknown block `{name}`.{hint} Known: {', '.join(list_blocks())}.")
-    for key, value in (("inplanes", inplanes), ("outplanes", outplanes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{key}` must be a whole number of at least 1, got {value!r}.")
+    check_integer("inplanes", inplanes, 1)
+    check_integer("outplanes", outplanes, 1)
     if stride not in (1, 2):
         raise ValueError(f"`stride` must be 1 or 2, got {stride}.")
     rule, fits = _WIDTHS.get(name, ("", lambda a, b: True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnn_lightning.analysis.landscape import Array, Landscape
+from bnn_lightning.utils.checks import check_positive
 from bnn_lightning.utils.optional import require
 
 # Points of a circle, and of the refined grid for each step of the grid.
@@ -55,8 +56,7 @@ def basin(landscape: Landscape, above: float = 1.0) -> Basin:
     Raises:
         ValueError: `above` is not positive.
     """
-    if above <= 0:
-        raise ValueError(f"`above` must be positive, got {above}.")
+    check_positive("above", above)
     fine = np.linspace(landscape.steps[0], landscape.steps[-1], (len(landscape.steps) - 1) * _REFINED + 1)
     if landscape.losses.ndim == 1:
         losses = np.interp(fine, landscape.steps, landscape.losses)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer, WeightBinarizer
 from bnn_lightning.binarizers.factory import binarizer_factory, list_binarizers
+from bnn_lightning.utils.checks import check_positive
 
 PROGRESSES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -61,8 +62,7 @@ def surrogates_of(
     """
     if points < 2:
         raise ValueError(f"`points` must be at least 2, got {points}.")
-    if not limit > 0:
-        raise ValueError(f"`limit` must be positive, got {limit}.")
+    check_positive("limit", limit)
     if not progresses:
         raise ValueError("`progress` must be a list of at least one share of training, such as [0.0,1.0], got [].")
     found = []

@@ -5,6 +5,7 @@ from torch import Tensor
 from bnn_lightning.binarizers.base import AnnealedBinarizer, InputBinarizer, check_progress, scalar_buffer
 from bnn_lightning.functional.annealing import ede_sharpness
 from bnn_lightning.functional.sign import reste, sign_ede
+from bnn_lightning.utils.checks import check_positive
 
 
 class EDE(AnnealedBinarizer):
@@ -76,8 +77,7 @@ class ReSTE(AnnealedBinarizer, InputBinarizer):
         super().__init__()
         if power_end < 1:
             raise ValueError(f"`power_end` must be at least 1 (1 is the clipped identity), got {power_end}.")
-        if clip <= 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_positive("clip", clip)
         if not 0 < limit <= clip:
             raise ValueError(f"`limit` must be positive and at most `clip` = {clip}, got {limit}.")
         self.power_end, self.clip, self.limit = power_end, clip, limit

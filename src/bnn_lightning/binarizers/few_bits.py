@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.quantize import dorefa_activation, dorefa_weight, ternary_threshold, ternary_weight
+from bnn_lightning.utils.checks import check_integer, check_positive
 
 
 class DoReFaInput(InputBinarizer):
@@ -35,7 +36,8 @@ class DoReFaInput(InputBinarizer):
 
     def __init__(self, bits: int = 2) -> None:
         super().__init__()
-        self.bits = _check_bits(bits, 1)
+        check_integer("bits", bits, 1, 8)
+        self.bits = bits
         # No state: it follows from `bits`.
         self.register_buffer("step", torch.tensor([1 / (2**bits - 1)]), persistent=False)
 
@@ -74,7 +76,8 @@ class DoReFaWeights(WeightBinarizer):
 
     def __init__(self, bits: int = 2) -> None:
         super().__init__()
-        self.bits = _check_bits(bits, 2)
+        check_integer("bits", bits, 2, 8)
+        self.bits = bits
 
     def latent(self, weight: Tensor) -> Tensor:
         limited = torch.tanh(weight)
@@ -119,8 +122,7 @@ class TernaryWeights(WeightBinarizer):
         super().__init__()
         if threshold is not None and not 0 <= threshold < math.inf:
             raise ValueError(f"`threshold` must not be negative, got {threshold}: None takes 0.7 mean|w|.")
-        if not clip > 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_positive("clip", clip)
         self.threshold, self.scaled, self.clip = threshold, scaled, clip
 
     def _threshold(self, weight: Tensor) -> Tensor:
@@ -138,9 +140,3 @@ class TernaryWeights(WeightBinarizer):
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, scaled={self.scaled}, clip={self.clip}"
-
-
-def _check_bits(bits: int, least: int) -> int:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= 8:
-        raise ValueError(f"`bits` must be a whole number between {least} and 8, got {bits!r}.")
-    return bits

@@ -1,12 +1,13 @@
 """Activation binarizers with learnable parameters."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer
 from bnn_lightning.functional.sign import approx_sign, round_down, sign_ste
+from bnn_lightning.utils.checks import check_choice, check_integer, check_positive
 
 Surrogate = Literal["approx_sign", "sign_ste"]
 
@@ -43,12 +44,9 @@ class RSign(InputBinarizer):
 
     def __init__(self, num_channels: int, surrogate: Surrogate = "approx_sign", clip: float = 1.0) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
-        if surrogate not in get_args(Surrogate):
-            raise ValueError(f"`surrogate` must be one of {list(get_args(Surrogate))}, got {surrogate!r}.")
-        if clip <= 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_integer("num_channels", num_channels, 1)
+        check_choice("surrogate", surrogate, Surrogate)
+        check_positive("clip", clip)
         self.surrogate, self.clip = surrogate, clip
         self.bias = nn.Parameter(torch.zeros(num_channels))
 

@@ -13,6 +13,7 @@ from bnn_lightning.binarizers.base import (
 from bnn_lightning.functional.annealing import recu_tau
 from bnn_lightning.functional.recu import image_standardize, recu_clamp, recu_standardize
 from bnn_lightning.functional.sign import approx_sign, sign_identity
+from bnn_lightning.utils.checks import check_integer
 
 
 class ReCUInput(InputBinarizer):
@@ -63,8 +64,7 @@ class ReCUWeights(AnnealedBinarizer, WeightBinarizer):
 
     def __init__(self, num_channels: int, tau_start: float = 0.85, tau_end: float = 0.99) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        check_integer("num_channels", num_channels, 1)
         if not 0.5 < tau_start <= tau_end < 1:
             raise ValueError(
                 f"`tau_start` and `tau_end` must satisfy 0.5 < tau_start <= tau_end < 1, got {tau_start} and {tau_end}."

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from bnn_lightning.binarizers.base import InputBinarizer
 from bnn_lightning.functional.sign import approx_sign, sign_identity, sign_ste, swish_sign
+from bnn_lightning.utils.checks import check_positive
 
 
 class SignSTE(InputBinarizer):
@@ -20,8 +21,7 @@ class SignSTE(InputBinarizer):
 
     def __init__(self, clip: float = 1.0) -> None:
         super().__init__()
-        if clip <= 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_positive("clip", clip)
         self.clip = clip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,8 +71,7 @@ class SwishSign(InputBinarizer):
 
     def __init__(self, beta: float = 5.0) -> None:
         super().__init__()
-        if beta <= 0:
-            raise ValueError(f"`beta` must be positive, got {beta}.")
+        check_positive("beta", beta)
         self.beta = beta
 
     def forward(self, x: Tensor) -> Tensor:

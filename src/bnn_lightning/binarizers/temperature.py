@@ -13,6 +13,7 @@ from bnn_lightning.binarizers.base import (
 )
 from bnn_lightning.functional.annealing import geometric_temperature
 from bnn_lightning.functional.sign import temperature_sign
+from bnn_lightning.utils.checks import check_positive
 
 # Progress at which 0.9^epoch falls below 1e-7 in the 512 epochs of BNext.
 PUBLISHED_BINARY_FROM = math.log(1e-7) / (512 * math.log(0.9))
@@ -69,8 +70,7 @@ class TemperatureSign(AnnealedBinarizer, WeightBinarizer):
             )
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` must lie between 0 and 1, got {threshold}.")
-        if not clip > 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_positive("clip", clip)
         self.binary_from, self.threshold, self.clip = binary_from, threshold, clip
         made = WeightBinarizer() if base is None else base(num_channels)
         if not isinstance(made, WeightBinarizer):

@@ -1,6 +1,6 @@
 """Weight binarizers: latent tensor, surrogate gradient, and scale after the dot product."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
@@ -8,6 +8,7 @@ from bnn_lightning.binarizers.annealed import EDE
 from bnn_lightning.binarizers.base import WeightBinarizer
 from bnn_lightning.functional.scale import divide_gradient, libra_standardise, power_of_two_scale, xnor_scale
 from bnn_lightning.functional.sign import sign_ede, sign_ste
+from bnn_lightning.utils.checks import check_choice, check_positive
 
 ScaleGradient = Literal["full", "detached", "identity"]
 
@@ -26,8 +27,7 @@ class WeightSign(WeightBinarizer):
 
     def __init__(self, clip: float = float("inf")) -> None:
         super().__init__()
-        if clip <= 0:
-            raise ValueError(f"`clip` must be positive, got {clip}.")
+        check_positive("clip", clip)
         self.clip = clip
 
     def sign(self, latent: Tensor) -> Tensor:
@@ -66,8 +66,7 @@ class XNORScale(WeightSign):
 
     def __init__(self, clip: float = 1.0, gradient: ScaleGradient = "full") -> None:
         super().__init__(clip)
-        if gradient not in get_args(ScaleGradient):
-            raise ValueError(f"`gradient` must be one of {list(get_args(ScaleGradient))}, got {gradient!r}.")
+        check_choice("gradient", gradient, ScaleGradient)
         self.gradient = gradient
 
     def scale(self, weight: Tensor) -> Tensor:
@@ -106,8 +105,7 @@ class Libra(EDE, WeightBinarizer):
 
     def __init__(self, t_min: float = 1e-3, t_max: float = 10.0, eps: float = 1e-8) -> None:
         super().__init__(t_min, t_max)
-        if eps <= 0:
-            raise ValueError(f"`eps` must be positive, got {eps}.")
+        check_positive("eps", eps)
         self.eps = eps
 
     @property

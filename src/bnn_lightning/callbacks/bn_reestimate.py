@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnn_lightning.layers.norm import cumulative, is_frozen
+from bnn_lightning.utils.checks import check_not_negative
 
 
 class BNReestimate(Callback):
@@ -36,8 +37,7 @@ class BNReestimate(Callback):
 
     def __init__(self, num_batches: int = 100) -> None:
         super().__init__()
-        if num_batches < 0:
-            raise ValueError(f"`num_batches` must not be negative, got {num_batches}.")
+        check_not_negative("num_batches", num_batches)
         self.num_batches = num_batches
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -7,6 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from bnn_lightning.metrics.means import EpochMeans
+from bnn_lightning.utils.checks import check_integer
 
 
 class GradientShare(Callback):
@@ -26,8 +27,7 @@ class GradientShare(Callback):
 
     def __init__(self, every_n_steps: int = 100) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise ValueError(f"`every_n_steps` must be positive, got {every_n_steps}.")
+        check_integer("every_n_steps", every_n_steps, 1)
         self.every_n_steps = every_n_steps
         self.means: EpochMeans | None = None
         self._loaded: dict[str, Any] | None = None

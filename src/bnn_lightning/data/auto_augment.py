@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from bnn_lightning.data.checks import check_integer, check_number
+from bnn_lightning.utils.checks import check_integer, check_number
 
 Fill = tuple[float, ...]
 # RandAugment, or a transform of torchvision.transforms.v2: from an image, (C, H, W), uint8, to another of that shape.
@@ -114,8 +114,7 @@ class RandAugment:
     fill: tuple[float, float, float] = (124.0, 116.0, 104.0)
 
     def __post_init__(self) -> None:
-        check_integer("num_ops", self.num_ops, 1)
-        check_number("num_ops", self.num_ops, "at most 12", lambda number: number <= 12)
+        check_integer("num_ops", self.num_ops, 1, 12)
         check_number("magnitude", self.magnitude, "in [0, 10]", lambda level: 0 <= level <= 10)
         check_number("std", self.std, "0 or more", lambda std: std >= 0)
         check_number("probability", self.probability, "in [0, 1]", lambda p: 0 <= p <= 1)

@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.loader import ResumableLoader
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.data.sampler import Copies, EpochSampler, evaluation_slices, training_slices
 from bnn_lightning.data.split import stratified_split
+from bnn_lightning.utils.checks import check_integer, check_number
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 from bnn_lightning.utils.signature import merged_signature
 

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, PARTS, class_folders, image_files
 from bnn_lightning.data.prepare import FileCounts, Map, Shrink, open_output, read_file, workers
+from bnn_lightning.utils.checks import check_integer
 from bnn_lightning.utils.files import replacing
 from bnn_lightning.utils.optional import require
 

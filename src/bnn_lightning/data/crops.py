@@ -1,11 +1,11 @@
 """Random crops of decoded images."""
 
 from functools import cache
-from typing import get_args
 
 from torchvision.transforms import v2
 
 from bnn_lightning.data.preparation import Interpolation
+from bnn_lightning.utils.checks import check_choice
 
 _RATIO = (3 / 4, 4 / 3)
 
@@ -16,8 +16,7 @@ def interpolation_mode(name: str) -> v2.InterpolationMode:
     Raises:
         ValueError: It is none of ours.
     """
-    if name not in get_args(Interpolation):
-        raise ValueError(f"`interpolation` must be one of {', '.join(get_args(Interpolation))}, got {name!r}.")
+    check_choice("interpolation", name, Interpolation)
     return v2.InterpolationMode(name)
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from bnn_lightning.data.image_io import orientation, read_picture
+from bnn_lightning.utils.checks import check_choice
 
 Decoder = Literal["auto", "torchcodec", "pil"]
 JpegDecoder = Callable[[bytes], Tensor]
@@ -23,8 +24,7 @@ def check_decoder(decoder: str) -> None:
     Raises:
         ValueError: There is none of that name, or torchcodec is asked for and does not load.
     """
-    if decoder not in get_args(Decoder):
-        raise ValueError(f"`decoder` must be one of {', '.join(get_args(Decoder))}, got {decoder!r}.")
+    check_choice("decoder", decoder, Decoder)
     if decoder == "torchcodec" and torchcodec() is None:
         raise ValueError(
             "`decoder` must be auto or pil where torchcodec does not load, got 'torchcodec'; "

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from bnn_lightning.data.auto_augment import AutoAugment, check_transformed
 from bnn_lightning.data.base import DataSpec, ImageDataModule
-from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.crops import interpolation_mode, random_crop
 from bnn_lightning.data.decode import Decoder, check_decoder
 from bnn_lightning.data.image_io import DamagedImageError, prepare_picture
@@ -23,6 +22,7 @@ from bnn_lightning.data.preparation import Interpolation, Preparation
 from bnn_lightning.data.random import keyed_generator
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
+from bnn_lightning.utils.checks import check_choice, check_integer, check_number
 from bnn_lightning.utils.image_size import ImageSize, sides
 
 OnDamaged = Literal["error", "skip"]
@@ -121,8 +121,7 @@ class ImageOptions:
             raise ValueError(f"`in_channels` of pictures must be 1 or 3, got {self.in_channels}.")
         if self.in_channels == 1 and self.lighting:
             raise ValueError(f"`lighting` is noise of RGB: it must be 0 with `in_channels` = 1, got {self.lighting}.")
-        if self.on_damaged not in get_args(OnDamaged):
-            raise ValueError(f"`on_damaged` must be one of {', '.join(get_args(OnDamaged))}, got {self.on_damaged!r}.")
+        check_choice("on_damaged", self.on_damaged, OnDamaged)
         if self.train_sizes is not None:
             if not self.train_sizes:
                 raise ValueError(

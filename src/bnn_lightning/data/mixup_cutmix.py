@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.random import keyed_generator
+from bnn_lightning.utils.checks import check_integer, check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
-from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.image_io import DamagedImageError, open_picture, plain_pixels
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, PARTS, class_folders, image_files
+from bnn_lightning.utils.checks import check_choice, check_integer
 
 Side = Literal["longer", "shorter"]
 Item = TypeVar("Item")
@@ -56,10 +56,8 @@ class Shrink:
     def __post_init__(self) -> None:
         if self.size is not None:
             check_integer("size", self.size, 1)
-        if self.side not in get_args(Side):
-            raise ValueError(f"`side` must be one of {', '.join(get_args(Side))}, got {self.side!r}.")
-        if isinstance(self.quality, bool) or not isinstance(self.quality, int) or not 1 <= self.quality <= 95:
-            raise ValueError(f"`quality` must be an integer in 1 to 95, got {self.quality!r}.")
+        check_choice("side", self.side, Side)
+        check_integer("quality", self.quality, 1, 95)
 
     def target(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height that an image gets."""

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.checks import check_integer
 from bnn_lightning.data.in_memory import InMemoryDataModule
+from bnn_lightning.utils.checks import check_integer
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 
 

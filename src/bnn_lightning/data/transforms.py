@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnn_lightning.data.checks import check_integer, check_number
 from bnn_lightning.data.random import AUGMENTATION, LIGHTING, integers, random_bits, uniform
+from bnn_lightning.utils.checks import check_choice, check_integer, check_number
 
 PaddingMode = Literal["edge", "zero", "reflect"]
 
@@ -55,8 +55,7 @@ class Augmentation:
         check_number("degrees", self.degrees, "in [0, 180]", lambda angle: 0 <= angle <= 180)
         check_number("scale", self.scale, "in [0, 1)", lambda share: 0 <= share < 1)
         check_number("shear", self.shear, "in [0, 90)", lambda angle: 0 <= angle < 90)
-        if self.padding_mode not in get_args(PaddingMode):
-            raise ValueError(f"`padding_mode` must be one of {list(get_args(PaddingMode))}, got {self.padding_mode!r}.")
+        check_choice("padding_mode", self.padding_mode, PaddingMode)
 
     def pad(self, images: Tensor) -> Tensor:
         """Return the padded images that crops are cut from, (N, C, H, W) to (N, C, H + 2 padding, W + 2 padding)."""

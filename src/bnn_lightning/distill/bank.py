@@ -1,13 +1,14 @@
 """The soft-label bank: one soft label a class, from the predictions of the last epoch."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from bnn_lightning.losses.soft import at_least_float32
+from bnn_lightning.utils.checks import check_choice, check_integer
 
 BankMode = Literal["correct", "all"]
 
@@ -48,10 +49,8 @@ class SoftLabelBank(nn.Module):
 
     def __init__(self, num_classes: int, mode: BankMode = "correct") -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` must be positive, got {num_classes}.")
-        if mode not in get_args(BankMode):
-            raise ValueError(f"`mode` must be one of {list(get_args(BankMode))}, got {mode!r}.")
+        check_integer("num_classes", num_classes, 1)
+        check_choice("mode", mode, BankMode)
         self.num_classes = num_classes
         self.mode = mode
         self.register_buffer("bank", torch.zeros(num_classes, num_classes))

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from bnn_lightning.losses.cluster import cluster_loss
 from bnn_lightning.losses.feature import (
     Normalization,
     channel_spatial_means,
-    check_normalization,
     flat_feature_loss,
     unit_difference,
 )
 from bnn_lightning.losses.soft import soft_label_kl
+from bnn_lightning.utils.checks import check_choice, check_not_negative, check_positive
 
 ClusterOn = Literal["penultimate", "logits"]
 FeaturePooling = Literal["channel_spatial", "none"]
@@ -101,15 +101,13 @@ class SelfKD(Distiller):
     ) -> None:
         super().__init__()
         for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-            if weight < 0:
-                raise ValueError(f"`{name}` must not be negative, got {weight}.")
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature}.")
-        check_normalization(normalization)
-        _check_choice("feature_pooling", feature_pooling, FeaturePooling)
-        _check_choice("cluster_on", cluster_on, ClusterOn)
+            check_not_negative(name, weight)
+        check_positive("temperature", temperature)
+        check_choice("normalization", normalization, Normalization)
+        check_choice("feature_pooling", feature_pooling, FeaturePooling)
+        check_choice("cluster_on", cluster_on, ClusterOn)
         if teacher_dtype is not None:
-            _check_choice("teacher_dtype", teacher_dtype, TeacherDtype)
+            check_choice("teacher_dtype", teacher_dtype, TeacherDtype)
         self.temperature = temperature
         self.normalization: Normalization = normalization
         self.feature_pooling = feature_pooling
@@ -209,8 +207,3 @@ class SelfKD(Distiller):
 
     def end_epoch(self) -> None:
         self.bank.commit()
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"`{name}` must be one of {list(get_args(choices))}, got {value!r}.")

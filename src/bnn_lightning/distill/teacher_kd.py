@@ -10,9 +10,10 @@ from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_sm
 from bnn_lightning.distill.feature_hooks import pairs, record_maps, tapped_modules
 from bnn_lightning.distill.hooks import Taps
 from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
-from bnn_lightning.losses.attention import AttentionScale, attention_loss, check_attention_scale
+from bnn_lightning.losses.attention import AttentionScale, attention_loss
 from bnn_lightning.losses.feature import channel_spatial_loss
 from bnn_lightning.losses.soft import soft_cross_entropy, soft_label_kl
+from bnn_lightning.utils.checks import check_choice, check_not_negative, check_positive
 from bnn_lightning.utils.image_size import sides
 
 
@@ -90,9 +91,8 @@ class TeacherKD(Distiller):
         super().__init__()
         terms = {"soft": soft, "kl": kl, "attention": attention, "feature": feature}
         check_weights({"hard": hard} | terms)
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature}.")
-        check_attention_scale(attention_scale)
+        check_positive("temperature", temperature)
+        check_choice("attention_scale", attention_scale, AttentionScale)
         self.teacher, self.num_classes = teacher, num_classes
         self.temperature, self.attention_scale = temperature, attention_scale
         self.student_taps, self.teacher_taps = student_taps, teacher_taps
@@ -168,8 +168,7 @@ def check_weights(weights: dict[str, float]) -> None:
         ValueError: There is one, or all are.
     """
     for name, weight in weights.items():
-        if weight < 0:
-            raise ValueError(f"`{name}` must not be negative, got {weight}.")
+        check_not_negative(name, weight)
     if not any(weights.values()):
         raise ValueError(f"One of {', '.join(f'`{name}`' for name in weights)} must be positive, all are 0.")
 

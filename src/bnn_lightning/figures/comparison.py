@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure
+from bnn_lightning.utils.checks import check_choice
 from bnn_lightning.utils.optional import require
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ def accuracy_against_cost(entries: Sequence[ComparedNetwork], *, cost: Cost = "o
         >>> axes.get_xscale(), len(axes.texts)
         ('log', 2)
     """
-    if cost not in get_args(Cost):
-        raise ValueError(f"`cost` must be one of {list(get_args(Cost))}, got {cost!r}.")
+    check_choice("cost", cost, Cost)
     drawn = [entry for entry in entries if getattr(entry, cost) is not None]
     if not drawn:
         raise ValueError(f"No entry has a `{cost}`: nothing to draw. Give measured ones, or another cost.")

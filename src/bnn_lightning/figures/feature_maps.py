@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from bnn_lightning.figures.style import new_figure
 from bnn_lightning.figures.tables import MapTable
+from bnn_lightning.utils.checks import check_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +41,7 @@ def plot_feature_maps(image: ArrayLike, maps: Mapping[str, MapTable], *, channel
         ValueError: `channels` is below 1.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    if channels < 1:
-        raise ValueError(f"`channels` must be at least 1, got {channels}.")
+    check_integer("channels", channels, 1)
     pixels = np.asarray(image)
     shape = pixels.shape[1] / pixels.shape[2]
     figure, axes = new_figure(2 * len(maps), channels + 1, width=1.25, height=1.2 * min(max(shape, 0.6), 1.6) + 0.12)

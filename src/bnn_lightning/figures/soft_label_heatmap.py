@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnn_lightning.figures.style import COLOR_MAP, new_figure
+from bnn_lightning.utils.checks import check_positive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +44,7 @@ def plot_soft_labels(
     classes = bank.shape[0]
     if bank.shape != (classes, classes):
         raise ValueError(f"`bank` must have shape (C, C), got {bank.shape}.")
-    if not temperature > 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    check_positive("temperature", temperature)
     names = list(class_names) or [str(label) for label in range(classes)]
     if len(names) != classes:
         raise ValueError(f"`class_names` must have a name for each of {classes} classes, got {len(names)}.")

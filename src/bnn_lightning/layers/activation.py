@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import hardtanh_, maxout, prelu
+from bnn_lightning.utils.checks import check_integer
 
 
 class LearnableBias(nn.Module):
@@ -19,8 +20,7 @@ class LearnableBias(nn.Module):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        check_integer("num_channels", num_channels, 1)
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,8 +105,7 @@ class Maxout(nn.Module):
 
     def __init__(self, num_channels: int, positive: float = 1.0, negative: float = 0.25) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        check_integer("num_channels", num_channels, 1)
         self.positive_slope = nn.Parameter(torch.full((num_channels,), positive))
         self.negative_slope = nn.Parameter(torch.full((num_channels,), negative))
 

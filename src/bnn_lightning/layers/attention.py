@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.utils.checks import check_integer
 
 
 class ChannelBlend(nn.Module):
@@ -27,8 +28,7 @@ class ChannelBlend(nn.Module):
 
     def __init__(self, num_channels: int, init: float = 0.5) -> None:
         super().__init__()
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {num_channels}.")
+        check_integer("num_channels", num_channels, 1)
         self.scale = nn.Parameter(torch.full((num_channels,), init))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
 from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.utils.checks import check_positive
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
@@ -91,8 +92,7 @@ def clip_latent_(model: nn.Module, limit: float = 1.0) -> None:
     Raises:
         ValueError: `limit` is not positive.
     """
-    if limit <= 0:
-        raise ValueError(f"`limit` must be positive, got {limit}.")
+    check_positive("limit", limit)
     weights: list[Tensor] = [weight for weight in latent_weights(model).values() if weight.requires_grad]
     if weights:
         torch._foreach_clamp_min_(weights, -limit)

@@ -6,9 +6,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.functional.quantize import minmax_quantize
+from bnn_lightning.utils.checks import check_integer
 
 
-class QuantConv2d(nn.Conv2d):
+class _Quantized(nn.Module):
+    """Bits of weights and input; mixed into torch's own layers, which `clip` values of their own.
+
+    Args:
+        *args: As torch's layer.
+        weight_bits: 1 to 16.
+        input_bits: 1 to 16, or None for an input that stays as it is.
+        **kwargs: As torch's layer.
+    """
+
+    weight: Tensor
+    clip: float
+
+    def __init__(self, *args: Any, weight_bits: int = 8, input_bits: int | None = 8, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_integer("weight_bits", weight_bits, 1, 16)
+        if input_bits is not None:
+            check_integer("input_bits", input_bits, 1, 16)
+        self.weight_bits, self.input_bits = weight_bits, input_bits
+
+    @property
+    def quantized_weight(self) -> Tensor:
+        """The weights that `forward` multiplies with."""
+        return quantize_weight(self.weight, self.weight_bits, clip=self.clip)
+
+    def quantized(self, input: Tensor, *, row_dims: int) -> Tensor:
+        """Quantize an input, whose first `row_dims` dimensions number the rows that have a range each."""
+        bits = self.input_bits
+        return input if bits is None else minmax_quantize(input, bits, row_dims=row_dims, clip=self.clip)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight_bits={self.weight_bits}, input_bits={self.input_bits}"
+
+
+class QuantConv2d(_Quantized, nn.Conv2d):
     """A convolution whose weights, and input where `input_bits` is given, take 2^bits values; torch's otherwise.
 
     Each 3x3 slice of a filter has its own range, of a 1x1 convolution each filter; of the input each image. Gradients
@@ -33,28 +68,14 @@ class QuantConv2d(nn.Conv2d):
         Guo et al., BNext, 2022: stem and classifier at 8 bits, squeeze-and-excite at 8 or 4.
     """
 
-    def __init__(self, *args: Any, weight_bits: int = 8, input_bits: int | None = 8, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_bits = check_bits("weight_bits", weight_bits)
-        self.input_bits = None if input_bits is None else check_bits("input_bits", input_bits)
-
-    @property
-    def quantized_weight(self) -> Tensor:
-        """The weights that `forward` multiplies with."""
-        return quantize_weight(self.weight, self.weight_bits, clip=1000.0)
+    clip = 1000.0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.input_bits is not None:
-            input = minmax_quantize(input, self.input_bits, row_dims=1, clip=1000.0)
-        y: Tensor = self._conv_forward(input, self.quantized_weight, self.bias)
+        y: Tensor = self._conv_forward(self.quantized(input, row_dims=1), self.quantized_weight, self.bias)
         return y
 
-    def extra_repr(self) -> str:
-        shape: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{shape}, weight_bits={self.weight_bits}, input_bits={self.input_bits}"
 
-
-class QuantLinear(nn.Linear):
+class QuantLinear(_Quantized, nn.Linear):
     """A linear layer whose weights, and input where `input_bits` is given, take 2^bits values; torch's otherwise.
 
     Each output has its own range, and each row of the input. See `QuantConv2d`.
@@ -74,23 +95,10 @@ class QuantLinear(nn.Linear):
         4
     """
 
-    def __init__(self, *args: Any, weight_bits: int = 8, input_bits: int | None = 8, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_bits = check_bits("weight_bits", weight_bits)
-        self.input_bits = None if input_bits is None else check_bits("input_bits", input_bits)
-
-    @property
-    def quantized_weight(self) -> Tensor:
-        """The weights that `forward` multiplies with."""
-        return quantize_weight(self.weight, self.weight_bits, clip=25.0)
+    clip = 25.0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.input_bits is not None:
-            input = minmax_quantize(input, self.input_bits, row_dims=input.dim() - 1, clip=25.0)
-        return F.linear(input, self.quantized_weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, weight_bits={self.weight_bits}, input_bits={self.input_bits}"
+        return F.linear(self.quantized(input, row_dims=input.dim() - 1), self.quantized_weight, self.bias)
 
 
 def quantize_weight(weight: Tensor, bits: int, *, clip: float) -> Tensor:
@@ -104,14 +112,3 @@ def quantize_weight(weight: Tensor, bits: int, *, clip: float) -> Tensor:
     kernels = weight.dim() > 2 and weight.shape[2:].numel() > 1
     unit = 2 * weight.detach().abs().flatten(1).mean(1).clamp(min=1e-30).view(-1, *[1] * (weight.dim() - 1))
     return minmax_quantize(weight / unit, bits, row_dims=2 if kernels else 1, clip=clip) * unit
-
-
-def check_bits(name: str, bits: int) -> int:
-    """Return `bits` if it is a number of bits.
-
-    Raises:
-        ValueError: It is not between 1 and 16.
-    """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise ValueError(f"`{name}` must be a whole number between 1 and 16, got {bits!r}.")
-    return bits

@@ -1,24 +1,15 @@
 """Attention-transfer loss between a student and a teacher."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnn_lightning.losses.norm import length, unit_length
 from bnn_lightning.losses.soft import at_least_float32
+from bnn_lightning.utils.checks import check_choice
 
 AttentionScale = Literal["unit", "max"]
-
-
-def check_attention_scale(scale: str) -> None:
-    """Refuse an unknown `scale`.
-
-    Raises:
-        ValueError: It is neither "unit" nor "max".
-    """
-    if scale not in get_args(AttentionScale):
-        raise ValueError(f"`scale` must be one of {list(get_args(AttentionScale))}, got {scale!r}.")
 
 
 def attention_map(x: Tensor) -> Tensor:
@@ -65,7 +56,7 @@ def attention_loss(student: Tensor, teacher: Tensor, scale: AttentionScale = "un
         Zagoruyko, Komodakis, Paying more attention to attention, ICLR 2017; Martinez et al., Training binary neural
         networks with real-to-binary convolutions, ICLR 2020.
     """
-    check_attention_scale(scale)
+    check_choice("scale", scale, AttentionScale)
     if student.ndim != 4 or teacher.ndim != 4 or len(student) != len(teacher):
         raise ValueError(
             "`student` and `teacher` must be feature maps (N, C, H, W) of one batch, got "

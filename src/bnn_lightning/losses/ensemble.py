@@ -1,12 +1,13 @@
 """Soft cross-entropy with several teachers, weighted by how far the student is from each."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bnn_lightning.losses.soft import soft_cross_entropies
+from bnn_lightning.utils.checks import check_choice
 
 Weighting = Literal["per_sample", "per_batch"]
 
@@ -50,8 +51,7 @@ def gap_weighted_cross_entropy(
         Guo et al., Join the high accuracy club on ImageNet with a binary neural network ticket (BNext), 2022: its
         gap-sensitive ensemble.
     """
-    if weighting not in get_args(Weighting):
-        raise ValueError(f"`weighting` must be one of {list(get_args(Weighting))}, got {weighting!r}.")
+    check_choice("weighting", weighting, Weighting)
     if not target_logits:
         raise ValueError("`target_logits` must hold the logits of at least one teacher.")
     losses = torch.stack([soft_cross_entropies(logits, target) for target in target_logits], 1)

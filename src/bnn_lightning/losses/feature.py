@@ -1,24 +1,15 @@
 """Feature losses between intermediate maps of a student and a teacher."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bnn_lightning.losses.norm import length, unit_length
 from bnn_lightning.losses.soft import at_least_float32
+from bnn_lightning.utils.checks import check_choice
 
 Normalization = Literal["reference", "per_sample"]
-
-
-def check_normalization(normalization: str) -> None:
-    """Refuse an unknown `normalization`.
-
-    Raises:
-        ValueError: It is neither "reference" nor "per_sample".
-    """
-    if normalization not in get_args(Normalization):
-        raise ValueError(f"`normalization` must be one of {list(get_args(Normalization))}, got {normalization!r}.")
 
 
 class _ChannelSpatialMeans(torch.autograd.Function):
@@ -117,7 +108,7 @@ def channel_spatial_loss(
     References:
         Zeng et al., SKD-BNN, Applied Intelligence 54, 2024.
     """
-    check_normalization(normalization)
+    check_choice("normalization", normalization, Normalization)
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ValueError(
             f"`student` and `teacher` must have one shape (N, C, H, W), got {list(student.shape)} and "
@@ -153,7 +144,7 @@ def flat_feature_loss(
     References:
         Zeng et al., SKD-BNN, Applied Intelligence 54, 2024 (its network for MNIST).
     """
-    check_normalization(normalization)
+    check_choice("normalization", normalization, Normalization)
     if student.shape != teacher.shape:
         raise ValueError(
             f"`student` and `teacher` must have one shape, got {list(student.shape)} and {list(teacher.shape)}."

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnn_lightning.utils.checks import check_positive
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return half-precision `x` as float32, anything wider as it is."""
@@ -38,8 +40,7 @@ def soft_label_kl(
     References:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (T^2 keeps gradients of one size for all T).
     """
-    if temperature <= 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    check_positive("temperature", temperature)
     log_student = F.log_softmax(at_least_float32(logits) / temperature, dim=1)
     log_target = F.log_softmax(at_least_float32(target_logits.detach()) / temperature, dim=1)
     divergence = F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(1)
@@ -76,8 +77,7 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor, temperature: float
 
 def soft_cross_entropies(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the terms that `soft_cross_entropy` is the mean of, one a sample, shape (N,)."""
-    if temperature <= 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    check_positive("temperature", temperature)
     log_student = F.log_softmax(at_least_float32(logits) / temperature, dim=1)
     target = F.softmax(at_least_float32(target_logits.detach()) / temperature, dim=1)
     return -(target * log_student).sum(1) * temperature**2

@@ -14,6 +14,7 @@ from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
 from bnn_lightning.models.builder import register_binary
+from bnn_lightning.utils.checks import check_positive
 from bnn_lightning.utils.image_size import ImageSize
 
 # The paper's own of inputs: RSign with the clipped identity of half width 1.5 as gradient.
@@ -129,8 +130,7 @@ class BNext(Backbone):
 
 def init_latent_(network: nn.Module, std: float) -> None:
     """Draw the weights of the binary convolutions, and of those of a float twin, from a normal distribution."""
-    if not std > 0:
-        raise ValueError(f"`latent_std` must be positive, got {std}.")
+    check_positive("latent_std", std)
     for module in network.modules():
         if isinstance(module, BinaryLayer):
             nn.init.normal_(module.weight, std=std)

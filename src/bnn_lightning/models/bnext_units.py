@@ -12,8 +12,9 @@ from bnn_lightning.functional.elementwise import prelu, spatial_mean, spatial_me
 from bnn_lightning.functional.recompute import Recomputable, call, recomputable
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.attention import ChannelBlend, SqueezeExcite
-from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear, check_bits
+from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear
 from bnn_lightning.models.blocks import LayerFactory
+from bnn_lightning.utils.checks import check_integer
 from bnn_lightning.utils.image_size import ImageSize, sides
 
 Stem = Literal["imagenet", "cifar"]
@@ -54,7 +55,7 @@ def real_layers(quant: bool, se_bits: int, se_input_bits: int) -> RealLayers:
         Guo et al., BNext, 2022: stem and classifier at 8 bits, squeeze-and-excite at 8 or 4. The images stay as they
         are, and the 1x1 convolutions gain a bias.
     """
-    check_bits("se_bits", se_bits)
+    check_integer("se_bits", se_bits, 1, 16)
     if not quant:
         return RealLayers()
     return RealLayers(

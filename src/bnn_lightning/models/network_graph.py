@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from bnn_lightning.utils.checks import check_integer
+
 Kind = Literal[
     "input",
     "output",
@@ -167,8 +169,7 @@ def to_depth(graph: NetworkGraph, depth: int) -> NetworkGraph:
     Raises:
         ValueError: `depth` is below 1.
     """
-    if depth < 1:
-        raise ValueError(f"`depth` must be at least 1, got {depth}.")
+    check_integer("depth", depth, 1)
     return collapsed(graph, lambda path, _: len(ancestors(path, graph.groups)) >= depth)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import Unit
 from bnn_lightning.models.resnet import BlockMaker
+from bnn_lightning.utils.checks import check_choice
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -22,8 +23,7 @@ def check_stem(stem: Stem) -> Stem:
     Raises:
         ValueError: It is not.
     """
-    if stem not in get_args(Stem):
-        raise ValueError(f"`stem` must be one of {list(get_args(Stem))}, got {stem!r}.")
+    check_choice("stem", stem, Stem)
     return stem
 
 

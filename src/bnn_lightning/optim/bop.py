@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from bnn_lightning.functional.sign import sign
+from bnn_lightning.utils.checks import check_not_negative
 
 # Name that `default_groups` gives the weights of binary layers.
 BINARY_GROUP = "latent"
@@ -73,8 +74,7 @@ class Bop(Optimizer):
             )
         if not 0 < adaptivity <= 1:
             raise ValueError(f"`adaptivity` must be in (0, 1], got {adaptivity}.")
-        if threshold < 0:
-            raise ValueError(f"`threshold` must not be negative, got {threshold}.")
+        check_not_negative("threshold", threshold)
         for group in binary:
             if group.get("weight_decay"):
                 raise ValueError(

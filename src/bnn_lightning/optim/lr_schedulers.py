@@ -8,11 +8,12 @@ schedule is its own `epochs`, not the trainer's: past it, the rate stays at its 
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from bnn_lightning.utils.checks import check_choice, check_integer
 from bnn_lightning.utils.signature import passes_on
 
 Interval = Literal["epoch", "step"]
@@ -56,11 +57,14 @@ def scheduled(
         ValueError: A length, an interval or a factor that is out of range.
     """
     unit = units(interval, steps_per_epoch)
-    end = check_length("epochs", epochs, 1) * unit
-    warmup = check_length("warmup_epochs", warmup_epochs, 0) * unit
+    check_integer("epochs", epochs, 1)
+    check_integer("warmup_epochs", warmup_epochs, 0)
+    if decay_epochs is not None:
+        check_integer("decay_epochs", decay_epochs, 1)
+    end, warmup = epochs * unit, warmup_epochs * unit
     if warmup >= end:
         raise ValueError(f"`warmup_epochs` must be less than `epochs` = {epochs}, got {warmup_epochs}.")
-    span = end - warmup if decay_epochs is None else check_length("decay_epochs", decay_epochs, 1) * unit
+    span = end - warmup if decay_epochs is None else decay_epochs * unit
     warm_up = warmup_factor(warmup, warmup_start)
 
     def factor(time: int) -> float:
@@ -147,8 +151,9 @@ def constant(
         [0.5, 1.0, 1.0]
     """
     unit = units(interval, steps_per_epoch)
-    warm_up = warmup_factor(check_length("warmup_epochs", warmup_epochs, 0) * unit, warmup_start)
+    check_integer("warmup_epochs", warmup_epochs, 0)
     warmup = warmup_epochs * unit
+    warm_up = warmup_factor(warmup, warmup_start)
 
     def factor(time: int) -> float:
         return warm_up(min(time, warmup))
@@ -172,16 +177,11 @@ def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interva
 
 def units(interval: Interval, steps_per_epoch: int) -> int:
     """Return how many units of the schedule an epoch has."""
-    if interval not in get_args(Interval):
-        raise ValueError(f"`interval` must be one of {list(get_args(Interval))}, got {interval!r}.")
-    return check_length("steps_per_epoch", steps_per_epoch, 1) if interval == "step" else 1
-
-
-def check_length(name: str, value: Any, minimum: int) -> int:
-    """Return `value` if it is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
-    return value
+    check_choice("interval", interval, Interval)
+    if interval == "epoch":
+        return 1
+    check_integer("steps_per_epoch", steps_per_epoch, 1)
+    return steps_per_epoch
 
 
 def check_factor(name: str, value: float) -> None:

@@ -2,9 +2,11 @@
 
 import math
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 from pytorch_lightning import Trainer
+
+from bnn_lightning.utils.checks import check_choice
 
 Interval = Literal["epoch", "step"]
 
@@ -32,8 +34,7 @@ class TrainingProgress:
     def __init__(self, epochs: int | None = None, *, interval: Interval = "epoch") -> None:
         if epochs is not None and epochs < 1:
             raise ValueError(f"`progress_epochs` must be positive, got {epochs}.")
-        if interval not in get_args(Interval):
-            raise ValueError(f"`progress_interval` must be one of {list(get_args(Interval))}, got {interval!r}.")
+        check_choice("progress_interval", interval, Interval)
         self.epochs, self.interval = epochs, interval
         self._warned = False
 

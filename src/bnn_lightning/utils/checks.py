@@ -1,6 +1,32 @@
-"""Checks of numeric options."""
+"""Checks of options: each error names the option, the rule and the value."""
 
 from collections.abc import Callable
+from typing import Any, get_args
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise `ValueError` unless `value` is one of the choices of a `Literal`.
+
+    Example:
+        >>> from typing import Literal
+        >>> check_choice("mode", "some", Literal["correct", "all"])
+        Traceback (most recent call last):
+        ValueError: `mode` must be one of ['correct', 'all'], got 'some'.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"`{name}` must be one of {list(get_args(choices))}, got {value!r}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise `ValueError` unless `value` is above 0."""
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise `ValueError` unless `value` is 0 or more."""
+    if not value >= 0:
+        raise ValueError(f"`{name}` must not be negative, got {value}.")
 
 
 def check_number(name: str, value: object, rule: str, valid: Callable[[float], bool]) -> None:
@@ -15,8 +41,8 @@ def check_number(name: str, value: object, rule: str, valid: Callable[[float], b
         raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    """Raise `ValueError` unless `value` is an integer that is not below `least`."""
-    check_number(
-        name, value, f"an integer, {least} or more", lambda number: isinstance(number, int) and number >= least
-    )
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise `ValueError` unless `value` is an integer that is not below `least`, nor above `most`."""
+    rule = f"a whole number of at least {least}" if most is None else f"a whole number between {least} and {most}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
