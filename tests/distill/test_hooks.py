@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.distill import watch
-from bnn_lightning.layers import binary_layers
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnn_lightning.models import create_backbone, list_backbones
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,6 +19,10 @@ from small_networks import small_options
 def small(name: str) -> nn.Module:
     options = small_options(name, width=16 if name == "mlp" else 4)
     return create_backbone(name, num_classes=3, in_channels=2, image_size=32, **options)
+
+
+def signs() -> dict[str, nn.Module]:
+    return {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
 
 
 @pytest.mark.parametrize("name", list_backbones())
@@ -101,16 +106,26 @@ def test_a_second_call_is_an_error(home_made: nn.Module) -> None:
             home_made(x)
 
 
+@pytest.mark.parametrize("names", [None, list])
+def test_of_a_network_that_declares_nothing_layers_and_last_linear_are_recorded(names: type | None) -> None:
+    plain = nn.Sequential(nn.Conv2d(2, 4, 3), BinaryConv2d(4, 4, 3, **signs()), nn.Flatten(), nn.Linear(64, 5))
+    plain.append(BinaryLinear(5, 6, **signs())).append(nn.Hardtanh()).append(nn.Linear(6, 3))
+    if names is not None:
+        plain.feature_taps = names
+    x = torch.rand(2, 2, 8, 8)
+    with watch(plain, penultimate=True, stream=True) as taps:
+        logits = plain(x)
+    assert [record.module for record in taps.tapped] == [plain[1], plain[4]]
+    assert all(record.value.requires_grad for record in taps.tapped)
+    torch.testing.assert_close(plain[6](taps.features), logits)
+
+
 def test_a_backbone_that_cannot_be_watched_is_refused() -> None:
     with pytest.raises(ValueError, match="has no binary layer"), watch(nn.Linear(2, 2), stream=True):
         pass
-    undeclared = pytest.raises(ValueError, match="Linear must declare `classifier_name`")
-    with undeclared, watch(nn.Linear(2, 2), penultimate=True):
-        pass
+    unknown = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    with pytest.raises(ValueError, match="`classifier_name`"), watch(unknown, penultimate=True):
+        unknown(torch.rand(1, 2))
     twin = create_backbone("resnet20", num_classes=3, image_size=8, binary=False)
     with pytest.raises(ValueError, match="`binary=True`"), watch(twin, stream=True):
-        pass
-    untapped = create_backbone("resnet20", num_classes=3, image_size=8)
-    untapped.feature_taps = list
-    with pytest.raises(ValueError, match="names no module"), watch(untapped, stream=True):
         pass

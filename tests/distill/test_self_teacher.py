@@ -208,6 +208,25 @@ def test_home_made_backbone(home_made: nn.Module) -> None:
     assert (student[1] - teacher[1]).abs().max() > 0.1
 
 
+def test_a_backbone_without_taps_compares_the_outputs_of_its_binary_layers(home_made: nn.Module) -> None:
+    home_made.feature_taps = list
+    x = images(8)
+    student, teacher = stream(home_made, x)
+    assert len(student) == len(teacher) == 5
+    layer, seen = home_made.twice, home_made.act(home_made.stem(x))
+    y, bias = layer.scaled_dot(seen), layer.bias.view(-1, 1, 1)
+    torch.testing.assert_close(student[0], y + bias, rtol=0, atol=1e-5)
+    swapped = y.abs() * torch.where(F.conv2d(seen, layer.weight, padding=1) >= 0, 1, -1) + bias
+    torch.testing.assert_close(teacher[0], swapped, rtol=0, atol=1e-5)
+
+
+def test_features_of_linear_layers_come_with_channels_second() -> None:
+    linear = BinaryLinear(8, 5, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+    (student,), (teacher,) = stream(nn.Sequential(nn.Tanh(), linear), images(8))
+    assert student.shape == teacher.shape == (len(student), 5, 2, 8)
+    assert torch.equal(student, linear(images(8).tanh()).movedim(-1, 1))
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_the_network_is_left_as_it_was(name: str, momentum: float | None) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -31,7 +32,7 @@ class Parts(NamedTuple):
 
     Attributes:
         layers: The binary layers.
-        tapped: The modules named by `feature_taps()`.
+        tapped: The modules named by `feature_taps()`, or the binary layers of a backbone that names none.
         norms: torch's normalization layers that note running statistics now.
         compiled: Modules that `torch.compile` has replaced.
     """
@@ -46,7 +47,7 @@ def parts_of(backbone: nn.Module) -> Parts:
     """Find the parts of a backbone.
 
     Raises:
-        ValueError: It has no binary layer, or its `feature_taps` are none.
+        ValueError: It has no binary layer.
     """
     modules = list(backbone.modules())
     layers = [m for m in modules if isinstance(m, BinaryLayer) and m.is_binary_layer]
@@ -55,13 +56,9 @@ def parts_of(backbone: nn.Module) -> Parts:
             f"{type(backbone).__name__} has no binary layer, so that it cannot be its own teacher: "
             "set `alpha=0`, or build the network with `binary=True`."
         )
-    names = _declaration(backbone, "feature_taps")()
-    if not names:
-        raise ValueError(
-            f"`{type(backbone).__name__}.feature_taps()` names no module, so that the self-teacher has no features to "
-            "compare: set `alpha=0`, or take another distiller."
-        )
-    tapped = {id(m): m for m in map(backbone.get_submodule, names)}
+    declared: Any = getattr(backbone, "feature_taps", list)
+    tapped: dict[int, nn.Module] = {id(m): m for m in map(backbone.get_submodule, declared())}
+    tapped = tapped or {id(m): m for m in layers}
     norms: list[nn.Module] = [m for m in modules if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     return Parts(layers, list(tapped.values()), norms, compiled_modules(modules))
 
@@ -80,7 +77,7 @@ class Taps:
         parts: Its parts, if they were asked for.
         call: Its positional and keyword arguments.
         features: The classifier's input, with its graph, or None if it was not asked for.
-        tapped: The outputs of the modules named by `feature_taps()`, with their graph, in order of execution.
+        tapped: The outputs of `Parts.tapped`, with their graph, in order of execution.
         products: The output before the bias of each binary layer, without graph, in order of execution.
         stem: Outputs, without graph, of the outermost modules that had finished before the first binary layer began.
         maps: Feature maps (N, C, H, W), with their graph, recorded by `record_maps`.
@@ -104,13 +101,15 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
     was traced with, and calls no others.
 
     Args:
-        backbone: Built from our binary layers; declares `classifier_name` (of the submodule whose input is the
-            penultimate feature) and `feature_taps()` (names of the submodules whose outputs follow the binary layers).
+        backbone: Built from our binary layers. It may declare `feature_taps()` (names of the submodules whose outputs
+            follow the binary layers; without, these are the layers' own outputs) and `classifier_name` (of the
+            submodule whose input is the penultimate feature; without, it is the linear layer that gives the logits).
         penultimate: Record the classifier's input.
         stream: Record what `run_self_teacher` needs.
 
     Raises:
-        ValueError: The backbone has no binary layer, or does not declare what is to be recorded.
+        ValueError: The backbone has no binary layer, or its logits come from no linear layer and it declares no
+            `classifier_name`.
         RuntimeError: The backbone is called twice.
     """
     taps = Taps()
@@ -124,6 +123,17 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
         if penultimate:
             _watch_classifier(backbone, taps, stack)
         yield taps
+
+
+@torch.no_grad()
+def probe(backbone: nn.Module, images: Tensor) -> None:
+    """Call a watched backbone once in evaluation, and put its modules back into their modes."""
+    modes = {module: module.training for module in backbone.modules()}
+    try:
+        backbone.eval()(images)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:
@@ -146,20 +156,39 @@ def record(module: object, value: Any) -> Record:
     return Record(module, value.detach(), value._version)
 
 
-def _declaration(backbone: nn.Module, name: str) -> Any:
-    if not hasattr(backbone, name):
-        raise ValueError(
-            f"{type(backbone).__name__} must declare `{name}` to be distilled: see `bnn_lightning.models.Backbone`."
-        )
-    return getattr(backbone, name)
-
-
 def _watch_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         taps.features = args[0]
 
-    classifier = backbone.get_submodule(_declaration(backbone, "classifier_name"))
-    stack.callback(classifier.register_forward_pre_hook(note).remove)
+    name = getattr(backbone, "classifier_name", None)
+    if name is None:
+        _find_classifier(backbone, taps, stack)
+    else:
+        stack.callback(backbone.get_submodule(name).register_forward_pre_hook(note).remove)
+
+
+def _find_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
+    """Record the input of the linear layer whose output the backbone returns."""
+    last: tuple[Any, Any] = (None, None)
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal last
+        last = args[0], output
+
+    def end(module: nn.Module, args: tuple[Any, ...], logits: Any) -> None:
+        features, output = last
+        if output is None or output is not logits:
+            raise ValueError(
+                f"The logits of {type(backbone).__name__} are not the output of a linear layer, so that the cluster "
+                "loss does not know their features: give the class the attribute `classifier_name`, the name of the "
+                "module whose input they are, or set `gamma=0` or `cluster_on=logits`."
+            )
+        taps.features = features
+
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            stack.callback(module.register_forward_hook(note).remove)
+    stack.callback(backbone.register_forward_hook(end).remove)
 
 
 def _watch_stream(backbone: nn.Module, parts: Parts, taps: Taps, stack: ExitStack) -> None:

@@ -55,7 +55,7 @@ def run_self_teacher(taps: Taps, take: Callable[[Tensor, Tensor], None], *, dot:
             return
         student = _next(taps.tapped, module, "feature")
         with torch.enable_grad():
-            take(student, output)
+            take(_channels_second(module, student), _channels_second(module, output))
         if not taps.tapped:
             raise _StreamEnded
 
@@ -113,6 +113,11 @@ def _swapping(layer: BinaryLayer, products: deque[Record], dot: Dot) -> Callable
         return torch.copysign(magnitude, direction, out=direction)
 
     return swapping
+
+
+def _channels_second(module: nn.Module, features: Tensor) -> Tensor:
+    """Return features with their channels in dimension 1: linear layers have them in the last one."""
+    return features.movedim(-1, 1) if isinstance(module, nn.Linear) else features
 
 
 def _next(records: deque[Record], module: object, what: str) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.hooks import Taps, parts_of, watch
+from bnn_lightning.distill.hooks import Taps, parts_of, probe, watch
 from bnn_lightning.distill.self_teacher import latent_dot, leave_statistics_alone, run_self_teacher
+from bnn_lightning.distill.teacher import sizes_of
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.losses.cluster import cluster_loss
@@ -23,6 +24,7 @@ from bnn_lightning.losses.feature import (
 )
 from bnn_lightning.losses.soft import soft_label_kl
 from bnn_lightning.utils.checks import check_choice, check_not_negative, check_positive
+from bnn_lightning.utils.image_size import sides
 
 ClusterOn = Literal["penultimate", "logits"]
 FeaturePooling = Literal["channel_spatial", "none"]
@@ -123,8 +125,10 @@ class SelfKD(Distiller):
         return "feature" in self.weights or ("cluster" in self.weights and self.cluster_on == "penultimate")
 
     def prepare(self, backbone: nn.Module) -> None:
-        with self.watch(backbone):  # refuses a network without binary layers, or without what is to be recorded
-            pass
+        with self.watch(backbone):  # refuses a network without binary layers
+            sizes = sizes_of(backbone)
+            if self.records and not hasattr(backbone, "classifier_name") and None not in sizes.values():
+                probe(backbone, torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"])))  # finds it
 
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
         penultimate = "cluster" in self.weights and self.cluster_on == "penultimate"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
 from bnn_lightning.distill.feature_hooks import pairs, record_maps, tapped_modules
-from bnn_lightning.distill.hooks import Taps
+from bnn_lightning.distill.hooks import Taps, probe
 from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
 from bnn_lightning.losses.attention import AttentionScale, attention_loss
 from bnn_lightning.losses.feature import channel_spatial_loss
@@ -119,13 +119,8 @@ class TeacherKD(Distiller):
             return
         images = torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"]))
         maps: tuple[dict[object, Tensor], dict[object, Tensor]] = ({}, {})
-        modes = {module: module.training for module in backbone.modules()}
-        try:
-            with record_maps(backbone, self.student_taps, maps[0]):
-                backbone.eval().forward(images)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with record_maps(backbone, self.student_taps, maps[0]):
+            probe(backbone, images)
         with record_maps(self.teacher.network, self.teacher_taps, maps[1]):
             self.teacher.probe(images)
         self._map_losses(*maps)
