@@ -1,6 +1,7 @@
 """Operations behind binary convolutions are folded into them, to the bit, or the report names the others and why."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import PackedNetwork, kernel_info, pack
+from bnn_lightning.deploy import PackedNetwork, kernel_info, load, pack, save
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.kernels.library import Kernel, supported_kernels
 from bnn_lightning.deploy.runtime.executor import Executor
@@ -162,6 +163,32 @@ class Twice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.shared(self.norm(self.shared(x))))
         return self.loud(self.hooked(self.act(self.clamp(self.last(x))))).mean((2, 3))
+
+
+class Recurrent(nn.Module):
+    """One binary convolution three times, each time with a batch norm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = conv(), nn.PReLU()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = self.act(norm(self.conv(x)) + x)
+        return x.mean((2, 3))
+
+
+def test_a_layer_with_several_epilogues_is_written_to_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, images = Recurrent(), torch.randn(2, 4, 8, 8)
+    for _ in range(3):
+        network(torch.randn(8, 4, 8, 8))
+    packed = pack(network.eval(), images)
+    assert len(packed.report.folded) == 9
+    save(packed, tmp_path / "net.bnn", PackedInfo("net", 4, 8))
+    for found in (packed, load(tmp_path / "net.bnn")):
+        torch.testing.assert_close(found(images), network(images), rtol=1e-5, atol=1e-5)
 
 
 def test_the_report_names_what_was_not_folded() -> None:

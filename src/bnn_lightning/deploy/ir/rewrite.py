@@ -1,6 +1,8 @@
 """Rewriter of graphs, node by node, which passes share."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bnn_lightning.deploy.ir.graph import AttributeValue, Constant, ConstantRef, Graph, Input, Node, Value
 
@@ -59,8 +61,14 @@ class Rewriter:
         return ConstantRef(len(self._constants) - 1)
 
     def result(self) -> Graph:
-        """Return the new graph."""
-        return Graph(tuple(self._nodes), tuple(self._constants))
+        """Return the new graph; constants of one name, as a layer that is called twice has them, get numbers."""
+        numbers: Counter[str] = Counter()
+        constants = []
+        for constant in self._constants:
+            numbers[constant.name] += 1
+            number = numbers[constant.name]
+            constants.append(constant if number == 1 else replace(constant, name=f"{constant.name}.{number}"))
+        return Graph(tuple(self._nodes), tuple(constants))
 
 
 def without_dead_nodes(graph: Graph, output: Value) -> Graph:
