@@ -16,6 +16,7 @@ from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
+from bnn_lightning.workflows.checks_network import calling
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
@@ -162,9 +163,11 @@ def profile_config(model: Plain, data: Plain, *, trust: Sequence[str] = ()) -> P
         trust: See `build`.
 
     Raises:
-        UserError: See `build`.
+        UserError: See `build`, and `calling`.
     """
-    return profile_quickly(lambda: build_on_meta(model, at="model", trust=trust), _input_size(data))
+    size = _input_size(data)
+    with calling(_label(model), (1, *size)):
+        return profile_quickly(lambda: build_on_meta(model, at="model", trust=trust), size)
 
 
 def profiles_of(networks: Sequence[str], data: Plain) -> dict[str, dict[str, float]]:

@@ -43,6 +43,7 @@ from bnn_lightning.workflows.checks import (
 )
 from bnn_lightning.workflows.checks_callbacks import check_needed
 from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
+from bnn_lightning.workflows.checks_network import check_network
 from bnn_lightning.workflows.compute import compute_line
 from bnn_lightning.workflows.ending import duration, end_only, explain_nonfinite
 from bnn_lightning.workflows.errors import UserError, listed
@@ -279,6 +280,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     datamodule = build_datamodule(plain["data"], trust=trust)
     with rebuilding() if settings.ckpt_path is not None else nullcontext():  # its weights are in the checkpoint
         task = build_task(plain, trust=trust, read=partial(load_backbone, trust=trust))
+    check_network(task.backbone, task.num_classes)
     _say_size(plain, trust)
     _freeze(task, settings.freeze)
     callbacks = _callbacks(plain, config, settings, start, known_classes(datamodule))
