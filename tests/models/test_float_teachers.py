@@ -102,6 +102,25 @@ def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch):
         timm_network("resnet18", num_classes=10)
 
 
+@pytest.mark.parametrize("name", ["dla34", "resnetv2_18"])
+def test_a_convolution_of_averages_is_the_classifier(name):
+    timm = pytest.importorskip("timm", reason="needs the extra `teachers`")
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=7).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs(images)
+        ours = RealNetwork(theirs, num_classes=7, image_size=64, mean=None, std=None)
+        torch.testing.assert_close(ours(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "heads"), [("crossvit_tiny_240", r"head\.0, head\.1"), ("levit_128s", "head_dist")])
+def test_several_heads_are_refused_by_name(name, heads):
+    pytest.importorskip("timm", reason="needs the extra `teachers`")
+    with pytest.raises(ValueError, match=f"must have one classifier, and has 2: .*{heads}"):
+        timm_network(name, num_classes=7, pretrained=False)
+
+
 def test_timm(tmp_path: Path):
     timm = pytest.importorskip("timm", reason="needs the extra `teachers`")
     torch.manual_seed(0)

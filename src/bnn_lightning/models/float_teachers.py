@@ -36,8 +36,8 @@ def is_rebuilding() -> bool:
 class RealNetwork(Backbone):
     """A classifier of another library, from images in [0, 1] to logits.
 
-    Its normalization comes first, as in every backbone. The classifier is its last linear layer, which becomes
-    `linear`; the rest of the network, `body`, computes the penultimate feature.
+    Its normalization comes first, as in every backbone. The classifier is its last linear layer, or a 1x1 convolution
+    of averages at its end. It becomes `linear`; the rest of the network, `body`, computes the penultimate feature.
 
     Args:
         network: From normalized images of three channels to logits.
@@ -50,7 +50,8 @@ class RealNetwork(Backbone):
             (`layer1` ...) and of networks with `features`.
 
     Raises:
-        ValueError: `network` has no linear layer, or one of another width; other channels than 1 or 3.
+        ValueError: `network` does not end with such a layer of the width `num_classes`, or has several heads; other
+            channels than 1 or 3.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
@@ -70,15 +71,9 @@ class RealNetwork(Backbone):
         std: Sequence[float] | None = IMAGENET_STD,
         stages: Sequence[str] | None = None,
     ) -> None:
-        linears = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
-        if not linears or linears[-1][1].out_features != num_classes:
-            has = f"the last is of width {linears[-1][1].out_features}" if linears else "it has none"
-            raise ValueError(
-                f"{type(network).__name__} must end with a linear layer of width `num_classes`={num_classes}; {has}."
-            )
+        name, linear = _classifier(network, num_classes)
         if in_channels not in (1, 3):
             raise ValueError(f"`in_channels` must be 1 or 3 for {type(network).__name__}, got {in_channels}.")
-        name, linear = linears[-1]
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
@@ -220,12 +215,47 @@ def timm_network(
     )
 
 
+def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear]:
+    """Return name and layer of a network's classifier, a convolution as the linear layer that it is.
+
+    Raises:
+        ValueError: See `RealNetwork`.
+    """
+    modules = list(network.named_modules())
+    fitting = [(name, m) for name, m in modules if isinstance(m, nn.Linear) and m.out_features == num_classes]
+    heads = [name for name, _ in fitting if name.startswith("head")]
+    if len(heads) > 1:
+        raise ValueError(
+            f"{type(network).__name__} must have one classifier, and has {len(heads)}: {', '.join(heads)}."
+        )
+    weighted = [(place, m) for place, (_, m) in enumerate(modules) if isinstance(m, nn.Linear | nn.Conv2d)]
+    linears = [(name, m) for name, m in modules if isinstance(m, nn.Linear)]
+    if linears and linears[-1] in fitting:
+        return linears[-1]
+    place, last = weighted[-1] if weighted else (0, None)
+    plain = all(isinstance(m, nn.Flatten | nn.Identity | nn.Dropout) for _, m in modules[place + 1 :])
+    if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1) and last.out_channels == num_classes and plain:
+        return modules[place][0], _as_linear(last)
+    has = f"the last is of width {linears[-1][1].out_features}" if linears else "it has none"
+    raise ValueError(
+        f"{type(network).__name__} must end with a linear layer of width `num_classes`={num_classes}; {has}."
+    )
+
+
+def _as_linear(conv: nn.Conv2d) -> nn.Linear:
+    linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
+    linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
+    linear.bias = conv.bias  # type: ignore[assignment]
+    return linear
+
+
 def _stages(network: nn.Module) -> list[str]:
     named = [name for name, _ in network.named_children() if name.startswith("layer") and name[5:].isdigit()]
     features = getattr(network, "features", None)
     if named or not isinstance(features, nn.Sequential):
         return named
-    return [f"features.{name}" for name, _ in features.named_children()]
+    # The last batch norm of a DenseNet is followed by a ReLU in place.
+    return [f"features.{name}" for name, child in features.named_children() if not isinstance(child, nn.BatchNorm2d)]
 
 
 def _need_imagenet(name: str, num_classes: int) -> None:
