@@ -8,7 +8,6 @@ from bnn_lightning.workflows.checks_network import check_network
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.profiling import profile_config
 
-
 SIZES = {"in1_features": 8, "in2_features": 8, "out_features": 3}
 
 
