@@ -233,10 +233,12 @@ def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear]:
     if linears and linears[-1] in fitting:
         return linears[-1]
     place, last = weighted[-1] if weighted else (0, None)
-    plain = all(isinstance(m, nn.Flatten | nn.Identity | nn.Dropout) for _, m in modules[place + 1 :])
-    if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1) and last.out_channels == num_classes and plain:
-        return modules[place][0], _as_linear(last)
     has = f"the last is of width {linears[-1][1].out_features}" if linears else "it has none"
+    if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1) and last.out_channels == num_classes:
+        behind = [m for _, m in modules[place + 1 :] if not isinstance(m, nn.Flatten | nn.Identity | nn.Dropout)]
+        if not behind:
+            return modules[place][0], _as_linear(last)
+        has = f"{type(behind[0]).__name__} follows its last convolution, `{modules[place][0]}`"
     raise ValueError(
         f"{type(network).__name__} must end with a linear layer of width `num_classes`={num_classes}; {has}."
     )
