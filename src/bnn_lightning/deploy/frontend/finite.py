@@ -1,5 +1,7 @@
 """NaN is no sign and no number: packing, files and images that hold it are refused by name."""
 
+import math
+
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -58,7 +60,7 @@ def check_images(images: Tensor) -> None:
     if not images.is_floating_point() or images.device.type == "meta" or not plain(images):
         return
     images = images.detach()
-    if bool(images.sum().isfinite()):  # one pass: a NaN stays, an infinite value too
+    if math.isfinite(images.sum().item()):  # one pass: a NaN stays, an infinite value too
         return
     odd = (~images.isfinite()).nonzero()
     if len(odd):

@@ -161,6 +161,7 @@ class Execution:
                     seconds[begin] += time.perf_counter() - start
         return logits
 
+    @torch.no_grad()
     def _interpret(self, call: TorchCall, number: int, logits: Tensor, interpret: Interpreter) -> None:
         types = self.opened.types
         values = {value: self._tensor(address, types[value], number, logits) for value, address in call.reads.items()}
@@ -235,7 +236,6 @@ class Executor:
         """Return a plan of a network, which is made and verified when it is asked for the first time."""
         return self._plan(network, takes_bytes)[0]
 
-    @torch.no_grad()
     def run(self, network: Runnable, images: Tensor, kernel: Kernel, seconds: list[float] | None = None) -> Tensor:
         """Compute the logits of images, (N, C, H, W), uint8 or float32, on the CPU.
 

@@ -109,7 +109,8 @@ class LoadedNetwork(OnDemand):
                 raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
             images = images.to(self.dtype)
         check_images(images)
-        self._range_is_known = self._range_is_known or check_range(images)
+        if not self._range_is_known:
+            self._range_is_known = check_range(images)
         return self.run(images)
 
     def run(self, images: Tensor) -> Tensor:

@@ -176,7 +176,8 @@ class PackedNetwork(OnDemand):
         check_tensor(images)
         refuse_tangents(images)
         check_images(images)
-        self._range_is_known = self._range_is_known or check_range(images)
+        if not self._range_is_known:
+            self._range_is_known = check_range(images)
         program = self._program_for(images)
         if program is None:
             return self.run_layers(images)

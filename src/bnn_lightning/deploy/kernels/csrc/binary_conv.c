@@ -77,17 +77,23 @@ INLINE int64_t first_of(const struct cut *s, int64_t unit) {
   return unit / s->parts * s->pixels + least(unit % s->parts * s->unit, s->pixels);
 }
 
-// Values that all tiles of a chunk share. KEPT classes of pixels have their sums kept; what are more is computed each time.
+// What the pixels of a class start from: factors of a sum, less what padded taps have counted as -1; what the centers of
+// inputs add; and the factors without padded taps.
+struct slot {
+  _Alignas(LINE) I start[BLOCKS];
+  F around[BLOCKS];
+  int64_t factors;
+};
+
+// Values that all tiles of a chunk share. KEPT classes of pixels have their slot kept; what are more is computed each time.
 enum { KEPT = 25 };
 struct chunk {
   const struct bnn_convolve *c;
   struct border rows, columns;
   int64_t nb, left, parameters, channel;  // blocks; channels that are left; the first one among parameters and in a pixel
   int64_t residual[BLOCKS];               // where the blocks of what is added lie in its pixels
-  uint32_t known;                         // classes whose sums are there
-  I start[KEPT + MOST][BLOCKS];           // factors of a sum, less what padded taps have counted as -1
-  F around[KEPT + MOST][BLOCKS];          // what the centers of inputs add
-  int64_t factors[KEPT + MOST];           // of a sum, without padded taps
+  uint32_t known;                         // classes whose slots are there
+  struct slot slots[KEPT + MOST];
 };
 
 static struct chunk chunk_of(const struct bnn_convolve *c, const struct cut *s, int64_t number) {
@@ -126,55 +132,59 @@ static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word
 }
 
 // What the centers of inputs add where the weights of the taps that are not padded have these sums.
-static void add_center(struct chunk *k, int64_t slot, const I *taps) {
+static void add_center(const struct chunk *k, struct slot *slot, const I *taps) {
   const struct bnn_convolve *c = k->c;
   for (int64_t b = 0; b < k->nb; b++) {
     const int64_t at = k->parameters + b * BLOCK;
     F sum = __builtin_convertvector(taps[b], F);
     if (c->tap_scale) sum *= LOAD(F, c->tap_scale + at);
     if (c->tap_offset) {
-      const F offset = LOAD(F, c->tap_offset + at) * (float)k->factors[slot];
+      const F offset = LOAD(F, c->tap_offset + at) * (float)slot->factors;
       sum += offset;
     }
-    k->around[slot][b] = LOAD(F, c->center + at) * sum;
+    slot->around[b] = LOAD(F, c->center + at) * sum;
   }
 }
 
-// The slot of the sums that a pixel starts from. Those of a class are computed when its first pixel comes.
-INLINE int64_t slot_of(struct chunk *k, const struct walk *at, int64_t pixel) {
-  const int64_t class = at->row_class + class_of(&k->columns, at->x), slot = class < KEPT ? class : KEPT + pixel;
-  if (__builtin_expect(slot < KEPT && k->known >> slot & 1, 1)) return slot;
+static __attribute__((noinline)) void fill_slot(const struct chunk *k, struct slot *slot, const struct walk *at, int64_t class) {
   const struct bnn_convolve *c = k->c;
-  for (int64_t b = 0; b < k->nb; b++) k->start[slot][b] = (I)(int32_t)c->reach;
-  k->factors[slot] = c->reach;
-  k->known |= slot < KEPT ? 1u << slot : 0;
-  if (!class && !c->center) return slot;
-  I taps[BLOCKS] = {0};
   const int32_t *sums = c->tap_sums + k->parameters;
   const int64_t all = c->groups * ((c->channels + BLOCK - 1) / BLOCK) * BLOCK;
-  for (int64_t i = 0; i < c->kernel_height; i++) {
+  I start[BLOCKS], taps[BLOCKS] = {0};
+  for (int64_t b = 0; b < BLOCKS; b++) start[b] = (I)(int32_t)c->reach;
+  slot->factors = c->reach;
+  for (int64_t i = 0; i < c->kernel_height && (class || c->center); i++) {
     const int64_t y = at->y * c->stride_y + i * c->dilation_y - c->pad_y;
     for (int64_t j = 0; j < c->kernel_width; j++, sums += all) {
       const int64_t x = at->x * c->stride_x + j * c->dilation_x - c->pad_x;
-      const bool padded = class && (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width);
-      I *const to = padded ? k->start[slot] : taps;
-      if (padded) k->factors[slot] -= c->reach / (c->kernel_height * c->kernel_width);
-      for (int64_t b = 0; b < k->nb; b++) to[b] -= LOAD(I, sums + b * BLOCK);
+      if (class && (y < 0 || y >= c->real_height || x < 0 || x >= c->real_width)) {
+        slot->factors -= c->reach / (c->kernel_height * c->kernel_width);
+        for (int64_t b = 0; b < k->nb; b++) start[b] -= LOAD(I, sums + b * BLOCK);
+      } else if (c->center)
+        for (int64_t b = 0; b < k->nb; b++) taps[b] -= LOAD(I, sums + b * BLOCK);
     }
   }
+  for (int64_t b = 0; b < k->nb; b++) slot->start[b] = start[b];
   if (c->center) add_center(k, slot, taps);
+}
+
+// The slot of a pixel. Those of a class are computed when its first pixel comes.
+INLINE const struct slot *slot_of(struct chunk *k, const struct walk *at, int64_t pixel) {
+  const int64_t class = at->row_class + class_of(&k->columns, at->x), number = class < KEPT ? class : KEPT + pixel;
+  struct slot *const slot = k->slots + number;
+  if (__builtin_expect(number < KEPT && k->known >> number & 1, 1)) return slot;
+  k->known |= number < KEPT ? 1u << number : 0;
+  fill_slot(k, slot, at, class);
   return slot;
 }
 
 struct tile {
   int64_t n, first;  // pixels, and the first one's number
   const uint32_t *x[MOST];
-  const I *start[MOST];
-  const F *around[MOST];
-  int64_t factors[MOST];
-  float ones[MOST];  // sums of the input's signs
+  const struct slot *slots[MOST];
   uint16_t *bits[MOST];
-  U acc[MOST * BLOCKS];
+  float ones[MOST];  // sums of the input's signs
+  _Alignas(LINE) U acc[MOST * BLOCKS];
   F sums[BLOCKS];  // of the tiles of a part
 };
 
@@ -191,7 +201,7 @@ INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t 
   const F scale = LOAD(F, c->scale + at), bias = LOAD(F, c->bias + at);
   F y[MOST];
   UNROLL for (int64_t p = 0; p < n; p++)
-    y[p] = __builtin_convertvector(t->start[begin + p][b] - 2 * (I)acc[(begin + p) * nb + b], F);
+    y[p] = __builtin_convertvector(t->slots[begin + p]->start[b] - 2 * (I)acc[(begin + p) * nb + b], F);
   if (c->gain) UNROLL for (int64_t p = 0; p < n; p++) y[p] *= LOAD(F, c->gain + at);
   if (c->pull) {
     const F pull = LOAD(F, c->pull + at);
@@ -200,7 +210,7 @@ INLINE void finish(const struct chunk *k, struct tile *t, const U *acc, int64_t 
       y[p] += sum;
     }
   }
-  if (c->center) UNROLL for (int64_t p = 0; p < n; p++) y[p] += t->around[begin + p][b];
+  if (c->center) UNROLL for (int64_t p = 0; p < n; p++) y[p] += t->slots[begin + p]->around[b];
   if (c->offset) UNROLL for (int64_t p = 0; p < n; p++) y[p] += LOAD(F, c->offset + at);
   if (c->floor) {
     const F floor = LOAD(F, c->floor + at);
@@ -281,6 +291,7 @@ INLINE U total(U x) {  // from four counters a word to one
 #else
 // The sums never leave their registers, which compilers must be told.
 #define PIN(v) __asm__ volatile("" : "+v"(v))
+#define FORGET __asm__ volatile("" ::: "memory")
 #define TILE(PIXELS, NB)                                                                                               \
   static __attribute__((noinline)) void tile_##PIXELS##_##NB(const struct chunk *k, struct tile *t, const uint32_t *w, \
                                                              int64_t taps) {                                           \
@@ -292,11 +303,12 @@ INLINE U total(U x) {  // from four counters a word to one
     U sums[PIXELS * NB] = {0};                                                                                         \
     for (int64_t i = 0; i < taps; i++, w += BLOCK) {                                                                   \
       const ptrdiff_t offset = offsets[i];                                                                             \
-      U weights[NB];                                                                                                   \
-      UNROLL for (int b = 0; b < NB; b++) weights[b] = LOAD(U, w + b * stride);                                        \
-      UNROLL for (int p = 0; p < PIXELS; p++) UNROLL for (int b = 0; b < NB; b++) sums[p * NB + b] =                   \
-          count(sums[p * NB + b], weights[b] ^ x[p][offset]);                                                          \
-      UNROLL for (int p = 0; p < PIXELS * NB; p++) PIN(sums[p]);                                                       \
+      UNROLL for (int b = 0; b < NB; b++) {                                                                            \
+        const U weights = LOAD(U, w + b * stride);                                                                     \
+        UNROLL for (int p = 0; p < PIXELS; p++) sums[p * NB + b] = count(sums[p * NB + b], weights ^ x[p][offset]);    \
+        UNROLL for (int p = 0; p < PIXELS; p++) PIN(sums[p * NB + b]);                                                 \
+        FORGET;                                                                                                        \
+      }                                                                                                                \
     }                                                                                                                  \
     if (WHOLE_TILE(PIXELS, NB)) FINISH(PIXELS, NB, sums);                                                              \
     else {                                                                                                             \
@@ -325,11 +337,11 @@ INLINE void next_pixels(struct chunk *k, struct walk *at, struct tile *t, int64_
   const int64_t n = t->n;
   for (int64_t p = 0; p < n;) {
     const int64_t run = at->x >= inner && at->x < end ? least(n - p, end - at->x) : 1;
-    const int64_t slot = slot_of(k, at, p);
+    const struct slot *const slot = slot_of(k, at, p);
     const uint32_t *window = at->window;
     uint16_t *bits = at->bits;
     for (int64_t last = p + run; p < last; p++, window += step, bits += bits_step)
-      t->x[p] = window, t->bits[p] = bits, t->start[p] = k->start[slot], t->around[p] = k->around[slot], t->factors[p] = k->factors[slot];
+      t->x[p] = window, t->bits[p] = bits, t->slots[p] = slot;
     at->window = window, at->bits = bits, at->x += run;
     if (at->x < c->out_width) continue;
     at->x = 0;
@@ -343,7 +355,7 @@ static __attribute__((noinline)) void sum_ones(const struct bnn_convolve *c, str
   for (int64_t p = 0; p < t->n; p++) {
     int64_t ones = 0;
     for (int64_t i = 0; i < taps; i++) ones += __builtin_popcount(t->x[p][c->offsets[i]]);
-    t->ones[p] = (float)(2 * ones - t->factors[p]);
+    t->ones[p] = (float)(2 * ones - t->slots[p]->factors);
   }
 }
 
@@ -367,23 +379,34 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
   }
 }
 
+// How many units of a chunk lie before an item, which is a unit of a chunk. Where signs are written the chunks of a unit
+// follow upon each other: threads compute pixels side by side, and write into no line of each other's signs.
+INLINE int64_t units_before(const struct bnn_convolve *c, const struct cut *s, int64_t number, int64_t item) {
+  const int64_t chunks = s->chunks * c->groups, first = item - number * s->units;
+  if (c->bits) return item > number ? (item - number + chunks - 1) / chunks : 0;
+  return first < 0 ? 0 : least(first, s->units);
+}
+
+// A share computes its units chunk by chunk: the weights of one stay in the cache.
 static void tiles(int64_t from, int64_t to, void *context) {
   const struct bnn_convolve *c = context;
   const struct cut s = cut_of(c);
-  while (from < to) {
-    const int64_t number = from / s.units, end = least((number + 1) * s.units, to);
-    run_chunk(c, &s, number, from - number * s.units, end - number * s.units);
-    from = end;
+  for (int64_t number = 0; number < s.chunks * c->groups; number++) {
+    const int64_t begin = units_before(c, &s, number, from), end = units_before(c, &s, number, to);
+    if (begin < end) run_chunk(c, &s, number, begin, end);
   }
 }
 
-enum { GRAIN = 1 << 22 };  // products that are worth a thread
+// Products that are worth a thread; units of each chunk that are worth its beginning.
+enum { GRAIN = 1 << 22, RUN = 4 };
 
 void KERNEL(convolve)(const struct bnn_convolve *c, struct worker *worker) {
   const struct cut s = cut_of(c);
   const int64_t work = s.unit * BLOCK * WORD_BITS * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);
-  spread_out(worker, s.units * s.chunks * c->groups, grain_of(GRAIN, work), tiles, c);
+  const int64_t chunks = s.chunks * c->groups, all = s.units * chunks, grain = grain_of(GRAIN, work);
+  const int64_t run = c->bits ? least(RUN * chunks, all / threads_of(worker)) : 1;
+  spread_out(worker, all, grain > run ? grain : run, tiles, c);
 }
 
 // Pixels side by side, for channels that lie apart.

@@ -140,11 +140,18 @@ INNERMOST void tile(const struct bnn_real_convolve *c, const struct after *given
   const bool plain = !c->residual && !after.slope && !after.shift && after.channels % BLOCK == 0;
   struct pixels at;
   at.n = n, at.to = to;
-  for (int64_t p = 0; p < n; p++) {
-    at.x[p] = v->x + next->image * v->image + next->y * v->y + next->x * v->x_step;
-    if (c->whole) at.bias[p] = c->bias + c->bias_y[next->y] + c->bias_x[next->x];
-    if (after.bits) at.signs[p] = signs_at(&after, next);
-    step(next, after.height, after.width);
+  for (int64_t p = 0; p < n;) {  // row by row
+    const int64_t end = p + least(n - p, after.width - next->x), pixel_signs = after.bits_words * (WORD_BITS / BLOCK);
+    const char *x = v->x + next->image * v->image + next->y * v->y + next->x * v->x_step;
+    const float *bias = c->whole ? c->bias + c->bias_y[next->y] : 0;
+    int64_t signs = after.bits ? signs_at(&after, next) : 0;
+    for (; p < end; p++, next->x++, x += v->x_step, signs += pixel_signs) {
+      at.x[p] = x, at.signs[p] = signs;
+      if (c->whole) at.bias[p] = bias + c->bias_x[next->x];
+    }
+    if (next->x < after.width) continue;
+    next->x = 0;
+    if (++next->y == after.height) next->y = 0, next->image++;
   }
   for (int64_t p = n; p < s->pixels; p++) at.x[p] = at.x[n - 1];
   // The last blocks may overlap those before them: they are written twice, the same.

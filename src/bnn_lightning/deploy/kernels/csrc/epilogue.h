@@ -22,14 +22,6 @@ INLINE struct place place_of(int64_t pixel, int64_t height, int64_t width) {
   return (struct place){pixel / (height * width), pixel / width % height, pixel % width};
 }
 
-INLINE void step(struct place *at, int64_t height, int64_t width) {
-  if (++at->x < width) return;
-  at->x = 0;
-  if (++at->y < height) return;
-  at->y = 0;
-  at->image++;
-}
-
 // Parameters of the epilogue for a block of channels, from `first` on; those that are not given have no effect.
 struct terms {
   F slope, shift, threshold;

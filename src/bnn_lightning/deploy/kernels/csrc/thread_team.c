@@ -88,8 +88,9 @@ void bnn_run(const struct bnn_step *steps, int64_t n, parallel_for parallel, int
   r.steps = steps, r.n = n;
   r.team.threads = threads, r.team.yield = yield, r.team.most = 1;
   r.team.begun = r.team.loop = r.team.done = 0;
-  for (int64_t i = 0; i < SHARES; i++) r.team.taken[i] = 0;
-  if (parallel && threads > 1) go_through(&r, &(struct worker){.team = &r.team, .counts = true});
+  const bool shared = parallel && threads > 1;
+  for (int64_t i = 0; i < SHARES && shared; i++) atomic_init(&r.team.taken[i], 0);  // plain stores: no fences
+  if (shared) go_through(&r, &(struct worker){.team = &r.team, .counts = true});
   if (r.team.most < 2) go_through(&r, 0);
   else if (parallel(0, threads, 1, work, &r)) work(0, 1, &r);
 }
