@@ -101,6 +101,8 @@ $(RIVALS): $(STAMP)
 bench-deploy: $(RIVALS)  ## Packed networks against onnxruntime, OpenVINO and compact networks: one table, and deploy.json
 	$(BIN)/python -m benchmarks.share
 	$(BIN)/python -m benchmarks.opening
+	$(BIN)/python -m benchmarks.packed
+	$(BIN)/python -m benchmarks.browser
 	$(BIN)/python -m benchmarks.deploy --out deploy.json $(ARGS)
 
 clean:  ## Remove caches and build outputs (not the environment, data or runs)

@@ -13,13 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
+from benchmarks.untrained import SIZES, write
 
-from bnn_lightning.deploy import PackedInfo, pack, save
-from bnn_lightning.layers import annealed
-from bnn_lightning.models import create_backbone
-
-NETWORKS = {"resnet20": 32, "bnext_tiny": 224}
+NETWORKS = ("resnet20", "bnext_tiny")
 # Milliseconds to open, and more for the first image than for a later one, for a new number of images; MiB in all.
 AIMS = {
     ("resnet20", "torch"): {"open": 10.0, "first": 5.0, "number": 0.0},
@@ -57,9 +53,8 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     print("network     process  import ms  open ms (aim)  first + (aim)  number + (aim)  later ms  MiB (aim)")
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in NETWORKS.items():
-            path = Path(folder) / f"{name}.bnn"
-            _save(name, size, path)
+        for name in NETWORKS:
+            path, size = write(name, Path(folder)), SIZES[name]
             for process in ("torch", "alone"):
                 print(_row(name, process, measure(path, size, process, repeats)), flush=True)
 
@@ -83,14 +78,6 @@ def _row(name: str, process: str, found: dict[str, float]) -> str:
         f"{name:<12}{process:<7}{found['imports']:10.0f} {cell('open', 14)} {cell('first', 14)} {cell('number', 15)}"
         f"{found['later']:10.2f} {cell('memory', 10)}"
     )
-
-
-def _save(name: str, size: int, path: Path) -> None:
-    torch.manual_seed(0)
-    network = create_backbone(name, num_classes=1000 if size > 32 else 10, image_size=size).eval()
-    for binarizer in annealed(network):
-        binarizer.set_progress(1.0)
-    save(pack(network), path, PackedInfo(name, in_channels=3, image_size=size))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ Array = NDArray[Any]
 _ROOM = 1 << 14  # floats of a band: as many as caches hold beside the weights
 _WORK = 1 << 16  # floats of the map before maxima that a worker keeps
 _SHARES = 4  # bands of an image at least: threads take them by turns
+_PIXELS = 24  # of a band at least, before a map is divided for threads: tiles of up to 14 pixels are hardly left empty
 _SLACK = 4  # bytes of a word that may lie behind a band
 _MOST_PLANES = 4  # channels of an image that is read as it lies, without channels side by side
 
@@ -120,7 +121,8 @@ class Conv2d:
         _, height, width = self.map_shape(x.shape)
         (rows, columns), (step, _) = self._reach(width), self.stride
         fits = (self._room // (columns * self.in_channels) - rows) // step + 1
-        fits = min(max(fits, 1), -(-height // _SHARES))
+        shares = min(_SHARES, max(1, height * width // _PIXELS))
+        fits = min(max(fits, 1), -(-height // shares))
         if self.maxima is not None:
             lines = self.maxima.kernel_size[0]
             fits = max(lines - 1, 1, min(fits, _WORK // (2 * width * num_blocks(len(self.weight)) * BLOCK)))

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -284,7 +284,7 @@ class Sections:
         facts = library().bnn_describe(self.handle).contents
         return facts.channels, facts.height, facts.width
 
-    @property
+    @cached_property
     def num_classes(self) -> int:
         """Logits an image."""
         return int(library().bnn_describe(self.handle).contents.classes)

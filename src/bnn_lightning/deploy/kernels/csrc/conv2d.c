@@ -120,6 +120,14 @@ INLINE void follow(const struct bnn_real_convolve *c, const struct after *after,
     const bool biased = !whole && c->bias, scaled = !whole && c->gain;
     const F bias = biased ? LOAD(F, c->bias + channel) : (F)0, gain = scaled ? LOAD(F, c->gain + channel) : (F)1;
     const F offset = scaled ? LOAD(F, c->offset + channel) : (F)0;
+    if (plain && scaled && !biased && own.out && !own.bits) {  // what most layers are, without a question a pixel
+      float *out = own.out + at->to * own.out_channels + channel;
+      for (int64_t p = 0; p < at->n; p++, out += own.out_channels) {
+        const F t = fused(acc[p * blocks + b], gain, offset), bounded = t < own.low ? (F)own.low : t;
+        *(F *)out = bounded > own.high ? (F)own.high : bounded;
+      }
+      continue;
+    }
     for (int64_t p = 0; p < at->n; p++) {
       F t = acc[p * blocks + b];
       if (whole) t += LOAD(F, at->bias[p] + channel);
