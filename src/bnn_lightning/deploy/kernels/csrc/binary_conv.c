@@ -16,26 +16,30 @@
 // The innermost tile, PIXELS x BLOCKS * BLOCK sums, lives in registers. See docs/internals/engine.md.
 #include "simd.h"
 
-// A tile has WIDE pixels of up to BLOCKS blocks of channels, or NARROW ones where a layer has no more than FEW blocks; its
-// sums are kept in registers. SHAPES are the pixels and blocks that tiles may have, fewer pixels first.
+// A tile has RUN_OF(blocks) pixels of up to BLOCKS blocks of channels, at most MOST, so many that its sums stay in registers.
+// SHAPES are the pixels and blocks that tiles may have, fewer pixels first.
 #if __AVX512VPOPCNTDQ__
-enum { BLOCKS = 4, FEW = 2, WIDE = 6, NARROW = 12 };
+enum { BLOCKS = 4, MOST = 12 };
+#define RUN_OF(blocks) ((blocks) == 1 ? 12 : (blocks) == 2 ? 10 : 6)
 #define BYTES 0
-#define SHAPES(X) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(3, 3) X(3, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(12, 1) X(12, 2)
+#define SHAPES(X) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(3, 3) X(3, 4) X(6, 1) X(6, 2) X(6, 3) X(6, 4) X(12, 1) X(10, 2)
 #elif __AVX2__
-enum { BLOCKS = 2, FEW = 1, WIDE = 2, NARROW = 4 };
+enum { BLOCKS = 2, MOST = 4 };
+#define RUN_OF(blocks) ((blocks) == 1 ? 4 : 2)
 #define BYTES 1
 #define SHAPES(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(4, 1)
 #elif __aarch64__
-enum { BLOCKS = 1, FEW = 1, WIDE = 4, NARROW = 4 };
+enum { BLOCKS = 1, MOST = 4 };
+#define RUN_OF(blocks) 4
 #define BYTES 1
 #define SHAPES(X) X(1, 1) X(4, 1)
 #else
-enum { BLOCKS = 1, FEW = 1, WIDE = 2, NARROW = 2 };
+enum { BLOCKS = 1, MOST = 2 };
+#define RUN_OF(blocks) 2
 #define BYTES 1
 #define SHAPES(X) X(1, 1) X(2, 1)
 #endif
-enum { MOST = WIDE > NARROW ? WIDE : NARROW, STEP = 31 };  // a byte overflows after 31 words
+enum { STEP = 31 };  // a byte overflows after 31 words
 
 INLINE U popcount(U x) { return BYTES ? (U)__builtin_elementwise_popcount((B)x) : __builtin_elementwise_popcount(x); }
 INLINE U count(U sum, U unlike) { return BYTES ? (U)((B)sum + (B)popcount(unlike)) : sum + popcount(unlike); }
@@ -64,7 +68,7 @@ struct cut {
 
 static struct cut cut_of(const struct bnn_convolve *c) {
   struct cut s = {.pixels = c->images * c->out_height * c->out_width, .blocks = (c->channels + BLOCK - 1) / BLOCK};
-  s.run = s.blocks <= FEW ? NARROW : WIDE;
+  s.run = RUN_OF(s.blocks);
   s.chunks = (s.blocks + BLOCKS - 1) / BLOCKS;
   s.unit = c->sums ? PART : s.run;
   if (c->sums && c->images) s.pixels /= c->images;
@@ -259,7 +263,7 @@ static void store_sums(const struct chunk *k, const struct cut *s, struct tile *
 #define FINISH(PIXELS, NB, ACC)                                                                                        \
   UNROLL for (int64_t b = 0; b < NB; b++) finish(k, t, ACC, NB, b, 0, PIXELS, true)
 // Whether a tile has one of the sizes that most have; others are rare.
-#define WHOLE_TILE(PIXELS, NB) ((PIXELS == WIDE || PIXELS == NARROW) && t->n == PIXELS && k->left >= NB * BLOCK)
+#define WHOLE_TILE(PIXELS, NB) ((PIXELS == RUN_OF(NB) || PIXELS == RUN_OF(BLOCKS)) && t->n == PIXELS && k->left >= NB * BLOCK)
 
 #if BYTES
 INLINE U total(U x) {  // from four counters a word to one
