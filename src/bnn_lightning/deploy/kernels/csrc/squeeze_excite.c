@@ -96,7 +96,8 @@ INLINE struct few next_of(const struct bnn_combine *c, struct place *at) {
   return f;
 }
 
-// A block of n pixels: returns the sum of what is written.
+// A block of n pixels: returns the sum of what is written. Whole ones ask for those of the next pixels: maps side by side fit
+// into no cache of a core, and processors do not foresee so many short rows of channels.
 INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t image, float *half, int64_t first,
                        const int64_t n, const bool whole) {
   const struct after *a = &c->after;
@@ -105,6 +106,8 @@ INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t
   const float *x = other ? c->second : c->x, *gate = other ? c->second_gate : c->gate;
   const int64_t own = first - (other ? c->x_channels : 0);  // the block among the channels of its map
   F t[FEW], r[FEW];
+  const int64_t ahead = c->half ? FEW / 2 : FEW;
+  UNROLL for (int64_t i = 0; i < n && whole; i++) __builtin_prefetch(x + own + (f->pixels[i] + ahead) * c->x_channels);
   UNROLL for (int64_t i = 0; i < n; i++) t[i] = load_some(x + own + f->pixels[i] * c->x_channels, left);
   if (gate) {
     const F gates = load_some(gate + image * c->x_channels + own, left);
@@ -113,6 +116,8 @@ INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t
   if (c->residual) {
     int64_t at = first;
     while (at >= c->residual_channels) at -= c->residual_channels;
+    UNROLL for (int64_t i = 0; i < n && whole; i++)
+      __builtin_prefetch(c->residual + at + (f->pixels[i] + ahead) * c->residual_channels);
     UNROLL for (int64_t i = 0; i < n; i++) r[i] = load_some(c->residual + at + f->pixels[i] * c->residual_channels, left);
     if (c->residual_slope) {
       const F slope = LOAD(F, c->residual_slope + first);
