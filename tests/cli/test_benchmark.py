@@ -83,6 +83,14 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
 
 
 @pytest.mark.slow
+def test_the_packed_network_is_measured_as_it_was_loaded(tmp_path: Path) -> None:
+    network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32).eval()
+    subject = make_subject(network, {"_target_": "mlp"}, tmp_path, trust=[])
+    run = Contestants(subject, tmp_path).runners([])["packed"](1, torch.rand(2, 1, 8, 8))
+    assert run().shape == (2, 10)
+    assert not subject.packed.is_shown  # tensors that were asked for are watched at every call
+
+
 def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = {"_target_": "bnn_lightning.models.create_backbone", "name": "resnet20", "num_classes": 10, "width": 4}

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,10 @@ from torch import nn
 
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.kernels import library as kernels
+from bnn_lightning.deploy.kernels.call import Address, Region
 from bnn_lightning.deploy.kernels.conv2d import Conv2d
 from bnn_lightning.deploy.kernels.elementwise import FusedElementwise
-from bnn_lightning.deploy.kernels.layout import Activation
+from bnn_lightning.deploy.kernels.layout import Activation, Map
 from bnn_lightning.deploy.kernels.linear import Linear
 from bnn_lightning.deploy.kernels.pool import Pool2d
 from bnn_lightning.deploy.kernels.squeeze_excite import ChannelGate, Dense
@@ -119,6 +121,12 @@ def test_rows_of_many_channels_are_copied_whatever_their_size(kernel: str) -> No
     x, weight = torch.randn(1, 200, 5, 90), torch.randn(3, 200, 3, 3) / 42
     layer = Conv2d(weight.numpy(), Activation(3), padding=(1, 1))
     close(called.conv2d(layer, x), F.conv2d(x, weight, None, padding=1), "three rows of 72 KB")
+
+
+@pytest.mark.parametrize(("size", "rows"), [(28, 7), (14, 4), (7, 4), (4, 4), (1, 1)])
+def test_bands_of_small_maps_fill_tiles(size: int, rows: int) -> None:
+    layer = Conv2d(np.ones((128, 64, 1, 1)), Activation(128), pool=2)
+    assert layer.band(Map(Address(Region.ARENA), (64, 2 * size, 2 * size))) == rows
 
 
 def test_maxima_in_the_same_pass(kernel: str) -> None:

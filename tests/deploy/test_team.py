@@ -110,6 +110,25 @@ def test_any_pool_gives_the_same(
         assert pool.calls == number  # one parallel loop for the whole network
 
 
+@pytest.mark.parametrize("images", [1, 3])
+def test_threads_divide_layers_of_several_chunks(
+    images: int, threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(0)
+    x = y = writer.stem(200)
+    for number in range(4):
+        y = writer.conv(y, 200, 200, x if number % 2 else None, threshold=None)
+    network, given = writer.network(200, tmp_path), torch.rand(images, 3, SIZE, SIZE)
+    torch.set_num_threads(1)
+    wanted = network(given)
+    torch.set_num_threads(THREADS)
+    for hand_out in (in_turn, backwards, by_one_alone, together):
+        pool = Pool(hand_out)
+        monkeypatch.setattr(kernels, "parallel_for", pool.address)
+        torch.testing.assert_close(network(given), wanted, rtol=0, atol=0)
+        assert pool.calls == 1
+
+
 def test_several_calls_at_the_same_time(network: LoadedNetwork, threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(16, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     torch.set_num_threads(1)
