@@ -30,8 +30,8 @@ def torch_runner(model: nn.Module | Callable[[Tensor], Tensor], *, channels_last
 
     Args:
         model: In evaluation mode.
-        channels_last: Bring weights and images into the layout that convolutions on CPUs prefer. False leaves the network
-            as it is: tensors of a packed one that were asked for are watched for changes at every call.
+        channels_last: Bring weights and images into the layout that convolutions on CPUs prefer. False leaves the
+            network as it is: tensors of a packed one that were asked for are watched for changes at every call.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = model.to(memory_format=layout) if channels_last and isinstance(model, nn.Module) else model
