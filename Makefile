@@ -44,7 +44,7 @@ test-slow: $(STAMP)  ## The tests that `make test` leaves out
 	$(PYTEST) $(DISTRIBUTED) -m slow $(ARGS)
 
 fuzz: $(STAMP)  ## Read 100,000 packed files that lie or are damaged (ARGS="--inputs 1000 --seed 1")
-	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz $(ARGS)
 
 fuzz-plans: $(STAMP)  ## Open and run 1,000,000 plan sections that lie, under AddressSanitizer and UBSan (CLANG=clang-22)
 	$(BIN)/python -m tools.fuzz_plans --clang $(CLANG) $(ARGS)

@@ -12,8 +12,6 @@ import logging
 import random
 import sys
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from bnn_lightning.deploy.format.packed_file import constants_of
 from bnn_lightning.deploy.format.prefix import DIGEST, Prefix, join_sections
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
+from tools.progress import Progress, interrupt_on_signals
 
 SIZE = 6
 ODD = [
@@ -180,8 +179,8 @@ def read_in_c(data: bytes) -> tuple[str, list[native.Array]]:
         return "too large", []
 
 
-def read_inputs(inputs: int, *, seed: int, lies: float, in_python: bool = True) -> str:
-    """Read inputs, and return in words what came of them.
+def read_inputs(inputs: int, *, seed: int, lies: float, in_python: bool = True) -> Progress:
+    """Read inputs, and return the counts of their results.
 
     Args:
         inputs: Number of inputs.
@@ -190,7 +189,7 @@ def read_inputs(inputs: int, *, seed: int, lies: float, in_python: bool = True) 
         in_python: Whether Python reads them, too, and not the C library alone.
     """
     logging.disable(logging.ERROR)  # torch logs what does not fit
-    r, counts, begin = random.Random(seed), Counter[str](), time.monotonic()
+    r, progress = random.Random(seed), Progress(inputs)
     folder = Path(tempfile.mkdtemp(prefix="bnn-fuzz-"))
     whole = whole_file(folder / "whole.bnn")
     container = read_container(whole)
@@ -211,8 +210,8 @@ def read_inputs(inputs: int, *, seed: int, lies: float, in_python: bool = True) 
             raise ValueError(f"Input {number} is damaged, and was read: {folder / 'input.bnn'}")
         if kind != "plan lies" and not all(map(np.array_equal, logits, logits_of_c)):
             raise ValueError(f"Input {number} has other logits in C: {folder / 'input.bnn'}")
-        counts[f"{kind}, {f'{result}, ' if in_python else ''}in C {in_c}"] += 1
-    return f"{sum(counts.values())} inputs, seed {seed}, {time.monotonic() - begin:.0f} s: {dict(counts)}"
+        progress.add({f"{kind}: {f'{result}, ' if in_python else ''}in C {in_c}": 1})
+    return progress
 
 
 def main() -> int:
@@ -222,7 +221,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lies", type=float, default=0.05, help="share of the inputs whose checksums hold")
     options = parser.parse_args()
-    print(read_inputs(options.inputs, seed=options.seed, lies=options.lies))
+    interrupt_on_signals()
+    print(f"{read_inputs(options.inputs, seed=options.seed, lies=options.lies)}; seed {options.seed}: no finding")
     return 0
 
 

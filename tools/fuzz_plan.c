@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+// Of the engine, for programs with threads of their own.
+void bnn_context_threads(bnn_context *context, parallel_for parallel, int64_t threads, void (*yield)(void));
+
 static uint64_t state;
 
 static uint64_t draw(uint64_t below) {  // splitmix64
@@ -53,8 +56,17 @@ static uint8_t *input_of(const uint8_t *whole, size_t size) {
 
 // Most memory of an input that is run, in bytes: larger ones take long, and show the sanitizers nothing else.
 enum { MOST_MEMORY = 1 << 26 };
+enum { THREADED = 64 };  // one input of so many is run by two threads
 
-static const char *read_input(const uint8_t *data, size_t size) {
+// The turns of a loop one after the other: work is cut as for two threads, and nobody waits for the other one.
+static int32_t in_turn(int64_t from, int64_t to, int64_t grain, void (*turn)(int64_t, int64_t, void *), void *context) {
+  (void)grain;
+  for (int64_t i = from; i < to; i++) turn(i, i + 1, context);
+  return 0;
+}
+
+// `threads`: whether two threads run it, which takes long where other programs run.
+static const char *read_input(const uint8_t *data, size_t size, bool threads) {
   bnn_network *network;
   bnn_context *context;
   bnn_error error;
@@ -67,6 +79,7 @@ static const char *read_input(const uint8_t *data, size_t size) {
       needed += bnn_region_size(network, network->plans + i, region, images);
   const char *result = "too large";
   if (needed < MOST_MEMORY && !bnn_context_open(network, images, 2, &context, &error)) {
+    if (!threads) bnn_context_threads(context, in_turn, 2, 0);
     // Memory of the exact sizes, so that a byte beyond is noticed.
     for (int64_t n = images; n > 0; n -= 2) {
       float *floats = calloc((size_t)(n * pixels), 4), *logits = calloc((size_t)(n * facts->classes), 4);
@@ -103,13 +116,13 @@ int main(int argc, char **argv) {
   uint64_t refused = 0, run = 0, large = 0;
   for (int i = 0; i < files; i++) {
     whole[i] = read_file(argv[3 + i], sizes + i);
-    if (strcmp(read_input(whole[i], sizes[i]), "run")) return fprintf(stderr, "%s does not run\n", argv[3 + i]), 1;
+    if (strcmp(read_input(whole[i], sizes[i], true), "run")) return fprintf(stderr, "%s does not run\n", argv[3 + i]), 1;
   }
   for (uint64_t seed = first; seed < first + count; seed++) {
     state = seed * 0x2545F4914F6CDD1Du;
     const uint64_t which = draw((uint64_t)files);
     uint8_t *data = input_of(whole[which], sizes[which]);
-    const char *result = read_input(data, sizes[which]);
+    const char *result = read_input(data, sizes[which], seed % THREADED == 0);
     refused += *result == 'r' && result[1] == 'e', run += !strcmp(result, "run"), large += *result == 't';
     bnn_free(data);
   }

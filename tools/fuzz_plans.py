@@ -2,17 +2,20 @@
 
 The engine and `tools/fuzz_plan.c` are compiled with sanitizers by the Clang that CLANG names. Inputs are the files of
 drawn graphs and of a ResNet-20 with something changed in their plan section or constants, and checksums that hold. Each
-is refused or runs; anything else is a finding, and ends this program with an error.
+is refused or runs; anything else is a finding, and ends this program with an error. Counts are printed while it runs,
+and when it is interrupted.
 """
 
 import argparse
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -22,9 +25,11 @@ from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.format.prefix import join_sections
 from bnn_lightning.models import create_backbone
 from tools.drawn import drawn_graph
+from tools.progress import Progress, interrupt_on_signals
 from tools.sanitize import FLAGS, ROOT, engine_objects
 
 PROGRAMS = 12  # drawn ones whose files are changed
+PART = 5000  # inputs of a process
 
 
 def compile_driver(clang: str, folder: Path) -> Path:
@@ -54,6 +59,44 @@ def sample_files(folder: Path) -> list[Path]:
     return files
 
 
+def read_inputs(driver: Sequence[str | Path], files: Sequence[Path], inputs: range, processes: int) -> Progress:
+    """Let processes of the driver read inputs, a part of them each; return the counts.
+
+    Args:
+        driver: Program, and arguments that stand before its own.
+        files: Files that are changed.
+        inputs: Numbers of the inputs.
+        processes: Number of processes at a time.
+
+    Raises:
+        ValueError: A process ended with an error.
+        KeyboardInterrupt: It was interrupted; the counts so far are printed.
+    """
+    progress = Progress(len(inputs))
+    parts = [inputs[at : at + PART] for at in range(0, len(inputs), PART)]
+    with ThreadPoolExecutor(processes) as pool:
+        jobs = [pool.submit(_read_part, driver, files, part) for part in parts]
+        try:
+            for job in as_completed(jobs):
+                progress.add(job.result())
+        except KeyboardInterrupt:
+            print(f"Interrupted. {progress}", flush=True)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return progress
+
+
+def _read_part(driver: Sequence[str | Path], files: Sequence[Path], part: range) -> Counter[str]:
+    done = subprocess.run([*driver, str(part.start), str(len(part)), *files], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"A finding among the inputs {part.start} to {part[-1]} (exit code {done.returncode}):\n"
+            f"{done.stdout}{done.stderr}"
+        )
+    return Counter({result: int(count) for count, result in re.findall(r"(\d+) (refused|run|too large)", done.stdout)})
+
+
 def main() -> int:
     """Compile, then read as many inputs as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,24 +105,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="number of the first input")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    begin = time.monotonic()
+    interrupt_on_signals()
     with tempfile.TemporaryDirectory(prefix="bnn-fuzz-plans-") as place:
+        print("Compiling the engine with sanitizers ...", file=sys.stderr, flush=True)
         driver, files = compile_driver(options.clang, Path(place)), sample_files(Path(place))
-        each = -(-options.inputs // options.processes)
-
-        def run(number: int) -> str:
-            first = options.seed + number * each
-            count = min(each, options.seed + options.inputs - first)
-            done = subprocess.run([driver, str(first), str(count), *files], capture_output=True, text=True)
-            if done.returncode:
-                raise ValueError(f"A finding after input {first}:\n{done.stdout}{done.stderr}")
-            return done.stdout
-
-        with ThreadPoolExecutor(options.processes) as pool:
-            print(*pool.map(run, range(options.processes)), sep="", end="")
-    print(f"{options.inputs} inputs of {len(files)} files, {time.monotonic() - begin:.0f} s: no finding")
+        inputs = range(options.seed, options.seed + options.inputs)
+        progress = read_inputs([driver], files, inputs, options.processes)
+    print(f"{progress}; {len(files)} files: no finding")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
