@@ -8,11 +8,11 @@ import numpy as np
 from bnn_lightning.deploy.ir.graph import Graph, Node
 from bnn_lightning.deploy.ir.shapes import type_of
 from bnn_lightning.deploy.ir.types import Images, Type, text_of
+from bnn_lightning.deploy.kernels.rules import MOST_ELEMENTS
 
 _WORD, _BLOCK = 32, 16  # signs of a word; output channels of a block
 _MOST_DIMENSIONS = 8  # of a result
 _MOST_MOVE = 1 << 16  # stride, padding and dilation of a binary convolution
-_MOST_ELEMENTS = 1 << 28  # of a result for one image: 1 GiB, far beyond any network's
 _MOST_IN_ALL = 1 << 30  # of all results for one image
 # Limits grow with a file's bytes, so that no small file loads longer than BNext-Tiny, which has 14 MB and 28
 # million signs. Nodes are counted by what torch needs to look at their shapes: those of BNext-Tiny count for
@@ -92,7 +92,7 @@ def dry_run(graph: Graph, shape: tuple[int, int, int], class_names: Sequence[str
     Raises:
         ValueError: Inputs do not fit, results are too large, or are no logits.
     """
-    if math.prod(shape) > _MOST_ELEMENTS:
+    if math.prod(shape) > MOST_ELEMENTS:
         raise ValueError(f"Images of {'x'.join(map(str, shape))} are beyond any network's.")
     types, elements = [Type((Images(1), *shape))], 0
     for node in graph.nodes:
@@ -119,5 +119,5 @@ def _refuse_monsters(graph: Graph, node: Node, types: Sequence[Type]) -> None:
         top, bottom, left, right = node["padding"]
         words = node["groups"] * -(-graph.constants[node["signs"].index].shape[1] // _WORD)
         elements = max(elements, number * (height + top + bottom) * (width + left + right) * words)
-    if elements > _MOST_ELEMENTS or len(result.shape) > _MOST_DIMENSIONS:
+    if elements > MOST_ELEMENTS or len(result.shape) > _MOST_DIMENSIONS:
         raise ValueError(f"A result of the type {text_of(result)}, or what is padded for it, is beyond any network's.")

@@ -83,7 +83,7 @@ class Job:
             return
         begin, bytes_, region = address.at(self.memory.images), count * size, address.region
         self.need(address.offset >= 0 and address.per_image >= 0, f"`{name}` begins before its region")
-        self.need(address.offset % FLOAT == address.per_image % FLOAT == 0, f"`{name}` begins within an element")
+        self.need(address.offset % size == address.per_image % size == 0, f"`{name}` begins within an element")
         self.need(not write or region in _WRITABLE, f"`{name}` is written, and lies in the {region.name.lower()}")
         inside = begin + bytes_ <= self.memory.sizes.get(region, 0) and bytes_ < _MOST
         self.need(inside, f"{bytes_} bytes of `{name}` do not lie in the {region.name.lower()}")
@@ -113,8 +113,10 @@ class Job:
         self.reach("bits", images * fields.bits_height * fields.bits_width * fields.bits_words, of=fields, write=True)
         self.need(bool(fields.threshold), "signs have no threshold")
 
-    def after(self, images: int, *, height: int | None = None, width: int | None = None) -> None:
-        """Demand room for the epilogue of a sum."""
+    def after(
+        self, images: int, *, height: int | None = None, width: int | None = None, writes_more: bool = False
+    ) -> None:
+        """Demand room for the epilogue of a sum, and that it or something more is written."""
         after = self.job.after
         height, width = after.height if height is None else height, after.width if width is None else width
         self.need(min(height, width, after.channels) > 0, "a result has no pixels or no channels")
@@ -125,3 +127,4 @@ class Job:
             "out", max(0, (pixels - 1) * after.out_channels + after.channels), of=after, needed=False, write=True
         )
         self.signs(after, images, height, width, num_blocks(after.channels))
+        self.need(bool(after.out or after.bits or writes_more), "a call writes nothing")

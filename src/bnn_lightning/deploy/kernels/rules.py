@@ -1,5 +1,6 @@
 """The rules of the verifier, kernel by kernel, as in runtime/csrc/rules.c."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,21 @@ from bnn_lightning.deploy.kernels.abi import AFTER, LINE, MOST_LINES, WORKERS, F
 from bnn_lightning.deploy.kernels.job import Job
 from bnn_lightning.deploy.kernels.layout import BLOCK, FLOAT, WORD_BITS, num_blocks, num_parts
 
+MOST_ELEMENTS = 1 << 28  # of a value of one image: 1 GiB, far beyond any network's
 _MOST_FACTORS = 1 << 31  # of a binary sum
+# Numbers that may depend on the number of images, beside `images`: all rules are linear in them.
+_MAY_GROW = {
+    "linear": ("rows", "after.width", "after.bits_width"),
+    "pad": ("pixels",),
+    "unary": ("count",),
+    "softmax": ("rows",),
+    "layer_norm": ("rows",),
+}
+
+
+def may_grow(kernel: str, name: str) -> bool:
+    """Whether a number of a kernel may depend on the number of images."""
+    return name in _MAY_GROW.get(kernel, ("images",))
 
 
 def _repeats(c: Job, added: int, channels: int, groups: int) -> None:
@@ -38,6 +53,7 @@ def _pack(c: Job) -> None:
 def _convolve(c: Job) -> None:
     c.positive("groups", "words", "channels", "kernel_height", "kernel_width", "stride_y", "stride_x", "out_height")
     c.positive("out_width", "dilation_y", "dilation_x")
+    c.need(c.images >= 0, "a number is out of its range")
     spans = ((c.kernel_height - 1) * c.dilation_y, (c.kernel_width - 1) * c.dilation_x)
     last = ((c.out_height - 1) * c.stride_y, (c.out_width - 1) * c.stride_x)
     c.need(last[0] + spans[0] < c.height and last[1] + spans[1] < c.width, "windows leave the map")
@@ -63,15 +79,15 @@ def _convolve(c: Job) -> None:
     whole = c.groups == 1 or c.channels % BLOCK == 0
     c.need(whole or not (c.bits or c.sums), "signs and sums of groups need whole blocks")
     c.signs(c, c.images, c.out_height, c.out_width, c.groups * num_blocks(c.channels))
+    c.need(bool(c.out or c.bits or c.sums), "a call writes nothing")
 
 
 def _real_convolve(c: Job) -> None:
     c.positive("channels", "height", "width", "kernel_height", "kernel_width", "stride_y", "stride_x", "factors")
     c.positive("dilation_y", "dilation_x")
-    c.need(
-        min(c.images, c.pad_y, c.pad_x, c.band, c.maxima.height) >= 0 and c.pool in (1, 2),
-        "a number is out of its range",
-    )
+    numbers = (c.images, c.pad_y, c.pad_x, c.band, c.maxima.height, c.work_size)
+    fits = min(numbers) >= 0 and c.pool in (1, 2) and c.work_size % FLOAT == 0
+    c.need(fits, "a number is out of its range")
     c.need(min(c.x_image, c.x_channel, c.x_y, c.x_x) >= 0, "a stride is negative")
     after = c.job.after
     count = num_blocks(after.channels) * BLOCK
@@ -93,6 +109,7 @@ def _real_convolve(c: Job) -> None:
         if c.maxima.height:
             _maxima(c, sizes, -(-band // LINE) * LINE)
         c.reach("work", WORKERS * c.work_size, 1, write=True)
+        c.reach("work", 0, LINE, write=True)  # lines of the cache
     else:
         c.need(not (c.bytes or c.whole or c.mean or c.pool == 2 or c.pad_y or c.pad_x), "the input must be copied")
         steps = ((sizes[0] - 1) * c.stride_y * c.x_y, (sizes[1] - 1) * c.stride_x * c.x_x)
@@ -218,7 +235,7 @@ def _combine(c: Job) -> None:
     joined = c.x_channels * (2 if c.second else 1)
     c.need(after.channels == joined, f"{joined} channels are combined to {after.channels}")
     c.need(not c.second or c.x_channels % BLOCK == 0, "two maps side by side need whole blocks")
-    c.after(c.images)
+    c.after(c.images, writes_more=bool(c.sums or c.half))
     for name in ("x", "second"):
         c.reach(name, pixels * c.x_channels, needed=name == "x")
     for name in ("gate", "second_gate"):
@@ -262,6 +279,7 @@ def _group_convolve(c: Job) -> None:
 def _span(c: Job, sizes: Sequence[int], strides: Sequence[int]) -> int:
     """Return the elements from the first to the last of images and dimensions with strides that are not negative."""
     c.need(min(strides) >= 0, "a stride is negative")
+    c.need(math.prod(sizes) <= MOST_ELEMENTS, "there are more elements than in any value")
     last: int = sum((size - 1) * stride for size, stride in zip((c.images, *sizes), strides, strict=True))
     return last + 1
 

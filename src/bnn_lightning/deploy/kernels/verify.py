@@ -7,9 +7,9 @@ divide each other, and the sizes of the kernels' fixed arrays. runtime/csrc/rule
 import ctypes
 
 from bnn_lightning.deploy.kernels.abi import field_offsets
-from bnn_lightning.deploy.kernels.call import Address, KernelCall
+from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall
 from bnn_lightning.deploy.kernels.job import CallError, Job, Memory
-from bnn_lightning.deploy.kernels.rules import RULES
+from bnn_lightning.deploy.kernels.rules import RULES, may_grow
 
 __all__ = ["CallError", "Memory", "verify"]
 
@@ -40,4 +40,6 @@ def verify(call: KernelCall, memory: Memory) -> None:
             raise CallError(f"`{call.kernel}` of value {call.node}: it has no field `{name}`.")
         if isinstance(value, Address) != (places[name][1] is ctypes.c_void_p):
             raise CallError(f"`{call.kernel}` of value {call.node}: `{name}` cannot be {value}.")
+        if isinstance(value, Count) and value.per_image and not may_grow(call.kernel, name):
+            raise CallError(f"`{call.kernel}` of value {call.node}: `{name}` may not depend on the number of images.")
     RULES[call.kernel](Job(call, memory))

@@ -297,6 +297,7 @@ static int64_t span(struct check *c, int64_t images, const int64_t sizes[3], con
   int64_t last = times(most(images - 1, 0), strides[0]);
   for (int i = 0; i < 4; i++) need(c, strides[i] >= 0, "a stride is negative");
   for (int i = 0; i < 3; i++) last = plus(last, times(sizes[i] - 1, strides[i + 1]));
+  need(c, product(sizes[0], sizes[1], sizes[2]) <= MOST_ELEMENTS, "there are more elements than in any value");
   return !c->wrong && images ? plus(last, 1) : 0;
 }
 
@@ -329,8 +330,7 @@ static void check_binary(struct check *c, const struct bnn_binary *p) {
 }
 
 static void check_softmax(struct check *c, const struct bnn_softmax *p) {
-  POSITIVE(p->classes, p->inner);
-  NEED(p->rows >= 0, "a number is out of its range");
+  POSITIVE(p->rows, p->classes, p->inner);
   reach(c, p->x, product(p->rows, p->classes, p->inner), FLOAT, READ);
   reach(c, p->out, product(p->rows, p->classes, p->inner), FLOAT, WRITE);
 }
@@ -339,13 +339,14 @@ static void check_reduce(struct check *c, const struct bnn_reduce *p) {
   POSITIVE(p->images, p->size_0, p->size_1, p->sum_0, p->sum_1, p->sum_2);
   const int64_t sizes[] = {p->size_0, p->size_1, p->sum_0}, strides[] = {p->x_image, p->x_0, p->x_1, p->by_0};
   const int64_t sums[] = {p->sum_1, p->sum_2, 1}, by[] = {0, p->by_1, p->by_2, 0};
+  const int64_t added = product(p->sum_0, p->sum_1, p->sum_2);
+  NEED(product(p->size_0, p->size_1, added) <= MOST_ELEMENTS, "there are more elements than in any value");
   reach(c, p->x, plus(span(c, p->images, sizes, strides), span(c, 1, sums, by)) - 1, FLOAT, READ);
   reach(c, p->out, product(p->images, p->size_0, p->size_1), FLOAT, WRITE);
 }
 
 static void check_layer_norm(struct check *c, const struct bnn_layer_norm *p) {
-  POSITIVE(p->features);
-  NEED(p->rows >= 0, "a number is out of its range");
+  POSITIVE(p->rows, p->features);
   reach(c, p->x, times(p->rows, p->features), FLOAT, READ);
   VALUES(p->features, p->scale, p->shift);
   reach(c, p->out, times(p->rows, p->features), FLOAT, WRITE);

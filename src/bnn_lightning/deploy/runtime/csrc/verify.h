@@ -5,6 +5,7 @@
 enum { FLOAT = 4 };
 #define MOST_FACTORS ((int64_t)1 << 31)
 #define MOST_LOOKED ((int64_t)1 << 26)
+#define MOST_ELEMENTS ((int64_t)1 << 28)  // of a value of one image
 
 struct check {
   const bnn_network *network;
