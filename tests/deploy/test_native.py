@@ -15,7 +15,7 @@ import torch
 
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields
+from bnn_lightning.deploy.format.plan_section import PlanSection, flat_fields, is_current
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
 from bnn_lightning.deploy.kernels import abi
 from bnn_lightning.deploy.kernels.abi import KERNELS
@@ -308,15 +308,31 @@ def test_every_byte_but_the_digest_is_checked() -> None:
     assert prefix.file_size == len(data)
 
 
-@pytest.mark.parametrize(("at", "value"), [(7, 3), (None, 0)])
-def test_older_files_name_the_command(at: int | None, value: int) -> None:
+def for_version(version: int) -> bytes:
+    """Return a file whose plan is for a version of the kernels."""
+    section = bytearray(PlanSection((plan(linear()),), "net").to_bytes())
+    section[8:12] = version.to_bytes(4, "little")
+    return join_sections(b"{}", bytes(section), CONSTANTS)
+
+
+@pytest.mark.parametrize("step", [-1, 1])
+def test_plans_for_other_kernels_name_both_versions(step: int) -> None:
+    data = for_version(abi.VERSION + step)
+    again = rf"version {abi.VERSION + step} .* version {abi.VERSION}.* bnn export ckpt=\.\.\. out="
+    with pytest.raises(native.RuntimeFileError, match=again) as refused:
+        native.load(data)
+    assert ("newer" in str(refused.value)) == (step > 0)
+    prefix = Prefix.from_bytes(data)
+    section = data[prefix.plan.offset : prefix.plan.offset + prefix.plan.size]
+    assert not is_current(section)
+    with pytest.raises(ValueError, match=again) as refused_in_python:
+        PlanSection.from_bytes(section, CONSTANTS)
+    assert ("newer" in str(refused_in_python.value)) == (step > 0)
+
+
+def test_older_files_name_the_command() -> None:
     data = bytearray(file_of(plan(linear())))
-    if at is None:  # a plan of another version of the kernels
-        section = bytearray(PlanSection((plan(linear()),), "net").to_bytes())
-        section[8:12] = (abi.VERSION + 1).to_bytes(4, "little")
-        data = bytearray(join_sections(b"{}", bytes(section), CONSTANTS))
-    else:
-        data[at] = value
+    data[7] = 3
     with pytest.raises(native.RuntimeFileError, match=r"bnn export ckpt=\.\.\. out="):
         native.load(bytes(data))
     with pytest.raises(native.RuntimeFileError, match=r"bnn export ckpt=\.\.\. out="):

@@ -241,12 +241,21 @@ def _entries(table: Any, size: int, name: str) -> tuple[Entry, ...]:
     for row in table:
         entry = _entry(row)
         if entry is None or entry.offset + entry.stored_bytes > size:
-            raise PackedFileError(f"{name}: its table of constants is wrong at entry {len(entries)}.")
+            raise PackedFileError(f"{name}: its table of constants is wrong at entry {len(entries)}.{_later(row)}")
         entries.append(entry)
         total += max(entry.num_bytes, entry.stored_bytes)
     if total > _SHARED * size + _SHARED_BYTES or len({entry.name for entry in entries}) != len(entries):
         raise PackedFileError(f"{name}: its table of constants does not describe its {size} bytes.")
     return tuple(entries)
+
+
+def _later(row: Any) -> str:
+    """Say that a constant is of a kind that later versions may have, or nothing."""
+    match row:
+        case [_, str(dtype), _, _, str(layout), _] if dtype not in DTYPES or layout not in LAYOUTS:
+            unknown = f"This version has no `{dtype:.60}` in the layout `{layout:.60}`"
+            return f" {unknown}: install a newer bnn-lightning, or export the checkpoint again with this one."
+    return ""
 
 
 def _entry(row: Any) -> Entry | None:

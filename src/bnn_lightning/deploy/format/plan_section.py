@@ -122,14 +122,18 @@ class PlanSection:
             constants: Section of constants of the same file.
 
         Raises:
-            ValueError: It is no plan section, or of another version.
+            ValueError: It is no plan section, or of another version: the error names both, and what to do.
         """
-        read = _Reader(memoryview(data))
-        if read.bytes(8) != MAGIC:
-            raise ValueError("It is no plan section.")
-        version, *shape, classes = (read.number("I") for _ in range(5))
+        version = _version_of(data)
         if version != VERSION:
-            raise ValueError(f"The plan has version {version} of the kernels, this package has version {VERSION}.")
+            raise ValueError(
+                f"The plan is for version {version} of the kernels, this package has version {VERSION}: "
+                f"{'install a newer bnn-lightning, or ' if version > VERSION else ''}"
+                "make it anew: bnn export ckpt=... out=..."
+            )
+        read = _Reader(memoryview(data))
+        read.bytes(12)
+        *shape, classes = (read.number("I") for _ in range(4))
         name = read.text()
         class_names = tuple(read.text() for _ in range(read.number("I")))
         preparation = read.preparation((shape[0], shape[1], shape[2]))
@@ -156,9 +160,14 @@ def is_current(data: bytes | memoryview) -> bool:
     Raises:
         ValueError: It is no plan section.
     """
-    if len(data) and (bytes(data[:8]) != MAGIC or len(data) < 12):
+    return len(data) > 0 and _version_of(data) == VERSION
+
+
+def _version_of(data: bytes | memoryview) -> int:
+    if bytes(data[:8]) != MAGIC or len(data) < 12:
         raise ValueError("It is no plan section.")
-    return len(data) > 0 and struct.unpack("<I", data[8:12])[0] == VERSION
+    version: int = struct.unpack("<I", data[8:12])[0]
+    return version
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_lightning.deploy.ir.operations import Attribute, operation_of
+from bnn_lightning.deploy.ir.operations import LATER, Attribute, operation_of
 
 Array = NDArray[Any]
 
@@ -207,7 +207,9 @@ def _node(row: Any, number: int, constants: int) -> Node:
     unknown = [key for key in attributes if key not in operation.attributes]
     if unknown:
         known = ", ".join(operation.attributes) or "none"
-        raise ValueError(f"Node {number}, `{name}`, has an unknown attribute `{unknown[0]:.60}`; known: {known}.")
+        raise ValueError(
+            f"Node {number}, `{name}`, has an unknown attribute `{unknown[0]:.60}`; known: {known}. {LATER}"
+        )
     given = {
         key: _attribute(attributes[key], attribute, f"Node {number}, `{name}`: `{key}`", constants)
         for key, attribute in operation.attributes.items()

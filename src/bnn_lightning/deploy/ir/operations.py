@@ -38,6 +38,12 @@ class Operation:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
+LATER = (
+    "A file with others was written by a later version: install a newer bnn-lightning, or export the checkpoint again "
+    "with this one."
+)
+
+
 def operation_of(name: str) -> Operation:
     """Return an operation by name.
 
@@ -45,10 +51,7 @@ def operation_of(name: str) -> Operation:
         ValueError: It is unknown.
     """
     if name not in OPERATIONS:
-        raise ValueError(
-            f"Unknown operation `{name:.60}`: this version has {', '.join(sorted(OPERATIONS))}. A file with others was "
-            "written by a later version: update the package, or export the checkpoint again with this one."
-        )
+        raise ValueError(f"Unknown operation `{name:.60}`: this version has {', '.join(sorted(OPERATIONS))}. {LATER}")
     return OPERATIONS[name]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bnn_lightning.deploy.format.container import PackedFileError, read_container
 from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.kernels.verify import CallError
 from bnn_lightning.deploy.planner.check import verify_plan
 from bnn_lightning.deploy.runtime.native import MOST_IMAGES
 from bnn_lightning.deploy.runtime.network import load
@@ -42,7 +43,9 @@ def verify_file(path: str | Path) -> Integrity:
             section = PlanSection.from_bytes(container.plan, container.data)
             for plan in section.plans:
                 verify_plan(plan, MOST_IMAGES)
+        except CallError as error:
+            raise PackedFileError(f"A plan of `{path}` leaves its memory: {error}") from error
         except ValueError as error:
-            raise PackedFileError(f"The plan section of `{path}` does not hold: {error}") from error
+            raise PackedFileError(f"The plans of `{path}` cannot be read: {error}") from error
         plans = len(section.plans)
     return Integrity(Path(path).stat().st_size, len(network.graph.nodes), len(container.entries), plans)

@@ -217,11 +217,14 @@ static void preparation_of(struct reader *r, bnn_network *n) {
   n->facts.has_preparation = 1;
 }
 
-static void section_of(struct reader *r, bnn_network *n, const char **older) {
+// The version of the kernels that a section was made for.
+static uint32_t plan_version(struct reader *r) {
   const uint8_t *magic = take(r, 8);
   if (!magic || memcmp(magic, "BNNPLAN1", 8)) refuse(r, "it has no plan section");
-  if (!r->wrong && u32(r) != (uint32_t)bnn_version()) *older = "";
-  if (*older) return;
+  return u32(r);
+}
+
+static void section_of(struct reader *r, bnn_network *n) {
   n->facts.channels = u32(r), n->facts.height = u32(r), n->facts.width = u32(r), n->facts.classes = u32(r);
   const int64_t pixels = times(times(n->facts.channels, n->facts.height), n->facts.width);
   if (!pixels || pixels > MOST_NUMBER / 4 || !n->facts.classes || n->facts.classes > MOST_NUMBER / 4)
@@ -310,10 +313,12 @@ bnn_status bnn_load_sections(bnn_network *n, const uint8_t *plan, size_t plan_si
     n->constants = n->copy;
   }
   struct reader r = {plan, plan + plan_size, 0};
-  const char *older = 0;
-  section_of(&r, n, &older);
-  if (older)
-    return bnn_fail(error, BNN_ERROR_VERSION, "Its plan is of another version than this library: make it anew: bnn export ckpt=... out=...");
+  const uint32_t version = plan_version(&r), own = (uint32_t)bnn_version();
+  if (!r.wrong && version != own)
+    return bnn_fail(error, BNN_ERROR_VERSION,
+                    "Its plan is for version %u of the kernels, this library has version %u: %smake it anew: bnn export ckpt=... out=...",
+                    version, own, version > own ? "take a newer library, or " : "");
+  if (!r.wrong) section_of(&r, n);
   if (r.wrong) return bnn_fail(error, BNN_ERROR_DAMAGED, "Its plan section is wrong: %s.", r.wrong);
   for (int i = 0; i < n->num_plans; i++) {
     if (n->plans[i].torch && !n->partial) return refuse_torch(n, n->plans + i, error);
