@@ -1,10 +1,12 @@
 """The settings of torch in a process never change the results of packed networks."""
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.export.c99 import write_c99
+from bnn_lightning.deploy.export.onnx import write_onnx
+from bnn_lightning.deploy.export.torch_program import write_torch_program
+from bnn_lightning.deploy.runtime.repack import Repacker
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
 
@@ -137,3 +143,25 @@ def test_the_precision_of_a_trainer_around_it(resnet20: tuple[Path, Tensor], pre
     trainer = pl.Trainer(accelerator="cpu", precision=precision, default_root_dir=tmp_path, barebones=False, **off)
     trainer.validate(module, DataLoader(images, batch_size=3), verbose=False)  # type: ignore[arg-type]
     assert torch.equal(module.logits[0], wanted)
+
+
+def states() -> tuple[list[int], object, list[int]]:
+    return torch.get_rng_state().tolist(), random.getstate(), list(np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_nothing_is_drawn_from_the_generators_of_the_process(tmp_path: Path) -> None:
+    network = create_backbone("resnet20", num_classes=3, image_size=16, width=4).eval()
+    image, info, file = torch.rand(2, 3, 16, 16), PackedInfo("net", 3, 16), tmp_path / "net.bnn"
+    before = states()
+    packed = pack(network)
+    packed(image)
+    save(packed, file, info, stem="u8", rest="int8")
+    load(file)(image)
+    packed.run_layers(image)
+    Repacker(network)()
+    assert states() == before
+    write_onnx(network, tmp_path / "net.onnx")
+    write_torch_program(packed, tmp_path / "net.pt2")
+    save(packed, file, info)
+    write_c99(file, tmp_path / "net.c")
+    assert states() == before

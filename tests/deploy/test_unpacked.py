@@ -64,7 +64,10 @@ def test_layers_are_convolutions_of_signs(seed: int) -> None:
     for _ in range(2):
         found = layer(x, added)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-        assert found.is_contiguous(memory_format=torch.channels_last)
+        # The format of torch's own convolution.
+        of_torch = F.conv2d(F.pad(x, around), signs, None, stride, 0, 1, groups)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            assert found.is_contiguous(memory_format=layout) == of_torch.is_contiguous(memory_format=layout)
     with pytest.raises(RuntimeError, match="what is added must"):
         layer(x, torch.randn(3))
     for dtype, near in ((torch.float64, 1e-5), (torch.bfloat16, 0.2)):

@@ -2,11 +2,12 @@
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
@@ -35,6 +36,38 @@ _KNOWN = (*_SAME, *_SPLITS, *_READ_BY_OTHERS, _OURS.binary_conv2d.default, _BATC
 # Errors of torch.export, beside its own, where Python looks at values or shapes.
 TRACING_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return what operations without a reader consist of."""
+    own = {_ATEN.avg_pool1d.default: _avg_pool1d, _ATEN.max_pool1d.default: _max_pool1d}
+    return {**get_decompositions([_ATEN.stack]), **own}
+
+
+def _avg_pool1d(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    windows = [1, *kernel_size], [1, *(stride or kernel_size)], [0, *padding]
+    pooled: Tensor = _ATEN.avg_pool2d.default(x.unsqueeze(-2), *windows, ceil_mode, count_include_pad)
+    return pooled.squeeze(-2)
+
+
+def _max_pool1d(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    windows = [1, *kernel_size], [1, *(stride or kernel_size)], [0, *padding], [1, *dilation]
+    pooled: Tensor = _ATEN.max_pool2d.default(x.unsqueeze(-2), *windows, ceil_mode)
+    return pooled.squeeze(-2)
 
 
 class _Root(nn.Module):
@@ -71,7 +104,7 @@ class Trace:
             traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
             self._graph = copy.deepcopy(traced.graph)
             if not out_of_place(self._graph, _is_known):
-                self._graph = traced.run_decompositions({}).graph
+                self._graph = traced.run_decompositions(_decompositions()).graph
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
         signature = traced.graph_signature

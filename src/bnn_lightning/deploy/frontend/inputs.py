@@ -87,7 +87,8 @@ def check_map(size: Sequence[int], kernel_size: Sequence[int], dilation: Sequenc
 class _NoGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, *inputs: Tensor) -> Tensor:
-        return output.view_as(output)
+        ctx.mark_dirty(output)  # returned as it is, and no view: networks may write into it
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

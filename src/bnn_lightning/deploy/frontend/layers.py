@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from bnn_lightning.deploy.frontend.inputs import check_map, refuse_jit, refuse_tangents, without_gradient
 from bnn_lightning.deploy.frontend.torch_fallback import Unpacked, eager, plain
@@ -63,6 +64,7 @@ class PackedConv2d(nn.Module):
         self.low: float | None = None
         self.high: float | None = None
         self._unpacked = Unpacked()
+        self._of_channels_last = False  # weights of this format give it to the result
         like: dict[str, Any] = {"dtype": torch.float32, "device": signs.device}
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
@@ -79,6 +81,7 @@ class PackedConv2d(nn.Module):
             ValueError: Its weights are not -1 and +1.
         """
         packed = cls(kernels_of(signs_of(layer)), threshold=input_threshold(layer), **cls.geometry_of(layer))
+        packed._of_channels_last = layer.weight.dim() == 4 and _is_channels_last(layer.weight)
         return packed._take_epilogue(layer)
 
     @staticmethod
@@ -166,7 +169,10 @@ class PackedConv2d(nn.Module):
             getattr(self, name).copy_(self.spread(values))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W'), in the channels_last format.
+        """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W').
+
+        The result has the memory format of torch's convolution, so that what a network does with views of it, and in
+        place, has the same effect.
 
         Raises:
             ValueError: Another number of channels, or maps that are smaller than the kernel.
@@ -210,6 +216,7 @@ class PackedConv2d(nn.Module):
             residual,
             self.low,
             self.high,
+            self._of_channels_last or _is_channels_last(x),
         )
 
     def _compute_in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -226,6 +233,7 @@ class PackedConv2d(nn.Module):
             residual,
             self.low,
             self.high,
+            self._of_channels_last or _is_channels_last(x),
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -268,7 +276,8 @@ class PackedConv1d(PackedConv2d):
         channels = self.groups * self.in_channels
         if x.dim() != 3 or x.shape[1] != channels:
             raise ValueError(f"The input must have the shape (N, {channels}, L), got {tuple(x.shape)}.")
-        return super().forward(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
+        y = super().forward(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2))
+        return y.squeeze(2).contiguous()
 
 
 class PackedLinear(PackedConv2d):
@@ -356,6 +365,11 @@ def epilogue_of(layer: BinaryLayer) -> dict[str, Tensor]:
 def input_threshold(layer: BinaryLayer) -> Tensor | None:
     """Return the thresholds of a layer's input binarizer, (in_channels,) or (1,), None for zero."""
     return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether torch's convolutions give their results in the channels_last format for this input or weight."""
+    return suggest_memory_format(x) == torch.channels_last
 
 
 def _pair(value: tuple[int, ...]) -> tuple[int, int]:

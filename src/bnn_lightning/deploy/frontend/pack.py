@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
 from bnn_lightning.deploy.frontend.finite import refuse_nan
-from bnn_lightning.deploy.frontend.fresh import floats
+from bnn_lightning.deploy.frontend.fresh import CPU, floats
 from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d, PackedLinear
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
@@ -218,7 +218,7 @@ class Settled(WeightBinarizer):
 
 
 def example_images(model: nn.Module, number: int = 1) -> Tensor:
-    """Return images of the size that a backbone takes, (number, C, H, W).
+    """Return images of the size that a backbone takes, (number, C, H, W), the same at each call.
 
     Raises:
         ValueError: The network does not say what it takes.
@@ -229,7 +229,9 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
             f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
         )
     parameter = next(model.parameters(), floats(0))
-    return torch.rand(number, channels, *sides(size), device=parameter.device, dtype=parameter.dtype)
+    generator = torch.Generator(CPU).manual_seed(0)  # that of the process is the caller's
+    images = torch.rand(number, channels, *sides(size), generator=generator, dtype=torch.float32, device=CPU)
+    return images.to(parameter.device, parameter.dtype)
 
 
 def is_settled(layer: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from bnn_lightning.deploy.frontend.torch_library import LIBRARY, Window, convolv
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d.unpacked(Tensor x, Tensor signs, Tensor threshold, Tensor?[] epilogue, SymInt groups, "
     "SymInt[] stride, SymInt[] dilation, SymInt[] padding, float pad_value, Tensor? residual=None, "
-    "float? low=None, float? high=None) -> Tensor",
+    "float? low=None, float? high=None, bool channels_last=True) -> Tensor",
 )
 
 
@@ -95,6 +95,7 @@ def _conv(
     residual: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    channels_last: bool = True,
 ) -> Tensor:
     # In place, and not by `where`, which is three times as slow.
     images = (x >= threshold.view(-1, 1, 1).to(x.dtype)).to(signs.dtype).mul_(2).sub_(1)
@@ -106,7 +107,7 @@ def _conv(
         # In the strides of channels_last a single channel makes torch (2.11 to 2.14) read some strided windows wrongly.
         images = images.clone(memory_format=torch.contiguous_format)
     window = Window(tuple(stride), tuple(around), tuple(dilation), groups)
-    return convolve(images, signs, window, residual, epilogue, low, high)
+    return convolve(images, signs, window, residual, epilogue, low, high, channels_last=channels_last)
 
 
 LIBRARY.impl("binary_conv2d.unpacked", _conv, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

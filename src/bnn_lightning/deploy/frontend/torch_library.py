@@ -27,7 +27,7 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "binary_conv2d(Tensor x, Tensor weight, Tensor tap_sums, Tensor?[] epilogue, SymInt out_channels, "
     "SymInt in_channels, SymInt[] kernel_size, SymInt[] stride, SymInt[] dilation, SymInt[] zero_padding, "
-    "Tensor? residual=None, float? low=None, float? high=None) -> Tensor",
+    "Tensor? residual=None, float? low=None, float? high=None, bool channels_last=True) -> Tensor",
 )
 _window_offsets = lru_cache(maxsize=1024)(window_offsets)
 
@@ -82,12 +82,13 @@ def _conv(
     residual: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    channels_last: bool = True,
 ) -> Tensor:
     kernel = current_kernel() if _dtype(epilogue) == torch.float32 else None
     if kernel is None or not x.is_cpu:
         images, signs = _unpacked(x, weight, out_channels, in_channels, kernel_size, zero_padding)
         around = Window(tuple(stride), (0, 0), tuple(dilation), weight.shape[0])
-        return convolve(images, signs, around, residual, epilogue, low, high)
+        return convolve(images, signs, around, residual, epilogue, low, high, channels_last=channels_last)
     geometry = (out_channels, in_channels, kernel_size, stride, dilation, zero_padding)
     out = _conv_fake(x, weight, tap_sums, epilogue, *geometry, residual)
     window = ((kernel_size[0], kernel_size[1]), (dilation[0], dilation[1]))
@@ -102,7 +103,7 @@ def _conv(
     pointers["offsets"] = offsets.ctypes.data
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
     kernel.run("convolve", Convolution(**sizes, **pointers, **bounds))
-    return out
+    return out if channels_last else out.contiguous()
 
 
 def _conv_fake(
@@ -119,13 +120,18 @@ def _conv_fake(
     residual: Tensor | None = None,
     low: float | None = None,
     high: float | None = None,
+    channels_last: bool = True,
 ) -> Tensor:
     height, width = (out_size(x.shape[1 + i], kernel_size[i], stride[i], dilation[i]) for i in (0, 1))
     torch._check(height > 0 and width > 0, lambda: "a map is smaller than the kernel of a binary convolution")
     shape = (x.shape[0], out_channels, height, width)
     if residual is not None:
         _check_addend(residual, shape, _dtype(epilogue))
-    return torch.empty(shape, dtype=_dtype(epilogue), device=x.device, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=_dtype(epilogue), device=x.device, memory_format=_format(channels_last))
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _dtype(epilogue: Sequence[Tensor | None]) -> torch.dtype:
@@ -234,8 +240,10 @@ def convolve(
     values: Sequence[Tensor | None],
     low: float | None,
     high: float | None,
+    *,
+    channels_last: bool,
 ) -> Tensor:
-    """Compute in torch the sums of a layer and what follows them, and return it in the channels_last format.
+    """Compute in torch the sums of a layer and what follows them.
 
     Args:
         images: Signs, (N, C, H, W); 0 where they are padded with zeros.
@@ -245,6 +253,7 @@ def convolve(
         values: Those of `EPILOGUE`, in its order, each group filled up to whole blocks; scale and bias are given.
         low: Lower bound.
         high: Upper bound.
+        channels_last: Whether the result is in this format, or contiguous.
     """
 
     def gather(values: Tensor) -> Tensor:
@@ -279,7 +288,7 @@ def convolve(
         t.add_(given["shift"])
     if low is not None or high is not None:
         t.clamp_(low, high)
-    return t.contiguous(memory_format=torch.channels_last)
+    return t.contiguous(memory_format=_format(channels_last))
 
 
 LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

@@ -22,7 +22,6 @@ from bnn_lightning.deploy.frontend.inputs import (
     without_gradient,
 )
 from bnn_lightning.deploy.frontend.pack import PackedLayers, example_images, pack_layers
-from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.deploy.ir.graph import Graph, GraphError
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.ir.types import ShapeError, text_of
@@ -191,7 +190,7 @@ class PackedNetwork(OnDemand):
             layers = self._layers()
             known = (item.dtype for item in (*layers.parameters(), *layers.buffers()) if item.is_floating_point())
             images = pixels(images).to(next(known, torch.float32))
-        logits: Tensor = self._layers()(for_torch(images))
+        logits: Tensor = self._layers()(images)
         return logits
 
     def _program_for(self, images: Tensor) -> LoadedNetwork | None:
@@ -270,7 +269,7 @@ def _compile(network: nn.Module, shape: torch.Size, trace: Trace | None = None) 
         return replace(compiled, reason="its tensors are not all on the CPU, with floats in float32")
     images = (shape[0], shape[1], shape[2])
     try:
-        trace = trace or Trace(network, torch.rand(2, *shape, dtype=torch.float32, device=CPU))
+        trace = trace or Trace(network, torch.full((2, *shape), 0.5, dtype=torch.float32, device=CPU))
         graph = trace.graph()
         graph = channels_first(graph, types_of(graph, images))
         folded = fold_epilogue(graph, types_of(graph, images))
