@@ -1,11 +1,13 @@
 """Views of values: where elements lie is that of torch's own views, and what lies alike is computed once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.ir.graph import AttributeValue, Graph, Node, Value
 from bnn_lightning.deploy.ir.shapes import types_of
@@ -14,6 +16,7 @@ from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 from bnn_lightning.deploy.planner.views import memory_strides, views_of
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.layers import BinaryLinear
 from bnn_lightning.models import create_backbone
 
 MOVES = [
@@ -22,6 +25,9 @@ MOVES = [
     ("transpose", {"dim0": 1, "dim1": 3}),
     ("unsqueeze", {"dim": 2}),
     ("reshape", {"shape": [-1, 3, 20]}),
+    ("reshape", {"shape": [-1, 3, 2, 2, 5]}),
+    ("reshape", {"shape": [-1, 1, 3, 4, 1, 5]}),
+    ("reshape", {"shape": [-1, 3, 10, 2]}),
 ]
 
 
@@ -36,6 +42,41 @@ def test_views_are_those_of_torch(operation: str, attributes: dict[str, object])
     assert view is not None
     assert (view.root, view.offset) == (0, 0)
     assert view.strides == tuple(0 if n == 1 else s for n, s in zip(wanted.shape, wanted.stride(), strict=True))
+
+
+def test_a_reshape_that_cuts_dimensions_elsewhere_is_a_view_of_dense_ones_alone() -> None:
+    nodes = [
+        Node("mean", (Value(0),), {"dims": [2]}),  # (N, 3, 5)
+        Node("reshape", (Value(1),), {"shape": [-1, 5, 3]}),
+        Node("transpose", (Value(2),), {"dim0": 1, "dim1": 2}),
+        Node("reshape", (Value(3),), {"shape": [-1, 5, 3]}),
+    ]
+    views = views_of(nodes, types_of(Graph(tuple(nodes)), (3, 4, 5)))
+    found = [None if view is None else (view.root, view.strides) for view in views]
+    assert found[1:] == [(1, (15, 5, 1)), (1, (15, 3, 1)), (1, (15, 1, 3)), (4, (15, 3, 1))]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 16), (6, 2, 2, 2), (48, 1, 1)])
+def test_rows_become_maps_without_torch(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    binary: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+
+    class Unflattens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = BinaryLinear(12, 48, **binary), nn.Linear(shape[0], 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.layer(x.flatten(1)).unflatten(1, shape).relu()
+            logits: torch.Tensor = self.head(y.flatten(2).mean(2) if len(shape) > 1 else y)
+            return logits
+
+    network, images = Unflattens().eval(), torch.rand(3, 3, 2, 2)
+    packed = pack(network, images)
+    assert (packed.report.unplanned, packed.report.in_torch) == ("", {})
+    save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "net.bnn")(images), network(images))
 
 
 def test_a_flatten_of_several_pixels_is_no_view() -> None:

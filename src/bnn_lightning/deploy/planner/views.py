@@ -110,27 +110,42 @@ def _selected(node: Node, x: View, of: Type) -> View | None:
 
 
 def _reshaped(x: View, of: Type) -> View | None:
-    """Return a view in another shape, if only dimensions of one place come or go, or dense ones are joined."""
+    """Return a view in another shape, if dimensions are only split, and dense ones joined."""
     given = [(size, stride) for size, stride in zip(x.sizes, x.strides, strict=True) if size != 1]
-    strides: list[int] = []
-    for size in of.shape:
-        if size == 1:
+    wanted, strides = list(of.shape), list[int]()
+    while wanted:
+        if wanted[0] == 1:
             strides.append(0)
+            del wanted[0]
             continue
-        joined: list[tuple[Size, int]] = []
-        while given and not _covers(joined, size):
-            joined.append(given.pop(0))
-        dense = all(a[1] == b[1] * (b[0] if isinstance(b[0], int) else 0) for a, b in pairwise(joined))
-        if not _covers(joined, size) or not dense:
+        old, new = _same_places(given, wanted)
+        dense = all(a[1] == b[1] * (b[0] if isinstance(b[0], int) else 0) for a, b in pairwise(given[:old]))
+        if not old or not dense:
             return None
-        strides.append(joined[-1][1])
+        step = given[old - 1][1]
+        for at in range(new):
+            inner = prod(size for size in wanted[at + 1 : new] if isinstance(size, int))
+            strides.append(0 if wanted[at] == 1 else step * inner)
+        del given[:old], wanted[:new]
     return None if given else View(x.root, x.offset, of.shape, tuple(strides))
 
 
-def _covers(joined: list[tuple[Size, int]], size: Size) -> bool:
-    """Whether dimensions have as many places together."""
-    sizes = [item for item, _ in joined]
-    if isinstance(size, Images):
-        return sizes == [size]
-    whole = [item for item in sizes if isinstance(item, int)]
-    return bool(sizes) and len(whole) == len(sizes) and prod(whole) == size
+def _same_places(given: Sequence[tuple[Size, int]], wanted: Sequence[Size]) -> tuple[int, int]:
+    """Return how many of the first dimensions of both have as many places together, as few as can be; 0 for none.
+
+    The number of images is no product of others.
+    """
+    if given and (isinstance(given[0][0], Images) or isinstance(wanted[0], Images)):
+        return (1, 1) if given[0][0] == wanted[0] else (0, 0)
+    old, new, before, behind = 0, 0, 1, 1
+    while not old or before != behind:
+        of_old = before <= behind
+        place, sizes = (old, [size for size, _ in given]) if of_old else (new, list(wanted))
+        size = sizes[place] if place < len(sizes) else Images(1)
+        if isinstance(size, Images):
+            return 0, 0
+        if of_old:
+            old, before = old + 1, before * size
+        else:
+            new, behind = new + 1, behind * size
+    return old, new
