@@ -297,17 +297,57 @@ def last(operation: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     return Network().eval()
 
 
+class Head(nn.Module):
+    """A binary convolution to 8 x 6 x 6 or 8 x 1 x 6, and what follows."""
+
+    def __init__(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, 8, 1, input_binarizer=RSign(3), weight_binarizer=XNORScale())
+        self.rows, self.operation = nn.Linear(6, 5), operation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.operation(self.conv(x))
+        return self.rows(y).flatten(1) if y.dim() == 3 else y.flatten(1)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x.mean((2, 3)).softmax(1),
+        lambda x: x.amax(3).log_softmax(1),  # of channels, with rows of a linear layer behind
+        lambda x: x.amax((2, 3)),
+        lambda x: x.mean(1).sum(1),
+        lambda x: x.permute(0, 2, 3, 1).mean(3),
+        lambda x: x.transpose(2, 3)[:, 1:7:2],
+        lambda x: x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2) * 0.5,  # shuffles channels
+        lambda x: F.max_pool2d(x, 2, dilation=2),
+        lambda x: F.adaptive_max_pool2d(x, 3) - F.adaptive_avg_pool2d(x, (2, 1)).mean(2, keepdim=True),
+        lambda x: F.pad(x, (1, 0, 2, 1), value=1.5),
+        lambda x: F.pad(x.mean((2, 3)), (1, 2)),
+        lambda x: F.pad(x[:, :, 1, :], (2, -2)),
+        lambda x: x.clamp(min=-0.25),
+        lambda x: x.mean((2, 3), keepdim=True).expand(-1, 8, 2, 3),
+        lambda x: x[:, -1].flatten(1),
+    ],
+)
+def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
+    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    with torch.no_grad():
+        wanted = network(pixels / 255)
+        torch.testing.assert_close(packed(pixels), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(in_c(pixels), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "operation, name",
     [
-        (lambda x: x.mean((2, 3)).softmax(1), "softmax"),
-        (lambda x: x.amax((2, 3)), "amax"),
-        (lambda x: x.permute(0, 2, 3, 1), "permute"),
-        (lambda x: x.transpose(2, 3), "transpose"),
-        (lambda x: x.mean(1), "mean"),
-        (lambda x: x[:, 1:3], "slice"),
-        (lambda x: F.max_pool2d(x, 2, dilation=2), "max_pool2d"),
-        (lambda x: F.pad(x, (1, 1, 1, 1), value=1.0), "pad"),
+        (lambda x: F.layer_norm(x.mean((2, 3)), (4,)), "layer_norm"),
+        (lambda x: F.adaptive_avg_pool2d(x, 3), "adaptive_avg_pool2d"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "pad"),
+        (lambda x: F.relu(x.reshape(-1, 2, 4, 4)).reshape(-1, 4, 4, 4), "reshape"),
     ],
 )
 def test_an_operation_that_c_does_not_know_is_named(

@@ -1,36 +1,20 @@
-"""Operations of a graph as calls of the functions of `portable.c`."""
+"""Layers and functions of a graph as calls of the functions of `portable.c`."""
 
 import math
 from collections.abc import Iterable
 
 import numpy as np
 
+from bnn_lightning.deploy.export.c99_moves import READS as MOVING_READS
+from bnn_lightning.deploy.export.c99_moves import RULES as MOVING_RULES
 from bnn_lightning.deploy.export.c99_text import C99Error, number, sign_words, size, window, word_size
 from bnn_lightning.deploy.export.c99_writer import Reads, Rule, Writer
 from bnn_lightning.deploy.format.layouts import to_layout
 from bnn_lightning.deploy.ir.graph import Array, ConstantRef, Input, Node, Value
 from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.planner.linear import LinearRows, gate_of, linear_of
-from bnn_lightning.deploy.planner.lowering import Sums
 from bnn_lightning.deploy.planner.operands import operand
-from bnn_lightning.deploy.planner.reduce import over_map
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-
-
-def _same_order(c: Writer, place: int, node: Node) -> None:
-    """Another shape of elements in the same order: nothing to compute."""
-    _, shape = c.value(node.inputs[0])
-    order = list(range(len(shape)))
-    if node.operation == "permute":
-        order = [dim % len(shape) for dim in node["dims"]]
-    elif node.operation == "transpose":
-        one, other = node["dim0"], node["dim1"]
-        order[one], order[other] = order[other], order[one]
-    moved = [dim for dim in order if shape[dim] != 1]
-    if moved != sorted(moved) or math.prod(shape) != math.prod(c.shapes[place]):
-        raise C99Error(f"`{node.operation}` of {shape} to {c.shapes[place]} is not known in C: elements move.")
-    c.alias(place, node.values()[0])
-
 
 # Convolutions and linear layers
 
@@ -53,8 +37,7 @@ def _linear(c: Writer, place: int, node: Node) -> None:
     source, shape = c.value(Value(value))
     item, function, bias = node.inputs[1], "linear", "0"
     constant, folded = c.stored(item), _with_affine(c.typed, place)
-    if math.prod(shape) != constant.shape[1]:
-        raise C99Error("`linear` of more than one row is not known in C.")
+    rows = math.prod(shape) // constant.shape[1]
     if folded is not None:
         weight = c.constant(f"w{place}", "float", folded.layer.weight, constant.name)
         bias = c.constant(f"v{place}", "float", np.asarray(folded.layer.bias, np.float32), "bias")
@@ -64,7 +47,7 @@ def _linear(c: Writer, place: int, node: Node) -> None:
     else:
         weight = c.tensor(item)
     bias = c.tensor(node.input(2)) if folded is None else bias
-    c.call(function, source, constant.shape[1], weight, bias, c.result(place), c.shapes[place][-1])
+    c.call(function, source, rows, constant.shape[1], weight, bias, c.result(place), c.shapes[place][-1])
 
 
 def _with_affine(graph: TypedGraph, place: int) -> LinearRows | None:
@@ -138,9 +121,8 @@ def _prelu_by(c: Writer, place: int, node: Node, slope: str, slopes: int) -> Non
 
 def _clamp(c: Writer, place: int, node: Node) -> None:
     source, shape = c.value(node.inputs[0])
-    if node["low"] is None or node["high"] is None:
-        raise C99Error("`clamp` is known in C with two bounds only.")
-    bounds = number(node["low"]), number(node["high"])
+    low, high = node["low"], node["high"]
+    bounds = (low is not None) + 2 * (high is not None), number(low or 0), number(high or 0)
     c.call("clamp", source, math.prod(shape), *bounds, c.result(place, node.values()))
 
 
@@ -169,7 +151,7 @@ def _arithmetic(c: Writer, place: int, node: Node) -> None:
     out = (1,) * (4 - len(shape)) + shape
     one, other = (_operand(c, place, item, out) for item in (*node.inputs, None)[:2])
     whole = [v for v in node.values() if c.shapes[v] == shape]
-    c.used.add("arithmetic")
+    c.used.add("operand")
     c.call("arithmetic", one, f"'{_SIGNS[node.operation]}'", other, c.result(place, whole), size(out))
 
 
@@ -197,7 +179,7 @@ def _arithmetic_reads(graph: TypedGraph, place: int) -> Iterable[int]:
             yield item.number
 
 
-# Gates, reductions and pools
+# Gates
 
 
 def _gate(c: Writer, place: int, node: Node) -> None:
@@ -231,96 +213,24 @@ def _function_reads(graph: TypedGraph, place: int) -> Iterable[int]:
     return graph.graph.nodes[place - 1].values() if found is None else found.reads
 
 
-def _over_map(c: Writer, place: int, node: Node) -> None:
-    """The average or the sum of each channel."""
-    (value,) = _over_map_reads(c.typed, place)
-    _, channels, height, width = c.shapes[value]
-    factor = np.float32(1 if node.operation == "sum" else 1 / (height * width))
-    source = c.value(Value(value))[0]
-    sizes = size((1, channels, height, width))
-    c.call("mean", source, sizes, c.group_of(value), number(factor), c.result(place))
-
-
-def _over_map_reads(graph: TypedGraph, place: int) -> Iterable[int]:
-    """Return what is averaged: averages over 2x2 before fall out, as they do in packed files."""
-    node = graph.graph.nodes[place - 1]
-    lowering = over_map(graph, place)
-    if lowering is None:
-        sizes = node["output_size"] if node.operation.startswith("adaptive") else node["dims"]
-        raise C99Error(f"`{node.operation}` to or over {sizes} is not known in C, only over rows and columns.")
-    (sums,) = lowering.reads
-    (value,) = node.values()
-    assert isinstance(sums, Sums)
-    if graph.map_shape(Value(value)) != sums.shape:
-        (value,) = graph.graph.nodes[value - 1].values()
-    return [value]
-
-
-def _avg_pool2d(c: Writer, place: int, node: Node) -> None:
-    padded = -2 if node["count_include_pad"] else -1
-    _pool(c, place, node, node["divisor_override"] or padded)
-
-
-def _max_pool2d(c: Writer, place: int, node: Node) -> None:
-    if node["dilation"] != [1, 1]:
-        raise C99Error("`max_pool2d` with dilation is not known in C.")
-    _pool(c, place, node, 0)
-
-
-def _pool(c: Writer, place: int, node: Node, divisor: int) -> None:
-    source, shape = c.value(node.inputs[0])
-    moves = window(node["kernel_size"], node["stride"], node["padding"], (1, 1))
-    c.call("pool", source, size(shape), moves, divisor, c.result(place), size(c.shapes[place]))
-
-
-# Moves
-
-
-def _pad(c: Writer, place: int, node: Node) -> None:
-    source, shape = c.value(node.inputs[0])
-    if node["mode"] != "constant" or node["value"] not in (None, 0) or len(node["padding"]) > 6:
-        raise C99Error("`pad` with anything but zeros is not known in C.")
-    left, _, top, _, front, _ = [*node["padding"], *[0] * 6][:6]
-    c.call("pad", source, size(shape), front, top, left, c.result(place), size(c.shapes[place]))
-
-
-def _cat(c: Writer, place: int, node: Node) -> None:
-    """Parts side by side: rows of each, as far apart as rows of the result."""
-    out, shape = c.result(place), c.shapes[place]
-    dim = node["dim"] % len(shape)
-    rows, inner, first = math.prod(shape[:dim]), math.prod(shape[dim + 1 :]), 0
-    for part in node.inputs:
-        source, own = c.value(part)
-        length = own[dim] * inner
-        c.call("copy", source, rows, length, f"{out} + {first}", shape[dim] * inner)
-        first += length
-
-
-_MOVES = ("reshape", "unsqueeze", "select", "squeeze", "transpose", "permute")
 _MAPS = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "gelu", "neg")
-_AVERAGES = ("mean", "sum", "adaptive_avg_pool2d")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_MOVES, _same_order),
+    **MOVING_RULES,
     **dict.fromkeys(_MAPS, _function),
-    **dict.fromkeys(_AVERAGES, _over_map),
     **dict.fromkeys(_SIGNS, _arithmetic),
     "affine": _affine,
-    "avg_pool2d": _avg_pool2d,
     "binary_conv2d": _binary_conv2d,
     "byte_conv2d": _byte_conv2d,
-    "cat": _cat,
     "clamp": _clamp,
     "conv2d": _conv2d,
     "leaky_relu": _leaky_relu,
     "linear": _linear,
-    "max_pool2d": _max_pool2d,
-    "pad": _pad,
     "prelu": _prelu,
     "relu": _relu,
 }
 READS: dict[str, Reads] = {
+    **MOVING_READS,
     **dict.fromkeys(_SIGNS, _arithmetic_reads),
-    **dict.fromkeys(_AVERAGES, _over_map_reads),
     "linear": _linear_reads,
     "sigmoid": _function_reads,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from bnn_lightning.deploy.export.c99_text import C99Error, array
 from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.types import Type
+from bnn_lightning.deploy.ir.types import Images, Type
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
 from bnn_lightning.deploy.planner.schedule import schedule
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -55,7 +55,13 @@ class Writer:
                 self.keep(value, 2 * number + 1)
             node = self.graph.nodes[number - 1]
             if node.operation not in self._rules:
-                raise C99Error(f"`{node.operation}` is not known in C.")
+                raise C99Error(
+                    f"`{node.operation}` (`{node.name}`) is not known in C99: take format=header, whose C library has "
+                    "all operations of packed files, or leave it to the program that calls the network."
+                )
+            if self.typed.types[number].shape[:1] != (Images(1),):
+                what = f"`{node.operation}` (`{node.name}`)"
+                raise C99Error(f"{what} joins the images of a call, which C99 takes one by one.")
             self._rules[node.operation](self, number, node)
         self.keep(len(self.graph.nodes), 2 * len(self.graph.nodes) + 2)
         return lay_out(list(self._buffers.values()))

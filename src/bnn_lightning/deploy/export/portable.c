@@ -49,25 +49,29 @@ static void bnn_conv2d(const float *x, struct bnn_size in, const float *weight, 
 }
 
 //// linear
-static void bnn_linear(const float *x, int inputs, const float *weight, const float *bias, float *y, int outputs) {
-  for (int o = 0; o < outputs; o++) {
-    float sum = 0;
-    for (int i = 0; i < inputs; i++) sum = BNN_FMA(x[i], weight[o * inputs + i], sum);
-    y[o] = bias ? sum + bias[o] : sum;
-  }
+static void bnn_linear(const float *x, int rows, int inputs, const float *weight, const float *bias, float *y,
+                       int outputs) {
+  for (int row = 0; row < rows; row++, x += inputs, y += outputs)
+    for (int o = 0; o < outputs; o++) {
+      float sum = 0;
+      for (int i = 0; i < inputs; i++) sum = BNN_FMA(x[i], weight[o * inputs + i], sum);
+      y[o] = bias ? sum + bias[o] : sum;
+    }
 }
 
 //// sign_linear
 // The same with weights of -1 and +1, a bit each, one row behind the other.
-static void bnn_sign_linear(const float *x, int inputs, const uint8_t *signs, const float *bias, float *y, int outputs) {
-  for (int o = 0; o < outputs; o++) {
-    float sum = 0;
-    for (int i = 0; i < inputs; i++) {
-      const long at = (long)o * inputs + i;
-      sum += signs[at / 8] >> at % 8 & 1 ? x[i] : -x[i];
+static void bnn_sign_linear(const float *x, int rows, int inputs, const uint8_t *signs, const float *bias, float *y,
+                            int outputs) {
+  for (int row = 0; row < rows; row++, x += inputs, y += outputs)
+    for (int o = 0; o < outputs; o++) {
+      float sum = 0;
+      for (int i = 0; i < inputs; i++) {
+        const long at = (long)o * inputs + i;
+        sum += signs[at / 8] >> at % 8 & 1 ? x[i] : -x[i];
+      }
+      y[o] = bias ? sum + bias[o] : sum;
     }
-    y[o] = bias ? sum + bias[o] : sum;
-  }
 }
 
 //// affine
@@ -86,8 +90,9 @@ static void bnn_prelu(const float *x, int channels, int pixels, const float *slo
 }
 
 //// clamp
-static void bnn_clamp(const float *x, int number, float low, float high, float *y) {
-  for (int i = 0; i < number; i++) y[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+// `bounds`: 1 the lower one, 2 the upper one, 3 both.
+static void bnn_clamp(const float *x, int number, int bounds, float low, float high, float *y) {
+  for (int i = 0; i < number; i++) y[i] = bounds & 1 && x[i] < low ? low : bounds & 2 && x[i] > high ? high : x[i];
 }
 
 //// relu
@@ -95,13 +100,14 @@ static void bnn_relu(const float *x, int number, float *y) {
   for (int i = 0; i < number; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-//// arithmetic
-// Values with strides of channels, rows and columns; 0 takes the same value again. The result is dense.
+//// operand
+// Values with strides of channels, rows and columns; 0 takes the same value again.
 struct bnn_operand {
   const float *values;
   int channel, row, column;
 };
 
+//// arithmetic
 static void bnn_arithmetic(struct bnn_operand a, char sign, struct bnn_operand b, float *y, struct bnn_size out) {
   for (int c = 0; c < out.channels; c++)
     for (int row = 0; row < out.height; row++)
@@ -109,6 +115,35 @@ static void bnn_arithmetic(struct bnn_operand a, char sign, struct bnn_operand b
         const float p = a.values[c * a.channel + row * a.row + column * a.column];
         const float q = b.values[c * b.channel + row * b.row + column * b.column];
         *y++ = sign == '+' ? p + q : sign == '-' ? p - q : sign == '*' ? p * q : p / q;
+      }
+}
+
+//// gather
+static void bnn_gather(struct bnn_operand x, float *y, struct bnn_size out) {
+  for (int c = 0; c < out.channels; c++)
+    for (int row = 0; row < out.height; row++)
+      for (int column = 0; column < out.width; column++)
+        *y++ = x.values[c * x.channel + row * x.row + column * x.column];
+}
+
+//// reduce
+// The sum over `size` places with the strides of `by`, times `factor`, or the maximum where `factor` is 0.
+static void bnn_reduce(struct bnn_operand x, struct bnn_operand by, struct bnn_size size, float factor, float *y,
+                       struct bnn_size out) {
+  for (int c = 0; c < out.channels; c++)
+    for (int row = 0; row < out.height; row++)
+      for (int column = 0; column < out.width; column++) {
+        const float *values = x.values + c * x.channel + row * x.row + column * x.column;
+        double sum = 0;
+        float most = values[0];
+        for (int i = 0; i < size.channels; i++)
+          for (int j = 0; j < size.height; j++)
+            for (int k = 0; k < size.width; k++) {
+              const float v = values[i * by.channel + j * by.row + k * by.column];
+              sum += (double)v;
+              if (v > most) most = v;
+            }
+        *y++ = factor == 0 ? most : (float)(sum * (double)factor);
       }
 }
 
@@ -130,7 +165,7 @@ static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, in
         int inside = 0, places = 0;
         for (int a = 0; a < k.height; a++)
           for (int b = 0; b < k.width; b++) {
-            const int h = row * k.stride_y - k.pad_y + a, w = column * k.stride_x - k.pad_x + b;
+            const int h = row * k.stride_y - k.pad_y + a * k.dilation_y, w = column * k.stride_x - k.pad_x + b * k.dilation_x;
             if (h < in.height + k.pad_y && w < in.width + k.pad_x) places++;
             if (h < 0 || h >= in.height || w < 0 || w >= in.width) continue;
             const float v = x[(c * in.height + h) * in.width + w];
@@ -143,14 +178,15 @@ static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, in
 }
 
 //// pad
-// Channels, rows and columns of zeros before and behind.
-static void bnn_pad(const float *x, struct bnn_size in, int front, int top, int left, float *y, struct bnn_size out) {
+// Channels, rows and columns of one value before and behind.
+static void bnn_pad(const float *x, struct bnn_size in, int front, int top, int left, float value, float *y,
+                    struct bnn_size out) {
   for (int c = 0; c < out.channels; c++)
     for (int row = 0; row < out.height; row++)
       for (int column = 0; column < out.width; column++) {
         const int i = c - front, h = row - top, w = column - left;
         const int inside = i >= 0 && i < in.channels && h >= 0 && h < in.height && w >= 0 && w < in.width;
-        y[(c * out.height + row) * out.width + column] = inside ? x[(i * in.height + h) * in.width + w] : 0;
+        y[(c * out.height + row) * out.width + column] = inside ? x[(i * in.height + h) * in.width + w] : value;
       }
 }
 
@@ -207,6 +243,54 @@ static float bnn_exponential(float x) {
   y.value = BNN_FMA(y.value * r, r, r) + 1.0f;
   if (x == x) y.bits += (uint32_t)(int32_t)n << 23;
   return y.value;
+}
+
+//// softmax
+// Of `classes` that lie `inner` apart, `rows` times as many.
+static void bnn_softmax(const float *x, int rows, int classes, int inner, float *y) {
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < inner; i++) {
+      const int first = row * classes * inner + i;
+      float most = x[first], sum = 0;
+      for (int k = 1; k < classes; k++) most = x[first + k * inner] > most ? x[first + k * inner] : most;
+      for (int k = 0; k < classes; k++) sum += bnn_exponential(x[first + k * inner] - most);
+      for (int k = 0; k < classes; k++) y[first + k * inner] = bnn_exponential(x[first + k * inner] - most) / sum;
+    }
+}
+
+//// log_softmax
+// The natural logarithm of a number from 1 on: of Cephes.
+static float bnn_logarithm(float x) {
+  union {
+    float value;
+    int32_t bits;
+  } part = {x};
+  const int32_t bits = part.bits - 0x3f3504f3;  // those of sqrt(1/2): the rest lies between it and sqrt(2)
+  const float n = (float)(bits >> 23);
+  part.bits = (bits & 0x7fffff) + 0x3f3504f3;
+  const float r = part.value - 1, square = r * r;
+  float y = BNN_FMA(7.0376836292e-2f, r, -1.1514610310e-1f);
+  y = BNN_FMA(y, r, 1.1676998740e-1f);
+  y = BNN_FMA(y, r, -1.2420140846e-1f);
+  y = BNN_FMA(y, r, 1.4249322787e-1f);
+  y = BNN_FMA(y, r, -1.6668057665e-1f);
+  y = BNN_FMA(y, r, 2.0000714765e-1f);
+  y = BNN_FMA(y, r, -2.4999993993e-1f);
+  y = BNN_FMA(y, r, 3.3333331174e-1f);
+  y = BNN_FMA(-n, 2.12194440e-4f, BNN_FMA(y * square, r, -0.5f * square));
+  return BNN_FMA(n, 0.693359375f, r + y);
+}
+
+static void bnn_log_softmax(const float *x, int rows, int classes, int inner, float *y) {
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < inner; i++) {
+      const int first = row * classes * inner + i;
+      float most = x[first], sum = 0;
+      for (int k = 1; k < classes; k++) most = x[first + k * inner] > most ? x[first + k * inner] : most;
+      for (int k = 0; k < classes; k++) sum += bnn_exponential(x[first + k * inner] - most);
+      const float less = bnn_logarithm(sum);
+      for (int k = 0; k < classes; k++) y[first + k * inner] = x[first + k * inner] - most - less;
+    }
 }
 
 //// sigmoid
