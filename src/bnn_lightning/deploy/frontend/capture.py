@@ -40,8 +40,8 @@ _RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.defaul
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """Return what operations without a reader consist of."""
-    own = {_ATEN.avg_pool1d.default: _avg_pool1d, _ATEN.max_pool1d.default: _max_pool1d}
-    return {**get_decompositions([_ATEN.stack]), **own}
+    known: dict[Any, Callable[..., Any]] = {**get_decompositions([_ATEN.stack])}
+    return known | {_ATEN.avg_pool1d.default: _avg_pool1d, _ATEN.max_pool1d.default: _max_pool1d}
 
 
 def _avg_pool1d(
