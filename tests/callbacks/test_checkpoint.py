@@ -1,5 +1,7 @@
 """Files of a run and their times; that it resumes to the bit is in tests/tasks/test_resume.py."""
 
+import os
+import signal
 import sys
 import time
 from functools import partial
@@ -183,3 +185,59 @@ def test_best_is_chosen_among_binary_epochs(tmp_path: Path) -> None:
 def test_errors(name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be positive, got 0"):
         LastCheckpoint(**{name: 0})
+
+
+def slurm_job(folder: Path, monkeypatch: pytest.MonkeyPatch, *, restarts: int = 0) -> Path:
+    """Let this process be the only task of a SLURM job; return what a stand-in for `scontrol` writes down."""
+    variables = {"JOB_ID": "77", "JOB_NAME": "train", "RESTART_COUNT": str(restarts), "NODELIST": "localhost"}
+    variables |= {"NTASKS": "1", "NTASKS_PER_NODE": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    program, called = folder / "bin" / "scontrol", folder / "scontrol.txt"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("signum", "requeued"), [(signal.SIGUSR1, ["requeue 77"]), (signal.SIGTERM, [])], ids=["limit", "preempted"]
+)
+def test_a_slurm_job_ends_between_two_steps(
+    signum: int, requeued: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = slurm_job(tmp_path, monkeypatch)
+
+    class Signal(Callback):
+        def on_before_backward(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    callbacks = [Signal(), LastCheckpoint(tmp_path)]
+    try:
+        with pytest.raises(SystemExit):
+            small_run(tmp_path, standard=False, callbacks=callbacks, default_root_dir=tmp_path)
+    finally:
+        signal.signal(signum, before)
+    assert [path.name for path in tmp_path.glob("**/*.ckpt")] == ["last.ckpt"]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert (called.read_text().splitlines() if called.exists() else []) == requeued
+
+
+def test_the_signal_of_slurm_does_not_end_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = slurm_job(tmp_path, monkeypatch)
+
+    class Signal(Callback):
+        def on_test_start(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    callbacks = [Signal(), LastCheckpoint(tmp_path)]
+    trainer = small_run(tmp_path, standard=False, epochs=1, callbacks=callbacks, default_root_dir=tmp_path)
+    trained = {name: tensor.clone() for name, tensor in trainer.lightning_module.state_dict().items()}
+    (scores,) = trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
+    assert scores["test/acc"] > 0
+    assert_equal(trained, dict(trainer.lightning_module.state_dict()))
+    assert not called.exists()

@@ -48,6 +48,22 @@ def copied(trained: Any, workplace: Path) -> Path:
     return Path("runs/here")
 
 
+def test_a_job_that_slurm_starts_again_goes_on(
+    copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no signal came before, as when a node fails; and from the beginning before the first checkpoint."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    done = bnn("train", *small, HERE, "epochs=3")
+    assert done.code == 0, done.err
+    assert "Resuming runs/here/checkpoints/last.ckpt after 8 steps" in done.out
+    assert [row["epoch"] for row in rows(copied) if row["train/loss"]] == ["0", "1", "2"]
+    shutil.rmtree(copied / "checkpoints")
+    again = bnn("train", *small, HERE, "epochs=1")
+    assert again.code == 0, again.err
+    assert [row["epoch"] for row in rows(copied) if row["train/loss"]] == ["0"]
+
+
 def test_a_folder_that_holds_a_run_is_refused(copied: Path, bnn: Bnn, small: tuple[str, ...]) -> None:
     before = content(copied)
     done = bnn("train", *small, "seed=2", HERE)

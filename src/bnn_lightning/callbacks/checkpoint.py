@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from bnn_lightning.callbacks.interrupt import StopRequest
+from bnn_lightning.callbacks.interrupt import StopRequest, requeue, take_requeueing
 from bnn_lightning.callbacks.while_binary import WhileBinary
 from bnn_lightning.loggers.csv_file import CSVLogger
 
@@ -70,7 +69,9 @@ class LastCheckpoint(OneFile):
     What is saved is always the state between two optimizer steps, so that the resumed run is the uninterrupted one to
     the bit. (Lightning's `ModelCheckpoint` may save after the last step of an epoch, and then goes on with the next one
     without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
-    training after the running step; pressed again, at once, and the file of the last regular save stays. Where
+    training after the running step; pressed again, at once, and the file of the last regular save stays. So does the
+    signal that SLURM sends before a time limit, and the job is then requeued (in place of Lightning's own requeueing,
+    which saves in the middle of a step; `trainer.fit(..., ckpt_path="last")` resumes). Where
     `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it; a
     validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
     stopping with `val_check_interval`) counts as ended. With several ranks, a callback that sets `should_stop` on one
@@ -107,6 +108,7 @@ class LastCheckpoint(OneFile):
         self.stop = StopRequest()
         self._due = self._stopping = self._held = self._cut = False
         self._saved_at = 0.0
+        self._requeue_signal: signal.Signals | None = None
         self._unlogged: dict[str, Any] = {}  # what is logged right after the checkpoint, for a run that is killed then
 
     def save(self, trainer: Trainer) -> None:
@@ -120,12 +122,18 @@ class LastCheckpoint(OneFile):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._unlogged = state_dict.get("unlogged", {})
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.stop.signum = 0
+        self._requeue_signal = take_requeueing(trainer) or self._requeue_signal
+        if self._requeue_signal is not None:  # outside of the training, too, where its default ends the process
+            self.stop.listen(self._requeue_signal)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_again(trainer, self._unlogged)
         self._due = self._stopping = self._held = self._cut = False
         self._saved_at = time.monotonic()
-        requeues = isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
-        self.stop.listen(signal.SIGINT, *([] if requeues else [signal.SIGTERM]))
+        self.stop.listen(signal.SIGINT, signal.SIGTERM)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:  # the metrics of an epoch are logged after its checkpoint
@@ -133,6 +141,10 @@ class LastCheckpoint(OneFile):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._stopping:  # only now, as the metrics of a step or an epoch are logged after its checkpoint
+            if self.stop.signum == self._requeue_signal:
+                if trainer.is_global_zero:
+                    requeue()
+                trainer.strategy.barrier()  # a rank that has ended may end the whole job
             raise self.stop.exception()
 
     def on_train_batch_end(
@@ -166,7 +178,7 @@ class LastCheckpoint(OneFile):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop.ignore()
+        self.stop.ignore(signal.SIGINT, signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.stop.ignore()

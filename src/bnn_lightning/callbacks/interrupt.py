@@ -1,7 +1,8 @@
-"""Ctrl-C between two training steps."""
+"""Ctrl-C, and the signals of a cluster, between two training steps."""
 
 import os
 import signal
+import subprocess
 import threading
 from contextlib import suppress
 from types import FrameType
@@ -9,12 +10,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 
 class StopRequest:
-    """Remembers the first Ctrl-C or SIGTERM, so that training can stop between two steps; a second one stops at once.
+    """Remembers the first signal, such as Ctrl-C, so that training can stop between two steps; a second stops at once.
 
     An exception raised in the middle of an optimizer step would leave some weights updated and others not.
     """
@@ -25,17 +29,15 @@ class StopRequest:
 
     def listen(self, *signums: int) -> None:
         """Take these signals over; outside of the main thread Python does not allow it, and nothing happens."""
-        self.signum = 0
         if threading.current_thread() is threading.main_thread():
             for signum in signums:
                 self._previous.setdefault(signum, signal.signal(signum, self._receive))
 
-    def ignore(self) -> None:
-        """Give the signals back."""
+    def ignore(self, *signums: int) -> None:
+        """Give these signals back, without any all of them."""
         if threading.current_thread() is threading.main_thread():
-            for signum, handler in self._previous.items():
-                signal.signal(signum, handler)
-            self._previous.clear()
+            for signum in set(signums or self._previous) & set(self._previous):
+                signal.signal(signum, self._previous.pop(signum))
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked to stop; to be called on all of them."""
@@ -59,3 +61,26 @@ class StopRequest:
         if getattr(rank_zero_only, "rank", 0) == 0:
             with suppress(OSError):  # `print` may have been interrupted itself
                 os.write(2, b"\nStopping after this step or validation, with a checkpoint. Once more: stop at once.\n")
+
+
+def take_requeueing(trainer: Trainer) -> signal.Signals | None:
+    """Keep Lightning from requeueing a SLURM job; return the signal that asks for it, None outside of SLURM.
+
+    Lightning saves where the signal finds each rank, in the middle of a step: ranks that are not at the same place then
+    wait for each other in different collectives.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return None
+    environment.auto_requeue = False
+    return environment.requeue_signal
+
+
+def requeue() -> None:
+    """Let SLURM start this job again; on one rank."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(f"The job {job} is not requeued ({error}). Start it again: it resumes with ckpt_path=last.")

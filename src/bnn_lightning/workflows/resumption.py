@@ -111,13 +111,11 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
     Raises:
         UserError: There is no such checkpoint, or it holds no training state.
     """
-    if requeued(run_dir):
-        path = max(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
-    else:
-        found = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name)
-        if found is None:
-            return None
-        path = found
+    path = run_dir / LAST if requeued(run_dir) else None  # the job has come further than what it started from
+    if path is None or not path.is_file():
+        path = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name)
+    if path is None:
+        return None
     checkpoint = read_checkpoint(path)
     if not is_ours(checkpoint) or "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise UserError(
@@ -129,7 +127,7 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
             f"`{path}` was written before settings were renamed, and is resumed by the version that wrote it: commit "
             f"{COMMIT}. Or start a new run from its weights: init_from={path}."
         )
-    own = run_dir if requeued(run_dir) else run_of(path)
+    own = run_of(path)
     in_place = own is not None and own.resolve() == run_dir.resolve()
     return Resumption(path, checkpoint, in_place)
 

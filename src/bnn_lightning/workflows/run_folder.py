@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 from bnn_lightning.workflows.errors import UserError
 
 LOCK = ".lock"
-# Files of a run that has begun to train. Lightning writes the last for a SLURM job that is requeued.
-_OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv", "hpc_ckpt_*.ckpt")
+# Files of a run that has begun to train.
+_OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv")
 # By which launchers tell a process its rank, in Lightning's order.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -90,8 +90,8 @@ def rank() -> int:
 
 
 def requeued(folder: Path) -> bool:
-    """Whether a SLURM job goes on in its folder: Lightning resumes it by itself."""
-    return "SLURM_JOB_ID" in os.environ and any(True for _ in folder.glob("hpc_ckpt_*.ckpt"))
+    """Whether SLURM has started this job again, after a signal or a failed node, and the folder holds what it did."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and holds_run(folder)
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
