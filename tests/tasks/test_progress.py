@@ -8,17 +8,21 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from bnn_lightning.binarizers import EDE, ReSTE, SignEDE, TemperatureSign
 from bnn_lightning.data import DigitsDataModule
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.tasks.progress import TrainingProgress
+from bnn_lightning.tasks.scheduler import jump_of_schedules
+from bnn_lightning.tasks.steps import steps_per_epoch
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
 def fake_trainer(**options: Any) -> Any:
     defaults = {"max_epochs": 700, "current_epoch": 0, "accumulate_grad_batches": 1, "num_training_batches": 10}
+    defaults |= {"lr_scheduler_configs": []}
     return SimpleNamespace(**defaults | options)
 
 
@@ -44,7 +48,21 @@ def test_published_sharpness(epoch: int, t: float) -> None:
 def test_steps_count_optimizer_steps() -> None:
     progress = TrainingProgress(4, interval="step")
     for step in (0, 5, 10, 19):  # 4 epochs of ceil(10 / 2) steps
-        assert progress.now(fake_trainer(global_step=step, accumulate_grad_batches=2)) == step / 20
+        trainer = fake_trainer(current_epoch=step // 5, accumulate_grad_batches=2)
+        assert progress.now(trainer, 2 * (step % 5)) == progress.now(trainer, 2 * (step % 5) + 1) == step / 20
+
+
+def test_another_batch_size_is_at_the_same_part_of_the_training() -> None:
+    """Two epochs of 10 steps, and then some of 40."""
+    progress = TrainingProgress(4, interval="step")
+    trainer = fake_trainer(current_epoch=2, global_step=20, num_training_batches=40)
+    assert progress.now(trainer, 20) == 2.5 / 4
+    trainer.lr_scheduler_configs = [SimpleNamespace(interval="epoch")]
+    assert jump_of_schedules(trainer) is None
+    trainer.lr_scheduler_configs = [SimpleNamespace(interval="step")]
+    assert "at epoch 0.5" in str(jump_of_schedules(trainer))
+    trainer.num_training_batches = 10
+    assert jump_of_schedules(trainer) is None
 
 
 def test_past_the_end() -> None:
@@ -98,3 +116,16 @@ def test_nothing_is_told_where_nothing_changes() -> None:
     task = task_of(nn.Sequential(nn.ReLU()))
     assert not task.follows_progress
     begin_epoch(task, fake_trainer(max_epochs=-1))
+
+
+def test_steps_of_a_loader_that_lightning_shards() -> None:
+    """A plain loader is whole until the training starts: per-step schedules would be too long by the ranks."""
+    trainer = Trainer(accelerator="cpu", devices=4, strategy="ddp", logger=False, enable_checkpointing=False)
+    trainer.fit_loop._data_source.instance = DataLoader(range(101), batch_size=5)  # type: ignore[arg-type]
+    assert steps_per_epoch(trainer) == 6
+
+
+def test_steps_need_a_length() -> None:
+    trainer = fake_trainer(num_training_batches=float("inf"), global_step=0)
+    with pytest.raises(ValueError, match="progress_interval"):
+        TrainingProgress(interval="step").now(trainer)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +24,7 @@ from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.class_weights import ClassWeights, check_class_weights, weights_of_classes
 from bnn_lightning.tasks.progress import Interval, TrainingProgress
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
-from bnn_lightning.tasks.scheduler import make_scheduler
+from bnn_lightning.tasks.scheduler import jump_of_schedules, make_scheduler
 from bnn_lightning.tasks.sharding import shard
 from bnn_lightning.tasks.steps import steps_per_epoch
 from bnn_lightning.tasks.tuners import refuse_tuners
@@ -127,6 +128,7 @@ class ClassificationTask(LightningModule):
         self._lr: float | None = None
         self._seconds: float | None = None
         self._clock = 0.0
+        self._warned = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
@@ -216,10 +218,10 @@ class ClassificationTask(LightningModule):
         """Whether a binarizer or the distiller changes in the course of the training."""
         return self.distiller.follows_progress or next(annealed(self), None) is not None
 
-    def _tell_progress(self, interval: Interval) -> None:
+    def _tell_progress(self, interval: Interval, batch_idx: int = 0) -> None:
         if self.progress.interval != interval or not self.follows_progress:
             return
-        if (progress := self.progress.now(self.trainer)) is not None:
+        if (progress := self.progress.now(self.trainer, batch_idx)) is not None:
             for binarizer in annealed(self):
                 binarizer.set_progress(progress)
             self.distiller.set_progress(progress)
@@ -234,7 +236,7 @@ class ClassificationTask(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Read before the step: when the epoch's metrics are logged, the learning rate has moved on to the next one.
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._tell_progress("step")
+        self._tell_progress("step", batch_idx)
         if batch_idx == 0 and self._num_seen():
             # Resumed from a checkpoint of after an epoch's last step and before its end, which Lightning leaves out.
             self.distiller.end_epoch()
@@ -242,6 +244,9 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._tell_progress("epoch")
+        if not self._warned and (warning := jump_of_schedules(self.trainer)) is not None:
+            self._warned = True
+            rank_zero_warn(warning)
         self._seconds, self._clock = 0.0, time.perf_counter()
 
     def on_train_epoch_end(self) -> None:

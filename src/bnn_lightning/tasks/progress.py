@@ -15,9 +15,10 @@ class TrainingProgress:
     """Progress of the training, from 0 to 1, at the start of an epoch or before an optimizer step.
 
     With `interval="epoch"` it is e / E at the start of epoch e = 0 ... E - 1, as in IR-Net and SKD-BNN; the last one is
-    (E - 1) / E. With `"step"` it is t / (E n) before optimizer step t, n steps an epoch; the last one is 1 - 1 / (E n).
-    So 1 is never reached within E epochs; training past their end goes on at exactly 1, with a warning. The progress
-    depends on the epoch and the step alone, so that a resumed run goes on exactly.
+    (E - 1) / E. With `"step"` it is (e + t / n) / E before optimizer step t of epoch e, n steps an epoch; the last one
+    is 1 - 1 / (E n). So 1 is never reached within E epochs; training past their end goes on at exactly 1, with a
+    warning. The progress depends on the epoch and the step in it alone, so that a resumed run goes on exactly, and with
+    another batch size at the same part of the training.
 
     Args:
         epochs: E, which need not be the trainer's `max_epochs`; None takes that.
@@ -56,11 +57,18 @@ class TrainingProgress:
         """Return the progress at `time`, of which an epoch has `per_epoch`; at most 1."""
         return min(1.0, time / (self.length(max_epochs) * per_epoch))
 
-    def now(self, trainer: Trainer) -> float | None:
-        """Return the progress of the epoch or optimizer step that begins; None where a finished run was resumed."""
+    def now(self, trainer: Trainer, batch_idx: int = 0) -> float | None:
+        """Return the progress of the epoch or optimizer step that begins; None where a finished run was resumed.
+
+        Raises:
+            ValueError: Steps are told, and the training loader has no length.
+        """
         if self.interval == "step":
+            if math.isinf(trainer.num_training_batches):
+                raise ValueError("`progress_interval=step` needs a training loader that has a length; take epoch.")
             per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            return self._noted(trainer, trainer.global_step, per_epoch)
+            step = batch_idx // trainer.accumulate_grad_batches
+            return self._noted(trainer, trainer.current_epoch * per_epoch + step, per_epoch)
         is_over = trainer.max_epochs not in (None, -1) and trainer.current_epoch >= trainer.max_epochs
         return None if is_over else self._noted(trainer, trainer.current_epoch, 1)
 

@@ -1,9 +1,11 @@
 """Learning-rate schedulers: ours, torch's, and functions of the user's."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pytorch_lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -46,6 +48,25 @@ def make_scheduler(lr_scheduler: Callable[..., Any], optimizer: Optimizer, *, st
     if isinstance(scheduler, LRScheduler):
         return {"scheduler": scheduler, "interval": "step" if isinstance(scheduler, _PER_STEP) else "epoch"}
     return scheduler
+
+
+def jump_of_schedules(trainer: Trainer) -> str | None:
+    """Return what to warn of at the start of an epoch: a schedule that counts steps is at another part of the training.
+
+    A run that is resumed with another batch size has another number of steps in an epoch.
+    """
+    counts_steps = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+    if not counts_steps or math.isinf(trainer.num_training_batches):
+        return None
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    steps = trainer.global_step
+    if steps == trainer.current_epoch * per_epoch:
+        return None
+    return (
+        f"The learning rate is scheduled by steps, of which {trainer.current_epoch} epochs have taken {steps}, and an "
+        f"epoch has {per_epoch} now: the schedule is at epoch {steps / per_epoch:.4g}. Resume with the batch size as "
+        "it was, or take lr_scheduler.interval=epoch."
+    )
 
 
 def _takes_steps(lr_scheduler: Callable[..., Any]) -> bool:

@@ -4,18 +4,22 @@ import math
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.trainer.states import RunningStage
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Return the number of optimizer steps in an epoch; accumulated batches are one step, a remainder is one more.
 
     `trainer.estimated_stepping_batches` is not asked: it sets up the loader before the loops are restored, and a
-    loader that is resumed in mid-epoch then starts the epoch again (Lightning 2.6).
+    loader that is resumed in mid-epoch then starts the epoch again (Lightning 2.6). A plain `DataLoader` is counted as
+    Lightning shards it between ranks.
 
     Raises:
         ValueError: The training loader has no length.
     """
-    loader: Any = trainer.fit_loop._data_source.dataloader()
+    loader: Any = trainer._data_connector._prepare_dataloader(
+        trainer.fit_loop._data_source.dataloader(), shuffle=False, mode=RunningStage.TRAINING
+    )
     try:
         num_batches = len(loader)
     except TypeError as error:
