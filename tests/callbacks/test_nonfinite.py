@@ -1,6 +1,7 @@
 """A loss that is not finite: no checkpoint holds what came of it."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bnn_lightning.callbacks import LastCheckpoint, NonFiniteLoss, NonFiniteLossError
+from bnn_lightning.tasks import ClassificationTask
 
 
 class Net(LightningModule):
@@ -97,6 +99,25 @@ def test_a_step_that_is_skipped_changes_nothing(accumulated: int, tmp_path: Path
     fit(other, DataLoader(kept, batch_size=None), tmp_path / "b", **options)  # type: ignore[arg-type]
     assert skip.skipped == 2
     assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_step_that_is_skipped_is_not_in_the_means() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    task = ClassificationTask(network, num_classes=2, optimizer=partial(torch.optim.SGD, lr=0.0))
+    images, labels = torch.rand(4, 2, 1, 2, 2), torch.tensor([[0, 1]] * 4)
+    means = []
+    for bad in (False, True):
+        if bad:
+            images = torch.cat([images, torch.full((1, 2, 1, 2, 2), math.nan)])
+            labels = torch.cat([labels, labels[:1]])
+        loader: Any = DataLoader(list(zip(images, labels, strict=True)), batch_size=None)  # type: ignore[arg-type]
+        trainer = Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
+            callbacks=[NonFiniteLoss("skip")], enable_checkpointing=False,
+        )  # fmt: skip
+        trainer.fit(task, loader)
+        means.append({name: float(trainer.callback_metrics[f"train/{name}"]) for name in ("loss", "acc")})
+    assert means[0] == means[1]
 
 
 def test_without_it_the_run_goes_on(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from torch import nn
 
 from bnn_lightning.distill.base import Distiller
 from bnn_lightning.layers.module_utils import annealed
-from bnn_lightning.metrics.means import EpochMeans
 
 
 class EMAWeightAveraging(callbacks.EMAWeightAveraging):
     """Lightning's `EMAWeightAveraging`, whose network is annealed as far as the one that is trained.
 
-    What a distiller remembers, and the means of the epoch, are the training's own as well, also in `final.ckpt`.
+    What a distiller remembers is the training's own as well, also in `final.ckpt`.
     A temperature is neither averaged (`use_buffers=True`: it would never be small enough for signs) nor the one of the
     last update (`update_every_n_steps`): what is scored and saved has the training's own.
 
@@ -73,8 +72,8 @@ def copy_annealing_(network: nn.Module, source: nn.Module) -> None:
 
 
 def copy_memory_(network: nn.Module, source: nn.Module) -> None:
-    """Set the buffers of distillers and of the epoch's means in `network` to those in `source`."""
+    """Set the buffers of distillers in `network` to those in `source`."""
     for module, other in zip(network.modules(), source.modules(), strict=True):
-        if isinstance(module, Distiller | EpochMeans):
+        if isinstance(module, Distiller):
             for buffer, wanted in zip(module.buffers(), other.buffers(), strict=True):
                 buffer.copy_(wanted)

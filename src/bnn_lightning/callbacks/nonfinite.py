@@ -1,5 +1,6 @@
 """Handling of losses that are NaN or infinite."""
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 
 class NonFiniteLossError(RuntimeError):
@@ -43,6 +45,7 @@ class NonFiniteLoss(Callback):
         self.action, self.skipped = action, 0
         self._bad_step: Tensor | None = None  # the first step with a bad loss, on the device; infinite: none
         self._buffers: dict[str, Tensor] = {}  # as they were before the step
+        self._metrics: list[tuple[Metric, dict[str, Any]]] = []  # whose states are no buffers
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget(pl_module)
@@ -50,6 +53,8 @@ class NonFiniteLoss(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.action == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = {name: buffer.detach().clone() for name, buffer in pl_module.named_buffers()}
+            metrics = (module for module in pl_module.modules() if isinstance(module, Metric))
+            self._metrics = [(metric, deepcopy(metric.metric_state)) for metric in metrics]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._bad_step is not None
@@ -64,6 +69,8 @@ class NonFiniteLoss(Callback):
         with torch.no_grad():
             for name, buffer in pl_module.named_buffers():
                 buffer.copy_(self._buffers[name])
+        for metric, state in self._metrics:
+            vars(metric).update(state)
         self.skipped += 1
         self._forget(pl_module)
         rank_zero_warn(f"The loss is not finite at step {trainer.global_step}: the step is left out.")
