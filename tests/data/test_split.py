@@ -28,3 +28,10 @@ def test_seed_decides_which_images() -> None:
 def test_an_empty_part_is_an_error(fraction: float) -> None:
     with pytest.raises(ValueError, match="`val_fraction` must leave images in both parts of 20"):
         stratified_split(torch.zeros(20, dtype=torch.int64), fraction, seed=0)
+
+
+def test_the_only_image_of_a_class_is_trained_on() -> None:
+    labels = torch.tensor([0] * 7 + [1] + [2] * 3)
+    rest, held = stratified_split(labels, 0.5, seed=0)
+    assert len(held) == 6
+    assert torch.bincount(labels[rest], minlength=3).tolist() == [3, 1, 1]

@@ -159,6 +159,13 @@ def test_a_teacher_that_cannot_take_the_images_is_refused_before_training():
     TeacherKD(FrozenTeacher(teacher, image_size=6), 10).prepare(network())
 
 
+def test_a_teacher_that_was_used_fits_another_training():
+    teacher = FrozenTeacher(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    assert teacher(torch.rand(2, 1, 4, 4, dtype=torch.float64)).dtype == torch.float64
+    teacher.load(num_classes=3, in_channels=1, image_size=4)
+    assert teacher(torch.rand(2, 1, 4, 4, dtype=torch.float64)).dtype == torch.float64
+
+
 def test_maps_that_cannot_be_compared_are_refused_before_training():
     student = network().train()
     student.layer1.eval()

@@ -62,6 +62,16 @@ def test_without_weights_nothing_changes() -> None:
     assert not distiller.state_dict()
 
 
+def test_weights_beyond_half_precision() -> None:
+    """Of a class of one image among 200,000, in float16 and bfloat16."""
+    distiller, labels = HardLabels(), torch.tensor([0, 2])
+    task(distiller, class_weights=[1e5, 1.0, 0.3]).weigh_classes(None)
+    logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    wanted = distiller(Batch(logits, labels), Outputs(logits))["hard"]
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(distiller(Batch(logits, labels), Outputs(logits.to(dtype)))["hard"], wanted)
+
+
 def test_shares_of_a_batch_add_up_to_it() -> None:
     """Losses of equal parts, one a rank, have the mean of the whole: the number of devices changes nothing."""
     distiller, logits = HardLabels(), torch.randn(4, 3)

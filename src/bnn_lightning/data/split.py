@@ -12,7 +12,8 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Ten
     Args:
         labels: (N,), int64.
         fraction: Share of the second part. It gets exactly round(fraction N) images, and of each class its share
-            rounded down or up (those with the largest remainders up).
+            rounded down or up (those with the largest remainders up; a class of one image last, which would be missing
+            in the first part).
         seed: Seed that chooses the images of each class.
 
     Returns:
@@ -33,6 +34,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Ten
     shares = counts.to(torch.float64) * fraction
     quota = shares.floor().to(torch.int64)
     remainders = shares - quota
+    remainders[counts == 1] *= 1e-9
     quota[torch.argsort(remainders, descending=True, stable=True)[: total - int(quota.sum())]] += 1
     keys = random_bits(torch.arange(len(labels)), SPLIT, seed=seed, epoch=-1)[0]
     shuffled = torch.argsort(keys, stable=True)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.distill.hooks import Taps
+from bnn_lightning.losses.soft import at_least_float32
 
 
 class Batch(NamedTuple):
@@ -107,8 +108,9 @@ class Distiller(nn.Module):
         """Return the cross-entropy with the labels, a scalar: the mean of (class weight x cross-entropy) over images.
 
         It is divided by the number of images, not by the sum of their weights, so that it does not depend on how a
-        batch is shared between devices.
+        batch is shared between devices. In float32 or wider: balanced weights may be beyond half precision.
         """
+        logits = at_least_float32(logits)
         if self.class_weights is None:
             return F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         weights = self.class_weights.to(logits.dtype)

@@ -111,7 +111,7 @@ class FrozenTeacher:
             ValueError: The network does not take such images.
         """
         try:
-            logits: Tensor = self.network.forward(self._resized(images))
+            logits: Tensor = self._at(images.device, images.dtype).forward(self._resized(images))
         except (IndexError, RuntimeError, ValueError) as error:
             own = getattr(self.network, "image_size", None)
             size = f"image_size={own}" if isinstance(own, int) else "`image_size`"

@@ -117,7 +117,8 @@ class TeacherKD(Distiller):
         sizes = sizes_of(backbone)
         if sizes["in_channels"] is None or sizes["image_size"] is None:
             return
-        images = torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"]))
+        device = next(backbone.parameters()).device
+        images = torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"]), device=device)
         maps: tuple[dict[object, Tensor], dict[object, Tensor]] = ({}, {})
         with record_maps(backbone, self.student_taps, maps[0]):
             probe(backbone, images)

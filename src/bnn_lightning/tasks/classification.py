@@ -22,6 +22,7 @@ from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
 from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.class_weights import ClassWeights, check_class_weights, weights_of_classes
+from bnn_lightning.tasks.labels import check_classes, class_labels
 from bnn_lightning.tasks.progress import Interval, TrainingProgress
 from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
 from bnn_lightning.tasks.scheduler import jump_of_schedules, make_scheduler
@@ -168,7 +169,8 @@ class ClassificationTask(LightningModule):
     # Training
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        seen = self._mixed(Batch(*batch), batch_idx)
+        given = Batch(*batch)
+        seen = self._mixed(given._replace(labels=class_labels(given.labels)), batch_idx)
         recomputing = recomputed(self.backbone) if self.checkpoint_activations else nullcontext()
         with recomputing, self.distiller.watch(self.backbone) as taps:
             logits = self(seen.images)
@@ -234,6 +236,7 @@ class ClassificationTask(LightningModule):
         self.terms = {}  # lets go of the graph
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        check_classes(batch[1], self.num_classes, first=batch_idx == 0)
         # Read before the step: when the epoch's metrics are logged, the learning rate has moved on to the next one.
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._tell_progress("step", batch_idx)
@@ -284,8 +287,15 @@ class ClassificationTask(LightningModule):
         has_val = getattr(getattr(self.trainer, "datamodule", None), "has_val", True)
         return "val" if has_val else "test"
 
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        check_classes(batch[1], self.num_classes, first=batch_idx == 0)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.on_validation_batch_start(batch, batch_idx)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
+        labels = class_labels(labels)
         logits = self(images)
         loss = nn.functional.cross_entropy(at_least_float32(logits), labels, reduction="sum")
         self.eval_means.update([loss, count_correct(logits, labels), count_correct(logits, labels, 5)], labels.shape[0])

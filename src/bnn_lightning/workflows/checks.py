@@ -21,6 +21,7 @@ from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.metrics.ops import evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.tasks.labels import LabelError
 from bnn_lightning.tasks.scheduler import make_scheduler
 from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
@@ -144,13 +145,15 @@ def check_sharding(trainer: Trainer) -> None:
 
 @contextmanager
 def damaged_files() -> Iterator[None]:
-    """Turn a damaged image, which is met while the run goes on, into an error that the user can mend.
+    """Turn a damaged image or a wrong label, which is met while the run goes on, into an error that the user can mend.
 
     Raises:
-        UserError: Names the file.
+        UserError: Names the file, or the label.
     """
     try:
         yield
+    except LabelError as error:
+        raise UserError(f"`data`: {error}") from error
     except DamagedImageError as error:
         # From a worker the message comes as the last line of a traceback.
         message = str(error).strip().splitlines()[-1]
