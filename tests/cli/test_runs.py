@@ -48,12 +48,12 @@ def copied(trained: Any, workplace: Path) -> Path:
     return Path("runs/here")
 
 
-def test_a_job_that_slurm_starts_again_goes_on(
-    copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_job_that_its_launcher_starts_again_goes_on(
+    variable: str, copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where no signal came before, as when a node fails; and from the beginning before the first checkpoint."""
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv(variable, "1")
     done = bnn("train", *small, HERE, "epochs=3")
     assert done.code == 0, done.err
     assert "Resuming runs/here/checkpoints/last.ckpt after 8 steps" in done.out

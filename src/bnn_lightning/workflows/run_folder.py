@@ -16,6 +16,8 @@ LOCK = ".lock"
 _OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv")
 # By which launchers tell a process its rank, in Lightning's order.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+# By which launchers tell a process how often they have started its job again.
+_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 
 def run_id() -> str:
@@ -90,8 +92,8 @@ def rank() -> int:
 
 
 def requeued(folder: Path) -> bool:
-    """Whether SLURM has started this job again, after a signal or a failed node, and the folder holds what it did."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and holds_run(folder)
+    """Whether SLURM or torchrun has started this job again, as after a failed node, and the folder holds its run."""
+    return any(os.environ.get(name, "0") != "0" for name in _RESTARTS) and holds_run(folder)
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
