@@ -86,7 +86,7 @@ THREAD(serve) {
   for (;;) {
     for (int looks = 0; looks < LOOKS && !has_tickets(); looks++) relax();
     LOCK();
-    while (!has_tickets()) WAIT(wake);
+    if (!has_tickets()) WAIT(wake);  // one that wakes too late looks out for the next loop: it may follow at once
     UNLOCK();
     uint64_t now = atomic_load(&epoch);
     while ((uint32_t)now && !atomic_compare_exchange_weak(&epoch, &now, now - 1)) {
