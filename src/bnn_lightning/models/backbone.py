@@ -2,11 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.utils.image_size import ImageSize, plain_size
+from bnn_lightning.functional.elementwise import spatial_mean
+from bnn_lightning.utils.checks import check_choice
+from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
+
+Stem = Literal["imagenet", "cifar"]
+# Images up to this size keep their resolution in the first layer, where `stem` may be left open.
+CIFAR_SIZE = 64
 
 
 class Normalize(nn.Module):
@@ -123,6 +130,49 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def feature_taps(self) -> list[str]:
         """Return the names of the submodules whose outputs follow the binary layers, one for each, in order."""
+
+
+class PooledBackbone(Backbone):
+    """A network of units, whose head is a global average and the linear classifier `linear`.
+
+    Attributes:
+        unit: Class of the units; each ends with what follows its binary convolution.
+    """
+
+    unit: ClassVar[type[nn.Module]]
+    linear: nn.Module
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
+        x = spatial_mean(x).flatten(1)
+        return x if pre_logits else self.linear(x)
+
+    def feature_taps(self) -> list[str]:
+        """Return the names of the units."""
+        return [name for name, module in self.named_modules() if isinstance(module, self.unit)]
+
+
+def check_stem(stem: Stem) -> Stem:
+    """Return `stem` if it is one.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_choice("stem", stem, Stem)
+    return stem
+
+
+def choose_stem(stem: Stem | None, image_size: ImageSize) -> Stem:
+    """Return the stem that is asked for, or the one that fits the image size.
+
+    Raises:
+        ValueError: An unknown stem.
+    """
+    if stem is None:
+        return "cifar" if max(sides(image_size)) <= CIFAR_SIZE else "imagenet"
+    if stem not in get_args(Stem):
+        raise ValueError(f'`stem` must be "imagenet", "cifar" or null (by the image size), got {stem!r}.')
+    return stem
 
 
 def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -> None:

@@ -1,7 +1,7 @@
 """Networks of torchvision and timm with binary layers, behind the interface of our backbones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from warnings import warn
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.layers.binarize import binarize as binarize_
-from bnn_lightning.models.backbone import Normalize
+from bnn_lightning.models.backbone import Normalize, Stem, choose_stem
 from bnn_lightning.models.blocks import Binary, LayerFactory, layer_factory
 from bnn_lightning.models.float_teachers import (
     RealNetwork,
@@ -20,11 +20,8 @@ from bnn_lightning.models.float_teachers import (
 from bnn_lightning.utils.image_size import ImageSize, sides
 from bnn_lightning.utils.signature import passes_on
 
-Stem = Literal["imagenet", "cifar"]
 # Classes of the weights that torchvision and timm publish.
 _IMAGENET_CLASSES = 1000
-# Sides up to which a network takes the stem for small images.
-_SMALL = 64
 # Max-pooling between the first convolution and the stages: of ResNets and ShuffleNets, of DenseNets.
 _POOLS = ("maxpool", "features.pool0")
 
@@ -141,12 +138,11 @@ def _binarized(
     options: Mapping[str, Any],
     stem: Stem | None,
 ) -> RealNetwork:
-    if stem not in ("imagenet", "cifar", None):
-        raise ValueError(f'`stem` must be "imagenet", "cifar" or null, got {stem!r}.')
+    small = choose_stem(stem, network.image_size) == "cifar"
     unknown = sorted(set(options) - {"activation", "keep", "rules", "pad_value"})
     if unknown:
         raise ValueError(f"`binarize` has no option `{unknown[0]}`. It has: activation, keep, rules, pad_value.")
-    if stem == "cifar" or (stem is None and max(sides(network.image_size)) <= _SMALL):
+    if small:
         _shrink_stem(network.body)
     rules = {pattern: _rule(rule, binary) for pattern, rule in (options.get("rules") or {}).items()}
     network_options = {key: value for key, value in options.items() if value is not None or key == "activation"}

@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from bnn_lightning.layers.activation import LearnableBias
 from bnn_lightning.layers.conv import BinaryConv2d
-from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.backbone import Backbone, Stem, check_size, check_stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.family import Size, halved, keras_init, same_padding, sign_binarizers
-from bnn_lightning.models.resnet_bnn import Stem, check_stem
 from bnn_lightning.utils.image_size import sides
 
 # Channels of the convolutions, in multiples of the first one's; kernel sizes behind it; which ones maxima follow.

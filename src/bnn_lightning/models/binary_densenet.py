@@ -6,17 +6,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import concatenate
+from bnn_lightning.models.backbone import Stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.conv_blocks import XNORUnit
 from bnn_lightning.models.family import (
     Family,
-    PooledBackbone,
     Variant,
+    ZooBackbone,
     keras_init,
     register_family,
     resnet_stem,
 )
-from bnn_lightning.models.resnet_bnn import Stem
 
 
 class DenseLayer(nn.Module):
@@ -37,7 +37,7 @@ class DenseLayer(nn.Module):
         return concatenate([x, self.unit(x)])
 
 
-class BinaryDenseNet(PooledBackbone):
+class BinaryDenseNet(ZooBackbone):
     """A stem, four stages of dense layers, transitions between them, batch norm, ReLU, average, classifier.
 
     Args:

@@ -1,7 +1,8 @@
 """Bi-Real Net: a ResNet with a real-valued skip around every binary convolution."""
 
 from bnn_lightning.models.conv_blocks import BiRealUnit
-from bnn_lightning.models.resnet_bnn import kaiming_fan_out_init, register_unit_resnet
+from bnn_lightning.models.resnet import fan_out_init
+from bnn_lightning.models.resnet_bnn import register_unit_resnet
 
 _XNOR_SCALE = (
     "XNORScale with its \"detached\" gradient, the paper's magnitude-aware one. The authors' code\n"
@@ -32,5 +33,5 @@ for _name, _title, _counts, _depths in (
         binarizers=("ApproxSign", _XNOR_SCALE),
         unit=BiRealUnit,
         depths=_depths,
-        init=kaiming_fan_out_init,
+        init=fan_out_init,
     )

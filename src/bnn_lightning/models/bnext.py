@@ -1,18 +1,19 @@
 """BNext: units with gated binary convolutions, on the skeleton of ReActNet-A and MobileNet."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.factory import binarizer_factory
-from bnn_lightning.functional.elementwise import concatenate, spatial_mean
+from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import PReLU
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import LayerFactory
-from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
+from bnn_lightning.models.backbone import Backbone, PooledBackbone, Stem, check_size, choose_stem
+from bnn_lightning.models.blocks import LayerFactory, halve
+from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, real_layers
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.utils.checks import check_positive
 from bnn_lightning.utils.image_size import ImageSize
@@ -46,23 +47,11 @@ class BNextBlock(nn.Module):
         recoupling: bool,
     ) -> None:
         super().__init__()
-
-        def unit(kernel_size: int, stride: int, multiply: bool) -> BNextUnit:
-            shortcut = half() if stride == 2 else nn.Identity()
-            return BNextUnit(
-                in_channels,
-                in_channels,
-                kernel_size,
-                stride,
-                shortcut=shortcut,
-                multiply=multiply,
-                layers=layers,
-                real=real,
-                recoupling=recoupling,
-            )
-
-        self.spatial = unit(3, stride, multiply)
-        self.pointwise = nn.ModuleList(unit(1, 1, False) for _ in range(out_channels // in_channels))
+        unit = partial(BNextUnit, in_channels, in_channels, layers=layers, real=real, recoupling=recoupling)
+        self.spatial = unit(3, stride, shortcut=halve(stride), multiply=multiply)
+        self.pointwise = nn.ModuleList(
+            unit(1, shortcut=nn.Identity(), multiply=False) for _ in range(out_channels // in_channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
@@ -71,7 +60,27 @@ class BNextBlock(nn.Module):
         return halves[0] if len(halves) == 1 else concatenate(halves)
 
 
-class BNext(Backbone):
+class BNextFrame(PooledBackbone):
+    """The forward pass of BNext networks: a real stem, blocks, PReLU, global average, linear classifier."""
+
+    unit = BNextUnit
+    conv1: nn.Module
+    bn1: nn.Module
+    pool: nn.Module
+    blocks: nn.Module
+    act: nn.Module
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
+        y: Tensor = self.blocks(self.pool(self.bn1(self.conv1(self.normalize(x)))))
+        return y
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
+        return super().forward_head(self.act(x), pre_logits=pre_logits)
+
+
+class BNext(BNextFrame):
     """BNext-Tiny, -Small, -Middle and -Large: a real stem, blocks, PReLU, global average, linear classifier.
 
     Args:
@@ -101,6 +110,7 @@ class BNext(Backbone):
         super().__init__(num_features=widths[-1], **frame)
         self.conv1 = real.stem(self.in_channels, widths[0], 3, 2 if stem == "imagenet" else 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
+        self.pool = nn.Identity()
         self.blocks = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(widths), start=1):
             stride = 2 if after != before and number > 1 else 1
@@ -112,20 +122,6 @@ class BNext(Backbone):
         self.act = PReLU(widths[-1])
         self.linear = real.linear(widths[-1], self.num_classes)
         init_latent_(self, latent_std)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
-        y: Tensor = self.blocks(self.bn1(self.conv1(self.normalize(x))))
-        return y
-
-    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
-        x = spatial_mean(self.act(x)).flatten(1)
-        return x if pre_logits else self.linear(x)
-
-    def feature_taps(self) -> list[str]:
-        """Return the names of the units: each is one binary convolution and its shortcut."""
-        return [name for name, module in self.named_modules() if isinstance(module, BNextUnit)]
 
 
 def init_latent_(network: nn.Module, std: float) -> None:

@@ -1,17 +1,17 @@
 """BNext-18: BNext's units on the skeleton of ResNet-18."""
 
 import math
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from bnn_lightning.binarizers.factory import binarizer_factory
-from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.activation import PReLU
-from bnn_lightning.models.backbone import Backbone, check_size
-from bnn_lightning.models.blocks import LayerFactory
-from bnn_lightning.models.bnext import CLIPPED_RSIGN, init_latent_
-from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, Stem, choose_stem, half, real_layers
+from bnn_lightning.models.backbone import Stem, check_size, choose_stem
+from bnn_lightning.models.blocks import LayerFactory, halve
+from bnn_lightning.models.bnext import CLIPPED_RSIGN, BNextFrame, init_latent_
+from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, real_layers
 from bnn_lightning.models.builder import register_binary
 
 # Its weights are signs at temperatures below this, which 0.9^epoch reaches in epoch 110 of 512.
@@ -46,31 +46,19 @@ class BNext18Block(nn.Sequential):
         real: RealLayers,
         recoupling: bool,
     ) -> None:
-        def unit(channels: int, stride: int, multiply: bool, shortcut: nn.Module) -> BNextUnit:
-            return BNextUnit(
-                channels,
-                out_channels,
-                3,
-                stride,
-                shortcut=shortcut,
-                multiply=multiply,
-                mix_shortcut=True,
-                layers=layers,
-                real=real,
-                recoupling=recoupling,
-            )
-
         shortcut: nn.Module = nn.Identity()
         if stride == 2 or in_channels != out_channels:
-            pool = half() if stride == 2 else nn.Identity()
-            shortcut = nn.Sequential(pool, real.shortcut(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
+            shortcut = nn.Sequential(
+                halve(stride), real.shortcut(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels)
+            )
+        unit = partial(BNextUnit, mix_shortcut=True, layers=layers, real=real, recoupling=recoupling)
         super().__init__(
-            unit(in_channels, stride, elm, shortcut),
-            unit(out_channels, 1, False, nn.Identity()),
+            unit(in_channels, out_channels, 3, stride, shortcut=shortcut, multiply=elm),
+            unit(out_channels, out_channels, 3, shortcut=nn.Identity(), multiply=False),
         )
 
 
-class BNext18(Backbone):
+class BNext18(BNextFrame):
     """BNext-18: a real stem, four stages of two blocks, PReLU, global average, linear classifier.
 
     Args:
@@ -113,20 +101,6 @@ class BNext18(Backbone):
         self.act = PReLU(channels)
         self.linear = real.linear(channels, self.num_classes)
         init_latent_(self, latent_std)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
-        y: Tensor = self.blocks(self.pool(self.bn1(self.conv1(self.normalize(x)))))
-        return y
-
-    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Compute logits, or with `pre_logits` the average over the map (N, num_features), from the last one."""
-        x = spatial_mean(self.act(x)).flatten(1)
-        return x if pre_logits else self.linear(x)
-
-    def feature_taps(self) -> list[str]:
-        """Return the names of the units: each is one binary convolution and its shortcut."""
-        return [name for name, module in self.named_modules() if isinstance(module, BNextUnit)]
 
 
 @register_binary(CLIPPED_RSIGN, binarizer_factory("TemperatureSign", binary_from=BINARY_FROM, threshold=THRESHOLD))

@@ -4,7 +4,6 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,11 +14,7 @@ from bnn_lightning.layers.attention import ChannelBlend, SqueezeExcite
 from bnn_lightning.layers.quantized import QuantConv2d, QuantLinear
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.utils.checks import check_integer
-from bnn_lightning.utils.image_size import ImageSize, sides
 
-Stem = Literal["imagenet", "cifar"]
-# Images up to this size keep their resolution in the first layer, unless `stem` says otherwise.
-CIFAR_SIZE = 64
 _conv_without_bias = partial(nn.Conv2d, bias=False)
 
 
@@ -193,21 +188,3 @@ class BNextUnit(nn.Module):
             v = self.conv(x, r if self.mix_shortcut else None, again=True)
             v = recomputable(operator.mul, v, activated if r is activated.value else r)
         return r + (v.value if self.norm is None else call(self.norm, v))
-
-
-def half() -> nn.Module:
-    """Make the 2x2 average pooling of the shortcuts; a last odd row or column is averaged by itself."""
-    return nn.AvgPool2d(2, ceil_mode=True)
-
-
-def choose_stem(stem: Stem | None, image_size: ImageSize) -> Stem:
-    """Return the stem that is asked for, or the one that fits the image size.
-
-    Raises:
-        ValueError: An unknown stem.
-    """
-    if stem is None:
-        return "cifar" if max(sides(image_size)) <= CIFAR_SIZE else "imagenet"
-    if stem not in ("imagenet", "cifar"):
-        raise ValueError(f'`stem` must be "imagenet", "cifar" or null (by the image size), got {stem!r}.')
-    return stem

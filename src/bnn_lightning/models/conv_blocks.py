@@ -3,6 +3,8 @@
 A unit holds one binary convolution, `conv`, and its output is what follows that layer: distillation listens there.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
@@ -49,7 +51,7 @@ class XNORUnit(Unit):
     The map K of input scales is not used: the paper finds it to matter far less than the scale of the weights.
 
     Args:
-        in_channels ... layers: See `Unit`.
+        in_channels ... **options: As `Unit` takes them.
 
     Example:
         >>> import torch
@@ -62,16 +64,8 @@ class XNORUnit(Unit):
 
     default_binarizers = (binarizer_factory("SignSTE"), binarizer_factory("XNORScale"))
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        kernel_size: int = 3,
-        layers: LayerFactory | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, kernel_size=kernel_size, layers=layers)
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, stride, **options)
         self.bn = nn.BatchNorm2d(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +78,7 @@ class BiRealUnit(Unit):
     """Bi-Real Net's unit: `BN(conv(x)) + shortcut(x)`, with ApproxSign and the magnitude-aware gradient.
 
     Args:
-        in_channels ... layers: See `Unit`.
+        in_channels ... **options: As `Unit` takes them.
         shortcut: Makes the skip; by default 2x2 average, real 1x1 convolution and batch norm, where the shape changes.
 
     Example:
@@ -104,11 +98,10 @@ class BiRealUnit(Unit):
         out_channels: int,
         stride: int = 1,
         *,
-        kernel_size: int = 3,
-        layers: LayerFactory | None = None,
         shortcut: Shortcut = pool_shortcut,
+        **options: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride, kernel_size=kernel_size, layers=layers)
+        super().__init__(in_channels, out_channels, stride, **options)
         self.bn = nn.BatchNorm2d(out_channels)
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
@@ -126,7 +119,7 @@ class ReActUnit(BiRealUnit):
     same function.
 
     Args:
-        in_channels ... shortcut: See `BiRealUnit`.
+        in_channels ... **options: As `BiRealUnit` takes them.
 
     Example:
         >>> import torch
@@ -139,17 +132,8 @@ class ReActUnit(BiRealUnit):
 
     default_binarizers = (binarizer_factory("RSign"), binarizer_factory("XNORScale", gradient="identity"))
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        kernel_size: int = 3,
-        layers: LayerFactory | None = None,
-        shortcut: Shortcut = pool_shortcut,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, kernel_size=kernel_size, layers=layers, shortcut=shortcut)
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, stride, **options)
         self.act = RPReLU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,7 +149,7 @@ class RealToBinaryUnit(Unit):
     a scale.
 
     Args:
-        in_channels ... layers: See `Unit`.
+        in_channels ... **options: As `Unit` takes them.
         reduction: The gate's hidden layer has `in_channels / reduction` units.
 
     Example:
@@ -180,16 +164,9 @@ class RealToBinaryUnit(Unit):
     default_binarizers = (binarizer_factory("SignSTE"), binarizer_factory("WeightSign", clip=1.0))
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        kernel_size: int = 3,
-        layers: LayerFactory | None = None,
-        reduction: int = 8,
+        self, in_channels: int, out_channels: int, stride: int = 1, *, reduction: int = 8, **options: Any
     ) -> None:
-        super().__init__(in_channels, out_channels, stride, kernel_size=kernel_size, layers=layers)
+        super().__init__(in_channels, out_channels, stride, **options)
         self.bn = nn.BatchNorm2d(in_channels)
         self.gate = SqueezeExcite(in_channels, out_channels=out_channels, reduction=reduction, bias=False)
         self.act = PReLU(out_channels)

@@ -8,38 +8,28 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
-from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.backbone import Backbone, PooledBackbone, Stem, check_size, check_stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
-from bnn_lightning.models.resnet_bnn import Stem, check_stem, unit_names
+from bnn_lightning.models.conv_blocks import Unit
 from bnn_lightning.utils.image_size import ImageSize, sides
 
 Size = tuple[int, int]
 
 
-class PooledBackbone(Backbone):
+class ZooBackbone(PooledBackbone):
     """A network of units: `stem`, `blocks` and `last` one after another, global average, linear classifier."""
 
+    unit = Unit
     stem: nn.Module
     blocks: nn.Module
     last: nn.Module
-    linear: nn.Module
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
         y: Tensor = self.last(self.blocks(self.stem(self.normalize(x))))
         return y
-
-    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
-        x = spatial_mean(x).flatten(1)
-        return x if pre_logits else self.linear(x)
-
-    def feature_taps(self) -> list[str]:
-        """Return the names of the units: each ends with what follows its binary convolution."""
-        return unit_names(self)
 
 
 def same_padding(size: Size, kernel_size: int, stride: int) -> tuple[int, int, int, int]:

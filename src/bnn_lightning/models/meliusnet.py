@@ -6,19 +6,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import concatenate
+from bnn_lightning.models.backbone import Stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.conv_blocks import XNORUnit
 from bnn_lightning.models.family import (
     Family,
-    PooledBackbone,
     Size,
     Variant,
+    ZooBackbone,
     halved,
     keras_init,
     register_family,
     same_conv,
 )
-from bnn_lightning.models.resnet_bnn import Stem
 
 
 class MeliusBlock(nn.Module):
@@ -60,7 +60,7 @@ def _stem(stem: Stem, in_channels: int, width: int, size: Size) -> nn.Module:
     return nn.Sequential(*layers, _pool() if large else nn.Identity())
 
 
-class MeliusNet(PooledBackbone):
+class MeliusNet(ZooBackbone):
     """A stem, four stages of blocks, transitions between them, batch norm, ReLU, average, classifier.
 
     Args:

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.layers.pool import BlurPool2d
+from bnn_lightning.models.backbone import Stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.conv_blocks import Unit
 from bnn_lightning.models.family import (
     Family,
-    PooledBackbone,
     Size,
     Variant,
+    ZooBackbone,
     halved,
     keras_init,
     register_family,
@@ -22,7 +23,6 @@ from bnn_lightning.models.family import (
     same_padding,
     sign_binarizers,
 )
-from bnn_lightning.models.resnet_bnn import Stem
 
 # Keras' own batch norm, where larq-zoo states no other.
 _norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
@@ -61,7 +61,7 @@ def _transition(in_channels: int, out_channels: int, size: Size) -> tuple[nn.Mod
     return made, halved(size)
 
 
-class QuickNet(PooledBackbone):
+class QuickNet(ZooBackbone):
     """A stem of a convolution and a separable one, four stages of units, transitions, ReLU, average, classifier.
 
     Part 3 of the stem is its depthwise convolution.

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.conv import BinaryConv2d
-from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.backbone import PooledBackbone, Stem, check_size, check_stem
 from bnn_lightning.models.blocks import LayerFactory, repeat_shortcut
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import ReActUnit
-from bnn_lightning.models.resnet_bnn import Stem, check_stem, register_unit_resnet, unit_names
+from bnn_lightning.models.resnet_bnn import register_unit_resnet
 
 # Channels behind the stem and behind each block, in multiples of the stem's.
 _WIDTHS = (1, 2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
@@ -41,7 +40,7 @@ class ReActBlock(nn.Module):
         return y
 
 
-class ReActNetA(Backbone):
+class ReActNetA(PooledBackbone):
     """ReActNet on MobileNet's skeleton: a real 3x3 stem, 13 blocks, global average, a real classifier.
 
     Args:
@@ -53,6 +52,8 @@ class ReActNetA(Backbone):
     Raises:
         ValueError: A value out of range; images that a block would have to halve at a single pixel.
     """
+
+    unit = ReActUnit
 
     def __init__(
         self,
@@ -79,15 +80,6 @@ class ReActNetA(Backbone):
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
         y: Tensor = self.blocks(self.bn1(self.conv1(self.normalize(x))))
         return y
-
-    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Compute logits, or with `pre_logits` its average (N, num_features), from the last feature map."""
-        x = spatial_mean(x).flatten(1)
-        return x if pre_logits else self.linear(x)
-
-    def feature_taps(self) -> list[str]:
-        """Return the names of the units: each ends with its RPReLU."""
-        return unit_names(self)
 
 
 @register_binary(*ReActUnit.default_binarizers)

@@ -1,6 +1,5 @@
 """ResNets of IR-Net, SKD-BNN and AdaBin: a real stem, stages of blocks, batch norm before the classifier."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.layers.activation import Maxout
-from bnn_lightning.models.backbone import Backbone, check_size
+from bnn_lightning.models.backbone import PooledBackbone, check_size
 from bnn_lightning.models.blocks import (
     Activation,
     DoubleSkipBlock,
@@ -26,16 +25,15 @@ from bnn_lightning.models.builder import register_binary
 BlockMaker = Callable[[int, int, int], nn.Module]
 
 
-class ResNet(Backbone):
-    """A binary ResNet: stem, stages, global average, batch norm, linear classifier; stem and classifier are real.
+class StagedResNet(PooledBackbone):
+    """A ResNet but for its classifier: a real stem, and stages of blocks.
 
     Args:
-        stem: First convolution: kernel size and stride; its padding keeps the grid.
-        pool: Pooling after the stem, or None.
+        stem: First convolution: kernel size and stride; its padding keeps the grid. Max-pooling follows stride 2.
+        act: Follows the stem's batch norm.
         widths: Channels of each stage; every stage but the first halves the resolution.
-        depth: Blocks of each stage.
+        depths: Blocks of each stage.
         block: Makes a block from input channels, output channels and stride.
-        activation: Makes the activation of the stem.
         **frame: As `Backbone` takes it.
     """
 
@@ -43,28 +41,25 @@ class ResNet(Backbone):
         self,
         *,
         stem: tuple[int, int],
-        pool: nn.Module | None,
+        act: nn.Module,
         widths: Sequence[int],
-        depth: int,
+        depths: Sequence[int],
         block: BlockMaker,
-        activation: Activation = hardtanh,
         **frame: Any,
     ) -> None:
         super().__init__(num_features=widths[-1], **frame)
         kernel_size, stride = stem
         self.conv1 = nn.Conv2d(self.in_channels, widths[0], kernel_size, stride, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.act = activation(widths[0])
-        self.pool = nn.Identity() if pool is None else pool
+        self.act = act
+        self.pool = nn.MaxPool2d(3, 2, 1) if stride == 2 else nn.Identity()
         self.stage_names = [f"layer{index}" for index in range(1, len(widths) + 1)]
         channels = widths[0]
-        for index, (name, width) in enumerate(zip(self.stage_names, widths, strict=True)):
+        for index, (name, width, depth) in enumerate(zip(self.stage_names, widths, depths, strict=True)):
             blocks = [block(channels, width, 1 if index == 0 else 2)]
             blocks += [block(width, width, 1) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(*blocks))
             channels = width
-        self.bn2 = nn.BatchNorm1d(channels)
-        self.linear = nn.Linear(channels, self.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, H', W') from images (N, C, H, W)."""
@@ -72,6 +67,21 @@ class ResNet(Backbone):
         for name in self.stage_names:
             x = getattr(self, name)(x)
         return x
+
+
+class ResNet(StagedResNet):
+    """A binary ResNet: stem, stages, global average, batch norm, linear classifier; stem and classifier are real.
+
+    Args:
+        widths: Channels of each stage.
+        activation: Makes the activation of the stem.
+        **options: As `StagedResNet` takes them.
+    """
+
+    def __init__(self, *, widths: Sequence[int], activation: Activation = hardtanh, **options: Any) -> None:
+        super().__init__(act=activation(widths[0]), widths=widths, **options)
+        self.bn2 = nn.BatchNorm1d(self.num_features)
+        self.linear = nn.Linear(self.num_features, self.num_classes)
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Compute logits, or with `pre_logits` the head's batch norm (N, num_features), from the last feature map."""
@@ -96,11 +106,10 @@ def kaiming_init(network: nn.Module) -> None:
 
 
 def fan_out_init(network: nn.Module) -> None:
-    """Initialize every convolution in place: normal, variance 2 / (kernel area * output channels)."""
+    """Initialize every convolution in place as He et al. begin a ResNet: fan out, gain sqrt(2)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class _Variant:
         min_size: Smallest height and width of images.
         block: Class of the blocks.
         shortcut: Makes the shortcuts.
-        stem: Kernel size and stride of the first convolution; one with stride 2 is followed by max-pooling.
+        stem: Kernel size and stride of the first convolution.
         binarizers: The paper's own, of inputs and of weights.
         activation: Makes the activations.
         init: Initializes the network in place; None leaves torch's initialization.
@@ -224,9 +233,8 @@ def _register(variant: _Variant) -> None:
         _check_width(width, variant)
         network = ResNet(
             stem=variant.stem,
-            pool=nn.MaxPool2d(3, 2, 1) if variant.stem[1] == 2 else None,
             widths=[width << stage for stage in range(variant.stages)],
-            depth=variant.depth,
+            depths=[variant.depth] * variant.stages,
             block=partial(variant.block, layers=layers, shortcut=variant.shortcut, activation=variant.activation),
             activation=variant.activation,
             **frame,

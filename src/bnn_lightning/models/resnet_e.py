@@ -7,17 +7,17 @@ from typing import Any
 from torch import nn
 
 from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.models.backbone import Stem
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.conv_blocks import BiRealUnit
 from bnn_lightning.models.family import (
     Family,
-    PooledBackbone,
     Variant,
+    ZooBackbone,
     keras_init,
     register_family,
     resnet_stem,
 )
-from bnn_lightning.models.resnet_bnn import Stem
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -48,7 +48,7 @@ class _SameLayers(LayerFactory):
         )
 
 
-class ResNetE(PooledBackbone):
+class ResNetE(ZooBackbone):
     """A stem, four stages of units, ReLU, global average, linear classifier.
 
     Args:

@@ -1,6 +1,5 @@
 """VGG-Small for CIFAR: six convolutions, the first one real, and a linear classifier."""
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from bnn_lightning.layers.activation import Maxout
 from bnn_lightning.models.backbone import Backbone, check_size
 from bnn_lightning.models.blocks import Activation, LayerFactory, hardtanh
 from bnn_lightning.models.builder import register_binary
+from bnn_lightning.models.resnet import fan_out_init
 from bnn_lightning.utils.image_size import sides
 
 
@@ -68,10 +68,7 @@ class VGGSmall(Backbone):
 
 def init_vgg(network: VGGSmall) -> VGGSmall:
     """Initialize VGG-Small as SKD-BNN does, in place, and return it."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    fan_out_init(network)
     nn.init.normal_(network.fc.weight, std=0.01)
     nn.init.zeros_(network.fc.bias)
     return network

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.conv_blocks import XNORUnit
-from bnn_lightning.models.resnet_bnn import kaiming_fan_out_init, register_unit_resnet
+from bnn_lightning.models.resnet import fan_out_init
+from bnn_lightning.models.resnet_bnn import register_unit_resnet
 
 
 class XNORBlock(nn.Module):
@@ -48,6 +49,6 @@ would have the 137,793,536 real multiply-accumulates of Bi-Real Net. The map K o
     unit=XNORUnit,
     block=XNORBlock,
     depths=(2, 2, 2, 2),
-    init=kaiming_fan_out_init,
+    init=fan_out_init,
     stem_act=partial(nn.ReLU, inplace=True),
 )
