@@ -281,7 +281,7 @@ def test_evaluation_asks_no_teacher():
         ({"soft": -1.0}, "`soft` must not be negative"),
         ({"soft": 0.0}, "One of `hard`, `soft`, .* must be positive"),
         ({"temperature": 0.0}, "`temperature` must be positive"),
-        ({"attention_scale": "l1"}, "`scale` must be one of"),
+        ({"attention_scale": "l1"}, "`attention_scale` must be one of"),
         ({"label_smoothing": 2.0}, "`label_smoothing` must lie"),
     ],
 )
