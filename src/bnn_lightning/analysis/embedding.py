@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.distill.hooks import watch
+from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.utils.checks import check_choice
 from bnn_lightning.utils.optional import require
 
@@ -27,17 +28,13 @@ def penultimate_features(network: nn.Module, batches: Iterable[Tensor]) -> tuple
     Raises:
         ValueError: No images.
     """
-    training = network.training
     features, logits = [], []
-    try:
-        network.eval()
+    with evaluation(network):
         for images in batches:
             with watch(network, penultimate=True) as taps:
                 logits.append(network(images))
             assert taps.features is not None
             features.append(taps.features.flatten(1))
-    finally:
-        network.train(training)
     if not features:
         raise ValueError("There are no images to embed.")
     return torch.cat(features), torch.cat(logits)

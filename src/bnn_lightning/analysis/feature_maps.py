@@ -1,13 +1,14 @@
 """Binary feature maps: inputs of binary layers before and after the sign."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, evaluation
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,16 @@ def record_maps(network: nn.Module, image: Tensor, layers: Sequence[str] | None 
         if name not in with_signs:
             raise ValueError(f"`layers`: `{name}` is no layer with binary inputs. There are: {', '.join(with_signs)}.")
     found: dict[str, LayerMaps] = {}
-    handles = []
-    for name, layer in with_signs.items():
-        if layers is None or name in layers:
-            assert layer.input_binarizer is not None
-            handles.append(layer.input_binarizer.register_forward_hook(_noting(name, found)))
-    training = network.training
-    try:
-        network.eval()(image[None])
-    except RuntimeError as error:
-        size = "×".join(map(str, image.shape[1:]))
-        raise ValueError(f"The network cannot work with an image of {size}: {error}") from error
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    with evaluation(network), ExitStack() as stack:
+        for name, layer in with_signs.items():
+            if layers is None or name in layers:
+                assert layer.input_binarizer is not None
+                stack.callback(layer.input_binarizer.register_forward_hook(_noting(name, found)).remove)
+        try:
+            network(image[None])
+        except RuntimeError as error:
+            size = "×".join(map(str, image.shape[1:]))
+            raise ValueError(f"The network cannot work with an image of {size}: {error}") from error
     flat = [name for name, one in found.items() if one.signs.dim() != 3]
     if flat and layers is not None:
         raise ValueError(f"`layers`: the input of `{flat[0]}` is no map, but {tuple(found[flat[0]].signs.shape)}.")

@@ -1,18 +1,16 @@
 """Measurement of landscape points on all cores or devices."""
 
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import torch
 
 from bnn_lightning.analysis.loss_grid import Measured, Problem, Surroundings
+from bnn_lightning.utils.processes import end_with_parent
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -79,18 +77,10 @@ def _begin(sent: bytes, free: "SimpleQueue[str]", threads: int) -> None:
     global _around
     # Ctrl-C goes to the whole group of processes; the one in front ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     problem: Problem = pickle.loads(sent)
     _around = Surroundings(problem.to(free.get()))
-
-
-def _end_with_parent() -> None:
-    # Where the parent is killed, the pool's own processes would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _measure(index: int, steps: Sequence[float]) -> tuple[int, Measured]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.functional.stats import sign_entropy
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, evaluation
 
 # Range of latent weights, in standard deviations of their layer.
 HISTOGRAM_LIMIT, HISTOGRAM_BINS = 4.0, 81
@@ -68,15 +68,11 @@ def sign_statistics(network: nn.Module, batches: Iterable[Tensor]) -> list[Layer
     layers = binary_layers(network)
     if not layers:
         raise ValueError(f"{type(network).__name__} has no binary layer, and so no signs.")
-    training, seen = network.training, 0
-    network.eval()
-    try:
-        with _counting(layers) as counts:
-            for images in batches:
-                network(images)
-                seen += len(images)
-    finally:
-        network.train(training)
+    seen = 0
+    with evaluation(network), _counting(layers) as counts:
+        for images in batches:
+            network(images)
+            seen += len(images)
     if not seen:
         raise ValueError("There are no images to count signs of.")
     return [_of_layer(name, layer, counts.get(name)) for name, layer in layers.items()]

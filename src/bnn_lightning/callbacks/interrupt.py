@@ -16,6 +16,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from bnn_lightning.utils.hardware import is_distributed
+
 
 class StopRequest:
     """Remembers the first signal, such as Ctrl-C, so that training can stop between two steps; a second stops at once.
@@ -41,7 +43,7 @@ class StopRequest:
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked to stop; to be called on all of them."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_distributed():
             agreed = torch.tensor(self.signum, device=device)
             dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
             signum = int(agreed)

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from bnn_lightning.utils.hardware import is_distributed
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss, or a weight, is not finite."""
@@ -113,7 +115,7 @@ class NonFiniteLoss(Callback):
         """Return the first step with a bad loss since the last one, on any rank; to be called on all of them."""
         if self._bad_step is None:  # nothing was trained
             return None
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_distributed():
             dist.all_reduce(self._bad_step, op=dist.ReduceOp.MIN)
         step = float(self._bad_step)
         return None if step == float("inf") else int(step)

@@ -48,9 +48,21 @@ class _CIFARDataModule(FileDataModule):
     """Base class of CIFAR-10 and CIFAR-100."""
 
     default_augmentation: ClassVar[Augmentation] = Augmentation(flip=0.5, padding=4, padding_mode="edge")
+    published: ClassVar[type[CIFAR10]]
     training_files: ClassVar[tuple[str, ...]]
     test_file: ClassVar[str]
     label_key: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Take the files from torchvision's class."""
+        super().__init_subclass__()
+        cls.subfolder, cls.source = cls.published.base_folder, cls.published.url
+        cls.training_files = tuple(name for name, _ in cls.published.train_list)
+        cls.test_file = cls.published.test_list[0][0]
+        cls.checksums = dict(cls.published.train_list + cls.published.test_list)
+
+    def fetch(self) -> None:
+        self.published(str(self.root), download=True)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         parts = [self._read_file(name) for name in (self.training_files if train else (self.test_file,))]
@@ -86,15 +98,8 @@ class CIFAR10DataModule(_CIFARDataModule):
         std=(0.2470, 0.2435, 0.2616),
         class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     )
-    subfolder: ClassVar[str] = CIFAR10.base_folder
-    training_files: ClassVar[tuple[str, ...]] = tuple(name for name, _ in CIFAR10.train_list)
-    test_file: ClassVar[str] = CIFAR10.test_list[0][0]
-    label_key: ClassVar[str] = "labels"
-    checksums: ClassVar[dict[str, str]] = dict(CIFAR10.train_list + CIFAR10.test_list)
-    source: ClassVar[str] = CIFAR10.url
-
-    def fetch(self) -> None:
-        CIFAR10(str(self.root), download=True)
+    published = CIFAR10
+    label_key = "labels"
 
 
 class CIFAR100DataModule(_CIFARDataModule):
@@ -112,12 +117,5 @@ class CIFAR100DataModule(_CIFARDataModule):
         std=(0.2673, 0.2564, 0.2762),
         class_names=tuple(_CIFAR100_CLASSES.split()),
     )
-    subfolder: ClassVar[str] = CIFAR100.base_folder
-    training_files: ClassVar[tuple[str, ...]] = tuple(name for name, _ in CIFAR100.train_list)
-    test_file: ClassVar[str] = CIFAR100.test_list[0][0]
-    label_key: ClassVar[str] = "fine_labels"
-    checksums: ClassVar[dict[str, str]] = dict(CIFAR100.train_list + CIFAR100.test_list)
-    source: ClassVar[str] = CIFAR100.url
-
-    def fetch(self) -> None:
-        CIFAR100(str(self.root), download=True)
+    published = CIFAR100
+    label_key = "fine_labels"

@@ -23,10 +23,12 @@ from bnn_lightning.data.random import keyed_generator
 from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
 from bnn_lightning.utils.checks import check_choice, check_integer, check_number
-from bnn_lightning.utils.image_size import ImageSize, sides
+from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
 
 OnDamaged = Literal["error", "skip"]
 Part = Literal["train", "val", "test"]
+# Means and standard deviations of ImageNet's photographs, as gray and as RGB.
+STATISTICS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 # Damaged files in a row that are passed over before this is taken for a damaged set.
 _MOST_IN_A_ROW = 16
 
@@ -154,6 +156,32 @@ class ImageOptions:
         if self.train_sizes is None or self.epochs is None:
             return self.image_size
         return self.train_sizes[min(epoch * len(self.train_sizes) // self.epochs, len(self.train_sizes) - 1)]
+
+
+def picture_spec(
+    name: str, names: Sequence[str], num_classes: int | None, image_size: ImageSize, in_channels: int = 3
+) -> DataSpec:
+    """Return the facts of a set of pictures, which has mean and standard deviation of ImageNet's photographs.
+
+    Args:
+        name: Name of the set.
+        names: Names of the classes, as far as they are known.
+        num_classes: Number of classes of the configuration; names of another number of classes are left out.
+        image_size: Size of the images shown.
+        in_channels: 3 for RGB, 1 for gray.
+    """
+    if num_classes not in (None, len(names)):
+        names = [str(label) for label in range(num_classes or 0)]
+    mean, std = STATISTICS[1 if in_channels == 1 else 3]  # other numbers are refused with the options
+    return DataSpec(
+        name=name,
+        num_classes=len(names),
+        in_channels=in_channels,
+        image_sizes=(plain_size(image_size),),
+        mean=mean,
+        std=std,
+        class_names=tuple(names),
+    )
 
 
 class DecodedBatches(Dataset[DecodedImages]):

@@ -1,6 +1,5 @@
 """Data module of your own images, one folder a class."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.encoded_images import EncodedDataModule, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, Part, picture_spec
 from bnn_lightning.data.folder_images import FolderImages
 from bnn_lightning.data.imagenet_folders import class_difference, class_folders, count_classes, listed_names
-from bnn_lightning.utils.image_size import ImageSize, plain_size
+from bnn_lightning.utils.image_size import ImageSize
 
-# Means and standard deviations of ImageNet's photographs, as RGB and as gray.
-STATISTICS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 VALIDATION = ("val", "validation")
 
 
@@ -79,7 +75,7 @@ class FolderDataModule(EncodedDataModule):
             )
         names = count_classes(root) if num_classes is None else class_folders(Path(root, "train"))
         super().__init__(
-            folder_spec(Path(root), names, num_classes, image_size, in_channels),
+            picture_spec(f"the folder {Path(root).name}", names, num_classes, image_size, in_channels),
             root,
             image_size=image_size,
             in_channels=in_channels,
@@ -155,29 +151,3 @@ def find_parts(root: Path) -> dict[str, Path]:
         raise ValueError(f"`{root}` must hold `val` or `validation`, and holds both: remove or rename one of them.")
     found = {"val": validation[0]} if validation else {}
     return {**{part: root / part for part in ("train", "test") if (root / part).is_dir()}, **found}
-
-
-def folder_spec(
-    root: Path, names: Sequence[str], num_classes: int | None, image_size: ImageSize, in_channels: int
-) -> DataSpec:
-    """Return the facts of a folder.
-
-    Args:
-        root: The folder.
-        names: Names of the classes, as far as they are known.
-        num_classes: Number of classes of the configuration; names of another number of classes are left out.
-        image_size: Size of the images shown.
-        in_channels: 1 or 3.
-    """
-    if num_classes not in (None, len(names)):
-        names = [str(label) for label in range(num_classes or 0)]
-    mean, std = STATISTICS[1 if in_channels == 1 else 3]  # other numbers are refused with the options
-    return DataSpec(
-        name=f"the folder {root.name}",
-        num_classes=len(names),
-        in_channels=in_channels,
-        image_sizes=(plain_size(image_size),),
-        mean=mean,
-        std=std,
-        class_names=tuple(names),
-    )

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.data.base import DataSpec
-from bnn_lightning.data.encoded_images import EncodedDataModule, Part
+from bnn_lightning.data.encoded_images import EncodedDataModule, Part, picture_spec
 from bnn_lightning.data.folder_images import FolderImages
 from bnn_lightning.data.imagenet_folders import class_difference, class_folders, listed_names
-from bnn_lightning.utils.image_size import ImageSize, plain_size
+from bnn_lightning.utils.image_size import ImageSize
 
 
 class ImageNetDataModule(EncodedDataModule):
@@ -66,21 +66,5 @@ class ImageNetDataModule(EncodedDataModule):
 
 
 def imagenet_spec(names: Sequence[str], num_classes: int | None, image_size: ImageSize) -> DataSpec:
-    """Return the facts of the set.
-
-    Args:
-        names: Names of the classes, where they are known.
-        num_classes: Number of classes of the configuration; names of another number of classes are left out.
-        image_size: Size of the images shown.
-    """
-    if not names or num_classes not in (None, len(names)):
-        names = [str(label) for label in range(1000 if num_classes is None else num_classes)]
-    return DataSpec(
-        name="ImageNet",
-        num_classes=len(names),
-        in_channels=3,
-        image_sizes=(plain_size(image_size),),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        class_names=tuple(names),
-    )
+    """Return the facts of ImageNet: 1000 classes where neither names nor number say otherwise; see `picture_spec`."""
+    return picture_spec("ImageNet", names, 1000 if num_classes is None and not names else num_classes, image_size)

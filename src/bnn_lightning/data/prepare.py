@@ -4,7 +4,6 @@ import io
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image
 from bnn_lightning.data.image_io import DamagedImageError, open_picture, plain_pixels
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, PARTS, class_folders, image_files
 from bnn_lightning.utils.checks import check_choice, check_integer
+from bnn_lightning.utils.processes import end_with_parent
 
 Side = Literal["longer", "shorter"]
 Item = TypeVar("Item")
@@ -204,7 +204,7 @@ def workers(number: int) -> Iterator[Map[Any, Any]]:
         return
     # Not forked: the parent has threads, those of torch among them.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(number, mp_context=context, initializer=end_with_parent) as pool:
         yield pool.map
 
 
@@ -257,15 +257,3 @@ def _verify(source: Path, output: Path, parts: Iterable[str], damaged: set[str])
                     f"`{output / part / name}` must be the copy of `{source / part / name}`: missing or besides are "
                     f"{', '.join(different[:5])}. Did the source change? Remove what is besides and run again."
                 )
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is killed, which otherwise leaves it waiting for ever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

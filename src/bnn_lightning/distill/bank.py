@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.utils.checks import check_choice, check_integer
+from bnn_lightning.utils.hardware import is_distributed
 
 BankMode = Literal["correct", "all"]
 
@@ -136,8 +137,3 @@ class SoftLabelBank(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, mode={self.mode!r}"
-
-
-def is_distributed() -> bool:
-    """Whether there are other ranks."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.module_utils import evaluation, replace_attribute
 
 
 class Record(NamedTuple):
@@ -128,19 +129,8 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
 @torch.no_grad()
 def probe(backbone: nn.Module, images: Tensor) -> None:
     """Call a watched backbone once in evaluation, and put its modules back into their modes."""
-    modes = {module: module.training for module in backbone.modules()}
-    try:
-        backbone.eval()(images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:
-    """Set an attribute of the instance, until `stack` is closed."""
-    own = vars(owner)
-    stack.callback(setattr, owner, name, own[name]) if name in own else stack.callback(delattr, owner, name)
-    setattr(owner, name, value)
+    with evaluation(backbone):
+        backbone(images)
 
 
 def run_eagerly(compiled: list[nn.Module], stack: ExitStack) -> None:

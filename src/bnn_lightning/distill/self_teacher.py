@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.distill.hooks import Record, Taps, replace_attribute, run_eagerly
+from bnn_lightning.distill.hooks import Record, Taps, run_eagerly
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.module_utils import replace_attribute
 
 Dot = Callable[[BinaryLayer, Tensor], Tensor]
 

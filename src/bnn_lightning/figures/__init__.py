@@ -1,4 +1,7 @@
-"""Figures from plain tables; each function returns a figure and saves nothing."""
+"""Figures from plain tables; each function returns a figure and saves nothing.
+
+They need matplotlib, and `interactive_landscapes` plotly: `pip install 'bnn-lightning[visualize]'`.
+"""
 
 from bnn_lightning.utils.lazy import attach
 

@@ -52,19 +52,14 @@ class ComparedNetwork:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Axis:
-    label: str
-    factor: float = 1.0
-
-
 _WIDTH, _FONT_SIZE = 9.2, 7  # of the figure in inches, of names in points
 
-_AXES: dict[Cost, _Axis] = {
-    "ops": _Axis("operations per image, millions (BOPs/64 + int8/8 + FLOPs)", 1e-6),
-    "size": _Axis("size of the parameters, MB"),
-    "ace": _Axis("arithmetic computation effort, billions", 1e-9),
-    "latency": _Axis("latency per image, ms"),
+# Label of the axis, and the factor of its values.
+_AXES: dict[Cost, tuple[str, float]] = {
+    "ops": ("operations per image, millions (BOPs/64 + int8/8 + FLOPs)", 1e-6),
+    "size": ("size of the parameters, MB", 1.0),
+    "ace": ("arithmetic computation effort, billions", 1e-9),
+    "latency": ("latency per image, ms", 1.0),
 }
 _LOOKS: dict[Kind, tuple[str, str, str]] = {
     "binary": ("binary, published", COLORS[0], "o"),
@@ -172,7 +167,7 @@ def accuracy_against_cost(entries: Sequence[ComparedNetwork], *, cost: Cost = "o
     if names:
         _write_names(axes, drawn, cost)
     log_axis(axes, "x")
-    axes.set_xlabel(_AXES[cost].label)
+    axes.set_xlabel(_AXES[cost][0])
     axes.set_ylabel("top-1 accuracy, %")
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -180,7 +175,7 @@ def accuracy_against_cost(entries: Sequence[ComparedNetwork], *, cost: Cost = "o
 
 def _place(entry: ComparedNetwork, cost: Cost) -> tuple[float, float]:
     value: float = getattr(entry, cost)
-    return value * _AXES[cost].factor, entry.top1
+    return value * _AXES[cost][1], entry.top1
 
 
 def _places(entries: Sequence[ComparedNetwork], cost: Cost) -> tuple[list[float], list[float]]:

@@ -24,12 +24,8 @@ def plot_embedding(
         class_names: One a class; none takes numbers.
         title: Above it.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: A label without a name.
-        ModuleNotFoundError: matplotlib is not installed.
     """
     points, labels = np.asarray(points), np.asarray(labels)
     classes = sorted(set(labels.tolist()))

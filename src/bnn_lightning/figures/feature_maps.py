@@ -34,12 +34,8 @@ def plot_feature_maps(image: ArrayLike, maps: Mapping[str, MapTable], *, channel
         maps: By layer, as `analysis.record_maps` returns them.
         channels: Channels of each layer, those with the most even signs.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: `channels` is below 1.
-        ModuleNotFoundError: matplotlib is not installed.
     """
     check_integer("channels", channels, 1)
     pixels = np.asarray(image)

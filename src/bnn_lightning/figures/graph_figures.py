@@ -84,9 +84,6 @@ def draw_graph(graph: NetworkGraph, title: str = "") -> "Figure":
     Returns:
         A figure of the size that the graph needs, with letters of 7 points.
 
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-
     Example:
         >>> import torch
         >>> from bnn_lightning.models.conv_blocks import XNORUnit
@@ -103,9 +100,6 @@ def draw_graphs(graphs: Sequence[tuple[str, NetworkGraph]]) -> "Figure":
 
     Args:
         graphs: Titles and graphs, from left to right.
-
-    Returns:
-        The figure.
     """
     panels = side_by_side(graphs)
     return draw_panels(panels)
@@ -169,21 +163,16 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         _draw_node(axes, node, panel.box(node.name))
 
 
+def add_box(axes: "Axes", box: Box, rounding: float, **look: Any) -> None:
+    """Add a rectangle whose corners are rounded by so many points."""
+    style = f"round,pad=0,rounding_size={rounding:g}"
+    make = require("matplotlib.patches", extra=EXTRA).FancyBboxPatch
+    axes.add_patch(make((box.left, box.top), box.width, box.height, boxstyle=style, **look))
+
+
 def _draw_frame(axes: "Axes", path: str, name: str, box: Box) -> None:
-    patches = require("matplotlib.patches", extra=EXTRA)
-    axes.add_patch(
-        patches.FancyBboxPatch(
-            (box.left, box.top),
-            box.width,
-            box.height,
-            boxstyle="round,pad=0,rounding_size=4",
-            facecolor=(0.35, 0.45, 0.6, 0.06),
-            edgecolor="#9aa7b5",
-            linewidth=0.6,
-            gid=f"frame:{path}",
-            zorder=0.5 + 0.01 * path.count("."),
-        )
-    )
+    look = {"facecolor": (0.35, 0.45, 0.6, 0.06), "edgecolor": "#9aa7b5", "linewidth": 0.6}
+    add_box(axes, box, 4, gid=f"frame:{path}", zorder=0.5 + 0.01 * path.count("."), **look)
     size = min(_DETAIL, _DETAIL * (box.height - 4) / max(text_width(name, _DETAIL), 1.0))
     axes.text(
         box.left + 6.5,
@@ -198,20 +187,10 @@ def _draw_frame(axes: "Axes", path: str, name: str, box: Box) -> None:
 
 
 def _draw_node(axes: "Axes", node: GraphNode, box: Box) -> None:
-    patches = require("matplotlib.patches", extra=EXTRA)
-    round_ = min(box.width, box.height) / 2 if _is_sign(node) else 3
-    axes.add_patch(
-        patches.FancyBboxPatch(
-            (box.left, box.top),
-            box.width,
-            box.height,
-            boxstyle=f"round,pad=0,rounding_size={round_:g}",
-            facecolor=FILLS[node.kind],
-            edgecolor=BINARY_COLOR if node.kind in ("sign", "binary") else "#6b7885",
-            linewidth=0.8,
-            gid=f"node:{node.name}",
-            zorder=3,
-        )
+    edge = BINARY_COLOR if node.kind in ("sign", "binary") else "#6b7885"
+    look = {"facecolor": FILLS[node.kind], "edgecolor": edge, "linewidth": 0.8}
+    add_box(
+        axes, box, min(box.width, box.height) / 2 if _is_sign(node) else 3, gid=f"node:{node.name}", zorder=3, **look
     )
     second = _second_line(node)
     center, middle = box.middle, box.top + box.height / 2

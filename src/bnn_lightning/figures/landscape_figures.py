@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnn_lightning.figures.style import COLOR_MAP, COLORS, fewer_ticks, new_figure, new_interactive, round_ticks
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure, new_interactive, round_ticks
 from bnn_lightning.figures.tables import Array, LossTable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def landscape_lines(landscapes: Sequence[LossTable], *, cap: float | None = None
     figure.legend(loc="outside upper left", ncols=3, fontsize=9, frameon=False)
     bottom.set_ylabel("flipped signs [%]")
     for axis in (top, bottom):
-        fewer_ticks(axis, x=4)
+        axis.xaxis.set_major_locator(round_ticks(4))
     bottom.set_xlabel("step [filter norms]")
     bottom.set_ylim(bottom=0.0)
     return figure
@@ -68,7 +68,8 @@ def landscape_contours(landscapes: Sequence[LossTable], *, cap: float | None = N
         signs = _contour(below, one, 100 * one.flipped, np.linspace(0.0, most, levels))
         above.set_title(one.name, fontsize=10)
         for axis in (above, below):
-            fewer_ticks(axis, x=4, y=4)
+            axis.xaxis.set_major_locator(round_ticks(4))
+            axis.yaxis.set_major_locator(round_ticks(4))
         if np.isnan(one.flipped).all():
             below.text(0.5, 0.5, "no binary weights", transform=below.transAxes, ha="center", va="center")
         below.set_xlabel("direction 1 [filter norms]")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnn_lightning.figures.graph_figures import Panel, draw_panels, side_by_side
+from bnn_lightning.figures.graph_figures import Panel, add_box, draw_panels, side_by_side
 from bnn_lightning.figures.layout import Box
 from bnn_lightning.figures.style import EXTRA
 from bnn_lightning.models.network_graph import NetworkGraph
@@ -23,9 +23,6 @@ def draw_pipeline(graphs: Sequence[NetworkGraph], paths: Sequence[str], titles: 
         graphs: Graphs of backbone, block and module, as `analysis.pipeline_graphs` returns them.
         paths: Paths of block and module in the network.
         titles: One a graph.
-
-    Returns:
-        The figure.
     """
     panels = side_by_side(list(zip(titles, graphs, strict=True)), space=_SPACE)
     figure = draw_panels(panels)
@@ -53,10 +50,7 @@ def _enlarge(axes: "Axes", box: Box, panel: Panel) -> None:
     left, top = panel.left - 8, panel.top - 6
     width, height = panel.layout.width + 16, panel.layout.height + 12
     color = "#8a6d3b"
-    frame = patches.FancyBboxPatch(
-        (left, top), width, height, boxstyle="round,pad=0,rounding_size=6", fill=False, edgecolor=color, linewidth=0.9
-    )
-    axes.add_patch(frame)
+    add_box(axes, Box(left, top, width, height), 6, fill=False, edgecolor=color, linewidth=0.9)
     corners = [(box.right, box.top), (left, top + 6), (left, top + height - 6), (box.right, box.bottom)]
     # Behind everything: it passes under what stands between.
     axes.add_patch(patches.Polygon(corners, closed=True, facecolor="#faf5ec", edgecolor="none", zorder=0.1))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnn_lightning.figures.style import COLOR_MAP, COLORS, fewer_ticks, new_figure
+from bnn_lightning.figures.style import COLOR_MAP, COLORS, new_figure, round_ticks
 from bnn_lightning.figures.tables import SignTable
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ def plot_signs(statistics: Sequence[SignTable], *, limit: float) -> "Figure":
 
     Returns:
         The figure: shares of +1, entropies, dead channels, and the latent weights' distributions.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
     """
     height = max(3.0, 0.16 * len(statistics) + 1.4)
     figure, axes = new_figure(1, 4, width=3.0, height=height)
@@ -42,7 +39,7 @@ def plot_signs(statistics: Sequence[SignTable], *, limit: float) -> "Figure":
     _points(axes[2], statistics, dead, 100.0, "share (%)")
     axes[2].set_xlim(left=-0.3)
     for ax in axes[:3]:
-        fewer_ticks(ax, x=4)
+        ax.xaxis.set_major_locator(round_ticks(4))
     _histograms(figure, axes[3], statistics, limit)
     for index, ax in enumerate(axes):
         ax.set_yticks(places, names if index == 0 else [""] * len(names), fontsize=7)

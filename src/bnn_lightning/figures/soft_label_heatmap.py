@@ -28,12 +28,8 @@ def plot_soft_labels(
         class_names: One a class; none takes numbers.
         valid: (C,) whether a row has ever been filled; empty rows stay white.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: A bank that is not square, another number of names, or a temperature that is not positive.
-        ModuleNotFoundError: matplotlib is not installed.
 
     Example:
         >>> figure = plot_soft_labels(np.eye(3), temperature=4.0, class_names=["a", "b", "c"])

@@ -76,23 +76,10 @@ def log_axis(axes: "Axes", which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def whole_axis(axes: "Axes") -> None:
-    """Give the horizontal axis ticks at round whole numbers, such as epochs."""
-    locator = require("matplotlib.ticker", extra=EXTRA).MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10])
-    axes.xaxis.set_major_locator(locator)
-
-
-def fewer_ticks(axes: "Axes", *, x: int | None = None, y: int | None = None) -> None:
-    """Give axes at most so many round ticks, so that their labels do not run into each other."""
+def round_ticks(most: int = 6, *, whole: bool = False) -> Any:
+    """Return a locator of at most so many round ticks; `whole` are whole numbers, such as epochs."""
     ticker = require("matplotlib.ticker", extra=EXTRA)
-    for axis, number in ((axes.xaxis, x), (axes.yaxis, y)):
-        if number is not None:
-            axis.set_major_locator(ticker.MaxNLocator(nbins=number, steps=[1, 2, 5, 10]))
-
-
-def round_ticks() -> Any:
-    """Return a locator of at most six round ticks, for a color bar."""
-    return require("matplotlib.ticker", extra=EXTRA).MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
+    return ticker.MaxNLocator(nbins=most, integer=whole, steps=[1, 2, 5, 10])
 
 
 def new_interactive(columns: int = 1, *, kind: str = "xy", titles: Sequence[str] = ()) -> Any:

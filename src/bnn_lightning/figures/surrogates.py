@@ -19,12 +19,6 @@ def plot_surrogates(found: Sequence[SurrogateTable]) -> "Figure":
 
     Args:
         found: Curves, as `analysis.surrogates_of` returns them.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
     """
     names = list(dict.fromkeys(one.binarizer for one in found))
     rows = -(-len(names) // 2)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure, whole_axis
+from bnn_lightning.figures.style import COLORS, EXTRA, log_axis, new_figure, round_ticks
 from bnn_lightning.utils.curve_panels import PANELS, CurvePanel, is_wide
 from bnn_lightning.utils.curves import Curves
 from bnn_lightning.utils.optional import require
@@ -126,7 +126,7 @@ def _draw(axes: "Axes", panel: CurvePanel, series: Sequence[str], groups: Mappin
             look = {"color": own if len(groups) == 1 else color, "ls": style, "label": f"{group}: {panel.label(name)}"}
             _draw_band(axes, summarize(runs, name), 100.0 if panel.percent else 1.0, look)
     axes.set_xlabel("epoch", fontsize=9)
-    whole_axis(axes)
+    axes.xaxis.set_major_locator(round_ticks(whole=True))
     if panel.log and is_wide(values):
         log_axis(axes, "y")
     elif 0 <= min(values) < 0.35 * max(values):

@@ -21,6 +21,6 @@ __getattr__, __dir__, __all__ = attach(
             "swish_sign",
             "temperature_sign",
         ],
-        "stats": ["count_flips", "sign_entropy"],
+        "stats": ["sign_entropy"],
     },
 )

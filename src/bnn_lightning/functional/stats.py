@@ -5,25 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from bnn_lightning.functional.sign import sign
-
-
-def count_flips(before: Tensor, after: Tensor) -> Tensor:
-    """Count the elements whose sign differs.
-
-    Args:
-        before: Any shape.
-        after: The same shape.
-
-    Returns:
-        0-dimensional int64 tensor, on the device of `after`.
-
-    Example:
-        >>> count_flips(torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([1.0, 0.5, 3.0]))
-        tensor(1)
-    """
-    return (sign(before) != sign(after)).sum()
-
 
 def sign_entropy(x: Tensor) -> Tensor:
     """Return the entropy, in bits, of the signs in `x`: 1 when half of them are positive, 0 when all agree.

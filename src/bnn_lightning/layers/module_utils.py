@@ -1,6 +1,7 @@
 """Walk the binary layers of a network."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 
 import torch
@@ -48,6 +49,30 @@ def prefers_channels_last(model: nn.Module) -> bool:
 def is_binary(model: nn.Module) -> bool:
     """Whether every binarizer of the network gives exactly -1 and +1 now (no unfinished annealing)."""
     return all(module.is_binary for module in model.modules() if isinstance(module, Binarizer))
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, run it eagerly where it is compiled in place, and put every module back."""
+    modes = [(module, module.training) for module in model.modules()]
+    compiled = [(module, call) for module in model.modules() if (call := module._compiled_call_impl) is not None]
+    try:
+        model.eval()
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, call in compiled:
+            module._compiled_call_impl = call
+
+
+def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:
+    """Set an attribute of the instance, until `stack` is closed."""
+    own = vars(owner)
+    stack.callback(setattr, owner, name, own[name]) if name in own else stack.callback(delattr, owner, name)
+    setattr(owner, name, value)
 
 
 def freeze_(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.module_utils import replace_attribute
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -58,7 +59,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for block in blocks_of(model).values():
-            _replace(block, "forward", partial(_recomputing, block, block.forward), stack)
+            replace_attribute(block, "forward", partial(_recomputing, block, block.forward), stack)
         yield
 
 
@@ -89,9 +90,3 @@ class _StatisticsStay:
     def __exit__(self, *_: object) -> None:
         for norm, buffers in zip(self.norms, self.kept, strict=True):
             norm._buffers.update(buffers)
-
-
-def _replace(owner: nn.Module, name: str, value: Any, stack: ExitStack) -> None:
-    own = vars(owner)
-    stack.callback(setattr, owner, name, own[name]) if name in own else stack.callback(delattr, owner, name)
-    setattr(owner, name, value)

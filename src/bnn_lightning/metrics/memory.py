@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.metrics.ops import evaluation
+from bnn_lightning.layers.module_utils import evaluation
 
 
 def norm_statistics(model: nn.Module) -> int:

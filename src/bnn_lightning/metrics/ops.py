@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.utils.text import text_table
 
 
@@ -230,20 +231,3 @@ def _watched(model: nn.Module, counter: FlopCounterMode, rows: dict[str, dict[st
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 watch(name, module)
         yield
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, run it eagerly where it is compiled in place, and put every module back."""
-    modes = [(module, module.training) for module in model.modules()]
-    compiled = [(module, call) for module in model.modules() if (call := module._compiled_call_impl) is not None]
-    try:
-        model.eval()
-        for module, _ in compiled:
-            module._compiled_call_impl = None
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, call in compiled:
-            module._compiled_call_impl = call

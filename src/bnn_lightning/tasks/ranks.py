@@ -8,13 +8,9 @@ import torch.distributed as dist
 from torch import nn
 
 from bnn_lightning.metrics.means import EpochMeans
+from bnn_lightning.utils.hardware import is_distributed
 
 STATES = ("state_dict", "current_model_state")  # the second is Lightning's, where it averages weights
-
-
-def is_distributed() -> bool:
-    """Whether there are other ranks."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def add_up_over_ranks(means: EpochMeans, distiller: nn.Module, checkpoint: dict[str, Any]) -> None:

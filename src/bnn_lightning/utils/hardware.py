@@ -1,4 +1,4 @@
-"""Facts of the machine and of this process: processor, cores, memory."""
+"""Facts of the machine and of this process: processor, cores, memory, other ranks."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 
 def processor() -> str:
@@ -40,3 +41,8 @@ def peak_resident() -> int:
 
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib if sys.platform == "darwin" else 1024 * kib
+
+
+def is_distributed() -> bool:
+    """Whether there are other ranks."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -17,8 +17,7 @@ from bnn_lightning.callbacks.ema import EMAWeightAveraging
 from bnn_lightning.callbacks.flip_rate import FlipRateLogger
 from bnn_lightning.callbacks.gradient_share import GradientShare
 from bnn_lightning.data.image_io import DamagedImageError
-from bnn_lightning.layers.module_utils import annealed, binary_layers
-from bnn_lightning.metrics.ops import evaluation
+from bnn_lightning.layers.module_utils import annealed, binary_layers, evaluation
 from bnn_lightning.optim.bop import Bop
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.labels import LabelError

@@ -11,7 +11,7 @@ from torch import nn
 
 from bnn_lightning.data.encoded_images import EncodedDataModule
 from bnn_lightning.data.imagenet_folders import listed_names
-from bnn_lightning.metrics.ops import evaluation
+from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.image_size import sides
