@@ -114,17 +114,22 @@ class _SignIdentity(torch.autograd.Function):
         return grad
 
 
-class _ApproxSign(torch.autograd.Function):
+class _Sign(torch.autograd.Function):
+    """The sign of the first argument; a subclass has the backward pass, for which all arguments are kept."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, *options: Tensor | float) -> Tensor:
         return sign(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*[value for value in inputs if isinstance(value, Tensor)])
+        ctx.numbers = [value for value in inputs if not isinstance(value, Tensor)]
 
+
+class _ApproxSign(_Sign):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
@@ -132,58 +137,28 @@ class _ApproxSign(torch.autograd.Function):
         return grad * (2 - 2 * x.abs()).clamp(min=0) if result is None else result
 
 
-class _SwishSign(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, beta: float) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.beta = inputs[1]
-
+class _SwishSign(_Sign):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         # beta (2 - bx tanh(bx/2)) / (1 + cosh(bx)), written with sech^2(bx/2) = 2 / (1 + cosh(bx)): no overflow.
-        half = (ctx.beta / 2) * x
+        (beta,) = ctx.numbers
+        half = (beta / 2) * x
         tanh = torch.tanh(half)
-        return grad * (ctx.beta * (1 - half * tanh) * (1 - tanh * tanh)), None
+        return grad * (beta * (1 - half * tanh) * (1 - tanh * tanh)), None
 
 
-class _ReSTE(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, power: Tensor, clip: float, limit: float) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-        ctx.clip, ctx.limit = inputs[2], inputs[3]
-
+class _ReSTE(_Sign):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, power = ctx.saved_tensors
+        clip, limit = ctx.numbers
         magnitude = x.abs()
-        slope = magnitude.clamp(min=ctx.limit) ** ((1 - power) / power) / power
-        return grad * torch.where(magnitude > ctx.clip, 0.0, slope), None, None, None
+        slope = magnitude.clamp(min=limit) ** ((1 - power) / power) / power
+        return grad * torch.where(magnitude > clip, 0.0, slope), None, None, None
 
 
-class _SignEDE(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, t: Tensor) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
+class _SignEDE(_Sign):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, t = ctx.saved_tensors
