@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bnn_lightning.utils.native import choose_library, parallel_for
+from bnn_lightning.utils.native import choose_library, library_file, parallel_for
 
 FOLDER = Path(__file__).parent / "_kernels"
 _VERSION = 1  # of the structure below; `bnn_version` of surrogates.c
@@ -32,7 +32,7 @@ def _library() -> ctypes.CDLL | None:
     name, _ = choose_library(FOLDER)
     if name is None:
         return None
-    library = ctypes.CDLL(str(FOLDER / f"{name}.so"))
+    library = ctypes.CDLL(str(library_file(FOLDER, name)))
     library.bnn_version.restype = ctypes.c_int64
     return library if library.bnn_version() == _VERSION else None
 

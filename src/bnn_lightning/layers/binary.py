@@ -1,6 +1,6 @@
 """Base of binary layers: signs, exact dot product, scale, bias."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +19,18 @@ def check_pad_value(pad_value: float) -> float:
     return float(pad_value)
 
 
-def check_input_binarizer(given: object) -> InputBinarizer | None:
-    """Return the binarizer of a layer's input, or None.
+def check_binarizers(input_binarizer: object, weight_binarizer: object) -> None:
+    """Refuse what are no binarizers of a layer's input and weights, or None.
 
     Raises:
-        TypeError: It is no `InputBinarizer`.
+        TypeError: Another object, a class or a name; the message says which.
     """
-    if given is None or isinstance(given, InputBinarizer):
-        return given
-    raise TypeError(f"`input_binarizer` must be an InputBinarizer, such as SignSTE(), or None, got {_what(given)}.")
-
-
-def check_weight_binarizer(given: object) -> WeightBinarizer | None:
-    """Return the binarizer of a layer's weights, or None.
-
-    Raises:
-        TypeError: It is no `WeightBinarizer`.
-    """
-    if given is None or isinstance(given, WeightBinarizer):
-        return given
-    raise TypeError(f"`weight_binarizer` must be a WeightBinarizer, such as XNORScale(), or None, got {_what(given)}.")
+    for name, given, kind, example in (
+        ("input_binarizer", input_binarizer, InputBinarizer, "an InputBinarizer, such as SignSTE()"),
+        ("weight_binarizer", weight_binarizer, WeightBinarizer, "a WeightBinarizer, such as XNORScale()"),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"`{name}` must be {example}, or None, got {_what(given)}.")
 
 
 def _what(given: object) -> str:
@@ -66,6 +58,11 @@ class BinaryLayer(nn.Module):
     bias: Any  # Parameter or None: torch's own layers annotate it each in their way
     input_binarizer: InputBinarizer | None
     weight_binarizer: WeightBinarizer | None
+
+    def share(self, layer: nn.Module) -> Self:
+        """Take the parameters and the mode of a layer of torch's; return the layer itself."""
+        self._parameters.update(layer._parameters)
+        return self.train(layer.training)
 
     @property
     def is_binary_layer(self) -> bool:

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.dot import binary_dot
-from bnn_lightning.layers.binary import (
-    BinaryLayer,
-    check_input_binarizer,
-    check_pad_value,
-    check_weight_binarizer,
-)
+from bnn_lightning.layers.binary import BinaryLayer, check_binarizers, check_pad_value
 
 
 class BinaryConv(BinaryLayer):
@@ -69,8 +64,8 @@ class BinaryConv(BinaryLayer):
             self._reversed_padding_repeated_twice = [
                 sides[2 * i + j] for i in reversed(range(len(sides) // 2)) for j in (0, 1)
             ]
-        self.input_binarizer = check_input_binarizer(input_binarizer)
-        self.weight_binarizer = check_weight_binarizer(weight_binarizer)
+        check_binarizers(input_binarizer, weight_binarizer)
+        self.input_binarizer, self.weight_binarizer = input_binarizer, weight_binarizer
         self.pad_value = check_pad_value(pad_value)
         binary = input_binarizer is not None or weight_binarizer is not None or self.pad_value != 0.0
         if (binary or sides is not None) and padding_mode != "zeros":
@@ -100,8 +95,7 @@ class BinaryConv(BinaryLayer):
             device="meta",
             **binarizers,
         )
-        new._parameters.update(conv._parameters)
-        return new.train(conv.training)
+        return new.share(conv)
 
     @classmethod
     def _sides(cls, padding: str | int | tuple[int, ...]) -> tuple[int, ...] | None:

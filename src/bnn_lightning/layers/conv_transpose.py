@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.dot import binary_dot
-from bnn_lightning.layers.binary import BinaryLayer, check_input_binarizer, check_weight_binarizer
+from bnn_lightning.layers.binary import BinaryLayer, check_binarizers
 
 
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
@@ -63,8 +63,8 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
             device,
             dtype,
         )
-        self.input_binarizer = check_input_binarizer(input_binarizer)
-        self.weight_binarizer = check_weight_binarizer(weight_binarizer)
+        check_binarizers(input_binarizer, weight_binarizer)
+        self.input_binarizer, self.weight_binarizer = input_binarizer, weight_binarizer
 
     @classmethod
     def from_conv(cls, conv: nn.ConvTranspose2d, **binarizers: Any) -> Self:
@@ -88,8 +88,7 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
             device="meta",
             **binarizers,
         )
-        new._parameters.update(conv._parameters)
-        return new.train(conv.training)
+        return new.share(conv)
 
     def filters(self, weight: Tensor) -> Tensor:
         """View (in_channels, out_channels / groups, ...) as (out_channels, in_channels / groups, ...)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 from bnn_lightning.functional.dot import binary_dot
-from bnn_lightning.layers.binary import BinaryLayer, check_input_binarizer, check_weight_binarizer
+from bnn_lightning.layers.binary import BinaryLayer, check_binarizers
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -42,8 +42,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         weight_binarizer: WeightBinarizer | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.input_binarizer = check_input_binarizer(input_binarizer)
-        self.weight_binarizer = check_weight_binarizer(weight_binarizer)
+        check_binarizers(input_binarizer, weight_binarizer)
+        self.input_binarizer, self.weight_binarizer = input_binarizer, weight_binarizer
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **binarizers: Any) -> Self:
@@ -54,8 +54,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
             **binarizers: `input_binarizer`, `weight_binarizer`.
         """
         new = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", **binarizers)
-        new._parameters.update(linear._parameters)
-        return new.train(linear.training)
+        return new.share(linear)
 
     def dot(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x_is_binary: bool = False) -> Tensor:
         """Multiply `x`, (N, ..., in_features), with the transpose of `weight`, (out_features, in_features).
