@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.metrics.ops import evaluation
+from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.errors import UserError
 
