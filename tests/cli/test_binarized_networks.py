@@ -20,10 +20,10 @@ RUN = (
 
 @pytest.mark.slow
 def test_from_the_float_twin_to_the_packed_file(bnn: Bnn, workplace: Any) -> None:
-    done = bnn("train", *RUN, "model.binary=false", "name=float", "hydra.run.dir=runs/float")
+    rules = "model.binarize.rules={body.features.1.*: false}"  # of the twin as well, whose ReLUs are then the same
+    done = bnn("train", *RUN, "model.binary=false", rules, "name=float", "hydra.run.dir=runs/float")
     assert done.code == 0, done.err
     chosen = ("distill=teacher", "distill.teacher.ckpt=runs/float", "init_from=runs/float")
-    rules = "model.binarize.rules={body.features.1.*: false}"
     done = bnn("train", *RUN, *chosen, rules, "hydra.run.dir=runs/binary")
     assert done.code == 0, done.err
     network = bnn_lightning.load_task("runs/binary").backbone
