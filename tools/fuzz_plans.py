@@ -72,10 +72,10 @@ def read_inputs(driver: Sequence[str | Path], files: Sequence[Path], inputs: ran
         ValueError: A process ended with an error.
         KeyboardInterrupt: It was interrupted; the counts so far are printed.
     """
-    progress = Progress(len(inputs))
+    progress, running = Progress(len(inputs)), set[subprocess.Popen[str]]()
     parts = [inputs[at : at + PART] for at in range(0, len(inputs), PART)]
     with ThreadPoolExecutor(processes) as pool:
-        jobs = [pool.submit(_read_part, driver, files, part) for part in parts]
+        jobs = [pool.submit(_read_part, driver, files, part, running) for part in parts]
         try:
             for job in as_completed(jobs):
                 progress.add(job.result())
@@ -84,17 +84,25 @@ def read_inputs(driver: Sequence[str | Path], files: Sequence[Path], inputs: ran
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.kill()
     return progress
 
 
-def _read_part(driver: Sequence[str | Path], files: Sequence[Path], part: range) -> Counter[str]:
-    done = subprocess.run([*driver, str(part.start), str(len(part)), *files], capture_output=True, text=True)
-    if done.returncode:
+def _read_part(
+    driver: Sequence[str | Path], files: Sequence[Path], part: range, running: set[subprocess.Popen[str]]
+) -> Counter[str]:
+    """Read inputs by one process, which is among the running ones meanwhile."""
+    command = [*driver, str(part.start), str(len(part)), *files]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running.add(process)
+    printed, _ = process.communicate()
+    running.discard(process)
+    if process.returncode:
         raise ValueError(
-            f"A finding among the inputs {part.start} to {part[-1]} (exit code {done.returncode}):\n"
-            f"{done.stdout}{done.stderr}"
+            f"A finding among the inputs {part.start} to {part[-1]} (exit code {process.returncode}):\n{printed}"
         )
-    return Counter({result: int(count) for count, result in re.findall(r"(\d+) (refused|run|too large)", done.stdout)})
+    return Counter({result: int(count) for count, result in re.findall(r"(\d+) (refused|run|too large)", printed)})
 
 
 def main() -> int:

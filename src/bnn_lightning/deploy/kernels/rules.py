@@ -232,6 +232,7 @@ def _combine(c: Job) -> None:
     c.positive("images", "parts", "x_channels")
     after = c.job.after
     pixels = c.images * after.height * after.width
+    c.need(c.parts <= after.height * after.width, "a map has more parts than pixels")
     joined = c.x_channels * (2 if c.second else 1)
     c.need(after.channels == joined, f"{joined} channels are combined to {after.channels}")
     c.need(not c.second or c.x_channels % BLOCK == 0, "two maps side by side need whole blocks")

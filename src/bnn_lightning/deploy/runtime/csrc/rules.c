@@ -252,6 +252,7 @@ static void check_combine(struct check *c, const struct bnn_combine *p) {
   const int64_t pixels = product(p->images, a->height, a->width);
   NEED(a->channels == p->x_channels * (p->second ? 2 : 1), "maps of other channels are combined");
   NEED(!p->second || p->x_channels % BLOCK == 0, "two maps side by side need whole blocks");
+  NEED(p->parts <= times(a->height, a->width), "a map has more parts than pixels");
   NEED(a->out_channels >= a->channels, "a result has more channels than its memory");
   PARAMETERS(a->channels, a->threshold BNN_AFTER(VALUES_OF, a));
   reach(c, a->out, plus(times(pixels - 1, a->out_channels), a->channels), FLOAT, WRITE | OPTIONAL);
