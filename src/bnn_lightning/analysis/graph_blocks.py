@@ -1,13 +1,15 @@
 """Basic blocks of binary networks and their convolution modules, by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
-from bnn_lightning.models.blocks import DoubleSkipBlock, layer_factory, pad_shortcut
+from bnn_lightning.binarizers.base import BinarizerFactory
+from bnn_lightning.models.blocks import DoubleSkipBlock, LayerFactory, layer_factory, pad_shortcut
 from bnn_lightning.models.bnext import CLIPPED_RSIGN, BNextBlock
 from bnn_lightning.models.bnext_units import BNextConv, RealLayers
-from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, XNORUnit
+from bnn_lightning.models.conv_blocks import BiRealUnit, ReActUnit, RealToBinaryUnit, Unit, XNORUnit
 from bnn_lightning.models.reactnet import ReActBlock
 from bnn_lightning.models.xnornet import XNORBlock
 from bnn_lightning.utils.checks import check_integer
@@ -16,47 +18,30 @@ from bnn_lightning.utils.text import did_you_mean
 Maker = Callable[[int, int, int], nn.Module]
 
 
-def _xnornet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = layer_factory(True, None, None, defaults=XNORUnit.default_binarizers)
-    return XNORBlock(inplanes, outplanes, stride, layers=layers)
+def _layers(input_binarizer: str | BinarizerFactory, weight_binarizer: str | BinarizerFactory) -> LayerFactory:
+    return layer_factory(True, None, None, defaults=(input_binarizer, weight_binarizer))
 
 
-def _birealnet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    return nn.Sequential(BiRealUnit(inplanes, outplanes, stride), BiRealUnit(outplanes, outplanes))
+def _two(unit: type[Unit]) -> Maker:
+    """Make two units, of which the first has the stride and the change of width."""
+    return lambda a, b, stride: nn.Sequential(unit(a, b, stride), unit(b, b))
 
 
-def _reactnet(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = layer_factory(True, None, None, defaults=ReActUnit.default_binarizers)
-    return ReActBlock(inplanes, outplanes, stride, layers=layers)
-
-
-def _real2binary(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    return nn.Sequential(RealToBinaryUnit(inplanes, outplanes, stride), RealToBinaryUnit(outplanes, outplanes))
-
-
-def _skd(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = layer_factory(True, None, None)
-    return DoubleSkipBlock(inplanes, outplanes, stride, layers=layers, shortcut=pad_shortcut)
-
-
-def _bnext(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = layer_factory(True, None, None, defaults=(CLIPPED_RSIGN, "TemperatureSign"))
-    return BNextBlock(inplanes, outplanes, stride, multiply=True, layers=layers, real=RealLayers(), recoupling=True)
-
-
-def _bnext_module(inplanes: int, outplanes: int, stride: int) -> nn.Module:
-    layers = layer_factory(True, None, None, defaults=(CLIPPED_RSIGN, "TemperatureSign"))
-    return BNextConv(inplanes, outplanes, 3, stride, layers=layers)
-
-
+_BNEXT = _layers(CLIPPED_RSIGN, "TemperatureSign")
 _MAKERS: dict[str, tuple[str, Maker]] = {
-    "birealnet": ("Bi-Real Net: two units", _birealnet),
-    "bnext": ("BNext: ELM-Attention and FFN", _bnext),
-    "reactnet": ("ReActNet: 3×3 and 1×1 unit", _reactnet),
-    "real2binary": ("Real-to-Binary: two half blocks", _real2binary),
-    "skd": ("SKD-BNN: double skip", _skd),
-    "xnornet": ("XNOR-Net: two units and a skip", _xnornet),
-    "bnext_module": ("BNext: convolution module", _bnext_module),
+    "birealnet": ("Bi-Real Net: two units", _two(BiRealUnit)),
+    "bnext": (
+        "BNext: ELM-Attention and FFN",
+        partial(BNextBlock, multiply=True, layers=_BNEXT, real=RealLayers(), recoupling=True),
+    ),
+    "reactnet": ("ReActNet: 3×3 and 1×1 unit", partial(ReActBlock, layers=_layers(*ReActUnit.default_binarizers))),
+    "real2binary": ("Real-to-Binary: two half blocks", _two(RealToBinaryUnit)),
+    "skd": (
+        "SKD-BNN: double skip",
+        partial(DoubleSkipBlock, layers=_layers("SignEDE", "Libra"), shortcut=pad_shortcut),
+    ),
+    "xnornet": ("XNOR-Net: two units and a skip", partial(XNORBlock, layers=_layers(*XNORUnit.default_binarizers))),
+    "bnext_module": ("BNext: convolution module", lambda a, b, stride: BNextConv(a, b, 3, stride, layers=_BNEXT)),
     "real2binary_module": ("Real-to-Binary: convolution module", RealToBinaryUnit),
     "xnornet_module": ("XNOR-Net: convolution module", XNORUnit),
 }
