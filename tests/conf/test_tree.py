@@ -25,8 +25,9 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.yaml"))
 # Arguments that stand in no file: given by the code, or of no use.
 NOT_LISTED = {
     "DigitsDataModule": {"download", "verify"},
+    "SyntheticDataModule": {"download", "verify"},
+    "FolderDataModule": {"epochs", "lighting", "resize_size", "train_sizes"},  # of ImageNet's recipes
     "warmup_cosine": {"steps_per_epoch", "optimizer"},
-    "cosine": {"steps_per_epoch", "optimizer"},
     "linear": {"steps_per_epoch", "optimizer"},
     "constant": {"steps_per_epoch", "optimizer"},
     "default_groups": {"model"},
