@@ -1,13 +1,17 @@
 """Every notebook runs from top to bottom, at its fast setting, away from the checkout."""
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
 pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
+manager = pytest.importorskip("jupyter_client.manager", reason="needs the extra `notebooks`")
 pytest.importorskip("matplotlib", reason="needs the extra `notebooks`")
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +38,21 @@ def test_committed_without_outputs_and_with_links_that_lead_somewhere(notebook: 
             assert (ROOT / name).exists(), name
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """One process for all notebooks, which spares each the imports."""
+    dropped = ("BNN_RUNS", "BNN_RUN_ID", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    kernel = manager.KernelManager(kernel_name="python3")
+    kernel.start_kernel(env=environment | {"BNN_NOTEBOOKS": "fast"})
+    yield kernel
+    kernel.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BNN_NOTEBOOKS", "fast")
-    for name in ("BNN_RUNS", "BNN_RUN_ID", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED"):
-        monkeypatch.delenv(name, raising=False)
+def test_runs(notebook: Path, tmp_path: Path, kernel: Any) -> None:
     content = nbformat.read(notebook, as_version=4)
-    nbclient.NotebookClient(content, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    content.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))
+    nbclient.NotebookClient(content, km=kernel, timeout=300).execute()
     outputs = [output for cell in content.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
