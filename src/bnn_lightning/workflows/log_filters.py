@@ -1,4 +1,4 @@
-"""Messages of libraries that a user can do nothing about."""
+"""Messages of libraries: which are left out, and which go to the logging of the caller."""
 
 import logging
 import warnings
@@ -17,8 +17,10 @@ class _NoAnnouncements(logging.Filter):
 def silence() -> None:
     """Leave out Lightning's advertisements and devices, a deprecation that torch >= 2.11 announces, and some advice.
 
-    (A training says itself on which device it computes. Epochs shorter than `log_every_n_steps` are in order: what
-    matters is logged once an epoch. And what is logged has been reduced before: it is equal on all ranks.)
+    Its other records go to the logging of the caller, as ours do: where nothing has configured it, Lightning prints
+    them by a handler of its own. (A training says itself on which device it computes. Epochs shorter than
+    `log_every_n_steps` are in order: what matters is logged once an epoch. And what is logged has been reduced before:
+    it is equal on all ranks.)
     """
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
@@ -26,3 +28,7 @@ def silence() -> None:
     for logger in map(logging.getLogger, _LOGGERS):
         if not any(isinstance(known, _NoAnnouncements) for known in logger.filters):
             logger.addFilter(_NoAnnouncements())
+    for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric")):
+        if not logger.propagate and logger.handlers:
+            logger.removeHandler(logger.handlers[0])
+            logger.propagate = True

@@ -65,11 +65,11 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
     try:
         shrink = Shrink(size=settings.size, side=settings.side, quality=settings.quality)  # type: ignore[arg-type]
         if settings.to == "stream":
-            report = convert_folder(source, output, shrink, chunk_mib=settings.chunk_mib, num_workers=number)
+            report = convert_folder(source, output, shrink, chunk_mib=settings.chunk_mib, num_workers=number, say=say)
         elif settings.size is None:
             raise ValueError("`size` must be given with to=folder, got null: the copy would be the source.")
         else:
-            report = shrink_folder(source, output, shrink, num_workers=number)
+            report = shrink_folder(source, output, shrink, num_workers=number, say=say)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         raise UserError(explain(error)) from error
     if report.damaged:

@@ -56,7 +56,7 @@ def training_config(
 
 
 def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int | None) -> Plain:
-    """Return the sections that `bnn train` takes without a recipe; a test holds both equal."""
+    """Return the sections that `bnn train` takes without a recipe, and which print nothing; a test holds both equal."""
     return {
         "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
         "param_groups": {"_target_": f"{PACKAGE}.optim.default_groups", "_partial_": True, "weight_decay": 0.0},
@@ -77,6 +77,8 @@ def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int 
             "max_epochs": settings.epochs,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 10,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
             "default_root_dir": run_dir,
         },
         "callbacks": _default_callbacks(f"{run_dir}/checkpoints"),

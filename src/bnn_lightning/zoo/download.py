@@ -2,8 +2,8 @@
 
 import hashlib
 import http.client
+import logging
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from bnn_lightning.zoo.receipts import ZooError
 
+_LOGGER = logging.getLogger(__name__)  # the command line prints its records
 _TIMEOUT = 30.0  # seconds without a byte
 _PIECE = 1 << 20
 _PARTIAL, _OUT_OF_RANGE = 206, 416  # HTTP status
@@ -52,7 +53,7 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
 def _fetch(url: str, path: Path, size: int, sha256: str) -> None:
     part = path.with_name(f"{path.name}.part")
     resumed = part.is_file() and part.stat().st_size > 0
-    print(f"{'resuming' if resumed else 'downloading'} {url} ({size:,} bytes)", file=sys.stderr, flush=True)
+    _LOGGER.info("%s %s (%s bytes)", "resuming" if resumed else "downloading", url, f"{size:,}")
     _transfer(url, part, size)
     if resumed and part.stat().st_size >= size and checksum(part) != sha256:  # the beginning may be of another version
         part.unlink()

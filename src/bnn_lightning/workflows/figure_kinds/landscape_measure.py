@@ -1,5 +1,6 @@
 """Measure landscapes: networks, images, evaluators and files put together."""
 
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import FigureSettings, place_of, typeable
 from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, LandscapeFile, digest, empty_landscape
 from bnn_lightning.workflows.figure_kinds.runs import read_run
-from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.messages import LOGGER, say
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.settings import choice
 
@@ -201,7 +202,9 @@ def _measure_missing(file: LandscapeFile, problem: Problem, settings: MeasureSet
     devices = devices_of(settings)
     found = scan(problem, [(index, points[index]) for index in missing], devices=devices)
     pause = 0.2 if sys.stderr.isatty() else 60.0  # of a log
-    with tqdm(found, label, total, initial=total - len(missing), mininterval=pause, maxinterval=pause) as bar:
+    hidden = not LOGGER.isEnabledFor(logging.INFO)  # called from Python, where messages are not shown either
+    shown = {"initial": total - len(missing), "mininterval": pause, "maxinterval": pause, "disable": hidden}
+    with tqdm(found, label, total, **shown) as bar:
         for index, measured in bar:
             file.add(index, measured)
         seconds = bar.format_dict["elapsed"]
