@@ -1,6 +1,5 @@
 import contextlib
 import io
-import logging
 import os
 import subprocess
 import sys
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bnn_lightning.cli import main
 from bnn_lightning.cli.config_paths import config_dir
+from tests import in_process
 
 # A run of seconds: a small network on a few made-up images.
 SMALL = (
@@ -56,13 +55,8 @@ def small() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, out = tmp_path_factory.mktemp("trained"), io.StringIO()
-    argv, handlers = sys.argv, list(logging.root.handlers)
-    sys.argv = ["bnn", "train", *SMALL]
-    try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out):
-            main.main()
-    finally:
-        sys.argv, logging.root.handlers[:] = argv, handlers
+    with in_process.workplace(folder), contextlib.redirect_stdout(out):
+        main.main(["train", *SMALL])
     (run,) = folder.glob("runs/*/*")
     return Trained(run, out.getvalue())
 
@@ -70,16 +64,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to stand in; what a run changes in this process is put back."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("BNN_DATA", "BNN_RUNS", "BNN_RUN_ID", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED"):
-        monkeypatch.delenv(name, raising=False)
-    handlers, level = list(logging.root.handlers), logging.root.level
-    precision = torch.get_float32_matmul_precision()
-    yield tmp_path
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    torch.set_float32_matmul_precision(precision)
-    os.environ.pop("PL_GLOBAL_SEED", None)
+    monkeypatch.chdir(tmp_path)  # a test that stands elsewhere by `monkeypatch` comes back to where it began
+    with in_process.workplace(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture

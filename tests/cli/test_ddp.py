@@ -87,14 +87,16 @@ def test_each_job_of_a_sweep_trains_once_with_one_set_of_values(
     assert done.out.count("test accuracy:") == 2
 
 
-def test_evaluation_counts_the_images_of_all_processes_and_speaks_once(trained: Any, process: Process) -> None:
+def test_evaluation_counts_the_images_of_all_processes_and_speaks_once(
+    trained: Any, process: Process, bnn: Process
+) -> None:
     given = ("evaluate", f"ckpt={trained.final}", "data=synthetic", "data.image_size=8", "data.num_test=23")
     words = ("trainer.accelerator=cpu", "trainer.devices=2", "strategy=ddp", "trainer.enable_progress_bar=false")
     done = process("-m", "bnn_lightning.cli.main", *given, *words)
     assert done.code == 0, done.err[-3000:]
     assert re.findall(r"^images: +(\d+)$", done.out, flags=re.MULTILINE) == ["23"]
     assert done.out.count("trained on synthetic") == 1
-    alone = process("-m", "bnn_lightning.cli.main", *given, "trainer.accelerator=cpu", "trainer.devices=1")
+    alone = bnn(*given, "trainer.accelerator=cpu", "trainer.devices=1")
     scores = [re.findall(r"^(?:top-1|loss): +([\d.]+)", out, flags=re.MULTILINE) for out in (done.out, alone.out)]
     assert scores[0] == scores[1]
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bnn_lightning.cli.main import main
+from tests import in_process
+from tests.packaging.pages import plain_commands
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = (
     "CHANGELOG.md",
@@ -68,3 +72,23 @@ def run() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_script(run: Callable[..., str]) -> Callable[..., None]:
+    """Run the `bnn` commands of a script in this process, which is faster; a script that needs a shell in bash."""
+
+    def run_script(script: str, *, cwd: Path, preamble: str = "") -> None:
+        commands = plain_commands(script)
+        if commands is None:
+            run(["bash", "-c", preamble + script], cwd=cwd)
+            return
+        for words in commands:
+            with in_process.workplace(cwd):
+                try:
+                    main(words)
+                except SystemExit as exit:
+                    if exit.code:
+                        pytest.fail(f"bnn {' '.join(words)}\nended with {exit.code}")
+
+    return run_script

@@ -90,6 +90,14 @@ def command(line: str) -> Command | None:
     return Command(line, start[1] or "train", shlex.split(line[start.end() :])) if start else None
 
 
+def plain_commands(script: str) -> list[list[str]] | None:
+    """Return the words of the `bnn` commands of a script, None where it needs a shell or processes of its own."""
+    found = lines(script)
+    if any(re.search(r"[|<>$;&*?~`]|devices=", line) or not line.startswith("bnn ") for line in found):
+        return None
+    return [shlex.split(line)[1:] for line in found]
+
+
 def commands(text: str) -> list[Command]:
     """Return the commands of ours in the shell blocks of a page."""
     scripts = (block.script for block in blocks(text) if block.language == "bash")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.packaging.pages import ROOT, blocks, command, lines, sources
+from tests.packaging.pages import ROOT, blocks, command, lines, plain_commands, sources
 
 PAGES = {
     page.relative_to(ROOT).as_posix(): found
@@ -57,7 +57,7 @@ def workplace(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, workplace: Path, run: Callable[..., str]) -> None:
+def test_page_runs(page: str, workplace: Path, run: Callable[..., str], run_script: Callable[..., None]) -> None:
     for block in blocks((ROOT / page).read_text(encoding="utf-8")):
         if block.title:
             (workplace / block.title).parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ def test_page_runs(page: str, workplace: Path, run: Callable[..., str]) -> None:
             python += block.script  # a block goes on with the names of those before it
             run([sys.executable, "-c", python], cwd=workplace)
         else:
-            script = PREAMBLE.format(root=ROOT, prefix=sys.prefix) + shortened(block.script)
-            run(["bash", "-c", script], cwd=workplace)
+            preamble = PREAMBLE.format(root=ROOT, prefix=sys.prefix)
+            run_script(shortened(block.script), cwd=workplace, preamble=preamble)
 
 
 def test_trainings_are_shortened() -> None:
@@ -79,6 +79,12 @@ def test_trainings_are_shortened() -> None:
     first, second, third = shortened(script).splitlines()
     assert first.split() == ["bnn", "train", "model=mlp", "epochs=3", "debug=short"]
     assert (second, third) == ("bnn evaluate ckpt=a", "bnn train debug=fast")
+
+
+def test_scripts_that_need_a_shell() -> None:
+    assert plain_commands("bnn train 'a={b: c}'  # why\nbnn conf ls") == [["train", "a={b: c}"], ["conf", "ls"]]
+    for script in ("bnn conf ls | head", "cd there\nbnn zoo", "bnn train trainer.devices=2", "A=1 bnn zoo"):
+        assert plain_commands(script) is None
 
 
 @pytest.mark.slow

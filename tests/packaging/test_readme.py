@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import in_process
 from tests.packaging.pages import README, Block, blocks, lines
 
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
@@ -48,9 +49,10 @@ def test_every_fence_is_run_or_names_its_language() -> None:
 
 
 @pytest.mark.parametrize("block", [pytest.param(b, id=f"line{b.line}") for b in BLOCKS if not b.composed])
-def test_readme_block_runs(block: Block, workplace: Path, run: Callable[..., str]) -> None:
+def test_readme_block_runs(block: Block, workplace: Path, run_script: Callable[..., None]) -> None:
     if block.language == "python":
-        run([sys.executable, "-c", block.script], cwd=workplace)
+        with in_process.workplace(workplace):
+            exec(compile(block.script, "README.md", "exec"), {"__name__": "__main__"})
         return
     script = "\n".join(command for command in lines(block.script) if command != "make test")
-    run(["bash", "-c", PREAMBLE.format(prefix=sys.prefix) + script], cwd=workplace)
+    run_script(script, cwd=workplace, preamble=PREAMBLE.format(prefix=sys.prefix))

@@ -1,18 +1,16 @@
-import contextlib
-import os
 from pathlib import Path
 
 import pytest
 
 from bnn_lightning.cli.main import main
+from tests import in_process
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short training on the embedded digits."""
     folder = tmp_path_factory.mktemp("workflows")
-    before = dict(os.environ)
-    with contextlib.chdir(folder):
+    with in_process.workplace(folder):
         main(
             [
                 *("train", "model=mlp", "model.width=32", "data=digits", "data.image_size=8", "epochs=2"),
@@ -20,6 +18,4 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "hydra.run.dir=mlp",
             ]
         )
-    os.environ.clear()
-    os.environ.update(before)
     return folder / "mlp"
