@@ -24,7 +24,7 @@ def test_lists_every_picture_with_a_line(words: tuple[str, ...], bnn: Bnn) -> No
 def test_unknown_picture_lists_those_that_there_are(bnn: Bnn) -> None:
     done = bnn("visualize", "lanscape=runs/a")
     assert done.code == 2
-    assert "`lanscape`: no such picture. Did you mean `landscape`?" in done.err
+    assert "`lanscape`: no such figure. Did you mean `landscape`?" in done.err
     assert all(line in done.err for line in KINDS.values())
 
 

@@ -1,4 +1,4 @@
-"""`bnn visualize surrogates`, `bank`, `signs`, `embedding` and `feature_maps`: files and refusals."""
+"""`bnn visualize surrogates`, `soft_label_heatmap`, `signs`, `embedding` and `feature_maps`: files and refusals."""
 
 import csv
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`bnn visualize procedure`, `comparison`, `binarization`: which runs are one line, and which numbers are written."""
+"""`bnn visualize training_curves`, `comparison`, `binarization`: lines of runs, and the numbers that are written."""
 
 import csv
 import json
@@ -128,7 +128,7 @@ def test_one_clear_message(words: str, message: str, trained: Any, bnn: Bnn) -> 
 
 def test_latency_of_a_benchmark_is_taken(tmp_path: Path) -> None:
     from bnn_lightning.figures.comparison import published
-    from bnn_lightning.workflows.figure_kinds.comparison import _latencies, _with_rivals
+    from bnn_lightning.workflows.figure_kinds.comparison import _latencies, _with_compact
 
     entries = [
         {"name": name, "threads": threads, "batch": 1, "median": seconds}
@@ -137,7 +137,7 @@ def test_latency_of_a_benchmark_is_taken(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps({"entries": entries}))
     latencies = _latencies(str(tmp_path / "b.json"))
     assert latencies == {"packed": 2.0, "mobilenet_v2_int8": 20.0}
-    with_latency = [e for e in _with_rivals(published("imagenet"), latencies) if e.latency is not None]
+    with_latency = [e for e in _with_compact(published("imagenet"), latencies) if e.latency is not None]
     assert [(e.name, e.latency) for e in with_latency] == [("MobileNetV2, int8", 20.0)]
     (tmp_path / "b.json").write_text("[]")
     with pytest.raises(UserError, match="is not what `bnn benchmark"):

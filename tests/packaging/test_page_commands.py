@@ -60,7 +60,7 @@ def composes(command: Command) -> None:
         return
     config_name = primary(command)
     if config_name is None:
-        assert not [word for word in command.words if "=" in word], "no such picture"
+        assert not [word for word in command.words if "=" in word], "no such figure"
         return
     if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:  # the extra `sweep`
         command.words[:] = [word for word in command.words if word != "sweep=optuna"]

@@ -9,9 +9,7 @@ from omegaconf import DictConfig
 
 from bnn_lightning.cli.errors import EXIT_CODE
 from bnn_lightning.cli.launch import is_sweep, launch
-from bnn_lightning.workflows import old_names
-from bnn_lightning.workflows.errors import did_you_mean
-from bnn_lightning.workflows.figure_kinds import KINDS
+from bnn_lightning.workflows.figure_kinds import KINDS, unknown_kind
 
 HELP = """bnn visualize: figures of networks and runs.
 
@@ -37,10 +35,7 @@ def main(prefix: Sequence[str]) -> None:
     what = kind_of(words)
     if what is None:
         name = words[0].partition("=")[0]
-        message = f"`{name}`: no such picture.{did_you_mean(name, KINDS)}\n\n{describe_kinds()}"
-        if (new := old_names.FIGURES.get(name)) is not None:
-            message = f"`{name}` is now called `{new}`: bnn visualize {new}=...\n"
-        print(f"error: {message}", end="", file=sys.stderr)
+        print(f"error: {unknown_kind(name)}\n\n{describe_kinds()}", end="", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
     # `bnn visualize landscape --help`: the bare word says only which keys there are.
     bare = (what,) if words[0] == what else ()

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from bnn_lightning.utils.optional import require
-from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
-from bnn_lightning.workflows.figure_kinds import KINDS
+from bnn_lightning.workflows.errors import UserError, listed
+from bnn_lightning.workflows.figure_kinds import KINDS, unknown_kind
 from bnn_lightning.workflows.figure_kinds.base import place_of, save
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
@@ -87,7 +87,7 @@ def settings_of(kind: str) -> type:
 
 def _module(kind: str) -> ModuleType:
     if kind not in KINDS:
-        raise UserError(f"`{kind}`: no such picture.{did_you_mean(kind, KINDS)} There are: {listed(KINDS)}.")
+        raise UserError(f"{unknown_kind(kind)} There are: {listed(KINDS)}.")
     try:
         require("matplotlib", extra="visualize")
     except ModuleNotFoundError as error:

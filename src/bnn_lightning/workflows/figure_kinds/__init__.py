@@ -1,5 +1,8 @@
 """Kinds of figures, a module each: what a kind needs, measures and draws."""
 
+from bnn_lightning.workflows.errors import did_you_mean
+from bnn_lightning.workflows.old_names import FIGURES
+
 # Each module defines its settings, such as `SignsSettings`, and `draw`.
 KINDS = {
     "training_curves": "training curves: loss, accuracy, learning rate, annealing, flipped signs, gradients",
@@ -15,3 +18,15 @@ KINDS = {
     "surrogates": "value and surrogate gradient of binarizers",
     "pipeline": "network at three levels: backbone, block, convolution module",
 }
+
+
+def unknown_kind(name: str) -> str:
+    """Return the message about a name that is none of `KINDS`: what it is called now, or the nearest name.
+
+    Example:
+        >>> unknown_kind("procedure"), unknown_kind("graphs")
+        ('`procedure` is called `training_curves` now.', '`graphs`: no such figure. Did you mean `graph`?')
+    """
+    if (new := FIGURES.get(name)) is not None:
+        return f"`{name}` is called `{new}` now."
+    return f"`{name}`: no such figure.{did_you_mean(name, KINDS)}"
