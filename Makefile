@@ -92,13 +92,13 @@ docs: $(SITE)  ## Build the documentation as a site in site/ (python -m http.ser
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
 
 # Other runtimes, which nothing else needs.
-RIVALS := $(VENV)/.bnn-lightning-benchmark
+BASELINES := $(VENV)/.bnn-lightning-benchmark
 
-$(RIVALS): $(STAMP)
+$(BASELINES): $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[benchmark]"
 	@touch $@
 
-bench-deploy: $(RIVALS)  ## Packed networks against onnxruntime, OpenVINO and compact networks: one table, and deploy.json
+bench-deploy: $(BASELINES)  ## Packed networks against onnxruntime, OpenVINO and compact networks: one table, and deploy.json
 	$(BIN)/python -m benchmarks.share
 	$(BIN)/python -m benchmarks.opening
 	$(BIN)/python -m benchmarks.packed

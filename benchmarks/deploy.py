@@ -2,7 +2,7 @@
 
     python -m benchmarks.deploy --out deploy.json --only layers birealnet18
 
-Every case is a `bnn benchmark` in a process of its own, whose contestants take turns; a ratio is a rival's median over
+Every case is a `bnn benchmark` in a process of its own, whose backends take turns; a ratio is a baseline's median over
 the packed network's. One that fails is named, and the others go on.
 """
 
@@ -24,22 +24,22 @@ CASES: dict[str, tuple[str, ...]] = {
     "layers": ("layers=true", "threads=[1]"),
     "birealnet18": (
         *("model=birealnet18", IMAGENET),
-        "rivals=[packed_u8,torch_simulated,onnxruntime_float,onnxruntime_int8,openvino_float,openvino_int8,"
+        "baselines=[packed_u8,torch_simulated,onnxruntime_float,onnxruntime_int8,openvino_float,openvino_int8,"
         "mobilenet_v2_int8]",
     ),
     "bnext_tiny": (
         *("model=bnext_tiny", IMAGENET, "threads=[1]"),
-        "rivals=[torch_simulated,onnxruntime_simulated,onnxruntime_float,onnxruntime_int8,mobilenet_v2_int8]",
+        "baselines=[torch_simulated,onnxruntime_simulated,onnxruntime_float,onnxruntime_int8,mobilenet_v2_int8]",
     ),
     "reactnet_a": (
         *("model=reactnet_a", IMAGENET, "threads=[1]"),
-        "rivals=[torch_simulated,onnxruntime_simulated,onnxruntime_float,onnxruntime_int8]",
+        "baselines=[torch_simulated,onnxruntime_simulated,onnxruntime_float,onnxruntime_int8]",
     ),
     "resnet20": (
         *("model=resnet20", "data=cifar10", "threads=[1]", "batch=[1,128]"),
-        "rivals=[torch_simulated,onnxruntime_float,onnxruntime_int8]",
+        "baselines=[torch_simulated,onnxruntime_float,onnxruntime_int8]",
     ),
-    "fallback": ("model=birealnet18", IMAGENET, "threads=[1]", "rivals=[torch_simulated]", "repeats=5"),
+    "fallback": ("model=birealnet18", IMAGENET, "threads=[1]", "baselines=[torch_simulated]", "repeats=5"),
 }
 ENVIRONMENT = {"fallback": {"BNN_KERNEL": "torch"}}
 
@@ -59,18 +59,18 @@ class Found:
         self.entries = report["entries"]
 
     def median(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "", clock: str = "") -> float | None:
-        """Return the median seconds of a contestant, None if it took no part."""
+        """Return the median seconds of a backend, None if it was not measured."""
         for entry in self.entries:
             if (entry["name"], entry["threads"], entry["batch"], entry["layer"]) == (name, threads, batch, layer):
                 return statistics.median(turn[clock or entry["clock"]] for turn in entry["turns"])
         return None
 
-    def rows(self, what: str, rivals: dict[str, float | None], *, ours: str = "packed", **where: Any) -> Iterator[Row]:
-        """Return a line a rival, with its aim, where both took part."""
-        for rival, aim in rivals.items():
-            mine, theirs = self.median(ours, **where), self.median(rival, **where)
+    def rows(self, what: str, aims: dict[str, float | None], *, ours: str = "packed", **where: Any) -> Iterator[Row]:
+        """Return a line a baseline, with its aim, where both were measured."""
+        for baseline, aim in aims.items():
+            mine, theirs = self.median(ours, **where), self.median(baseline, **where)
             if mine and theirs:
-                yield Row(f"{what} / {rival}", theirs / mine, aim)
+                yield Row(f"{what} / {baseline}", theirs / mine, aim)
 
 
 def rows_of(case: str, found: Found) -> Iterator[Row]:
@@ -93,8 +93,8 @@ def rows_of(case: str, found: Found) -> Iterator[Row]:
         yield from found.rows("packed", {"onnxruntime_float": 15.0, **others})
     elif case == "resnet20":
         for batch in (1, 128):
-            rivals = {"onnxruntime_float": 5.0, "onnxruntime_int8": 2.0, "torch_simulated": None}
-            yield from found.rows(f"batch {batch}", rivals, batch=batch)
+            aims = {"onnxruntime_float": 5.0, "onnxruntime_int8": 2.0, "torch_simulated": None}
+            yield from found.rows(f"batch {batch}", aims, batch=batch)
     elif case == "fallback":
         yield from found.rows("in torch, without kernels", {"torch_simulated": 1.0})
 
@@ -131,9 +131,9 @@ def run(case: str, repeats: int, limit: int, folder: Path) -> dict[str, Any] | s
 
 
 def table(rows: dict[str, list[Row]], failed: dict[str, str]) -> str:
-    """Format all lines: a rival's time over the packed network's, and the aim."""
+    """Format all lines: a baseline's time over the packed network's, and the aim."""
     width = max((len(row.what) for found in rows.values() for row in found), default=0)
-    lines = [f"{'case':<12} {'packed / rival':<{width}}    ratio    aim"]
+    lines = [f"{'case':<12} {'packed / baseline':<{width}}    ratio    aim"]
     for case, found in rows.items():
         for row in found:
             aim = "" if row.aim is None else f"  >= {row.aim:4.1f}  {'met' if row.ratio >= row.aim else 'MISSED'}"

@@ -5,7 +5,7 @@
 Prints, for each network, the step time (forward, backward, SGD) in float32 and bfloat16 in turns, the ratios, and the
 peak memory of a step. `--bf16` leaves float32 out, `--no-channels-last` takes torch's memory format. The plain baseline
 is the same network with the convolution written as most repositories write it. larq's ResNet-20 takes part where the
-extra `rivals` is installed, in float32 and on the CPU; each has the machine to itself while it runs.
+extra `larq` is installed, in float32 and on the CPU; each has the machine to itself while it runs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import rival_larq, timing
+from benchmarks import larq_step, timing
 from benchmarks.timing import clock, interleave, machine, summary
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
@@ -75,7 +75,7 @@ def make_step(model: str, variant: str, args: argparse.Namespace) -> Callable[[]
         ModuleNotFoundError: larq is asked for and not installed.
     """
     if variant == LARQ:
-        return rival_larq.make_step(args.batch, args.threads)
+        return larq_step.make_step(args.batch, args.threads)
     device = torch.device(args.device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     network = make(model, variant).to(device, memory_format=layout)

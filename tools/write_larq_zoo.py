@@ -1,6 +1,6 @@
 """Write weights of larq-zoo's own networks, images, and the logits that larq has for them: what tests compare with.
 
-Needs the extra `rivals`, and larq-zoo: `pip install --no-deps larq-zoo zookeeper`. Weights are random, as are the
+Needs the extra `larq`, and larq-zoo: `pip install --no-deps larq-zoo zookeeper`. Weights are random, as are the
 statistics of batch norms.
 
     python -m tools.write_larq_zoo tests/models/larq_zoo    # the thin QuickNet of the tests

@@ -10,7 +10,7 @@ import torch
 
 from bnn_lightning.deploy import kernel_info
 from bnn_lightning.models import create_backbone
-from bnn_lightning.workflows.backends import RIVALS, Contestants
+from bnn_lightning.workflows.backends import BASELINES, Backends
 from bnn_lightning.workflows.benchmark_layers import LAYERS
 from bnn_lightning.workflows.benchmark_network import make_subject
 from bnn_lightning.workflows.settings import BenchmarkSettings
@@ -21,7 +21,7 @@ SMALL = ("model=mlp", "model.width=16", "data=digits", "threads=[1]", "repeats=2
 
 def test_a_network_of_the_configuration(bnn: Bnn, workplace: Path) -> None:
     threads = torch.get_num_threads()
-    done = bnn("benchmark", *SMALL, "rivals=[torch_simulated,torch_float]", "batch=[1,2]", "out=found.json")
+    done = bnn("benchmark", *SMALL, "baselines=[torch_simulated,torch_float]", "batch=[1,2]", "out=found.json")
     assert done.code == 0, done.err
     assert torch.get_num_threads() == threads
     found = json.loads((workplace / "found.json").read_text())
@@ -42,7 +42,7 @@ def test_a_network_of_the_configuration(bnn: Bnn, workplace: Path) -> None:
 def test_a_file_knows_its_network(trained: Any, bnn: Bnn) -> None:
     made = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "images=8", "trainer.enable_progress_bar=false")
     assert made.code == 0, made.err
-    words = ("threads=[1]", "repeats=1", "rivals=[torch_simulated,torch_float,mobilenet_v2_int8]", "chart=net.svg")
+    words = ("threads=[1]", "repeats=1", "baselines=[torch_simulated,torch_float,mobilenet_v2_int8]", "chart=net.svg")
     for subject in ("packed=net.bnn", f"ckpt={trained.final}"):
         done = bnn("benchmark", subject, *words)
         assert done.code == 0, done.err
@@ -56,7 +56,7 @@ def test_a_file_that_does_not_know_is_measured_alone(bnn: Bnn, workplace: Path) 
 
     network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32).eval()
     save(pack(network), workplace / "net.bnn", PackedInfo("mlp", in_channels=1, image_size=8))
-    done = bnn("benchmark", "packed=net.bnn", "threads=[1]", "repeats=1", "rivals=[torch_float]")
+    done = bnn("benchmark", "packed=net.bnn", "threads=[1]", "repeats=1", "baselines=[torch_float]")
     assert done.code == 0, done.err
     assert "not measured: torch_float: the file does not say which network it was made from" in done.out
 
@@ -70,7 +70,7 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
 
     monkeypatch.setattr(packed_network, "fold_epilogue", lambda graph, types: Folded(graph, (), {"bn": "as of old"}))
     monkeypatch.setattr(benchmarking, "measure_footprint", lambda file: None)
-    words = ("model=resnet20", "model.width=4", "data=digits", "threads=[1]", "repeats=1", "rivals=[]")
+    words = ("model=resnet20", "model.width=4", "data=digits", "threads=[1]", "repeats=1", "baselines=[]")
     done = bnn("benchmark", *words, "out=found.json")
     assert done.code == 2
     assert "NOT FOLDED" in done.out
@@ -82,26 +82,26 @@ def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     assert "18 batch norms" in benchmark_network._of_file(file, []).unfolded
 
 
-@pytest.mark.slow
 def test_the_packed_network_is_measured_as_it_was_loaded(tmp_path: Path) -> None:
     network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32).eval()
     subject = make_subject(network, {"_target_": "mlp"}, tmp_path, trust=[])
-    run = Contestants(subject, tmp_path).runners([])["packed"](1, torch.rand(2, 1, 8, 8))
+    run = Backends(subject, tmp_path).runners([])["packed"](1, torch.rand(2, 1, 8, 8))
     assert run().shape == (2, 10)
     assert not subject.packed.is_shown  # tensors that were asked for are watched at every call
 
 
-def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_baseline_that_is_installed_computes_logits(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = {"_target_": "bnn_lightning.models.create_backbone", "name": "resnet20", "num_classes": 10, "width": 4}
     model |= {"in_channels": 3, "image_size": 16, "binary": True}
     network = create_backbone("resnet20", num_classes=10, image_size=16, width=4).eval()
-    contestants = Contestants(make_subject(network, model, tmp_path, trust=[]), tmp_path)
-    names = [name for name in RIVALS if not name.startswith("mobilenet") and name != "torch_float"]
+    backends = Backends(make_subject(network, model, tmp_path, trust=[]), tmp_path)
+    names = [name for name in BASELINES if not name.startswith("mobilenet") and name != "torch_float"]
     images = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         wanted = network(images)
-    for name, runner in contestants.runners(names).items():
+    for name, runner in backends.runners(names).items():
         out = runner(1, images)()
         logits = torch.as_tensor(
             next(iter(out.values())) if hasattr(out, "values") and not torch.is_tensor(out) else out
@@ -109,7 +109,7 @@ def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
         assert logits.shape == (2, 10)
         if "simulated" in name or name == "packed":
             assert torch.allclose(logits, wanted, atol=1e-4), name
-    assert set(contestants.absent) <= {"larq", "openvino_float", "openvino_int8"}, contestants.absent
+    assert set(backends.absent) <= {"larq", "openvino_float", "openvino_int8"}, backends.absent
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_every_rival_that_is_installed_computes_logits(tmp_path: Path) -> None:
         ("model=mlp", "`model=` needs `data=` beside it"),
         ("packed=nothing.bnn", "nothing.bnn"),
         ("ckpt=nothing.ckpt", "no such file"),
-        ("model=mlp data=digits rivals=[onnxruntime_flaot]", "Did you mean `onnxruntime_float`?"),
+        ("model=mlp data=digits baselines=[onnxruntime_flaot]", "Did you mean `onnxruntime_float`?"),
         ("model=mlp data=digits batch=[0]", "`batch` must be 1 or more"),
         ("model=mlp data=digits threads=[]", "`threads` must name at least one number"),
         ("model=mlp data=digits out=found.txt", "`out` must end in .json"),
@@ -138,7 +138,7 @@ def test_bad_input(words: str, message: str, bnn: Bnn) -> None:
 
 
 def test_strict_refuses_the_fallback(process: Callable[..., Any]) -> None:
-    words = ("benchmark", "model=mlp", "model.width=16", "data=digits", "rivals=[]", "threads=[1]", "repeats=1")
+    words = ("benchmark", "model=mlp", "model.width=16", "data=digits", "baselines=[]", "threads=[1]", "repeats=1")
     done = process("-m", "bnn_lightning.cli.main", *words, "strict=true", BNN_KERNEL="torch")
     assert done.code == 2
     assert "`strict`: binary layers run in torch, not in a compiled kernel. BNN_KERNEL=torch asks for it." in done.err

@@ -131,7 +131,7 @@ def test_a_published_file_in_every_verb(bnn: Bnn, workplace: Path) -> None:
     assert profile.code == 0, profile.err
     assert '"ckpt": "paper.th"' in profile.out
     assert alone.split('"layers"')[1] == profile.out.split('"layers"')[1]
-    benchmark = bnn("benchmark", "ckpt=paper.th", *words, "rivals=[]", "repeats=1", "threads=[1]", "out=times.json")
+    benchmark = bnn("benchmark", "ckpt=paper.th", *words, "baselines=[]", "repeats=1", "threads=[1]", "out=times.json")
     assert benchmark.code == 0, benchmark.err
     assert (workplace / "times.json").is_file()
     assert bnn("evaluate", "ckpt=paper.th", *words, *QUICK[:2]).code == 0

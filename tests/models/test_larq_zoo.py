@@ -176,7 +176,7 @@ def test_other_files_and_networks_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_files_that_larq_zoo_writes_give_its_logits(name, tmp_path):
-    pytest.importorskip("larq_zoo", reason="needs the extra `rivals` and larq-zoo")
+    pytest.importorskip("larq_zoo", reason="needs the extra `larq` and larq-zoo")
     from tools.write_larq_zoo import maker, write
 
     path = tmp_path / f"{name}.h5"

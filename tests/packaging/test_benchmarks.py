@@ -123,8 +123,8 @@ def test_ratios_of_deploy_stand_beside_their_aims(root_on_path: None) -> None:
 
 def test_cases_of_deploy_name_what_there_is(root_on_path: None) -> None:
     from benchmarks import deploy
-    from bnn_lightning.workflows.backends import RIVALS
+    from bnn_lightning.workflows.backends import BASELINES
 
     for words in deploy.CASES.values():
-        (named,) = [word for word in words if word.startswith("rivals=")] or ["rivals=[]"]
-        assert set(named.removeprefix("rivals=[").removesuffix("]").split(",")) - {""} <= set(RIVALS)
+        (named,) = [word for word in words if word.startswith("baselines=")] or ["baselines=[]"]
+        assert set(named.removeprefix("baselines=[").removesuffix("]").split(",")) - {""} <= set(BASELINES)

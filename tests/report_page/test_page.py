@@ -44,7 +44,7 @@ def full(classes: int = 4, size: int = 8) -> RunContent:
         signs=Table(["layer", "weights"], [["conv", 10]]),
         bank=Matrix(np.full((classes, classes), 1 / classes), names),
         packed=Table(["", "", ""], [["size", "1 bytes", EVIL]]),
-        contest=Table(["network", "ms"], [["packed", 0.25]]),
+        latency=Table(["network", "ms"], [["packed", 0.25]]),
         overrides=["model=mlp", "x" * 300],
         config="model:\n  name: " + "long " * 60,
     )

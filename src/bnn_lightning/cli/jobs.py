@@ -18,7 +18,7 @@ from bnn_lightning.cli.schema import plain_values, read_settings
 
 
 class _Printer(logging.Handler):
-    """Print what workflows say: to stdout, warnings to stderr."""
+    """Print the records of the library: to stdout, warnings to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
@@ -27,8 +27,8 @@ class _Printer(logging.Handler):
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Print what workflows say while they work."""
-    logger = logging.getLogger("bnn_lightning.workflows")
+    """Print what workflows and downloads say while they work."""
+    logger = logging.getLogger("bnn_lightning")
     before = logger.level, logger.propagate
     handler = _Printer()
     logger.addHandler(handler)
@@ -87,7 +87,7 @@ def verify(config: DictConfig) -> float:
 
 
 def benchmark(config: DictConfig) -> None:
-    """Measure a packed network beside its rivals, and print a table."""
+    """Measure a packed network beside its baselines, and print a table."""
     from bnn_lightning.workflows.benchmarking import refuse_unfolded
 
     found = _run("benchmark", config)

@@ -76,7 +76,7 @@ class RunContent:
         signs: Signs of the binary layers' weights.
         bank: Soft labels, a row a class.
         packed: The exported file, by what is said of it.
-        contest: Latency of it and of others.
+        latency: Latency of it and of others.
         overrides: Overrides of the command line.
         config: The whole configuration, as text.
     """
@@ -94,6 +94,6 @@ class RunContent:
     signs: Table | None = None
     bank: Matrix | None = None
     packed: Table | None = None
-    contest: Table | None = None
+    latency: Table | None = None
     overrides: Sequence[str] = ()
     config: str = ""

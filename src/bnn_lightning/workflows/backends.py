@@ -1,4 +1,4 @@
-"""Contestants of a benchmark: the packed network, and its alternatives."""
+"""Backends of a benchmark: the packed network, and its baselines."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torchvision import models
 from bnn_lightning.deploy.export.onnx import write_onnx
 from bnn_lightning.deploy.format.quantize_file import write_byte_stem
 from bnn_lightning.deploy.runtime.network import load
-from bnn_lightning.deploy.validate import baselines as rivals
+from bnn_lightning.deploy.validate import baselines
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.workflows.benchmark_network import Subject
 
@@ -25,7 +25,7 @@ _REFUSALS = (
 )
 
 
-class Contestants:
+class Backends:
     """Make the runners of a benchmark; what cannot be made is left out with the reason.
 
     Args:
@@ -40,15 +40,15 @@ class Contestants:
         self._written: dict[str, Path] = {}
 
     def runners(self, names: Sequence[str]) -> dict[str, Runner]:
-        """Return the packed network, and the rivals of these names that can be had."""
-        found = {PACKED: rivals.torch_runner(self.subject.packed, channels_last=False)}
+        """Return the packed network, and the baselines of these names that can be had."""
+        found = {PACKED: baselines.torch_runner(self.subject.packed, channels_last=False)}
         for name in names:
             with self.refusing(name):
-                found[name] = RIVALS[name](self)
+                found[name] = BASELINES[name](self)
         return found
 
     def refusing(self, name: str) -> "Refusing":
-        """Note in `absent` why a rival takes no part."""
+        """Note in `absent` why a baseline is not measured."""
         return Refusing(self.absent, name)
 
     def simulated(self) -> nn.Module:
@@ -72,7 +72,7 @@ class Contestants:
         """Return the ONNX file of a network with 8-bit weights and activations, written once."""
         out = self.folder / f"{kind}.int8.onnx"
         if not out.is_file():
-            rivals.quantize_onnx(self.onnx(kind, make), out)
+            baselines.quantize_onnx(self.onnx(kind, make), out)
         return out
 
     def compact(self, builder: str) -> Path:
@@ -94,11 +94,11 @@ class Contestants:
 
 
 class Refusing:
-    """Note why a rival takes no part, where a library is missing or refuses the network, and go on.
+    """Note why a baseline is not measured, where a library is missing or refuses the network, and go on.
 
     Args:
         absent: Takes the reason.
-        name: Name of the rival.
+        name: Name of the baseline.
     """
 
     def __init__(self, absent: dict[str, str], name: str) -> None:
@@ -132,30 +132,30 @@ def _imported(*names: str) -> Iterator[ModuleType]:
             continue
 
 
-def _larq(contestants: Contestants) -> Runner:
-    rivals.require_larq()
-    if contestants.larq is None:
+def _larq(backends: Backends) -> Runner:
+    baselines.require_larq()
+    if backends.larq is None:
         raise ValueError("give the network as larq=FILE.tflite, from larq-compute-engine's converter")
-    return rivals.larq_runner(Path(contestants.larq))
+    return baselines.larq_runner(Path(backends.larq))
 
 
-def _byte_stem(contestants: Contestants) -> Runner:
-    file = contestants.folder / "byte_stem.bnn"
-    write_byte_stem(contestants.subject.file, file)
-    run = rivals.torch_runner(load(file), channels_last=False)
+def _byte_stem(backends: Backends) -> Runner:
+    file = backends.folder / "byte_stem.bnn"
+    write_byte_stem(backends.subject.file, file)
+    run = baselines.torch_runner(load(file), channels_last=False)
     return lambda threads, images: run(threads, (images * 255).to(torch.uint8))
 
 
-RIVALS: Mapping[str, Callable[[Contestants], Runner]] = {
+BASELINES: Mapping[str, Callable[[Backends], Runner]] = {
     "packed_u8": _byte_stem,  # the same network with its stem on bytes, which is how images come
-    "torch_simulated": lambda c: rivals.torch_runner(c.simulated()),
-    "onnxruntime_simulated": lambda c: rivals.onnxruntime_runner(c.onnx("simulated", c.simulated)),
-    "torch_float": lambda c: rivals.torch_runner(c.twin()),
-    "onnxruntime_float": lambda c: rivals.onnxruntime_runner(c.onnx("twin", c.twin)),
-    "onnxruntime_int8": lambda c: rivals.onnxruntime_runner(c.int8("twin", c.twin)),
-    "openvino_float": lambda c: rivals.openvino_runner(c.onnx("twin", c.twin)),
-    "openvino_int8": lambda c: rivals.openvino_runner(c.onnx("twin", c.twin), int8=True),
+    "torch_simulated": lambda c: baselines.torch_runner(c.simulated()),
+    "onnxruntime_simulated": lambda c: baselines.onnxruntime_runner(c.onnx("simulated", c.simulated)),
+    "torch_float": lambda c: baselines.torch_runner(c.twin()),
+    "onnxruntime_float": lambda c: baselines.onnxruntime_runner(c.onnx("twin", c.twin)),
+    "onnxruntime_int8": lambda c: baselines.onnxruntime_runner(c.int8("twin", c.twin)),
+    "openvino_float": lambda c: baselines.openvino_runner(c.onnx("twin", c.twin)),
+    "openvino_int8": lambda c: baselines.openvino_runner(c.onnx("twin", c.twin), int8=True),
     "larq": _larq,
-    "mobilenet_v2_int8": lambda c: rivals.onnxruntime_runner(c.compact("mobilenet_v2")),
-    "mobilenet_v3_int8": lambda c: rivals.onnxruntime_runner(c.compact("mobilenet_v3_large")),
+    "mobilenet_v2_int8": lambda c: baselines.onnxruntime_runner(c.compact("mobilenet_v2")),
+    "mobilenet_v3_int8": lambda c: baselines.onnxruntime_runner(c.compact("mobilenet_v3_large")),
 }

@@ -12,7 +12,7 @@ from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
-from bnn_lightning.deploy.validate import baselines as rivals
+from bnn_lightning.deploy.validate import baselines
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.utils.hardware import num_cores
@@ -94,18 +94,18 @@ def _packed(length: int, channels: int, size: int, folder: Path) -> Runner:
     chain = _Chain([_Block(channels) for _ in range(length)], channels, size).eval()
     file = folder / f"{length}x{channels}x{size}.bnn"
     save(pack(chain), file, PackedInfo("layers", in_channels=channels, image_size=size))
-    return rivals.torch_runner(load(file), channels_last=False)
+    return baselines.torch_runner(load(file), channels_last=False)
 
 
 def _float(length: int, channels: int, size: int, folder: Path) -> Runner:
-    return rivals.onnxruntime_runner(_onnx(length, channels, size, folder))
+    return baselines.onnxruntime_runner(_onnx(length, channels, size, folder))
 
 
 def _int8(length: int, channels: int, size: int, folder: Path) -> Runner:
     path = _onnx(length, channels, size, folder)
     out = path.with_suffix(".int8.onnx")
-    rivals.quantize_onnx(path, out)
-    return rivals.onnxruntime_runner(out)
+    baselines.quantize_onnx(path, out)
+    return baselines.onnxruntime_runner(out)
 
 
 def _onnx(length: int, channels: int, size: int, folder: Path) -> Path:

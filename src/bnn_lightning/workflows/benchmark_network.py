@@ -11,7 +11,7 @@ from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
 from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
-from bnn_lightning.layers.module_utils import annealed
+from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.workflows.building import build, build_network
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.opened import Described, open_checkpoint
@@ -143,9 +143,10 @@ def _unfolded(packed: LoadedNetwork) -> str:
 
 
 def _twin(model: Plain, trust: list[str]) -> tuple[nn.Module | None, str]:
-    if "binary" not in model:
-        return None, "the network has no `binary` to switch off"
+    if "_target_" not in model:
+        return None, "it is a module, and nothing says how to build it with binary=false"
     try:
-        return build({**model, "binary": False}, at="model", trust=trust).eval(), ""
+        twin = build({**model, "binary": False}, at="model", trust=trust)
     except UserError as error:
         return None, f"it cannot be built with binary=false: {error}"
+    return (None, "it is binary with binary=false, too") if binary_layers(twin) else (twin.eval(), "")

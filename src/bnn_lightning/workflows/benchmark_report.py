@@ -26,10 +26,10 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurements of one contestant.
+    """Measurements of one backend.
 
     Attributes:
-        name: Name of the contestant.
+        name: Name of the backend.
         threads: That it might use.
         batch: Images of a call.
         turns: Seconds of a call, by the clock and of the processor, one a repeat.
@@ -72,8 +72,8 @@ class BenchmarkReport:
         image: Channels, height and width.
         machine: Machine of the measurement.
         versions: Versions of libraries.
-        entries: One a contestant, number of threads and batch.
-        absent: Runtimes that took no part, with the reason.
+        entries: One a backend, number of threads and batch.
+        absent: Backends that were not measured, with the reason.
         footprint: Memory of the packed file in a fresh process.
         shares: Time of the operations of the packed network, one thread, one image.
         unfolded: Operations that could be folded into binary layers and are not, with the reason; or empty.
@@ -101,18 +101,18 @@ class BenchmarkReport:
         return cls(name, image, machine, dict(_versions()) | {"torch": torch.__version__})
 
     def entry(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> Measurement | None:
-        """Return what was measured of a contestant, None if it took no part."""
+        """Return what was measured of a backend, None if it was not."""
         wanted = (name, threads, batch, layer)
         return next((e for e in self.entries if (e.name, e.threads, e.batch, e.layer) == wanted), None)
 
-    def ratio(self, rival: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> float | None:
-        """Return how many times longer a rival takes than the packed network, None if one of them took no part."""
-        ours, theirs = (self.entry(name, threads=threads, batch=batch, layer=layer) for name in (PACKED, rival))
+    def ratio(self, baseline: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> float | None:
+        """Return how many times longer a baseline takes than the packed network, None if one was not measured."""
+        ours, theirs = (self.entry(name, threads=threads, batch=batch, layer=layer) for name in (PACKED, baseline))
         return None if ours is None or theirs is None else theirs.median / ours.median
 
 
 def text(report: BenchmarkReport) -> str:
-    """Return tables: a contest for each number of threads and batch, what took no part, memory, where the time goes."""
+    """Return tables: latency by number of threads and batch, what was not measured, memory, and time by operation."""
     machine = report.machine
     name = ", ".join([report.name, " x ".join(map(str, report.image))] if report.image else [report.name])
     lines = [f"{name}, on {machine['processor']}, kernel {machine['kernel']}"]
@@ -121,7 +121,7 @@ def text(report: BenchmarkReport) -> str:
     lines += [", ".join(f"{name} {number}" for name, number in report.versions.items())]
     for (threads, batch), entries in _groups(report.entries):
         found = list(entries)
-        lines += ["", *(_layers(threads, found) if found[0].layer else _contest(threads, batch, found))]
+        lines += ["", *(_layers(threads, found) if found[0].layer else _latencies(threads, batch, found))]
     lines += [""] * bool(report.absent)
     lines += [f"not measured: {name}: {reason}" for name, reason in report.absent.items()]
     return "\n".join([*lines, *_footprint(report.footprint), *_shares(report.shares)])
@@ -134,7 +134,7 @@ def _groups(entries: list[Measurement]) -> Iterator[tuple[tuple[int, int], Itera
     return groupby(sorted(entries, key=key), key=key)
 
 
-def _contest(threads: int, batch: int, entries: list[Measurement]) -> Iterator[str]:
+def _latencies(threads: int, batch: int, entries: list[Measurement]) -> Iterator[str]:
     ours = next((entry.median for entry in entries if entry.name == PACKED), None)
     yield f"{_heading(threads)}, batch {batch}: median, quartiles of the repeats, times the packed one"
     width = max(len(entry.name) for entry in entries)

@@ -1,4 +1,4 @@
-"""Latency of a packed network beside its rivals, in one process and in turns."""
+"""Latency of a packed network beside its baselines, in one process and in turns."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from bnn_lightning.deploy.validate.footprint import measure_footprint
 from bnn_lightning.deploy.validate.profile import Share, time_shares
 from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.hardware import num_cores
-from bnn_lightning.workflows.backends import PACKED, RIVALS, Contestants
+from bnn_lightning.workflows.backends import BASELINES, PACKED, Backends
 from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
@@ -43,7 +43,7 @@ def benchmark(
     data_dir: str = "data",
     **options: Any,
 ) -> BenchmarkReport:
-    """Measure latency, memory and load time of a packed network beside its rivals.
+    """Measure latency, memory and load time of a packed network beside its baselines.
 
     Args:
         network: A packed file (.bnn) or a name of the zoo, a checkpoint or a run's folder, or a module that knows its
@@ -101,7 +101,7 @@ def refuse_unfolded(report: BenchmarkReport) -> None:
 
 
 def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path) -> BenchmarkReport:
-    """Measure a network beside its rivals.
+    """Measure a network beside its baselines.
 
     Args:
         settings: Settings of `bnn benchmark`.
@@ -116,19 +116,19 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
     torch.set_num_threads(1)
     shares = time_shares(subject.packed, images[:1])
     _refuse_fallback(settings, shares, subject.left)
-    contestants = Contestants(subject, folder, larq=settings.larq)
-    runners = contestants.runners(list(RIVALS) if settings.rivals is None else settings.rivals)
+    backends = Backends(subject, folder, larq=settings.larq)
+    runners = backends.runners(list(BASELINES) if settings.baselines is None else settings.baselines)
     report = BenchmarkReport.of_machine(info.name, info.shape)
-    report.shares, report.absent, report.unfolded = shares, contestants.absent, subject.unfolded
+    report.shares, report.absent, report.unfolded = shares, backends.absent, subject.unfolded
     report.footprint = measure_footprint(subject.file)
     for number in settings.threads or sorted({1, num_cores()}):
         for batch in settings.batch:
-            report.entries += run(runners, images[:batch], number, settings.repeats, contestants)
+            report.entries += run(runners, images[:batch], number, settings.repeats, backends)
     return report
 
 
 def run(
-    runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, contestants: Contestants
+    runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, backends: Backends
 ) -> list[Measurement]:
     """Time runners in turns on some images.
 
@@ -137,16 +137,16 @@ def run(
         images: Images of one batch.
         threads: That each may use.
         repeats: Turns of each.
-        contestants: Hears of those that fail.
+        backends: Note those that fail, with the reason.
     """
     steps = {}
     for name, runner in runners.items():
-        with contestants.refusing(name):
+        with backends.refusing(name):
             step = runner(threads, images)
             step()
             steps[name] = step
     if PACKED not in steps:
-        raise UserError(f"the packed network cannot be run: {contestants.absent[PACKED]}")
+        raise UserError(f"the packed network cannot be run: {backends.absent[PACKED]}")
     torch.set_num_threads(threads)
     turns = time_in_turns(steps, repeats=repeats, least=_LEAST, settle=_PAUSE if threads == 1 else _LONG_PAUSE)
     return [Measurement(name, threads, len(images), tuple(turns[name])) for name in steps]
@@ -154,9 +154,10 @@ def run(
 
 def _check(settings: BenchmarkSettings) -> None:
     """Refuse what would only be found after minutes."""
-    for name in settings.rivals or []:
-        if name not in RIVALS:
-            raise UserError(f"`rivals`: there is no {name}.{did_you_mean(name, RIVALS)} There are: {listed(RIVALS)}.")
+    for name in settings.baselines or []:
+        if name not in BASELINES:
+            near = did_you_mean(name, BASELINES)
+            raise UserError(f"`baselines`: there is no {name}.{near} There are: {listed(BASELINES)}.")
     for key, endings in (("out", (".json",)), ("chart", (".png", ".svg", ".pdf"))):
         given = getattr(settings, key)
         if given is None:

@@ -8,6 +8,7 @@ COMMIT = "d261637"
 # Keys and groups, and what is below them.
 KEYS = {
     "schedule": "lr_scheduler",
+    "rivals": "baselines",
     "callbacks.mix_clip": "callbacks.channel_blend_clip",
     "callbacks.anneal.epochs": "task.progress_epochs",
     "callbacks.anneal.interval": "task.progress_interval",
@@ -57,7 +58,7 @@ VERBS = {"visualise": "visualize"}
 # Kinds of figures of `visualize`.
 FIGURES = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 # Extras of the package; None is installed always.
-EXTRAS = {"visualise": "visualize", "wandb": None}
+EXTRAS = {"visualise": "visualize", "wandb": None, "rivals": "larq"}
 # `_target_`s in checkpoints.
 TARGETS = {
     "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",

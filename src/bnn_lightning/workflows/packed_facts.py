@@ -83,7 +83,7 @@ def _seconds(network: LoadedNetwork) -> float:
     return statistics.median(turn.cpu for turn in turns)
 
 
-def contest_table(run: Path) -> Table | None:
+def latency_table(run: Path) -> Table | None:
     """Return what `bnn benchmark out=<run>/benchmark.json` measured, None if there is no such file.
 
     Raises:

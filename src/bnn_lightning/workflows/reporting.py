@@ -28,7 +28,7 @@ from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import Described, describe, fitting_data, restore
 from bnn_lightning.workflows.out_file import check_out, written
-from bnn_lightning.workflows.packed_facts import contest_table, find_packed, packed_table
+from bnn_lightning.workflows.packed_facts import find_packed, latency_table, packed_table
 from bnn_lightning.workflows.predictions import Predictions, predict
 from bnn_lightning.workflows.profiling import profile_quickly
 from bnn_lightning.workflows.settings import ReportSettings, make_settings, takes
@@ -140,7 +140,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
         signs=_signs(network, curves),
         bank=_bank(task, names),
         packed=None if packed is None else packed_table(packed, file, latency=settings.latency),
-        contest=contest_table(run),
+        latency=latency_table(run),
         overrides=_overrides(run),
         config=yaml.safe_dump(embedded, sort_keys=False, allow_unicode=True),
     )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from bnn_lightning.deploy.export.formats import FORMATS
 from bnn_lightning.workflows.arguments import check_arguments
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.old_names import new_key
 
 Settings = TypeVar("Settings")  # a dataclass
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -147,7 +148,7 @@ class BenchmarkSettings:
     layers: bool = False
     threads: list[int] | None = None
     batch: list[int] = field(default_factory=lambda: [1])
-    rivals: list[str] | None = None
+    baselines: list[str] | None = None
     larq: str | None = None
     repeats: int = 15
     strict: bool = False
@@ -180,6 +181,9 @@ def make_settings(kind: type[Settings], verb: str, **options: Any) -> Settings:
         UserError: A key that does not exist, a value of another type or out of its range, or a key without its value.
     """
     plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
+    for key in options.keys() - {known.name for known in fields(kind)}:  # type: ignore[arg-type]
+        if (new := new_key(key)) is not None:
+            raise UserError(f"`{key}` is called `{new}` now.")
     check_arguments(kind, plain, verb, partial=False)
     settings = kind(**plain)
     check_settings(settings)

@@ -25,7 +25,7 @@ from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.profiling import profile_quickly, profiles_of
 
 # Names of runtimes in files of `bnn benchmark`, and in the table of published networks.
-_RIVALS = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "MobileNetV3-L, int8"}
+_COMPACT = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "MobileNetV3-L, int8"}
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ def draw(settings: ComparisonSettings, described: Described, place: Place) -> Dr
     networks = dict.fromkeys(entry.network for entry in entries if entry.network and entry.ops is None)
     entries = counted(entries, profiles_of(list(networks), section_of_data(data))) + _own(settings)
     for file in settings.benchmarks:
-        entries = _with_rivals(entries, _latencies(file))
+        entries = _with_compact(entries, _latencies(file))
     figure = accuracy_against_cost(entries, cost=settings.cost, names=settings.names)
     return Drawing({"": figure}, comparison_table(entries))
 
@@ -96,7 +96,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> C
 
 
 def _latencies(file: str) -> dict[str, float]:
-    """Return milliseconds of an image on one thread, by contestant, of what `bnn benchmark` wrote."""
+    """Return milliseconds of an image on one thread, by backend, of what `bnn benchmark` wrote."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
         entries = [entry for entry in found["entries"] if (entry["threads"], entry["batch"]) == (1, 1)]
@@ -105,6 +105,6 @@ def _latencies(file: str) -> dict[str, float]:
         raise UserError(f"{file} is not what `bnn benchmark out=...` writes: {error}") from error
 
 
-def _with_rivals(entries: Sequence[ComparedNetwork], latencies: Mapping[str, float]) -> list[ComparedNetwork]:
-    by_name = {_RIVALS[name]: latency for name, latency in latencies.items() if name in _RIVALS}
+def _with_compact(entries: Sequence[ComparedNetwork], latencies: Mapping[str, float]) -> list[ComparedNetwork]:
+    by_name = {_COMPACT[name]: latency for name, latency in latencies.items() if name in _COMPACT}
     return [replace(e, latency=by_name[e.name]) if e.name in by_name else e for e in entries]

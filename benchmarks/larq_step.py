@@ -1,4 +1,4 @@
-"""Training step of a ResNet-20 in larq (TensorFlow with legacy Keras), where the extra `rivals` is installed.
+"""Training step of a ResNet-20 in larq (TensorFlow with legacy Keras), where the extra `larq` is installed.
 
 The network of `resnet20`: 3x3 stem, nine blocks of two binary convolutions with a shortcut around each, batch norm and
 hard tanh; but larq's plain `ste_sign` in the place of EDE and Libra, and float32.
