@@ -122,6 +122,7 @@ def test_every_baseline_that_is_installed_computes_logits(tmp_path: Path) -> Non
         ("packed=nothing.bnn", "nothing.bnn"),
         ("ckpt=nothing.ckpt", "no such file"),
         ("model=mlp data=digits baselines=[onnxruntime_flaot]", "Did you mean `onnxruntime_float`?"),
+        ("model=mlp data=digits rivals=[]", "`rivals` is called `baselines` now"),
         ("model=mlp data=digits batch=[0]", "`batch` must be 1 or more"),
         ("model=mlp data=digits threads=[]", "`threads` must name at least one number"),
         ("model=mlp data=digits out=found.txt", "`out` must end in .json"),

@@ -85,6 +85,8 @@ def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     for name, tensor in whole.task.state_dict().items():
         assert tensor.equal(resumed.task.state_dict()[name]), name
     assert capsys.readouterr() == ("", "")
+    bnn_lightning.train(network, data, epochs=1, test=False, trainer=CPU | {"enable_model_summary": True})
+    assert "backbone" in capsys.readouterr().err
 
 
 def test_a_failed_training_leaves_no_folder(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_info
 
 from bnn_lightning.cli.config_paths import list_options
 from bnn_lightning.cli.launch import config_folders, refuse_missing_options
@@ -13,6 +12,7 @@ from bnn_lightning.cli.published import Recipe, options_of, own_optimizer, publi
 from bnn_lightning.cli.schema import plain_values
 from bnn_lightning.cli.summary import command, kept_overrides
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.messages import say
 
 # Groups that are mounted elsewhere than under their own name.
 MOUNTED = {"auto_augment": "auto_augment@data.auto_augment"}
@@ -35,13 +35,13 @@ def announce_recipe(config: DictConfig) -> None:
     if recipe is None:
         if name in list_options("recipe", config_folders()):  # Hydra does not tell resolvers of `hydra.searchpath`
             raise UserError(f"`recipe={name}` lies in a folder of hydra.searchpath: give the folder as -cd FOLDER.")
-        rank_zero_info(f"No recipe for {name}: every group says its own; epochs and learning rate are yours to choose.")
+        say(f"No recipe for {name}: epochs, learning rate and augmentation are defaults.")
         return
     _check_optimizer(config, name, recipe)
     scaled = scale_warmup(config, recipe)
     first, *rest = recipe_lines(name, recipe, config, HydraConfig.get().runtime.choices)
     for line in (first + scaled, *rest):
-        rank_zero_info(line)
+        say(line)
 
 
 def scale_warmup(config: DictConfig, recipe: Recipe) -> str:

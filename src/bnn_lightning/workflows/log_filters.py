@@ -14,13 +14,15 @@ class _NoAnnouncements(logging.Filter):
         return "Tip: " not in message and not message.startswith(_DEVICES)
 
 
-def silence() -> None:
+def silence(*, infos: bool = False) -> None:
     """Leave out Lightning's advertisements and devices, a deprecation that torch >= 2.11 announces, and some advice.
 
-    Its other records go to the logging of the caller, as ours do: where nothing has configured it, Lightning prints
-    them by a handler of its own. (A training says itself on which device it computes. Epochs shorter than
-    `log_every_n_steps` are in order: what matters is logged once an epoch. And what is logged has been reduced before:
-    it is equal on all ranks.)
+    (A training says itself on which device it computes. Epochs shorter than `log_every_n_steps` are in order: what
+    matters is logged once an epoch. And what is logged has been reduced before: it is equal on all ranks.)
+
+    Args:
+        infos: Whether Lightning prints its other records of level INFO where nothing has configured logging. (Where the
+            command line or a program has, their handlers show them.)
     """
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
@@ -29,6 +31,5 @@ def silence() -> None:
         if not any(isinstance(known, _NoAnnouncements) for known in logger.filters):
             logger.addFilter(_NoAnnouncements())
     for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric")):
-        if not logger.propagate and logger.handlers:
-            logger.removeHandler(logger.handlers[0])
-            logger.propagate = True
+        if not logger.propagate and logger.handlers:  # a handler that Lightning adds where there is none
+            logger.handlers[0].setLevel(logging.INFO if infos else logging.WARNING)

@@ -274,7 +274,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     start = resumption.find(settings.ckpt_path, run_dir, name=settings.name)
     if start is None or not start.in_place:
         refuse_other_run(run_dir)
-    silence()
+    silence(infos=plain["trainer"].get("enable_model_summary", True))
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=trust)
