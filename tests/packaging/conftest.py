@@ -1,10 +1,11 @@
 """Shared by these tests: the checkout, a clean copy of it, and how to run a command away from it."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,18 +51,22 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+def environment(path: Path | None = None) -> dict[str, str]:
+    """Return the environment of a user: no `PYTHONPATH`, nothing of pytest's or of an outer `make`."""
+    dropped = ("PYTHON", "PYTEST", "COV_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "HYDRA", "LOCAL_RANK")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return kept | {"PATH": os.pathsep.join([str(path or Path(sys.prefix, "bin")), kept["PATH"]])}
+
+
 @pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
-    """Run a command with the environment of a user: no `PYTHONPATH`, nothing of pytest's or of an outer `make`."""
+    """Run a command with the environment of a user."""
 
     def run(command: Sequence[str | Path], *, cwd: Path, path: Path | None = None) -> str:
-        dropped = ("PYTHON", "PYTEST", "COV_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "HYDRA", "LOCAL_RANK")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        environment["PATH"] = os.pathsep.join([str(path or Path(sys.prefix, "bin")), environment["PATH"]])
         done = subprocess.run(
             [str(part) for part in command],
             cwd=cwd,
-            env=environment,
+            env=environment(path),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -92,3 +97,41 @@ def run_script(run: Callable[..., str]) -> Callable[..., None]:
                         pytest.fail(f"bnn {' '.join(words)}\nended with {exit.code}")
 
     return run_script
+
+
+# Scripts come as lines of JSON; each has the names of those before it.
+_INTERPRETER = """
+import json, sys
+for line in sys.stdin:
+    exec(json.loads(line), globals())
+    print("\\0", flush=True)
+"""
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Run scripts in one Python that stands in `tmp_path`, one after the other, as the cells of a notebook."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _INTERPRETER],
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def interpret(script: str) -> None:
+        print(json.dumps(script), file=stdin, flush=True)
+        printed = []
+        while not (line := stdout.readline()).endswith("\0\n"):
+            if not line:  # it has ended
+                pytest.fail(f"{script}\nended with\n{''.join(printed)[-6000:]}")
+            printed.append(line)
+
+    yield interpret
+    process.kill()
+    process.communicate()

@@ -57,18 +57,18 @@ def workplace(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, workplace: Path, run: Callable[..., str], run_script: Callable[..., None]) -> None:
+def test_page_runs(
+    page: str, workplace: Path, interpreter: Callable[[str], None], run_script: Callable[..., None]
+) -> None:
     for block in blocks((ROOT / page).read_text(encoding="utf-8")):
         if block.title:
             (workplace / block.title).parent.mkdir(parents=True, exist_ok=True)
             (workplace / block.title).write_text(block.script, encoding="utf-8")
-    python = ""
     for block in PAGES[page]:
         if block.composed or block.title:
             continue
         if block.language == "python":
-            python += block.script  # a block goes on with the names of those before it
-            run([sys.executable, "-c", python], cwd=workplace)
+            interpreter(block.script)
         else:
             preamble = PREAMBLE.format(root=ROOT, prefix=sys.prefix)
             run_script(shortened(block.script), cwd=workplace, preamble=preamble)
@@ -79,6 +79,13 @@ def test_trainings_are_shortened() -> None:
     first, second, third = shortened(script).splitlines()
     assert first.split() == ["bnn", "train", "model=mlp", "epochs=3", "debug=short"]
     assert (second, third) == ("bnn evaluate ckpt=a", "bnn train debug=fast")
+
+
+def test_a_block_has_the_names_of_those_before_it(interpreter: Callable[[str], None]) -> None:
+    for script in ("a = 1\nprint(a, end='')", "b = a + 1", "assert b == 2"):
+        interpreter(script)
+    with pytest.raises(pytest.fail.Exception, match="NameError: name 'c'"):
+        interpreter("c")
 
 
 def test_scripts_that_need_a_shell() -> None:
