@@ -15,7 +15,7 @@ from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import FACTS, PACKAGE, build_datamodule, build_network, check, section_of_data
+from bnn_lightning.workflows.building import PACKAGE, build_datamodule, build_network, check
 from bnn_lightning.workflows.checkpoint import (
     embedded_classes,
     embedded_config,
@@ -27,6 +27,7 @@ from bnn_lightning.workflows.checkpoint import (
 )
 from bnn_lightning.workflows.errors import UserError, explain
 from bnn_lightning.workflows.messages import say
+from bnn_lightning.workflows.sections import data_section, model_section
 
 Plain = dict[str, Any]
 
@@ -90,19 +91,17 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     """Return what a call in Python says of a network and its data.
 
     Args:
-        model: Name of a backbone, or a section of a configuration; None for a file that says itself which it is.
-        data: Name of a set (see `DATA`), a section of a configuration, or keys that take the place of the file's own.
+        model: Name of a backbone, its arguments with its `name`, or a section of a configuration; None for a file that
+            says itself which it is.
+        data: Name of a set (see `building.DATA`), its arguments with its `name`, a section of a configuration, or keys
+            that take the place of the file's own.
         data_dir: Folder of the data files.
 
     Raises:
         UserError: An unknown name, or a value that the data module refuses.
     """
-    if isinstance(data, str):
-        data = section_of_data(data, root=data_dir)
-    if isinstance(model, str):
-        facts = {key: value for key, value in (data or {}).items() if key in FACTS}
-        model = {"_target_": f"{PACKAGE}.models.create_backbone", "name": model, **facts}
-    return Described(dict(model or {}), dict(data or {}), data_dir)
+    data = data_section(data or {}, data_dir)
+    return Described(model_section(model or {}, data), data, data_dir)
 
 
 def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequence[str] = ()) -> OpenedCheckpoint:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnn_lightning.workflows.building import DATA, FACTS, PACKAGE, section_of_data
+from bnn_lightning.workflows.building import PACKAGE
 from bnn_lightning.workflows.data_facts import facts_taken
 from bnn_lightning.workflows.run_folder import run_id
 from bnn_lightning.workflows.run_loggers import named_loggers
+from bnn_lightning.workflows.sections import data_section, model_section
 from bnn_lightning.workflows.settings import TrainSettings
 
 Plain = dict[str, Any]
@@ -40,8 +41,10 @@ def training_config(
     if complete:
         paths = {"data_dir": data_dir, "run_dir": str(run_dir)}
         return vars(settings) | {"model": model, "data": data, "paths": paths, **given}
-    data = _data(data, data_dir)
-    model = _model(model, data, settings.trust)
+    data = data_section(data, data_dir)
+    model = model_section(model, data)
+    if "_target_" in model:
+        model = _with_facts(model, data, "model", settings.trust)
     if settings.name == TrainSettings.name:
         settings.name = "_".join(_label(section) for section in (model, data))
     folder = Path("runs", settings.name, run_id()) if run_dir is None else Path(run_dir)
@@ -108,22 +111,6 @@ def _default_callbacks(folder: str) -> Plain:
         "last_checkpoint": {"_target_": f"{PACKAGE}.callbacks.LastCheckpoint", "dirpath": folder},
         "final_checkpoint": {"_target_": f"{PACKAGE}.callbacks.FinalCheckpoint", "dirpath": folder},
     }
-
-
-def _data(data: str | Plain, data_dir: str) -> Plain:
-    if isinstance(data, str):
-        return section_of_data(data, root=data_dir)
-    if "_target_" not in data and data.get("name") in DATA:
-        return section_of_data(**({"root": data_dir} | data))
-    return dict(data)
-
-
-def _model(model: str | Plain, data: Plain, trust: Sequence[str]) -> Plain:
-    section = {"name": model} if isinstance(model, str) else dict(model)
-    if "_target_" in section or "name" not in section:
-        return _with_facts(section, data, "model", trust) if "_target_" in section else section
-    facts = {fact: data[fact] for fact in FACTS if fact in data}
-    return {"_target_": f"{PACKAGE}.models.create_backbone", **facts, **section}
 
 
 def _with_facts(node: Plain, data: Plain, at: str, trust: Sequence[str]) -> Plain:
