@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,18 @@ def test_folders_that_do_not_fit_are_named(own: Path, bnn: Bnn) -> None:
     done = bnn("train", *SMALL, "data.image_size=16")
     assert done.code == 2
     assert "data.val_fraction" in done.err
+
+
+def test_a_class_without_held_out_pictures_has_an_empty_folder(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": 4, "val": 2})
+    for part, message in (("val", None), ("train", "every class needs one")):
+        for file in (root / part / "green").iterdir():
+            file.unlink()
+        data = FolderDataModule(root, image_size=8, batch_size=4, num_workers=0)
+        with nullcontext() if message is None else pytest.raises(FileNotFoundError, match=message):
+            data.setup("fit")
+            labels = torch.cat([batch.labels for batch in data.val_dataloader()])
+            assert labels.unique().tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("auto_augment", [RandAugment(probability=1.0), TrivialAugmentWide()])

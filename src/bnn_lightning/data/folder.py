@@ -20,8 +20,9 @@ class FolderDataModule(EncodedDataModule):
 
     Labels are the folders of `train` in alphabetical order; hidden folders are none. Held out are the pictures of `val`
     (or `validation`), or a share `val_fraction` of those of `train`. The test set is `test`, or where there is none the
-    held-out pictures. Training pictures are cut out at random, resized, flipped and augmented; others are scaled to
-    cover `image_size` and cut to it. The default mean and std are those of photographs (ImageNet's).
+    held-out pictures. In both of these a class without pictures has an empty folder. Training pictures are cut out at
+    random, resized, flipped and augmented; others are scaled to cover `image_size` and cut to it. The default mean and
+    std are those of photographs (ImageNet's).
 
     Args:
         root: Holds `train`.
@@ -117,10 +118,14 @@ class FolderDataModule(EncodedDataModule):
             )
         for part in self.folders.values():
             if difference := class_difference(part, names):
-                raise ValueError(f"`{part}` must hold the classes of `{self.root / 'train'}`: it {difference}.")
+                raise ValueError(
+                    f"`{part}` must hold the classes of `{self.root / 'train'}`: it {difference}. A class without "
+                    "pictures there has an empty folder."
+                )
 
     def source(self, part: Part) -> FolderImages:
-        return FolderImages(self.folders[part], self.class_names, self.options.decoder, channels=self.in_channels)
+        options: dict[str, Any] = {"channels": self.in_channels, "complete": part == "train"}
+        return FolderImages(self.folders[part], self.class_names, self.options.decoder, **options)
 
     def _open(self, split: str) -> None:
         if split in self._sets:

@@ -20,14 +20,21 @@ class FolderImages:
         class_names: Names of these folders, in the order of the labels.
         decoder: See `decode_image`.
         channels: Channels of the images, 1 or 3.
+        complete: Whether every class must have an image; else its folder may be empty.
 
     Raises:
         ValueError: The folders are not those of the classes.
-        FileNotFoundError: A class has no image.
+        FileNotFoundError: A class has no image; or none has.
     """
 
     def __init__(
-        self, folder: Path, class_names: Sequence[str], decoder: Decoder = "auto", *, channels: int = 3
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        decoder: Decoder = "auto",
+        *,
+        channels: int = 3,
+        complete: bool = True,
     ) -> None:
         self.decoder, self.channels = decoder, channels
         if difference := class_difference(folder, class_names):
@@ -37,10 +44,12 @@ class FolderImages:
         for label, name in enumerate(class_names):
             here = folder / name
             files = image_files(here)
-            if not files:
+            if not files and complete:
                 raise FileNotFoundError(f"`{here}` holds no {', '.join(SUFFIXES)} file; every class needs one.")
             self.paths += [os.path.join(here, file) for file in files]
             labels += [label] * len(files)
+        if not labels:
+            raise FileNotFoundError(f"`{folder}` holds no {', '.join(SUFFIXES)} file.")
         self.labels = torch.tensor(labels)
 
     def decode(self, index: int) -> Tensor:
