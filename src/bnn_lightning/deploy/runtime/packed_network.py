@@ -28,6 +28,7 @@ from bnn_lightning.deploy.ir.types import ShapeError, text_of
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.passes.channels_first import channels_first
 from bnn_lightning.deploy.passes.fold_epilogue import Folded, fold_epilogue
+from bnn_lightning.deploy.passes.sequences import sequences_as_maps
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, are_for_kernels, can_be_planned
 from bnn_lightning.deploy.runtime.on_demand import OnDemand, Watch
 from bnn_lightning.models.backbone import Backbone
@@ -271,6 +272,7 @@ def _compile(network: nn.Module, shape: torch.Size, trace: Trace | None = None) 
     try:
         trace = trace or Trace(network, torch.full((2, *shape), 0.5, dtype=torch.float32, device=CPU))
         graph = trace.graph()
+        graph = sequences_as_maps(graph, types_of(graph, images))
         graph = channels_first(graph, types_of(graph, images))
         folded = fold_epilogue(graph, types_of(graph, images))
     except (GraphError, ShapeError) as error:
