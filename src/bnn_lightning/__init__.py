@@ -1,4 +1,4 @@
-"""Binary neural networks: train, distil and deploy."""
+"""Binary neural networks: train, distill and deploy."""
 
 from bnn_lightning.utils.lazy import attach
 
