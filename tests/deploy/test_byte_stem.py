@@ -163,6 +163,7 @@ def test_files(files: Files, kernel: str) -> None:
     container = read_container(files.folder / "u8")
     assert (container.header["stem"], container.header["rest"]) == ("u8", "fp32")
     assert container.header["graph"][0][0] == "byte_conv2d"
+    assert [entry.layout for entry in container.entries if entry.dtype == "i8"] == ["quads"]  # stored once
     loaded = files.load("u8")
     pixels = torch.randint(0, 256, (2, 3, files.size, files.size)).to(torch.uint8)
     with torch.no_grad():

@@ -75,8 +75,10 @@ def test_layouts_are_undone(layout: str) -> None:
     r = np.random.default_rng(0)
     for outputs, inputs, groups in ((1, 1, 1), (16, 32, 1), (6, 33, 2), (48, 64, 3), (20, 70, 4)):
         shape = (outputs, inputs, 3, 2)
-        dtype = "bits" if layout in ("bits", "words") else "f32"
-        values = r.choice([-1, 1], shape) if dtype == "bits" else r.standard_normal(shape).astype(np.float32)
+        dtype = {"bits": "bits", "words": "bits", "quads": "i8"}.get(layout, "f32")
+        floats = r.standard_normal(shape).astype(np.float32)
+        whole = r.integers(-128, 128, shape, np.int8)
+        values = {"bits": r.choice([-1, 1], shape), "i8": whole}.get(dtype, floats)
         stored = to_layout(values, layout, dtype, groups)
         assert stored.shape == stored_form(layout, dtype, shape, groups)[1]
         np.testing.assert_array_equal(from_layout(stored, layout, shape, groups), values)

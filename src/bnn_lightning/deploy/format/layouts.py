@@ -6,6 +6,8 @@
              (blocks, factors, 16), a block being 16 outputs side by side
     words    signs of a convolution, (outputs, inputs, height, width): uint32 (groups, blocks, taps, words, 16), a word
              being the signs of 32 inputs, the first in the lowest bit, a tap a place of the window
+    quads    weights of images in bytes, (outputs, inputs, height, width): (blocks, quads, 16, 4), a quad being four
+             places of a row of the window, the last ones zeros where four do not divide it
 
 Outputs and inputs that fill no block or word are filled up with zeros, in each group by itself.
 """
@@ -19,8 +21,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 DTYPES = {"f32": "<f4", "i8": "|i1", "i32": "<i4", "i64": "<i8", "bits": "|u1"}
-LAYOUTS = ("dense", "bits", "blocked", "words")
-_BLOCK, _WORD = 16, 32
+LAYOUTS = ("dense", "bits", "blocked", "words", "quads")
+_BLOCK, _WORD, _QUAD = 16, 32, 4
 
 
 def plain_layout(dtype: str) -> str:
@@ -53,6 +55,9 @@ def stored_form(layout: str, dtype: str, shape: tuple[int, ...], groups: int) ->
     if layout == "words" and dtype == "bits" and len(shape) == 4 and groups > 0 and shape[0] % groups == 0:
         blocks = -(-(shape[0] // groups) // _BLOCK)
         return "<u4", (groups, blocks, shape[2] * shape[3], -(-shape[1] // _WORD), _BLOCK)
+    if layout == "quads" and dtype == "i8" and len(shape) == 4:
+        quads = shape[1] * shape[2] * -(-shape[3] // _QUAD)
+        return DTYPES[dtype], (-(-shape[0] // _BLOCK), quads, _BLOCK, _QUAD)
     raise ValueError(f"The layout {layout!r:.60} does not take {dtype} of the shape {shape} in {groups} groups.")
 
 
@@ -78,6 +83,10 @@ def to_layout(values: Array, layout: str, dtype: str, groups: int = 1) -> Array:
         rows = np.zeros((shape[0] * _BLOCK, shape[1]), kind)
         rows[: len(values)] = np.moveaxis(values, 1, -1).reshape(len(values), shape[1])  # input channels side by side
         return np.ascontiguousarray(rows.reshape(-1, _BLOCK, shape[1]).transpose(0, 2, 1))
+    if layout == "quads":
+        fill = ((0, shape[0] * _BLOCK - len(values)), (0, 0), (0, 0), (0, -values.shape[3] % _QUAD))
+        whole = np.pad(values, fill).reshape(shape[0], _BLOCK, shape[1], _QUAD)
+        return np.ascontiguousarray(whole.transpose(0, 2, 1, 3), kind)
     blocks, taps, words = shape[1:4]
     outputs, inputs = values.shape[0] // groups, values.shape[1]
     bits = np.zeros((groups, blocks * _BLOCK, taps, words * _WORD), bool)
@@ -109,6 +118,9 @@ def from_layout(stored: Array, layout: str, shape: tuple[int, ...], groups: int 
     if layout == "blocked":
         rows = stored.transpose(0, 2, 1).reshape(-1, stored.shape[1])[: shape[0]]
         return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
+    if layout == "quads":
+        rows = stored.transpose(0, 2, 1, 3).reshape(-1, *shape[1:3], -(-shape[3] // _QUAD) * _QUAD)
+        return np.ascontiguousarray(rows[: shape[0], ..., : shape[3]])
     blocks, taps, words = stored.shape[1:4]
     raw = np.ascontiguousarray(stored.transpose(0, 1, 4, 2, 3)).view(np.uint8)
     bits = np.unpackbits(raw.reshape(groups, blocks * _BLOCK, taps, 4 * words), axis=-1, bitorder="little")

@@ -24,10 +24,12 @@ class Conv2dInt8(Conv2d):
     Attributes:
         scale: Shape (out_channels,).
         around: Shape (in_channels,), in 255ths: what pixels are compared with, and what lies around the image.
+        constant: Number of the weights among the constants of the graph; None where they are none.
     """
 
     scale: Array | None = None
     around: Array | None = None
+    constant: int | None = None
 
     def reads(self, x: Map) -> bool:
         """Whether the kernel takes a map as it lies in memory: it takes all."""
@@ -59,7 +61,8 @@ class Conv2dInt8(Conv2d):
         return {
             "whole": 1,
             "factors": packed.shape[1],
-            "weight": constants.add(packed),
+            # Dilated taps are laid out otherwise than a file stores weights.
+            "weight": constants.add(packed, of=self.constant if self.dilation[1] == 1 else None, layout="quads"),
             "scale": constants.add(spread(self.scale)),
             "bias": constants.add(bias),
             "bias_y": constants.add(starts[0]),

@@ -136,7 +136,8 @@ def _byte_layer(chain: Chain, node: Node, affine: Affine, activation: Activation
         scale, bias = scale * affine[0], (0 if bias is None else bias * affine[0]) + affine[1]
     stride, pads, dilation = (pair(node[name]) for name in ("stride", "padding", "dilation"))
     chain.at = node.inputs[0]
-    return Conv2dInt8(weight, activation, bias, stride, pads, dilation, scale=scale, around=around)
+    windows = (stride, pads, dilation)
+    return Conv2dInt8(weight, activation, bias, *windows, scale=scale, around=around, constant=given[0].index)
 
 
 def pooling(graph: TypedGraph, number: int) -> Lowering | None:
