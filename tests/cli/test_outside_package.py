@@ -1,6 +1,7 @@
 """A package of somebody else's, with a YAML of three lines a class, does all that ours do, from its own folder."""
 
 import contextlib
+import csv
 import io
 import logging
 import shlex
@@ -225,10 +226,15 @@ def test_records_of_runs_in_the_folder_are_not_trusted(tmp_path: Path) -> None:
     assert targets_of(tmp_path) == []
 
 
-def test_a_network_that_is_only_a_module_is_exported(package: Path, bnn: Bnn) -> None:
+def test_a_network_that_is_only_a_module_is_its_own_teacher_and_exported(package: Path, bnn: Bnn) -> None:
     (package / "conf/model/bare.yaml").write_text("_target_: outside.Bare\n")
-    done = bnn("train", "-cd", "conf", "model=bare", "data=stripes", "epochs=1", "hydra.run.dir=runs/bare", *QUIET)
+    chosen = ("-cd", "conf", "model=bare", "data=stripes", "distill=skd", "epochs=1", *QUIET)
+    done = bnn("train", *chosen, "hydra.run.dir=runs/bare")
     assert done.code == 0, done.err
+    (curve,) = (package / "runs/bare").rglob("metrics.csv")
+    rows = list(csv.DictReader(curve.read_text().splitlines()))
+    for name in ("train/loss_feature", "train/loss_cluster"):
+        assert max(float(row[name] or 0) for row in rows) > 0
     done = bnn("export", "-cd", "conf", "ckpt=runs/bare", "out=bare.bnn")
     assert done.code == 0, done.err
     assert load(package / "bare.bnn").info.shape == (1, 8, 8)

@@ -220,6 +220,14 @@ def test_a_backbone_without_taps_compares_the_outputs_of_its_binary_layers(home_
     torch.testing.assert_close(teacher[0], swapped, rtol=0, atol=1e-5)
 
 
+def test_an_activation_in_place_behind_a_compared_layer_changes_nothing() -> None:
+    torch.manual_seed(0)
+    linear = BinaryLinear(8, 5, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
+    found = [stream(nn.Sequential(linear, nn.Hardswish(inplace)), images(8) - 0.5) for inplace in (False, True)]
+    for expected, value in zip(*found, strict=True):
+        assert torch.equal(expected[0], value[0])
+
+
 def test_features_of_linear_layers_come_with_channels_second() -> None:
     linear = BinaryLinear(8, 5, input_binarizer=SignSTE(), weight_binarizer=WeightSign())
     (student,), (teacher,) = stream(nn.Sequential(nn.Tanh(), linear), images(8))

@@ -33,6 +33,7 @@ NATIVE = [
     ("timm", "test_byobnet", 64, 9, 0),
     ("timm", "test_efficientnet", 64, 10, 0),
     ("timm", "test_efficientnet_ln", 64, 10, 0),
+    ("timm", "mobilenetv3_small_050", 64, 23, 0),
     ("timm", "test_mambaout", 64, 17, 19),
 ]
 # What a packed file cannot hold; layers are packed, and torch runs them.

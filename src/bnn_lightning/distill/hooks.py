@@ -189,6 +189,8 @@ def _watch_stream(backbone: nn.Module, parts: Parts, taps: Taps, stack: ExitStac
 
     def tap(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if taps.products:  # before the first binary layer (a shared activation in the stem) there is nothing to match
+            # An activation behind a layer may be in place.
+            output = output.clone() if isinstance(module, BinaryLayer) else output
             taps.tapped.append(Record(module, output, output._version))
 
     stop_recording_stem = _watch_stem(backbone, taps, stack)

@@ -210,8 +210,7 @@ def timm_network(
         image_size=image_size,
         mean=config.get("mean", IMAGENET_MEAN),
         std=config.get("std", IMAGENET_STD),
-        stages=[entry["module"] for entry in getattr(network, "feature_info", []) if "." not in entry["module"]]
-        or None,
+        stages=_timm_stages(network),
     )
 
 
@@ -249,6 +248,11 @@ def _as_linear(conv: nn.Conv2d) -> nn.Linear:
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
     linear.bias = conv.bias  # type: ignore[assignment]
     return linear
+
+
+def _timm_stages(network: nn.Module) -> list[str] | None:
+    names = [entry["module"] for entry in getattr(network, "feature_info", []) if "." not in entry["module"]]
+    return names if len(names) > 1 else None  # where the stages are in a container, the one name is that of the stem
 
 
 def _stages(network: nn.Module) -> list[str]:

@@ -226,7 +226,8 @@ def example_images(model: nn.Module, number: int = 1) -> Tensor:
     channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
     if not isinstance(channels, int) or not isinstance(size, int | tuple):
         raise ValueError(
-            f"`example` must be given for {type(model).__name__}, which does not say what images it takes."
+            f"`example` must be given for {type(model).__name__}, which does not say what images it takes by "
+            "`in_channels` and `image_size`; on the command line the data say it, and packed files are for images."
         )
     parameter = next(model.parameters(), floats(0))
     generator = torch.Generator(CPU).manual_seed(0)  # that of the process is the caller's
