@@ -284,6 +284,7 @@ def test_a_recipes_warm_up_is_scaled_to_a_shorter_run(bnn: Bnn, monkeypatch: pyt
     assert warmups(bnn, monkeypatch, *cifar, "epochs=1400")[0] == [("resnet20", 1400, 8)]
     assert warmups(bnn, monkeypatch, *cifar, "epochs=70", "warmup_epochs=8")[0] == [("resnet20", 70, 8)]
     assert warmups(bnn, monkeypatch, *cifar)[0] == [("resnet20", 700, 8)]
+    assert "Recipe" not in warmups(bnn, monkeypatch, *cifar, "recipe=none")[1]
 
 
 def test_the_memory_of_a_distiller_is_not_averaged(bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:

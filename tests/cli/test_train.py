@@ -406,10 +406,11 @@ def test_wandb_without_a_login_is_one_clear_error(
     assert "Traceback" not in done.err
 
 
-def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...]) -> None:
+def test_ema_saves_a_binary_average(bnn: Bnn, small: tuple[str, ...], recwarn: pytest.WarningsRecorder) -> None:
     words = [*small, "callbacks=[default,ema]", "callbacks.ema.decay=0.5", "distill=skd"]
     done = bnn("train", *words)
     assert done.code == 0, done.err
+    assert not [warning for warning in recwarn if "WeightAveraging" in str(warning.message)]
     task = bnn_lightning.load_task(folder(done.out) / "checkpoints" / "final.ckpt")
     from bnn_lightning.layers.module_utils import binary_layers, is_binary
 

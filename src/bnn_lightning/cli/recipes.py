@@ -37,6 +37,8 @@ def announce_recipe(config: DictConfig) -> None:
             raise UserError(f"`recipe={name}` lies in a folder of hydra.searchpath: give the folder as -cd FOLDER.")
         say(f"No recipe for {name}: epochs, learning rate and augmentation are defaults.")
         return
+    if not recipe:  # recipe=none
+        return
     _check_optimizer(config, name, recipe)
     scaled = scale_warmup(config, recipe)
     first, *rest = recipe_lines(name, recipe, config, HydraConfig.get().runtime.choices)

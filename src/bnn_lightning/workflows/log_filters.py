@@ -27,6 +27,8 @@ def silence(*, infos: bool = False) -> None:
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+    # Averages of sharded networks are refused (`checks.check_sharding`).
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
     for logger in map(logging.getLogger, _LOGGERS):
         if not any(isinstance(known, _NoAnnouncements) for known in logger.filters):
             logger.addFilter(_NoAnnouncements())
