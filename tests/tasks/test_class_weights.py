@@ -63,7 +63,7 @@ def test_without_weights_nothing_changes() -> None:
 
 
 def test_weights_beyond_half_precision() -> None:
-    """Of a class of one image among 200,000, in float16 and bfloat16."""
+    """Hold the weight of a class of one image among 200,000 in float16 and bfloat16."""
     distiller, labels = HardLabels(), torch.tensor([0, 2])
     task(distiller, class_weights=[1e5, 1.0, 0.3]).weigh_classes(None)
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
