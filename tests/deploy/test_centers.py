@@ -142,8 +142,9 @@ def test_a_trained_network_on_cifar(data_root: Path, tmp_path: Path) -> None:
     assert (packed.report.left, packed.report.in_torch, packed.report.unplanned) == ({}, {}, "")
     save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 32))
     with torch.no_grad():
-        wanted = network((images / 255).contiguous(memory_format=torch.channels_last))
-        assert torch.equal(packed.run_layers(images), wanted) or not EXACT
+        given = (images / 255).contiguous(memory_format=torch.channels_last)
+        wanted = network(given)
+        assert torch.equal(packed.run_layers(given), wanted) or not EXACT
         logits = load(tmp_path / "net.bnn")(images)
     assert torch.equal(packed(images), logits)
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)

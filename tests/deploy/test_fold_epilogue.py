@@ -40,8 +40,8 @@ def as_published(name: str, seed: int) -> PackedNetwork:
         binarizer.set_progress(1.0)
     packed, images = pack(network), torch.rand(1, 3, 224, 224)
     with torch.no_grad():
-        wanted = network(images.contiguous(memory_format=torch.channels_last))
-        assert torch.equal(packed.run_layers(images), wanted) or not EXACT
+        given = images.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(packed.run_layers(given), network(given)) or not EXACT
     check_folding(packed, images)
     report = packed.report
     assert (report.unplanned, report.unfolded, report.in_torch) == ("", {}, {})
@@ -107,8 +107,8 @@ def test_operations_keep_their_meaning(make: Callable[[], nn.Module], count: int
     assert len(packed.report.folded) == count
     check_folding(packed, images)
     with torch.no_grad():
-        wanted = network(images.contiguous(memory_format=torch.channels_last))
-        assert torch.equal(packed.run_layers(images), wanted) or not EXACT
+        given = images.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(packed.run_layers(given), network(given)) or not EXACT
     torch.testing.assert_close(packed(images), packed.run_layers(images))
 
 
@@ -146,8 +146,8 @@ def test_relu_is_folded_before_and_behind_a_batch_norm(groups: int, bias: bool) 
             found, wanted = (Executor().run(one, images, Kernel(name)) for one in (folded, plain))
             assert torch.equal(found, wanted), name
         assert torch.equal(folded.run_nodes(images), plain.run_nodes(images))
-        wanted = network(images.contiguous(memory_format=torch.channels_last))
-        assert torch.equal(packed.run_layers(images), wanted) or not EXACT
+        given = images.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(packed.run_layers(given), network(given)) or not EXACT
 
 
 class Twice(nn.Module):

@@ -54,13 +54,13 @@ class Writer:
             for value in values:
                 self.keep(value, 2 * number + 1)
             node = self.graph.nodes[number - 1]
+            what = f"`{node.operation}` (`{node.name}`)" if node.name else f"`{node.operation}`"
             if node.operation not in self._rules:
                 raise C99Error(
-                    f"`{node.operation}` (`{node.name}`) is not known in C99: take format=header, whose C library has "
-                    "all operations of packed files, or leave it to the program that calls the network."
+                    f"{what} is not known in C99: take format=header, whose C library has all operations of packed "
+                    "files, or leave it to the program that calls the network."
                 )
             if self.typed.types[number].shape[:1] != (Images(1),):
-                what = f"`{node.operation}` (`{node.name}`)"
                 raise C99Error(f"{what} joins the images of a call, which C99 takes one by one.")
             self._rules[node.operation](self, number, node)
         self.keep(len(self.graph.nodes), 2 * len(self.graph.nodes) + 2)
