@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnn_lightning.cli.config_paths import config_dir, list_options
 from bnn_lightning.cli.published import own_optimizer, read_file, read_recipe
 from bnn_lightning.cli.recipes import recipe_lines
+from bnn_lightning.cli.train import compose_training
 from bnn_lightning.workflows.building import check_sections
 from bnn_lightning.workflows.config_options import recipe_of
 
@@ -109,6 +110,15 @@ def test_every_recipe_that_says_what_is_published_stands_in_the_table(composed: 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         first = {recipe_of(*pair, read_file) for pair in PAIRS}
     assert {name for name in recipes if not name.endswith(LATER)} == first
+
+
+@pytest.mark.parametrize("pair", [("bnext18", "cifar10"), ("bnext", "imagenet"), ("resnet20", "cifar10")], ids="-".join)
+def test_a_recipe_alone_is_taken_whole(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("bnn_lightning.cli.recipes.say", lines.append)
+    compose_training(*words_of(*pair))
+    assert lines[0].startswith("Recipe ")
+    assert "without its" not in lines[0]
 
 
 @pytest.mark.parametrize("pair", [("bnext", "imagenet"), ("reactnet_a", "imagenet"), ("mlp", "mnist")], ids="-".join)

@@ -71,9 +71,10 @@ def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping
     options = [(MOUNTED.get(group, group), option) for group, option in options_of(facts)]
     taken = [f"{group}={option}" for group, option in options if choices.get(group) == option]
     passed_over = [f"{group}={option}" for group, option in options if choices.get(group) != option]
+    own = dict(_flat(OmegaConf.to_container(config, resolve=False)))  # the recipe's interpolations stand in it as text
     for key, value in _flat({key: value for key, value in recipe.items() if key != "published"}):
         # Experiments and the command line win over the recipe.
-        (taken if OmegaConf.select(config, key) == value else passed_over).append(f"{key}={value}")
+        (taken if key in own and own[key] == value else passed_over).append(f"{key}={value}")
     sets = " ".join(taken) or "nothing"
     without = f"; without its {' '.join(passed_over)}" if passed_over else ""
     yield f"Recipe {name}{_accuracy(facts)} sets {sets}{without}"
