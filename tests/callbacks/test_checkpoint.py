@@ -227,7 +227,34 @@ def test_a_slurm_job_ends_between_two_steps(
     assert (called.read_text().splitlines() if called.exists() else []) == requeued
 
 
-def test_the_signal_of_slurm_does_not_end_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("signum", "requeued"), [(signal.SIGUSR1, ["requeue 77"]), (signal.SIGINT, [])], ids=["limit", "ctrl-c"]
+)
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_train_end"])
+def test_a_signal_after_the_last_step_stops_before_the_test(
+    hook: str, signum: int, requeued: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = slurm_job(tmp_path, monkeypatch)
+
+    def kill(trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signum)
+
+    sender, before = Callback(), signal.getsignal(signum)
+    setattr(sender, hook, kill)
+    callbacks = [sender, LastCheckpoint(tmp_path), FinalCheckpoint(tmp_path)]
+    options: dict[str, Any] = {"epochs": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    try:
+        with pytest.raises(SystemExit):
+            small_run(tmp_path, standard=False, callbacks=callbacks, default_root_dir=tmp_path, **options)
+    finally:
+        signal.signal(signum, before)
+    assert [path.name for path in tmp_path.glob("**/*.ckpt")] == ["last.ckpt"]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert (called.read_text().splitlines() if called.exists() else []) == requeued
+
+
+def test_the_signal_of_slurm_in_the_test_requeues_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = slurm_job(tmp_path, monkeypatch)
 
     class Signal(Callback):
@@ -240,4 +267,4 @@ def test_the_signal_of_slurm_does_not_end_the_test(tmp_path: Path, monkeypatch: 
     (scores,) = trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
     assert scores["test/acc"] > 0
     assert_equal(trained, dict(trainer.lightning_module.state_dict()))
-    assert not called.exists()
+    assert called.read_text().splitlines() == ["requeue 77"]

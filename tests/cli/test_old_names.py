@@ -92,6 +92,26 @@ def test_an_old_checkpoint_is_not_resumed(bnn: Bnn, workplace: Path) -> None:
     assert f"init_from={SKD}" in done.err
 
 
+def test_a_run_with_the_old_cosine_resumes(trained: Any, bnn: Bnn, small: tuple[str, ...], workplace: Path) -> None:
+    """It is the uninterrupted one; `warmup_cosine` without a warm-up has the same state and rates."""
+    words = ("train", *small, "warmup_epochs=0", "hydra.run.dir=runs/old")
+    assert bnn(*words, "trainer.max_epochs=1").code == 0
+    last = Path("runs/old/checkpoints/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    scheduler = checkpoint["bnn_lightning_config"]["lr_scheduler"]
+    scheduler["_target_"] = "bnn_lightning.optim.cosine"
+    for key in ("warmup_epochs", "warmup_start", "decay_epochs"):
+        del scheduler[key]
+    torch.save(checkpoint, last)
+    done = bnn(*words, "ckpt_path=last")
+    assert done.code == 0, done.err
+    assert "With other settings" not in done.out
+    ends = [torch.load(path, weights_only=True) for path in (last, trained.last)]
+    assert [end["global_step"] for end in ends] == [8, 8]
+    assert ends[0]["lr_schedulers"] == ends[1]["lr_schedulers"]
+    assert all(torch.equal(ends[0]["state_dict"][name], value) for name, value in ends[1]["state_dict"].items())
+
+
 WORDS = {
     "schedule=linear": "lr_scheduler",
     "+schedule.interval=step": "lr_scheduler.interval",

@@ -13,8 +13,10 @@ import torch
 from filelock import FileLock
 
 from bnn_lightning.cli.recipes import announce_recipe
+from bnn_lightning.models.float_teachers import is_rebuilding
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.utils.curves import read_curves, read_last
+from bnn_lightning.workflows.building import build_task
 from bnn_lightning.workflows.run_folder import LOCK
 
 Bnn = Callable[..., Any]
@@ -52,8 +54,18 @@ def copied(trained: Any, workplace: Path) -> Path:
 def test_a_job_that_its_launcher_starts_again_goes_on(
     variable: str, copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where no signal came before, as when a node fails; and from the beginning before the first checkpoint."""
+    """Also where no signal came before, as when a node fails; and from the beginning before the first checkpoint.
+
+    Pretrained weights are read for the beginning only.
+    """
     monkeypatch.setenv(variable, "1")
+    rebuilt: list[bool] = []
+
+    def build(*given: Any, **options: Any) -> ClassificationTask:
+        rebuilt.append(is_rebuilding())
+        return build_task(*given, **options)
+
+    monkeypatch.setattr("bnn_lightning.workflows.training.build_task", build)
     done = bnn("train", *small, HERE, "epochs=3")
     assert done.code == 0, done.err
     assert "Resuming runs/here/checkpoints/last.ckpt after 8 steps" in done.out
@@ -62,6 +74,27 @@ def test_a_job_that_its_launcher_starts_again_goes_on(
     again = bnn("train", *small, HERE, "epochs=1")
     assert again.code == 0, again.err
     assert [row["epoch"] for row in rows(copied) if row["train/loss"]] == ["0"]
+    assert rebuilt == [True, False]
+
+
+def test_a_checkpoint_of_lightnings_requeueing_is_refused(
+    copied: Path, trained: Any, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would load it unasked where it trains and where it scores; its number is the newest in the folder."""
+    variables = {"JOB_ID": "77", "JOB_NAME": "train", "RESTART_COUNT": "1", "NODELIST": "localhost", "NTASKS": "1"}
+    variables |= {"NTASKS_PER_NODE": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for folder, words in ((copied, ("train", *small, HERE)), (Path(), ("evaluate", f"ckpt={trained.final}"))):
+        shutil.copyfile(trained.last, folder / "hpc_ckpt_1.ckpt")
+        before = content(folder / "checkpoints")
+        done = bnn(*words)
+        assert done.code == 2
+        assert "hpc_ckpt_1.ckpt`" in done.err
+        assert (folder / "hpc_ckpt_1.ckpt").read_bytes() == trained.last.read_bytes()
+        assert content(folder / "checkpoints") == before
+        (folder / "hpc_ckpt_1.ckpt").rename(folder / "moved.ckpt")
+        assert bnn(*words).code == 0
 
 
 def test_a_folder_that_holds_a_run_is_refused(copied: Path, bnn: Bnn, small: tuple[str, ...]) -> None:

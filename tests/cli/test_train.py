@@ -175,12 +175,16 @@ def test_resume_takes_a_run_folder_and_says_what_differs(trained: Any, bnn: Bnn,
         assert name not in done.out.split("With other settings")[1].split("\n")[0]
 
 
+INTERVAL = "lr_scheduler.interval=step"
+
+
 @pytest.mark.parametrize(
     "word, message",
     [
         ("optimizer.lr=0.5", "optimizer.lr 0.001 -> 0.5"),
         ("optimizer=adamw", "optimizer._target_ torch.optim.Adam -> torch.optim.AdamW"),
         ("param_groups.weight_decay=0.25", "param_groups.weight_decay 0.0 -> 0.25"),
+        (INTERVAL, "lr_scheduler.interval epoch -> step"),
     ],
 )
 def test_what_a_checkpoint_restores_cannot_be_changed_on_resume(
@@ -192,9 +196,11 @@ def test_what_a_checkpoint_restores_cannot_be_changed_on_resume(
     assert f"init_from={trained.last}" in done.err
     restarted = bnn("train", *small, f"init_from={trained.folder}", "epochs=1", word)
     assert restarted.code == 0, restarted.err
-    groups = torch.load(folder(restarted.out) / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
-    values = {(group["initial_lr"], group["weight_decay"]) for group in groups["param_groups"]}
-    assert any(0.5 in pair or 0.25 in pair for pair in values) or word == "optimizer=adamw"
+    checkpoint = torch.load(folder(restarted.out) / "checkpoints" / "last.ckpt", weights_only=True)
+    groups, (scheduler,) = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]
+    values = {(group["initial_lr"], group["weight_decay"]) for group in groups}
+    assert any(0.5 in pair or 0.25 in pair for pair in values) == (word not in ("optimizer=adamw", INTERVAL))
+    assert scheduler["last_epoch"] == (4 if word == INTERVAL else 1)
 
 
 def test_last_is_a_run_of_the_same_name(trained: Any, bnn: Bnn, small: tuple[str, ...]) -> None:

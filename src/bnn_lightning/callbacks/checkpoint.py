@@ -71,7 +71,8 @@ class LastCheckpoint(OneFile):
     without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
     training after the running step; pressed again, at once, and the file of the last regular save stays. So does the
     signal that SLURM sends before a time limit, and the job is then requeued (in place of Lightning's own requeueing,
-    which saves in the middle of a step; `trainer.fit(..., ckpt_path="last")` resumes). Where
+    which saves in the middle of a step; `trainer.fit(..., ckpt_path="last")` resumes). After the last step, and while a
+    network is scored, it is requeued at once. Where
     `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it; a
     validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
     stopping with `val_check_interval`) counts as ended. With several ranks, a callback that sets `should_stop` on one
@@ -126,8 +127,12 @@ class LastCheckpoint(OneFile):
         super().setup(trainer, pl_module, stage)
         self.stop.signum = 0
         self._requeue_signal = take_requeueing(trainer) or self._requeue_signal
-        if self._requeue_signal is not None:  # outside of the training, too, where its default ends the process
+        if self._requeue_signal is None:
+            return
+        if stage == "fit":
             self.stop.listen(self._requeue_signal)
+        else:
+            self.stop.requeue_on(self._requeue_signal)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_again(trainer, self._unlogged)
@@ -141,11 +146,7 @@ class LastCheckpoint(OneFile):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._stopping:  # only now, as the metrics of a step or an epoch are logged after its checkpoint
-            if self.stop.signum == self._requeue_signal:
-                if trainer.is_global_zero:
-                    requeue()
-                trainer.strategy.barrier()  # a rank that has ended may end the whole job
-            raise self.stop.exception()
+            self._leave(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,13 +179,25 @@ class LastCheckpoint(OneFile):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._requeue_signal is not None:
+            self.stop.requeue_on(self._requeue_signal)
         self.stop.ignore(signal.SIGINT, signal.SIGTERM)
+        if self.stop.agreed(pl_module.device):  # after the last step, of which `last.ckpt` is
+            self._leave(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.stop.ignore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.stop.ignore()
+
+    def _leave(self, trainer: Trainer) -> None:
+        """Stop as a signal has asked for; on all ranks."""
+        if self.stop.signum == self._requeue_signal:
+            if trainer.is_global_zero:
+                requeue()
+            trainer.strategy.barrier()  # a rank that has ended may end the whole job
+        raise self.stop.exception()
 
     def _is_late(self, trainer: Trainer, batch_idx: int) -> bool:
         """Whether the clock or a signal asks for a save, on any rank."""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -31,9 +32,12 @@ class StopRequest:
 
     def listen(self, *signums: int) -> None:
         """Take these signals over; outside of the main thread Python does not allow it, and nothing happens."""
-        if threading.current_thread() is threading.main_thread():
-            for signum in signums:
-                self._previous.setdefault(signum, signal.signal(signum, self._receive))
+        for signum in signums:
+            self._take(signum, self._receive)
+
+    def requeue_on(self, signum: int) -> None:
+        """Take over the signal that asks for requeueing, and obey it at once: nothing is left to save."""
+        self._take(signum, _requeue_at_once)
 
     def ignore(self, *signums: int) -> None:
         """Give these signals back, without any all of them."""
@@ -55,14 +59,17 @@ class StopRequest:
         """Return what the signal stands for."""
         return KeyboardInterrupt() if self.signum == signal.SIGINT else SIGTERMException(128 + self.signum)
 
+    def _take(self, signum: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous.setdefault(signum, signal.signal(signum, handler))
+
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
             self.ignore()
             raise KeyboardInterrupt
         self.signum = signum
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            with suppress(OSError):  # `print` may have been interrupted itself
-                os.write(2, b"\nStopping after this step or validation, with a checkpoint. Once more: stop at once.\n")
+        if _is_first_rank():
+            _write("Stopping after this step or validation, with a checkpoint. Once more: stop at once.")
 
 
 def take_requeueing(trainer: Trainer) -> signal.Signals | None:
@@ -86,3 +93,19 @@ def requeue() -> None:
         subprocess.run(["scontrol", "requeue", job], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         rank_zero_warn(f"The job {job} is not requeued ({error}). Start it again: it resumes with ckpt_path=last.")
+
+
+def _requeue_at_once(signum: int, frame: FrameType | None) -> None:
+    # The process goes on until SLURM ends it: what it scores meanwhile is scored, also where the requeueing fails.
+    if _is_first_rank():
+        _write("Requeueing this job; the training is over, and its scores are computed again then.")
+        requeue()
+
+
+def _is_first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _write(line: str) -> None:
+    with suppress(OSError):  # `print` may have been interrupted itself
+        os.write(2, f"\n{line}\n".encode())

@@ -53,7 +53,8 @@ def make_scheduler(lr_scheduler: Callable[..., Any], optimizer: Optimizer, *, st
 def jump_of_schedules(trainer: Trainer) -> str | None:
     """Return what to warn of at the start of an epoch: a schedule that counts steps is at another part of the training.
 
-    A run that is resumed with another batch size has another number of steps in an epoch.
+    A run that is resumed with another batch size has another number of steps in an epoch. So has one whose accumulation
+    of gradients changes, or that was stopped within an epoch which counts as ended.
     """
     counts_steps = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
     if not counts_steps or math.isinf(trainer.num_training_batches):
@@ -63,9 +64,10 @@ def jump_of_schedules(trainer: Trainer) -> str | None:
     if steps == trainer.current_epoch * per_epoch:
         return None
     return (
-        f"The learning rate is scheduled by steps, of which {trainer.current_epoch} epochs have taken {steps}, and an "
-        f"epoch has {per_epoch} now: the schedule is at epoch {steps / per_epoch:.4g}. Resume with the batch size as "
-        "it was, or take lr_scheduler.interval=epoch."
+        f"The learning rate is scheduled by steps. {trainer.current_epoch} epochs have taken {steps} of them, and an "
+        f"epoch has {per_epoch} now, so that these are {steps / per_epoch:.4g} epochs. If the batch size was changed, "
+        "resume with the old one, or start a new run from the weights: init_from=<checkpoint> "
+        "lr_scheduler.interval=epoch."
     )
 
 

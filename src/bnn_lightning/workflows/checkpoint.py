@@ -15,14 +15,14 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.workflows.allowed import is_library
 from bnn_lightning.workflows.building import ForeignTargetError, build_network, build_task
 from bnn_lightning.workflows.errors import UntrustedFileError, UserError, explain
-from bnn_lightning.workflows.old_names import with_new_names
+from bnn_lightning.workflows.old_names import is_resumable, with_new_names
 from bnn_lightning.workflows.weights_file import CLASSES_KEY as CLASSES_KEY
 from bnn_lightning.workflows.weights_file import CONFIG_KEY as CONFIG_KEY
 from bnn_lightning.workflows.weights_file import is_weights_file, read_weights
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError
 
-# Whether settings in the file had other names than today's.
+# Whether settings in the file had other names than today's, so that a run does not go on from it.
 RENAMED_KEY = "bnn_lightning_renamed"
 # Sums of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
@@ -147,7 +147,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if isinstance(config, dict):
         _check_plain(config, str(path))
         checkpoint[CONFIG_KEY] = with_new_names(config)
-        checkpoint[RENAMED_KEY] = checkpoint[CONFIG_KEY] != config
+        checkpoint[RENAMED_KEY] = not is_resumable(config)
     return checkpoint
 
 

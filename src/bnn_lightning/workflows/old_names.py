@@ -1,9 +1,9 @@
 """Names that have changed: on the command line they are errors that give the new name, in checkpoints they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-# The last commit that wrote the old names into checkpoints, and resumes them.
+# The last commit that wrote all of the old names into checkpoints, and resumes them; some went later.
 COMMIT = "d261637"
 # Keys and groups, and what is below them.
 KEYS = {
@@ -59,12 +59,14 @@ VERBS = {"visualise": "visualize"}
 FIGURES = {"procedure": "training_curves", "bank": "soft_label_heatmap"}
 # Extras of the package; None is installed always.
 EXTRAS = {"visualise": "visualize", "wandb": None, "rivals": "larq"}
+# A scheduler without a warm-up, whose state and rates are those of its successor: it resumes.
+_COSINE = "bnn_lightning.optim.cosine"
 # `_target_`s in checkpoints.
 TARGETS = {
     "bnn_lightning.data.Mix": "bnn_lightning.data.MixupCutmix",
     "bnn_lightning.data.TrivialAugment": "torchvision.transforms.v2.TrivialAugmentWide",
     "bnn_lightning.callbacks.MixClip": "bnn_lightning.callbacks.ChannelBlendClip",
-    "bnn_lightning.optim.cosine": "bnn_lightning.optim.warmup_cosine",
+    _COSINE: "bnn_lightning.optim.warmup_cosine",
 }
 _WEIGHTINGS = {"instance": "per_sample", "batch": "per_batch"}
 _ENSEMBLE = "bnn_lightning.distill.GapEnsemble"
@@ -111,16 +113,29 @@ def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def is_resumable(config: Mapping[str, Any]) -> bool:
+    """Whether a run goes on from a checkpoint with this configuration: no name was changed, or none with the state.
+
+    Example:
+        >>> is_resumable({"lr_scheduler": {"_target_": "bnn_lightning.optim.cosine"}}), is_resumable({"schedule": None})
+        (True, False)
+    """
+    kept = {key: _retargeted(node, (_COSINE,)) for key, node in config.items()}
+    return with_new_names(config) == kept
+
+
 def _renamed(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix): node for key, node in section.items()}
 
 
-def _retargeted(node: Any) -> Any:
+def _retargeted(node: Any, targets: Collection[str] = tuple(TARGETS)) -> Any:
+    """Return a node with the names of today for these `_target_`s, wherever they stand in it."""
     if isinstance(node, list):
-        return [_retargeted(item) for item in node]
+        return [_retargeted(item, targets) for item in node]
     if not isinstance(node, Mapping):
         return node
-    new = {key: _retargeted(value) for key, value in node.items()}
-    if isinstance(target := new.get("_target_"), str):
-        new["_target_"] = TARGETS.get(target, target)
+    new = {key: _retargeted(value, targets) for key, value in node.items()}
+    if isinstance(target := new.get("_target_"), str) and target in targets:
+        new["_target_"] = TARGETS[target]
+        return {"warmup_epochs": 0, **new} if target == _COSINE else new
     return new

@@ -43,8 +43,9 @@ _TRAINER_MAY_DIFFER = (
     *("max_epochs", "min_epochs", "min_steps", "max_steps", "max_time", "fast_dev_run", "num_sanity_val_steps"),
     *("check_val_every_n_epoch", "val_check_interval", "limit_val_batches", "limit_test_batches", "inference_mode"),
 )
-# The optimizer's state, which a checkpoint restores, holds these, and they would not take effect.
-_RESTORED = ("optimizer", "param_groups", "freeze")
+# The states of optimizer and scheduler, which a checkpoint restores, hold these: a change would not take effect, or
+# would read a count of epochs as one of steps.
+_RESTORED = ("optimizer", "param_groups", "freeze", "lr_scheduler.interval")
 # Settings of a network that are in its tensors, which `init_from` takes over or announces.
 _IN_TENSORS = ("num_classes", "mean", "std")
 
@@ -125,7 +126,7 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
     if checkpoint[RENAMED_KEY]:
         raise UserError(
             f"`{path}` was written before settings were renamed, and is resumed by the version that wrote it: commit "
-            f"{COMMIT}. Or start a new run from its weights: init_from={path}."
+            f"{COMMIT} or a later one. Or start a new run from its weights: init_from={path}."
         )
     own = run_of(path)
     in_place = own is not None and own.resolve() == run_dir.resolve()
@@ -192,11 +193,12 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
     path, checkpoint = start.path, start.checkpoint
     check_fits(task, checkpoint.get("current_model_state", checkpoint["state_dict"]), path)
     before = checkpoint[CONFIG_KEY]
-    restored = [text for key in _RESTORED for text in _differences(before.get(key), config.get(key), key)]
+    restored = [text for key in _RESTORED for text in _differences(_setting(before, key), _setting(config, key), key)]
     if restored:
         raise UserError(
-            f"`{path}` restores the optimizer with its settings, and these were changed: {'; '.join(restored)}. Leave "
-            f"them as they were, or start a new run from the weights: init_from={path}."
+            f"`{path}` restores the states of the optimizer and of the learning-rate scheduler, which depend on "
+            f"settings that were changed: {'; '.join(restored)}. Leave them as they were, or start a new run from the "
+            f"weights: init_from={path}."
         )
     differing = list(_differences(before, config))
     changed = f" With other settings than before: {'; '.join(differing)}." if differing else ""
@@ -235,6 +237,13 @@ def start_from(task: LightningModule, wanted: str, model: object) -> str:
     except (ValueError, OSError) as error:
         raise UserError(explain(error)) from error
     return f"Starting from the {len(report.loaded)} tensors of {path}.{_new_head(report.head)}"
+
+
+def _setting(config: object, key: str) -> object:
+    """Return the value of a key such as "lr_scheduler.interval"; None where there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
 
 
 def _settings(model: object) -> object:

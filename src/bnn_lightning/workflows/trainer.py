@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
@@ -13,6 +15,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.workflows.building import Node, build, call
+from bnn_lightning.workflows.errors import UserError
 
 # Trainer that scores every image once, on one device, and says nothing.
 SCORING_TRAINER = {
@@ -30,7 +33,7 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     """Build `trainer`.
 
     Raises:
-        UserError: Arguments that Lightning refuses, in its words.
+        UserError: Arguments that Lightning refuses, in its words; or a file in its folder that it would load unasked.
     """
     if not config.get("enable_progress_bar", True):  # Lightning refuses a bar beside it
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -44,7 +47,22 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     if config.get("profiler") is None:
         parts["profiler"] = _Unprofiled()
     trainer: Trainer = call(config, parts, at="trainer")
+    _refuse_requeued(trainer)
     return trainer
+
+
+def _refuse_requeued(trainer: Trainer) -> None:
+    """Refuse what Lightning's own requeueing has saved in the middle of a step.
+
+    In a SLURM job Lightning loads it in place of the weights that it is given, for training and for scoring.
+    """
+    if not SLURMEnvironment.detect():
+        return
+    for path in sorted(Path(trainer.default_root_dir).glob("*hpc_ckpt_*")):
+        raise UserError(
+            f"`{path}` was saved by Lightning when it requeued a job, and would be loaded in place of this network's "
+            "weights. Move it to another folder; a run that was requeued then resumes from its own last.ckpt."
+        )
 
 
 class _Unprofiled(PassThroughProfiler):

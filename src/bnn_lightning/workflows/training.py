@@ -278,7 +278,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=trust)
-    with rebuilding() if settings.ckpt_path is not None else nullcontext():  # its weights are in the checkpoint
+    with rebuilding() if start is not None else nullcontext():  # its weights are in the checkpoint
         task = build_task(plain, trust=trust, read=partial(load_backbone, trust=trust))
     check_network(task.backbone, task.num_classes)
     _say_size(plain, trust)
