@@ -7,7 +7,9 @@ import pytest
 import torch
 from pytorch_lightning.plugins.precision import DoublePrecision, Precision
 
-from bnn_lightning.data import Augmentation, FolderDataModule, SyntheticDataModule
+from bnn_lightning.data import Augmentation, CIFAR10DataModule, DigitsDataModule, FolderDataModule, SyntheticDataModule
+from bnn_lightning.workflows.arguments import check_arguments
+from bnn_lightning.workflows.errors import UserError
 
 
 def data(**options: object) -> SyntheticDataModule:
@@ -207,3 +209,32 @@ def test_a_signature_names_the_arguments_of_the_bases() -> None:
     assert list(inspect.signature(Closed).parameters) == ["root"]
     folder = inspect.signature(FolderDataModule).parameters
     assert (folder["crop_ratio"].default, folder["flip"].default, folder["num_workers"].default) == (1.0, 0.5, 4)
+
+
+class Shifted(CIFAR10DataModule):
+    def __init__(self, *, shift: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+
+
+class Variadic(CIFAR10DataModule):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Shifted, Variadic])
+def test_a_subclass_passes_positional_arguments_on_by_name(kind: type[CIFAR10DataModule]) -> None:
+    given = {"root": "elsewhere", "batch_size": 8, "download": False}
+    check_arguments(kind, given, "data", partial=False)
+    assert kind(**given).root == Path("elsewhere")
+    assert "spec" not in inspect.signature(kind).parameters
+    with pytest.raises(UserError, match=r"`data\.roots`"):
+        check_arguments(kind, {"roots": "elsewhere"}, "data", partial=False)
+
+
+@pytest.mark.parametrize("kind", [DigitsDataModule, SyntheticDataModule])
+@pytest.mark.parametrize("option", ["download", "verify"])
+def test_sets_without_files_take_no_options_of_files(kind: type[DigitsDataModule], option: str) -> None:
+    with pytest.raises(UserError, match=rf"`data\.{option}`"):
+        check_arguments(kind, {option: True}, "data", partial=False)
+    with pytest.raises(TypeError, match=option):
+        kind(**{option: True})

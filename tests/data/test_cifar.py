@@ -2,6 +2,7 @@ import os
 import pickle
 import zlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -132,3 +133,22 @@ def test_a_file_that_runs_code_is_refused(module: Module) -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="`image_size` of CIFAR-10 must be 32, got 224"):
         CIFAR10DataModule("nowhere", image_size=224)
+
+
+def test_a_subclass_keeps_the_files_that_it_names(tmp_path: Path) -> None:
+    class Mine(CIFAR10DataModule):
+        training_files = ("mine",)
+        checksums: ClassVar[dict[str, str]] = {"mine": "0" * 32, "test_batch": "0" * 32}
+
+    class Published(CIFAR10DataModule):
+        published = CIFAR100
+        test_file = "own_test"
+
+    assert (Mine.training_files, set(Mine.checksums)) == (("mine",), {"mine", "test_batch"})
+    assert (Mine.subfolder, Mine.test_file) == (CIFAR10DataModule.subfolder, CIFAR10DataModule.test_file)
+    assert (Published.subfolder, Published.test_file) == (CIFAR100DataModule.subfolder, "own_test")
+    (tmp_path / Mine.subfolder).mkdir()
+    for name in Mine.checksums:
+        write_file(tmp_path / Mine.subfolder / name, 30, 10, "labels")
+    images, _ = Mine(tmp_path, verify=False, download=False).read(train=True)
+    assert len(images) == 30

@@ -54,12 +54,20 @@ class _CIFARDataModule(FileDataModule):
     label_key: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        """Take the files from torchvision's class."""
+        """Take the files from torchvision's class, where the subclass names one; what it defines itself stays."""
         super().__init_subclass__()
-        cls.subfolder, cls.source = cls.published.base_folder, cls.published.url
-        cls.training_files = tuple(name for name, _ in cls.published.train_list)
-        cls.test_file = cls.published.test_list[0][0]
-        cls.checksums = dict(cls.published.train_list + cls.published.test_list)
+        if "published" not in vars(cls):
+            return
+        published = cls.published
+        files = {
+            "subfolder": published.base_folder,
+            "source": published.url,
+            "training_files": tuple(name for name, _ in published.train_list),
+            "test_file": published.test_list[0][0],
+            "checksums": dict(published.train_list + published.test_list),
+        }
+        for name in files.keys() - vars(cls).keys():
+            setattr(cls, name, files[name])
 
     def fetch(self) -> None:
         self.published(str(self.root), download=True)

@@ -5,13 +5,19 @@ import hashlib
 import zlib
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bnn_lightning.data.in_memory import InMemoryDataModule
 
 
 class FileDataModule(InMemoryDataModule):
     """A set in memory that is read from torchvision's files below `root`.
+
+    Args:
+        root: Folder of the data files.
+        download: Fetch missing files.
+        verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
+        **options: As `InMemoryDataModule` takes them.
 
     Attributes:
         subfolder: Subfolder of `root`, where the files lie.
@@ -24,6 +30,13 @@ class FileDataModule(InMemoryDataModule):
     source: ClassVar[str]
     # Why files are missing; `prepare_data` knows more where it ran, which is on one rank a node.
     _reason = "they were not fetched"
+
+    def __init__(
+        self, root: str | Path = "data", *, download: bool = True, verify: bool = True, **options: Any
+    ) -> None:
+        super().__init__(root, **options)
+        self.download = download
+        self.verify = verify
 
     @property
     def folder(self) -> Path:

@@ -27,8 +27,6 @@ class InMemoryDataModule(ImageDataModule):
         augment: Applied to training images; "default" is what the papers do with this set, None does nothing.
         auto_augment: `RandAugment` or a transform of torchvision.transforms.v2, applied to each training image, uint8,
             after `augment`; it draws from torch's CPU generator, seeded by (seed, epoch, image).
-        download: Fetch missing files.
-        verify: Compare files with the md5 of the published ones. False admits your own data in the same format.
         **options: As `ImageDataModule` takes them.
     """
 
@@ -42,8 +40,6 @@ class InMemoryDataModule(ImageDataModule):
         batch_size: int = 128,
         augment: Augmentation | Literal["default"] | None = "default",
         auto_augment: AutoAugment | None = None,
-        download: bool = True,
-        verify: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(self.spec, root, batch_size=batch_size, **options)
@@ -51,8 +47,6 @@ class InMemoryDataModule(ImageDataModule):
             raise ValueError(f"`augment` must be an Augmentation, None or 'default', got {augment!r}.")
         self.augment = self.default_augmentation if isinstance(augment, str) else augment
         self.auto_augment = auto_augment
-        self.download = download
-        self.verify = verify
         self._images: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
         self._indices: dict[str, Tensor] = {}

@@ -8,24 +8,34 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def merged_signature(function: Callable[..., Any], *others: Callable[..., Any]) -> inspect.Signature:
-    """Return the parameters of a function, and in the place of its `**options` the keyword-only ones of others.
+    """Return the parameters of a function, and in the place of its `**options` those of others, keyword-only.
+
+    Positional parameters of the others without a default are left out: the function gives them itself.
 
     Args:
         function: Function, or the constructor of a class.
         *others: Functions or classes that get its `**options`; of one name the parameter of a later one counts.
 
     Example:
-        >>> def scale(x: int, *, factor: int = 2, offset: int = 0) -> int: ...
+        >>> def scale(x: int, root: str = "data", *, factor: int = 2, offset: int = 0) -> int: ...
         >>> def triple(x: int, *, factor: int = 3, **options: int) -> int: ...
         >>> merged_signature(triple, scale)
-        <Signature (x: int, *, factor: int = 3, offset: int = 0) -> int>
+        <Signature (x: int, *, root: str = 'data', factor: int = 3, offset: int = 0) -> int>
     """
     signature = inspect.signature(function)
     own = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"}
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         passed = [p for other in others for p in inspect.signature(other).parameters.values()]
-        own = {p.name: p for p in passed if p.kind is p.KEYWORD_ONLY} | own
+        own = {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in passed if _is_option(p)} | own
     return signature.replace(parameters=sorted(own.values(), key=lambda p: p.kind))
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter may come from the `**options` of a function that passes them on."""
+    has_default = parameter.default is not parameter.empty
+    return parameter.kind is parameter.KEYWORD_ONLY or (
+        parameter.kind is parameter.POSITIONAL_OR_KEYWORD and has_default
+    )
 
 
 def passes_on(*others: Callable[..., Any]) -> Callable[[Function], Function]:
