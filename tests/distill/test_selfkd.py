@@ -320,3 +320,30 @@ def test_bank_is_created_once() -> None:
         bank.commit()
         assert torch.equal(distiller.bank.bank, logits)
         assert torch.equal(distiller.bank.bank, bank.bank)
+
+
+class Trial(nn.Sequential):
+    """A network that names no classifier, and counts the images that it sees, by device."""
+
+    in_channels, image_size = 2, 8
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone)
+        self.seen: list[torch.device] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.device)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("weights", "tried"), [({}, 1), ({"gamma": 0.0}, 0), ({"cluster_on": "logits"}, 0)])
+def test_only_a_classifier_that_is_read_is_looked_for(home_made: nn.Module, weights: dict, tried: int) -> None:
+    network = Trial(home_made)
+    SelfKD(3, **weights).prepare(network)
+    assert len(network.seen) == tried
+
+
+def test_the_trial_is_on_the_device_of_the_backbone(home_made: nn.Module) -> None:
+    network = Trial(home_made).to("meta")
+    SelfKD(3).prepare(network)
+    assert network.seen == [torch.device("meta")]

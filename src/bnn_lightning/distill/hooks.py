@@ -6,13 +6,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.module_utils import evaluation, replace_attribute
+from bnn_lightning.layers.module_utils import replace_attribute
 
 
 class Record(NamedTuple):
@@ -124,13 +123,6 @@ def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = Fals
         if penultimate:
             _watch_classifier(backbone, taps, stack)
         yield taps
-
-
-@torch.no_grad()
-def probe(backbone: nn.Module, images: Tensor) -> None:
-    """Call a watched backbone once in evaluation, and put its modules back into their modes."""
-    with evaluation(backbone):
-        backbone(images)
 
 
 def run_eagerly(compiled: list[nn.Module], stack: ExitStack) -> None:

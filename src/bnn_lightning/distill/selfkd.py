@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.bank import BankMode, SoftLabelBank
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
-from bnn_lightning.distill.hooks import Taps, parts_of, probe, watch
+from bnn_lightning.distill.hooks import Taps, parts_of, watch
 from bnn_lightning.distill.self_teacher import latent_dot, leave_statistics_alone, run_self_teacher
-from bnn_lightning.distill.teacher import sizes_of
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, trial, trial_images
 from bnn_lightning.losses.cluster import cluster_loss
 from bnn_lightning.losses.feature import (
     Normalization,
@@ -24,7 +23,6 @@ from bnn_lightning.losses.feature import (
 )
 from bnn_lightning.losses.soft import soft_label_kl
 from bnn_lightning.utils.checks import check_choice, check_not_negative, check_positive
-from bnn_lightning.utils.image_size import sides
 
 ClusterOn = Literal["penultimate", "logits"]
 FeaturePooling = Literal["channel_spatial", "none"]
@@ -122,17 +120,21 @@ class SelfKD(Distiller):
 
     @property
     def records(self) -> bool:
-        return "feature" in self.weights or ("cluster" in self.weights and self.cluster_on == "penultimate")
+        return "feature" in self.weights or self._reads_classifier
+
+    @property
+    def _reads_classifier(self) -> bool:
+        return "cluster" in self.weights and self.cluster_on == "penultimate"
 
     def prepare(self, backbone: nn.Module) -> None:
         with self.watch(backbone):  # refuses a network without binary layers
-            sizes = sizes_of(backbone)
-            if self.records and not hasattr(backbone, "classifier_name") and None not in sizes.values():
-                probe(backbone, torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"])))  # finds it
+            images = trial_images(backbone)
+            if self._reads_classifier and not hasattr(backbone, "classifier_name") and images is not None:
+                with trial(backbone):
+                    backbone(images)  # finds it
 
     def watch(self, backbone: nn.Module) -> AbstractContextManager[Taps]:
-        penultimate = "cluster" in self.weights and self.cluster_on == "penultimate"
-        stream = "feature" in self.weights
+        penultimate, stream = self._reads_classifier, "feature" in self.weights
         if not self.training or not (penultimate or stream):
             return nullcontext(Taps())
         return watch(backbone, penultimate=penultimate, stream=stream)

@@ -105,7 +105,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def probe(self, images: Tensor) -> Tensor:
-        """Compute logits before the training: on the CPU, in float32, without compiling.
+        """Compute logits before the training, on the device and in the precision of the images, without compiling.
 
         Raises:
             ValueError: The network does not take such images.

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from bnn_lightning.distill.base import Batch, Distiller, Outputs, check_label_smoothing
 from bnn_lightning.distill.feature_hooks import pairs, record_maps, tapped_modules
-from bnn_lightning.distill.hooks import Taps, probe
+from bnn_lightning.distill.hooks import Taps
 from bnn_lightning.distill.teacher import FrozenTeacher, check_width, sizes_of
+from bnn_lightning.layers.module_utils import trial, trial_images
 from bnn_lightning.losses.attention import AttentionScale, attention_loss
 from bnn_lightning.losses.feature import channel_spatial_loss
 from bnn_lightning.losses.soft import soft_cross_entropy, soft_label_kl
 from bnn_lightning.utils.checks import check_choice, check_not_negative, check_positive
-from bnn_lightning.utils.image_size import sides
 
 
 class TeacherKD(Distiller):
@@ -114,14 +114,12 @@ class TeacherKD(Distiller):
     @torch.no_grad()
     def _probe_maps(self, backbone: nn.Module) -> None:
         """See that the maps of both can be compared, with an image."""
-        sizes = sizes_of(backbone)
-        if sizes["in_channels"] is None or sizes["image_size"] is None:
+        images = trial_images(backbone)
+        if images is None:
             return
-        device = next(backbone.parameters()).device
-        images = torch.zeros(1, sizes["in_channels"], *sides(sizes["image_size"]), device=device)
         maps: tuple[dict[object, Tensor], dict[object, Tensor]] = ({}, {})
-        with record_maps(backbone, self.student_taps, maps[0]):
-            probe(backbone, images)
+        with record_maps(backbone, self.student_taps, maps[0]), trial(backbone):
+            backbone(images)
         with record_maps(self.teacher.network, self.teacher_taps, maps[1]):
             self.teacher.probe(images)
         self._map_losses(*maps)

@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from bnn_lightning.binarizers.base import AnnealedBinarizer, Binarizer
 from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.utils.checks import check_positive
+from bnn_lightning.utils.image_size import sides
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
@@ -66,6 +70,61 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = training
         for module, call in compiled:
             module._compiled_call_impl = call
+
+
+@contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Evaluate a network for a trial, without gradients, and leave it as it was before its first batch.
+
+    Afterwards parameters, buffers and plain numbers of all modules are as before, counters and flags among them, so
+    that what a module takes from its first batch is not taken from a trial; torch's random numbers are as before, too.
+    torch's lazy modules keep the parameters that they make.
+    """
+    # TorchScript's modules hold no dictionaries of Python, and nothing but tensors changes in them.
+    modules = [m for m in model.modules() if not isinstance(m, LazyModuleMixin | torch.jit.ScriptModule)]
+    members = [(store, dict(store)) for module in modules for store in _members(module)]
+    numbers = [
+        (vars(module), {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float)})
+        for module in modules
+    ]
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t) and not t.is_meta]
+    values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
+    gpus = [device] if (device := device_of(model)).type == "cuda" else []
+    try:
+        with evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        for store, before in members:
+            store.clear()
+            store.update(before)
+        for attributes, own in numbers:
+            attributes.update(own)
+        for tensor, data, value in values:
+            tensor.data = data
+            if not torch.equal(data, value):  # what is expanded can be neither changed nor written
+                data.copy_(value)
+
+
+def _members(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, module._modules
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a network's parameters; the CPU for a network without."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def trial_images(model: nn.Module, number: int = 1) -> Tensor | None:
+    """Return images of zeros for a trial of a network, (number, C, H, W), on its device.
+
+    Args:
+        model: May say `in_channels` and `image_size`; where it does not, the result is None.
+        number: Number of images.
+    """
+    channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None)
+    if not isinstance(channels, int) or not isinstance(size, int | tuple):
+        return None
+    return torch.zeros(number, channels, *sides(size), device=device_of(model))
 
 
 def replace_attribute(owner: nn.Module, name: str, value: object, stack: ExitStack) -> None:

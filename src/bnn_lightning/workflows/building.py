@@ -49,8 +49,8 @@ _TASK_SECTIONS = {
     "lr_scheduler": "lr_scheduler",
 }
 _CHECKPOINT_TEACHER = f"{PACKAGE}.distill.checkpoint_teacher"
-# Errors that builders refuse values with, those of users' own classes included.
-_REFUSALS = (
+# Errors that builders refuse values with, and networks a batch, those of users' own classes included.
+REFUSALS = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError),
     *(MisconfigurationException, NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, Warning),
 )
@@ -126,7 +126,7 @@ def _instantiate(node: Any, at: str, trust: Sequence[str]) -> Any:
         return partial(target, **arguments)
     try:
         return target(**arguments)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         raise UserError(f"`{at}`: {str(error) or type(error).__name__}") from error
 
 

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bnn_lightning.layers.module_utils import evaluation
-from bnn_lightning.utils.image_size import sides
+from bnn_lightning.layers.module_utils import trial, trial_images
+from bnn_lightning.workflows.building import REFUSALS
 from bnn_lightning.workflows.errors import UserError
 
 
 def check_network(network: nn.Module, num_classes: int) -> None:
     """Refuse a network that makes no logits of a batch of images.
 
-    It is called once, in evaluation, with images of zeros. Where nobody says how large images are, it is not tried.
+    It is called once, in evaluation, with images of zeros, and left as it was. It is not tried where nobody says how
+    large images are, and only as far as the CPU has its operators.
 
     Args:
         network: May say `in_channels` and `image_size`.
@@ -24,18 +24,30 @@ def check_network(network: nn.Module, num_classes: int) -> None:
     Raises:
         UserError: It does not take such a batch, as its one argument; or it returns no tensor (N, num_classes).
     """
-    channels, size = getattr(network, "in_channels", None), getattr(network, "image_size", None)
-    if not isinstance(channels, int) or not isinstance(size, int | tuple):
+    images = trial_images(network, 2)
+    if images is None:
         return
-    name, shape = type(network).__name__, (2, channels, *sides(size))
-    with calling(name, shape), evaluation(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        logits: Any = network(torch.zeros(shape))
+    name = type(network).__name__
+    try:
+        with calling(name, images.shape), trial(network):
+            logits: Any = network(images)
+    except UserError as error:
+        if images.device.type == "cpu" and _lacks_operator(error.__cause__):
+            return
+        raise
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
         found = f"the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(
             f"`model`: {name} must return logits, a tensor of the shape (N, {num_classes}) for the {num_classes} "
             f"classes of the data. For two images it returns {found}."
         )
+
+
+def _lacks_operator(error: BaseException | None) -> bool:
+    """Whether an operator is not implemented for a device; a module without `forward` is another matter."""
+    if isinstance(error, NotImplementedError):
+        return 'missing the required "forward"' not in str(error)
+    return isinstance(error, RuntimeError) and "not implemented for 'CPU'" in str(error)
 
 
 @contextmanager
@@ -53,7 +65,7 @@ def calling(name: str, shape: Sequence[int]) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"`model`: {name} must take one argument, a batch of images, such as one of the shape {tuple(shape)}: "
