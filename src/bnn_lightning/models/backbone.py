@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -192,7 +193,7 @@ def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -
         for side in value:
             check_size(name, side, minimum, of=of)
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"`{name}` must be a whole number{what}, got {value!r}.")
-    if value < minimum:
+    if int(value) < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}{what}, got {value}.")

@@ -1,6 +1,7 @@
 """Checks of options: each error names the option, the rule and the value."""
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, get_args
 
 
@@ -37,12 +38,14 @@ def check_number(name: str, value: object, rule: str, valid: Callable[[float], b
         Traceback (most recent call last):
         ValueError: `flip` must be a probability in [0, 1], got 2.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not valid(float(value)):
         raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
 
 
 def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise `ValueError` unless `value` is an integer that is not below `least`, nor above `most`."""
+    """Raise `ValueError` unless `value` is an integer, also one of NumPy, between `least` and `most`."""
     rule = f"a whole number of at least {least}" if most is None else f"a whole number between {least} and {most}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
+    if int(value) < least or (most is not None and int(value) > most):
         raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
