@@ -109,6 +109,11 @@ def test_constants_lie_where_plans_read_them() -> None:
     np.testing.assert_array_equal(container.array(0), FLOATS)
 
 
+def test_two_constants_of_one_name_are_not_written() -> None:
+    with pytest.raises(ValueError, match="`a`"):
+        container_bytes({}, [Constant.of("a", "f32", FLOATS), Constant.of("a", "f32", FLOATS)])
+
+
 def test_every_flipped_bit_is_noticed(file: Path) -> None:
     data = bytearray(file.read_bytes())
     for place in range(len(data)):

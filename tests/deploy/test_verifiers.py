@@ -18,7 +18,7 @@ from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.abi import KERNELS
 from bnn_lightning.deploy.kernels.verify import CallError
 from bnn_lightning.deploy.planner.check import verify_plan
-from bnn_lightning.deploy.planner.plan import Address, Count, Field, KernelCall, Plan, Region
+from bnn_lightning.deploy.planner.plan import Address, Count, Field, Fill, KernelCall, Plan, Region, Size
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
 from tools.drawn import drawn_graph
@@ -165,6 +165,13 @@ def test_no_call_reads_one_element_again_and_again(calls: dict[str, tuple[Plan, 
     lie = dataclasses.replace(plan, arena=arena, calls=(dataclasses.replace(call, fields=fields),))
     assert "more elements" in refused_in_c(lie)
     assert "more elements" in refused_in_python(lie)
+
+
+@pytest.mark.parametrize(("size", "pattern", "valid"), [(64, 4, True), (62, 4, False), (64, 0, False), (128, 4, False)])
+def test_both_refuse_fills_that_are_no_whole_patterns(plans: list[Plan], size: int, pattern: int, valid: bool) -> None:
+    fills = (Fill(Address(Region.SIGNS), Count(size), b"\1" * pattern),)
+    plan = dataclasses.replace(plans[0], calls=(), signs=Size(64), fills=fills)
+    assert (not refused_in_c(plan), not refused_in_python(plan)) == (valid, valid)
 
 
 @pytest.mark.parametrize("name", EPILOGUE)

@@ -16,6 +16,7 @@ import lzma
 import math
 import mmap
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,11 @@ def container_bytes(
         plan: The plan section.
 
     Raises:
-        ValueError: A value of the header is not plain, or a dtype is unknown.
+        ValueError: A value of the header is not plain, a dtype is unknown, or two constants have one name.
     """
+    names = Counter(constant.name for constant in constants)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise ValueError(f"The names of constants must differ, got two of the name `{twice[0]}`: rename one of them.")
     rows, data = [], bytearray(section)
     for index, constant in enumerate(constants):
         if constant.dtype not in DTYPES:

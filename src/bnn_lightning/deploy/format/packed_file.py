@@ -86,7 +86,7 @@ def write_container(path: str | Path, header: Mapping[str, Any], constants: Sequ
         Length of the compressed header in bytes.
 
     Raises:
-        ValueError: A value of the header is not plain, or a dtype is unknown.
+        ValueError: See `container_bytes`.
     """
     data, length = container_bytes(header, constants)
     write_whole(path, data)

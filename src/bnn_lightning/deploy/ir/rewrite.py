@@ -62,12 +62,18 @@ class Rewriter:
 
     def result(self) -> Graph:
         """Return the new graph; constants of one name, as a layer that is called twice has them, get numbers."""
+        names = {constant.name for constant in self._constants}
         numbers: Counter[str] = Counter()
         constants = []
         for constant in self._constants:
-            numbers[constant.name] += 1
-            number = numbers[constant.name]
-            constants.append(constant if number == 1 else replace(constant, name=f"{constant.name}.{number}"))
+            name = constant.name
+            numbers[name] += 1
+            if numbers[name] > 1:
+                while f"{name}.{numbers[name]}" in names:
+                    numbers[name] += 1
+                constant = replace(constant, name=f"{name}.{numbers[name]}")
+                names.add(constant.name)
+            constants.append(constant)
         return Graph(tuple(self._nodes), tuple(constants))
 
 

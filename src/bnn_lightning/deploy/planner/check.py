@@ -26,6 +26,8 @@ def verify_plan(plan: Plan, most: int) -> None:
             begin, size = fill.address.at(images), fill.size.at(images)
             if fill.address.region != Region.SIGNS or not 0 <= begin <= begin + size <= memory.sizes[Region.SIGNS]:
                 raise CallError("A fill does not lie in the signs.")
+            if not fill.pattern or size % len(fill.pattern):
+                raise CallError(f"A fill of {size} bytes must be a whole number of patterns of {len(fill.pattern)}.")
         for call in plan.calls:
             if isinstance(call, KernelCall):
                 verify(call, memory)
