@@ -22,6 +22,7 @@ from bnn_lightning.deploy import load
 from bnn_lightning.workflows.checkpoint import CONFIG_KEY, network_file, read_checkpoint
 from bnn_lightning.workflows.weights_file import write_weights
 from bnn_lightning.zoo.download import checksum
+from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import FOLDER, LARGEST, SUFFIXES
 
 LICENSES = {
@@ -83,7 +84,8 @@ def recipe(run: Path, config: dict[str, Any]) -> str:
     """Return the command that trains a run's network, after that of its teacher, without paths of the machine.
 
     Args:
-        run: The run's folder. A teacher's run lies beside it.
+        run: The run's folder. A teacher's run lies beside it. The teachers of an ensemble, and those of the zoo, get no
+            command: they are named in the run's own one.
         config: The run's configuration.
     """
     overrides: Any = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
@@ -91,12 +93,24 @@ def recipe(run: Path, config: dict[str, Any]) -> str:
     named = any(word.startswith(("model=", "experiment=")) for word in words)
     pair = [] if named else [f"model={config['model']['name']}", f"data={config['data']['name']}"]
     command = " ".join(["bnn train", *pair, *words])
-    teacher = config["distill"].get("teacher", {}).get("ckpt")
-    if teacher is None:
+    teacher = ((config.get("distill") or {}).get("teacher") or {}).get("ckpt")
+    if teacher is None or is_name(teacher):
         return command
-    folder = run.parent / Path(teacher).name
+    trained = run_of(Path(teacher))
+    folder = run.parent / trained.name
     first = recipe(folder, read_checkpoint(network_file(folder))[CONFIG_KEY])
-    return f"{first} hydra.run.dir={teacher} && {command}"
+    return f"{first} hydra.run.dir={trained} && {command}"
+
+
+def run_of(path: Path) -> Path:
+    """Return the run's folder of a path that may be a checkpoint in it.
+
+    Example:
+        >>> [str(run_of(Path(path))) for path in ("runs/a", "runs/a/final.ckpt", "runs/a/checkpoints/last.ckpt")]
+        ['runs/a', 'runs/a', 'runs/a']
+    """
+    folder = path.parent if path.suffix == ".ckpt" else path
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def main() -> None:

@@ -1,15 +1,17 @@
 """The tools that make what the documents show."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools import lint_prose
+from tools import lint_prose, make_zoo
 
 ROOT = Path(__file__).parents[2]
+CONFIG = {"model": {"name": "mlp"}, "data": {"name": "digits"}}
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -43,6 +45,23 @@ def test_collect_curves_names_a_folder_without_curves(tmp_path: Path) -> None:
     result = run(tmp_path / "out", tmp_path)
     assert result.returncode == 1
     assert f"{tmp_path}: no csv/*/metrics.csv in it" in result.stderr
+
+
+@pytest.mark.parametrize("teacher", ["runs/teacher", "runs/teacher/final.ckpt", "runs/teacher/checkpoints/last.ckpt"])
+def test_a_recipe_begins_with_the_run_of_the_teacher(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run, words in {"teacher": ["seed=1"], "student": [f"distill.teacher.ckpt={teacher}"]}.items():
+        (tmp_path / run / ".hydra").mkdir(parents=True)
+        (tmp_path / run / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
+        (tmp_path / run / "final.ckpt").touch()
+    read = {tmp_path / "teacher" / "final.ckpt": {make_zoo.CONFIG_KEY: CONFIG}}
+    monkeypatch.setattr(make_zoo, "read_checkpoint", read.__getitem__)
+    first = "bnn train model=mlp data=digits seed=1"
+    assert make_zoo.recipe(tmp_path / "teacher", CONFIG) == first
+    student = f"bnn train model=mlp data=digits distill.teacher.ckpt={teacher}"
+    given = {**CONFIG, "distill": {"teacher": {"ckpt": teacher}}}
+    assert make_zoo.recipe(tmp_path / "student", given) == f"{first} hydra.run.dir=runs/teacher && {student}"
 
 
 @pytest.mark.parametrize(("comment", "faults"), [("seed of all random numbers", 0), ("of all random numbers", 1)])
