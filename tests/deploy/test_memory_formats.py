@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.frontend import layers
 from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d
 from bnn_lightning.layers import BinaryConv1d, BinaryConv2d
 
@@ -24,6 +26,10 @@ def writes_into_rows(y: Tensor) -> Tensor:
 def writes_into_pixels(y: Tensor) -> Tensor:
     y.flatten(2).mul_(2)
     return y.mean((2, 3))
+
+
+def views_pixels(y: Tensor) -> Tensor:
+    return y.flatten(2).mean(2)
 
 
 def writes_into_itself(y: Tensor) -> Tensor:
@@ -116,22 +122,84 @@ def test_images_keep_their_layout_where_torch_runs_the_layers() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("view", [writes_into_pixels, writes_into_itself, writes_into_a_copy])
+def test_images_of_another_format_than_the_plans_are_written_into_as_torch_does(
+    view: Callable[[Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    network, images = Viewing(view).eval(), torch.rand(3, 3, 6, 6)
+    packed, last = pack(network, images), images.contiguous(memory_format=torch.channels_last)
+    assert packed.report.unplanned == ""
+    torch.testing.assert_close(packed(images), network(images))
+    try:
+        wanted = network(last)
+    except RuntimeError:  # no view of this layout
+        return
+    torch.testing.assert_close(packed(last), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("network", "planned"), [(Viewing(views_pixels), True), (Viewing(writes_into_itself), False)])
+def test_plans_run_images_of_every_format_unless_a_network_writes_in_place(
+    network: nn.Module, planned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(3, 3, 6, 6)
+    packed, last = pack(network.eval(), images), images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(packed(images), network(images))
+    torch.testing.assert_close(packed(last), network(last))
+    by_layers = Mock(wraps=packed.run_layers)
+    monkeypatch.setattr(packed, "run_layers", by_layers)
+    packed(images), packed(last)
+    assert by_layers.call_count == (0 if planned else 1)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("of_weight", [torch.contiguous_format, torch.channels_last])
-def test_layers_have_the_memory_format_of_torch(of_weight: torch.memory_format) -> None:
-    layer = BinaryConv2d(4, 6, 3, padding=1, **BINARY).to(memory_format=of_weight)
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [((4, 6), 3), ((4, 1), 3), ((1, 6), 3), ((4, 1), 1), ((4, 6), (7, 10))]
+)
+@pytest.mark.parametrize("in_torch", [False, True])
+def test_layers_have_the_memory_format_of_torch(
+    of_weight: torch.memory_format, channels: tuple[int, int], kernel: Any, in_torch: bool, monkeypatch: Any
+) -> None:
+    if in_torch:
+        monkeypatch.setattr(layers, "current_kernel", lambda: None)
+    layer = BinaryConv2d(*channels, kernel, padding=1, **BINARY).to(memory_format=of_weight)
     packed = PackedConv2d.from_layer(layer)
-    x = torch.randn(2, 4, 5, 8)
-    last = x.contiguous(memory_format=torch.channels_last)
-    for given in (x, last, x.transpose(2, 3), last[..., ::2], x[..., ::2], x[:1], last[:1]):
+    x = torch.randn(2, channels[0], 5, 8)
+    last = x.clone(memory_format=torch.channels_last)
+    both = (x, last, x.transpose(2, 3), last[..., ::2], x[..., ::2], x[:1], last[:1])
+    for given in both if kernel != (7, 10) else (x, last, x[:1], last[:1]):
         assert packed(given).stride() == layer(given).stride()
 
 
 @torch.no_grad()
+def test_layers_behind_one_channel_see_what_they_see_in_torch() -> None:
+    layer, behind = BinaryConv2d(4, 1, 3, **BINARY), nn.Conv2d(1, 8, 3)
+    packed, x = PackedConv2d.from_layer(layer), torch.randn(2, 4, 8, 8)
+    y = behind(packed(x))
+    y.view(len(y), -1).add_(1)
+    torch.testing.assert_close(y, behind(layer(x)) + 1)
+
+
+@torch.no_grad()
+def test_copied_layers_have_the_memory_format_of_their_source(tmp_path: Any) -> None:
+    layer, x = BinaryConv2d(4, 6, 3, **BINARY), torch.randn(2, 4, 5, 8)
+    packed = PackedConv2d.from_layer(layer)
+    packed.copy_(layer.to(memory_format=torch.channels_last))
+    assert packed(x).stride() == layer(x).stride()
+    vars(packed).pop("_of_channels_last")  # as in layers of older versions
+    torch.save(packed, tmp_path / "layer.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "layer.pt", weights_only=False)(x), layer(x))
+
+
+@torch.no_grad()
 def test_sequences_have_the_memory_format_of_torch() -> None:
-    layer = BinaryConv1d(4, 6, 3, padding=1, **BINARY)
-    packed = PackedConv1d.from_layer(layer)
-    for given in (torch.randn(2, 4, 9), torch.randn(2, 9, 4).transpose(1, 2)):
-        assert packed(given).stride() == layer(given).stride()
+    for channels in (6, 1):
+        layer = BinaryConv1d(4, channels, 3, padding=1, **BINARY)
+        packed = PackedConv1d.from_layer(layer)
+        for given in (torch.randn(2, 4, 9), torch.randn(2, 9, 4).transpose(1, 2)):
+            assert packed(given).stride() == layer(given).stride()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch._decomp import get_decompositions
 
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
-from bnn_lightning.deploy.frontend.out_of_place import out_of_place
+from bnn_lightning.deploy.frontend.out_of_place import out_of_place, writes_in_place
 from bnn_lightning.deploy.frontend.readers import READERS
 from bnn_lightning.deploy.ir.graph import (
     AttributeValue,
@@ -90,6 +90,7 @@ class Trace:
 
     Attributes:
         constants: Tensors that are neither parameters nor buffers of the network, by name.
+        writes_in_place: Whether it overwrites tensors, so that images of another memory format may have other results.
 
     Raises:
         GraphError: It cannot be traced.
@@ -103,6 +104,7 @@ class Trace:
             # Two images: torch takes a single one for a constant.
             traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
             self._graph = copy.deepcopy(traced.graph)
+            self.writes_in_place = writes_in_place(self._graph)
             if not out_of_place(self._graph, _is_known):
                 self._graph = traced.run_decompositions(_decompositions()).graph
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:

@@ -43,6 +43,7 @@ class PackedConv2d(nn.Module):
     gain: Tensor | None
     scale: Tensor
     bias: Tensor
+    _of_channels_last = False  # weights of this format give it to the result; layers of older pickles have it from here
 
     def __init__(
         self,
@@ -64,7 +65,6 @@ class PackedConv2d(nn.Module):
         self.low: float | None = None
         self.high: float | None = None
         self._unpacked = Unpacked()
-        self._of_channels_last = False  # weights of this format give it to the result
         like: dict[str, Any] = {"dtype": torch.float32, "device": signs.device}
         self.register_buffer("weight", pack_weight(signs, groups=groups))
         self.register_buffer("tap_sums", tap_sums(signs, groups=groups))
@@ -81,7 +81,7 @@ class PackedConv2d(nn.Module):
             ValueError: Its weights are not -1 and +1.
         """
         packed = cls(kernels_of(signs_of(layer)), threshold=input_threshold(layer), **cls.geometry_of(layer))
-        packed._of_channels_last = layer.weight.dim() == 4 and _is_channels_last(layer.weight)
+        packed._of_channels_last = _has_channels_last_weights(layer)
         return packed._take_epilogue(layer)
 
     @staticmethod
@@ -167,6 +167,7 @@ class PackedConv2d(nn.Module):
         self.threshold.copy_(self._thresholds(input_threshold(layer), signs.device))
         for name, values in epilogue_of(layer).items():
             getattr(self, name).copy_(self.spread(values))
+        self._of_channels_last = _has_channels_last_weights(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W').
@@ -216,7 +217,7 @@ class PackedConv2d(nn.Module):
             residual,
             self.low,
             self.high,
-            self._of_channels_last or _is_channels_last(x),
+            self._gives_channels_last(x),
         )
 
     def _compute_in_torch(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -233,8 +234,11 @@ class PackedConv2d(nn.Module):
             residual,
             self.low,
             self.high,
-            self._of_channels_last or _is_channels_last(x),
+            self._gives_channels_last(x),
         )
+
+    def _gives_channels_last(self, x: Tensor) -> bool:
+        return self._of_channels_last or is_channels_last(x)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._unpacked.clear()
@@ -277,7 +281,10 @@ class PackedConv1d(PackedConv2d):
         if x.dim() != 3 or x.shape[1] != channels:
             raise ValueError(f"The input must have the shape (N, {channels}, L), got {tuple(x.shape)}.")
         y = super().forward(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2))
-        return y.squeeze(2).contiguous()
+        return y.squeeze(2)
+
+    def _gives_channels_last(self, x: Tensor) -> bool:
+        return False
 
 
 class PackedLinear(PackedConv2d):
@@ -367,7 +374,11 @@ def input_threshold(layer: BinaryLayer) -> Tensor | None:
     return None if layer.input_binarizer is None else layer.input_binarizer.threshold()
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def _has_channels_last_weights(layer: BinaryLayer) -> bool:
+    return layer.weight.dim() == 4 and is_channels_last(layer.weight)
+
+
+def is_channels_last(x: Tensor) -> bool:
     """Whether torch's convolutions give their results in the channels_last format for this input or weight."""
     return suggest_memory_format(x) == torch.channels_last
 

@@ -90,6 +90,18 @@ def _without_overwriting(node: fx.Node, target: torch._ops.OpOverload) -> bool:
     ]
 
 
+def writes_in_place(graph: fx.Graph) -> bool:
+    """Whether an operation overwrites a tensor: which others share its memory may depend on memory formats.
+
+    Not whether others do share it: of `contiguous`, which shares memory in one format, traces hold nothing.
+
+    Args:
+        graph: Graph of `torch.export.export`, before it is rewritten.
+    """
+    targets = (node.target for node in graph.nodes)
+    return any(isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable for target in targets)
+
+
 def _is_fresh(node: fx.Node) -> bool:
     """Whether a node gives a tensor that shares memory with no other."""
     target = node.target

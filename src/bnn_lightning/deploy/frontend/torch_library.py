@@ -103,7 +103,7 @@ def _conv(
     pointers["offsets"] = offsets.ctypes.data
     bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
     kernel.run("convolve", Convolution(**sizes, **pointers, **bounds))
-    return out if channels_last else out.contiguous()
+    return out if channels_last else _laid_out(out, torch.contiguous_format)
 
 
 def _conv_fake(
@@ -132,6 +132,15 @@ def _conv_fake(
 
 def _format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return a map in a memory format, with the strides that torch gives one.
+
+    `contiguous` keeps other strides of dimensions of one element, by which torch tells the formats apart, too.
+    """
+    wanted = torch.empty(x.shape, memory_format=memory_format, device="meta").stride()
+    return x if x.stride() == wanted else x.clone(memory_format=memory_format)
 
 
 def _dtype(epilogue: Sequence[Tensor | None]) -> torch.dtype:
@@ -288,7 +297,7 @@ def convolve(
         t.add_(given["shift"])
     if low is not None or high is not None:
         t.clamp_(low, high)
-    return t.contiguous(memory_format=_format(channels_last))
+    return _laid_out(t, _format(channels_last))
 
 
 LIBRARY.impl("pack_activations", _pack, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

@@ -291,6 +291,7 @@ def _packed_layer(node: Node, graph: Graph) -> PackedConv2d:
     geometry |= {"groups": node["groups"], "pad_value": float(node["pad_value"])}
     layer = PackedConv2d.from_dense(tensors, **geometry)
     layer.low, layer.high = (None if bound is None else float(bound) for bound in (node["low"], node["high"]))
+    layer._of_channels_last = True  # the faster format: nothing in a graph writes in place
     return layer
 
 

@@ -21,6 +21,7 @@ from bnn_lightning.deploy.frontend.inputs import (
     refuse_tangents,
     without_gradient,
 )
+from bnn_lightning.deploy.frontend.layers import is_channels_last
 from bnn_lightning.deploy.frontend.pack import PackedLayers, example_images, pack_layers
 from bnn_lightning.deploy.ir.graph import Graph, GraphError
 from bnn_lightning.deploy.ir.shapes import types_of
@@ -96,9 +97,9 @@ class PackedNetwork(OnDemand):
     """A network whose binary layers run on bits.
 
     It is captured at the first call in evaluation on a CPU, and runs by a plan then, with the bits of its file. What
-    cannot be captured, images of another size than the example's, other devices and precisions, and compilers that
-    trace it, run layer by layer in torch. Where parameters or buffers are changed, the plan is made anew; copies make
-    their own.
+    cannot be captured, images of another size than the example's, other devices and precisions, compilers that trace
+    it, and, where it writes in place, images of another memory format run layer by layer in torch. Where parameters
+    or buffers are changed, the plan is made anew; copies make their own.
 
     Args:
         layers: From `pack_layers`.
@@ -199,7 +200,9 @@ class PackedNetwork(OnDemand):
         if torch.compiler.is_dynamo_compiling():  # knows no locks
             return None
         with _LOCK:  # while another thread traces, torch says so in this one, too, and replaces tensors of the layers
-            return self.program() if self._can_be_planned(images) else None
+            program = self.program() if self._can_be_planned(images) else None
+            trace = None if program is None or _is_in_order(images) else self._compile().trace
+            return None if trace is not None and trace.writes_in_place else program
 
     def _can_be_planned(self, images: Tensor) -> bool:
         if self.training or not can_be_planned(images):
@@ -285,6 +288,11 @@ def _compile(network: nn.Module, shape: torch.Size, trace: Trace | None = None) 
     except ValueError as error:
         return replace(compiled, reason=str(error))
     return replace(compiled, program=program)
+
+
+def _is_in_order(images: Tensor) -> bool:
+    """Whether images have the memory format of the example that a network is traced with."""
+    return images.is_contiguous() and not is_channels_last(images)
 
 
 def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
