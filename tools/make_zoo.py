@@ -99,7 +99,7 @@ def recipe(run: Path, config: dict[str, Any]) -> str:
     trained = run_of(Path(teacher))
     folder = run.parent / trained.name
     first = recipe(folder, read_checkpoint(network_file(folder))[CONFIG_KEY])
-    return f"{first} hydra.run.dir={trained} && {command}"
+    return f"{first} hydra.run.dir={trained.name} && {command.replace(f'ckpt={teacher}', f'ckpt={trained.name}')}"
 
 
 def run_of(path: Path) -> Path:

@@ -59,9 +59,9 @@ def test_a_recipe_begins_with_the_run_of_the_teacher(
     monkeypatch.setattr(make_zoo, "read_checkpoint", read.__getitem__)
     first = "bnn train model=mlp data=digits seed=1"
     assert make_zoo.recipe(tmp_path / "teacher", CONFIG) == first
-    student = f"bnn train model=mlp data=digits distill.teacher.ckpt={teacher}"
+    student = "bnn train model=mlp data=digits distill.teacher.ckpt=teacher"
     given = {**CONFIG, "distill": {"teacher": {"ckpt": teacher}}}
-    assert make_zoo.recipe(tmp_path / "student", given) == f"{first} hydra.run.dir=runs/teacher && {student}"
+    assert make_zoo.recipe(tmp_path / "student", given) == f"{first} hydra.run.dir=teacher && {student}"
 
 
 @pytest.mark.parametrize(("comment", "faults"), [("seed of all random numbers", 0), ("of all random numbers", 1)])
