@@ -329,6 +329,15 @@ class Head(nn.Module):
         lambda x: x.clamp(min=-0.25),
         lambda x: x.mean((2, 3), keepdim=True).expand(-1, 8, 2, 3),
         lambda x: x[:, -1].flatten(1),
+        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0)).flatten(1),
+        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0, 0, 2)).flatten(1),
+        lambda x: F.pad(x.unflatten(1, (1, 8)), (0, 0, 1, 0, 2, 1)).flatten(1),
+        lambda x: x.flatten(2).permute(2, 0, 1).mean(0),  # the images in the middle, in front, and behind
+        lambda x: x.unsqueeze(0).amax(3).squeeze(0),
+        lambda x: F.max_pool2d(x.mean((2, 3)).t()[None, :, None], 1).squeeze(2).squeeze(0).t(),
+        lambda x: x.mean((2, 3)).clamp(0.5, -0.5) + x.mean((2, 3)),
+        lambda x: F.adaptive_avg_pool2d(x[:, :, :5, :5], 2),  # windows that overlap
+        lambda x: F.adaptive_max_pool2d(F.pad(x, (1, 0, 1, 0)), 3),
     ],
 )
 def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
@@ -341,13 +350,40 @@ def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tenso
     torch.testing.assert_close(in_c(pixels), wanted, rtol=1e-4, atol=1e-5)
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: F.max_pool2d(x, (1, 2), padding=(0, 1), dilation=(1, 7)),  # a window between no pixels
+        lambda x: (F.relu(x) / F.relu(x)).amax((2, 3)),  # not a number where one of them is none
+        lambda x: F.max_pool2d(F.relu(x) / F.relu(x), 2),
+    ],
+)
+def test_maxima_of_nothing_and_of_no_numbers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
+    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    with torch.no_grad():
+        wanted = network(pixels / 255)
+    assert not torch.isfinite(wanted).all()
+    torch.testing.assert_close(in_c(pixels), wanted, equal_nan=True)
+    torch.testing.assert_close(in_c(pixels), packed(pixels), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     "operation, name",
     [
         (lambda x: F.layer_norm(x.mean((2, 3)), (4,)), "layer_norm"),
-        (lambda x: F.adaptive_avg_pool2d(x, 3), "adaptive_avg_pool2d"),
+        (lambda x: F.adaptive_avg_pool2d(F.pad(x, (1, 0)), 3), "adaptive_avg_pool2d"),
+        (lambda x: F.adaptive_max_pool2d(x, (0, 2)).sum((2, 3)), "adaptive_max_pool2d"),
         (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "pad"),
+        (lambda x: F.pad(x.unflatten(1, (2, 2)), (0, 0, 0, 0, 1, 0)), "pad"),
         (lambda x: F.relu(x.reshape(-1, 2, 4, 4)).reshape(-1, 4, 4, 4), "reshape"),
+        (lambda x: x.mean((2, 3)).t().reshape(-1, 4), "reshape"),
+        (lambda x: x.softmax(0), "softmax"),
+        (lambda x: x - x.mean(0, keepdim=True), "mean"),
+        (lambda x: F.max_pool2d(x.permute(2, 1, 3, 0), (2, 1)).permute(3, 0, 1, 2), "max_pool2d"),
+        (lambda x: F.avg_pool2d(x, 2, divisor_override=-1), "avg_pool2d"),
     ],
 )
 def test_an_operation_that_c_does_not_know_is_named(

@@ -8,6 +8,7 @@ import numpy as np
 from bnn_lightning.deploy.export.c99_text import C99Error, number, size, window
 from bnn_lightning.deploy.export.c99_writer import Reads, Rule, Writer
 from bnn_lightning.deploy.ir.graph import Node, Value
+from bnn_lightning.deploy.planner.conv import fixed_window
 from bnn_lightning.deploy.planner.lowering import Sums
 from bnn_lightning.deploy.planner.reduce import over_map
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -73,8 +74,10 @@ def _merged(dims: Sequence[Dim], node: Node) -> list[Dim]:
         else:
             found.append((one, step))
     if len(found) > _MOST:
-        sizes = [one for one, _ in dims]
-        raise C99Error(f"`{node.operation}` over the sizes {sizes} is not known in C: it moves more than {_MOST}.")
+        raise C99Error(
+            f"`{node.operation}` is not known in C: it goes through {len(found)} dimensions that cannot be joined, of "
+            f"the sizes {[one for one, _ in found]}, and C goes through {_MOST}."
+        )
     return [(1, 0)] * (_MOST - len(found)) + found
 
 
@@ -88,11 +91,16 @@ def _size(dims: Sequence[Dim]) -> str:
 
 def _pad(c: Writer, place: int, node: Node) -> None:
     source, shape = c.value(node.inputs[0])
-    if node["mode"] != "constant" or len(node["padding"]) > 6:
-        raise C99Error("`pad` with anything but one value is not known in C.")
-    left, _, top, _, front, _ = [*node["padding"], *[0] * 6][:6]
+    if node["mode"] != "constant":
+        raise C99Error(f"`pad` with mode={node['mode']} is not known in C, which pads with one value: mode=constant.")
+    left, _, top, _, front, behind, *others = [*node["padding"], *[0] * 6]
+    if any(others) or ((front or behind) and math.prod(shape[:-3]) != 1):
+        raise C99Error(
+            f"`pad` of {shape} by {node['padding']} is not known in C: it pads two dimensions, or three of one map."
+        )
     value = number(node["value"] or 0)
-    sizes = [size((*[1] * (4 - len(item)), *item)) for item in (shape, c.shapes[place])]  # the last ones are columns
+    # What stands before the last two dimensions are channels.
+    sizes = [size((1, math.prod(item[:-2]), *(1, *item)[-2:])) for item in (shape, c.shapes[place])]
     c.call("pad", source, sizes[0], front, top, left, value, c.result(place), sizes[1])
 
 
@@ -154,18 +162,24 @@ def _reduced(c: Writer, place: int, node: Node) -> None:
 
 
 def _adaptive_pool(c: Writer, place: int, node: Node) -> None:
-    """A pool whose windows have one size."""
-    source, shape = c.value(node.inputs[0])
+    """A pool whose windows have one size and one stride."""
+    source, shape = c.map_of(node)
     out = c.shapes[place]
-    if any(whole % part for whole, part in zip(shape[2:], out[2:], strict=True)):
-        raise C99Error(f"`{node.operation}` of {shape[2:]} to {out[2:]} is not known in C: its windows differ in size.")
-    kernel = [whole // part for whole, part in zip(shape[2:], out[2:], strict=True)]
+    sides = zip(shape[2:], out[2:], strict=True)
+    windows = [found for found in (fixed_window(*side) for side in sides) if found is not None]
+    if len(windows) != 2:
+        raise C99Error(
+            f"`{node.operation}` of {shape[2:]} to {out[2:]} is not known in C: its windows differ in size or distance."
+        )
+    kernel, stride = zip(*windows, strict=True)
     divisor = 0 if "max" in node.operation else -1
-    moves = window(kernel, kernel, (0, 0), (1, 1))
+    moves = window(kernel, stride, (0, 0), (1, 1))
     c.call("pool", source, size(shape), moves, divisor, c.result(place), size(out))
 
 
 def _avg_pool2d(c: Writer, place: int, node: Node) -> None:
+    if (node["divisor_override"] or 1) < 0:
+        raise C99Error(f"`avg_pool2d` with divisor_override={node['divisor_override']} is not known in C.")
     padded = -2 if node["count_include_pad"] else -1
     _pool(c, place, node, (1, 1), node["divisor_override"] or padded)
 
@@ -175,7 +189,7 @@ def _max_pool2d(c: Writer, place: int, node: Node) -> None:
 
 
 def _pool(c: Writer, place: int, node: Node, dilation: Sequence[int], divisor: int) -> None:
-    source, shape = c.value(node.inputs[0])
+    source, shape = c.map_of(node)
     moves = window(node["kernel_size"], node["stride"], node["padding"], dilation)
     c.call("pool", source, size(shape), moves, divisor, c.result(place), size(c.shapes[place]))
 

@@ -20,7 +20,7 @@ from bnn_lightning.deploy.planner.typed_graph import TypedGraph
 
 
 def _conv2d(c: Writer, place: int, node: Node) -> None:
-    source, shape = c.value(node.inputs[0])
+    source, shape = c.map_of(node)
     kernel = c.stored(node.inputs[1]).shape[2:]
     moves = window(kernel, node["stride"], node["padding"], node["dilation"])
     weight, bias = c.tensor(node.inputs[1]), c.tensor(node.input(2))
@@ -64,7 +64,7 @@ def _linear_reads(graph: TypedGraph, place: int) -> Iterable[int]:
 
 
 def _binary_conv2d(c: Writer, place: int, node: Node) -> None:
-    source, shape = c.value(node.inputs[0])
+    source, shape = c.map_of(node)
     signs, groups, residual = c.stored(node["signs"]), node["groups"], node.input(1)
     kernel = signs.shape
     word = word_size(kernel[1])
@@ -97,7 +97,7 @@ def _binary_conv2d(c: Writer, place: int, node: Node) -> None:
 
 
 def _affine(c: Writer, place: int, node: Node) -> None:
-    source, shape = c.value(node.inputs[0])
+    source, shape = c.map_of(node)
     scale, shift = (c.tensor(item) for item in node.inputs[1:])
     c.call("affine", source, shape[1], math.prod(shape[2:]), scale, shift, c.result(place, node.values()))
 
@@ -113,7 +113,7 @@ def _leaky_relu(c: Writer, place: int, node: Node) -> None:
 
 
 def _prelu_by(c: Writer, place: int, node: Node, slope: str, slopes: int) -> None:
-    source, shape = c.value(node.inputs[0])
+    source, shape = c.map_of(node) if slopes > 1 else c.value(node.inputs[0])
     channels = shape[1] if len(shape) > 1 else 1
     result = c.result(place, node.values())
     c.call("prelu", source, channels, math.prod(shape) // channels, slope, slopes, result)

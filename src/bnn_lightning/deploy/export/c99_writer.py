@@ -6,7 +6,7 @@ from typing import Any
 
 from bnn_lightning.deploy.export.c99_text import C99Error, array
 from bnn_lightning.deploy.ir.graph import Array, Constant, ConstantRef, Graph, Input, Node, Value
-from bnn_lightning.deploy.ir.types import Images, Type
+from bnn_lightning.deploy.ir.types import Images, Type, text_of
 from bnn_lightning.deploy.planner.memory import Buffer, lay_out
 from bnn_lightning.deploy.planner.schedule import schedule
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph
@@ -15,6 +15,13 @@ Shape = tuple[int, ...]
 Rule = Callable[["Writer", int, Node], None]
 # Returns the values that a rule reads of a node, where these are not the node's own.
 Reads = Callable[[TypedGraph, int], Iterable[int]]
+
+_IMAGES = Images(1)
+
+
+def _outer(of: Type) -> int | None:
+    """Return how many times the elements of a value go through the images; None: it is not one of each image."""
+    return math.prod(of.for_images(1)[: of.shape.index(_IMAGES)]) if _IMAGES in of.shape else None
 
 
 class Writer:
@@ -60,11 +67,27 @@ class Writer:
                     f"{what} is not known in C99: take format=header, whose C library has all operations of packed "
                     "files, or leave it to the program that calls the network."
                 )
-            if self.typed.types[number].shape[:1] != (Images(1),):
-                raise C99Error(f"{what} joins the images of a call, which C99 takes one by one.")
+            self._check_images(number, node)
             self._rules[node.operation](self, number, node)
         self.keep(len(self.graph.nodes), 2 * len(self.graph.nodes) + 2)
         return lay_out(list(self._buffers.values()))
+
+    def _check_images(self, number: int, node: Node) -> None:
+        """Refuse results that are not one value for each image, and empty ones."""
+        of, what = self.typed.types[number], f"`{node.operation}` (`{node.name}`)"
+        if _IMAGES not in of.shape:
+            raise C99Error(
+                f"{what} gives {text_of(of)}, N images in a call: C99 computes one image at a time, and needs a "
+                "dimension of the size N. Leave this operation to the program that calls the network."
+            )
+        if not of.elements:
+            raise C99Error(f"{what} gives {text_of(of)}, which holds no elements: C99 computes no empty values.")
+        across = node.operation in ("softmax", "log_softmax") and of.shape[node["dim"]] == _IMAGES
+        if node.operation == "reshape":
+            (value,) = node.values()
+            across = _outer(self.typed.types[value]) != _outer(of)
+        if across:
+            raise C99Error(f"{what} mixes the images of a call in {text_of(of)}: C99 computes one image at a time.")
 
     def _needed(self, reads: Mapping[str, Reads]) -> dict[int, list[int]]:
         """Return what is read by each node that the output needs, in order."""
@@ -140,6 +163,21 @@ class Writer:
         if not isinstance(item, Value):
             raise C99Error(f"`{self.graph.constants[item.index].name}` is no result of a node.")
         return f"@{self._root(item.number)}@", self.shapes[item.number]
+
+    def map_of(self, node: Node) -> tuple[str, Shape]:
+        """Return where the first input of a layer lies, and its shape: (1, channels, ...).
+
+        Raises:
+            C99Error: It holds more than one map for each image.
+        """
+        source, shape = self.value(node.inputs[0])
+        if shape[:1] != (1,):
+            (number, *_) = node.values()
+            raise C99Error(
+                f"`{node.operation}` (`{node.name}`) of {text_of(self.typed.types[number])} is not known in C: it "
+                "takes maps with the images first, (N, C, ...)."
+            )
+        return source, shape
 
     def stored(self, item: Input) -> Constant:
         """Return a constant of the file."""

@@ -90,9 +90,12 @@ static void bnn_prelu(const float *x, int channels, int pixels, const float *slo
 }
 
 //// clamp
-// `bounds`: 1 the lower one, 2 the upper one, 3 both.
+// `bounds`: 1 the lower one, 2 the upper one, 3 both. The upper one holds where it is below the lower one.
 static void bnn_clamp(const float *x, int number, int bounds, float low, float high, float *y) {
-  for (int i = 0; i < number; i++) y[i] = bounds & 1 && x[i] < low ? low : bounds & 2 && x[i] > high ? high : x[i];
+  for (int i = 0; i < number; i++) {
+    const float v = bounds & 1 && x[i] < low ? low : x[i];
+    y[i] = bounds & 2 && v > high ? high : v;
+  }
 }
 
 //// relu
@@ -141,7 +144,7 @@ static void bnn_reduce(struct bnn_operand x, struct bnn_operand by, struct bnn_s
             for (int k = 0; k < size.width; k++) {
               const float v = values[i * by.channel + j * by.row + k * by.column];
               sum += (double)v;
-              if (v > most) most = v;
+              if (v > most || v != v) most = v;
             }
         *y++ = factor == 0 ? most : (float)(sum * (double)factor);
       }
@@ -161,7 +164,7 @@ static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, in
   for (int c = 0; c < out.channels; c++)
     for (int row = 0; row < out.height; row++)
       for (int column = 0; column < out.width; column++) {
-        float sum = 0, most = 0;
+        float sum = 0, most = -1.0f / 0.0f;  // of no pixel: what dilated windows may hold
         int inside = 0, places = 0;
         for (int a = 0; a < k.height; a++)
           for (int b = 0; b < k.width; b++) {
@@ -170,7 +173,8 @@ static void bnn_pool(const float *x, struct bnn_size in, struct bnn_window k, in
             if (h < 0 || h >= in.height || w < 0 || w >= in.width) continue;
             const float v = x[(c * in.height + h) * in.width + w];
             sum += v;
-            if (!inside++ || v > most) most = v;
+            inside++;
+            if (v > most || v != v) most = v;
           }
         const int by = divisor > 0 ? divisor : divisor == -1 ? inside : places;
         y[(c * out.height + row) * out.width + column] = divisor ? sum / (float)by : most;
