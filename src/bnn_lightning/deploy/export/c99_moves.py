@@ -93,7 +93,8 @@ def _pad(c: Writer, place: int, node: Node) -> None:
     source, shape = c.value(node.inputs[0])
     if node["mode"] != "constant":
         raise C99Error(f"`pad` with mode={node['mode']} is not known in C, which pads with one value: mode=constant.")
-    left, _, top, _, front, behind, *others = [*node["padding"], *[0] * 6]
+    padding: list[int] = node["padding"]
+    left, _, top, _, front, behind, *others = [*padding, *[0] * 6]
     if any(others) or ((front or behind) and math.prod(shape[:-3]) != 1):
         raise C99Error(
             f"`pad` of {shape} by {node['padding']} is not known in C: it pads two dimensions, or three of one map."
