@@ -303,6 +303,7 @@ class Head(nn.Module):
     def __init__(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.conv = BinaryConv2d(3, 8, 1, input_binarizer=RSign(3), weight_binarizer=XNORScale())
+        nn.init.constant_(next(self.conv.input_binarizer.parameters()), -0.5)  # type: ignore[union-attr]
         self.rows, self.operation = nn.Linear(6, 5), operation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -329,15 +330,6 @@ class Head(nn.Module):
         lambda x: x.clamp(min=-0.25),
         lambda x: x.mean((2, 3), keepdim=True).expand(-1, 8, 2, 3),
         lambda x: x[:, -1].flatten(1),
-        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0)).flatten(1),
-        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0, 0, 2)).flatten(1),
-        lambda x: F.pad(x.unflatten(1, (1, 8)), (0, 0, 1, 0, 2, 1)).flatten(1),
-        lambda x: x.flatten(2).permute(2, 0, 1).mean(0),  # the images in the middle, in front, and behind
-        lambda x: x.unsqueeze(0).amax(3).squeeze(0),
-        lambda x: F.max_pool2d(x.mean((2, 3)).t()[None, :, None], 1).squeeze(2).squeeze(0).t(),
-        lambda x: x.mean((2, 3)).clamp(0.5, -0.5) + x.mean((2, 3)),
-        lambda x: F.adaptive_avg_pool2d(x[:, :, :5, :5], 2),  # windows that overlap
-        lambda x: F.adaptive_max_pool2d(F.pad(x, (1, 0, 1, 0)), 3),
     ],
 )
 def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
@@ -348,6 +340,32 @@ def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tenso
         wanted = network(pixels / 255)
         torch.testing.assert_close(packed(pixels), wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(in_c(pixels), wanted, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0)).flatten(1),
+        lambda x: F.pad(x.unflatten(1, (2, 4)), (1, 0, 0, 2)).flatten(1),
+        lambda x: F.pad(x.unflatten(1, (1, 8)), (0, 0, 1, 0, 2, 1)).flatten(1),
+        lambda x: x.flatten(2).permute(2, 0, 1).mean(0),  # the images in the middle, in front, and behind
+        lambda x: x.unsqueeze(0).amax(3).squeeze(0).flatten(1),
+        lambda x: F.max_pool2d(x.mean((2, 3)).t()[None, :, None], 1).squeeze(2).squeeze(0).t(),
+        lambda x: x.mean((2, 3)).clamp(0.5, -0.5) + x.mean((2, 3)),
+        lambda x: F.adaptive_avg_pool2d(x[:, :, :5, :5], 2),  # windows that overlap
+        lambda x: F.adaptive_max_pool2d(F.pad(x, (1, 0, 1, 0)), 3),
+    ],
+)
+def test_moves_and_pools_have_the_bits_of_the_packed_network(
+    operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
+    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(pixels), network(pixels / 255), rtol=1e-4, atol=1e-5)
+    check(in_c(pixels), packed(pixels))
 
 
 @needs_compiler

@@ -19,6 +19,11 @@ Reads = Callable[[TypedGraph, int], Iterable[int]]
 _IMAGES = Images(1)
 
 
+def _named(node: Node) -> str:
+    """Return what a node computes, and its name where it has one."""
+    return f"`{node.operation}` (`{node.name}`)" if node.name else f"`{node.operation}`"
+
+
 def _outer(of: Type) -> int | None:
     """Return how many times the elements of a value go through the images; None: it is not one of each image."""
     return math.prod(of.for_images(1)[: of.shape.index(_IMAGES)]) if _IMAGES in of.shape else None
@@ -61,11 +66,10 @@ class Writer:
             for value in values:
                 self.keep(value, 2 * number + 1)
             node = self.graph.nodes[number - 1]
-            what = f"`{node.operation}` (`{node.name}`)" if node.name else f"`{node.operation}`"
             if node.operation not in self._rules:
                 raise C99Error(
-                    f"{what} is not known in C99: take format=header, whose C library has all operations of packed "
-                    "files, or leave it to the program that calls the network."
+                    f"{_named(node)} is not known in C99: take format=header, whose C library has all operations of "
+                    "packed files, or leave it to the program that calls the network."
                 )
             self._check_images(number, node)
             self._rules[node.operation](self, number, node)
@@ -74,7 +78,7 @@ class Writer:
 
     def _check_images(self, number: int, node: Node) -> None:
         """Refuse results that are not one value for each image, and empty ones."""
-        of, what = self.typed.types[number], f"`{node.operation}` (`{node.name}`)"
+        of, what = self.typed.types[number], _named(node)
         if _IMAGES not in of.shape:
             raise C99Error(
                 f"{what} gives {text_of(of)}, N images in a call: C99 computes one image at a time, and needs a "
@@ -174,8 +178,8 @@ class Writer:
         if shape[:1] != (1,):
             (number, *_) = node.values()
             raise C99Error(
-                f"`{node.operation}` (`{node.name}`) of {text_of(self.typed.types[number])} is not known in C: it "
-                "takes maps with the images first, (N, C, ...)."
+                f"{_named(node)} of {text_of(self.typed.types[number])} is not known in C: it takes "
+                "maps with the images first, (N, C, ...)."
             )
         return source, shape
 
