@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-# What a run reads from the environment, and an outer run may have left there.
+# Variables that a run reads from the environment, and that an outer run may have left there.
 _DROPPED = ("BNN_DATA", "BNN_RUNS", "BNN_RUN_ID", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED")
 
 

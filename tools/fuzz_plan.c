@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Of the engine, for programs with threads of their own.
+// Functions of the engine, for programs with threads of their own.
 void bnn_context_threads(bnn_context *context, parallel_for parallel, int64_t threads, void (*yield)(void));
 
 static uint64_t state;

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from bnn_lightning.callbacks import LastCheckpoint, NonFiniteLoss, NonFiniteLossError
 from bnn_lightning.tasks import ClassificationTask
@@ -110,7 +110,7 @@ def test_a_step_that_is_skipped_is_not_in_the_means() -> None:
         if bad:
             images = torch.cat([images, torch.full((1, 2, 1, 2, 2), math.nan)])
             labels = torch.cat([labels, labels[:1]])
-        loader: Any = DataLoader(list(zip(images, labels, strict=True)), batch_size=None)  # type: ignore[arg-type]
+        loader: Any = DataLoader(TensorDataset(images, labels), batch_size=None)
         trainer = Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
             callbacks=[NonFiniteLoss("skip")], enable_checkpointing=False,

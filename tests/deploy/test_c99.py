@@ -302,13 +302,23 @@ class Head(nn.Module):
 
     def __init__(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.conv = BinaryConv2d(3, 8, 1, input_binarizer=RSign(3), weight_binarizer=XNORScale())
-        nn.init.constant_(next(self.conv.input_binarizer.parameters()), -0.5)  # type: ignore[union-attr]
+        signs = RSign(3)
+        nn.init.constant_(signs.bias, -0.5)
+        self.conv = BinaryConv2d(3, 8, 1, input_binarizer=signs, weight_binarizer=XNORScale())
         self.rows, self.operation = nn.Linear(6, 5), operation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.operation(self.conv(x))
         return self.rows(y).flatten(1) if y.dim() == 3 else y.flatten(1)
+
+
+def head_in_c(
+    operation: Callable[[torch.Tensor], torch.Tensor], folder: Path
+) -> tuple[nn.Module, torch.Tensor, Logits, Logits]:
+    """Return a network with this head, three images in bytes, the packed network, and the compiled one."""
+    torch.manual_seed(0)
+    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
+    return network, pixels, *compiled(network, pixels / 255, folder)
 
 
 @needs_compiler
@@ -333,9 +343,7 @@ class Head(nn.Module):
     ],
 )
 def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
-    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    network, pixels, packed, in_c = head_in_c(operation, tmp_path)
     with torch.no_grad():
         wanted = network(pixels / 255)
         torch.testing.assert_close(packed(pixels), wanted, rtol=1e-4, atol=1e-5)
@@ -360,9 +368,7 @@ def test_what_follows_the_layers(operation: Callable[[torch.Tensor], torch.Tenso
 def test_moves_and_pools_have_the_bits_of_the_packed_network(
     operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
-    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    network, pixels, packed, in_c = head_in_c(operation, tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(packed(pixels), network(pixels / 255), rtol=1e-4, atol=1e-5)
     check(in_c(pixels), packed(pixels))
@@ -378,9 +384,7 @@ def test_moves_and_pools_have_the_bits_of_the_packed_network(
     ],
 )
 def test_maxima_of_nothing_and_of_no_numbers(operation: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network, pixels = Head(operation).eval(), bytes_of(3, 3, 6, 6)
-    packed, in_c = compiled(network, pixels / 255, tmp_path)
+    network, pixels, packed, in_c = head_in_c(operation, tmp_path)
     with torch.no_grad():
         wanted = network(pixels / 255)
     assert not torch.isfinite(wanted).all()

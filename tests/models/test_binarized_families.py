@@ -36,7 +36,7 @@ NATIVE = [
     ("timm", "mobilenetv3_small_050", 64, 23, 0),
     ("timm", "test_mambaout", 64, 17, 19),
 ]
-# What a packed file cannot hold; layers are packed, and torch runs them.
+# Networks that a packed file cannot hold: their layers are packed, and torch runs them.
 NOT_WRITTEN = [
     ("torchvision", "vit_b_32", 224, 24, "scaled_dot_product_attention"),
     ("timm", "test_vit", 160, 24, "aten.unbind.int"),

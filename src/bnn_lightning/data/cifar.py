@@ -34,7 +34,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
-        # How Python 3 writes bytes for Python 2.
+        # The form in which Python 3 writes bytes for Python 2.
         ("_codecs", "encode"): codecs.encode,
     }
 

@@ -176,7 +176,7 @@ class _Arrangement:
 
     def _sort(self) -> None:
         given = [list(row) for row in self.order]
-        # What is large to the left and what passes by to the right; as the network computes; and the other way round.
+        # Large parts to the left and parts that pass by to the right; as the network computes; and the other way round.
         by_size = [sorted(row, key=lambda name: -self.sizes[name][0] * self.sizes[name][1]) for row in given]
         best, fewest = by_size, -1
         for start in (by_size, given, [row[::-1] for row in given]):

@@ -178,7 +178,7 @@ class BNextUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        # Of v, and of PReLU before the shortcut, autograd keeps what they are computed from: half of the memory.
+        # Autograd keeps the inputs of v, and of PReLU before the shortcut, not the results: half of the memory.
         if self.act is None:
             r: Tensor = self.shortcut(x)
             v: Recomputable = self.conv(x, r, again=True)

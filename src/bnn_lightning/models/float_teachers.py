@@ -246,7 +246,8 @@ def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear]:
 def _as_linear(conv: nn.Conv2d) -> nn.Linear:
     linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
-    linear.bias = conv.bias  # type: ignore[assignment]
+    if conv.bias is not None:
+        linear.bias = nn.Parameter(conv.bias.detach())
     return linear
 
 

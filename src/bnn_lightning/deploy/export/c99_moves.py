@@ -100,7 +100,7 @@ def _pad(c: Writer, place: int, node: Node) -> None:
             f"`pad` of {shape} by {node['padding']} is not known in C: it pads two dimensions, or three of one map."
         )
     value = number(node["value"] or 0)
-    # What stands before the last two dimensions are channels.
+    # All dimensions before the last two are channels.
     sizes = [size((1, math.prod(item[:-2]), *(1, *item)[-2:])) for item in (shape, c.shapes[place])]
     c.call("pad", source, sizes[0], front, top, left, value, c.result(place), sizes[1])
 
@@ -198,7 +198,7 @@ def _pool(c: Writer, place: int, node: Node, dilation: Sequence[int], divisor: i
 def _softmax(c: Writer, place: int, node: Node) -> None:
     source, shape = c.value(node.inputs[0])
     dim = node["dim"] % len(shape)
-    c.used.add("exponential")
+    c.used |= {"exponential", "exponentials"}
     sizes = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
     c.call(node.operation, source, *sizes, c.result(place, node.values()))
 

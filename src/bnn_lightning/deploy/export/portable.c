@@ -1,15 +1,15 @@
-// What generated networks call: C99, no libc, no allocation. `deploy/export/c99.py` copies the functions that a network needs.
+// Functions that generated networks call: C99, no libc, no allocation. `deploy/export/c99.py` copies the functions that a network needs.
 // Real tensors are planes: channel, row, column. Signs are bits, 1 for +1, a pixel's (or a tap's) channels side by side in
 // words of WORD bits, the first channel in the lowest bit.
 
 //// sizes
-// Of an image, or of what a layer gives.
+// Size of an image, or of a layer's result.
 struct bnn_size {
   int channels, height, width;
 };
 
 //// window
-// How a window moves over an image. Padding is what lies before the first row and column.
+// Movement of a window over an image. Padding lies before the first row and column.
 struct bnn_window {
   int height, width, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
 };
@@ -249,21 +249,30 @@ static float bnn_exponential(float x) {
   return y.value;
 }
 
+//// exponentials
+// Return the sum of the exponentials of `classes` numbers that lie `inner` apart, less their maximum, `*most`.
+static float bnn_sum_of_exponentials(const float *x, int classes, int inner, float *most) {
+  float sum = 0;
+  *most = x[0];
+  for (int k = 1; k < classes; k++) *most = x[k * inner] > *most ? x[k * inner] : *most;
+  for (int k = 0; k < classes; k++) sum += bnn_exponential(x[k * inner] - *most);
+  return sum;
+}
+
 //// softmax
-// Of `classes` that lie `inner` apart, `rows` times as many.
+// Softmax of `classes` that lie `inner` apart, `rows` times as many.
 static void bnn_softmax(const float *x, int rows, int classes, int inner, float *y) {
   for (int row = 0; row < rows; row++)
     for (int i = 0; i < inner; i++) {
       const int first = row * classes * inner + i;
-      float most = x[first], sum = 0;
-      for (int k = 1; k < classes; k++) most = x[first + k * inner] > most ? x[first + k * inner] : most;
-      for (int k = 0; k < classes; k++) sum += bnn_exponential(x[first + k * inner] - most);
+      float most;
+      const float sum = bnn_sum_of_exponentials(x + first, classes, inner, &most);
       for (int k = 0; k < classes; k++) y[first + k * inner] = bnn_exponential(x[first + k * inner] - most) / sum;
     }
 }
 
 //// log_softmax
-// The natural logarithm of a number from 1 on: of Cephes.
+// Natural logarithm of a number from 1 on, by the polynomial of Cephes.
 static float bnn_logarithm(float x) {
   union {
     float value;
@@ -289,9 +298,8 @@ static void bnn_log_softmax(const float *x, int rows, int classes, int inner, fl
   for (int row = 0; row < rows; row++)
     for (int i = 0; i < inner; i++) {
       const int first = row * classes * inner + i;
-      float most = x[first], sum = 0;
-      for (int k = 1; k < classes; k++) most = x[first + k * inner] > most ? x[first + k * inner] : most;
-      for (int k = 0; k < classes; k++) sum += bnn_exponential(x[first + k * inner] - most);
+      float most;
+      const float sum = bnn_sum_of_exponentials(x + first, classes, inner, &most);
       const float less = bnn_logarithm(sum);
       for (int k = 0; k < classes; k++) y[first + k * inner] = x[first + k * inner] - most - less;
     }
@@ -382,7 +390,7 @@ static int bnn_count(uint32_t v) {
 }
 
 //// binary
-// What follows the sums of a binary convolution; a null pointer leaves a part out.
+// Steps that follow the sums of a binary convolution; a null pointer leaves one out.
 struct bnn_epilogue {
   // In the order of `EPILOGUE` of ir/operations.py.
   const float *gain, *offset, *scale, *bias, *lift, *slope, *shift, *floor, *pull, *center, *tap_scale, *tap_offset;

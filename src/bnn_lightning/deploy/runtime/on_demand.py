@@ -38,7 +38,7 @@ class Watch:
         ]
         self._hooks = [hooks for m in modules[1:] for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._tensors = [*module.parameters(), *module.buffers(), *more]
-        # Of tensors that were made in inference mode nobody counts the changes.
+        # Nobody counts the changes of tensors that were made in inference mode.
         self.counts = not any(tensor.is_inference() for tensor in self._tensors)
         self._ids = self._held()
         self._state = self._states()

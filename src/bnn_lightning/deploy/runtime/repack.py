@@ -44,7 +44,7 @@ class Repacker:
         ]
         own = {id(tensor) for _, _, packed in self._layers for tensor in (*packed.parameters(), *packed.buffers())}
         source = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        # What was left as it is has its tensors copied, as all others have.
+        # Layers that were left as they are have their tensors copied, as all others have.
         self._copied = [
             (source[name], tensor)
             for name, tensor in (*self.packed.network.named_parameters(), *self.packed.network.named_buffers())

@@ -81,7 +81,7 @@ INLINE int64_t first_of(const struct cut *s, int64_t unit) {
   return unit / s->parts * s->pixels + least(unit % s->parts * s->unit, s->pixels);
 }
 
-// What the pixels of a class start from: factors of a sum, less what padded taps have counted as -1; what the centers of
+// Start values of the pixels of a class: factors of a sum, less what padded taps have counted as -1; what the centers of
 // inputs add; and the factors without padded taps.
 struct slot {
   _Alignas(LINE) I start[BLOCKS];
@@ -135,7 +135,7 @@ static void begin_row(const struct chunk *k, struct walk *at, int64_t first_word
   at->bits = !c->bits ? 0 : c->bits + row * c->bits_words * (WORD_BITS / BLOCK) + k->channel / BLOCK;
 }
 
-// What the centers of inputs add where the weights of the taps that are not padded have these sums.
+// Add the terms of the inputs' centers where the weights of the taps that are not padded have these sums.
 static void add_center(const struct chunk *k, struct slot *slot, const I *taps) {
   const struct bnn_convolve *c = k->c;
   for (int64_t b = 0; b < k->nb; b++) {
@@ -383,7 +383,7 @@ static void run_chunk(const struct bnn_convolve *c, const struct cut *s, int64_t
   }
 }
 
-// How many units of a chunk lie before an item, which is a unit of a chunk. Where signs are written the chunks of a unit
+// Number of units of a chunk before an item, which is a unit of a chunk. Where signs are written the chunks of a unit
 // follow upon each other: threads compute pixels side by side, and write into no line of each other's signs.
 INLINE int64_t units_before(const struct bnn_convolve *c, const struct cut *s, int64_t number, int64_t item) {
   const int64_t chunks = s->chunks * c->groups, first = item - number * s->units;
