@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 
 # Variables that a run reads from the environment, and that an outer run may have left there.
@@ -19,7 +18,6 @@ def workplace(folder: Path) -> Iterator[None]:
     """Stand in a folder, as a user who has just opened a shell."""
     argv, environment = sys.argv, dict(os.environ)
     handlers, level = list(logging.root.handlers), logging.root.level
-    precision = torch.get_float32_matmul_precision()
     for name in _DROPPED:
         os.environ.pop(name, None)
     try:
@@ -31,5 +29,4 @@ def workplace(folder: Path) -> Iterator[None]:
         os.environ.update(environment)
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
-        torch.set_float32_matmul_precision(precision)
         HydraConfig.instance().cfg = None

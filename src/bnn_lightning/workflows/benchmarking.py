@@ -21,9 +21,9 @@ from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
 from bnn_lightning.workflows.out_file import check_out
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import BenchmarkSettings, make_settings, takes
 from bnn_lightning.zoo.files import is_name
 
@@ -35,6 +35,7 @@ _PAUSE, _LONG_PAUSE = 0.002, 0.1
 
 
 @takes(BenchmarkSettings)
+@contained()
 def benchmark(
     network: str | Path | nn.Module | None = None,
     *,
@@ -61,25 +62,20 @@ def benchmark(
     if isinstance(network, str | Path):
         options["packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"] = network
     settings = make_settings(BenchmarkSettings, "benchmark", **options)
-    silence()
     _check(settings)
     seed_everything(settings.seed, workers=False, verbose=False)
-    threads = torch.get_num_threads()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            if settings.layers:
-                if settings.packed is not None or settings.ckpt is not None:
-                    raise UserError("`layers=true` measures layers of its own: leave `packed=` and `ckpt=` out.")
-                _refuse_fallback(settings, [])
-                report = measure_layers(settings, Path(folder))
-            elif isinstance(network, nn.Module):
-                subject = make_subject(network, {"name": type(network).__name__}, Path(folder), trust=settings.trust)
-                report = measure_network(settings, subject, Path(folder))
-            else:
-                subject = read_subject(settings, describe(model, data, data_dir), Path(folder))
-                report = measure_network(settings, subject, Path(folder))
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if settings.layers:
+            if settings.packed is not None or settings.ckpt is not None:
+                raise UserError("`layers=true` measures layers of its own: leave `packed=` and `ckpt=` out.")
+            _refuse_fallback(settings, [])
+            report = measure_layers(settings, Path(folder))
+        elif isinstance(network, nn.Module):
+            subject = make_subject(network, {"name": type(network).__name__}, Path(folder), trust=settings.trust)
+            report = measure_network(settings, subject, Path(folder))
+        else:
+            subject = read_subject(settings, describe(model, data, data_dir), Path(folder))
+            report = measure_network(settings, subject, Path(folder))
     if settings.out is not None:
         write_json(report, Path(settings.out))
     if settings.chart is not None:

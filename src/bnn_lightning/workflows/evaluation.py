@@ -17,7 +17,6 @@ from bnn_lightning.workflows.checkpoint import explained
 from bnn_lightning.workflows.checks import check_devices, check_precision, relaxed
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.image_loop import show_images
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     Described,
@@ -28,6 +27,7 @@ from bnn_lightning.workflows.opened import (
     refuse_model,
 )
 from bnn_lightning.workflows.packed_file import read_packed
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import EvaluateSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import SCORING_TRAINER
 
@@ -86,6 +86,7 @@ class CountImages(Callback):
 
 
 @takes(EvaluateSettings)
+@contained()
 def evaluate(
     network: str | Path | None = None,
     *,
@@ -113,7 +114,6 @@ def evaluate(
     if network is not None:
         options["packed" if Path(network).suffix == ".bnn" else "ckpt"] = network
     settings = make_settings(EvaluateSettings, "evaluate", **options)
-    silence()
     node = SCORING_TRAINER | (trainer or {})
     if settings.packed is not None:
         node["accelerator"] = "cpu"  # where the kernels are

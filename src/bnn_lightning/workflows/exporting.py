@@ -26,7 +26,6 @@ from bnn_lightning.workflows.checkpoint import network_file
 from bnn_lightning.workflows.checks import check_devices
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.image_loop import show_images
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     OpenedCheckpoint,
@@ -37,6 +36,7 @@ from bnn_lightning.workflows.opened import (
 )
 from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
 from bnn_lightning.workflows.packed_info import packed_info
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import ExportSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import SCORING_TRAINER
 from bnn_lightning.zoo.files import is_name
@@ -78,6 +78,7 @@ class Exported:
 
 
 @takes(ExportSettings)
+@contained()
 def export(
     ckpt: str | Path,
     out: str | Path | None = None,
@@ -103,7 +104,6 @@ def export(
         UserError: A checkpoint that cannot be read or is not binary, missing data, or a packed network that disagrees.
     """
     settings = make_settings(ExportSettings, "export", ckpt=ckpt, out=out, **options)
-    silence()
     if not 0 <= settings.margin < float("inf"):
         raise UserError(f"`margin` must be a number from 0 on, got {settings.margin}.")
     if not 0 <= settings.max_drop <= 100:

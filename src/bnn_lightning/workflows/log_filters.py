@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 # Loggers that say which devices there are, as every `Trainer` does, and Lightning's advertisements.
 _LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
@@ -14,7 +16,8 @@ class _NoAnnouncements(logging.Filter):
         return "Tip: " not in message and not message.startswith(_DEVICES)
 
 
-def silence(*, infos: bool = False) -> None:
+@contextmanager
+def silence(*, infos: bool = False) -> Iterator[None]:
     """Leave out Lightning's advertisements and devices, a deprecation that torch >= 2.11 announces, and some advice.
 
     (A training says itself on which device it computes. Epochs shorter than `log_every_n_steps` are in order: what
@@ -24,14 +27,18 @@ def silence(*, infos: bool = False) -> None:
         infos: Whether Lightning prints its other records of level INFO where nothing has configured logging. (Where the
             command line or a program has, their handlers show them.)
     """
-    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
-    warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
-    # Averages of sharded networks are refused (`checks.check_sharding`).
-    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
-    for logger in map(logging.getLogger, _LOGGERS):
-        if not any(isinstance(known, _NoAnnouncements) for known in logger.filters):
-            logger.addFilter(_NoAnnouncements())
-    for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric")):
-        if not logger.propagate and logger.handlers:  # a handler that Lightning adds where there is none
-            logger.handlers[0].setLevel(logging.INFO if infos else logging.WARNING)
+    announcements = _NoAnnouncements()
+    with warnings.catch_warnings(), ExitStack() as restored:
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+        warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+        # Averages of sharded networks are refused (`checks.check_sharding`).
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that over")
+        for logger in map(logging.getLogger, _LOGGERS):
+            logger.addFilter(announcements)
+            restored.callback(logger.removeFilter, announcements)
+        for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric")):
+            if not logger.propagate and logger.handlers:  # a handler that Lightning adds where there is none
+                restored.callback(logger.handlers[0].setLevel, logger.handlers[0].level)
+                logger.handlers[0].setLevel(logging.INFO if infos else logging.WARNING)
+        yield

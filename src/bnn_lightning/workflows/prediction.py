@@ -15,11 +15,11 @@ from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.exporting import pack_opened
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say, warn
 from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_file import read_packed
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import PredictSettings, make_settings, takes
 from bnn_lightning.zoo.files import is_name
 
@@ -70,6 +70,7 @@ class Classified:
 
 
 @takes(PredictSettings)
+@contained()
 def predict(
     network: str | Path | None = None,
     images: str | Path | None = None,
@@ -102,7 +103,6 @@ def predict(
     _check(settings)
     files = _pictures(Path(settings.images))
     loaded, path = _network(settings, describe(model, data, data_dir))
-    threads = torch.get_num_threads()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     found = Classified([])
@@ -111,7 +111,6 @@ def predict(
             found.predictions.append(prediction)
             say(str(prediction))
     finally:  # what was done is not lost after Ctrl-C
-        torch.set_num_threads(threads)
         if settings.out is not None and found.predictions:
             _write(Path(settings.out), found.predictions)
     _say_damaged(found.damaged, len(files), settings.on_damaged)
@@ -169,7 +168,6 @@ def _network(settings: PredictSettings, described: Described) -> tuple[LoadedNet
             raise UserError(f"`{settings.packed}` says itself what it is: leave `model=` and `data=` out.")
         return read_packed(settings.packed), settings.packed
     assert settings.ckpt is not None
-    silence()
     opened = open_checkpoint(settings.ckpt, described, verb="predict", trust=settings.trust)
     return pack_opened(opened, trust=settings.trust), opened.path
 

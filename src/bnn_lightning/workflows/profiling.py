@@ -18,8 +18,8 @@ from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.workflows.checks_network import calling
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import ProfileSettings, make_settings, takes
 
 Plain = dict[str, Any]
@@ -69,6 +69,7 @@ class Profiled:
 
 
 @takes(ProfileSettings)
+@contained()
 def profile(
     network: str | Path | nn.Module | None = None,
     *,
@@ -106,7 +107,6 @@ def profile(
     if network is not None and not named:
         options["ckpt"] = network
     settings = make_settings(ProfileSettings, "profile", **options)
-    silence()
     if named:
         data = assumed if data is None else data
         described = describe(str(network), data, data_dir)

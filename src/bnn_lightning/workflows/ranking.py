@@ -21,8 +21,8 @@ from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, n
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.image_loop import show_images
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import RankSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import SCORING_TRAINER
 from bnn_lightning.zoo.files import is_name
@@ -122,6 +122,7 @@ class Ranking:
 
 
 @takes(RankSettings)
+@contained()
 def rank(
     student: str | Path,
     teachers: Sequence[str | Path] | Mapping[str, FrozenTeacher],
@@ -154,7 +155,6 @@ def rank(
         raise UserError(f"`teachers` is empty: {RULE}.")
     if len(set(names)) < len(names):
         raise UserError(f"`teachers` names one of them twice: {names}.")
-    silence()
     node = SCORING_TRAINER | (trainer or {})
     check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)

@@ -25,11 +25,11 @@ from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import Described, describe, fitting_data, restore
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_facts import find_packed, latency_table, packed_table
 from bnn_lightning.workflows.predictions import Predictions, predict
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.profiling import profile_quickly
 from bnn_lightning.workflows.settings import ReportSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import SCORING_TRAINER
@@ -54,6 +54,7 @@ class Reported:
 
 
 @takes(ReportSettings)
+@contained()
 def report(
     run: str | Path,
     out: str | Path | None = None,
@@ -77,7 +78,6 @@ def report(
         UserError: A folder that is no run of ours, missing data, or a place that cannot be written.
     """
     settings = make_settings(ReportSettings, "report", run=run, out=out, **options)
-    silence()
     folder, page = Path(settings.run), page_path(settings)
     if not folder.is_dir():
         raise UserError(f"`run`: there is no folder {folder}; give that of a run, as `bnn train` names it at its end.")

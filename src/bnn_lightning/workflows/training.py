@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from bnn_lightning.workflows.evaluation import left_out_by
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import check_class_names, known_classes
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.profiling import profile_config
 from bnn_lightning.workflows.resumption import Resumption
 from bnn_lightning.workflows.run_folder import held, refuse_other_run
@@ -118,6 +119,7 @@ class TrainingRun:
 
 
 @takes(TrainSettings)
+@contained()
 def train(
     model: str | Plain,
     data: str | Plain,
@@ -174,7 +176,8 @@ def train(
         settings, model, data, given, data_dir=data_dir, run_dir=run_dir, complete=config is not None
     )
     folder = Path(plain["paths"]["run_dir"])
-    with held(folder, keep=False) as done:
+    infos = plain["trainer"].get("enable_model_summary", True)
+    with silence(infos=infos), held(folder, keep=False) as done, _closed_wandb():
         run = prepare(settings, plain, plain if config is None else config)
         scores = _fit(run)
         done.append(True)
@@ -213,8 +216,6 @@ def _fit(run: TrainingRun) -> dict[str, float]:
         raise UserError(f"wandb: {error} Log in (wandb login), or take logger.wandb.offline=true.") from error
     except NonFiniteLossError as error:
         raise UserError(explain_nonfinite(error, run.trainer)) from error
-    finally:
-        _finish_wandb()
 
 
 def _train(run: TrainingRun) -> dict[str, float]:
@@ -248,11 +249,20 @@ def _wandb_errors() -> tuple[type[Exception], ...]:
     return () if wandb is None else (wandb.Error,)
 
 
-def _finish_wandb() -> None:
-    # The next job of a sweep is another run; wandb would go on with this one.
+@contextmanager
+def _closed_wandb() -> Iterator[None]:
+    """Close the run of wandb that a training opens, and no other: the next job of a sweep is another run."""
+    before = _wandb_run()
+    try:
+        yield
+    finally:
+        if (run := _wandb_run()) is not None and run is not before:
+            run.finish()
+
+
+def _wandb_run() -> Any:
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
+    return None if wandb is None else wandb.run
 
 
 def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun:
@@ -274,7 +284,6 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     start = resumption.find(settings.ckpt_path, run_dir, name=settings.name)
     if start is None or not start.in_place:
         refuse_other_run(run_dir)
-    silence(infos=plain["trainer"].get("enable_model_summary", True))
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
     datamodule = build_datamodule(plain["data"], trust=trust)

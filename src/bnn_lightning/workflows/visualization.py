@@ -11,8 +11,8 @@ from bnn_lightning.utils.optional import require
 from bnn_lightning.workflows.errors import UserError, listed
 from bnn_lightning.workflows.figure_kinds import KINDS, unknown_kind
 from bnn_lightning.workflows.figure_kinds.base import place_of, save
-from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import make_settings
 
 Plain = dict[str, Any]
@@ -35,6 +35,7 @@ class Visualized:
     rows: Sequence[Sequence[Any]] = field(repr=False, default=())
 
 
+@contained()
 def visualize(
     kind: str,
     subject: str | Path | Sequence[str | Path],
@@ -62,7 +63,6 @@ def visualize(
     try:
         subjects = [str(path) for path in subject] if isinstance(subject, list | tuple) else subject
         settings: Any = make_settings(settings_of(kind), f"visualize.{kind}", **{kind: subjects}, **options)
-        silence()
         described = describe(None, data, data_dir)
         stem = settings.stem(described)
         place = place_of(settings.out, stem, formats=settings.formats, dpi=settings.dpi, ending=ending)

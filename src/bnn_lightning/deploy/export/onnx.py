@@ -49,7 +49,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
     if len(images) < 2:
         images = images.expand(2, *images.shape[1:])  # of one image torch makes a constant
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 network,
                 (images,),
@@ -80,8 +80,8 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # The exporter tells of each opset version that it passes, and warns of its own use of torch.
+def quiet_exporter() -> Iterator[None]:
+    """Leave out what the exporter tells of each opset version and folded constant, and of its own use of torch."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

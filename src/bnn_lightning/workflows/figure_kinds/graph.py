@@ -1,6 +1,5 @@
 """Graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
 
-import logging
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from bnn_lightning.analysis.graph_blocks import block_title, create_block, list_blocks
 from bnn_lightning.analysis.graph_files import onnx_model, tensorboard_graph
 from bnn_lightning.analysis.trace import trace_graph
+from bnn_lightning.deploy.export.onnx import quiet_exporter
 from bnn_lightning.figures.graph_figures import draw_graph
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_weights
@@ -186,8 +186,6 @@ def write_event_file(graph: NetworkGraph, folder: Path) -> Path:
 
 
 def _write_onnx(subject: GraphSubject, path: Path) -> Path:
-    for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell of every constant that is folded
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with written(path) as temporary:
+    with quiet_exporter(), written(path) as temporary:
         temporary.write_bytes(onnx_model(subject.module, subject.example))
     return path
