@@ -69,7 +69,7 @@ def read_subject(settings: BenchmarkSettings, described: Described, folder: Path
     if settings.packed is not None:
         return _of_file(packed_path(settings.packed), settings.trust)
     if settings.ckpt is not None:
-        opened = open_checkpoint(settings.ckpt, described, verb="benchmark", trust=settings.trust)
+        opened = open_checkpoint(settings.ckpt, described, trust=settings.trust)
         return make_subject(opened.task.backbone, opened.config["model"], folder, trust=settings.trust)
     model, data = described.model, described.data
     if "_target_" not in model or "_target_" not in data:

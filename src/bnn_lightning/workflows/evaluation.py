@@ -20,8 +20,8 @@ from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     Described,
+    OpenedNetwork,
     describe,
-    fitting_data,
     only_scored,
     open_checkpoint,
     refuse_model,
@@ -121,10 +121,10 @@ def evaluate(
     check_precision(node, settings.matmul_precision)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     seed_everything(settings.seed, workers=True, verbose=False)
-    task, section, path, class_names = _task(settings, describe(model, data, data_dir))
-    datamodule = fitting_data(section, task.backbone, class_names, path, trust=settings.trust)
-    _say_preparation(task, datamodule, path)
-    return score(task, datamodule, node)
+    opened = _opened(settings, describe(model, data, data_dir))
+    datamodule = opened.datamodule(trust=settings.trust)
+    _say_preparation(opened, datamodule)
+    return score(opened.task, datamodule, node)
 
 
 def score(task: ClassificationTask, datamodule: LightningDataModule, trainer: Plain) -> Score:
@@ -157,22 +157,18 @@ def left_out_by(trainer: Trainer, split: str = "test") -> str | None:
     return f"trainer.limit_{split}_batches={getattr(trainer, f'limit_{split}_batches')}"
 
 
-def _task(settings: EvaluateSettings, described: Described) -> tuple[ClassificationTask, Plain, str, tuple[str, ...]]:
-    """Return the task, the configuration of the data, the file that both come from, and the names of its classes."""
+def _opened(settings: EvaluateSettings, described: Described) -> OpenedNetwork:
     if settings.packed is not None:
         if settings.ckpt is not None:
             raise UserError("give `ckpt=...` or `packed=...`, not both.")
-        task, data = unpack(settings.packed, described, trust=settings.trust)
-        network: Any = task.backbone
-        return task, data, settings.packed, network.info.class_names
+        return open_packed(settings.packed, described, trust=settings.trust)
     if settings.ckpt is None:
         raise UserError("`ckpt` has no value: give `ckpt=...`, or `packed=...` for a packed file.")
-    opened = open_checkpoint(settings.ckpt, described, verb="evaluate", trust=settings.trust)
-    return opened.task, opened.data, opened.path, opened.class_names
+    return open_checkpoint(settings.ckpt, described, trust=settings.trust)
 
 
-def unpack(packed: str, described: Described, *, trust: Sequence[str] = ()) -> tuple[ClassificationTask, Plain]:
-    """Return a task with the network of a packed file, and the configuration of the data to score it on.
+def open_packed(packed: str, described: Described, *, trust: Sequence[str] = ()) -> OpenedNetwork:
+    """Return the network of a packed file in a task, and the configuration of the data to score it on.
 
     Args:
         packed: The file; kernels run on the CPU, and so the trainer must.
@@ -184,8 +180,9 @@ def unpack(packed: str, described: Described, *, trust: Sequence[str] = ()) -> t
     """
     refuse_model(packed, described)
     network = read_packed(packed)
-    known = network.info.provenance.get("config")
-    known = known.get("data") if isinstance(known, dict) else None
+    config = network.info.provenance.get("config")
+    config = config if isinstance(config, dict) else {}
+    known = config.get("data")
     if "_target_" not in described.data and not isinstance(known, dict):
         raise UserError(f"`{packed}` does not say which data it was exported with: name them, as in data=cifar10.")
     data = described.data_beside(known if isinstance(known, dict) else {})
@@ -198,12 +195,13 @@ def unpack(packed: str, described: Described, *, trust: Sequence[str] = ()) -> t
     for name, fact in (facts | {"image_size": network.info.image_size}).items():
         setattr(task.backbone, name, fact)
     say(f"{packed}: {network.info.name}, packed, kernel {kernel_info().name}; scored on {data.get('name')}")
-    return task, data
+    return OpenedNetwork(packed, task, config, data, network.info.class_names)
 
 
-def _say_preparation(task: ClassificationTask, datamodule: Any, path: str) -> None:
+def _say_preparation(opened: OpenedNetwork, datamodule: Any) -> None:
     """Say where images are prepared otherwise than a packed file says, as with `data=` beside it."""
-    known = task.backbone.info.preparation if isinstance(task.backbone, LoadedNetwork) else None
-    chosen = getattr(datamodule, "preparation", None)
+    network, chosen = opened.task.backbone, getattr(datamodule, "preparation", None)
+    known = network.info.preparation if isinstance(network, LoadedNetwork) else None
     if known is not None and chosen != known:
-        say(f"NOTE: `{path}` was made for pictures prepared so: {known}. Those scored here: {chosen or 'not known'}.")
+        here = f"Those scored here: {chosen or 'not known'}."
+        say(f"NOTE: `{opened.path}` was made for pictures prepared so: {known}. {here}")

@@ -28,10 +28,9 @@ from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
-    OpenedCheckpoint,
+    OpenedNetwork,
     check_class_names,
     describe,
-    fitting_data,
     open_checkpoint,
 )
 from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
@@ -112,9 +111,9 @@ def export(
     node = SCORING_TRAINER | {"accelerator": "cpu"} | (trainer or {})
     check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)
-    opened = open_checkpoint(settings.ckpt, describe(model, data, data_dir), verb="export", trust=settings.trust)
+    opened = open_checkpoint(settings.ckpt, describe(model, data, data_dir), trust=settings.trust)
     backbone = opened.task.backbone.eval()
-    datamodule = fitting_data(opened.data, backbone, opened.class_names, opened.path, trust=settings.trust)
+    datamodule = opened.datamodule(trust=settings.trust)
     compare = partial(_compare, backbone, datamodule=datamodule, trainer=node, settings=settings)
     if FORMATS[settings.format].source == "network":
         return _export_network(backbone, file, settings, compare)
@@ -122,7 +121,7 @@ def export(
 
 
 def _export_packed(
-    opened: OpenedCheckpoint,
+    opened: OpenedNetwork,
     datamodule: Any,
     out: Path,
     settings: ExportSettings,
@@ -258,7 +257,7 @@ def _rounds(settings: ExportSettings) -> bool:
     return settings.rest != "fp32" or settings.stem != "fp32"
 
 
-def pack_opened(opened: OpenedCheckpoint, *, trust: Sequence[str] = ()) -> LoadedNetwork:
+def pack_opened(opened: OpenedNetwork, *, trust: Sequence[str] = ()) -> LoadedNetwork:
     """Return the network of a checkpoint as its packed file is loaded; no data are read.
 
     Raises:

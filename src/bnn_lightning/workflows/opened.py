@@ -33,14 +33,14 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class OpenedCheckpoint:
+class OpenedNetwork:
     """A trained network and where it comes from.
 
     Attributes:
         path: The file.
         task: The network in a task, in evaluation mode.
-        config: Configuration that it was built from: the sections `model` and `data`, and of a checkpoint of ours all
-            others.
+        config: Configuration that it was built from, as far as the file says it: the sections `model` and `data`, and
+            of a checkpoint of ours all others.
         data: The section of the data to score it on.
         class_names: Class names of the data that it was trained on, in the order of the labels; none where they are not
             known.
@@ -51,6 +51,18 @@ class OpenedCheckpoint:
     config: Plain
     data: Plain
     class_names: tuple[str, ...] = ()
+
+    def datamodule(self, *, trust: Sequence[str] = ()) -> Any:
+        """Return the data module to score the network on, whose images and labels it takes.
+
+        Raises:
+            UserError: See `build`; or other images or classes than the network's.
+        """
+        datamodule = build_datamodule(self.data, trust=trust)
+        _check_equal("num_classes", self.task.backbone, datamodule, self.path)
+        check_class_names(self.class_names, datamodule, self.path)
+        check_images(self.task.backbone, datamodule, self.path)
+        return datamodule
 
 
 @dataclass(frozen=True)
@@ -78,10 +90,7 @@ class Described:
         if "_target_" in given:
             return dict(self.data)
         data = {**known, **given}
-        has_root = "root" in known or str(known.get("_target_")).startswith(
-            f"{PACKAGE}."
-            # Packed files do not state it.
-        )
+        has_root = "root" in known or str(known.get("_target_")).startswith(f"{PACKAGE}.")  # packed files leave it out
         if has_root and "root" not in given and not Path(str(data.get("root"))).exists():
             data["root"] = self.data_dir
         return data
@@ -104,13 +113,12 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     return Described(model_section(model or {}, data), data, data_dir)
 
 
-def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequence[str] = ()) -> OpenedCheckpoint:
+def open_checkpoint(ckpt: str | Path, described: Described, *, trust: Sequence[str] = ()) -> OpenedNetwork:
     """Read a checkpoint of ours, which says itself what it is, or a published one.
 
     Args:
         ckpt: A file, or the folder of a run of ours.
         described: The network and the data of a published file; or what takes the place of a checkpoint's own data.
-        verb: For messages.
         trust: See `load_task`.
 
     Raises:
@@ -118,35 +126,17 @@ def open_checkpoint(ckpt: str, described: Described, *, verb: str, trust: Sequen
     """
     path = str(network_file(ckpt))
     checkpoint = read_checkpoint(path)
-    if is_ours(checkpoint):
-        embedded = embedded_config(checkpoint, path)
-        task, data = restore(path, described, embedded, trust=trust)
-        return OpenedCheckpoint(path, task, embedded, data, embedded_classes(checkpoint))
-    return _published(path, described, verb=verb, trust=trust)
-
-
-def restore(
-    ckpt: str, described: Described, embedded: Plain, *, trust: Sequence[str] = ()
-) -> tuple[ClassificationTask, Plain]:
-    """Return the task of a checkpoint of ours, and the configuration of the data to score it on.
-
-    Args:
-        ckpt: The checkpoint.
-        described: Data in the place of the checkpoint's own.
-        embedded: The configuration in the checkpoint.
-        trust: See `load_task`.
-
-    Raises:
-        UserError: See `load_task`; or `described` names another network.
-    """
-    refuse_model(ckpt, described)
-    task = load_task(ckpt, trust=trust)
+    if not is_ours(checkpoint):
+        return _published(path, described, trust=trust)
+    refuse_model(path, described)
+    embedded = embedded_config(checkpoint, path)
+    task = load_task(path, trust=trust)
     data = described.data_beside(embedded["data"])
-    with explained(ckpt):
+    with explained(path):
         check(data, at="data", trust=trust)
     name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    say(f"{ckpt}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
-    return task, data
+    say(f"{path}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
+    return OpenedNetwork(path, task, embedded, data, embedded_classes(checkpoint))
 
 
 def refuse_model(path: str, described: Described) -> None:
@@ -157,15 +147,6 @@ def refuse_model(path: str, described: Described) -> None:
     """
     if "_target_" in described.model:
         raise UserError(f"`{path}` says itself which network it is: leave `model=` out.")
-
-
-def check_labels(network: Any, datamodule: Any, path: str | Path) -> None:
-    """Refuse data with another number of classes than a network's.
-
-    Raises:
-        UserError: Names both numbers.
-    """
-    _check_equal("num_classes", network, datamodule, path)
 
 
 def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
@@ -188,28 +169,6 @@ def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
             f"data.image_size={trained}, if the data can be had so."
         ) from error
     say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
-
-
-def fitting_data(
-    section: Plain, network: Any, class_names: Sequence[str], path: str | Path, *, trust: Sequence[str] = ()
-) -> Any:
-    """Return the data module of a section, whose images and labels a network takes.
-
-    Args:
-        section: The section `data`.
-        network: To be shown its images.
-        class_names: Names of the classes that the network was trained on; none where they are not known.
-        path: File of the network, for messages.
-        trust: See `build`.
-
-    Raises:
-        UserError: Other images or classes than the network's.
-    """
-    datamodule = build_datamodule(section, trust=trust)
-    check_labels(network, datamodule, path)
-    check_class_names(class_names, datamodule, path)
-    check_images(network, datamodule, path)
-    return datamodule
 
 
 def known_classes(datamodule: Any) -> tuple[str, ...]:
@@ -243,15 +202,10 @@ def _check_equal(name: str, network: Any, datamodule: Any, path: str | Path) -> 
     wanted = getattr(network, name, None)
     given = getattr(datamodule, name, wanted)
     if wanted is not None and wanted != given:
-        folders = _folders(datamodule) if name == "num_classes" else ""
+        folders = ""
+        if name == "num_classes" and isinstance(datamodule, EncodedDataModule):
+            folders = f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"
         raise UserError(f"`{path}` is a network with {name}={wanted}, and the data have {name}={given}{folders}.")
-
-
-def _folders(datamodule: Any) -> str:
-    """Name the folders of the classes, where the data have some."""
-    if not isinstance(datamodule, EncodedDataModule):
-        return ""
-    return f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"
 
 
 def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
@@ -260,12 +214,12 @@ def only_scored(backbone: nn.Module, num_classes: int) -> ClassificationTask:
     return task.eval()
 
 
-def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[str]) -> OpenedCheckpoint:
+def _published(ckpt: str, described: Described, *, trust: Sequence[str]) -> OpenedNetwork:
     model, data = described.model, described.data
     if "_target_" not in model or "_target_" not in data:
         raise UserError(
             f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
-            f"data, as in `bnn {verb} ckpt={ckpt} model=resnet20 data=cifar10`."
+            f"data, as in `ckpt={ckpt} model=resnet20 data=cifar10`."
         )
     backbone = build_network({"model": model, "data": data}, trust=trust)
     try:
@@ -275,4 +229,4 @@ def _published(ckpt: str, described: Described, *, verb: str, trust: Sequence[st
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")
-    return OpenedCheckpoint(ckpt, only_scored(backbone, data["num_classes"]), {"model": model, "data": data}, data)
+    return OpenedNetwork(ckpt, only_scored(backbone, data["num_classes"]), {"model": model, "data": data}, data)

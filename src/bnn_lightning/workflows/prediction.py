@@ -168,7 +168,7 @@ def _network(settings: PredictSettings, described: Described) -> tuple[LoadedNet
             raise UserError(f"`{settings.packed}` says itself what it is: leave `model=` and `data=` out.")
         return read_packed(settings.packed), settings.packed
     assert settings.ckpt is not None
-    opened = open_checkpoint(settings.ckpt, described, verb="predict", trust=settings.trust)
+    opened = open_checkpoint(settings.ckpt, described, trust=settings.trust)
     return pack_opened(opened, trust=settings.trust), opened.path
 
 

@@ -131,7 +131,7 @@ def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
             raise UserError(f"`{ckpt}` says itself which network it is: leave `model=` and `data=` out.")
         known, network = embedded_config(checkpoint, ckpt), load_task(ckpt, trust=settings.trust).backbone
     else:
-        opened = open_checkpoint(ckpt, described, verb="profile", trust=settings.trust)
+        opened = open_checkpoint(ckpt, described, trust=settings.trust)
         known, network = opened.config, opened.task.backbone
     counted = profile_quickly(partial(copy.deepcopy, network), _input_size(known["data"]))
     labels = _label(known["model"]), _label(known["data"])

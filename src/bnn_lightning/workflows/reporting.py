@@ -21,11 +21,11 @@ from bnn_lightning.report_page.page import render
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.checkpoint import embedded_classes, embedded_config, network_file, read_checkpoint
+from bnn_lightning.workflows.checkpoint import network_file
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.opened import Described, describe, fitting_data, restore
+from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_facts import find_packed, latency_table, packed_table
 from bnn_lightning.workflows.predictions import Predictions, predict
@@ -115,11 +115,9 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
     file = network_file(run)
     if not file.is_file():
         raise UserError(f"`run`: {run} has no checkpoint (checkpoints/final.ckpt or last.ckpt) yet.")
-    checkpoint = read_checkpoint(file)
-    embedded = embedded_config(checkpoint, file)
-    task, data = restore(str(file), described, embedded, trust=settings.trust)
-    network: nn.Module = task.backbone.eval()
-    datamodule = fitting_data(data, network, embedded_classes(checkpoint), file, trust=settings.trust)
+    opened = open_checkpoint(file, described, trust=settings.trust)
+    network, embedded = opened.task.backbone, opened.config
+    datamodule = opened.datamodule(trust=settings.trust)
     seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
     curves = _curves(run)
@@ -130,7 +128,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
         title=_title(run, embedded),
         subtitle=_subtitle(embedded, curves),
         facts=_facts(seen, profile, packed, curves),
-        notes=_notes(seen, network, data, settings, getattr(datamodule, "test_note", None)),
+        notes=_notes(seen, network, opened.data, settings, getattr(datamodule, "test_note", None)),
         curves=curves,
         examples=[one.example(names) for one in seen.first],
         mistakes=[one.example(names) for one in seen.mistakes],
@@ -138,7 +136,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
         profile=Table(["", "", ""], profile_rows(profile)),
         layers=_layers(profile),
         signs=_signs(network, curves),
-        bank=_bank(task, names),
+        bank=_bank(opened.task, names),
         packed=None if packed is None else packed_table(packed, file, latency=settings.latency),
         latency=latency_table(run),
         overrides=_overrides(run),

@@ -18,9 +18,9 @@ from bnn_lightning.figures.comparison import (
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.building import section_of_data
-from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_names
+from bnn_lightning.workflows.figure_kinds.runs import read_run
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.profiling import profile_quickly, profiles_of
 
@@ -81,16 +81,15 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> C
     Raises:
         UserError: It was trained on other data, never scored, or cannot be read.
     """
-    file = network_file(run)
-    section = embedded_config(read_checkpoint(file), file)["data"]
+    opened = read_run(run, Described(), trust=trust)
+    section = opened.data
     if section.get("name") != data:
         raise UserError(f"{run} was trained on {section.get('name')}, and `comparison` is {data}.")
     accuracy = read_last(run).get("test/acc")
     if accuracy is None:
         raise UserError(f"{run} has not logged `test/acc`: it was not scored on the test set.")
-    network = load_backbone(file, trust=trust)
     size = (section["in_channels"], *sides(section["image_size"]))
-    totals = profile_quickly(lambda: copy.deepcopy(network), size).totals()
+    totals = profile_quickly(lambda: copy.deepcopy(opened.network), size).totals()
     costs = {"ops": float(totals["ops"]), "size": totals["size_bytes"] / 1e6, "ace": float(totals["ace"])}
     return ComparedNetwork(name, 100 * accuracy, kind="ours", data=data, source=run, **costs)  # type: ignore[arg-type]
 

@@ -17,9 +17,9 @@ from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_w
 from bnn_lightning.models.registry import create_backbone, list_backbones
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
-from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.errors import UserError, did_you_mean
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table, run_name
+from bnn_lightning.workflows.figure_kinds.runs import read_run
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.out_file import written
@@ -137,12 +137,10 @@ def network_of(name: str, size: int, num_classes: int, width: int | None, *, bin
 
 
 def _of_run(settings: GraphSettings) -> GraphSubject:
-    file = network_file(settings.graph)
-    data = embedded_config(read_checkpoint(file), file)["data"]
-    network = load_backbone(file, trust=settings.trust)
-    size = sides(settings.size or data["image_size"])
-    example = torch.rand(2, int(data["in_channels"]), *size)
-    return GraphSubject(network, example, run_name(settings.graph), NETWORK_DEPTH)
+    run = read_run(settings.graph, Described(), trust=settings.trust)
+    size = sides(settings.size or run.data["image_size"])
+    example = torch.rand(2, int(run.data["in_channels"]), *size)
+    return GraphSubject(run.network, example, run_name(settings.graph), NETWORK_DEPTH)
 
 
 def _wanted(asked: bool | None, extra: str) -> bool:

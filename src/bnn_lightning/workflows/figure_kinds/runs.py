@@ -36,8 +36,26 @@ class VisualizedRun:
     trust: tuple[str, ...]
 
     def images(self, split: str, count: int) -> tuple[Tensor, Tensor]:
-        """Return the first images of a split and their labels."""
-        return labelled_images(self.data, self.network, self.file, split=split, count=count, trust=self.trust)
+        """Return the first images of a split, (N, C, H, W) in [0, 1], and their labels, (N,).
+
+        Those of the training split come in the order of its first epoch, which `data.seed` draws, and without
+        augmentation where the data module can do without; those of the test split in that of the files.
+
+        Args:
+            split: "train" or "test".
+            count: Number of images; fewer where there are fewer.
+
+        Raises:
+            UserError: Missing or damaged files, or images that the network does not take.
+        """
+        datamodule = build_datamodule(self.data, trust=self.trust)
+        check_images(self.network, datamodule, self.file)
+        try:
+            datamodule.prepare_data()
+            datamodule.setup("fit" if split == "train" else "test")
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(f"`data`: {error}") from error
+        return _take(datamodule, split, count)
 
     def class_names(self) -> list[str]:
         """Return the names of the classes; none where they are not known."""
@@ -62,37 +80,6 @@ def read_run(path: str, described: Described, *, trust: Sequence[str] = ()) -> V
     data = described.data_beside(embedded_config(checkpoint, file)["data"])
     data |= {key: None for key in ("augment", "auto_augment") if key in data}
     return VisualizedRun(file, load_backbone(file, trust=trust), checkpoint, data, tuple(trust))
-
-
-def labelled_images(
-    data: Plain, network: nn.Module, path: str | Path, *, split: str, count: int, trust: Sequence[str] = ()
-) -> tuple[Tensor, Tensor]:
-    """Return the first images of a split, (N, C, H, W) in [0, 1], and their labels, (N,).
-
-    Those of the training split come in the order of its first epoch, which `data.seed` draws, and without augmentation
-    where the data module can do without; those of the test split in that of the files.
-
-    Args:
-        data: Section of the data, without augmentation.
-        network: Network that is shown the images.
-        path: Its file, for messages.
-        split: "train" or "test".
-        count: Number of images; fewer where there are fewer.
-        trust: See `build`.
-
-    Raises:
-        UserError: An unknown split, missing or damaged files, or images that the network does not take.
-    """
-    if split not in ("train", "test"):
-        raise UserError(f"`split` must be train or test, got {split}.")
-    datamodule = build_datamodule(data, trust=trust)
-    check_images(network, datamodule, path)
-    try:
-        datamodule.prepare_data()
-        datamodule.setup("fit" if split == "train" else "test")
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"`data`: {error}") from error
-    return _take(datamodule, split, count)
 
 
 def _take(datamodule: LightningDataModule, split: str, count: int) -> tuple[Tensor, Tensor]:
