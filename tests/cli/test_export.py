@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bnn_lightning.cli.summary import as_started
 from bnn_lightning.data import Preparation
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.deploy import PackedInfo, load, pack, save
@@ -54,6 +57,13 @@ def test_export_then_predict(trained: Any, bnn: Callable[..., Any], workplace: P
         (row,) = csv.DictReader(file)
     assert row["class"] == found[1]["classes"][0]
     assert float(row["probability"]) == pytest.approx(found[1]["probabilities"][0], abs=1e-6)
+
+
+def test_the_next_command_is_found_without_a_path_to_bnn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program, *words = shlex.split(as_started("bnn predict packed='a b.bnn' images=FOLDER"))
+    assert Path(program).samefile(Path(sys.executable).with_name("bnn"))
+    assert words == ["predict", "packed=a b.bnn", "images=FOLDER"]
 
 
 def test_export_with_rounded_weights(
@@ -351,7 +361,7 @@ def test_export_as_a_web_page(trained: Any, bnn: Callable[..., Any], workplace: 
     done = bnn(*words, "out=page")
     assert done.code == 0, done.err
     assert sorted(path.name for path in Path("page").iterdir()) == ["bnn.wasm", "index.html", "model.bnn"]
-    assert "python -m http.server -d page" in done.out
+    assert "-m http.server -d page" in done.out
     assert read_container("page/model.bnn").header["rest"] == "int8"
     Path("page", "notes.txt").write_text("mine", encoding="utf-8")
     done = bnn(*words, "out=page")

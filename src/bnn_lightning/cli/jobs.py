@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -51,13 +52,14 @@ def evaluate(config: DictConfig) -> float:
 
 def export(config: DictConfig) -> float:
     """Export a checkpoint; return the bytes of the file."""
+    from bnn_lightning.cli.summary import as_started
     from bnn_lightning.deploy.export.formats import FORMATS
     from bnn_lightning.workflows.exporting import out_path
 
     found = _run("export", config, out=out_path)
     _tell(str(found))
     if next_step := FORMATS[found.format].next_step:
-        _tell(f"next:\n  {next_step.format(path=found.path)}")
+        _tell(f"next:\n  {as_started(next_step.format(path=shlex.quote(str(found.path))))}")
     return float(found.size)
 
 
@@ -112,8 +114,10 @@ def rank(config: DictConfig) -> float:
 
 def prepare(config: DictConfig) -> float:
     """Prepare a folder of images; return the number of damaged files."""
+    from bnn_lightning.cli.summary import command
+
     found = _run("prepare", config)
-    _tell(f"next:\n  bnn train data={found.data} data.root={found.output}")
+    _tell(f"next:\n  {command('train', f'data={found.data}', f'data.root={found.output}')}")
     return float(len(found.report.damaged))
 
 

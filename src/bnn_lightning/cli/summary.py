@@ -61,6 +61,12 @@ def command(verb: str, *arguments: str) -> str:
     return " ".join([program, *map(shlex.quote, [*folders, *arguments])])
 
 
+def as_started(line: str) -> str:
+    """Return a command of `bnn` or `python` as this user starts the program."""
+    program, _, rest = line.partition(" ")
+    return command(*shlex.split(rest)) if program == "bnn" else f"{_python()} {rest}"
+
+
 def kept_overrides(*left_out: str) -> list[str]:
     """Return the choices and keys of this job's command line, but for some keys."""
     if not HydraConfig.initialized():
