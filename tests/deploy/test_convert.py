@@ -94,9 +94,11 @@ def test_every_backbone(name: str, pad_value: float) -> None:
     assert set(packed.report.left) == set(with_real_input)
     assert len(packed.report.packed) == len(binary_layers(network)) - len(with_real_input)
     assert (packed.report.unplanned, packed.report.in_torch) == ("", {})
-    # Each packed layer has taken in its batch norm at least, where it has one behind it.
-    norms_before = name in ("meliusnet22", "real2binary18", "xnornet18") or name.startswith("binarydensenet")
-    assert norms_before or len(packed.report.folded) >= len(packed.report.packed) - 1
+    # Each packed layer has taken in its batch norm at least, where it has one right behind it: not before it, and not
+    # behind a pool, whose largest value only a sign lets pass.
+    norms_elsewhere = name in ("meliusnet22", "real2binary18", "xnornet18", "vgg_small_adabin")
+    norms_elsewhere |= name.startswith("binarydensenet")
+    assert norms_elsewhere or len(packed.report.folded) >= len(packed.report.packed) - 1
     assert share_of_packed_products(network, packed) > 0.95
 
 

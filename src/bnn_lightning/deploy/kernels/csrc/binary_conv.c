@@ -152,7 +152,7 @@ static void add_center(const struct chunk *k, struct slot *slot, const I *taps) 
 
 static __attribute__((noinline)) void fill_slot(const struct chunk *k, struct slot *slot, const struct walk *at, int64_t class) {
   const struct bnn_convolve *c = k->c;
-  const int32_t *sums = c->tap_sums + k->parameters;
+  const int32_t *sums = c->tap_sums ? c->tap_sums + k->parameters : 0;
   const int64_t all = c->groups * ((c->channels + BLOCK - 1) / BLOCK) * BLOCK;
   I start[BLOCKS], taps[BLOCKS] = {0};
   for (int64_t b = 0; b < BLOCKS; b++) start[b] = (I)(int32_t)c->reach;
