@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
 
-from bnn_lightning import binarize
 from bnn_lightning.deploy import Comparison, GraphError, PackedInfo, PackedNetwork, load, pack, save
 from bnn_lightning.distill import SelfKD
 from bnn_lightning.distill.base import Batch, Outputs
@@ -29,6 +27,7 @@ NATIVE = [
     ("torchvision", "efficientnet_b0", 32, 32, 0),
     ("torchvision", "efficientnet_v2_s", 32, 79, 0),
     ("torchvision", "regnet_x_400mf", 32, 66, 0),
+    ("torchvision", "squeezenet1_1", 64, 24, 0),
     ("timm", "test_resnet", 64, 11, 0),
     ("timm", "test_byobnet", 64, 9, 0),
     ("timm", "test_efficientnet", 64, 10, 0),
@@ -43,7 +42,6 @@ NOT_WRITTEN = [
     ("timm", "test_convnext", 64, 21, "`gelu` with approximate=tanh"),
 ]
 REFUSED = [
-    ("torchvision", "squeezenet1_1", 64, r"ReLU follows its last convolution"),
     ("torchvision", "googlenet", 64, "No binary layer of `googlenet`"),
     ("torchvision", "inception_v3", 96, "No binary layer of `inception_v3`"),
     ("torchvision", "swin_t", 32, r"never calls `body\.features\.1\.0\.attn\.qkv`"),
@@ -125,17 +123,3 @@ def test_a_family_that_no_file_holds_packs_in_torch(
 def test_a_family_is_refused(library: str, name: str, size: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build(library, name, size)
-
-
-@pytest.mark.slow
-def test_squeezenet_in_python(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network, images = squeezenet1_1(num_classes=10), torch.rand(2, 3, 64, 64)
-    report = binarize(network, example=images)
-    assert (len(report.binary), report.constant) == (24, ())
-    network(images).sum().backward()
-    assert all(layer.weight.grad.abs().sum() > 0 for layer in binary_layers(network).values())
-    packed = pack(network.eval(), images)
-    assert (packed.report.left, packed.report.in_torch, packed.report.unplanned) == ({}, {}, "")
-    with torch.no_grad():
-        torch.testing.assert_close(packed(images), network(images), rtol=1e-4, atol=1e-4)

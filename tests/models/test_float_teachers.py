@@ -7,6 +7,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from bnn_lightning.models import RealNetwork, timm_network, torchvision_network
@@ -87,13 +88,44 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path):
         ({"name": "resnet19", "num_classes": 10}, "torchvision has no classifier `resnet19`"),
         ({"name": "resnet18", "num_classes": 10}, "know 1000 classes, and `num_classes` is 10"),
         ({"name": "resnet18", "num_classes": 1000, "version": "V9"}, "`version` of `resnet18` must be one of"),
-        ({"name": "squeezenet1_0", "num_classes": 10, "pretrained": False}, "ReLU follows .*`classifier.1`"),
         ({"name": "resnet18", "num_classes": 2, "in_channels": 6, "pretrained": False}, "`in_channels` must be 1 or 3"),
     ],
 )
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
         torchvision_network(**options)
+
+
+def test_squeezenet_has_a_convolution_and_what_follows_as_its_head(tmp_path: Path):
+    theirs = plain("squeezenet1_1", num_classes=7).eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    ours = torchvision_network("squeezenet1_1", num_classes=7, image_size=64, weights=str(tmp_path / "x.pth")).eval()
+    images = torch.rand(2, 3, 64, 64)
+    expected = theirs(normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    assert torch.equal(ours(images), expected)
+    features = ours.forward_features(images)
+    assert torch.equal(ours.forward_head(features), expected)
+    averages = ours.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(averages, features.mean((2, 3)))
+    assert averages.shape == (2, ours.num_features)
+    ours.reset_classifier(5)
+    assert ours(images).shape == (2, ours.num_classes) == (2, 5)
+
+
+class HeadOfItsOwn(nn.Module):
+    """A convolution as classifier, with a use that its modules do not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 7, 1), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.conv(x).flatten(2).amax(2))
+
+
+def test_a_convolution_with_an_unknown_use_is_refused():
+    with pytest.raises(ValueError, match=r"ReLU follows .*`conv`"):
+        RealNetwork(HeadOfItsOwn(), num_classes=7)
 
 
 def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch):

@@ -121,8 +121,7 @@ def _fit_data(
         mean, std = (None if values is None else list(values) * gray for values in constants)
         network.normalize = Normalize(mean, std, 3)
     if num_classes != network.num_classes:
-        network.num_classes = num_classes
-        network.linear = nn.Linear(network.num_features, num_classes)
+        network.reset_classifier(num_classes)
     body: Any = network.body
     if getattr(body, "aux_logits", False):  # of GoogLeNet and Inception: in training they return several logits
         body.aux_logits = False

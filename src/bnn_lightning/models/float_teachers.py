@@ -1,5 +1,6 @@
 """Real-valued classifiers of torchvision and timm behind the interface of our backbones: teachers."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.functional.elementwise import spatial_mean
 from bnn_lightning.models.backbone import Backbone, Normalize
 from bnn_lightning.models.published_file import differences, read_published
 from bnn_lightning.utils.image_size import ImageSize
@@ -37,7 +39,8 @@ class RealNetwork(Backbone):
     """A classifier of another library, from images in [0, 1] to logits.
 
     Its normalization comes first, as in every backbone. The classifier is its last linear layer, or a 1x1 convolution
-    of averages at its end. It becomes `linear`; the rest of the network, `body`, computes the penultimate feature.
+    at its end. It becomes `linear`, and what comes before it `body`. In a sequence of modules, such as SqueezeNet,
+    activations and pooling may follow the convolution. They become `tail`, and the features are a map.
 
     Args:
         network: From normalized images of three channels to logits.
@@ -72,29 +75,41 @@ class RealNetwork(Backbone):
         stages: Sequence[str] | None = None,
     ) -> None:
         name, linear = _classifier(network, num_classes)
+        tail = _cut_tail(network, name) if isinstance(linear, nn.Conv2d) else []
         if in_channels not in (1, 3):
             raise ValueError(f"`in_channels` must be 1 or 3 for {type(network).__name__}, got {in_channels}.")
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=image_size,
-            num_features=linear.in_features,
+            num_features=linear.weight.shape[1],
         )
         self.normalize = Normalize(mean, std, 3)
         network.set_submodule(name, nn.Identity())
-        self.body, self.linear = network, linear
+        self.body, self.linear, self.tail = network, linear, nn.Sequential(*tail)
         self.stages = list(_stages(network) if stages is None else stages)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the penultimate features (N, num_features) from images (N, C, H, W)."""
+        """Compute the input of the classifier from images (N, C, H, W): (N, num_features), or a map with a `tail`."""
         if self.in_channels == 1:
             x = x.expand(-1, 3, -1, -1)
         features: Tensor = self.body(self.normalize(x))
         return features
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Compute logits, or with `pre_logits` return `x`, from the penultimate features (N, num_features)."""
-        return x if pre_logits else self.linear(x)
+        """Compute logits, or with `pre_logits` the penultimate features (N, num_features), from the features."""
+        if pre_logits:
+            return spatial_mean(x).flatten(1) if x.dim() == 4 else x
+        logits: Tensor = self.tail(self.linear(x))
+        return logits
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Exchange the classifier for one of another width, with new weights."""
+        old, self.num_classes = self.linear, num_classes
+        if isinstance(old, nn.Linear):
+            self.linear = nn.Linear(old.in_features, num_classes)
+        else:
+            self.linear = nn.Conv2d(old.in_channels, num_classes, 1, bias=old.bias is not None)
 
     def feature_taps(self) -> list[str]:
         """Return the names of the stages, in order."""
@@ -156,6 +171,9 @@ def torchvision_network(
             raise ValueError(f"`version` of `{name}` must be one of {list(versions.__members__)}, got {version!r}.")
         _need_imagenet(name, num_classes)
         _load(network, _fetch(versions[version].url), name)
+    if isinstance(network, models.SqueezeNet):  # its `forward`, as the sequence that it is
+        parts = {"features": network.features, "classifier": network.classifier, "flatten": nn.Flatten()}
+        network = nn.Sequential(OrderedDict(parts))
     return RealNetwork(network, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
 
 
@@ -214,8 +232,8 @@ def timm_network(
     )
 
 
-def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear]:
-    """Return name and layer of a network's classifier, a convolution as the linear layer that it is.
+def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Return name and layer of a network's classifier, a convolution of averages as the linear layer that it is.
 
     Raises:
         ValueError: See `RealNetwork`.
@@ -237,10 +255,31 @@ def _classifier(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear]:
         behind = [m for _, m in modules[place + 1 :] if not isinstance(m, nn.Flatten | nn.Identity | nn.Dropout)]
         if not behind:
             return modules[place][0], _as_linear(last)
+        if _in_sequences(network, modules[place][0]):
+            return modules[place][0], last
         has = f"{type(behind[0]).__name__} follows its last convolution, `{modules[place][0]}`"
     raise ValueError(
         f"{type(network).__name__} must end with a linear layer of width `num_classes`={num_classes}; {has}."
     )
+
+
+def _in_sequences(network: nn.Module, name: str) -> bool:
+    """Whether a module lies in sequences alone, so that what follows it is known."""
+    parents = [network.get_submodule(".".join(name.split(".")[:depth])) for depth in range(name.count(".") + 1)]
+    return all(type(parent) is nn.Sequential for parent in parents)
+
+
+def _cut_tail(network: nn.Module, name: str) -> list[nn.Module]:
+    """Take the modules that follow one in its sequences out of the network, and return them in order."""
+    tail: list[nn.Module] = []
+    parts = name.split(".")
+    for depth in reversed(range(len(parts))):
+        sequence = network.get_submodule(".".join(parts[:depth]))
+        names = [child for child, _ in sequence.named_children()]
+        for child in names[names.index(parts[depth]) + 1 :]:
+            tail.append(sequence.get_submodule(child))
+            sequence.set_submodule(child, nn.Identity())
+    return tail
 
 
 def _as_linear(conv: nn.Conv2d) -> nn.Linear:
