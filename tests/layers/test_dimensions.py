@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers import AdaBinInput, AdaBinWeights, Libra, RSign, SignSTE, WeightSign, XNORScale
-from bnn_lightning.deploy import Comparison, PackedInfo, Repacker, load, pack, save
+from bnn_lightning.deploy import Comparison, GraphError, PackedInfo, Repacker, load, pack, save
 from bnn_lightning.deploy.export.onnx_rewrite import exact
 from bnn_lightning.layers import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d
 from bnn_lightning.metrics.ops import count_ops
@@ -186,33 +186,84 @@ def test_counts_of_every_kind() -> None:
 
 
 class Mixed(nn.Module):
-    """A 2-d and a 1-d convolution, which pack, and transposed ones, which do not."""
+    """A 2-d and a 1-d convolution, which pack, and others, which do not."""
 
     def __init__(self) -> None:
         super().__init__()
         signs: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": XNORScale(), "bias": False}
         self.conv = BinaryConv2d(3, 4, 3, padding=1, **signs)
-        self.up = BinaryConvTranspose2d(4, 4, 2, stride=2, **signs)
+        self.up = BinaryConvTranspose2d(4, 4, 3, stride=2, **signs)
+        self.space = BinaryConv3d(4, 4, (1, 3, 3), **signs)
         self.line = BinaryConv1d(4, 5, 3, **signs)
         self.real = BinaryConvTranspose2d(4, 4, 2, groups=2, weight_binarizer=XNORScale())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.line(self.real(self.up(self.conv(x))).flatten(2))  # type: ignore[no-any-return]
+        x = self.space(self.up(self.conv(x)).unsqueeze(2)).squeeze(2)
+        return self.line(self.real(x).flatten(2)).amax(2)  # type: ignore[no-any-return]
 
 
-def test_pack_leaves_others_in_torch_and_says_so() -> None:
+def test_pack_leaves_others_in_torch_and_says_so(tmp_path: Path) -> None:
     torch.manual_seed(5)
     net, x = Mixed().eval(), torch.randn(2, 3, 4, 4)
     packed = pack(net, x)
     assert packed.report.packed == ("conv", "line")
-    assert packed.report.unplanned
-    assert {name: reason.split()[0] for name, reason in packed.report.left.items()} == {
-        "up": "BinaryConvTranspose2d",
-        "real": "BinaryConvTranspose2d",
+    assert {name: reason.split()[1] for name, reason in packed.report.left.items()} == {
+        "up": "stride",
+        "space": "has",
+        "real": "input",
     }
+    with pytest.raises(GraphError) as caught:
+        save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 4))
+    for name, layer in (("up", net.up), ("space", net.space), ("real", net.real)):
+        assert f"`{name}` ({type(layer).__name__}" in str(caught.value)
+    assert "aten" not in str(caught.value)
+    assert not (tmp_path / "net.bnn").exists()
     with torch.no_grad():
         torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(exact(net)(x), net(x), rtol=1e-5, atol=1e-5)  # what is written as ONNX
+
+
+class Up(nn.Module):
+    """Averages of a transposed convolution."""
+
+    def __init__(self, **geometry: Any) -> None:
+        super().__init__()
+        binarizers: dict[str, Any] = {"input_binarizer": RSign(36), "weight_binarizer": XNORScale()}
+        self.up = BinaryConvTranspose2d(36, 40, **binarizers | geometry)
+        if isinstance(self.up.input_binarizer, RSign):
+            nn.init.normal_(self.up.input_binarizer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.up(x)).mean((2, 3))  # type: ignore[no-any-return]
+
+
+UPS: list[dict[str, Any]] = [
+    {"kernel_size": 2, "stride": 2},
+    {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False},
+    {"kernel_size": (6, 3), "stride": (2, 1), "padding": (3, 0), "output_padding": (1, 0)},
+    {"kernel_size": 3, "padding": 1, "dilation": 2, "groups": 2},
+    {"kernel_size": 4, "stride": 2, "input_binarizer": AdaBinInput(), "weight_binarizer": AdaBinWeights()},
+]
+
+
+@pytest.mark.parametrize("geometry", UPS, ids=str)
+def test_transposed_convolutions_pack_as_convolutions_of_blocks(geometry: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    net, images = Up(**geometry).eval(), torch.rand(3, 36, 5, 4) - 0.5
+    packed = pack(net, images)
+    assert packed.report.packed == ("up",)
+    assert (packed.report.left, packed.report.unplanned, packed.report.in_torch) == ({}, "", {})
+    comparison = Comparison(net, packed)
+    comparison.update(images)
+    assert comparison.parity.layers == {"up": 0}
+    save(packed, tmp_path / "up.bnn", PackedInfo("up", 36, (5, 4)))
+    with torch.no_grad():
+        torch.testing.assert_close(packed.network.up(images), net.up(images), rtol=1e-5, atol=1e-5)  # type: ignore[operator]
+        for found in (packed(images), packed.run_layers(images), load(tmp_path / "up.bnn")(images)):
+            torch.testing.assert_close(found, net(images), rtol=1e-5, atol=1e-5)
+        repack = Repacker(net, images)
+        net.up.weight.neg_()
+        torch.testing.assert_close(repack()(images), net(images), rtol=1e-5, atol=1e-5)
 
 
 class Line(nn.Module):

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = attach(
         "validate.footprint": ["Footprint", "measure_footprint"],
         "kernels.library": ["KernelInfo", "built_kernels", "kernel_info", "supported_kernels"],
         "frontend.capture": ["capture"],
+        "frontend.conv_transpose": ["PackedConvTranspose2d"],
         "frontend.layers": ["PackedConv1d", "PackedConv2d", "PackedLinear"],
         "export.onnx": ["OnnxError", "write_onnx"],
         "export.web": ["WebError", "write_web"],

@@ -24,6 +24,7 @@ from bnn_lightning.deploy.ir.graph import (
     Value,
 )
 from bnn_lightning.deploy.ir.operations import OPERATIONS, PARTS
+from bnn_lightning.layers.binary import BinaryLayer
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.bnn_lightning
@@ -156,12 +157,25 @@ class _Capture:
 
     def _refuse_unknown(self, graph: fx.Graph) -> None:
         unknown: dict[str, list[str]] = {}
+        unpacked: dict[str, str] = {}
         for node in graph.nodes:
             if node.op == "call_function" and not _is_known(node):
-                unknown.setdefault(str(node.target), []).append(self._place(node))
-        if unknown:
-            listed = ", ".join(f"`{target}` (at {', '.join(places)})" for target, places in unknown.items())
-            raise GraphError(f"{listed} cannot be written to a packed file; known: {', '.join(sorted(READERS))}.")
+                layer = self._binary_layer(node)
+                if layer is None:
+                    unknown.setdefault(str(node.target), []).append(self._place(node))
+                else:
+                    unpacked[layer] = type(self.root.get_submodule(layer)).__name__
+        if not unknown and not unpacked:
+            return
+        listed = [f"`{name.removeprefix('network.')}` ({kind}, not packed)" for name, kind in unpacked.items()]
+        listed += [f"`{target}` (at {', '.join(places)})" for target, places in unknown.items()]
+        remedy = f"; known: {', '.join(sorted(READERS))}." if unknown else ": write format=torch or format=onnx."
+        raise GraphError(f"{', '.join(listed)} cannot be written to a packed file{remedy}")
+
+    def _binary_layer(self, node: fx.Node) -> str | None:
+        """Return the name of the binary layer that a node belongs to, None for other nodes."""
+        paths = [path.partition("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        return next((path for path in paths if isinstance(self.root.get_submodule(path), BinaryLayer)), None)
 
     def _place(self, node: fx.Node) -> str:
         """Return the name of the module that a node belongs to, or the node's own in a module of several."""

@@ -342,22 +342,23 @@ def check_signs(signs: Tensor) -> None:
 
 
 def signs_and_scale(layer: BinaryLayer) -> tuple[Tensor, Tensor | None]:
-    """Return the binary weights that a layer multiplies with, and the scale that follows, (out_channels,), or None."""
+    """Return the binary filters that a layer multiplies with, and the scale that follows, (out_channels,), or None."""
+    filters = layer.filters(layer.weight)
     if layer.weight_binarizer is None:
-        return layer.weight.detach(), None
-    signs, scale = layer.weight_binarizer.binarize(layer.weight)
+        return filters.detach(), None
+    signs, scale = layer.weight_binarizer.binarize(filters)
     return signs.detach(), None if scale is None else scale.detach()
 
 
 def signs_of(layer: BinaryLayer) -> Tensor:
-    """Return the binary weights that a layer multiplies with."""
+    """Return the binary filters that a layer multiplies with, (out_channels, ...)."""
     return signs_and_scale(layer)[0]
 
 
 def epilogue_of(layer: BinaryLayer) -> dict[str, Tensor]:
     """Return what a layer does with its sums, in the names of `EPILOGUE`: scale, bias, and the terms of centers."""
     inputs, weights, scale = layer.input_binarizer, layer.weight_binarizer, signs_and_scale(layer)[1]
-    offset = None if weights is None else weights.offset(layer.weight)
+    offset = None if weights is None else weights.offset(layer.filters(layer.weight))
     center = None if inputs is None else inputs.offset()
     # A product with the scale is rounded before anything is added: that is the gain's place.
     product = "scale" if layer.bias is None and offset is None and center is None else "gain"
@@ -365,7 +366,7 @@ def epilogue_of(layer: BinaryLayer) -> dict[str, Tensor]:
     values["pull"] = None if offset is None else layer.times_gain(offset)
     if center is not None:
         values |= {"center": center, "tap_scale": scale, "tap_offset": offset}
-    channels = len(layer.weight)
+    channels = len(layer.filters(layer.weight))
     return {name: value.detach().expand(channels) for name, value in values.items() if value is not None}
 
 

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer, InputBinarizer, WeightBinarizer
+from bnn_lightning.deploy.frontend.conv_transpose import PackedConvTranspose2d, why_no_convolution
 from bnn_lightning.deploy.frontend.finite import refuse_nan
 from bnn_lightning.deploy.frontend.fresh import CPU, floats
-from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d, PackedLinear
+from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d, PackedLinear, signs_and_scale
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
+from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers
 from bnn_lightning.utils.image_size import sides
 
 # Layers that have a packed form.
-_KINDS = (BinaryConv1d, BinaryConv2d, BinaryLinear)
+_KINDS = (BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLinear)
 # The methods of layers that say what a packed layer computes; one that has others stays as it is.
 _STEPS = (
     *("forward", "binary_forward", "scaled_dot", "binarized_weight", "times_gain", "add_centers", "dot", "pad"),
@@ -139,7 +141,7 @@ def why_left(layer: BinaryLayer) -> str:
     """Say why a layer does not compute what a packed one would, or nothing."""
     kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
     if kind is None:
-        return f"{type(layer).__name__} has no packed form, unlike BinaryConv1d, BinaryConv2d and BinaryLinear"
+        return f"{type(layer).__name__} has no packed form, unlike {', '.join(kind.__name__ for kind in _KINDS)}"
     if not is_plain(layer, *_KINDS):
         return "it has a `forward` or hooks of its own"
     steps = (name for name in _STEPS if hasattr(kind, name))
@@ -147,12 +149,16 @@ def why_left(layer: BinaryLayer) -> str:
         return "it multiplies in a way of its own"
     if layer.input_binarizer is not None and not _is_threshold(layer.input_binarizer, layer):
         return "its input binarizer is not +1 from its `threshold()` on and -1 below, for each value by itself"
+    if layer.input_binarizer is not None and isinstance(layer, BinaryConvTranspose2d):
+        return why_no_convolution(layer)
     return ""
 
 
 def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
     """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
-    channels = layer.in_channels if isinstance(layer, BinaryConv1d | BinaryConv2d) else layer.weight.shape[1]
+    channels = layer.weight.shape[1]
+    if isinstance(layer, BinaryConv1d | BinaryConv2d | BinaryConvTranspose2d):
+        channels = layer.in_channels
     threshold = binarizer.threshold()
     level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach().expand(channels)
     below = torch.nextafter(level, torch.full_like(level, -torch.inf))
@@ -173,6 +179,8 @@ def _packed(layer: BinaryLayer, name: str) -> nn.Module:
             return PackedConv1d.from_layer(layer)
         if isinstance(layer, BinaryConv2d):
             return PackedConv2d.from_layer(layer)
+        if isinstance(layer, BinaryConvTranspose2d):
+            return PackedConvTranspose2d.from_layer(layer)
         if isinstance(layer, BinaryLinear):
             return PackedLinear.from_linear(layer)
     except ValueError as error:
@@ -195,9 +203,8 @@ def replace_layers(network: nn.Module, made: Mapping[int, nn.Module]) -> None:
 
 def _settle(layer: BinaryLayer) -> None:
     """Let a binary layer with real inputs multiply with its signs times its scale, without binarizing in each call."""
-    assert layer.weight_binarizer is not None
-    signs, scale = layer.weight_binarizer.binarize(layer.weight)
-    layer.weight = nn.Parameter(signs.clone(), requires_grad=False)
+    signs, scale = signs_and_scale(layer)
+    layer.weight = nn.Parameter(layer.from_filters(signs).clone(), requires_grad=False)
     layer.weight_binarizer = None if scale is None else Settled(scale)
 
 

@@ -299,8 +299,8 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
 
     The outputs are those of `model` in evaluation, but for the order in which averages and linear layers add; what
-    has no kernel stays in torch, and so does a layer of another kind than `BinaryConv1d`, `BinaryConv2d` and
-    `BinaryLinear`, or one that computes otherwise (a `forward` or hooks of its own, a binarizer that is no
+    has no kernel stays in torch, and so does a `BinaryConv3d`, a `BinaryConvTranspose2d` whose stride does not divide
+    its kernel, or a layer that computes otherwise (a `forward` or hooks of its own, a binarizer that is no
     `threshold()`): the report says why.
 
     Args:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.frontend.conv_transpose import PackedConvTranspose2d
 from bnn_lightning.deploy.frontend.layers import PackedConv2d, signs_and_scale
 from bnn_lightning.deploy.frontend.pack import is_settled, why_left
 from bnn_lightning.deploy.runtime.packed_network import PackedNetwork, pack
@@ -40,7 +41,7 @@ class Repacker:
         self._layers = [
             (name, layer, modules[name])
             for name, layer in binary_layers(model).items()
-            if isinstance(modules[name], PackedConv2d) or is_settled(modules[name])
+            if isinstance(modules[name], PackedConv2d | PackedConvTranspose2d) or is_settled(modules[name])
         ]
         own = {id(tensor) for _, _, packed in self._layers for tensor in (*packed.parameters(), *packed.buffers())}
         source = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -59,7 +60,7 @@ class Repacker:
             ValueError: A weight is neither -1 nor +1, or an input is no longer +1 from its threshold on.
         """
         for name, layer, packed in self._layers:
-            if isinstance(packed, PackedConv2d):
+            if isinstance(packed, PackedConv2d | PackedConvTranspose2d):
                 _check(name, layer)
                 packed.copy_(layer)
             else:
@@ -79,7 +80,7 @@ def _check(name: str, layer: BinaryLayer) -> None:
 def _settle(layer: BinaryLayer, settled: nn.Module) -> None:
     """Write signs, scale and bias of a layer with real inputs."""
     signs, scale = signs_and_scale(layer)
-    settled.weight.copy_(signs)  # type: ignore[operator]
+    settled.weight.copy_(layer.from_filters(signs))  # type: ignore[operator]
     if scale is not None:
         settled.weight_binarizer.fixed.copy_(scale)  # type: ignore[union-attr,operator]
     if layer.bias is not None:

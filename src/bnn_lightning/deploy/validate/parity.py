@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.deploy.frontend.conv_transpose import PackedConvTranspose2d, why_no_convolution
 from bnn_lightning.deploy.frontend.layers import (
     PackedConv1d,
     PackedConv2d,
     PackedLinear,
     input_threshold,
     kernels_of,
+    signs_of,
 )
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
+from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers
 
@@ -217,8 +220,9 @@ def _compared_layers(model: nn.Module, counts: dict[str, int]) -> Iterator[None]
     handles = []
     try:
         for name, layer in binary_layers(model).items():
-            if layer.input_binarizer is not None and isinstance(layer, BinaryConv1d | BinaryConv2d | BinaryLinear):
-                handles.append(layer.register_forward_pre_hook(_comparing(name, _only_sums(layer), counts)))
+            packed = None if layer.input_binarizer is None else _only_sums(layer)
+            if packed is not None:
+                handles.append(layer.register_forward_pre_hook(_comparing(name, packed, counts)))
         yield
     finally:
         for handle in handles:
@@ -235,9 +239,14 @@ def _comparing(name: str, packed: nn.Module, counts: dict[str, int]) -> Callable
     return compare
 
 
-def _only_sums(layer: BinaryConv1d | BinaryConv2d | BinaryLinear) -> nn.Module:
-    signs, threshold = kernels_of(layer.binary_weight.detach()), input_threshold(layer)
+def _only_sums(layer: BinaryLayer) -> nn.Module | None:
+    """Return a packed layer without scale and bias; None for layers that have no packed form."""
+    threshold = input_threshold(layer)
     if isinstance(layer, BinaryLinear):
-        return PackedLinear(signs, threshold=threshold)
+        return PackedLinear(kernels_of(signs_of(layer)), threshold=threshold)
+    if isinstance(layer, BinaryConvTranspose2d):
+        return None if why_no_convolution(layer) else PackedConvTranspose2d(layer)
+    if not isinstance(layer, BinaryConv1d | BinaryConv2d):
+        return None
     kind = PackedConv1d if isinstance(layer, BinaryConv1d) else PackedConv2d
-    return kind(signs, threshold=threshold, **kind.geometry_of(layer))
+    return kind(kernels_of(signs_of(layer)), threshold=threshold, **kind.geometry_of(layer))
