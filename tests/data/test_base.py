@@ -231,6 +231,22 @@ def test_a_subclass_passes_positional_arguments_on_by_name(kind: type[CIFAR10Dat
         check_arguments(kind, {"roots": "elsewhere"}, "data", partial=False)
 
 
+class Pictures(FolderDataModule):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+
+class Fixed(FolderDataModule):
+    def __init__(self, **options: Any) -> None:
+        super().__init__("elsewhere", **options)
+
+
+def test_a_subclass_gives_a_required_argument_or_passes_it_on() -> None:
+    check_arguments(Pictures, {"root": "elsewhere", "batch_size": 8}, "data", partial=False)
+    check_arguments(Fixed, {"batch_size": 8}, "data", partial=False)
+    assert "spec" not in inspect.signature(Pictures).parameters
+
+
 @pytest.mark.parametrize("kind", [DigitsDataModule, SyntheticDataModule])
 @pytest.mark.parametrize("option", ["download", "verify"])
 def test_sets_without_files_take_no_options_of_files(kind: type[DigitsDataModule], option: str) -> None:

@@ -83,7 +83,7 @@ class ImageDataModule(LightningDataModule):
         """Name all arguments in the signature of a subclass: configurations are held against it."""
         super().__init_subclass__()
         base = next(base for base in cls.__mro__[1:] if issubclass(base, ImageDataModule))
-        cls.__signature__ = merged_signature(cls.__init__, base, *cls.option_classes)
+        cls.__signature__ = merged_signature(cls.__init__, base, *cls.option_classes, passed=("root",))
 
     def __init__(
         self,

@@ -1,20 +1,24 @@
 """Signatures of functions that pass `**options` on to others: configurations are held against them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def merged_signature(function: Callable[..., Any], *others: Callable[..., Any]) -> inspect.Signature:
+def merged_signature(
+    function: Callable[..., Any], *others: Callable[..., Any], passed: Collection[str] = ()
+) -> inspect.Signature:
     """Return the parameters of a function, and in the place of its `**options` those of others, keyword-only.
 
-    Positional parameters of the others without a default are left out: the function gives them itself.
+    Positional parameters of the others without a default are left out: the function gives them itself, but for those
+    of `passed`, which it may give or leave to its `**options`.
 
     Args:
         function: Function, or the constructor of a class.
         *others: Functions or classes that get its `**options`; of one name the parameter of a later one counts.
+        passed: Names of positional parameters without a default.
 
     Example:
         >>> def scale(x: int, root: str = "data", *, factor: int = 2, offset: int = 0) -> int: ...
@@ -25,8 +29,9 @@ def merged_signature(function: Callable[..., Any], *others: Callable[..., Any]) 
     signature = inspect.signature(function)
     own = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"}
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-        passed = [p for other in others for p in inspect.signature(other).parameters.values()]
-        own = {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in passed if _is_option(p)} | own
+        given = [p for other in others for p in inspect.signature(other).parameters.values()]
+        optional = {p.name: p.replace(kind=p.KEYWORD_ONLY, default=None) for p in given if p.name in passed}
+        own = optional | {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in given if _is_option(p)} | own
     return signature.replace(parameters=sorted(own.values(), key=lambda p: p.kind))
 
 
