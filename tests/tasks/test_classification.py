@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer, callbacks
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn_lightning.data import DigitsDataModule
@@ -35,6 +37,24 @@ def fit(task: ClassificationTask, data: DigitsDataModule | None = None, **option
     trainer = Trainer(**defaults | options)
     trainer.fit(task, datamodule=data or DigitsDataModule(batch_size=256, image_size=8))
     return trainer
+
+
+def test_ddp_does_not_broadcast_the_bank_before_each_step() -> None:
+    task = ClassificationTask(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)),
+        num_classes=10,
+        optimizer=SGD,
+        distiller=SelfKD(num_classes=10, alpha=0.0, gamma=0.0),
+    )
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        sent = {id(buffer) for buffer in DistributedDataParallel(task).modules_buffers}
+    finally:
+        dist.destroy_process_group()
+    assert id(task.get_buffer("backbone.2.running_mean")) in sent
+    bank = dict(task.get_submodule("distiller.bank").named_buffers())
+    assert bank.keys() == {"bank", "valid", "sums", "counts"}
+    assert not sent & {id(buffer) for buffer in bank.values()}
 
 
 class Recorder(Callback):

@@ -24,7 +24,7 @@ from bnn_lightning.metrics.means import EpochMeans, precise
 from bnn_lightning.tasks.class_weights import ClassWeights, check_class_weights, weights_of_classes
 from bnn_lightning.tasks.labels import check_classes, class_labels
 from bnn_lightning.tasks.progress import Interval, TrainingProgress
-from bnn_lightning.tasks.ranks import add_up_over_ranks, keep_on_one_rank, share_buffers
+from bnn_lightning.tasks.ranks import add_up_over_ranks, buffers_of_banks, keep_on_one_rank, share_buffers
 from bnn_lightning.tasks.scheduler import jump_of_schedules, make_scheduler
 from bnn_lightning.tasks.sharding import shard
 from bnn_lightning.tasks.steps import steps_per_epoch
@@ -108,6 +108,7 @@ class ClassificationTask(LightningModule):
             check_recomputable(backbone, compile=compile)
         self.backbone = backbone
         self.distiller = HardLabels(label_smoothing) if distiller is None else distiller
+        self._ddp_params_and_buffers_to_ignore = buffers_of_banks(self)  # read by torch's DDP, which broadcasts buffers
         self.num_classes = num_classes
         self.optimizer, self.param_groups, self.lr_scheduler = optimizer, param_groups or one_group, lr_scheduler
         self.channels_last = prefers_channels_last(backbone) if channels_last is None else channels_last

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from bnn_lightning.distill.bank import SoftLabelBank
 from bnn_lightning.metrics.means import EpochMeans
 from bnn_lightning.utils.hardware import is_distributed
 
@@ -33,6 +34,12 @@ def keep_on_one_rank(means: EpochMeans, rank: int, checkpoint: dict[str, Any]) -
 def states(checkpoint: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the state dicts of the task in a checkpoint."""
     return (checkpoint[key] for key in STATES if key in checkpoint)
+
+
+def buffers_of_banks(task: nn.Module) -> list[str]:
+    """Return the names of the buffers of soft-label banks, which are equal on all ranks without being broadcast."""
+    banks = {name: module for name, module in task.named_modules() if isinstance(module, SoftLabelBank)}
+    return [f"{name}.{buffer}" for name, bank in banks.items() for buffer, _ in bank.named_buffers()]
 
 
 def share_buffers(backbone: nn.Module) -> None:
