@@ -20,9 +20,11 @@ class BNReestimate(Callback):
     """Estimate all running statistics of batch normalization anew when the training ends, and change nothing else.
 
     They become the plain mean over `num_batches` batches of training images, with the training's augmentation, instead
-    of a moving average over the last ten or so; over all ranks. Dropout is off, as in evaluation. What is scored or
-    saved after the training (`FinalCheckpoint`, `trainer.test`) has the new statistics. In the list of callbacks it
-    stands after one that averages weights, whose network has no statistics of its own otherwise.
+    of a moving average over the last ten or so; over all ranks. The images are not mixed with each other: the
+    statistics are for evaluation, which shows whole images, and those of MixUp and CutMix differ. Dropout is off, as in
+    evaluation. What is scored or saved after the training (`FinalCheckpoint`, `trainer.test`) has the new statistics.
+    In the list of callbacks it stands after one that averages weights, whose network has no statistics of its own
+    otherwise.
 
     Args:
         num_batches: Batches of the training loader, an epoch of the trainer at most; 0 does nothing.
