@@ -17,7 +17,7 @@ from bnn_lightning.models.float_teachers import is_rebuilding
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.utils.curves import read_curves, read_last
 from bnn_lightning.workflows.building import build_task
-from bnn_lightning.workflows.run_folder import LOCK
+from bnn_lightning.workflows.run_folder import LOCK, note_job
 
 Bnn = Callable[..., Any]
 HERE = "hydra.run.dir=runs/here"
@@ -85,6 +85,7 @@ def test_a_checkpoint_of_lightnings_requeueing_is_refused(
     variables |= {"NTASKS_PER_NODE": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+    note_job(copied)
     for folder, words in ((copied, ("train", *small, HERE)), (Path(), ("evaluate", f"ckpt={trained.final}"))):
         shutil.copyfile(trained.last, folder / "hpc_ckpt_1.ckpt")
         before = content(folder / "checkpoints")

@@ -31,3 +31,8 @@ class EarlyStopping(WhileBinary, callbacks.EarlyStopping):
         **options: Any,
     ) -> None:
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        patience = self.patience
+        super().load_state_dict(state_dict)
+        self.patience = patience  # that of a resumed run is its own, which Lightning replaces by the checkpoint's

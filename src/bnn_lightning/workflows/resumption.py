@@ -45,7 +45,7 @@ _TRAINER_MAY_DIFFER = (
 )
 # The states of optimizer and scheduler, which a checkpoint restores, hold these: a change would not take effect, or
 # would read a count of epochs as one of steps.
-_RESTORED = ("optimizer", "param_groups", "freeze", "lr_scheduler.interval")
+_RESTORED = ("optimizer", "param_groups", "freeze")
 # Settings of a network that are in its tensors, which `init_from` takes over or announces.
 _IN_TENSORS = ("num_classes", "mean", "std")
 
@@ -74,6 +74,13 @@ class Resumption:
         """Lightning's numbers of epochs that are ready, started, processed and completed."""
         current: Mapping[str, int] = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         return current
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping has ended the run, and its final weights are written."""
+        states = self.checkpoint.get("callbacks", {})
+        stopped = any(states[key].get("stopped_epoch", 0) for key in states if key.startswith("EarlyStopping"))
+        return stopped and self.final() is not None
 
     def is_finished(self, max_epochs: int | None, max_steps: int) -> bool:
         """Whether nothing is left to train.
@@ -193,7 +200,11 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
     path, checkpoint = start.path, start.checkpoint
     check_fits(task, checkpoint.get("current_model_state", checkpoint["state_dict"]), path)
     before = checkpoint[CONFIG_KEY]
-    restored = [text for key in _RESTORED for text in _differences(_setting(before, key), _setting(config, key), key)]
+    # A scheduler of torch has its settings in its state; ours and those of functions are built anew.
+    schedulers = [str(_setting(settings, "lr_scheduler._target_")) for settings in (before, config)]
+    of_torch = any(target.startswith("torch.") for target in schedulers)
+    keys = (*_RESTORED, "lr_scheduler" if of_torch else "lr_scheduler.interval")
+    restored = [text for key in keys for text in _differences(_setting(before, key), _setting(config, key), key)]
     if restored:
         raise UserError(
             f"`{path}` restores the states of the optimizer and of the learning-rate scheduler, which depend on "

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from bnn_lightning.workflows.errors import UserError
 
 LOCK = ".lock"
+# Name of the launcher's job that trains in a folder.
+_JOB = ".job"
 # Files of a run that has begun to train.
 _OF_A_RUN = ("checkpoints/*.ckpt", "csv/**/metrics.csv")
 # By which launchers tell a process its rank, in Lightning's order.
@@ -23,19 +25,27 @@ _RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 def run_id() -> str:
     """Return a name for a run's folder that all its processes share, without `=`, `,`, `(` or a space.
 
-    A job of SLURM keeps its number (after a requeue it finds its folder again), one of torchrun its run's id;
-    otherwise it is the time, to the millisecond. Interactive SLURM sessions start many runs: there it is the time.
+    It is that of the launcher's job (after a requeue the job finds its folder again), otherwise the time, to the
+    millisecond.
+    """
+    if job := _job():
+        return job
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun-{os.getppid()}"  # no id was given: the ranks of a node share their parent
+    now = time.time()
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now)) + f"-{int(now * 1000) % 1000:03d}"
+
+
+def _job() -> str:
+    """Return the job of SLURM by its number, or of torchrun by the id that it was given; nothing for others.
+
+    Interactive SLURM sessions are none: they start many runs.
     """
     environment = os.environ
     if "SLURM_JOB_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return f"slurm-{environment['SLURM_JOB_ID']}"
-    if "TORCHELASTIC_RUN_ID" in environment:
-        run = environment["TORCHELASTIC_RUN_ID"]
-        if run != "none":
-            return f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
-        return f"torchrun-{os.getppid()}"  # no id was given: the ranks of a node share their parent
-    now = time.time()
-    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now)) + f"-{int(now * 1000) % 1000:03d}"
+    run = environment.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if run == "none" else f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
 
 
 @contextmanager
@@ -92,8 +102,21 @@ def rank() -> int:
 
 
 def requeued(folder: Path) -> bool:
-    """Whether SLURM or torchrun has started this job again, as after a failed node, and the folder holds its run."""
-    return any(os.environ.get(name, "0") != "0" for name in _RESTARTS) and holds_run(folder)
+    """Whether SLURM or torchrun has started this job again, as after a failed node, and the folder holds its run.
+
+    A run of another job does not count: a restarted job may start trainings itself, which inherit the number of its
+    restarts.
+    """
+    if all(os.environ.get(name, "0") == "0" for name in _RESTARTS) or not holds_run(folder):
+        return False
+    job = folder / _JOB
+    return not job.is_file() or job.read_text(encoding="utf-8") == _job()
+
+
+def note_job(folder: Path) -> None:
+    """Write down which job trains in a folder; see `requeued`."""
+    if rank() == 0:
+        (folder / _JOB).write_text(_job(), encoding="utf-8")
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:

@@ -54,7 +54,7 @@ from bnn_lightning.workflows.opened import check_class_names, known_classes
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.profiling import profile_config
 from bnn_lightning.workflows.resumption import Resumption
-from bnn_lightning.workflows.run_folder import held, refuse_other_run
+from bnn_lightning.workflows.run_folder import held, note_job, refuse_other_run, requeued
 from bnn_lightning.workflows.run_loggers import resumed_loggers
 from bnn_lightning.workflows.settings import TrainSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import build_trainer
@@ -309,6 +309,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     check_sizes(task, datamodule, plain["model"], trust=trust)
     run = TrainingRun(settings, trainer, task, datamodule, start)
     _take_weights(run, plain, config)
+    note_job(run_dir)
     return run
 
 
@@ -364,6 +365,8 @@ def _take_weights(run: TrainingRun, plain: Plain, config: Plain) -> None:
         check_class_names(embedded_classes(start.checkpoint), run.datamodule, start.path)
         say(resumption.check(run.task, start, config))
         run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
+        # A job that its launcher starts again has the settings with which it stopped; a user may ask for more.
+        run.finished |= start.stopped_early and requeued(Path(run.trainer.default_root_dir))
         if run.trainer.global_rank == 0:
             resumption.copy_curves(start, Path(run.trainer.default_root_dir))
     elif run.settings.init_from is not None:
