@@ -135,6 +135,14 @@ def test_a_model_of_ones_own_needs_to_name_no_optimizer(bnn: Bnn, workplace: Pat
         assert done.code == 0, done.err
 
 
+def test_an_option_in_a_folder_that_is_not_named(bnn: Bnn, workplace: Path) -> None:
+    (workplace / "own" / "model").mkdir(parents=True)
+    (workplace / "own" / "model" / "tiny.yaml").write_text("_target_: mine.Tiny\n")
+    done = bnn("train", "model=tiny")
+    assert done.code == 2
+    assert all(part in done.err for part in ("no such option", "own/model/tiny.yaml", "-cd own"))
+
+
 def test_did_you_mean() -> None:
     assert did_you_mean("trian", ["train"]) == " Did you mean `train`?"
     assert did_you_mean("bake", ["train"]) == ""

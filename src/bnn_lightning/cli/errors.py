@@ -1,10 +1,12 @@
 """Errors that the user can mend: one message, exit code 2, no traceback."""
 
 import errno
+import glob
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -105,7 +107,14 @@ def _missing_option(error: MissingConfigException) -> str:
     options = [name for name in error.options or list_options(group) if not name.startswith("_")]
     plugin = " Others are plugins, to be installed (optuna: `bnn-lightning[sweep]`)." if "hydra/" in group else ""
     near = did_you_mean(option, options)
+    near = _lying_near(group, option) or near
     return f"`{group}={option}`: no such option.{near} `{group}` has: {listed(options)}.{plugin}"
+
+
+def _lying_near(group: str, option: str) -> str:
+    """Say which folder of the user's own holds an option, where `-cd` was forgotten."""
+    file = next(Path().glob(f"*/{glob.escape(f'{group}/{option}.yaml')}"), None)
+    return "" if file is None else f" There is {file}: name its folder, -cd {file.parts[0]}."
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:

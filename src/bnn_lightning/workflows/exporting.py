@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,7 +139,8 @@ def _export_packed(
         file = Path(folder, "model.bnn")
         # The check is of what users run: the loaded file, or the layers that torch traces, which add in another order.
         if row.source == "file":
-            _save(packed, file, packed_info(opened.config, datamodule), settings)
+            info = packed_info(opened.config, datamodule)
+            _save(packed, file, info, settings)
             with _writing(out):
                 row.check_file(file)
         parity = compare(packed.network if row.source == "layers" else load(file.read_bytes()))
@@ -147,8 +148,8 @@ def _export_packed(
         _refuse_faults(parity, out, "the packed network")
         if row.source == "layers":
             return _written(row, packed, out, parity)
-        more = {"checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
-        _save(packed, file, packed_info(opened.config, datamodule, more), settings)
+        provenance = {**info.provenance, "checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
+        _save(packed, file, replace(info, provenance=provenance), settings)
         return _written(row, file, out, parity)
 
 

@@ -12,13 +12,12 @@ from bnn_lightning.workflows.messages import say
 Plain = dict[str, Any]
 
 
-def packed_info(embedded: Plain, datamodule: Any, more: Plain | None = None) -> PackedInfo:
+def packed_info(embedded: Plain, datamodule: Any) -> PackedInfo:
     """Return what a packed file says of its network.
 
     Args:
         embedded: Configuration that the network was built from: the sections `model` and `data`, and others.
         datamodule: Knows the size, the classes and the preparation of its images.
-        more: Other facts of its provenance.
     """
     model = embedded["model"]
     config = {key: embedded[key] for key in ("model", "data", "distill", "epochs", "seed") if key in embedded}
@@ -28,7 +27,6 @@ def packed_info(embedded: Plain, datamodule: Any, more: Plain | None = None) -> 
         "made_by": f"bnn-lightning {bnn_lightning.__version__}",
         **_commit(),
         "config": config,
-        **(more or {}),
     }
     names = tuple(datamodule.class_names)
     return PackedInfo(
