@@ -123,7 +123,8 @@ def _say_damaged(damaged: list[str], number: int, on_damaged: str) -> None:
         return
     text = f"{len(damaged)} of {number} files are no pictures that can be read"
     if on_damaged == "error":
-        raise UserError(f"{text}: {damaged[0]} The others were classified; on_damaged=skip accepts this.")
+        rest = "The others were classified; on_damaged=skip accepts this." if len(damaged) < number else ""
+        raise UserError(f"{text}: {damaged[0]} {rest}".rstrip())
     warn(f"{text}, and were skipped.")
 
 
