@@ -17,6 +17,7 @@ from bnn_lightning.layers.binarize_kinds import (
     KINDS,
     gates_of,
     in_gate,
+    keeping_real,
     kinds_of,
     refuse_quantized,
     weighted_layers,
@@ -214,7 +215,7 @@ def _plan_layer(
             options = replace(options, **rule)
     reason = why_not(layer)
     if reason is not None:
-        raise ValueError(f"`{name}` cannot become binary: {reason}; or keep it real: rules={{{name!r}: False}}.")
+        raise ValueError(f"`{name}` cannot become binary: {reason}; or keep it real: {keeping_real([name])}.")
     binary = _convert(name, layer, options)
     new[id(layer)] = binary
     return replace(stays(f"rule {found[0]}" if found else ""), after=type(binary).__name__)

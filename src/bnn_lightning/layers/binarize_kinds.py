@@ -1,7 +1,7 @@
 """Kinds of layers that `binarize` tells apart, and modules that it cannot replace."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,17 @@ def why_read_elsewhere(model: nn.Module, name: str) -> str | None:
         if isinstance(parent, _READERS):
             return f"{type(parent).__name__} reads its weight itself"
     return None
+
+
+def keeping_real(patterns: Sequence[str]) -> str:
+    """Return rules that keep layers real, as they are written in Python and on the command line.
+
+    Example:
+        >>> keeping_real(["*.qkv"])
+        "rules={'*.qkv': False} (bnn: 'model.binarize.rules={*.qkv: false}')"
+    """
+    python, words = (", ".join(text.format(name) for name in patterns) for text in ("'{}': False", "{}: false"))
+    return f"rules={{{python}}} (bnn: 'model.binarize.rules={{{words}}}')"
 
 
 def why_not(layer: nn.Module) -> str | None:

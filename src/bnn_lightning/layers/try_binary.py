@@ -1,10 +1,13 @@
 """Trial of a binary network with one input: layers that are never called, inputs of one sign."""
 
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.layers.binarize_kinds import keeping_real
 from bnn_lightning.layers.binary import BinaryLayer
 
 
@@ -39,7 +42,8 @@ def try_binary(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         message = str(error).strip().splitlines()
         raise ValueError(
             f"{type(model).__name__} does not take an input of shape {tuple(example.shape)}: "
-            f"{message[0] if message else type(error).__name__}"
+            f"{message[0].rstrip('.') if message else type(error).__name__}. Take images of another size, or another "
+            "network."
         ) from error
     finally:
         for hook in hooks:
@@ -48,9 +52,21 @@ def try_binary(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     if never:
         raise ValueError(
             f"The network never calls `{never[0]}`, and so would compute with its real weight; keep it real: "
-            f"rules={{{', '.join(f'{name!r}: False' for name in never)}}}."
+            f"{keeping_real(_patterns(never, layers))}."
         )
     return tuple(name for name, calls in seen.items() if not all(any(sign) for sign in zip(*calls, strict=True)))
+
+
+def _patterns(names: Collection[str], layers: Collection[str]) -> list[str]:
+    """Return patterns that match these of the layers and no others: by the last two parts of a name, or the name.
+
+    Example:
+        >>> _patterns(["a.attn.qkv", "b.attn.qkv", "a.mlp.fc"], ["a.attn.qkv", "b.attn.qkv", "a.mlp.fc", "b.mlp.fc"])
+        ['*.attn.qkv', 'a.mlp.fc']
+    """
+    ends = {name: f"*.{'.'.join(name.split('.')[-2:])}" for name in names}
+    alone = {end for end in ends.values() if all(name in names for name in layers if fnmatchcase(name, end))}
+    return list(dict.fromkeys(end if end in alone and name.count(".") > 1 else name for name, end in ends.items()))
 
 
 def _hook(name: str, record: Any) -> Any:

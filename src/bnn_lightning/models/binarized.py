@@ -154,10 +154,14 @@ def _binarized(
         example=None if is_rebuilding() else _example(network, on_meta),
     )
     if report.constant and set(report.constant) == set(report.binary):
+        by_option = options.get("activation", "PReLU") is None
+        why, remedy = (
+            ("`binarize.activation=null` keeps the ReLUs before them", 'take binarize.activation="PReLU"')
+            if by_option
+            else ("it calls ReLUs as functions, which cannot be exchanged", "take another network")
+        )
         raise ValueError(
-            f"No binary layer of `{name}` sees both negative and other values (ReLUs come before them, as functions or "
-            'with `binarize.activation=null`), so that none can learn: take binarize.activation="PReLU", or another '
-            "network."
+            f"No binary layer of `{name}` sees both negative and other values: {why}. None can learn: {remedy}."
         )
     if report.constant:
         warn(
