@@ -74,6 +74,12 @@ def test_page_runs(
             run_script(shortened(block.script), cwd=workplace, preamble=preamble)
 
 
+def test_what_runs_installs_nothing() -> None:
+    scripts = {page: [b.script for b in found if not b.composed] for page, found in PAGES.items()}
+    text = {page: "\n".join(line for script in found for line in lines(script)) for page, found in scripts.items()}
+    assert [page for page in text if re.search(r"\b(pip|apt|apt-get|npm) install", text[page])] == []
+
+
 def test_trainings_are_shortened() -> None:
     script = "bnn train model=mlp \\\n    epochs=3    # why\nbnn evaluate ckpt=a\nbnn train debug=fast"
     first, second, third = shortened(script).splitlines()
