@@ -226,11 +226,14 @@ def test_records_of_runs_in_the_folder_are_not_trusted(tmp_path: Path) -> None:
     assert targets_of(tmp_path) == []
 
 
-def test_a_network_that_is_only_a_module_is_its_own_teacher_and_exported(package: Path, bnn: Bnn) -> None:
+def test_a_network_that_is_only_a_module_is_its_own_teacher_and_exported(
+    package: Path, bnn: Bnn, recwarn: pytest.WarningsRecorder
+) -> None:
     (package / "conf/model/bare.yaml").write_text("_target_: outside.Bare\n")
     chosen = ("-cd", "conf", "model=bare", "data=stripes", "distill=skd", "epochs=1", *QUIET)
     done = bnn("train", *chosen, "hydra.run.dir=runs/bare")
     assert done.code == 0, done.err
+    assert not [w for w in recwarn if "val_dataloader" in str(w.message)]  # it has no held-out images
     (curve,) = (package / "runs/bare").rglob("metrics.csv")
     rows = list(csv.DictReader(curve.read_text().splitlines()))
     for name in ("train/loss_feature", "train/loss_cluster"):

@@ -21,7 +21,8 @@ def silence(*, infos: bool = False) -> Iterator[None]:
     """Leave out Lightning's advertisements and devices, a deprecation that torch >= 2.11 announces, and some advice.
 
     (A training says itself on which device it computes. Epochs shorter than `log_every_n_steps` are in order: what
-    matters is logged once an epoch. And what is logged has been reduced before: it is equal on all ranks.)
+    matters is logged once an epoch. What is logged has been reduced before: it is equal on all ranks. A data module of
+    the user's own may have no held-out images.)
 
     Args:
         infos: Whether Lightning prints its other records of level INFO where nothing has configured logging. (Where the
@@ -32,6 +33,7 @@ def silence(*, infos: bool = False) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
         warnings.filterwarnings("ignore", message=r".*recommended to use `self\.log\(.*sync_dist=True\)`")
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
         # Averages of sharded networks are refused (`checks.check_sharding`).
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that over")
         for logger in map(logging.getLogger, _LOGGERS):
