@@ -241,6 +241,7 @@ def test_a_network_that_is_only_a_module_is_its_own_teacher_and_exported(
     done = bnn("export", "-cd", "conf", "ckpt=runs/bare", "out=bare.bnn")
     assert done.code == 0, done.err
     assert done.out.count("`resize=`") == 1  # its data module does not say how pictures are prepared
+    assert "next:" not in done.out
     assert load(package / "bare.bnn").info.shape == (1, 8, 8)
 
 

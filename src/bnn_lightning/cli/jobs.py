@@ -58,7 +58,7 @@ def export(config: DictConfig) -> float:
 
     found = _run("export", config, out=out_path)
     _tell(str(found))
-    if next_step := FORMATS[found.format].next_step:
+    if (next_step := FORMATS[found.format].next_step) and found.preparation is not None:
         _tell(f"next:\n  {as_started(next_step.format(path=shlex.quote(str(found.path))))}")
     return float(found.size)
 

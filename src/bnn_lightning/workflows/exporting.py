@@ -13,6 +13,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 
+from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.export.formats import FORMATS, Format, Written
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.ir.graph import GraphError
@@ -64,6 +65,7 @@ class Exported:
         size: Bytes of the file; of a web page, of all its files.
         parity: Comparison with the trained network on test images; None where onnxruntime is not installed.
         text: Report of the written file.
+        preparation: Preparation of pictures that the file holds; None where it holds none.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Exported:
     size: int
     parity: Parity | None = field(repr=False)
     text: str = field(repr=False)
+    preparation: Preparation | None = field(repr=False, default=None)
 
     def __str__(self) -> str:
         return self.text
@@ -150,7 +153,7 @@ def _export_packed(
             return _written(row, packed, out, parity)
         provenance = {**info.provenance, "checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
         _save(packed, file, replace(info, provenance=provenance), settings)
-        return _written(row, file, out, parity)
+        return replace(_written(row, file, out, parity), preparation=info.preparation)
 
 
 def _written(row: Format, source: Any, out: Path, parity: Parity) -> Exported:
