@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-NATIVE = ROOT / "src" / "bnn_lightning" / "deploy" / "runtime" / "native.py"
+ENGINE = ROOT / "src" / "bnn_lightning" / "deploy" / "runtime"
 METADATA = """Metadata-Version: 2.4
 Name: bnn-runtime
 Version: {version}
@@ -80,7 +80,7 @@ def write_wheel(folder: Path, tags: str, library: Path) -> Path:
     files: dict[str, bytes] = {
         "bnn_runtime/__init__.py": (HERE / "bnn_runtime" / "__init__.py").read_bytes(),
         "bnn_runtime/cli.py": (HERE / "bnn_runtime" / "cli.py").read_bytes(),
-        "bnn_runtime/native.py": NATIVE.read_bytes(),
+        **{f"bnn_runtime/{name}": (ENGINE / name).read_bytes() for name in ("contexts.py", "native.py")},
         f"bnn_runtime/_lib/{library.name}": library.read_bytes(),
         "bnn_runtime/py.typed": b"",
         f"{info}/licenses/LICENSE": (ROOT / "LICENSE").read_bytes(),

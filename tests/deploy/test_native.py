@@ -25,6 +25,7 @@ from bnn_lightning.deploy.kernels.layout import blocked
 from bnn_lightning.deploy.kernels.weights import Source, blocked_weight
 from bnn_lightning.deploy.planner.plan import Address, Count, Derived, KernelCall, Plan, Region, Size, TorchCall
 from bnn_lightning.deploy.runtime import native
+from bnn_lightning.deploy.runtime.contexts import MOST_IDLE, PATIENCE
 from bnn_lightning.models import create_backbone
 
 pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the compiled library")
@@ -142,9 +143,20 @@ def test_threads_share_a_network(images: np.ndarray) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 200
-    assert len(network._idle) <= native.MOST_IDLE
+    assert len(network._contexts.idle) <= MOST_IDLE
     for logits in found:
         np.testing.assert_array_equal(logits, logits_of(images))
+
+
+def test_memory_follows_the_calls(images: np.ndarray) -> None:
+    network = native.load(file_of(plan(linear())))
+    many = np.repeat(images, 40, 0)
+    for number in (1, 2, len(many), 3):
+        np.testing.assert_array_equal(network(many[:number]), logits_of(many[:number]))
+    assert [context.most for context in network._contexts.idle] == [len(many)]
+    for _ in range(PATIENCE):
+        np.testing.assert_array_equal(network(images[:1]), logits_of(images[:1]))
+    assert [context.most for context in network._contexts.idle] == [1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

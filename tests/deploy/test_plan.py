@@ -17,7 +17,7 @@ from bnn_lightning.deploy.kernels import library as kernels
 from bnn_lightning.deploy.kernels.abi import WORKERS
 from bnn_lightning.deploy.planner.plan import Address, KernelCall, Plan, Region
 from bnn_lightning.deploy.runtime import network as runtime
-from bnn_lightning.deploy.runtime.native import MOST_IDLE
+from bnn_lightning.deploy.runtime.contexts import PATIENCE
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
 
 SIZE = 9
@@ -255,16 +255,16 @@ def test_padding_of_signs_is_right_for_fewer_images_too(tmp_path: Any, pad_value
 
 
 @needs_kernel
-def test_few_contexts_are_kept(tmp_path: Any) -> None:
+def test_the_memory_of_a_large_call_is_released(tmp_path: Any) -> None:
     network = drawn(6, tmp_path)
-    kernel = kernels.current_kernel()
-    assert kernel is not None
-    opened = network._executor._open(network, False, kernel)
-    taken = [network._executor._take(opened, images=1 + i) for i in range(MOST_IDLE + 3)]
-    for execution in taken:
-        network._executor._give(execution)
-    assert network._executor.num_idle == MOST_IDLE
-    assert min(one.most for one in network._executor._idle) == 4  # those with the most room
+    idle = network._executor._contexts
+    wanted = network(images(64))
+    for number in (16, 3, 65, 2, 64):  # in one context, and in one with more room
+        assert torch.equal(network(images(64)[:number]), wanted[:number])
+        assert network._executor.num_idle == 1
+    for _ in range(PATIENCE + 1):
+        assert torch.equal(network(images(64)[:5]), wanted[:5])
+    assert [context.most for context in idle.idle] == [5]
 
 
 @needs_kernel

@@ -1,7 +1,7 @@
 """Run plans on torch tensors: kernels by rows, torch in between for the nodes that it computes.
 
-One plan serves every number of images and every number of threads. A context is memory for one call at a time; some
-that are idle are kept for the next calls.
+One plan serves every number of images and every number of threads. A context is memory for one call at a time; those
+that later calls need are kept for them.
 """
 
 import os
@@ -25,7 +25,8 @@ from bnn_lightning.deploy.kernels.library import Kernel
 from bnn_lightning.deploy.planner.plan import Address, Plan, Region, TorchCall
 from bnn_lightning.deploy.planner.planner import make_plan
 from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
-from bnn_lightning.deploy.runtime.native import MOST_IDLE, MOST_IMAGES, Rows, Sections
+from bnn_lightning.deploy.runtime.contexts import Contexts
+from bnn_lightning.deploy.runtime.native import MOST_IMAGES, Rows, Sections
 
 _DTYPES = {"f32": torch.float32, "i8": torch.int8, "i32": torch.int32, "i64": torch.int64}
 # Computes the value of a node, by its number, from those that it reads.
@@ -128,10 +129,13 @@ class Execution:
     Args:
         opened: The plan.
         most: Most images of a call.
+
+    Attributes:
+        needed: Call that needed it last, see `Contexts`.
     """
 
     def __init__(self, opened: Opened, most: int) -> None:
-        self.opened, self.most = opened, most
+        self.plan, self.most, self.needed = opened, most, 0
         self._rows = Rows(opened.sections, most, takes_bytes=opened.takes_bytes)
 
     def run(self, images: Tensor, interpret: Interpreter, seconds: list[float] | None = None) -> Tensor:
@@ -143,10 +147,10 @@ class Execution:
             seconds: One a call of the plan; what each takes is added.
         """
         number, at = images.shape[0], 0
-        logits = floats(number, self.opened.sections.num_classes)
+        logits = floats(number, self.plan.sections.num_classes)
         self._rows.place(images.data_ptr(), number, logits.data_ptr())
-        self._rows.use_threads(*self.opened.kernel.threads())
-        for row in self.opened.rows:
+        self._rows.use_threads(*self.plan.kernel.threads())
+        for row in self.plan.rows:
             torch_call = isinstance(row, TorchCall)
             ends = [(at, at + 1)] if isinstance(row, TorchCall) else [row]
             if seconds is not None and not torch_call:
@@ -163,7 +167,7 @@ class Execution:
 
     @torch.no_grad()
     def _interpret(self, call: TorchCall, number: int, logits: Tensor, interpret: Interpreter) -> None:
-        types = self.opened.types
+        types = self.plan.types
         values = {value: self._tensor(address, types[value], number, logits) for value, address in call.reads.items()}
         result, place = interpret(call.node, values), self._tensor(call.writes, types[call.node], number, logits)
         if result.shape != place.shape or result.dtype != place.dtype:
@@ -213,7 +217,7 @@ class Executor:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[Execution] = []
+        self._contexts = Contexts[Execution]()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Executor":
         return Executor(self._file)
@@ -224,13 +228,13 @@ class Executor:
     @property
     def num_idle(self) -> int:
         """Number of contexts that wait for calls."""
-        return len(self._idle)
+        return len(self._contexts.idle)
 
     def clear(self) -> None:
         """Forget plans and contexts: the tensors of the network have changed."""
         with self._lock:
-            self._section, self._planned, self._opened, self._idle = ConstantSection(), {}, {}, []
-            self._file = None
+            self._section, self._planned, self._opened, self._file = ConstantSection(), {}, {}, None
+            self._contexts.clear()
 
     def plan(self, network: Runnable, *, takes_bytes: bool) -> Plan:
         """Return a plan of a network, which is made and verified when it is asked for the first time."""
@@ -251,9 +255,10 @@ class Executor:
         number = images.shape[0]
         if number > MOST_IMAGES:
             raise ValueError(f"A call takes at most {MOST_IMAGES} images, got {number}: divide them.")
-        execution = self._take(self._open(network, images.dtype == torch.uint8, kernel), number)
+        opened = self._open(network, images.dtype == torch.uint8, kernel)
+        execution = self._contexts.take(number, opened) or Execution(opened, number)
         logits = execution.run(images.contiguous(), network.run_node, seconds)
-        self._give(execution)
+        self._contexts.give(execution, number)
         return logits
 
     def _plan(self, network: Runnable, takes_bytes: bool) -> tuple[Plan, Sequence[Type]]:
@@ -269,23 +274,6 @@ class Executor:
             opened = None if self._file is None else self._file.opened(kernel, takes_bytes=takes_bytes)
             self._opened[key] = opened or Opened.of(*self._plan(network, takes_bytes), kernel)
         return self._opened[key]
-
-    def _take(self, opened: Opened, images: int) -> Execution:
-        """Return a context with room for so many images: the smallest idle one or a new one."""
-        with self._lock:
-            fits = [one for one in self._idle if one.opened is opened and images <= one.most]
-            if fits:
-                smallest = min(fits, key=lambda one: one.most)
-                self._idle.remove(smallest)
-                return smallest
-        return Execution(opened, images)
-
-    def _give(self, execution: Execution) -> None:
-        """Keep a context for later calls; the one with the least room goes when there are too many."""
-        with self._lock:
-            self._idle.append(execution)
-            if len(self._idle) > MOST_IDLE:
-                self._idle.remove(min(self._idle, key=lambda one: one.most))
 
 
 def _begin_all() -> None:

@@ -1,12 +1,12 @@
 """Packed networks without torch: the C library of the engine (csrc/bnn.h), by ctypes and numpy.
 
-This file is also `bnn_runtime.native` of the distribution bnn-runtime, and imports nothing else of this package.
+This file is also `bnn_runtime.native` of the distribution bnn-runtime, and imports nothing else of this package but
+what lies beside it there.
 """
 
 import ctypes
 import os
 import platform
-import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from .contexts import Contexts
+
 Array = NDArray[Any]
 
 _SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib"}
 LIBRARY = Path(__file__).parent / "_lib" / f"libbnn{_SUFFIXES.get(platform.system(), '.so')}"
 MOST_IMAGES = 1 << 20  # of a call
-MOST_IDLE = 4  # contexts that a network keeps for calls at the same time
 _FILE, _VERSION, _TORCH, _MEMORY, _PROCESSOR = 1, 3, 4, 5, 7  # of bnn_status
 
 
@@ -119,10 +120,10 @@ def _fail(error: _Error) -> NoReturn:
 
 
 class _Context:
-    """The memory of one call at a time."""
+    """Memory that the library allocated for calls of a network."""
 
     def __init__(self, network: "Network", images: int) -> None:
-        self.most, error = images, _Error()
+        self.most, self.plan, self.needed, error = images, None, 0, _Error()
         self.handle = ctypes.c_void_p()
         opened = library().bnn_context_open(
             network.handle, images, network.threads, ctypes.byref(self.handle), ctypes.byref(error)
@@ -158,9 +159,7 @@ class Network:
             _fail(error)
         self._close = weakref.finalize(self, library().bnn_close, self.handle)
         self.facts = self._describe()
-        self._idle: list[_Context] = []
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._contexts, self._process = Contexts[_Context](), os.getpid()
 
     def _describe(self) -> Facts:
         facts = library().bnn_describe(self.handle).contents
@@ -195,9 +194,7 @@ class Network:
         context, error = self._take(number), _Error()
         if run(context.handle, images.ctypes.data, number, logits.ctypes.data, ctypes.byref(error)):
             _fail(error)
-        with self._lock:
-            if len(self._idle) < MOST_IDLE:
-                self._idle.append(context)
+        self._contexts.give(context, number)
         return logits
 
     def _checked(self, images: Array) -> Array:
@@ -217,18 +214,9 @@ class Network:
         return images
 
     def _take(self, images: int) -> _Context:
-        """Return an idle context with room for so many images, the smallest one, or a new one."""
         if self._process != os.getpid():  # forked: the parent's threads may have held the lock
-            self._lock, self._idle, self._process = threading.Lock(), [], os.getpid()
-        with self._lock:
-            fitting = [one for one in self._idle if one.most >= images]
-            if fitting:
-                smallest = min(fitting, key=lambda one: one.most)
-                self._idle.remove(smallest)
-                return smallest
-            if len(self._idle) == MOST_IDLE:
-                self._idle.pop(0)
-        return _Context(self, images)
+            self._contexts, self._process = Contexts(), os.getpid()
+        return self._contexts.take(images) or _Context(self, images)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Prepare a picture as evaluation did: scale it to cover a box, cut out the middle, add a border.
