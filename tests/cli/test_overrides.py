@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bnn_lightning.workflows.checks_callbacks import NEEDED
+from bnn_lightning.workflows.training_config import NEEDED
 
 Bnn = Callable[..., Any]
 RUN = ("channel_blend_clip", *NEEDED)

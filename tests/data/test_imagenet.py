@@ -181,7 +181,7 @@ def test_torchcodec_and_pillow_decode_alike(root: Path) -> None:
 
 def test_number_of_classes_comes_from_the_folders(root: Path) -> None:
     assert module(root, num_classes=None).num_classes == 3
-    with pytest.raises(ValueError, match=r"must be the number of folders in .*train`, 3 \(n01440764, .*\), got 1000"):
+    with pytest.raises(ValueError, match=r"must be the number of classes in .*train`, 3 \(n01440764, .*\), got 1000"):
         module(root, num_classes=1000).setup("fit")
 
 

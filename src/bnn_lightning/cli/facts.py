@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bnn_lightning.cli.config_paths import label_of
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
-from bnn_lightning.workflows.data_facts import facts_taken, missing_facts
 from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.sections import facts_taken, missing_facts
 
 # Sections whose builders are given facts of the data that their signatures take.
 _TAKERS = ("model", "distill")

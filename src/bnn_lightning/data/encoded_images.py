@@ -24,6 +24,7 @@ from bnn_lightning.data.sampler import Copies, EpochSampler, Indices
 from bnn_lightning.data.transforms import lighting, to_float
 from bnn_lightning.utils.checks import check_choice, check_integer, check_number
 from bnn_lightning.utils.image_size import ImageSize, plain_size, sides
+from bnn_lightning.utils.text import some
 
 OnDamaged = Literal["error", "skip"]
 Part = Literal["train", "val", "test"]
@@ -297,6 +298,14 @@ class EncodedDataModule(ImageDataModule):
     @abstractmethod
     def require(self) -> None:
         """See that the set is there and fits, or raise an error that says what to put where."""
+
+    def _check_classes(self, names: Sequence[str], place: Path) -> None:
+        """Refuse a part of the set with another number of classes than `num_classes`."""
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f"`num_classes` must be the number of classes in `{place}`, {len(names)} ({some(sorted(names))}), got "
+                f"{self.num_classes}: data.num_classes={len(names)}."
+            )
 
     @abstractmethod
     def source(self, part: Part) -> ImageSource:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bnn_lightning.data.encoded_images import EncodedDataModule, Part, picture_spec
 from bnn_lightning.data.folder_images import FolderImages
-from bnn_lightning.data.imagenet_folders import class_difference, class_folders, count_classes, listed_names
+from bnn_lightning.data.imagenet_folders import class_difference, class_folders, count_classes
 from bnn_lightning.utils.image_size import ImageSize
 
 VALIDATION = ("val", "validation")
@@ -106,11 +106,7 @@ class FolderDataModule(EncodedDataModule):
             ValueError: They do not hold `num_classes` classes, or one holds others than `train`.
         """
         names = count_classes(self.root)
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f"`num_classes` must be the number of folders in `{self.root / 'train'}`, {len(names)} "
-                f"({listed_names(names)}), got {self.num_classes}: data.num_classes={len(names)}."
-            )
+        self._check_classes(names, self.root / "train")
         if not self.has_val and "test" not in self.folders:
             raise FileNotFoundError(
                 f"`{self.root}` holds no pictures to evaluate on: add a folder `val` (or `validation`) or `test`, with "

@@ -7,7 +7,7 @@ from typing import Any
 from bnn_lightning.data.base import DataSpec
 from bnn_lightning.data.encoded_images import EncodedDataModule, Part, picture_spec
 from bnn_lightning.data.folder_images import FolderImages
-from bnn_lightning.data.imagenet_folders import class_difference, class_folders, listed_names
+from bnn_lightning.data.imagenet_folders import class_difference, class_folders
 from bnn_lightning.utils.image_size import ImageSize
 
 
@@ -53,11 +53,7 @@ class ImageNetDataModule(EncodedDataModule):
                     f"ILSVRC2012 (https://image-net.org, needs an account) as `{self.folder / part}/<wnid>/*.JPEG`, "
                     f"or let `data.root` (now `{self.root}`) name the folder that holds `train` and `val`."
                 )
-            if len(found) != self.num_classes:
-                raise ValueError(
-                    f"`num_classes` must be the number of folders in `{self.folder / part}`, {len(found)} "
-                    f"({listed_names(found)}), got {self.num_classes}: data.num_classes={len(found)}."
-                )
+            self._check_classes(found, self.folder / part)
             if difference := class_difference(self.folder / part, self.class_names):
                 raise ValueError(f"`{self.folder / part}` must hold the classes of `train`: it {difference}.")
 

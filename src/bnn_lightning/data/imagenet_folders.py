@@ -5,11 +5,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from bnn_lightning.data.image_io import SUFFIXES
+from bnn_lightning.utils.text import some
 
 PARTS = ("train", "val")
 # Those of a set of one's own besides.
 MORE_PARTS = ("validation", "test")
-_MOST_NAMES = 8
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -43,17 +43,6 @@ def count_classes(root: str | Path) -> tuple[str, ...]:
     return names
 
 
-def listed_names(names: Collection[str]) -> str:
-    """Return the first names and how many more there are, for messages about classes.
-
-    Example:
-        >>> listed_names(["cat", "dog"])
-        'cat, dog'
-    """
-    first = ", ".join(sorted(names)[:_MOST_NAMES])
-    return first + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
-
-
 def class_difference(folder: Path, names: Collection[str]) -> str:
     """Say which folders of classes a folder lacks, and which it has besides; empty where it has just those.
 
@@ -63,6 +52,6 @@ def class_difference(folder: Path, names: Collection[str]) -> str:
     """
     there = set(class_folders(folder))
     lacking, besides = set(names) - there, there - set(names)
-    parts = [f"lacks {listed_names(lacking)}"] if lacking else []
-    parts += [f"has {listed_names(besides)} besides"] if besides else []
+    parts = [f"lacks {some(sorted(lacking))}"] if lacking else []
+    parts += [f"has {some(sorted(besides))} besides"] if besides else []
     return " and ".join(parts)

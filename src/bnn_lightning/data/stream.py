@@ -12,9 +12,10 @@ from bnn_lightning.data.convert import INDEX, LABELS
 from bnn_lightning.data.decode import Decoder, decode_image
 from bnn_lightning.data.encoded_images import EncodedDataModule, Part
 from bnn_lightning.data.imagenet import imagenet_spec
-from bnn_lightning.data.imagenet_folders import PARTS, listed_names
+from bnn_lightning.data.imagenet_folders import PARTS
 from bnn_lightning.utils.image_size import ImageSize
 from bnn_lightning.utils.optional import require
+from bnn_lightning.utils.text import some
 
 
 class ImageNetStreamDataModule(EncodedDataModule):
@@ -83,13 +84,9 @@ class ImageNetStreamDataModule(EncodedDataModule):
                     f"`bnn prepare to=stream source=<folder> output={self.folder}`, or let `data.root` name the folder "
                     "or address that holds `train` and `val`."
                 )
-            if len(names) != self.num_classes:
-                raise ValueError(
-                    f"`num_classes` must be the number of classes in `{self.folder / part}`, {len(names)} "
-                    f"({listed_names(names)}), got {self.num_classes}: data.num_classes={len(names)}."
-                )
+            self._check_classes(names, self.folder / part)
             if names != (training := stored_classes(self.folder / PARTS[0])):
-                different = listed_names(set(names) ^ set(training))
+                different = some(sorted(set(names) ^ set(training)))
                 raise ValueError(
                     f"`{self.folder / part}` must hold the classes of `train`: they differ in {different}."
                 )

@@ -43,9 +43,10 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.keras_file import is_keras_file, read_keras
-from bnn_lightning.models.published_file import OTHER_SHAPE, differences, read_published, some
+from bnn_lightning.models.published_file import OTHER_SHAPE, differences, read_published
 from bnn_lightning.models.published_names import names_of
 from bnn_lightning.models.registry import backbone_signature, create_backbone, list_backbones
+from bnn_lightning.utils.text import some
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnn_lightning.utils.text import some
+
 # Entries in which a state dict lies, the first that there is, and modules that a network is wrapped in.
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "student", "module")
 _WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "student", "backbone")
@@ -217,9 +219,3 @@ def differences(
     ]
     kinds = (("Missing in the file", missing), ("Unknown to the network", unknown), (OTHER_SHAPE, shapes))
     return tuple(f"{kind}: {some(names)}." for kind, names in kinds if names)
-
-
-def some(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names as one line, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

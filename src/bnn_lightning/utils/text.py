@@ -17,6 +17,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean `{near[0]}`?" if near else ""
 
 
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as one line, and how many more there are.
+
+    Example:
+        >>> some(["cat", "dog", "horse"], 2)
+        'cat, dog and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def text_table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     r"""Return the lines of a table, columns two spaces apart; the last column may have lines of any length.
 

@@ -2,9 +2,9 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import nn
@@ -43,13 +43,9 @@ class Backends:
         """Return the packed network, and the baselines of these names that can be had."""
         found = {PACKED: baselines.torch_runner(self.subject.packed, channels_last=False)}
         for name in names:
-            with self.refusing(name):
+            with refusing(self.absent, name):
                 found[name] = BASELINES[name](self)
         return found
-
-    def refusing(self, name: str) -> "Refusing":
-        """Note in `absent` why a baseline is not measured."""
-        return Refusing(self.absent, name)
 
     def simulated(self) -> nn.Module:
         """Return the network with floats for signs."""
@@ -93,43 +89,30 @@ class Backends:
         return network
 
 
-class Refusing:
+@contextmanager
+def refusing(absent: dict[str, str], name: str) -> Iterator[None]:
     """Note why a baseline is not measured, where a library is missing or refuses the network, and go on.
 
     Args:
         absent: Takes the reason.
         name: Name of the baseline.
     """
-
-    def __init__(self, absent: dict[str, str], name: str) -> None:
-        self.absent, self.name = absent, name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, (*_REFUSALS, *_own_errors())):
-            return False
+    try:
+        yield
+    except _refusals() as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        self.absent[self.name] = lines[0][:200]
-        return True
+        absent[name] = lines[0][:200]
 
 
 @cache
-def _own_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that onnxruntime and nncf define, which are none of Python's."""
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return the exceptions of a library that cannot take a network: Python's, and those of onnxruntime and nncf."""
     found: list[type[Exception]] = []
-    for module in _imported("onnxruntime.capi.onnxruntime_pybind11_state", "nncf.errors"):
-        found += [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return tuple(found)
-
-
-def _imported(*names: str) -> Iterator[ModuleType]:
-    for name in names:
-        try:
-            yield importlib.import_module(name)
-        except ImportError:
-            continue
+    for name in ("onnxruntime.capi.onnxruntime_pybind11_state", "nncf.errors"):
+        with suppress(ImportError):
+            module = importlib.import_module(name)
+            found += [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*_REFUSALS, *found)
 
 
 def _larq(backends: Backends) -> Runner:

@@ -16,7 +16,7 @@ from bnn_lightning.deploy.validate import baselines
 from bnn_lightning.deploy.validate.baselines import Runner
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.utils.hardware import num_cores
-from bnn_lightning.workflows.backends import PACKED, Refusing
+from bnn_lightning.workflows.backends import PACKED, refusing
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement
 from bnn_lightning.workflows.settings import BenchmarkSettings
 
@@ -62,7 +62,7 @@ def measure_layers(settings: BenchmarkSettings, folder: Path) -> BenchmarkReport
         makers = {PACKED: _packed, "onnxruntime_float": _float, "onnxruntime_int8": _int8}
         runners: dict[str, dict[int, Runner]] = {}
         for name, maker in makers.items():
-            with Refusing(report.absent, name):
+            with refusing(report.absent, name):
                 runners[name] = {long: maker(long, channels, size, folder) for long in (_SHORT, _LONG)}
         for threads in settings.threads or sorted({1, num_cores()}):
             report.entries += _time(runners, (size, channels), threads, settings.repeats)

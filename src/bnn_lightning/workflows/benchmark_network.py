@@ -13,7 +13,7 @@ from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.workflows.building import build, build_network
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.opened import Described, open_checkpoint
 from bnn_lightning.workflows.packed_file import packed_path, read_packed
 from bnn_lightning.workflows.settings import BenchmarkSettings
@@ -93,11 +93,9 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
     name = str(model.get("name") or model["_target_"])
     finish(network)
     file = folder / f"{name}.bnn"
-    try:
+    with as_user_error(f"`{name}` cannot be packed: ", (ValueError,)):
         packed = pack(network)
         save(packed, file, PackedInfo(name, in_channels=network.in_channels, image_size=network.image_size))  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UserError(f"`{name}` cannot be packed: {error}") from error
     twin, unknown = _twin(model, trust)
     report = packed.report
     unfolded = report.unplanned or "; ".join(f"{name}: {reason}" for name, reason in report.unfolded.items())
@@ -114,7 +112,8 @@ def _of_file(file: Path, trust: list[str]) -> Subject:
     packed = read_packed(file)
     config = packed.info.provenance.get("config")
     model = config.get("model") if isinstance(config, dict) else None
-    facts = (_left(packed), _unfolded(packed))
+    # Layers whose weights are signs, and that do not run on bits.
+    facts = (dict.fromkeys(packed.signs_of_others, "its input is real"), _unfolded(packed))
     if not isinstance(model, dict) or "_target_" not in model:
         return Subject(file, packed, None, None, *facts, "the file does not say which network it was made from")
     try:
@@ -124,11 +123,6 @@ def _of_file(file: Path, trust: list[str]) -> Subject:
     finish(simulated)
     twin, unknown = _twin(model, trust)
     return Subject(file, packed, simulated, twin, *facts, unknown)
-
-
-def _left(packed: LoadedNetwork) -> dict[str, str]:
-    """Return the layers of a file whose weights are signs, and that do not run on bits: their inputs are real."""
-    return dict.fromkeys(packed.signs_of_others, "its input is real")
 
 
 def _unfolded(packed: LoadedNetwork) -> str:

@@ -16,7 +16,7 @@ from bnn_lightning.deploy.validate.footprint import measure_footprint
 from bnn_lightning.deploy.validate.profile import Share, time_shares
 from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.hardware import num_cores
-from bnn_lightning.workflows.backends import BASELINES, PACKED, Backends
+from bnn_lightning.workflows.backends import BASELINES, PACKED, Backends, refusing
 from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
@@ -119,12 +119,12 @@ def measure_network(settings: BenchmarkSettings, subject: Subject, folder: Path)
     report.footprint = measure_footprint(subject.file)
     for number in settings.threads or sorted({1, num_cores()}):
         for batch in settings.batch:
-            report.entries += run(runners, images[:batch], number, settings.repeats, backends)
+            report.entries += run(runners, images[:batch], number, settings.repeats, report.absent)
     return report
 
 
 def run(
-    runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, backends: Backends
+    runners: Mapping[str, Runner], images: torch.Tensor, threads: int, repeats: int, absent: dict[str, str]
 ) -> list[Measurement]:
     """Time runners in turns on some images.
 
@@ -133,16 +133,16 @@ def run(
         images: Images of one batch.
         threads: That each may use.
         repeats: Turns of each.
-        backends: Note those that fail, with the reason.
+        absent: Takes the reasons of those that fail.
     """
     steps = {}
     for name, runner in runners.items():
-        with backends.refusing(name):
+        with refusing(absent, name):
             step = runner(threads, images)
             step()
             steps[name] = step
     if PACKED not in steps:
-        raise UserError(f"the packed network cannot be run: {backends.absent[PACKED]}")
+        raise UserError(f"the packed network cannot be run: {absent[PACKED]}")
     torch.set_num_threads(threads)
     turns = time_in_turns(steps, repeats=repeats, least=_LEAST, settle=_PAUSE if threads == 1 else _LONG_PAUSE)
     return [Measurement(name, threads, len(images), tuple(turns[name])) for name in steps]

@@ -19,7 +19,7 @@ from bnn_lightning.tasks.tuners import why_refused
 from bnn_lightning.utils.image_size import plain_size
 from bnn_lightning.workflows.allowed import ALLOWED, SUBPACKAGES
 from bnn_lightning.workflows.arguments import NODE_KEYS, check_arguments
-from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.errors import UserError, as_user_error, did_you_mean, listed
 from bnn_lightning.workflows.old_names import TARGETS
 
 Node = Mapping[str, Any]
@@ -320,10 +320,9 @@ def build_all(nodes: Node | None, *, at: str, trust: Sequence[str] = ()) -> list
 def call(node: Node, parts: Mapping[str, Any], *, at: str, trust: Sequence[str] = ()) -> Any:
     """Build the object of a node from its values and from parts that are objects already."""
     function = build({**node, "_partial_": True}, at=at, trust=trust)
-    try:
+    refusals = (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+    with as_user_error(f"`{at}`: ", refusals):
         return function(**parts)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        raise UserError(f"`{at}`: {error}") from error
 
 
 def _target_nodes(node: Any, at: str) -> Iterator[tuple[Node, str]]:
@@ -342,10 +341,8 @@ def _builder(target: Callable[..., Any], arguments: Node, at: str) -> tuple[Call
     signature_of = _REGISTRIES.get(target)
     if signature_of is None or "name" not in arguments:
         return target, arguments
-    try:
+    with as_user_error(f"`{at}.name`: "):
         function = _Signature(arguments["name"], signature_of(arguments["name"]))
-    except ValueError as error:
-        raise UserError(f"`{at}.name`: {error}") from error
     return function, {key: value for key, value in arguments.items() if key != "name"}
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.keras_file import is_keras_file
-from bnn_lightning.models.published_file import differences, read_file, some, why_unusable
+from bnn_lightning.models.published_file import differences, read_file, why_unusable
 from bnn_lightning.tasks.classification import ClassificationTask
+from bnn_lightning.utils.text import some
 from bnn_lightning.workflows.allowed import is_library
 from bnn_lightning.workflows.building import ForeignTargetError, build_network, build_task
-from bnn_lightning.workflows.errors import UntrustedFileError, UserError, explain
+from bnn_lightning.workflows.errors import UntrustedFileError, UserError, as_user_error
 from bnn_lightning.workflows.old_names import is_resumable, with_new_names
 from bnn_lightning.workflows.weights_file import CLASSES_KEY as CLASSES_KEY
 from bnn_lightning.workflows.weights_file import CONFIG_KEY as CONFIG_KEY
@@ -108,10 +109,8 @@ def network_file(path: str | Path) -> Path:
         UserError: The zoo has no such network, or its file could not be had.
     """
     if is_name(path):
-        try:
+        with as_user_error(of=(ZooError,)):
             return weights_file(path)
-        except ZooError as error:
-            raise UserError(str(error)) from error
     path = Path(path)
     files = [folder / name for folder in (path / "checkpoints", path) for name in ("final.ckpt", "last.ckpt")]
     return next((file for file in files if file.is_file()), path) if path.is_dir() else path
@@ -137,12 +136,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"`{path}` is a folder without final.ckpt and last.ckpt: give a run, or the file itself.")
     if not path.is_file():
-        near = f" `{path.parent}` has: {_names(path.parent)}." if path.parent.is_dir() else ""
+        names = sorted(file.name for file in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = f" `{path.parent}` has: {some(names) or 'nothing'}." if path.parent.is_dir() else ""
         raise UserError(f"`{path}`: no such file.{near}")
-    try:
+    with as_user_error():
         checkpoint = read_weights(path) if is_weights_file(path) else read_file(path)
-    except (ValueError, OSError) as error:
-        raise UserError(explain(error)) from error
     config = checkpoint.get(CONFIG_KEY)
     if isinstance(config, dict):
         _check_plain(config, str(path))
@@ -222,7 +220,3 @@ def _check_plain(node: Any, path: str, depth: int = 0) -> None:
         raise UserError(f"`{path}`: its configuration holds an interpolation ({node!r}), which we never write.")
     elif node is not None and not isinstance(node, str | int | float):
         raise UserError(f"`{path}`: its configuration is damaged: it holds a {type(node).__name__}.")
-
-
-def _names(folder: Path, most: int = 8) -> str:
-    return some(sorted(p.name for p in folder.iterdir()), most) or "nothing"

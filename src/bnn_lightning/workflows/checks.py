@@ -23,7 +23,7 @@ from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.tasks.labels import LabelError
 from bnn_lightning.tasks.scheduler import make_scheduler
 from bnn_lightning.workflows.building import build_on_meta
-from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.errors import READING, UserError, as_user_error, did_you_mean, listed
 
 Node = Mapping[str, Any]
 # Bound of learning rates and weight decays: Adam divides by 1 - beta, and the quotient must be a float32.
@@ -102,15 +102,13 @@ def check_data(datamodule: LightningDataModule, trainer: Trainer, *, stage: Lite
         UserError: Missing or damaged files, or a batch that cannot be shared equally.
     """
     datamodule.trainer = trainer
-    try:
+    with as_user_error("`data`: ", READING):
         if stage == "fit" and hasattr(datamodule, "local_batch_size"):
             datamodule.local_batch_size()
         first = trainer.local_rank if datamodule.prepare_data_per_node else trainer.global_rank
         if first == 0:  # the others wait for it when Lightning prepares the data
             datamodule.prepare_data()
             datamodule.setup(stage)
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        raise UserError(f"`data`: {error}") from error
 
 
 def check_class_weights(task: ClassificationTask, datamodule: LightningDataModule, trainer: Trainer) -> None:
@@ -120,10 +118,8 @@ def check_class_weights(task: ClassificationTask, datamodule: LightningDataModul
         UserError: They cannot be computed.
     """
     if trainer.local_rank == 0:
-        try:
+        with as_user_error(of=(ValueError,)):
             task.weigh_classes(datamodule)
-        except ValueError as error:
-            raise UserError(str(error)) from error
 
 
 def check_sharding(trainer: Trainer) -> None:

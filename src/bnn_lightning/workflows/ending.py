@@ -8,12 +8,6 @@ from pytorch_lightning.loops.fit_loop import _FitLoop
 from bnn_lightning.callbacks.nonfinite import NonFiniteLossError
 
 
-def checkpoint_path(trainer: Trainer, name: str) -> str | None:
-    """Return a file that this run has written, or None."""
-    path = Path(trainer.default_root_dir) / "checkpoints" / name
-    return str(path) if path.is_file() else None
-
-
 def duration(seconds: float) -> str:
     """Return a time as people say it.
 
@@ -42,8 +36,8 @@ def end_only(trainer: Trainer) -> None:
 
 def explain_nonfinite(error: NonFiniteLossError, trainer: Trainer) -> str:
     """Return what to tell the user: the step, the last good checkpoint, and what to change."""
-    last = checkpoint_path(trainer, "last.ckpt")
-    good = "There is no checkpoint yet." if last is None else f"The last good checkpoint is {last}."
+    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
+    good = f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
     return (
         f"{error} {good} Lower the learning rate (optimizer.lr), clip gradients (trainer.gradient_clip_val=1.0), or "
         "take precision=fp32; on_nonfinite=skip leaves such steps out, on_nonfinite=ignore trains on."

@@ -1,8 +1,12 @@
 """Errors that the user can mend, and their messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from bnn_lightning.utils.text import did_you_mean as did_you_mean
+
+# Errors of reading data and weights, those of optional libraries included.
+READING = (ValueError, OSError, RuntimeError, ModuleNotFoundError)
 
 
 class UserError(ValueError):
@@ -34,6 +38,31 @@ def listed(names: Iterable[str]) -> str:
         'a, b'
     """
     return ", ".join(sorted(names)) or "nothing"
+
+
+@contextmanager
+def as_user_error(begin: str = "", of: tuple[type[Exception], ...] = (ValueError, OSError)) -> Iterator[None]:
+    """Turn errors of values and files within a block into errors that the user can mend.
+
+    Args:
+        begin: Begin of the message, such as the key of the value.
+        of: Classes of the errors.
+
+    Raises:
+        UserError: Says what the error said.
+
+    Example:
+        >>> with as_user_error("`size`: "):
+        ...     int("large")
+        Traceback (most recent call last):
+        bnn_lightning.workflows.errors.UserError: `size`: invalid literal for int() with base 10: 'large'
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except of as error:
+        raise UserError(f"{begin}{explain(error)}") from error
 
 
 def explain(error: BaseException) -> str:

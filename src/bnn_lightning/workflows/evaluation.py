@@ -16,7 +16,6 @@ from bnn_lightning.workflows.building import check
 from bnn_lightning.workflows.checkpoint import explained
 from bnn_lightning.workflows.checks import check_devices, check_precision, relaxed
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.image_loop import show_images
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     Described,
@@ -29,7 +28,7 @@ from bnn_lightning.workflows.opened import (
 from bnn_lightning.workflows.packed_file import read_packed
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import EvaluateSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, show_images
 
 Plain = dict[str, Any]
 

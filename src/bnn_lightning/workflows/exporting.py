@@ -1,6 +1,5 @@
 """Pack the network of a checkpoint, compare it on real images, and write it."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,7 @@ from bnn_lightning.deploy.validate.parity import Comparison, Parity
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import network_file
 from bnn_lightning.workflows.checks import check_devices
-from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.image_loop import show_images
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     OpenedNetwork,
@@ -35,10 +33,11 @@ from bnn_lightning.workflows.opened import (
     open_checkpoint,
 )
 from bnn_lightning.workflows.out_file import check_out, check_out_folder, unwritten, written
-from bnn_lightning.workflows.packed_info import packed_info
+from bnn_lightning.workflows.packed_file import packed_info
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import ExportSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, show_images
+from bnn_lightning.zoo.download import checksum
 from bnn_lightning.zoo.files import is_name
 from bnn_lightning.zoo.receipts import PREFIX
 
@@ -132,10 +131,8 @@ def _export_packed(
 ) -> Exported:
     """Pack a network, compare what users will run, and write it."""
     backbone = opened.task.backbone
-    try:
+    with as_user_error(f"`{opened.path}` cannot be packed: ", (ValueError,)):
         packed = pack(backbone)
-    except ValueError as error:
-        raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
     say(f"packed: {packed.report}")
     row = FORMATS[settings.format]
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +148,7 @@ def _export_packed(
         _refuse_faults(parity, out, "the packed network")
         if row.source == "layers":
             return _written(row, packed, out, parity)
-        provenance = {**info.provenance, "checkpoint_sha256": digest(opened.path), "parity": _figures(parity)}
+        provenance = {**info.provenance, "checkpoint_sha256": checksum(Path(opened.path)), "parity": _figures(parity)}
         _save(packed, file, replace(info, provenance=provenance), settings)
         return replace(_written(row, file, out, parity), preparation=info.preparation)
 
@@ -237,10 +234,8 @@ def _checked_out(settings: ExportSettings) -> Path:
         raise UserError(f"`out` must end in {row.suffix} with format={row.name}, got {out}.")
     for file in () if row.folder else row.files(out):
         check_out(file)
-    try:
+    with as_user_error("`out`: ", (ValueError,)):
         row.check_out(out)
-    except ValueError as error:
-        raise UserError(f"`out`: {error}") from error
     return out
 
 
@@ -269,18 +264,11 @@ def pack_opened(opened: OpenedNetwork, *, trust: Sequence[str] = ()) -> LoadedNe
     """
     datamodule = build_datamodule(opened.data, trust=trust)
     check_class_names(opened.class_names, datamodule, opened.path)
-    try:
+    with as_user_error(f"`{opened.path}` cannot be packed: ", (ValueError,)):
         packed = pack(opened.task.backbone.eval())
         with tempfile.TemporaryDirectory() as folder:
             save(packed, Path(folder, "net.bnn"), packed_info(opened.config, datamodule))
             return load(Path(folder, "net.bnn").read_bytes())
-    except ValueError as error:
-        raise UserError(f"`{opened.path}` cannot be packed: {error}") from error
-
-
-def digest(path: str) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _figures(parity: Parity) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from bnn_lightning.data.encoded_images import EncodedDataModule
-from bnn_lightning.data.imagenet_folders import listed_names
 from bnn_lightning.layers.module_utils import evaluation
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.image_size import sides
+from bnn_lightning.utils.text import some
 from bnn_lightning.workflows.building import PACKAGE, build_datamodule, build_network, check
 from bnn_lightning.workflows.checkpoint import (
     embedded_classes,
@@ -25,7 +25,7 @@ from bnn_lightning.workflows.checkpoint import (
     network_file,
     read_checkpoint,
 )
-from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.sections import data_section, model_section
 
@@ -193,7 +193,7 @@ def check_class_names(trained: Sequence[str], datamodule: Any, path: str | Path)
         return
     raise UserError(
         f"`{path}` was trained on other classes than those of `data.root={datamodule.root}`, which lacks "
-        f"{listed_names(set(trained) - set(names))} and has {listed_names(set(names) - set(trained))} besides: the "
+        f"{some(sorted(set(trained) - set(names)))} and has {some(sorted(set(names) - set(trained)))} besides: the "
         "folders of the classes must have the names that they had in training."
     )
 
@@ -204,7 +204,7 @@ def _check_equal(name: str, network: Any, datamodule: Any, path: str | Path) -> 
     if wanted is not None and wanted != given:
         folders = ""
         if name == "num_classes" and isinstance(datamodule, EncodedDataModule):
-            folders = f": `data.root={datamodule.root}` has the folders {listed_names(datamodule.class_names)}"
+            folders = f": `data.root={datamodule.root}` has the folders {some(sorted(datamodule.class_names))}"
         raise UserError(f"`{path}` is a network with {name}={wanted}, and the data have {name}={given}{folders}.")
 
 
@@ -222,10 +222,8 @@ def _published(ckpt: str, described: Described, *, trust: Sequence[str]) -> Open
             f"data, as in `ckpt={ckpt} model=resnet20 data=cifar10`."
         )
     backbone = build_network({"model": model, "data": data}, trust=trust)
-    try:
+    with as_user_error():
         report = load_published(backbone, ckpt)
-    except (ValueError, OSError) as error:
-        raise UserError(explain(error)) from error
     says = "" if report.accuracy is None else f"; the file says {report.accuracy:.2f} %"
     dead = "" if not report.dead else f"; not used: {', '.join(report.dead)}"
     say(f"{ckpt}: {len(report.loaded)} tensors for {model.get('name')}{says}{dead}")

@@ -1,6 +1,5 @@
 """Facts of a run's packed file, for its report."""
 
-import hashlib
 import json
 import statistics
 from pathlib import Path
@@ -14,6 +13,7 @@ from bnn_lightning.report_page.content import Table
 from bnn_lightning.utils.hardware import processor
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.packed_file import read_packed
+from bnn_lightning.zoo.download import checksum
 
 _REPEATS = 15
 _LEAST = 0.005  # seconds of a turn, of one call or of many short ones
@@ -65,9 +65,8 @@ def _pictures(network: LoadedNetwork) -> tuple[str, str]:
 
 
 def _whose(network: LoadedNetwork, checkpoint: Path) -> str:
-    written = network.info.provenance.get("checkpoint_sha256")
-    own = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return f"of {checkpoint.name}" if written == own else f"not of the {checkpoint.name} that is there now"
+    is_own = network.info.provenance.get("checkpoint_sha256") == checksum(checkpoint)
+    return f"of {checkpoint.name}" if is_own else f"not of the {checkpoint.name} that is there now"
 
 
 def _seconds(network: LoadedNetwork) -> float:

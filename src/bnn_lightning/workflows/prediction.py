@@ -13,7 +13,7 @@ from torch import Tensor
 from bnn_lightning.data.image_io import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.exporting import pack_opened
 from bnn_lightning.workflows.messages import say, warn
 from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
@@ -154,10 +154,8 @@ def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> 
     if resize is None:
         return known
     height, width = known.inner
-    try:
+    with as_user_error(f"`resize={resize}`: ", (ValueError,)):
         return replace(known, resize=(round(height * resize), round(width * resize)))
-    except ValueError as error:
-        raise UserError(f"`resize={resize}`: {error}") from error
 
 
 def _network(settings: PredictSettings, described: Described) -> tuple[LoadedNetwork, str]:

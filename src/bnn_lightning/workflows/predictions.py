@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from bnn_lightning.report_page.content import Example
-from bnn_lightning.workflows.image_loop import show_images
+from bnn_lightning.workflows.trainer import show_images
 
 
 @dataclass(frozen=True)

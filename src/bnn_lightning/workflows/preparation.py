@@ -1,6 +1,5 @@
 """Copies of a folder of images: shrunk, or as a stream."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 from bnn_lightning.data.convert import convert_folder
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, class_folders
 from bnn_lightning.data.prepare import FileCounts, Shrink, shrink_folder
-from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.utils.hardware import num_cores
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.out_file import written
 from bnn_lightning.workflows.settings import PrepareSettings, make_settings, takes
@@ -61,8 +61,8 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
     started = time.monotonic()
     settings = make_settings(PrepareSettings, "prepare", source=source, output=output, **options)
     source, output = Path(settings.source), Path(settings.output)
-    number = settings.num_workers or available_cores()
-    try:
+    number = settings.num_workers or num_cores()
+    with as_user_error(of=(ValueError, OSError, ModuleNotFoundError)):
         shrink = Shrink(size=settings.size, side=settings.side, quality=settings.quality)  # type: ignore[arg-type]
         if settings.to == "stream":
             report = convert_folder(source, output, shrink, chunk_mib=settings.chunk_mib, num_workers=number, say=say)
@@ -70,8 +70,6 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
             raise ValueError("`size` must be given with to=folder, got null: the copy would be the source.")
         else:
             report = shrink_folder(source, output, shrink, num_workers=number, say=say)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise UserError(explain(error)) from error
     if report.damaged:
         with written(output / DAMAGED, "output") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in report.damaged), errors="backslashreplace")
@@ -83,11 +81,6 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
             f"`{report.damaged[0]}`. The others were written; on_damaged=skip accepts this."
         )
     return prepared
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _option(output: Path, to: str) -> str:

@@ -19,12 +19,11 @@ from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
 from bnn_lightning.workflows.checks import check_devices, relaxed
-from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.image_loop import show_images
+from bnn_lightning.workflows.errors import READING, UserError, as_user_error
 from bnn_lightning.workflows.opened import describe
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import RankSettings, make_settings, takes
-from bnn_lightning.workflows.trainer import SCORING_TRAINER
+from bnn_lightning.workflows.trainer import SCORING_TRAINER, show_images
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
@@ -114,11 +113,30 @@ class Ranking:
     held: Held
 
     def __repr__(self) -> str:
-        return rank_text(self.candidates, self.held)
+        held, names = self.held, [field.name for field in fields(Knowledge)]
+        left_out = f" ({held.damaged} damaged ones left out)" if held.damaged else ""
+        rows = [[c.teacher, *(f"{getattr(c.knowledge, name):.4f}" for name in names)] for c in self.candidates]
+        lines = [
+            f"for {held.student}, on {held.images} held-out images{left_out}",
+            "",
+            *text_table([["teacher", *names], *rows], right=range(1, len(names) + 1)),
+            "",
+            "complexity: (loss + gap) / the student's loss; 1 is what the labels alone are worth, less is better",
+        ]
+        if held.seen:
+            lines.append(
+                f"note: trained on some of these images, so that they look better than they are: {', '.join(held.seen)}"
+                " (the same data.val_fraction and data.seed hold the same images out)"
+            )
+        return "\n".join([*lines, *(f"{name}: {warning}" for name, warning in held.relaxed.items())])
 
     def json(self) -> str:
         """Return everything for programs, exact."""
-        return rank_json(self.candidates, self.held)
+        held = self.held
+        teachers = [{"teacher": candidate.teacher} | asdict(candidate.knowledge) for candidate in self.candidates]
+        facts = {"student": held.student, "images": held.images, "damaged": held.damaged}
+        notes = {"trained_on_them": list(held.seen), "not_binary": list(held.relaxed)}
+        return json.dumps(facts | notes | {"teachers": teachers}, indent=2)
 
 
 @takes(RankSettings)
@@ -170,17 +188,13 @@ def rank(
     made = {name: given.get(name) or _teacher(name, section, make_teacher, settings.trust) for name in names}
     measure = Measure(load_backbone(settings.student, trust=settings.trust), made)
     _load(measure, datamodule)
-    _measure(measure, datamodule, node)
+    show_images(measure, datamodule, node, stage="validate")
+    if not measure.num_images:
+        raise UserError("`data`: no held-out image was measured.")
     seen = [name for name in (settings.student, *names) if name not in given and _has_seen(name, section)]
     warnings = _relaxed(measure, settings.student)
     held = Held(settings.student, measure.num_images, measure.damaged, seen, warnings)
     return Ranking(measure.candidates(), held)
-
-
-def _measure(measure: Measure, datamodule: LightningDataModule, trainer: Plain) -> None:
-    show_images(measure, datamodule, trainer, stage="validate")
-    if not measure.num_images:
-        raise UserError("`data`: no held-out image was measured.")
 
 
 def _relaxed(measure: Measure, student: str) -> dict[str, str]:
@@ -215,43 +229,11 @@ def _written(value: Any) -> str:
     return value if value and isinstance(value, str) else json.dumps(value)
 
 
-def rank_text(found: Sequence[Candidate], held: Held) -> str:
-    """Return a table for people, a teacher a line."""
-    names = [field.name for field in fields(Knowledge)]
-    left_out = f" ({held.damaged} damaged ones left out)" if held.damaged else ""
-    lines = [
-        f"for {held.student}, on {held.images} held-out images{left_out}",
-        "",
-        *text_table(
-            [["teacher", *names], *([c.teacher, *(f"{getattr(c.knowledge, n):.4f}" for n in names)] for c in found)],
-            right=range(1, len(names) + 1),
-        ),
-    ]
-    lines += ["", "complexity: (loss + gap) / the student's loss; 1 is what the labels alone are worth, less is better"]
-    if held.seen:
-        lines.append(
-            f"note: trained on some of these images, so that they look better than they are: {', '.join(held.seen)} "
-            "(the same data.val_fraction and data.seed hold the same images out)"
-        )
-    lines += [f"{name}: {warning}" for name, warning in held.relaxed.items()]
-    return "\n".join(lines)
-
-
-def rank_json(found: Sequence[Candidate], held: Held) -> str:
-    """Return everything for programs, exact."""
-    teachers = [{"teacher": candidate.teacher} | asdict(candidate.knowledge) for candidate in found]
-    facts = {"student": held.student, "images": held.images, "damaged": held.damaged}
-    notes = {"trained_on_them": list(held.seen), "not_binary": list(held.relaxed)}
-    return json.dumps(facts | notes | {"teachers": teachers}, indent=2)
-
-
 def _load(measure: Measure, datamodule: LightningDataModule) -> None:
     facts: Any = datamodule
     for name, teacher in measure.teachers.items():
-        try:
+        with as_user_error(f"`teachers`: `{name}`: ", READING):
             teacher.load(num_classes=facts.num_classes, in_channels=facts.in_channels)
-        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-            raise UserError(f"`teachers`: `{name}`: {error}") from error
 
 
 def _has_seen(name: str, data: Plain) -> bool:

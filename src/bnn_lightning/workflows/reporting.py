@@ -84,8 +84,6 @@ def report(
     if page.suffix not in (".html", ".htm"):
         raise UserError(f"`out` must end in .html, got {page}.")
     check_out(page)
-    if settings.examples < 0:
-        raise UserError(f"`examples` must not be negative, got {settings.examples}.")
     node = SCORING_TRAINER | (trainer or {})
     check_devices(node)
     seed_everything(settings.seed, workers=True, verbose=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.models.checkpoints import head_of, load_published
-from bnn_lightning.models.published_file import some
+from bnn_lightning.utils.text import some
 from bnn_lightning.workflows.checkpoint import (
     CONFIG_KEY,
     RENAMED_KEY,
@@ -22,7 +22,7 @@ from bnn_lightning.workflows.checkpoint import (
     network_file,
     read_checkpoint,
 )
-from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.old_names import COMMIT
 from bnn_lightning.workflows.run_folder import requeued, run_of
 from bnn_lightning.zoo.files import is_name
@@ -243,10 +243,8 @@ def start_from(task: LightningModule, wanted: str, model: object) -> str:
         except UserError as error:
             raise UserError(f"{error}{changed}") from error
         return f"Starting from the weights of {path}.{said}{changed}"
-    try:
+    with as_user_error():
         report = load_published(backbone, path, new_head=True)
-    except (ValueError, OSError) as error:
-        raise UserError(explain(error)) from error
     return f"Starting from the {len(report.loaded)} tensors of {path}.{_new_head(report.head)}"
 
 

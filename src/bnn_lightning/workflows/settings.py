@@ -19,8 +19,9 @@ REQUIRED = "required"
 # Keys whose values count something, or scale it.
 _POSITIVE = (
     *("epochs", "images", "size", "top", "batch_size", "threads", "resize"),
-    *("dpi", "workers", "batch", "repeats"),
+    *("dpi", "workers", "batch", "repeats", "channels", "count", "columns", "hessian_iterations"),
 )
+_NOT_NEGATIVE = ("index", "examples", "bn_images", "hessian_images")
 
 
 def choice(*values: str, default: str | None = None) -> str:
@@ -226,6 +227,9 @@ def check_settings(settings: Any) -> None:
                 raise UserError(f"`{key}` must be 1 or more, got {value}.")
         if given == []:
             raise UserError(f"`{key}` must name at least one number, got [].")
+    for key in _NOT_NEGATIVE:
+        if getattr(settings, key, 0) < 0:
+            raise UserError(f"`{key}` must not be negative, got {getattr(settings, key)}.")
     seed = getattr(settings, "seed", 0)
     if isinstance(seed, int) and not 0 <= seed < 2**32:  # what NumPy and Lightning take
         raise UserError(f"`seed` must lie between 0 and {2**32 - 1}, got {seed}.")

@@ -1,13 +1,13 @@
-"""Trainers from plain containers."""
+"""Trainers from plain containers, and the loop over images that every workflow runs which measures networks."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from bnn_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from bnn_lightning.callbacks.summary import NetworkSummary
 from bnn_lightning.workflows.building import Node, build, call
+from bnn_lightning.workflows.checks import check_data, damaged_files
 from bnn_lightning.workflows.errors import UserError
 
 # Trainer that scores every image once, on one device, and says nothing.
@@ -49,6 +50,37 @@ def build_trainer(config: Node, *, callbacks: Sequence[Callback], loggers: Seque
     trainer: Trainer = call(config, parts, at="trainer")
     _refuse_requeued(trainer)
     return trainer
+
+
+def show_images(
+    module: LightningModule,
+    datamodule: Any,
+    trainer: dict[str, Any],
+    *,
+    stage: Literal["validate", "test"] = "test",
+    images: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Show the images of a split to a module, and return the trainer, which holds the metrics.
+
+    Args:
+        module: Its step takes images and labels.
+        datamodule: Data module with the images.
+        trainer: Section of a configuration.
+        stage: Split.
+        images: Number of test images, in whole batches; None takes all.
+        callbacks: Callbacks of the trainer.
+
+    Raises:
+        UserError: Missing or damaged files.
+    """
+    if images is not None:
+        trainer = trainer | {"limit_test_batches": max(1, -(-images // datamodule.eval_batch_size))}
+    runner = build_trainer(trainer, callbacks=callbacks, loggers=[])
+    check_data(datamodule, runner, stage=stage)
+    with damaged_files():
+        (runner.test if stage == "test" else runner.validate)(module, datamodule=datamodule, verbose=False)
+    return runner
 
 
 def _refuse_requeued(trainer: Trainer) -> None:

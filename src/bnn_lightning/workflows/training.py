@@ -21,9 +21,9 @@ from bnn_lightning.callbacks.tracking import Tracking
 from bnn_lightning.layers.module_utils import freeze_
 from bnn_lightning.metrics.profile import profile_line
 from bnn_lightning.models.float_teachers import rebuilding
-from bnn_lightning.models.published_file import some
 from bnn_lightning.tasks.classification import ClassificationTask
 from bnn_lightning.utils.curves import read_last
+from bnn_lightning.utils.text import some
 from bnn_lightning.workflows import resumption
 from bnn_lightning.workflows.building import build_all, build_datamodule, build_task, check_chosen, check_sections
 from bnn_lightning.workflows.checkpoint import embedded_classes, load_backbone, read_checkpoint
@@ -41,12 +41,11 @@ from bnn_lightning.workflows.checks import (
     damaged_files,
     relaxed,
 )
-from bnn_lightning.workflows.checks_callbacks import check_needed
 from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
 from bnn_lightning.workflows.checks_network import check_network
 from bnn_lightning.workflows.compute import compute_line
 from bnn_lightning.workflows.ending import duration, end_only, explain_nonfinite
-from bnn_lightning.workflows.errors import UserError, listed
+from bnn_lightning.workflows.errors import UserError, as_user_error, listed
 from bnn_lightning.workflows.evaluation import left_out_by
 from bnn_lightning.workflows.log_filters import silence
 from bnn_lightning.workflows.messages import say
@@ -58,7 +57,7 @@ from bnn_lightning.workflows.run_folder import held, note_job, refuse_other_run,
 from bnn_lightning.workflows.run_loggers import resumed_loggers
 from bnn_lightning.workflows.settings import TrainSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import build_trainer
-from bnn_lightning.workflows.training_config import training_config
+from bnn_lightning.workflows.training_config import check_needed, training_config
 
 Plain = dict[str, Any]
 
@@ -349,10 +348,8 @@ def _freeze(task: ClassificationTask, given: object) -> None:
         raise UserError(
             f"`freeze` must be a pattern or a list of patterns, as in freeze=[conv1,layer*], got {given!r}."
         )
-    try:
+    with as_user_error():
         frozen = freeze_(task.backbone, patterns)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     trained = [name for name, parameter in task.backbone.named_parameters() if parameter.requires_grad]
     if not trained:
         raise UserError(f"`freeze={given}` leaves no parameter to train.")

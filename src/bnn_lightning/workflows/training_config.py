@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.workflows.building import PACKAGE
-from bnn_lightning.workflows.data_facts import facts_taken
+from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.run_folder import run_id
 from bnn_lightning.workflows.run_loggers import named_loggers
-from bnn_lightning.workflows.sections import data_section, model_section
+from bnn_lightning.workflows.sections import data_section, facts_taken, model_section
 from bnn_lightning.workflows.settings import TrainSettings
 
 Plain = dict[str, Any]
+
+# By key of `callbacks`: what is lost without it. Annealing and turns of teachers are checked where a network has them.
+NEEDED = {
+    "rng_state": "a resumed run would draw other random numbers",
+    "last_checkpoint": "the run could not be resumed",
+    "final_checkpoint": "the trained network would be lost",
+}
 
 
 def training_config(
@@ -125,3 +132,20 @@ def _merged(default: Plain | None, given: Plain | None) -> Plain | None:
 
 def _label(section: Plain) -> str:
     return str(section.get("name") or str(section.get("_target_")).rpartition(".")[2])
+
+
+def check_needed(callbacks: Mapping[str, Any] | None) -> None:
+    """Refuse a configuration without the callbacks that every run needs.
+
+    Args:
+        callbacks: The section, as plain containers.
+
+    Raises:
+        UserError: One of them was set to null or deleted.
+    """
+    for key, loss in NEEDED.items():
+        if not (callbacks or {}).get(key):
+            raise UserError(
+                f"`callbacks.{key}` must not be null or missing: {loss}. Its settings may be changed; `callbacks=none` "
+                "leaves out all that a run can do without."
+            )

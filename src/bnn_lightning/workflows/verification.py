@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnn_lightning.deploy.validate.integrity import verify_file
-from bnn_lightning.workflows.errors import UserError, explain
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.packed_file import packed_path
 
 
@@ -42,10 +42,8 @@ def verify(packed: str | Path) -> Verified:
         UserError: There is no such file, or something of it does not hold.
     """
     path = packed_path(packed)
-    try:
+    if not path.exists():
+        raise UserError(f"`packed`: there is no file {path}.")
+    with as_user_error():
         found = verify_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"`packed`: there is no file {path}.") from error
-    except (ValueError, OSError) as error:
-        raise UserError(explain(error)) from error
     return Verified(path, found.size, found.nodes, found.constants, found.plans)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bnn_lightning.utils.optional import require
-from bnn_lightning.workflows.errors import UserError, listed
+from bnn_lightning.workflows.errors import UserError, as_user_error, listed
 from bnn_lightning.workflows.figure_kinds import KINDS, unknown_kind
 from bnn_lightning.workflows.figure_kinds.base import place_of, save
 from bnn_lightning.workflows.opened import describe
@@ -60,15 +60,13 @@ def visualize(
         UserError: An unknown kind or key, a run that cannot be read, or a library that is not installed.
     """
     module = _module(kind)
-    try:
+    with as_user_error(of=(ValueError, ModuleNotFoundError)):
         subjects = [str(path) for path in subject] if isinstance(subject, list | tuple) else subject
         settings: Any = make_settings(settings_of(kind), f"visualize.{kind}", **{kind: subjects}, **options)
         described = describe(None, data, data_dir)
         stem = settings.stem(described)
         place = place_of(settings.out, stem, formats=settings.formats, dpi=settings.dpi, ending=ending)
         drawing = module.draw(settings, described, place)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise error if isinstance(error, UserError) else UserError(str(error)) from error
     header, rows = drawing.table or ((), ())
     rows = [list(row) for row in rows]
     drawing = replace(drawing, table=(header, rows)) if header else drawing
@@ -88,9 +86,7 @@ def settings_of(kind: str) -> type:
 def _module(kind: str) -> ModuleType:
     if kind not in KINDS:
         raise UserError(f"{unknown_kind(kind)} There are: {listed(KINDS)}.")
-    try:
+    with as_user_error(of=(ModuleNotFoundError,)):
         require("matplotlib", extra="visualize")
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from error
     # Imported late: one kind does without the libraries of the others.
     return importlib.import_module(f"bnn_lightning.workflows.figure_kinds.{kind}")

@@ -94,8 +94,6 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
         raise UserError(f"`formats` must name one or more of {', '.join(known)}, got [].")
     if unknown := [name for name in formats if name not in known]:
         raise UserError(f"`formats`: `{unknown[0]}` is none of {', '.join(known)}.")
-    if dpi < 1:
-        raise UserError(f"`dpi` must be 1 or more, got {dpi}.")
     path = Path(out)
     suffix = path.suffix.removeprefix(".")
     if suffix in known and not path.is_dir():

@@ -36,9 +36,6 @@ class FeatureMapsSettings(FigureSettings):
 
 def draw(settings: FeatureMapsSettings, described: Described, place: Place) -> Drawing:
     """Record what binary layers see of an image."""
-    for key in ("channels", "count"):
-        if getattr(settings, key) < 1:
-            raise UserError(f"`{key}` must be at least 1, got {getattr(settings, key)}.")
     run = read_run(settings.feature_maps, described, trust=settings.trust)
     image = _image(run, settings)
     maps = record_maps(run.network, image, settings.layers)
@@ -57,8 +54,6 @@ def _image(run: VisualizedRun, settings: FeatureMapsSettings) -> Tensor:
         if preparation is None:
             raise UserError(f"`image`: {run.data.get('name')} does not say how pictures are prepared; take `index`.")
         return read_picture(Path(settings.image), preparation, size=settings.size)
-    if settings.index < 0:
-        raise UserError(f"`index` must be 0 or more, got {settings.index}.")
     images, _ = run.images("test", settings.index + 1)
     if len(images) <= settings.index:
         raise UserError(f"`index` must be below the number of test images, {len(images)}, got {settings.index}.")

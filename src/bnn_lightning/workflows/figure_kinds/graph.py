@@ -17,7 +17,7 @@ from bnn_lightning.models.network_graph import NetworkGraph, to_depth, without_w
 from bnn_lightning.models.registry import create_backbone, list_backbones
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.utils.optional import require
-from bnn_lightning.workflows.errors import UserError, did_you_mean
+from bnn_lightning.workflows.errors import UserError, as_user_error, did_you_mean
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table, run_name
 from bnn_lightning.workflows.figure_kinds.runs import read_run
 from bnn_lightning.workflows.messages import say
@@ -74,12 +74,12 @@ class GraphSubject:
 
 def draw(settings: GraphSettings, described: Described, place: Place) -> Drawing:
     """Trace a block or a network."""
-    _check_libraries(settings)
-    try:
+    for extra, libraries in _LIBRARIES.items():
+        for library in libraries if getattr(settings, extra) else ():
+            require(library, extra=extra)
+    with as_user_error(of=(RuntimeError,)):  # sizes that the network does not take
         subject = subject_of(settings)
         whole = trace_graph(subject.module, subject.example)
-    except RuntimeError as error:  # sizes that the network does not take
-        raise UserError(str(error)) from error
     graph = whole if settings.weights else without_weights(whole)
     depth = subject.depth if settings.depth is None else settings.depth
     graph = graph if depth is None else to_depth(graph, depth)
@@ -152,15 +152,6 @@ def _wanted(asked: bool | None, extra: str) -> bool:
         install = f"pip install 'bnn-lightning[{extra}]'"
         say(f"not written: {extra}, as `{missing[0]}` is not installed; `{install}` installs it")
     return not missing
-
-
-def _check_libraries(settings: GraphSettings) -> None:
-    for extra in (extra for extra in _LIBRARIES if getattr(settings, extra)):
-        for library in _LIBRARIES[extra]:
-            try:
-                require(library, extra=extra)
-            except ModuleNotFoundError as error:
-                raise UserError(str(error)) from error
 
 
 def write_event_file(graph: NetworkGraph, folder: Path) -> Path:

@@ -113,20 +113,12 @@ def _figures(landscapes: list[Landscape], settings: LandscapeSettings, place: Pl
 def _check_ranges(settings: LandscapeSettings) -> None:
     if settings.dimensions not in (1, 2):
         raise UserError(f"`dimensions` must be 1 or 2, got {settings.dimensions}.")
-    for key in ("bn_images", "hessian_images"):
-        if getattr(settings, key) < 0:
-            raise UserError(f"`{key}` must not be negative, got {getattr(settings, key)}.")
-    if settings.hessian_iterations < 1:
-        raise UserError(f"`hessian_iterations` must be 1 or more, got {settings.hessian_iterations}.")
     for key in ("basin_above", "curvature_step"):
         if getattr(settings, key) <= 0:
             raise UserError(f"`{key}` must be positive, got {getattr(settings, key)}.")
     if outside := [at for at in settings.radii or [] if not 0 < at <= settings.radius]:
         raise UserError(f"`radii` must be positive and at most radius={settings.radius:g}, got {outside[0]:g}.")
-    try:
-        grid(settings.points, settings.radius)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    grid(settings.points, settings.radius)
 
 
 def _note_differences(found: list[tuple[Landscape, Identity, Extras]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnn_lightning.analysis.landscape import Landscape, landscape_of
+from bnn_lightning.analysis.landscape import Landscape
 from bnn_lightning.analysis.loss_grid import Measured
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.out_file import written
@@ -64,11 +64,6 @@ class LandscapeFile:
                 identity=json.dumps(self.identity),
                 extras=json.dumps(self.extras),
             )
-
-
-def empty_landscape(name: str, steps: Any, dimensions: int) -> Landscape:
-    """Return a landscape of which nothing was measured."""
-    return landscape_of(name, steps, dimensions, [])
 
 
 def read_landscape(path: Path) -> tuple[Landscape, Identity, dict[str, float]]:

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -21,16 +20,16 @@ from bnn_lightning.analysis.directions import (
     random_direction,
 )
 from bnn_lightning.analysis.hessian import cross_entropies, largest_eigenvalue
-from bnn_lightning.analysis.landscape import Landscape, grid, grid_points
-from bnn_lightning.analysis.loss_grid import Classify, Evaluator, Problem, Surroundings, eager
+from bnn_lightning.analysis.landscape import Landscape, grid, grid_points, landscape_of
+from bnn_lightning.analysis.loss_grid import Evaluator, Problem, Surroundings, eager
 from bnn_lightning.analysis.processes import scan
 from bnn_lightning.deploy.frontend.pack import check_binary
 from bnn_lightning.deploy.runtime.repack import Repacker
 from bnn_lightning.workflows.checkpoint import load_backbone
 from bnn_lightning.workflows.ending import duration
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.figure_kinds.base import FigureSettings, place_of, typeable
-from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, LandscapeFile, digest, empty_landscape
+from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, LandscapeFile, digest
 from bnn_lightning.workflows.figure_kinds.runs import read_run
 from bnn_lightning.workflows.messages import LOGGER, say
 from bnn_lightning.workflows.opened import Described
@@ -99,42 +98,34 @@ def measure_runs(
     for run, name in runs:
         problem = _problem(networks[run], images, labels, bn_images, settings)
         try:
-            file = _file(problem, name, settings, ending, alone=len(runs) == 1)
-            _measure_missing(file, problem, settings)
-            _measure_eigenvalues(file, problem, settings)
+            with as_user_error(f"`{run}`: ", (ValueError,)):
+                file = _file(problem, name, settings, ending, alone=len(runs) == 1)
+                _measure_missing(file, problem, settings)
+                _measure_eigenvalues(file, problem, settings)
         except BrokenProcessPool as error:
             raise UserError(
                 f"`{run}`: a worker ended by itself, perhaps for want of memory: take fewer (workers=1), or a smaller "
                 "batch_size. The points that were measured are kept."
             ) from error
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"`{run}`: {error}") from error
         found[run] = (file.landscape, file.identity, file.extras)
     return found
 
 
-def repacking(model: nn.Module) -> Callable[[], Classify]:
-    """Evaluate on bits; at each point the network is packed again."""
-    return Repacker(model)
-
-
-def choose_evaluator(settings: MeasureSettings, network: nn.Module) -> tuple[str, Evaluator]:
-    """Return how points are evaluated, and the name of it.
+def choose_evaluator(settings: MeasureSettings, network: nn.Module) -> Evaluator:
+    """Return how points are evaluated: by the network itself, or on bits, packed again at each point.
 
     Raises:
         ValueError: `evaluator=packed`, and the network cannot be packed.
     """
     if settings.evaluator == "eager" or (settings.evaluator == "auto" and on_gpu(settings)):
-        return "eager", eager
+        return eager
     try:
         check_binary(network)
     except ValueError:
         if settings.evaluator == "packed":
             raise
-        return "eager", eager
-    return "packed", repacking
+        return eager
+    return Repacker
 
 
 def on_gpu(settings: MeasureSettings) -> bool:
@@ -159,19 +150,11 @@ def devices_of(settings: MeasureSettings) -> list[str]:
 def _problem(
     network: nn.Module, images: Tensor, labels: Tensor, bn_images: Tensor | None, settings: MeasureSettings
 ) -> Problem:
-    try:
-        directions = [
-            random_direction(
-                network,
-                seed=settings.seed + index,
-                perturb=settings.perturb,
-                normalize=settings.normalize,
-            )
-            for index in range(settings.dimensions)
-        ]
-        _, evaluator = choose_evaluator(settings, network)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    directions = [
+        random_direction(network, seed=settings.seed + index, perturb=settings.perturb, normalize=settings.normalize)
+        for index in range(settings.dimensions)
+    ]
+    evaluator = choose_evaluator(settings, network)
     return Problem(network, directions, images, labels, settings.batch_size, evaluator, bn_images)
 
 
@@ -185,9 +168,8 @@ def _file(problem: Problem, name: str, settings: MeasureSettings, ending: str, *
     identity["images"] = digest({"images": problem.images, "labels": problem.labels})
     identity["evaluator"] = "eager" if problem.evaluator is eager else "packed"
     label = f"{name} (BN re-estimated)" if settings.bn_images else name
-    return LandscapeFile(
-        path, identity, empty_landscape(label, grid(settings.points, settings.radius), settings.dimensions)
-    )
+    nothing = landscape_of(label, grid(settings.points, settings.radius), settings.dimensions, [])
+    return LandscapeFile(path, identity, nothing)
 
 
 def _measure_missing(file: LandscapeFile, problem: Problem, settings: MeasureSettings) -> None:

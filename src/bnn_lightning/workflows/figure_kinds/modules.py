@@ -5,7 +5,7 @@ from typing import Any
 
 from bnn_lightning.analysis.graph_views import module_graphs
 from bnn_lightning.figures.graph_figures import draw_graphs
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import as_user_error
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table, several
 from bnn_lightning.workflows.opened import Described
 
@@ -26,9 +26,7 @@ class ModulesSettings(FigureSettings):
 def draw(settings: ModulesSettings, described: Described, place: Place) -> Drawing:
     """Trace convolution modules."""
     names = several(settings.modules, "modules")
-    try:
+    with as_user_error("`modules`: ", (ValueError, RuntimeError)):
         graphs = module_graphs(names, planes=settings.planes, size=settings.size)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"`modules`: {error}") from error
     table = graph_table({name: graph for name, (_, graph) in zip(names, graphs, strict=True)}, "module")
     return Drawing({"": draw_graphs(graphs)}, table)

@@ -7,7 +7,7 @@ import torch
 from bnn_lightning.analysis.graph_views import pipeline_graphs
 from bnn_lightning.figures.pipeline import draw_pipeline
 from bnn_lightning.models.registry import list_backbones
-from bnn_lightning.workflows.errors import UserError, did_you_mean
+from bnn_lightning.workflows.errors import UserError, as_user_error, did_you_mean
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, graph_table
 from bnn_lightning.workflows.figure_kinds.graph import network_of
 from bnn_lightning.workflows.opened import Described
@@ -34,10 +34,8 @@ def draw(settings: PipelineSettings, described: Described, place: Place) -> Draw
         near = did_you_mean(name, list_backbones())
         raise UserError(f"`pipeline`: there is no network `{name}`.{near} There are: {', '.join(list_backbones())}.")
     network = network_of(name, settings.size, settings.num_classes, settings.width)
-    try:
+    with as_user_error(of=(RuntimeError,)):  # sizes that the network does not take
         graphs, paths = pipeline_graphs(network, torch.rand(1, network.in_channels, settings.size, settings.size))
-    except RuntimeError as error:  # sizes that the network does not take
-        raise UserError(str(error)) from error
     titles = [name, *(type(network.get_submodule(path)).__name__ for path in paths)]
     table = graph_table(dict(zip([name, *paths], graphs, strict=True)), "of")
     return Drawing({"": draw_pipeline(graphs, paths, titles)}, table)

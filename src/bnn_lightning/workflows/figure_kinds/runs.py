@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.workflows.building import build_datamodule
 from bnn_lightning.workflows.checkpoint import embedded_config, load_backbone, network_file, read_checkpoint
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import READING, as_user_error
 from bnn_lightning.workflows.opened import Described, check_images
 
 Plain = dict[str, Any]
@@ -50,11 +50,9 @@ class VisualizedRun:
         """
         datamodule = build_datamodule(self.data, trust=self.trust)
         check_images(self.network, datamodule, self.file)
-        try:
+        with as_user_error("`data`: ", READING):
             datamodule.prepare_data()
             datamodule.setup("fit" if split == "train" else "test")
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(f"`data`: {error}") from error
         return _take(datamodule, split, count)
 
     def class_names(self) -> list[str]:

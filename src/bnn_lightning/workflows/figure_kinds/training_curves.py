@@ -37,8 +37,6 @@ class TrainingCurvesSettings(FigureSettings):
         labels = group_labels(runs) if self.labels is None else self.labels
         if len(labels) != len(runs):
             raise UserError(f"`labels` must be as many as there are runs ({len(runs)}), got {len(labels)}.")
-        if self.columns < 1:
-            raise UserError(f"`columns` must be 1 or more, got {self.columns}.")
         return runs, labels
 
 
