@@ -7,6 +7,7 @@ from torch import nn
 
 from bnn_lightning.distill.base import Distiller
 from bnn_lightning.layers.module_utils import annealed
+from bnn_lightning.utils.signature import merged_signature
 
 
 class EMAWeightAveraging(callbacks.EMAWeightAveraging):
@@ -19,30 +20,13 @@ class EMAWeightAveraging(callbacks.EMAWeightAveraging):
     Args:
         decay: Share of the average that an update keeps.
         use_buffers: Average buffers, too, such as statistics of batch norm.
-        update_every_n_steps: Steps between updates.
-        update_starting_at_step: The first step that is averaged; None is the first one.
-        update_starting_at_epoch: The same in epochs.
-        **options: Others of Lightning's.
+        **options: As Lightning's takes them: `update_every_n_steps` and others.
     """
 
-    def __init__(
-        self,
-        decay: float = 0.999,
-        *,
-        use_buffers: bool = False,
-        update_every_n_steps: int = 1,
-        update_starting_at_step: int | None = None,
-        update_starting_at_epoch: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            decay=decay,
-            use_buffers=use_buffers,
-            update_every_n_steps=update_every_n_steps,
-            update_starting_at_step=update_starting_at_step,
-            update_starting_at_epoch=update_starting_at_epoch,
-            **options,
-        )
+    def __init__(self, decay: float = 0.999, *, use_buffers: bool = False, **options: Any) -> None:
+        super().__init__(decay=decay, use_buffers=use_buffers, **options)
+
+    __signature__ = merged_signature(__init__, callbacks.EMAWeightAveraging)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._anneal(pl_module)

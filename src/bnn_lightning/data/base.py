@@ -201,7 +201,7 @@ class ImageDataModule(LightningDataModule):
 
     def _split_training(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices to train on and those held out."""
-        if not self.has_val:
+        if self.val_fraction == 0:
             return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
         return stratified_split(labels, self.val_fraction, seed=self.seed)
 

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 
 from bnn_lightning.data.encoded_images import EncodedDataModule, Part, picture_spec
 from bnn_lightning.data.folder_images import FolderImages
@@ -134,11 +132,6 @@ class FolderDataModule(EncodedDataModule):
             self._sets["test"], self._indices["test"] = self._sets["val"], self._indices["val"]
         else:
             super()._open(split)
-
-    def _split_training(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.val_fraction == 0:
-            return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
-        return super()._split_training(labels)
 
 
 def find_parts(root: Path) -> dict[str, Path]:

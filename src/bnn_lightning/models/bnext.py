@@ -30,24 +30,12 @@ class BNextBlock(nn.Module):
         out_channels: As many, or twice as many.
         stride: Stride of the 3x3 unit, 1 or 2.
         multiply: Whether the 3x3 unit is ELM-Attention.
-        layers: Makes the binary convolutions.
-        real: Makes the others.
-        recoupling: See `BNextConv`.
+        **options: As `BNextUnit` takes them.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        *,
-        multiply: bool,
-        layers: LayerFactory,
-        real: RealLayers,
-        recoupling: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, multiply: bool, **options: Any) -> None:
         super().__init__()
-        unit = partial(BNextUnit, in_channels, in_channels, layers=layers, real=real, recoupling=recoupling)
+        unit: Callable[..., nn.Module] = partial(BNextUnit, in_channels, in_channels, **options)
         self.spatial = unit(3, stride, shortcut=halve(stride), multiply=multiply)
         self.pointwise = nn.ModuleList(
             unit(1, shortcut=nn.Identity(), multiply=False) for _ in range(out_channels // in_channels)

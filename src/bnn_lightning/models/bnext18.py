@@ -1,6 +1,7 @@
 """BNext-18: BNext's units on the skeleton of ResNet-18."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,28 +31,19 @@ class BNext18Block(nn.Sequential):
         out_channels: Channels of the output.
         stride: 1 or 2.
         elm: False makes the first unit FFN, too.
-        layers: Makes the binary convolutions.
-        real: Makes the others.
-        recoupling: See `BNextConv`.
+        real: Makes the layers that are not binary.
+        **options: As `BNextUnit` takes them.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        *,
-        elm: bool,
-        layers: LayerFactory,
-        real: RealLayers,
-        recoupling: bool,
+        self, in_channels: int, out_channels: int, stride: int, *, elm: bool, real: RealLayers, **options: Any
     ) -> None:
         shortcut: nn.Module = nn.Identity()
         if stride == 2 or in_channels != out_channels:
             shortcut = nn.Sequential(
                 halve(stride), real.shortcut(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels)
             )
-        unit = partial(BNextUnit, mix_shortcut=True, layers=layers, real=real, recoupling=recoupling)
+        unit: Callable[..., nn.Module] = partial(BNextUnit, mix_shortcut=True, real=real, **options)
         super().__init__(
             unit(in_channels, out_channels, 3, stride, shortcut=shortcut, multiply=elm),
             unit(out_channels, out_channels, 3, shortcut=nn.Identity(), multiply=False),

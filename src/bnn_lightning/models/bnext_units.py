@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -145,9 +146,8 @@ class BNextUnit(nn.Module):
         shortcut: Takes the input to the shape of the output.
         multiply: Whether the shortcut multiplies, too (element-wise attention).
         mix_shortcut: Blend r, as BNext-18 does with every shortcut, and not what `shortcut` makes of x.
-        layers: See `BNextConv`.
-        real: See `BNextConv`.
         recoupling: See `BNextConv`; without it, FFN has no second batch norm.
+        **options: As `BNextConv` takes them.
     """
 
     act: PReLU | None
@@ -163,15 +163,12 @@ class BNextUnit(nn.Module):
         shortcut: nn.Module,
         multiply: bool,
         mix_shortcut: bool = False,
-        layers: LayerFactory,
-        real: RealLayers,
-        recoupling: bool,
+        recoupling: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.mix_shortcut = mix_shortcut
-        self.conv = BNextConv(
-            in_channels, out_channels, kernel_size, stride, layers=layers, real=real, recoupling=recoupling
-        )
+        self.conv = BNextConv(in_channels, out_channels, kernel_size, stride, recoupling=recoupling, **options)
         self.shortcut = shortcut
         self.act = PReLU(in_channels) if multiply else None
         self.norm = nn.BatchNorm2d(out_channels) if multiply or recoupling else None

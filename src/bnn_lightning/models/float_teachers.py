@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bnn_lightning.functional.elementwise import spatial_mean
@@ -317,8 +318,7 @@ def _read_file(path: str, network: nn.Module) -> Mapping[str, Tensor]:
         return read_published(path, network.state_dict()).tensors
     if not Path(path).is_file():
         raise FileNotFoundError(f"`weights`: `{path}` is not a file.")
-    tensors: Mapping[str, Tensor] = require("safetensors.torch", extra="teachers").load_file(path)
-    return tensors
+    return load_file(path)
 
 
 def _fetch(url: str) -> Mapping[str, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnn_lightning.callbacks.embed_config import CLASSES_KEY as CLASSES_KEY
+from bnn_lightning.callbacks.embed_config import CONFIG_KEY as CONFIG_KEY
 from bnn_lightning.models.float_teachers import rebuilding
 from bnn_lightning.models.keras_file import is_keras_file
 from bnn_lightning.models.published_file import differences, read_file, why_unusable
@@ -17,8 +19,6 @@ from bnn_lightning.workflows.allowed import is_library
 from bnn_lightning.workflows.building import ForeignTargetError, build_network, build_task
 from bnn_lightning.workflows.errors import UntrustedFileError, UserError, as_user_error
 from bnn_lightning.workflows.old_names import is_resumable, with_new_names
-from bnn_lightning.workflows.weights_file import CLASSES_KEY as CLASSES_KEY
-from bnn_lightning.workflows.weights_file import CONFIG_KEY as CONFIG_KEY
 from bnn_lightning.workflows.weights_file import is_weights_file, read_weights
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError

@@ -72,13 +72,9 @@ def _whose(network: LoadedNetwork, checkpoint: Path) -> str:
 def _seconds(network: LoadedNetwork) -> float:
     info = network.info
     image = torch.rand(1, *info.shape)
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more, threads that wait for each other on a busy machine would be measured
-    try:
-        with torch.inference_mode():
-            turns = time_in_turns({"packed": lambda: network(image)}, repeats=_REPEATS, least=_LEAST)["packed"]
-    finally:
-        torch.set_num_threads(threads)
+    with torch.inference_mode():
+        turns = time_in_turns({"packed": lambda: network(image)}, repeats=_REPEATS, least=_LEAST)["packed"]
     return statistics.median(turn.cpu for turn in turns)
 
 

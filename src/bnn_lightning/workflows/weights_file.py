@@ -8,7 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-CONFIG_KEY, CLASSES_KEY = "bnn_lightning_config", "bnn_lightning_class_names"
+from bnn_lightning.callbacks.embed_config import CLASSES_KEY, CONFIG_KEY
+
 _METADATA = "bnn_lightning"
 # Entries of a checkpoint beside its tensors.
 _ENTRIES = ("epoch", "global_step", CONFIG_KEY, CLASSES_KEY)
