@@ -104,16 +104,8 @@ def _by(size: Any) -> str:
     return f"{size}×{size}" if isinstance(size, int) else "×".join(map(str, size))
 
 
-def _layer(module: Any) -> Label:
-    return _kernel(module), _channels(module), "conv"
-
-
 def _pool(module: Any) -> Label:
     return f"{'max' if isinstance(module, nn.MaxPool2d) else 'average'} pool {_by(module.kernel_size)}", "", "pool"
-
-
-def _sign(module: nn.Module) -> Label:
-    return "sign", type(module).__name__, "sign"
 
 
 def _named(name: str, kind: Kind) -> Callable[[nn.Module], Label]:
@@ -123,8 +115,8 @@ def _named(name: str, kind: Kind) -> Callable[[nn.Module], Label]:
 _ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, RPReLU, Maxout)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _MODULES: tuple[tuple[Any, Callable[[Any], Label]], ...] = (
-    (Binarizer, _sign),
-    ((nn.Conv2d, nn.Linear), _layer),
+    (Binarizer, lambda module: ("sign", type(module).__name__, "sign")),
+    ((nn.Conv2d, nn.Linear), lambda module: (_kernel(module), _channels(module), "conv")),
     (_NORMS, _named("", "norm")),
     (Normalize, _named("normalize", "norm")),
     (_ACTIVATIONS, _named("", "activation")),

@@ -131,10 +131,10 @@ class _Tracer(fx.Tracer):
             scale = call(_Step("scale", partial(_scale, layer), layer), (weight,))
         y = call(_Step("product", layer.dot, layer), (x, signs))
         if scale is not None:
-            y = call(_Step("scaled", partial(_times, layer), layer), (y, scale))
+            y = call(_Step("scaled", lambda y, scale: y * layer.per_channel(scale), layer), (y, scale))
         if _has_centers(layer, latent):
             y = call(_Step("centers", partial(_plus_centers, layer), layer), (y, x, signs, weight))
-        return y if bias is None else call(_Step("bias", partial(_plus_bias, layer), layer), (y,))
+        return y if bias is None else call(_Step("bias", lambda y: y + layer.per_channel(layer.bias), layer), (y,))
 
 
 class _Step:
@@ -176,14 +176,6 @@ def _plus_centers(layer: Any, y: Tensor, x: Tensor, signs: Tensor, weight: Tenso
     binarizer, filters = layer.weight_binarizer, layer.filters(weight)
     scale, offset = (None, None) if binarizer is None else (binarizer.scale(filters), binarizer.offset(filters))
     return layer.add_centers(y, x, signs, scale, offset)  # type: ignore[no-any-return]
-
-
-def _times(layer: Any, y: Tensor, scale: Tensor) -> Tensor:
-    return y * layer.per_channel(scale)  # type: ignore[no-any-return]
-
-
-def _plus_bias(layer: Any, y: Tensor) -> Tensor:
-    return y + layer.per_channel(layer.bias)  # type: ignore[no-any-return]
 
 
 def _is_of_torch(module: nn.Module) -> bool:

@@ -59,7 +59,7 @@ def convert_folder(
     with workers(num_workers) as spread:
         for part in parts:
             if (output / part / INDEX).is_file():
-                report.kept += count_images(output / part)
+                report.kept += sum(count for _, count in json.loads((output / part / LABELS).read_text())["runs"])
                 say(f"{part}: is there already")
                 continue
             unfinished = output / f".{part}.partial"
@@ -67,11 +67,6 @@ def convert_folder(
             report.add(_write_part(source / part, unfinished, shrink, chunk_mib, spread, say))
             os.replace(unfinished, output / part)
     return report
-
-
-def count_images(part: Path) -> int:
-    """Return the number of images of a part."""
-    return sum(count for _, count in json.loads((part / LABELS).read_text())["runs"])
 
 
 def _write_part(

@@ -119,7 +119,8 @@ def _names(runs: Iterable[Curves]) -> list[str]:
 
 
 def _draw(axes: "Axes", panel: CurvePanel, series: Sequence[str], groups: Mapping[str, Sequence[Curves]]) -> None:
-    values = [value for runs in groups.values() for name in series for value in _logged(runs, name)]
+    columns = [run.get(name, []) for runs in groups.values() for run in runs for name in series]
+    values = [value for column in columns for value in column if not math.isnan(value)]
     for color, (group, runs) in zip(_cycle(len(groups)), groups.items(), strict=True):
         for own, style, name in zip(_cycle(len(series)), _styles(len(series)), series, strict=True):
             # Alone, series have the colors; beside others a group has one.
@@ -144,10 +145,6 @@ def _draw_band(axes: "Axes", band: Band, factor: float, look: Mapping[str, str])
     if max(band.runs, default=0) > 1:
         low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(band.epochs, low, high, color=look["color"], alpha=0.18, lw=0)
-
-
-def _logged(runs: Sequence[Curves], name: str) -> Iterable[float]:
-    return (value for run in runs for value in run.get(name, []) if not math.isnan(value))
 
 
 def _name_series(axes: "Axes", panel: CurvePanel, series: Sequence[str], *, alone: bool) -> None:

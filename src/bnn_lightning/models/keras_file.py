@@ -123,12 +123,8 @@ def _in_order(network: nn.Module) -> list[tuple[str, nn.Module]]:
     modules = list(network.named_modules())
     if isinstance(network, ResNetE):  # there the shortcut of a unit is made before its convolution
         places = {name: place for place, (name, _) in enumerate(modules)}
-        modules.sort(key=lambda item: (places[_unit_of(item[0])], ".shortcut." not in item[0]))
+        modules.sort(key=lambda item: (places[".".join(item[0].split(".")[:2])], ".shortcut." not in item[0]))
     return modules
-
-
-def _unit_of(name: str) -> str:
-    return ".".join(name.split(".")[:2])
 
 
 def _by_class(layers: Layers) -> dict[str, list[list[str]]]:

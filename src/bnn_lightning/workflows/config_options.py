@@ -99,7 +99,7 @@ def copy_option(roots: Sequence[Path], option: str, folder: Path) -> str:
     """
     original = find_option(roots, option)
     root = next(root for root in roots if original.is_relative_to(root))
-    copy = _mine(original.relative_to(root))
+    copy = original.relative_to(root).with_name(f"my_{original.name}")
     contents = {copy: original.read_text(encoding="utf-8")} | _recipes(roots, copy.parent.as_posix(), original.stem)
     for target in contents:
         if (folder / target).exists():
@@ -139,10 +139,6 @@ def _recipes(roots: Sequence[Path], group: str, name: str) -> dict[Path, str]:
                 head = f"# @package _global_\n# As {recipe}\ndefaults:\n  - {recipe}\n  - _self_\n"
                 recipes[Path("recipe", f"{copy}.yaml")] = head + (f"\n{network[0]}" if network else "")
     return recipes
-
-
-def _mine(path: Path) -> Path:
-    return path.with_name(f"my_{path.name}")
 
 
 def _description(path: Path) -> str:

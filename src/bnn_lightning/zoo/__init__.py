@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "files": ["is_name", "packed_file", "weights_file"],
-        "overview": ["describe"],
-        "receipts": ["File", "Receipt", "ZooError", "names", "receipt"],
+        "receipts": ["File", "Receipt", "ZooError", "describe", "names", "receipt"],
     },
 )

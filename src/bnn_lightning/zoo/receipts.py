@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from bnn_lightning.utils.text import did_you_mean
+from bnn_lightning.utils.text import did_you_mean, text_table
 
 PREFIX = "zoo:"
 # Receipts, and the files that are small enough for the wheel.
@@ -119,3 +119,15 @@ def receipt(name: str) -> Receipt:
 @cache
 def _read(path: Path) -> Receipt:
     return Receipt.from_plain(json.loads(path.read_text(encoding="utf-8")))
+
+
+def describe() -> str:
+    """Return one table of all networks, and how a name is used."""
+    head = ("name", "network", "data", "top-1", "packed bytes", "weights bytes", "in the package")
+    rows: list[tuple[str, ...]] = [head]
+    for row in map(receipt, names()):
+        sizes = [f"{file.size:,}" for file in row.files.values()]
+        here = ", ".join(kind for kind, file in row.files.items() if file.in_wheel)
+        rows.append((row.name, row.network, row.data, f"{row.accuracy:.2f} %", *sizes, here or "nothing"))
+    use = "bnn predict packed=zoo:NAME images=FOLDER\nbnn train init_from=zoo:NAME ...    needs the weights"
+    return "\n".join([*text_table(rows), "", use])

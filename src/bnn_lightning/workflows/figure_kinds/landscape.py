@@ -15,7 +15,7 @@ from bnn_lightning.figures.landscape_figures import (
 from bnn_lightning.utils.text import text_table
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import INTERACTIVE, Drawing, Place, run_names, several
-from bnn_lightning.workflows.figure_kinds.landscape_file import Identity, read_landscape
+from bnn_lightning.workflows.figure_kinds.landscape_file import read_landscape
 from bnn_lightning.workflows.figure_kinds.landscape_measure import Extras, MeasureSettings, measure_runs
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import Described
@@ -56,7 +56,9 @@ def draw(settings: LandscapeSettings, described: Described, place: Place) -> Dra
     pairs = [(run, names[given.index(run)]) for run in runs]
     measured = measure_runs(described, settings, pairs, place.ending) if runs else {}
     found = [(read | measured)[name] for name in given]
-    _note_differences(found)
+    different = [key for key in _SHARED if len({str(identity.get(key)) for _, identity, _ in found}) > 1]
+    if different:
+        say(f"note: not measured alike, in {', '.join(different)}: compare with care")
     header, rows = sharpness_table([(one, extras) for one, _, extras in found], settings)
     figures = _figures([one for one, _, _ in found], settings, place)
     # A line a figure, a column a network: there are more figures than networks.
@@ -119,9 +121,3 @@ def _check_ranges(settings: LandscapeSettings) -> None:
     if outside := [at for at in settings.radii or [] if not 0 < at <= settings.radius]:
         raise UserError(f"`radii` must be positive and at most radius={settings.radius:g}, got {outside[0]:g}.")
     grid(settings.points, settings.radius)
-
-
-def _note_differences(found: list[tuple[Landscape, Identity, Extras]]) -> None:
-    different = [key for key in _SHARED if len({str(identity.get(key)) for _, identity, _ in found}) > 1]
-    if different:
-        say(f"note: not measured alike, in {', '.join(different)}: compare with care")
