@@ -77,7 +77,7 @@ def test_predictions_are_counted_batch_by_batch() -> None:
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(30, 1, 2, 2, generator=generator), torch.arange(30) % 7
     logits = 3 * torch.randn(30, 7, generator=generator)
-    found = Predictions(7, most=4)
+    found = Predictions([f"c{label}" for label in range(7)], most=4)
     for start in range(0, 30, 8):
         found.update(images[start : start + 8], labels[start : start + 8], logits[start : start + 8])
     predicted = logits.argmax(1)
@@ -88,9 +88,7 @@ def test_predictions_are_counted_batch_by_batch() -> None:
     for true in range(7):
         for said in range(7):
             assert found.confusion[true, said] == int(((labels == true) & (predicted == said)).sum())
-    assert [one.label for one in found.first] == [0, 1, 2, 3]
+    assert [one.label for one in found.first] == ["c0", "c1", "c2", "c3"]
     surest = sorted(logits.softmax(1).max(1).values[predicted != labels].tolist(), reverse=True)[:4]
     assert [one.probability for one in found.mistakes] == pytest.approx(surest)
-    assert found.first[2].example([f"c{i}" for i in range(7)]).pixels.tolist() == (
-        (255 * images[2, 0]).round().to(torch.uint8).tolist()
-    )
+    assert found.first[2].pixels.tolist() == (255 * images[2, 0]).round().to(torch.uint8).tolist()

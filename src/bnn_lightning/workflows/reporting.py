@@ -116,8 +116,8 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
     opened = open_checkpoint(file, described, trust=settings.trust)
     network, embedded = opened.task.backbone, opened.config
     datamodule = opened.datamodule(trust=settings.trust)
-    seen = predict(network, datamodule, trainer, images=settings.images, examples=settings.examples)
     names = _class_names(datamodule)
+    seen = predict(network, datamodule, trainer, names=names, images=settings.images, examples=settings.examples)
     curves = _curves(run)
     size = (datamodule.in_channels, *sides(datamodule.image_size))
     profile = profile_quickly(lambda: copy.deepcopy(network), size)
@@ -128,8 +128,8 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
         facts=_facts(seen, profile, packed, curves),
         notes=_notes(seen, network, opened.data, settings, getattr(datamodule, "test_note", None)),
         curves=curves,
-        examples=[one.example(names) for one in seen.first],
-        mistakes=[one.example(names) for one in seen.mistakes],
+        examples=seen.first,
+        mistakes=seen.mistakes,
         confusion=Matrix(seen.confusion.astype(np.float64), names),
         profile=Table(["", "", ""], profile_rows(profile)),
         layers=_layers(profile),
