@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bnn_lightning.utils.curves import read_curves, read_last
-from bnn_lightning.workflows.building import section_of_data
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.comparison import own_entry
 from bnn_lightning.workflows.figure_kinds.training_curves import group_labels, runs_of
 from bnn_lightning.workflows.profiling import profiles_of
+from bnn_lightning.workflows.sections import data_section
 
 Bnn = Callable[..., Any]
 
@@ -91,7 +91,7 @@ def test_comparison_is_written(bnn: Bnn, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     found = {row["name"]: row for row in rows(tmp_path / "c.csv")}
     assert found["SKD-BNN (3-MLP)"]["note"] == "ops, size, ace counted here"
-    assert float(found["SKD-BNN (3-MLP)"]["ops"]) == profiles_of(["mlp"], section_of_data("mnist"))["mlp"]["ops"]
+    assert float(found["SKD-BNN (3-MLP)"]["ops"]) == profiles_of(["mlp"], data_section("mnist"))["mlp"]["ops"]
 
 
 def test_binarization_is_written(bnn: Bnn, tmp_path: Path) -> None:

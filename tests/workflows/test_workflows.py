@@ -16,8 +16,8 @@ from bnn_lightning.cli.train import compose_training
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows import settings
-from bnn_lightning.workflows.building import section_of_data
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.sections import data_section
 from bnn_lightning.workflows.settings import TrainSettings
 from bnn_lightning.workflows.training_config import default_sections
 
@@ -123,7 +123,7 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "top1=" in repr(score)
     named = bnn_lightning.evaluate(str(run), data={"eval_batch_size": 90})
     assert (named.images, named.top1) == (score.images, score.top1)
-    other = bnn_lightning.evaluate(run, data=section_of_data("digits", image_size=8))
+    other = bnn_lightning.evaluate(run, data=data_section({"name": "digits", "image_size": 8}))
     assert other.top1 == score.top1
     assert capsys.readouterr() == ("", "")
 

@@ -27,17 +27,6 @@ Node = Mapping[str, Any]
 PACKAGE = "bnn_lightning"
 # Facts of the data that networks are built for.
 FACTS = ("num_classes", "in_channels", "image_size", "mean", "std")
-# Data modules by the names that options of the configuration have, too.
-DATA = {
-    "cifar10": "CIFAR10DataModule",
-    "cifar100": "CIFAR100DataModule",
-    "digits": "DigitsDataModule",
-    "folder": "FolderDataModule",
-    "imagenet": "ImageNetDataModule",
-    "imagenet_stream": "ImageNetStreamDataModule",
-    "mnist": "MNISTDataModule",
-    "synthetic": "SyntheticDataModule",
-}
 # By section: keys that are for us, and for its builder only where the signature takes them.
 _OURS = {"model": ("name",), "data": ("name", *FACTS)}
 # Sections of the configuration, and what the task calls them.
@@ -239,27 +228,6 @@ def build_datamodule(config: Node, *, trust: Sequence[str] = ()) -> LightningDat
         if not hasattr(datamodule, name):
             setattr(datamodule, name, value)
     return adapt(datamodule)
-
-
-def section_of_data(name: str, **options: Any) -> dict[str, Any]:
-    """Return the section `data` of a set by its name, with the facts that its module knows.
-
-    Args:
-        name: One of `DATA`.
-        options: Arguments of its data module.
-
-    Raises:
-        UserError: An unknown name; or see `build`.
-
-    Example:
-        >>> section_of_data("mnist", root="data")["image_size"]
-        28
-    """
-    if name not in DATA:
-        raise UserError(f"`data`: there is no set {name}.{did_you_mean(name, DATA)} There are: {listed(DATA)}.")
-    section = {"_target_": f"{PACKAGE}.data.{DATA[name]}", "name": name, **options}
-    datamodule = build_datamodule(section)
-    return section | {fact: getattr(datamodule, fact) for fact in FACTS if getattr(datamodule, fact, None) is not None}
 
 
 def build_network(config: Node, *, trust: Sequence[str] = ()) -> Any:

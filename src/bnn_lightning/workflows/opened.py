@@ -102,7 +102,7 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     Args:
         model: Name of a backbone, its arguments with its `name`, or a section of a configuration; None for a file that
             says itself which it is.
-        data: Name of a set (see `building.DATA`), its arguments with its `name`, a section of a configuration, or keys
+        data: Name of a set (see `sections.DATA`), its arguments with its `name`, a section of a configuration, or keys
             that take the place of the file's own.
         data_dir: Folder of the data files.
 

@@ -73,7 +73,7 @@ class Profiled:
 def profile(
     network: str | Path | nn.Module | None = None,
     *,
-    model: Plain | None = None,
+    model: str | Plain | None = None,
     data: str | Plain | None = None,
     data_dir: str = "data",
     data_assumed: bool = False,
@@ -108,10 +108,8 @@ def profile(
         options["ckpt"] = network
     settings = make_settings(ProfileSettings, "profile", **options)
     if named:
-        data = assumed if data is None else data
-        described = describe(str(network), data, data_dir)
-    else:
-        described = describe(model, data, data_dir)
+        model, data = str(network), assumed if data is None else data
+    described = describe(model, data, data_dir)
     if settings.ckpt is not None:
         return _of_checkpoint(settings, described)
     if "_target_" not in described.model:

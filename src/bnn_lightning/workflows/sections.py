@@ -3,29 +3,48 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bnn_lightning.workflows.building import DATA, FACTS, PACKAGE, build_datamodule, locate, section_of_data, takes
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.building import FACTS, PACKAGE, build_datamodule, locate, takes
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
 Plain = dict[str, Any]
 
+# Data modules by the names that options of the configuration have, too.
+DATA = {
+    "cifar10": "CIFAR10DataModule",
+    "cifar100": "CIFAR100DataModule",
+    "digits": "DigitsDataModule",
+    "folder": "FolderDataModule",
+    "imagenet": "ImageNetDataModule",
+    "imagenet_stream": "ImageNetStreamDataModule",
+    "mnist": "MNISTDataModule",
+    "synthetic": "SyntheticDataModule",
+}
 _NEEDED = ("num_classes", "in_channels", "image_size")
 
 
-def data_section(data: str | Plain, data_dir: str) -> Plain:
-    """Return the section of a set that is named; other sections and single keys are as they were.
+def data_section(data: str | Plain, data_dir: str = "data") -> Plain:
+    """Return the section of a set that is named, with the facts that its data module knows.
 
     Args:
-        data: Name of a set, its arguments with its `name`, a section, or single keys.
+        data: Name of a set, or its arguments with its `name`; other sections and single keys are as they were.
         data_dir: Folder of the data files of a set that is named.
 
     Raises:
         UserError: An unknown name, or a value that the data module refuses.
+
+    Example:
+        >>> data_section("mnist")["image_size"]
+        28
     """
-    if isinstance(data, str):
-        return section_of_data(data, root=data_dir)
-    if "_target_" not in data and data.get("name") in DATA:
-        return section_of_data(**({"root": data_dir} | data))
-    return dict(data)
+    if not isinstance(data, str) and ("_target_" in data or data.get("name") not in DATA):
+        return dict(data)
+    given = {"name": data} if isinstance(data, str) else data
+    if given["name"] not in DATA:
+        near = did_you_mean(given["name"], DATA)
+        raise UserError(f"`data`: there is no set {given['name']}.{near} There are: {listed(DATA)}.")
+    section = {"_target_": f"{PACKAGE}.data.{DATA[given['name']]}", "root": data_dir, **given}
+    datamodule = build_datamodule(section)
+    return section | {fact: getattr(datamodule, fact) for fact in FACTS if getattr(datamodule, fact, None) is not None}
 
 
 def model_section(model: str | Plain, data: Mapping[str, Any]) -> Plain:

@@ -17,12 +17,12 @@ from bnn_lightning.figures.comparison import (
 )
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
-from bnn_lightning.workflows.building import section_of_data
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_names
 from bnn_lightning.workflows.figure_kinds.runs import read_run
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.profiling import profile_quickly, profiles_of
+from bnn_lightning.workflows.sections import data_section
 
 # Names of runtimes in files of `bnn benchmark`, and in the table of published networks.
 _COMPACT = {"mobilenet_v2_int8": "MobileNetV2, int8", "mobilenet_v3_int8": "MobileNetV3-L, int8"}
@@ -52,7 +52,7 @@ def draw(settings: ComparisonSettings, described: Described, place: Place) -> Dr
         )
     entries = published(data)
     networks = dict.fromkeys(entry.network for entry in entries if entry.network and entry.ops is None)
-    entries = counted(entries, profiles_of(list(networks), section_of_data(data))) + _own(settings)
+    entries = counted(entries, profiles_of(list(networks), data_section(data))) + _own(settings)
     for file in settings.benchmarks:
         entries = _with_compact(entries, _latencies(file))
     figure = accuracy_against_cost(entries, cost=settings.cost, names=settings.names)
