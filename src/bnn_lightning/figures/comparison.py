@@ -61,6 +61,8 @@ _AXES: dict[Cost, tuple[str, float]] = {
     "ace": ("arithmetic computation effort, billions", 1e-9),
     "latency": ("latency per image, ms", 1.0),
 }
+# Columns of the table of published networks: the cost that they hold, and the factor of their values.
+_COLUMNS = {"ops_millions": ("ops", 1e6), "size_mb": ("size", 1.0), "ace_g": ("ace", 1e9)}
 _LOOKS: dict[Kind, tuple[str, str, str]] = {
     "binary": ("binary, published", COLORS[0], "o"),
     "int8": ("int8", COLORS[4], "s"),
@@ -91,22 +93,9 @@ def published(data: str | None = None) -> list[ComparedNetwork]:
 
 
 def _entry(row: Mapping[str, str]) -> ComparedNetwork:
-    def number(name: str, factor: float = 1.0) -> float | None:
-        return float(row[name]) * factor if row[name] else None
-
-    return ComparedNetwork(
-        name=row["name"],
-        top1=float(row["top1"]),
-        kind=row["kind"],  # type: ignore[arg-type]
-        family=row["family"],
-        data=row["data"],
-        network=row["network"],
-        ops=number("ops_millions", 1e6),
-        size=number("size_mb"),
-        ace=number("ace_g", 1e9),
-        source=row["source"],
-        note=row["note"],
-    )
+    texts = {name: row[name] for name in ("name", "kind", "family", "data", "network", "source", "note")}
+    costs = {name: float(row[column]) * factor for column, (name, factor) in _COLUMNS.items() if row[column]}
+    return ComparedNetwork(top1=float(row["top1"]), **texts, **costs)  # type: ignore[arg-type]
 
 
 def counted(entries: Iterable[ComparedNetwork], profiles: Mapping[str, Mapping[str, float]]) -> list[ComparedNetwork]:

@@ -52,18 +52,9 @@ class LandscapeFile:
 
     def write(self) -> None:
         """Write the file in one step: what is there is the old one or the new one."""
-        one = self.landscape
+        facts = {"identity": json.dumps(self.identity), "extras": json.dumps(self.extras)}
         with written(self.path) as temporary:
-            np.savez(
-                temporary,
-                name=one.name,
-                steps=one.steps,
-                losses=one.losses,
-                accuracies=one.accuracies,
-                flipped=one.flipped,
-                identity=json.dumps(self.identity),
-                extras=json.dumps(self.extras),
-            )
+            np.savez(temporary, **(vars(self.landscape) | facts))
 
 
 def read_landscape(path: Path) -> tuple[Landscape, Identity, dict[str, float]]:
