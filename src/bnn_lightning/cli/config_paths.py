@@ -1,6 +1,6 @@
 """Location of the configuration tree, and the resolvers that its files use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnn_lightning.cli import published
 from bnn_lightning.data.imagenet_folders import count_classes
 from bnn_lightning.deploy.export.formats import help_text
-from bnn_lightning.workflows.config_options import option_files
+from bnn_lightning.workflows.config_options import label_of, option_files
 
 PACKAGE = "bnn_lightning.conf"
 
@@ -39,16 +39,6 @@ def list_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
         ['auto', 'ddp', 'fsdp']
     """
     return sorted({path.stem for folder in [config_dir(), *folders] for path in option_files(folder / group)})
-
-
-def label_of(node: Mapping[str, Any] | DictConfig) -> str:
-    """Return what a section that is built is called: its `name`, or the last part of its `_target_`.
-
-    Example:
-        >>> label_of({"_target_": "my_bnn.tiny", "width": 16})
-        'tiny'
-    """
-    return str(node.get("name") or str(node.get("_target_", "")).rpartition(".")[2])
 
 
 def _label(section: str, *, _root_: DictConfig) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnn_lightning.cli.config_paths import label_of
 from bnn_lightning.cli.own_folder import own_targets
 from bnn_lightning.cli.schema import plain_values
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.opened import Described
 from bnn_lightning.workflows.sections import facts_taken, missing_facts
 

@@ -132,7 +132,8 @@ def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool
     with open_dict(config):
         config.ckpt_path = None if path is None else str(path)
     own = folder if path is None else run_of(path)
-    if own is None or subdir_key is not None or _is_given(config, "hydra.run.dir"):
+    is_given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+    if own is None or subdir_key is not None or is_given:
         return folder, own is not None and own.resolve() == folder.resolve()
     with read_write(config.hydra):
         config.hydra.run.dir = str(own)
@@ -152,10 +153,6 @@ def _find_checkpoint(config: DictConfig, folder: Path, *, in_sweep: bool) -> Pat
 def _refuse_other_run(folder: Path, arguments: Sequence[str], *, is_own: bool, in_sweep: bool) -> None:
     if not is_own and holds_run(folder) and not requeued(folder):
         raise UserError(_taken(folder, arguments, in_sweep=in_sweep))
-
-
-def _is_given(config: DictConfig, key: str) -> bool:
-    return any(override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra)
 
 
 def _taken(folder: Path, arguments: Sequence[str], *, in_sweep: bool) -> str:

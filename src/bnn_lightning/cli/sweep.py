@@ -58,7 +58,8 @@ class Sweep:
         job = next((job for job in self.jobs if job.number == number), None)
         if job is None:
             return
-        job.folder = _shown(config)
+        folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+        job.folder = str(folder) if folder.is_dir() else ""
         job.accuracy = _accuracy(Path(job.folder))
         job.error = "stopped" if found is None else None
         if found is not None and found.status == JobStatus.FAILED:
@@ -114,11 +115,6 @@ def watched(sweep: Sweep) -> Iterator[None]:
         launcher_class.launch = original
         if sweep.jobs:
             print(f"\n{sweep.table()}", flush=True)
-
-
-def _shown(config: DictConfig) -> str:
-    folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
-    return str(folder) if folder.is_dir() else ""
 
 
 def _accuracy(folder: Path) -> float | None:

@@ -19,6 +19,19 @@ def option_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("_"))
 
 
+def label_of(section: Any) -> str:
+    """Return what a section that is built is called: its `name`, or the last part of its `_target_`.
+
+    Args:
+        section: A mapping, or a node of OmegaConf.
+
+    Example:
+        >>> label_of({"_target_": "my_bnn.tiny", "width": 16})
+        'tiny'
+    """
+    return str(section.get("name") or str(section.get("_target_", "")).rpartition(".")[2])
+
+
 def recipe_of(model: str, data: str, read: Callable[[str], dict[str, Any] | None]) -> str:
     """Return the name of the recipe of a pair, which may be that of another pair (`recipe/_shared.yaml`).
 

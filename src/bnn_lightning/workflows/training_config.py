@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn_lightning.workflows.building import PACKAGE
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.run_folder import run_id
 from bnn_lightning.workflows.run_loggers import named_loggers
@@ -53,7 +54,7 @@ def training_config(
     if "_target_" in model:
         model = _with_facts(model, data, "model", settings.trust)
     if settings.name == TrainSettings.name:
-        settings.name = "_".join(_label(section) for section in (model, data))
+        settings.name = "_".join(map(label_of, (model, data)))
     folder = Path("runs", settings.name, run_id()) if run_dir is None else Path(run_dir)
     config = vars(settings) | {"model": model, "data": data, "paths": {"data_dir": data_dir, "run_dir": str(folder)}}
     defaults = default_sections(settings, str(folder), num_classes=data.get("num_classes"))
@@ -128,10 +129,6 @@ def _merged(default: Plain | None, given: Plain | None) -> Plain | None:
     if given is None or default is None or "_target_" not in given:
         return default if given is None else {**(default or {}), **given}
     return {key: value for key, value in default.items() if key == "_partial_"} | given
-
-
-def _label(section: Plain) -> str:
-    return str(section.get("name") or str(section.get("_target_")).rpartition(".")[2])
 
 
 def check_needed(callbacks: Mapping[str, Any] | None) -> None:
