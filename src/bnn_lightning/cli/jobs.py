@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def rank(config: DictConfig) -> float:
     teachers = plain_values(config).get("teachers", [])
     check_names(teachers)
     refuse_no_teacher(teachers)
-    with _logs_to_stderr(config.format == "json"):
+    with _logs_to_stderr() if config.format == "json" else nullcontext():
         found = _run("rank", config, make_teacher=option_reader)
     _tell(found.json() if config.format == "json" else repr(found))
     return float(found.candidates[0].knowledge.complexity)
@@ -167,11 +167,8 @@ def _tell(*texts: str | None) -> None:
 
 
 @contextmanager
-def _logs_to_stderr(wanted: bool) -> Iterator[None]:
+def _logs_to_stderr() -> Iterator[None]:
     """Let progress bars and logs, too, go to stderr."""
-    if not wanted:
-        yield
-        return
     logs = [h for h in logging.root.handlers if isinstance(h, logging.StreamHandler) and h.stream is sys.stdout]
     stdout = sys.stdout
     for handler in logs:

@@ -162,9 +162,11 @@ def _taken(folder: Path, arguments: Sequence[str], *, in_sweep: bool) -> str:
     there = "It has no checkpoint yet."
     if (folder / "checkpoints" / "last.ckpt").is_file():
         there = f"To resume it:\n  {_command(arguments, ('ckpt_path', 'init_from'), resume)}"
+    numbered = (kept.with_name(f"{kept.name}-{number}") for number in range(2, sys.maxsize))
+    free = next(path for path in numbered if not path.exists())
     return (
         f"`{folder}` holds a run, which is not overwritten. {there}\n"
-        f"For a new run, give another folder:\n  {_command(arguments, (key,), f'{key}={_free(kept)}')}"
+        f"For a new run, give another folder:\n  {_command(arguments, (key,), f'{key}={free}')}"
     )
 
 
@@ -174,8 +176,3 @@ def _command(arguments: Sequence[str], without: Sequence[str], word: str) -> str
 
     kept = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in without]
     return command("train", *kept, word)
-
-
-def _free(folder: Path) -> Path:
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in range(2, sys.maxsize))
-    return next(path for path in numbered if not path.exists())
