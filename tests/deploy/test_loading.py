@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from bnn_lightning.deploy import LoadedNetwork, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.prefix import Prefix, join_sections
+from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.kernels.library import supported_kernels
 from bnn_lightning.deploy.runtime import native
+from bnn_lightning.deploy.validate.integrity import verify_file
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
 
@@ -131,11 +133,34 @@ def test_what_is_added_stands_among_the_layers(whole: bytes) -> None:
 
 
 @torch.no_grad()
-def test_plans_of_another_version_are_made_again(whole: bytes, images: Tensor) -> None:
+def test_plans_of_another_version_are_made_again(whole: bytes, images: Tensor, tmp_path: Path) -> None:
     plan = bytes(read_container(whole).plan)
-    older = load(with_plan(whole, plan[:8] + struct.pack("<I", 1) + plan[12:]))
+    data = with_plan(whole, plan[:8] + struct.pack("<I", 1) + plan[12:])
+    older = load(data)
     assert torch.equal(older(images), load(whole)(images))
     assert not is_untouched(older)
+    file = tmp_path / "net.bnn"
+    file.write_bytes(data)
+    assert verify_file(file).plans == 0
+    file.write_bytes(whole)
+    assert verify_file(file).plans == 2
+
+
+@torch.no_grad()
+def test_hooks_of_layers_are_called(whole: bytes, images: Tensor) -> None:
+    network, seen = load(whole), list[int]()
+    layer = next(layer for layer in network.modules() if isinstance(layer, PackedConv2d))
+    handle = layer.register_forward_hook(lambda *_: seen.append(1))
+    network(images)
+    assert seen
+    handle.remove()
+    assert torch.equal(network(images), load(whole)(images))
+    assert len(seen) == 1
+
+
+@torch.no_grad()
+def test_images_whose_sign_torch_has_not_turned_yet(whole: bytes, images: Tensor) -> None:
+    assert torch.equal(load(whole)(torch._neg_view(-images)), load(whole)(images))
 
 
 @pytest.mark.parametrize("what", ["no section", "truncated", "other size", "other classes"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy import LoadedNetwork, PackedInfo, PackedNetwork, load, pack, save
+from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.deploy.kernels.library import supported_kernels
 from tests.deploy.test_convert import conv, settled
 
@@ -172,6 +173,35 @@ def test_hooks_within_are_called(captured: PackedNetwork) -> None:
     seen.clear()
     assert torch.equal(packed(IMAGES), captured(IMAGES))
     assert not seen
+
+
+@torch.no_grad()
+def test_files_hold_the_hooks_of_their_time(captured: PackedNetwork, tmp_path: Path) -> None:
+    packed = copy.deepcopy(captured)
+    assert torch.equal(packed(IMAGES), captured(IMAGES))
+    handle = packed.network.get_submodule("conv").register_forward_hook(lambda module, inputs, output: output * 3)
+    assert not torch.equal(packed(IMAGES), captured(IMAGES))
+    torch.testing.assert_close(file_of(packed, tmp_path)(IMAGES), packed(IMAGES))
+    handle.remove()
+    assert torch.equal(packed(IMAGES), captured(IMAGES))
+    assert torch.equal(file_of(packed, tmp_path)(IMAGES), captured(IMAGES))
+    packed.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(GraphError, match="hooks"):
+        packed.graph((3, 8, 8))
+
+
+@torch.no_grad()
+def test_modules_within_may_train(captured: PackedNetwork) -> None:
+    packed = pack(nn.Sequential(small(), nn.Dropout(0.5)).eval(), IMAGES)
+    info, wanted = PackedInfo("small", 3, IMAGES.shape[-2:]), packed(IMAGES)
+    dropout = packed.get_submodule("network.1").train()
+    assert not torch.equal(packed(IMAGES), packed(IMAGES))
+    assert "training mode" in packed.report.unplanned
+    with pytest.raises(GraphError, match="training mode"):
+        packed.graph(info.shape)
+    dropout.eval()
+    assert not packed.report.unplanned
+    assert torch.equal(packed(IMAGES), wanted)
 
 
 @torch.no_grad()

@@ -64,13 +64,16 @@ class PackedInfo:
         """Return plain values, for JSON."""
         size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
         plain = {**vars(self), "image_size": size, "class_names": list(self.class_names)}
-        plain["provenance"] = to_json(self.provenance)
+        plain["provenance"] = to_json(self.provenance, "provenance")
         del plain["preparation"]
         return plain if self.preparation is None else {**plain, "preparation": self.preparation.plain()}
 
 
-def to_json(tree: Any) -> Any:
+def to_json(tree: Any, name: str = "") -> Any:
     """Return plain values with floats that JSON does not have, such as a configuration's `.inf`, as objects.
+
+    Raises:
+        ValueError: A value, or the key of one, is not plain; `name` is the place of the tree.
 
     Example:
         >>> to_json({"clip": float("inf")}), from_json({"clip": {"float": "inf"}})
@@ -78,12 +81,17 @@ def to_json(tree: Any) -> Any:
     """
     match tree:
         case dict():
-            return {key: to_json(value) for key, value in tree.items()}
+            if other := [key for key in tree if not isinstance(key, str)]:
+                raise ValueError(f"Keys of `{name}` must be text, got {other[0]!r}: write str(...) of it.")
+            return {key: to_json(value, f"{name}.{key}".lstrip(".")) for key, value in tree.items()}
         case list() | tuple():
-            return [to_json(value) for value in tree]
+            return [to_json(value, f"{name}[{i}]") for i, value in enumerate(tree)]
         case float() if not math.isfinite(tree):
-            return {"float": repr(tree)}
-    return tree
+            return {"float": repr(float(tree))}
+        case str() | int() | float() | None:
+            return tree
+    kinds = "text, a number, true or false, None, or a list or dictionary of these"
+    raise ValueError(f"`{name}` must be {kinds}, got {tree!r}: convert it, as by int(...) or float(...).")
 
 
 def from_json(tree: Any) -> Any:

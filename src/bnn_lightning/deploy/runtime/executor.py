@@ -257,7 +257,7 @@ class Executor:
             raise ValueError(f"A call takes at most {MOST_IMAGES} images, got {number}: divide them.")
         opened = self._open(network, images.dtype == torch.uint8, kernel)
         execution = self._contexts.take(number, opened) or Execution(opened, number)
-        logits = execution.run(images.contiguous(), network.run_node, seconds)
+        logits = execution.run(images.contiguous().resolve_neg(), network.run_node, seconds)
         self._contexts.give(execution, number)
         return logits
 

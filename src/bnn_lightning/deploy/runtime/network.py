@@ -209,13 +209,13 @@ class LoadedNetwork(OnDemand):
         return Graph(self.graph.nodes, tuple(constants))
 
     def _for_kernels(self) -> bool:
-        """Whether the tensors are what kernels read; looked up once, as there are hundreds."""
+        """Whether the tensors are what kernels read, looked up once, as there are hundreds, and no layer has hooks."""
         if self._watch is None:
             return True
         self._update()
         if self._readable is None:
             self._readable = self._watch.counts and are_for_kernels(self)
-        return self._readable
+        return self._readable and not self._watch.has_hooks()
 
     def _update(self) -> None:
         if self._watch is not None and self._watch.has_changed():

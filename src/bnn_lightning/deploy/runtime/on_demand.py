@@ -36,7 +36,9 @@ class Watch:
         self._places: list[Mapping[str, object]] = [
             places for m in modules for places in (m._parameters, m._buffers, m._modules)
         ]
+        self._modules = modules
         self._hooks = [hooks for m in modules[1:] for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._was_hooked = self.has_hooks()
         self._tensors = [*module.parameters(), *module.buffers(), *more]
         # Nobody counts the changes of tensors that were made in inference mode.
         self.counts = not any(tensor.is_inference() for tensor in self._tensors)
@@ -52,8 +54,8 @@ class Watch:
         return [*map(_VERSION, self._tensors), *map(Tensor.data_ptr, self._tensors)]
 
     def has_replaced(self) -> bool:
-        """Whether a place has another tensor or module."""
-        return self._held() != self._ids
+        """Whether a place has another tensor or module, or hooks may be others."""
+        return self._held() != self._ids or self._was_hooked or self.has_hooks()
 
     def has_changed(self) -> bool:
         """Whether a tensor has other values, other memory, or another one in its place."""
@@ -62,6 +64,10 @@ class Watch:
     def has_hooks(self) -> bool:
         """Whether a module within has hooks on its forward."""
         return any(self._hooks)
+
+    def is_training(self) -> bool:
+        """Whether the module or one within is in training mode."""
+        return any(module.training for module in self._modules)
 
 
 class OnDemand(nn.Module, ABC):

@@ -34,6 +34,8 @@ from bnn_lightning.deploy.runtime.network import LoadedNetwork, are_for_kernels,
 from bnn_lightning.deploy.runtime.on_demand import OnDemand, Watch
 from bnn_lightning.models.backbone import Backbone
 
+_TRAINING = "it, or a module in it, is in training mode: call eval()"
+
 
 @dataclass(frozen=True, repr=False)
 class PackReport:
@@ -150,9 +152,12 @@ class PackedNetwork(OnDemand):
     @property
     def report(self) -> PackReport:
         """Layers that were packed, and operations that were folded: the network is captured for it."""
+        unplanned = self._refused()
+        if self._is_training():  # a trace would be of training
+            return PackReport(self._packed, (), self._left, unplanned=unplanned)
         compiled = self._compile()
         folded, program = compiled.folded, compiled.program
-        unplanned = self._refused() or compiled.reason
+        unplanned = unplanned or compiled.reason
         if folded is None:
             return PackReport(self._packed, (), self._left, unplanned=unplanned)
         in_torch: dict[str, str] = {}
@@ -205,7 +210,7 @@ class PackedNetwork(OnDemand):
             return None if trace is not None and trace.writes_in_place else program
 
     def _can_be_planned(self, images: Tensor) -> bool:
-        if self.training or not can_be_planned(images):
+        if not can_be_planned(images):
             return False
         return images.shape[1:] == self._shape and current_kernel() is not None
 
@@ -217,9 +222,14 @@ class PackedNetwork(OnDemand):
         """Return its graph, folded, for images of a shape.
 
         Raises:
-            GraphError: It cannot be traced, or computes with operations that graphs do not know.
+            GraphError: It cannot be traced, computes with operations that graphs do not know, is in training mode or
+                has modules that are, or has hooks of its own (those of modules within are traced).
         """
-        own = shape == tuple(self._shape)
+        if self._is_training():
+            raise GraphError(f"A graph is of evaluation: {_TRAINING}.")
+        if self._forward_hooks or self._forward_pre_hooks:
+            raise GraphError("A graph does not hold hooks of the packed network itself: remove them.")
+        own = shape == tuple(self._shape) and (self._watch is None or self._watch.counts)
         compiled = self._compile() if own else _compile(self._layers(), torch.Size(shape))
         if compiled.folded is None:
             raise GraphError(compiled.reason)
@@ -232,7 +242,10 @@ class PackedNetwork(OnDemand):
             return "modules in it have hooks, which a plan does not call"
         if watch is not None and not watch.counts:
             return "it has tensors of inference mode, whose changes nobody counts"
-        return ""
+        return _TRAINING if self._is_training() else ""
+
+    def _is_training(self) -> bool:
+        return self._watch is not None and self._watch.is_training()
 
     def _compile(self) -> _Compiled:
         """Return what it became, with the tensors that it has now."""
@@ -298,10 +311,11 @@ def _is_in_order(images: Tensor) -> bool:
 def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     """Pack a trained network: its binary layers compute on bits, and what follows them in the same pass.
 
-    The outputs are those of `model` in evaluation, but for the order in which averages and linear layers add; what
-    has no kernel stays in torch, and so does a `BinaryConv3d`, a `BinaryConvTranspose2d` whose stride does not divide
-    its kernel, or a layer that computes otherwise (a `forward` or hooks of its own, a binarizer that is no
-    `threshold()`): the report says why.
+    The outputs are those of `model` in evaluation, but for the order in which averages, linear layers and layer norms
+    add, and for GELU and softmax, which are within 5e-7 of torch's: a sign behind these may turn where its input lies
+    that near to the threshold. What has no kernel stays in torch, and so does a `BinaryConv3d`, a
+    `BinaryConvTranspose2d` whose stride does not divide its kernel, or a layer that computes otherwise (a `forward` or
+    hooks of its own, a binarizer that is no `threshold()`): the report says why.
 
     Args:
         model: A backbone, or any network built from our layers. It is not changed.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnn_lightning.deploy.format.container import PackedFileError, read_container
-from bnn_lightning.deploy.format.plan_section import PlanSection
+from bnn_lightning.deploy.format.plan_section import PlanSection, is_current
 from bnn_lightning.deploy.kernels.verify import CallError
 from bnn_lightning.deploy.planner.check import verify_plan
 from bnn_lightning.deploy.runtime.native import MOST_IMAGES
@@ -19,7 +19,7 @@ class Integrity:
         size: Bytes of the file.
         nodes: Nodes of the graph.
         constants: Constants.
-        plans: Plans.
+        plans: Plans; none where they are of another version, which are not used.
     """
 
     size: int
@@ -38,7 +38,7 @@ def verify_file(path: str | Path) -> Integrity:
     container = read_container(path, whole=True)
     network = load(path)
     plans = 0
-    if len(container.plan):
+    if is_current(container.plan):
         try:
             section = PlanSection.from_bytes(container.plan, container.data)
             for plan in section.plans:
