@@ -1,4 +1,4 @@
-"""Which contexts wait for later calls, and which are released."""
+"""Contexts that wait for later calls, and those that are released."""
 
 from dataclasses import dataclass
 
