@@ -94,8 +94,9 @@ def command(cpu: str, out: Path, sources: list[str], system: str = "", target: s
         system: Operating system that it runs on, as `platform.system` names it; empty is this one.
         target: See `compiler`.
     """
-    sources = [*sources, *MORE_SOURCES.get(system or platform.system(), [])]
-    return [*compiler(cpu, target), "-shared", "-nostdlib", "-s", "-o", str(out), *sources]
+    system = system or platform.system()
+    sources = [*sources, *MORE_SOURCES.get(system, [])]
+    return [*compiler(cpu, target), "-shared", "-nostdlib", "-s", *named(out, system), "-o", str(out), *sources]
 
 
 def objects(folder: Path, machine: str, target: str = "") -> tuple[list[list[str]], list[str]]:
@@ -117,6 +118,20 @@ def objects(folder: Path, machine: str, target: str = "") -> tuple[list[list[str
     return commands, files
 
 
+def named(out: Path, system: str) -> list[str]:
+    """Return the linker's options for the name by which programs and loaders know a library.
+
+    Without one, programs keep the path of the link, and find the library nowhere else.
+
+    Args:
+        out: The library.
+        system: See `command`, not empty.
+    """
+    if system == "Darwin":
+        return [f"-Wl,-install_name,@rpath/{out.name}"]
+    return [] if system in ("Windows", "WASI") else [f"-Wl,-soname,{out.name}"]
+
+
 def link(out: Path, files: list[str], machine: str, system: str = "", target: str = "") -> list[str]:
     """Return the command that links the engine.
 
@@ -128,7 +143,9 @@ def link(out: Path, files: list[str], machine: str, system: str = "", target: st
         target: See `compiler`.
     """
     system = system or platform.system()
-    kind = [*WASI, "-Wl,-z,stack-size=1048576"] if system == "WASI" else ["-shared"]
+    kind = [*WASI, "-Wl,-z,stack-size=1048576"] if system == "WASI" else ["-shared", *named(out, system)]
+    if system == "Linux":
+        kind.append("-Wl,-z,nodelete")  # threads of the pool outlive dlclose; elsewhere pool.c sees to it
     libraries = {"WASI": [], "Windows": ["-lm"]}.get(system, ["-lpthread", "-lm"])
     return [*compiler(TARGETS[machine][""], target), *kind, "-s", "-o", str(out), *files, *libraries]
 

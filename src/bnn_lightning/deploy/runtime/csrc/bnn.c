@@ -229,6 +229,7 @@ bnn_status bnn_context_open(const bnn_network *network, int64_t images, int thre
     bnn_context_close(c);
     return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory for %lld images at once.", (long long)images);
   }
+  bnn_make_threads(c->threads - 1);
   *context = c;
   return bnn_succeed(error);
 }

@@ -13,7 +13,8 @@
  *     bnn_close(network);
  *
  * A network is read-only after it was opened: any number of threads may use it. A context is the memory of one call at a
- * time: each thread opens its own. All memory is allocated when a network or a context is opened, and none while one runs.
+ * time: each thread opens its own. All memory is allocated, and threads are made, when a network or a context is opened,
+ * and none while one runs (but for the threads of a forked process, which its first call makes).
  * All of a file is verified before it is used: no file, however it was made, lets a call read or write elsewhere than in
  * its own memory. A mapped file must not be changed while it is open.
  *
@@ -90,8 +91,8 @@ BNN_API const char *bnn_class_name(const bnn_network *network, int64_t number);
 /* Open a context.
  *
  * images: most images of a call, from 1 to 1048576. Memory grows with it.
- * threads: threads of a call, from 1 to 256; 0 is one a processor. They are made when they are first needed, and all
- *     contexts share them; a call that finds them busy computes with fewer. What is not worth threads is done without. */
+ * threads: threads of a call, from 1 to 256; 0 is one a processor. All contexts share them; a call that finds them busy
+ *     computes with fewer. What is not worth threads is done without. They never end: the library stays loaded. */
 BNN_API bnn_status bnn_context_open(const bnn_network *network, int64_t images, int threads, bnn_context **context,
                                     bnn_error *error);
 

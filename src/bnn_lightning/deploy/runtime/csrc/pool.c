@@ -1,6 +1,7 @@
-// Threads of our own under thread_team.c, made when they are first asked for: POSIX, Windows, or none (BNN_NO_THREADS and
+// Threads of our own under thread_team.c, made when a context asks for them: POSIX, Windows, or none (BNN_NO_THREADS and
 // WebAssembly). This is the only state of the library. Nobody waits for a thread that has not begun: the caller closes a
-// loop when its own part is done, and then waits for those that took a ticket of it.
+// loop when its own part is done, and then waits for those that took a ticket of it. Threads never end, so that a library
+// that has some stays in memory when it is closed (dlclose, FreeLibrary).
 #define _GNU_SOURCE  // sysconf
 #include "internal.h"
 
@@ -8,6 +9,7 @@
 
 #if defined(__wasm__) || defined(BNN_NO_THREADS)
 parallel_for bnn_pool(void) { return 0; }
+void bnn_make_threads(int64_t number) { (void)number; }
 int bnn_processors(void) { return 1; }
 void bnn_yield(void) {}
 #else
@@ -35,6 +37,10 @@ int bnn_processors(void) {
 }
 void bnn_yield(void) { SwitchToThread(); }
 static void begin_anew_in_children(void) {}
+static void stay_loaded(void) {
+  HMODULE library;
+  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, (LPCWSTR)(void *)&lock, &library);
+}
 #else
 #include <pthread.h>
 #include <sched.h>
@@ -66,6 +72,15 @@ int bnn_processors(void) {
 void bnn_yield(void) { sched_yield(); }
 static void begin_anew(void);
 static void begin_anew_in_children(void) { pthread_atfork(0, 0, begin_anew); }
+#ifdef __APPLE__
+#include <dlfcn.h>
+static void stay_loaded(void) {
+  Dl_info library;
+  if (dladdr(&lock, &library)) dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+#else
+static void stay_loaded(void) {}  // the linker's option -z nodelete says so
+#endif
 #endif
 
 enum { LOOKS = 1 << 12 };  // before a thread sleeps
@@ -112,13 +127,22 @@ static void begin_anew(void) {
 }
 #endif
 
+// Make threads until there are so many; whoever calls has the pool.
+static void make_threads(int64_t number) {
+  static bool prepared;
+  if (!prepared && number > 0) begin_anew_in_children(), stay_loaded(), prepared = true;
+  while (threads < number && threads < MOST_THREADS && start(serve)) threads++;
+}
+
+void bnn_make_threads(int64_t number) {
+  if (TAKE_POOL()) make_threads(number), LEAVE_POOL();
+}
+
 // As torch_parallel_for, for loops of which every turn may do all the work. Not 0: the pool is busy.
 static int32_t in_pool(int64_t from, int64_t to, int64_t grain, void (*function)(int64_t, int64_t, void *), void *context) {
-  static bool children;
   (void)grain;
   if (!TAKE_POOL()) return 1;
-  if (!children) begin_anew_in_children(), children = true;
-  while (threads < to - from - 1 && threads < MOST_THREADS && start(serve)) threads++;
+  make_threads(to - from - 1);
   loop.function = function, loop.context = context, loop.n = to;
   atomic_store(&finished, 0);
   LOCK();
