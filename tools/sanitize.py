@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Operations are called by pointers that know their job as `void *`, as C compilers have it.
-FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=function", "-fno-sanitize-recover=all"]
+FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 def engine_objects(clang: str, folder: Path) -> list[str]:

@@ -404,7 +404,8 @@ static void tiles(int64_t from, int64_t to, void *context) {
 // Products that are worth a thread; units of each chunk that are worth its beginning.
 enum { GRAIN = 1 << 22, RUN = 4 };
 
-void KERNEL(convolve)(const struct bnn_convolve *c, struct worker *worker) {
+void KERNEL(convolve)(const void *job, struct worker *worker) {
+  const struct bnn_convolve *c = job;
   const struct cut s = cut_of(c);
   const int64_t work = s.unit * BLOCK * WORD_BITS * c->kernel_height * c->kernel_width * c->words *
                        (s.blocks < BLOCKS ? s.blocks : BLOCKS);

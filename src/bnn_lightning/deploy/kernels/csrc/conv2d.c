@@ -339,7 +339,8 @@ static void rows_of_maxima(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(real_convolve)(const struct bnn_real_convolve *c, struct worker *worker) {
+void KERNEL(real_convolve)(const void *job, struct worker *worker) {
+  const struct bnn_real_convolve *c = job;
   const struct shape s = shape_of(c);
   const int64_t pixels = c->images * c->after.height * c->after.width;
   const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;

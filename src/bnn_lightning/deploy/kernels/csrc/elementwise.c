@@ -19,7 +19,8 @@ static void copy_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(copy)(const struct bnn_copy *c, struct worker *worker) {
+void KERNEL(copy)(const void *job, struct worker *worker) {
+  const struct bnn_copy *c = job;
   spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, c->size_2), copy_rows, c);
 }
 
@@ -62,7 +63,8 @@ static void elements(int64_t from, int64_t to, void *context) {
   switch ((enum function)c->function) { FUNCTIONS(LOOP) }
 }
 
-void KERNEL(unary)(const struct bnn_unary *c, struct worker *worker) {
+void KERNEL(unary)(const void *job, struct worker *worker) {
+  const struct bnn_unary *c = job;
   spread_out(worker, (c->count + BLOCK - 1) / BLOCK, 1 << 10, elements, c);
 }
 
@@ -90,7 +92,8 @@ static void pairs_of_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(binary)(const struct bnn_binary *c, struct worker *worker) {
+void KERNEL(binary)(const void *job, struct worker *worker) {
+  const struct bnn_binary *c = job;
   spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, c->size_2), pairs_of_rows, c);
 }
 
@@ -119,7 +122,8 @@ static void softmax_rows(int64_t from, int64_t to, void *context) {
     }
 }
 
-void KERNEL(softmax)(const struct bnn_softmax *c, struct worker *worker) {
+void KERNEL(softmax)(const void *job, struct worker *worker) {
+  const struct bnn_softmax *c = job;
   spread_out(worker, c->rows, grain_of(1 << 12, c->classes * c->inner), softmax_rows, c);
 }
 
@@ -141,7 +145,8 @@ static void reduced_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(reduce)(const struct bnn_reduce *c, struct worker *worker) {
+void KERNEL(reduce)(const void *job, struct worker *worker) {
+  const struct bnn_reduce *c = job;
   const int64_t work = c->sum_0 * c->sum_1 * c->sum_2;
   spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, work), reduced_rows, c);
 }

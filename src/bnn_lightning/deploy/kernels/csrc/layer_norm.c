@@ -32,6 +32,7 @@ static void normalized_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(layer_norm)(const struct bnn_layer_norm *c, struct worker *worker) {
+void KERNEL(layer_norm)(const void *job, struct worker *worker) {
+  const struct bnn_layer_norm *c = job;
   spread_out(worker, c->rows, grain_of(1 << 15, c->features), normalized_rows, c);
 }

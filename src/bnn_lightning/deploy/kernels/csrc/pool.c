@@ -55,7 +55,8 @@ static void maxima_rows(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(pool)(const struct bnn_pool *c, struct worker *worker) {
+void KERNEL(pool)(const void *job, struct worker *worker) {
+  const struct bnn_pool *c = job;
   const int64_t work = c->after.width * c->after.channels * c->windows.height * c->windows.width;
   spread_out(worker, c->images * c->after.height, grain_of(1 << 15, work), c->average ? average_rows : maxima_rows, c);
 }
@@ -78,7 +79,8 @@ INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(sum)(const struct bnn_sum *c, struct worker *worker) {
+void KERNEL(sum)(const void *job, struct worker *worker) {
+  const struct bnn_sum *c = job;
   spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), grain_of(1 << 15, PART * c->channels), sum_parts, c);
 }
 
@@ -93,7 +95,10 @@ static void average_images(int64_t from, int64_t to, void *context) {
     }
 }
 
-void KERNEL(average)(const struct bnn_average *c, struct worker *worker) { spread_out(worker, c->images, 8, average_images, c); }
+void KERNEL(average)(const void *job, struct worker *worker) {
+  const struct bnn_average *c = job;
+  spread_out(worker, c->images, 8, average_images, c);
+}
 
 static void pad_pixels(int64_t from, int64_t to, void *context) {
   const struct bnn_pad *c = context;
@@ -104,6 +109,7 @@ static void pad_pixels(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(pad)(const struct bnn_pad *c, struct worker *worker) {
+void KERNEL(pad)(const void *job, struct worker *worker) {
+  const struct bnn_pad *c = job;
   spread_out(worker, c->pixels, grain_of(1 << 15, c->channels), pad_pixels, c);
 }

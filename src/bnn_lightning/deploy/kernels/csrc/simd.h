@@ -1,8 +1,8 @@
 // Common code of the kernels: vectors of 16 lanes in Clang's types, for any instruction set, and loops of a team of threads.
 //
-// Every operation is a function `void bnn_<operation>(const struct bnn_<operation> *job, struct worker *worker)`, with the
-// structures of arguments.h. The files of kernels are compiled once for each instruction set, which BNN_SET names and their
-// functions end with; one library holds all of them. They call nothing of libc. See docs/internals/engine.md.
+// Every operation is a `kernel_function` bnn_<operation>, whose job is a `const struct bnn_<operation> *` of arguments.h. The
+// files of kernels are compiled once for each instruction set, which BNN_SET names and their functions end with; one library
+// holds all of them. They call nothing of libc. See docs/internals/engine.md.
 #pragma once
 #include "arguments.h"
 #include "thread_team.h"

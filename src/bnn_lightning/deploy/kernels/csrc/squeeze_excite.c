@@ -56,7 +56,8 @@ static void excite(int64_t from, int64_t to, void *context) {
   }
 }
 
-void KERNEL(gate)(const struct bnn_gate *c, struct worker *worker) {
+void KERNEL(gate)(const void *job, struct worker *worker) {
+  const struct bnn_gate *c = job;
   const int64_t grain = 1 << 14;  // weights that are worth a share
   spread_out(worker, c->images, grain_of(grain, c->channels), blend, c);
   spread_out(worker, c->images * blocks_of(c->hidden), grain_of(grain, c->channels * BLOCK), squeeze, c);
@@ -195,6 +196,7 @@ static void combine_parts(int64_t from, int64_t to, void *context) {
   for (int64_t i = from; i < to; i++) combine_part(c, i / c->parts, i % c->parts);
 }
 
-void KERNEL(combine)(const struct bnn_combine *c, struct worker *worker) {
+void KERNEL(combine)(const void *job, struct worker *worker) {
+  const struct bnn_combine *c = job;
   spread_out(worker, c->images * c->parts, grain_of(1 << 15, PART * c->after.channels), combine_parts, c);
 }
