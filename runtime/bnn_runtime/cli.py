@@ -1,21 +1,31 @@
 """The command `bnn-runtime`."""
 
 import argparse
+import lzma
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import __version__
 from .native import Network, load, read_picture
 
 _NETPBM = (".pgm", ".ppm")
+# Errors that Pillow raises for a damaged file, whose header may name any size or type.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, AssertionError, MemoryError, struct.error, zlib.error, lzma.LZMAError),
+)
 _GRAY, _COLOR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def main() -> int:
     """Run the command line; errors are one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="bnn-runtime", description="Run packed binary neural networks.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     classify = commands.add_parser("classify", help="print the likeliest classes of pictures")
     classify.add_argument("model", help="file of `bnn export`")
@@ -50,7 +60,13 @@ def _pixels(path: str) -> NDArray[np.uint8]:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ValueError(f"`{path}` is no PGM or PPM file: pip install pillow") from error
-    image = ImageOps.exif_transpose(Image.open(path))
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+        image.load()
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"`{path}` cannot be decoded: {error}") from error
     if image.mode not in _GRAY + _COLOR:
         raise ValueError(f"`{path}` has pixels of the mode {image.mode}: save it with 8 bits a channel.")
     gray = image.mode in _GRAY

@@ -19,10 +19,18 @@ def only_libc_of_windows(data: bytes) -> None:
 
 
 def only_libc_of_mac(data: bytes, oldest: tuple[int, int]) -> None:
-    """Hold a library of macOS to libc, libm and threads (libSystem), and to the oldest system that its wheel names."""
+    """Hold a library of macOS to libc, libm and threads (libSystem), and to the oldest system that its wheel names.
+
+    Programs find it by its name wherever it lies, and no path of the build is in it.
+    """
     commands = list(_load_commands(data))
-    names = [part[struct.unpack_from("<I", part, 8)[0] :].rstrip(b"\0") for kind, part in commands if kind == 0xC]
-    assert names == [b"/usr/lib/libSystem.B.dylib"]
+    names = [
+        (kind, part[struct.unpack_from("<I", part, 8)[0] :].rstrip(b"\0"))
+        for kind, part in commands
+        if kind in (0xC, 0xD)
+    ]
+    # LC_LOAD_DYLIB, LC_ID_DYLIB
+    assert sorted(names) == [(0xC, b"/usr/lib/libSystem.B.dylib"), (0xD, b"@rpath/libbnn.dylib")]
     builds = [struct.unpack_from("<2I", part, 8) for kind, part in commands if kind == 0x32]  # LC_BUILD_VERSION
     assert [(system, needed >> 16, needed >> 8 & 255) for system, needed in builds] == [(1, *oldest)]
 
@@ -36,13 +44,18 @@ def _load_commands(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def only_libc_of_linux(data: bytes, path: Path, newest: tuple[int, int] | None) -> None:
-    """Hold a library to libc, libm and pthread, and to symbols of glibc that are no newer than its tag."""
+    """Hold a library to libc, libm and pthread, and to symbols of glibc that are no newer than its tag.
+
+    Programs find it by its name wherever it lies, and dlclose leaves it where it is.
+    """
     if shutil.which("readelf") is None:
         pytest.skip("needs readelf")
     path.write_bytes(data)
     printed = subprocess.run(["readelf", "-dW", "--version-info", path], check=True, capture_output=True, text=True)
     needed = set(re.findall(r"\(NEEDED\).*\[(.*?)\]", printed.stdout))
     plain = re.compile(r"(libc|libm|libpthread|ld-linux[-\w]*|libc\.musl-\w+|libdl)\.so(\.\d+)?")
+    assert re.findall(r"\(SONAME\).*\[(.*?)\]", printed.stdout) == ["libbnn.so"]
+    assert re.search(r"\(FLAGS_1\).*NODELETE", printed.stdout)
     assert needed
     assert all(plain.fullmatch(name) for name in needed), needed
     versions = [tuple(map(int, found)) for found in re.findall(r"GLIBC_(\d+)\.(\d+)", printed.stdout)]

@@ -1,12 +1,15 @@
 """The distribution bnn-runtime: its wheel runs without torch and bnn-lightning; all targets are built."""
 
+import ctypes
 import importlib.util
 import platform
 import re
 import runpy
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bnn_lightning
 from bnn_lightning.data.image_io import prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime import native
@@ -105,13 +109,42 @@ def test_it_classifies_pictures(installed: Path, model: Path, tmp_path: Path, ru
     np.testing.assert_allclose([float(share) for share, _ in printed], 100 * np.sort(wanted)[::-1], atol=0.006)
 
 
-@pytest.mark.parametrize("picture", ["none.ppm", "none.png", "text.png", "text.ppm"])
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(side: int, rows: bytes) -> bytes:
+    """Return a gray PNG file, whose rows may be fewer than it says."""
+    header = struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+PICTURES = {
+    "other": b"no picture",
+    "text": b"no picture",
+    "huge": png(20_000, b""),
+    "cut": png(64, bytes(65 * 20))[:-30],
+}
+
+
+@pytest.mark.parametrize("picture", ["none.ppm", "none.png", "text.png", "text.ppm", "huge.png", "cut.png"])
 def test_pictures_that_are_none_are_one_error(installed: Path, model: Path, tmp_path: Path, picture: str) -> None:
-    (tmp_path / picture.replace("none", "other")).write_text("no picture")
+    name = picture.replace("none", "other")
+    (tmp_path / name).write_bytes(PICTURES[Path(name).stem])
     command = [installed / "bin" / "bnn-runtime", "classify", model, picture]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: .*{picture}.*\n", done.stderr)
+
+
+def test_versions_are_one(installed: Path, tmp_path: Path, run: Run) -> None:
+    native.library().bnn_library_version.restype = ctypes.c_char_p
+    assert native.library().bnn_library_version().decode() == bnn_lightning.__version__
+    printed = run([installed / "bin" / "python", "-c", "print(__import__('bnn_runtime').__version__)"], cwd=tmp_path)
+    printed += run([installed / "bin" / "bnn-runtime", "--version"], cwd=tmp_path)
+    assert printed.split() == [bnn_lightning.__version__, "bnn-runtime", bnn_lightning.__version__]
 
 
 def test_every_target_has_a_wheel(wheels: dict[str, Any], root: Path) -> None:
@@ -141,6 +174,7 @@ def test_wheels_of_all_targets(wheels: dict[str, Any], tmp_path: Path, run: Run)
         for tag in target.tags.split("."):
             accepted(wheel, tag, tmp_path / tag, run)
         if target.system == "Linux":
+            assert target.machine != "armv7l" or b"fxstat64" in data  # files beyond 2 GB
             only_libc_of_linux(data, tmp_path / "library", newest=(2, 17) if "gnu" in target.zig else None)
         elif target.system == "Darwin":
             only_libc_of_mac(data, oldest=(11, 0))
