@@ -126,7 +126,7 @@ def test_a_plan_of_its_own_takes_bytes(images: np.ndarray) -> None:
     both = native.load(file_of(plan(linear()), of_bytes))
     pixels = images.astype(np.uint8)
     np.testing.assert_array_equal(both(pixels), both(pixels / np.float32(255)))
-    with pytest.raises(native.RuntimeFileError):
+    with pytest.raises(ValueError, match="bnn_run_bytes"):
         native.load(file_of(of_bytes))(images)
 
 
@@ -355,9 +355,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.bnn"):
         native.load(tmp_path / "none.bnn")
     (tmp_path / "empty.bnn").touch()
-    for name in ("empty.bnn", "."):
-        with pytest.raises((native.RuntimeFileError, FileNotFoundError)):
-            native.load(tmp_path / name)
+    with pytest.raises(native.RuntimeFileError, match="empty"):
+        native.load(tmp_path / "empty.bnn")
     with pytest.raises(ValueError, match="threads"):
         native.load(tmp_path / "empty.bnn", threads=300)
 

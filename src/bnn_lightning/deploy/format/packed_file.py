@@ -52,7 +52,8 @@ def file_bytes(graph: Graph, info: PackedInfo, header: Mapping[str, Any]) -> tup
     except (GraphError, ShapeError):
         return container_bytes(header, graph.constants)
     operations = {number: name_of(graph, types, number) for plan in plans for number in plan.torch_nodes}
-    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations).to_bytes()
+    takes_images = header.get("takes_images") is not False
+    plan = PlanSection(plans, info.name, info.class_names, info.preparation, operations, takes_images).to_bytes()
     placed = {
         number: (place.offset, place.layout, place.groups)
         for number, place in section.placements.items()

@@ -10,7 +10,7 @@ Numbers are little-endian and follow upon each other without gaps; nothing is co
     derived      u64 bytes of the region; u32 number; for each: u8 kind (a place in `DERIVED_KINDS`), address of the
                  source, address of the result, u8 number of arguments, u32 arguments
     plans        u8 number, 1 or 2: of images as floats, as bytes, or both; and for each:
-      images     u8 1: bytes, 0: floats
+      images     u8 0: floats, 1: bytes, 2: floats in [0, 1]
       memory     u64 fixed and u64 an image: bytes of the arena, and the same of signs
       fills      u32 number; for each: address, u64 fixed and u64 an image of the size, u16 length of the pattern, bytes
       calls      u32 number; for each:
@@ -60,6 +60,7 @@ from bnn_lightning.deploy.planner.plan import (
 MAGIC = b"BNNPLAN1"
 DERIVED_KINDS = tuple(KINDS)
 _TORCH, _SAME = 0xFFFF, 0xFFFE
+_FLOATS, _BYTES, _UNIT_FLOATS = range(3)  # images of a plan
 _WIDE = 16  # of a region
 _INT32, _INT64, _COUNT32, _COUNT64, _FLOAT, _OFFSET, _PLACE, _WIDE_PLACE = 0, 1, 2, 3, 4, 16, 32, 48
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
@@ -76,6 +77,7 @@ class PlanSection:
         class_names: One a class; empty where they are unknown.
         preparation: Preparation of pictures; None where it is unknown.
         operations: Names of the operations of the nodes that torch computes.
+        takes_images: Whether floats are images in [0, 1]; others are of any range.
     """
 
     plans: tuple[Plan, ...]
@@ -83,6 +85,7 @@ class PlanSection:
     class_names: tuple[str, ...] = ()
     preparation: Preparation | None = None
     operations: Mapping[int, str] = field(default_factory=dict)
+    takes_images: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the section; constants are a section of their own.
@@ -100,7 +103,10 @@ class PlanSection:
         parts = [MAGIC, struct.pack("<5I", VERSION, *first.in_shape, first.num_classes), _text(self.name)]
         parts += [struct.pack("<I", len(self.class_names)), *map(_text, self.class_names), self._preparation()]
         parts += [struct.pack("<QI", first.derived_size, len(first.derived)), *map(_derived, first.derived)]
-        parts += [struct.pack("<B", len(self.plans)), *(_plan(plan, first, self.operations) for plan in self.plans)]
+        parts.append(struct.pack("<B", len(self.plans)))
+        for plan in self.plans:
+            images = _BYTES if plan.takes_bytes else _UNIT_FLOATS if self.takes_images else _FLOATS
+            parts += [struct.pack("<B", images), _plan(plan, first, self.operations)]
         return b"".join(parts)
 
     def _preparation(self) -> bytes:
@@ -151,7 +157,7 @@ class PlanSection:
             plans.append(read.plan(common, plans[0].calls if plans else ()))
         if read.at != len(data) or not plans:
             raise ValueError("The plan section has another length than it says.")
-        return cls(tuple(plans), name, class_names, preparation, read.operations)
+        return cls(tuple(plans), name, class_names, preparation, read.operations, read.takes_images)
 
 
 def is_current(data: bytes | memoryview) -> bool:
@@ -214,7 +220,7 @@ def _derived(item: Derived) -> bytes:
 
 def _plan(plan: Plan, first: Plan, operations: Mapping[int, str]) -> bytes:
     sizes = (plan.arena.fixed, plan.arena.per_image, plan.signs.fixed, plan.signs.per_image)
-    parts = [struct.pack("<B4QI", plan.takes_bytes, *sizes, len(plan.fills))]
+    parts = [struct.pack("<4QI", *sizes, len(plan.fills))]
     for fill in plan.fills:
         size = struct.pack("<QQH", fill.size.fixed, fill.size.per_image, len(fill.pattern))
         parts.append(_address(fill.address) + size + fill.pattern)
@@ -281,6 +287,7 @@ class _Reader:
     def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 0
         self.operations: dict[int, str] = {}
+        self.takes_images = False
 
     def bytes(self, count: int) -> bytes:
         if self.at + count > len(self.data):
@@ -324,13 +331,14 @@ class _Reader:
         return Derived(DERIVED_KINDS[kind], source, address, arguments)
 
     def plan(self, common: Mapping[str, Any], first: tuple[KernelCall | TorchCall, ...]) -> Plan:
-        takes_bytes = self.number("B")
-        if takes_bytes > 1:
-            raise ValueError(f"{takes_bytes} is no type of images.")
+        images = self.number("B")
+        if images > _UNIT_FLOATS:
+            raise ValueError(f"{images} is no type of images.")
+        self.takes_images |= images == _UNIT_FLOATS
         arena, signs = (Size(self.number("Q"), self.number("Q")) for _ in range(2))
         fills = tuple(self.fill() for _ in range(self.number("I")))
         calls = tuple(self.call(first) for _ in range(self.number("I")))
-        return Plan(calls, arena=arena, signs=signs, fills=fills, takes_bytes=bool(takes_bytes), **common)
+        return Plan(calls, arena=arena, signs=signs, fills=fills, takes_bytes=images == _BYTES, **common)
 
     def fill(self) -> Fill:
         address, size = self.address(), Count(self.number("Q"), self.number("Q"))

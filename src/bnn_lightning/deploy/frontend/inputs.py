@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 from bnn_lightning.deploy.frontend.torch_fallback import eager
 
-_MOST = 1.5  # resizing overshoots 1 by less
+_MOST = 1.5  # amount of a value: resizing overshoots by less; as MOST_VALUE of runtime/csrc/bnn.c
 _NO_GRADIENTS = (
     "Packed layers have no gradients: differentiate the trained network, which was given to `pack` or whose checkpoint "
     "was exported."
@@ -20,7 +20,7 @@ def check_range(images: Tensor) -> bool:
     """Refuse images whose values cannot be those of [0, 1]; return whether they were looked at.
 
     Raises:
-        ValueError: A floating value lies above 1.5.
+        ValueError: A floating value lies above 1.5 or below -1.5.
 
     Example:
         >>> check_range(torch.rand(2, 3, 4, 4)), check_range(torch.zeros(2, dtype=torch.uint8))
@@ -31,8 +31,9 @@ def check_range(images: Tensor) -> bool:
     """
     if not eager(images) or not images.is_floating_point() or images.numel() == 0 or images.is_meta:
         return False
-    largest = images.detach().max().item()
-    if largest > _MOST:
+    low, high = (bound.item() for bound in images.detach().aminmax())
+    largest = high if high > _MOST else low
+    if abs(largest) > _MOST:
         raise ValueError(
             f"Images must be uint8, or floating in [0, 1], got {largest:g}: divide by 255, or pass bytes. "
             "Normalization is part of the packed network."

@@ -5,8 +5,10 @@ what lies beside it there.
 """
 
 import ctypes
+import errno
 import os
 import platform
+import stat
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ Array = NDArray[Any]
 _SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib"}
 LIBRARY = Path(__file__).parent / "_lib" / f"libbnn{_SUFFIXES.get(platform.system(), '.so')}"
 MOST_IMAGES = 1 << 20  # of a call
-_FILE, _VERSION, _TORCH, _MEMORY, _PROCESSOR = 1, 3, 4, 5, 7  # of bnn_status
+_FILE, _MEMORY, _ARGUMENT, _PROCESSOR = 1, 5, 6, 7  # of bnn_status
 
 
 class RuntimeFileError(ValueError):
@@ -112,29 +114,61 @@ def _fail(error: _Error) -> NoReturn:
     text = error.text.decode("utf-8", "replace")
     if error.status == _MEMORY:
         raise MemoryError(text)
-    if error.status == _PROCESSOR:
+    if error.status in (_FILE, _PROCESSOR):
         raise OSError(text)
-    if error.status == _FILE:
-        raise FileNotFoundError(text)
+    if error.status == _ARGUMENT:
+        raise ValueError(text)
     raise RuntimeFileError(text)
+
+
+def _path_of(path: str | Path) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:  # where C would end it
+        raise ValueError(f"A path must not hold a zero byte, got {str(path)!r}.")
+    return encoded
+
+
+def _fail_to_open(path: str | Path, error: _Error) -> NoReturn:
+    """Raise what is wrong with a file: as Python's `open` does where the system refuses it."""
+    if error.status == _FILE:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            Path(path).open("rb").close()
+        elif Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _fail(error)
+
+
+class _Handle:
+    """A network that the library has opened, closed when nobody holds it any more."""
+
+    def __init__(self, source: str | Path | bytes) -> None:
+        self.value, error = ctypes.c_void_p(), _Error()
+        network = ctypes.byref(self.value)
+        if isinstance(source, bytes):
+            self._data = np.frombuffer(source, np.uint8)  # stays as long as the network
+            if library().bnn_open_memory(self._data.ctypes.data, len(source), network, ctypes.byref(error)):
+                _fail(error)
+        elif library().bnn_open(_path_of(source), network, ctypes.byref(error)):
+            _fail_to_open(source, error)
+        weakref.finalize(self, library().bnn_close, self.value)
 
 
 class _Context:
     """Memory that the library allocated for calls of a network."""
 
-    def __init__(self, network: "Network", images: int) -> None:
+    def __init__(self, network: _Handle, images: int, threads: int) -> None:
         self.most, self.plan, self.needed, error = images, None, 0, _Error()
-        self.handle = ctypes.c_void_p()
-        opened = library().bnn_context_open(
-            network.handle, images, network.threads, ctypes.byref(self.handle), ctypes.byref(error)
-        )
-        if opened:
+        self.handle, self._network = ctypes.c_void_p(), network  # which stays open
+        handle = ctypes.byref(self.handle)
+        if library().bnn_context_open(network.value, images, threads, handle, ctypes.byref(error)):
             _fail(error)
         weakref.finalize(self, library().bnn_context_close, self.handle)
 
 
 class Network:
     """A packed network, from images to logits. Threads may share it.
+
+    It keeps memory for the next calls; `close`, or the end of a `with` block, frees it.
 
     Args:
         source: Path of a file, or its bytes.
@@ -148,23 +182,31 @@ class Network:
     def __init__(self, source: str | Path | bytes, *, threads: int = 1) -> None:
         if not 0 <= threads <= 256:
             raise ValueError(f"`threads` must be from 0 to 256, got {threads}.")
-        self.threads, self.handle, error = threads, ctypes.c_void_p(), _Error()
-        network = ctypes.byref(self.handle)
-        if isinstance(source, bytes):
-            self._data = np.frombuffer(source, np.uint8)  # stays as long as the network
-            opened = library().bnn_open_memory(self._data.ctypes.data, len(source), network, ctypes.byref(error))
-        else:
-            opened = library().bnn_open(os.fsencode(source), network, ctypes.byref(error))
-        if opened:
-            _fail(error)
-        self._close = weakref.finalize(self, library().bnn_close, self.handle)
+        self.threads = threads
+        self._handle: _Handle | None = _Handle(source)
         self.facts = self._describe()
         self._contexts, self._process = Contexts[_Context](), os.getpid()
 
+    def close(self) -> None:
+        """Free the memory of calls, and close the file, once the calls that run are done. Later calls are refused."""
+        self._handle, self._contexts = None, Contexts()  # calls that run give their memory to the former ones
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _opened(self) -> _Handle:
+        if self._handle is None:
+            raise ValueError(f"The network {self.facts.name} is closed.")
+        return self._handle
+
     def _describe(self) -> Facts:
-        facts = library().bnn_describe(self.handle).contents
+        network = self._opened().value
+        facts = library().bnn_describe(network).contents
         number = facts.classes if facts.has_names else 0
-        names = (library().bnn_class_name(self.handle, place) for place in range(number))
+        names = (library().bnn_class_name(network, place) for place in range(number))
         return Facts(
             name=facts.name.decode(),
             shape=(facts.channels, facts.height, facts.width),
@@ -183,7 +225,7 @@ class Network:
 
         Raises:
             TypeError: No array of numbers.
-            ValueError: Another shape or type, NaN or infinite values.
+            ValueError: Another shape or type; NaN, infinite values, or values beyond those of images; it is closed.
         """
         images = self._checked(images)
         number = len(images)
@@ -191,10 +233,12 @@ class Network:
         if not number:
             return logits
         run: Callable[..., int] = library().bnn_run_bytes if images.dtype == np.uint8 else library().bnn_run_floats
-        context, error = self._take(number), _Error()
-        if run(context.handle, images.ctypes.data, number, logits.ctypes.data, ctypes.byref(error)):
+        contexts, network, error = self._own_contexts(), self._opened(), _Error()
+        context = contexts.take(number) or _Context(network, number, self.threads)
+        failed = run(context.handle, images.ctypes.data, number, logits.ctypes.data, ctypes.byref(error))
+        contexts.give(context, number)
+        if failed:
             _fail(error)
-        self._contexts.give(context, number)
         return logits
 
     def _checked(self, images: Array) -> Array:
@@ -208,15 +252,13 @@ class Network:
             return np.ascontiguousarray(images)
         if not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
-        images = np.ascontiguousarray(images, np.float32)
-        if not np.isfinite(images).all():
-            raise ValueError("Images hold NaN or infinite values.")
-        return images
+        with np.errstate(over="ignore"):  # the library refuses what is infinite then
+            return np.ascontiguousarray(images, np.float32)
 
-    def _take(self, images: int) -> _Context:
+    def _own_contexts(self) -> Contexts[_Context]:
         if self._process != os.getpid():  # forked: the parent's threads may have held the lock
             self._contexts, self._process = Contexts(), os.getpid()
-        return self._contexts.take(images) or _Context(self, images)
+        return self._contexts
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Prepare a picture as evaluation did: scale it to cover a box, cut out the middle, add a border.
@@ -236,7 +278,8 @@ class Network:
         pixels = np.ascontiguousarray(pixels)
         image, error = np.empty(self.facts.shape, np.uint8), _Error()
         picture = _Picture(pixels.shape[1], pixels.shape[0], channels, pixels.ctypes.data)
-        if library().bnn_prepare(self.handle, ctypes.byref(picture), image.ctypes.data, ctypes.byref(error)):
+        network = self._opened()
+        if library().bnn_prepare(network.value, ctypes.byref(picture), image.ctypes.data, ctypes.byref(error)):
             _fail(error)
         return image
 
@@ -328,8 +371,8 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         OSError: It cannot be opened.
     """
     picture, error = _Picture(), _Error()
-    if library().bnn_picture_open(os.fsencode(path), ctypes.byref(picture), ctypes.byref(error)):
-        _fail(error)
+    if library().bnn_picture_open(_path_of(path), ctypes.byref(picture), ctypes.byref(error)):
+        _fail_to_open(path, error)
     shape = (picture.height, picture.width, picture.channels)
     pixels = np.frombuffer(ctypes.string_at(picture.pixels, shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
     library().bnn_picture_close(ctypes.byref(picture))

@@ -254,7 +254,7 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
         check_sizes(graph, len(container.data))
         refuse_nan_in_graph(graph)
         check_signs(graph)
-        takes_images = container.header.get("takes_images") is not False
+        takes_images = container.header.get("takes_images") is not False or info.preparation is not None
         types = dry_run(graph, info.shape, info.class_names)
         plans = _plans_of(container, info.shape, types[-1].elements)
         return LoadedNetwork(graph, info, takes_images=takes_images, types=types, plans=plans).eval()

@@ -1,6 +1,7 @@
 // The functions of bnn.h: networks, contexts, runs.
 #include "internal.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,8 @@
 #ifndef BNN_VERSION
 #define BNN_VERSION "0.1.0"
 #endif
+
+static const float MOST_VALUE = 1.5f;  // amount of values of images in [0, 1]: resizing overshoots by less; see frontend/inputs.py
 
 // Memory of one call at a time. Structures of both plans lie behind one another, and share arena and signs.
 struct bnn_context {
@@ -103,9 +106,9 @@ bnn_status bnn_open(const char *path, bnn_network **network, bnn_error *error) {
   size_t size = 0;
   bnn_status status;
   *network = 0;
-  void *map = bnn_map(path, &size, &status);
-  if (!map && status == BNN_ERROR_DAMAGED) return bnn_fail(error, status, "`%.150s` is empty, or no file.", path);
-  if (!map) return bnn_fail(error, status, "`%.150s` cannot be opened.", path);
+  const char *why;
+  void *map = bnn_map(path, &size, &status, &why);
+  if (!map) return bnn_fail(error, status, "`%.150s` cannot be opened: %.80s.", path, why);
   status = open_data(map, size, map, network, error);
   if (!status || !error) return status;
   char text[sizeof error->text];
@@ -264,11 +267,49 @@ static bnn_status check_run(const bnn_context *c, int64_t n, bnn_error *error) {
   return BNN_OK;
 }
 
+// Write a number with two digits behind the point: error texts have no %g in web pages.
+static void write_number(char *to, size_t size, float value) {
+  const char *const sign = value < 0 ? "-" : "";
+  const float amount = value < 0 ? -value : value;
+  bnn_error text;
+  if (value != value) bnn_fail(&text, BNN_OK, "NaN");
+  else if (amount > FLT_MAX) bnn_fail(&text, BNN_OK, "%sinfinity", sign);
+  else if (amount >= 1e15f) bnn_fail(&text, BNN_OK, "%s10^15 and more", sign);
+  else bnn_fail(&text, BNN_OK, "%s%lld.%d%d", sign, (long long)amount, (int)((int64_t)(amount * 10) % 10), (int)((int64_t)(amount * 100) % 10));
+  memcpy(to, text.text, size - 1), to[size - 1] = 0;
+}
+
+// Bits of the amount of a number: those of larger ones are larger, then come infinity and NaN.
+static int32_t amount_of(const float *number) {
+  int32_t bits;
+  memcpy(&bits, number, sizeof bits);
+  return bits & INT32_MAX;
+}
+
+// Refuse floats that are NaN or infinite, and those of an image that cannot be in [0, 1].
+static bnn_status check_floats(const bnn_network *n, const float *images, int64_t number, bnn_error *error) {
+  const bool in_range = n->in_range || n->facts.has_preparation;
+  const float limit = in_range ? MOST_VALUE : FLT_MAX;
+  const int64_t size = n->facts.channels * n->facts.height * n->facts.width;
+  const int32_t most = amount_of(&limit);
+  int32_t signs = 0;
+  for (int64_t i = 0; i < number * size; i++) signs |= most - amount_of(images + i);
+  if (signs >= 0) return BNN_OK;
+  int64_t at = 0;
+  while (amount_of(images + at) <= most) at++;
+  char value[24];
+  write_number(value, sizeof value, images[at]);
+  return bnn_fail(error, BNN_ERROR_ARGUMENT, "Images must be %s, got %s (value %lld of image %lld)%s",
+                  in_range ? "uint8, or floating in [0, 1]" : "finite", value, (long long)(at % size), (long long)(at / size),
+                  in_range ? ": divide by 255, or pass bytes. Normalization is part of the packed network." : ".");
+}
+
 bnn_status bnn_run_floats(bnn_context *c, const float *images, int64_t n, float *logits, bnn_error *error) {
-  const bnn_status status = check_run(c, n, error);
+  bnn_status status = check_run(c, n, error);
   const int which = plan_for(c->network, false);
   if (status) return status;
   if (which < 0) return bnn_fail(error, BNN_ERROR_ARGUMENT, "This network takes images in bytes: bnn_run_bytes.");
+  if ((status = check_floats(c->network, images, n, error))) return status;
   return run_plan(c, which, images, n, logits, error);
 }
 

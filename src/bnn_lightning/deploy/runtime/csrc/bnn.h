@@ -31,8 +31,10 @@
 extern "C" {
 #endif
 
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(BNN_BUILD)
 #define BNN_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define BNN_API /* of a DLL or of a program that has these files: the import library tells */
 #else
 #define BNN_API __attribute__((visibility("default")))
 #endif
@@ -43,7 +45,7 @@ typedef struct bnn_context bnn_context; /* the memory of one call at a time */
 /* Results of functions. */
 typedef enum bnn_status {
   BNN_OK = 0,
-  BNN_ERROR_FILE = 1,      /* the file cannot be opened */
+  BNN_ERROR_FILE = 1,      /* the file cannot be opened; the text says why */
   BNN_ERROR_DAMAGED = 2,   /* it is truncated, damaged, or no packed network */
   BNN_ERROR_VERSION = 3,   /* it has another version, or no plan: write it again with bnn export */
   BNN_ERROR_TORCH = 4,     /* operations of it need torch; the text names them */
@@ -69,7 +71,8 @@ typedef struct bnn_facts {
   const char *kernels;             /* instruction set in use, such as "x86_64_v4" */
 } bnn_facts;
 
-/* Open a file. It is mapped, and read where it cannot be mapped.
+/* Open a file. It is mapped (in WebAssembly read). Checksums of all of it are verified, but for the last 32 bytes, the
+ * SHA-256 of the file, which `bnn verify` checks.
  *
  * path: UTF-8.
  * network: receives the network, NULL if there is an error. */
@@ -106,7 +109,8 @@ BNN_API void bnn_context_close(bnn_context *context);
  * logits: n times facts->classes floats. */
 BNN_API bnn_status bnn_run_bytes(bnn_context *context, const uint8_t *images, int64_t n, float *logits, bnn_error *error);
 
-/* The same of images in floats from 0 to 1. */
+/* The same of images in floats from 0 to 1. NaN and infinite values are refused, and so are amounts above 1.5 (resizing
+ * overshoots by less), unless the network was trained on something else than images: BNN_ERROR_ARGUMENT. */
 BNN_API bnn_status bnn_run_floats(bnn_context *context, const float *images, int64_t n, float *logits, bnn_error *error);
 
 /* Bytes of memory of a context. */

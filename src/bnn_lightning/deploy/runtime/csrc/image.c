@@ -221,8 +221,9 @@ bnn_status bnn_picture_open(const char *path, bnn_picture *picture, bnn_error *e
   size_t size = 0;
   bnn_status status;
   *picture = (bnn_picture){0};
-  void *data = bnn_map(path, &size, &status);
-  if (!data) return bnn_fail(error, status, "`%.150s` cannot be opened, or is empty.", path);
+  const char *why;
+  void *data = bnn_map(path, &size, &status, &why);
+  if (!data) return bnn_fail(error, status, "`%.150s` cannot be opened: %.80s.", path, why);
   status = bnn_picture_read(data, size, picture, error);
   bnn_unmap(data, size);
   if (!status || !error) return status;

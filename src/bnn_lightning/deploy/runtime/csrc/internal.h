@@ -1,5 +1,6 @@
 // Declarations that the files of the runtime share. bnn.h is the interface for users.
 #pragma once
+#define BNN_BUILD
 #include "bnn.h"
 
 #include <stdarg.h>
@@ -73,6 +74,7 @@ struct bnn_network {
   void *copy, *map;    // constants, where data is not aligned; a mapped file
   size_t map_size;
   bool partial;        // may have calls of torch: run by range
+  bool in_range;       // images as floats are in [0, 1]
   struct {
     int filter;  // 0: unknown, 1: bilinear, 2: bicubic
     int64_t height, width, border;
@@ -90,7 +92,8 @@ HIDDEN bnn_status bnn_load_sections(bnn_network *network, const uint8_t *plan, s
                                     size_t size, bnn_error *error);
 HIDDEN int64_t bnn_region_size(const bnn_network *network, const struct plan *plan, int region, int64_t images);
 HIDDEN uint32_t bnn_crc32(const void *data, size_t size);
-HIDDEN void *bnn_map(const char *path, size_t *size, bnn_status *status);
+// A file, mapped; null: status, and why.
+HIDDEN void *bnn_map(const char *path, size_t *size, bnn_status *status, const char **why);
 HIDDEN void bnn_unmap(void *map, size_t size);
 HIDDEN void *bnn_allocate(size_t size);  // zeros, aligned to ALIGN; null where there is no memory
 HIDDEN void bnn_free(void *memory);

@@ -135,10 +135,12 @@ static void calls_of(struct reader *r, struct plan *plan, const struct plan *fir
   }
 }
 
-static void plan_of(struct reader *r, struct plan *plan, const struct plan *first) {
-  const uint8_t bytes = u8(r);
-  if (bytes > 1) refuse(r, "images are of no type");
-  plan->bytes = bytes;
+enum { FLOATS, BYTES, UNIT_FLOATS };  // images of a plan; the last ones are in [0, 1]
+
+static void plan_of(struct reader *r, bnn_network *n, struct plan *plan) {
+  const uint8_t images = u8(r);
+  if (images > UNIT_FLOATS) refuse(r, "images are of no type");
+  plan->bytes = images == BYTES, n->in_range |= images == UNIT_FLOATS;
   plan->arena = amount_of(r, 8), plan->signs = amount_of(r, 8);
   if (plus(plan->arena.fixed, plan->arena.each) > MOST_MEMORY || plus(plan->signs.fixed, plan->signs.each) > MOST_MEMORY)
     refuse(r, "an image takes more memory than in any network");
@@ -151,7 +153,7 @@ static void plan_of(struct reader *r, struct plan *plan, const struct plan *firs
     fill->length = u16(r), fill->pattern = take(r, fill->length);
     if (region != REGION_SIGNS) refuse(r, "a fill lies elsewhere than in signs");
   }
-  calls_of(r, plan, first);
+  calls_of(r, plan, n->plans);
 }
 
 // `end`: of what was computed before.
@@ -241,7 +243,7 @@ static void section_of(struct reader *r, bnn_network *n) {
   for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &end);
   n->num_plans = u8(r);
   if (n->num_plans < 1 || n->num_plans > 2) refuse(r, "it has no plan"), n->num_plans = 0;
-  for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n->plans + i, n->plans), n->facts.calls = (int64_t)n->plans[i].num_calls;
+  for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n, n->plans + i), n->facts.calls = (int64_t)n->plans[i].num_calls;
   if (n->num_plans == 2 && n->plans[0].bytes == n->plans[1].bytes) refuse(r, "it has two plans for one type of images");
   if (!r->wrong && r->at != r->end) refuse(r, "something follows its plans");
 }

@@ -1,0 +1,109 @@
+"""The C library as programs in C have it: linked, loaded while they run, and closed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnn_lightning.deploy.runtime import native
+from bnn_lightning.zoo import packed_file
+
+COMPILER = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+pytestmark = [
+    pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the compiled library"),
+    pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="needs a C compiler on Linux"),
+]
+# Counts memory and threads that a run makes.
+LINKED = """
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <malloc.h>
+#include <stdio.h>
+#include "bnn.h"
+static int threads(void) {
+  int number = 0;
+  DIR *folder = opendir("/proc/self/task");
+  while (readdir(folder)) number++;
+  closedir(folder);
+  return number - 2;
+}
+int main(int argc, char **argv) {
+  bnn_error error;
+  bnn_network *network;
+  bnn_context *context;
+  unsigned char images[8 * 3 * 32 * 32] = {0};
+  float logits[8 * 10];
+  if (bnn_open(argv[1], &network, &error)) return fprintf(stderr, "%s\\n", error.text), 1;
+  if (bnn_context_open(network, 8, 3, &context, &error)) return fprintf(stderr, "%s\\n", error.text), 1;
+  const int before = threads();
+  const size_t memory = mallinfo2().uordblks;
+  if (bnn_run_bytes(context, images, 8, logits, &error)) return fprintf(stderr, "%s\\n", error.text), 1;
+  const size_t after = mallinfo2().uordblks;
+  printf("%d %d %d %.9g", before, threads(), (int)(after - memory), logits[3]);
+  bnn_context_close(context);
+  bnn_close(network);
+  return 0;
+}
+"""
+LOADED = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include "bnn.h"
+#define FUNCTION(name) __typeof__(name) *const name##_ = (__typeof__(name) *)dlsym(library, #name)
+int main(int argc, char **argv) {
+  for (int i = 0; i < 20; i++) {
+    void *library = dlopen(argv[1], RTLD_NOW);
+    if (!library) return fprintf(stderr, "%s\\n", dlerror()), 1;
+    FUNCTION(bnn_open); FUNCTION(bnn_context_open); FUNCTION(bnn_run_bytes);
+    FUNCTION(bnn_context_close); FUNCTION(bnn_close);
+    bnn_network *network;
+    bnn_context *context;
+    unsigned char images[8 * 3 * 32 * 32] = {0};
+    float logits[8 * 10];
+    if (bnn_open_(argv[2], &network, 0) || bnn_context_open_(network, 8, 3, &context, 0)) return 2;
+    if (bnn_run_bytes_(context, images, 8, logits, 0)) return 3;
+    bnn_context_close_(context), bnn_close_(network);
+    if (dlclose(library)) return 4;
+  }
+  return dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) ? 0 : 5;
+}
+"""
+
+
+def compiled(source: str, folder: Path, *libraries: str | Path) -> Path:
+    (folder / "main.c").write_text(source, encoding="utf-8")
+    include = f"-I{Path(native.__file__).parent / 'csrc'}"
+    command = [COMPILER or "", "main.c", include, *map(str, libraries), "-o", "main"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "main"
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    """A network whose layers are worth threads, of images of 3x32x32 and 10 classes."""
+    return packed_file("zoo:cifar10_resnet20")
+
+
+def test_linked_programs_find_the_library_by_its_name(model: Path, tmp_path: Path) -> None:
+    built, moved = tmp_path / "built", tmp_path / "moved"
+    built.mkdir()
+    shutil.copy(native.LIBRARY, built / "libbnn.so")
+    compiled(LINKED, built, built / "libbnn.so")
+    built.rename(moved)
+    environment = os.environ | {"LD_LIBRARY_PATH": "."}
+    done = subprocess.run(["./main", model], cwd=moved, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after, memory, logit = done.stdout.split()
+    assert (before, after, memory) == ("3", "3", "0")  # threads are made, and memory is taken, before the first run
+    assert np.float32(logit) == native.load(model)(np.zeros((8, 3, 32, 32), np.uint8))[0, 3]
+
+
+def test_a_library_with_threads_stays_when_it_is_closed(model: Path, tmp_path: Path) -> None:
+    program = compiled(LOADED, tmp_path, "-ldl")
+    done = subprocess.run([program, native.LIBRARY, model], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
