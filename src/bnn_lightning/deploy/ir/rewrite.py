@@ -38,11 +38,12 @@ class Rewriter:
 
     def copy(self, node: Node) -> Value:
         """Append an old node, which reads the new values of what it read."""
-        attributes = {
-            name: self.kept(value) if isinstance(value, ConstantRef) else value
-            for name, value in node.attributes.items()
-        }
-        return self.add(node.operation, [self.moved(item) for item in node.inputs], attributes, node.name)
+        return self.add(node.operation, [self.moved(item) for item in node.inputs], self.attributes(node), node.name)
+
+    def attributes(self, node: Node) -> dict[str, AttributeValue]:
+        """Return the attributes of an old node for the new graph."""
+        given = node.attributes.items()
+        return {name: self.kept(value) if isinstance(value, ConstantRef) else value for name, value in given}
 
     def moved(self, item: Input) -> Input:
         """Return what stands for an old input now."""

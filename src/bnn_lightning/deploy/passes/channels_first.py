@@ -161,8 +161,7 @@ def _binary_conv2d(to: _ChannelsFirst, number: int, node: Node) -> bool:
     window = (*kernel, *node["stride"], *node["padding"])
     if of is None or len(node.inputs) > 1 or window != (1, 1, 1, 1, 0, 0, 0, 0):
         return False
-    attributes = {k: to.rewriter.kept(v) if isinstance(v, ConstantRef) else v for k, v in node.attributes.items()}
-    x = to.rewriter.add("binary_conv2d", [of[0]], attributes, node.name)
+    x = to.rewriter.add("binary_conv2d", [of[0]], to.rewriter.attributes(node), node.name)
     to.rows[number] = x, of[1]
     return True
 

@@ -9,26 +9,52 @@ from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.copy import copy_strided
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places
 from bnn_lightning.deploy.planner.operands import joined
-from bnn_lightning.deploy.planner.typed_graph import TypedGraph
-from bnn_lightning.deploy.planner.views import View, dense_strides, memory_strides
+from bnn_lightning.deploy.planner.typed_graph import TypedGraph, size_of
+from bnn_lightning.deploy.planner.views import View, dense_strides, is_whole, memory_strides
 
 _MOST = 3  # dimensions of a copy beside that of the images
 
 
 def copying(graph: TypedGraph, number: int) -> Lowering | None:
     """A value in another shape or order, which lies in memory otherwise than what it is made of."""
-    view, out = graph.views[number], memory_strides(graph.types[number])
-    if view is None or view.root == number:  # a reshape joins what is not dense: it is copied in the order of its input
-        item = graph.graph.nodes[number - 1].inputs[0]
-        view = graph.views[item.number] if isinstance(item, Value) else None
-        if view is None or graph.nodes[number - 1].operation != "reshape":
-            return None
-        joins = _strides_within(view.sizes, graph.types[number].shape, out)
-        dense = dense_strides(view.sizes, range(len(view.sizes)))
-        out = dense if joins is None and len(graph.types[number].shape) != 4 else joins
-    if out is None or graph.types[view.root].dtype != "f32" or not graph.types[number].elements:
+    view, of = graph.views[number], graph.types[number]
+    out = memory_strides(of)
+    if of.dtype != "f32" or not of.elements or out is None:
         return None
-    return _lowered(graph, number, view, out)
+    if view is not None and view.root != number:
+        return _lowered(graph, number, view, out)
+    item = graph.graph.nodes[number - 1].inputs[0]
+    view = graph.views[item.number] if isinstance(item, Value) else None
+    if view is None or graph.nodes[number - 1].operation != "reshape":
+        return None
+    joins = _strides_within(view.sizes, of.shape, out)  # a reshape joins what is not dense
+    if joins is not None:
+        return _lowered(graph, number, view, joins)
+    return _in_two(graph, number, view, out)
+
+
+def _in_two(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:
+    """A reshape in two copies, to dense elements in the order of its input, and from there; one, if these are it."""
+    shape = graph.types[number].shape
+    dense, then = (dense_strides(sizes, range(len(sizes))) for sizes in (view.sizes, shape))
+    if dense is None or then is None:
+        return None
+    first = _lowered(graph, number, view, dense)
+    if first is None or then == out:
+        return first
+    parts = _dims(shape, then, out)
+    if parts is None:
+        return None
+    steps, others = parts
+
+    def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
+        work = places["work"]
+        return [
+            *first.build(constants, {**places, number: work}),
+            copy_strided(work, places[number], steps, others, node=number),
+        ]
+
+    return Lowering(number, first.reads, build, {"work": size_of(graph.types[number])})
 
 
 def _strides_within(
@@ -63,26 +89,44 @@ def _strides_within(
     return tuple(found) if strides is not None and all(size == 1 for size in sizes[:at]) else None
 
 
-def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:
-    dims = [dim for dim in zip(view.sizes, view.strides, out, strict=True) if dim[0] != 1]
-    images = [dim for dim in dims if dim[0] == Images(1)]
-    fixed = sorted(((size, (x, to)) for size, x, to in dims if isinstance(size, int)), key=lambda dim: -dim[1][1])
-    others = [(size, steps[0], steps[1]) for size, steps in joined(fixed, _MOST) or fixed]
-    if len(images) != 1 or len(fixed) + 1 != len(dims) or len(others) > _MOST:
+_Dims = tuple[tuple[int, int], list[tuple[int, int, int]]]  # strides of the images; size and strides of the others
+
+
+def _dims(sizes: Sequence[Size], x: Sequence[int], out: Sequence[int]) -> _Dims | None:
+    """Return the dimensions of a copy; None where they are too many for one."""
+    images, fixed = list[tuple[int, int]](), list[tuple[int, tuple[int, int]]]()
+    for size, step, to in zip(sizes, x, out, strict=True):
+        each = size.each if isinstance(size, Images) else size
+        if isinstance(size, Images):
+            images.append((each * step, each * to))
+        if each != 1:
+            fixed.append((each, (step, to)))
+    others = joined(sorted(fixed, key=lambda dim: -dim[1][1]), _MOST)
+    if len(images) != 1 or others is None:
         return None
-    steps, source = images[0][1:], view.root
+    return images[0], [(size, steps[0], steps[1]) for size, steps in others]
+
+
+def _lowered(graph: TypedGraph, number: int, view: View, out: tuple[int, ...]) -> Lowering | None:
+    parts, source = _dims(view.sizes, view.strides, out), view.root
+    if parts is None or graph.types[source].dtype != "f32":
+        return None
+    steps, others = parts
     planes = None if source or view.offset else _in_planes(graph, [(Images(1), steps[0]), *(dim[:2] for dim in others)])
     if planes is not None:
         steps, others = (planes[0], steps[1]), [(dim[0], x, dim[2]) for dim, x in zip(others, planes[1:], strict=True)]
         source = IMAGES  # as they come: planes
+    whole = source > 0 and out == view.strides and is_whole(view, graph.types[number], graph.types[source])
 
     def build(constants: ConstantSection, places: Places) -> list[KernelCall]:
         planar = source == IMAGES
         x = graph.images.address if planar else places[source] + 4 * view.offset
+        if whole and x == places[number]:
+            return []
         in_bytes = planar and graph.images.in_bytes
         return [copy_strided(x, places[number], steps, others, in_bytes=in_bytes, node=number)]
 
-    return Lowering(number, (source,), build)
+    return Lowering(number, (source,), build, over=(source,) if whole else ())
 
 
 def _in_planes(graph: TypedGraph, dims: Sequence[tuple[Size, int]]) -> list[int] | None:

@@ -131,12 +131,9 @@ def _reshaped(x: View, of: Type) -> View | None:
 
 
 def _same_places(given: Sequence[tuple[Size, int]], wanted: Sequence[Size]) -> tuple[int, int]:
-    """Return how many of the first dimensions of both have as many places together, as few as can be; 0 for none.
-
-    The number of images is no product of others.
-    """
+    """Return how many of the first dimensions of both have as many places together, as few as can be; 0 for none."""
     if given and (isinstance(given[0][0], Images) or isinstance(wanted[0], Images)):
-        return (1, 1) if given[0][0] == wanted[0] else (0, 0)
+        return _same_images([size for size, _ in given], wanted)
     old, new, before, behind = 0, 0, 1, 1
     while not old or before != behind:
         of_old = before <= behind
@@ -145,6 +142,29 @@ def _same_places(given: Sequence[tuple[Size, int]], wanted: Sequence[Size]) -> t
         if isinstance(size, Images):
             return 0, 0
         if of_old:
+            old, before = old + 1, before * size
+        else:
+            new, behind = new + 1, behind * size
+    return old, new
+
+
+def _same_images(given: Sequence[Size], wanted: Sequence[Size]) -> tuple[int, int]:
+    """Return how many of the first dimensions have as many places together, where both begin with the images.
+
+    Example:
+        >>> _same_images([Images(6), 4], [Images(1), 2, 3, 4])
+        (1, 3)
+    """
+    first, second = given[0], wanted[0]
+    if not isinstance(first, Images) or not isinstance(second, Images):
+        return 0, 0
+    old, new, before, behind = 1, 1, first.each, second.each
+    while before != behind:
+        sizes, place = (given, old) if before < behind else (wanted, new)
+        size = sizes[place] if place < len(sizes) else Images(1)
+        if isinstance(size, Images):
+            return 0, 0
+        if before < behind:
             old, before = old + 1, before * size
         else:
             new, behind = new + 1, behind * size

@@ -29,6 +29,7 @@ from bnn_lightning.deploy.ir.types import ShapeError, text_of
 from bnn_lightning.deploy.kernels.library import current_kernel
 from bnn_lightning.deploy.passes.channels_first import channels_first
 from bnn_lightning.deploy.passes.fold_epilogue import Folded, fold_epilogue
+from bnn_lightning.deploy.passes.rows_as_maps import rows_as_maps
 from bnn_lightning.deploy.passes.sequences import sequences_as_maps
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, are_for_kernels, can_be_planned
 from bnn_lightning.deploy.runtime.on_demand import OnDemand, Watch
@@ -291,6 +292,7 @@ def _compile(network: nn.Module, shape: torch.Size, trace: Trace | None = None) 
         graph = sequences_as_maps(graph, types_of(graph, images))
         graph = channels_first(graph, types_of(graph, images))
         folded = fold_epilogue(graph, types_of(graph, images))
+        folded = replace(folded, graph=rows_as_maps(folded.graph, types_of(folded.graph, images)))
     except (GraphError, ShapeError) as error:
         return replace(compiled, trace=trace, reason=str(error))
     compiled = replace(compiled, trace=trace, folded=folded)
