@@ -27,6 +27,7 @@ WIDTHS = (390, 1280)
 pytestmark = pytest.mark.skipif(
     not (web.MODULE.is_file() and native.LIBRARY.exists()), reason="needs the compiled module and library"
 )
+needs_node = pytest.mark.skipif(NODE is None, reason="needs Node")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
@@ -72,11 +73,13 @@ def check(result: dict[str, Any], page: Path, picture: Path) -> None:
     assert 0 < result["milliseconds"] < 1000
 
 
-SCRIPT = """
+OPEN = """
 const fs = require("fs"), [page, picture] = process.argv.slice(1);
 const html = fs.readFileSync(page + "/index.html", "utf8");
 const engine = html.match(/<script id="engine">([^]*?)<\\/script>/)[1];
 const open = new Function(engine + "; return openNetwork")();
+"""
+SCRIPT = """
 (async () => {
   const network = await open(fs.readFileSync(page + "/bnn.wasm"), fs.readFileSync(page + "/model.bnn"));
   const results = JSON.parse(picture).map(([width, height, channels, file]) =>
@@ -87,7 +90,13 @@ const open = new Function(engine + "; return openNetwork")();
 """
 
 
-@pytest.mark.skipif(NODE is None, reason="needs Node")
+def in_node(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script in Node."""
+    words = [str(NODE), "-e", script, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_node
 @pytest.mark.parametrize("kind", ["gray", "color"])
 def test_node_runs_the_module(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     page: Path = request.getfixturevalue(kind)
@@ -97,9 +106,7 @@ def test_node_runs_the_module(kind: str, request: pytest.FixtureRequest, tmp_pat
         file.with_suffix(".raw").write_bytes(pixels.tobytes())
         given.append([pixels.shape[1], pixels.shape[0], pixels.size // (pixels.shape[0] * pixels.shape[1])])
     words = [[*sides, str(file.with_suffix(".raw"))] for sides, file in zip(given, files, strict=True)]
-    done = subprocess.run(
-        [str(NODE), "-e", SCRIPT, str(page), json.dumps(words)], capture_output=True, text=True, timeout=60
-    )
+    done = in_node(OPEN + SCRIPT, page, json.dumps(words))
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     facts = native.load(page / "model.bnn").facts
@@ -109,20 +116,50 @@ def test_node_runs_the_module(kind: str, request: pytest.FixtureRequest, tmp_pat
         check(result, page, file)
 
 
-@pytest.mark.skipif(NODE is None, reason="needs Node")
+@needs_node
 def test_a_damaged_model_is_one_error_of_the_module(gray: Path, tmp_path: Path) -> None:
     page = tmp_path / "page"
     shutil.copytree(gray, page)
     data = bytearray((page / "model.bnn").read_bytes())
     data[-100] ^= 1
     (page / "model.bnn").write_bytes(data)
-    done = subprocess.run(
-        [str(NODE), "-e", SCRIPT, str(page), "[]"], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = in_node(OPEN + SCRIPT, page, "[]")
     assert done.returncode != 0
     with pytest.raises(native.RuntimeFileError) as error:
         native.load(bytes(data))
     assert str(error.value) in done.stderr
+
+
+REFUSED = """
+const bytes = Uint8Array.from({ length: 4800 }, (_, k) => 31 * k), rgba = new Uint8Array(6400);
+const wrong = [
+  [3, rgba], [3, bytes.slice(0, 1600)], [1, bytes], [4, rgba], [3, bytes.buffer], [3, [...bytes]], [3, undefined],
+  [3, Float32Array.from(bytes, (value) => value / 255)], [3, new Uint16Array(4800)],
+];
+(async () => {
+  const network = await open(fs.readFileSync(page + "/bnn.wasm"), fs.readFileSync(page + "/model.bnn"));
+  const same = [bytes, new Uint8ClampedArray(bytes)].map((pixels) =>
+    network.classify({ width: 40, height: 40, channels: 3, pixels }).logits);
+  const refused = wrong.map(([channels, pixels]) => {
+    try {
+      network.classify({ width: 40, height: 40, channels, pixels });
+    } catch (error) {
+      return error.message;
+    }
+  });
+  console.log(JSON.stringify({ same, refused }));
+})();
+"""
+
+
+@needs_node
+def test_other_pixels_than_the_sides_say_are_refused(color: Path) -> None:
+    done = in_node(OPEN + REFUSED, color)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["same"][0] == answer["same"][1]
+    for text, number in zip(answer["refused"], ("6400", "1600", "4800", "1 or 3", *["Uint8Array"] * 5), strict=True):
+        assert number in text
 
 
 MEMORY = """
@@ -150,9 +187,9 @@ WebAssembly.instantiate(require("fs").readFileSync(process.argv[1])).then(({ ins
 """
 
 
-@pytest.mark.skipif(NODE is None, reason="needs Node")
+@needs_node
 def test_memory_of_the_module() -> None:
-    done = subprocess.run([str(NODE), "-e", MEMORY, str(web.MODULE)], capture_output=True, text=True, timeout=60)
+    done = in_node(MEMORY, web.MODULE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["true", "0", "0"]
 
