@@ -259,6 +259,41 @@ def classified(page: Browser, picture: Path) -> dict[str, Any]:
     return answer
 
 
+PASTE = """(async () => {{
+  const blob = new Blob([new Uint8Array({})], {{ type: "image/png" }});
+  await navigator.clipboard.write([new ClipboardItem({{ "image/png": blob }})]);
+}})()"""
+NO_CANVAS = "OffscreenCanvasRenderingContext2D.prototype.getImageData = (x, y, ...sides) => new ImageData(...sides)"
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_large_and_pasted_pictures(color: Path, chromium: Browser, tmp_path: Path) -> None:
+    # Wider than a canvas of Chromium may be, and several squares in both directions.
+    rng = np.random.default_rng(0)
+    wide, large, small = (tmp_path / name for name in ("wide.png", "large.png", "small.png"))
+    Image.fromarray(np.tile(np.arange(70_000) // 300, (40, 1)).astype(np.uint8)).save(wide)
+    Image.fromarray(rng.integers(0, 256, (2050, 4100, 3), dtype=np.uint8)).save(large, compress_level=1)
+    Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)).save(small)
+    with served(color) as address:
+        chromium.open(address, "network")
+        for file in (wide, large):
+            check(classified(chromium, file), color, file)
+        chromium.value("clear()")
+        chromium.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+        chromium.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        chromium.value(PASTE.format(list(small.read_bytes())))
+        chromium.call("Input.dispatchKeyEvent", type="keyDown", key="v", code="KeyV", modifiers=2, commands=["paste"])
+        chromium.wait("result")
+        check(chromium.value("({ ...result, prepared: [...result.prepared] })"), color, small)
+        chromium.value(NO_CANVAS)
+        chromium.choose("#file", wide)
+        chromium.wait("!$('problem').hidden")
+        assert "70000 × 40" in chromium.value("$('problem').textContent")
+        assert chromium.value("result === null && $('table').hidden")
+    assert chromium.errors == []
+
+
 @needs_chromium
 def test_a_page_says_what_is_missing(gray: Path, chromium: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page"
