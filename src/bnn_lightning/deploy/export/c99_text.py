@@ -120,11 +120,19 @@ HEADER = """// {what}, a binary neural network, for images of {shape}. Written b
 #define {name}_PIXELS {pixels}
 #define {name}_CLASSES {classes}
 
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 // Compute the logits of an image: bytes, plane by plane, each row by row. Not for two threads at a time.
 void {name}_logits(const uint8_t pixels[{pixels}], float logits[{classes}]);
 
 // Return the class of an image, the one with the largest logit.
 int {name}_classify(const uint8_t pixels[{pixels}]);
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 """

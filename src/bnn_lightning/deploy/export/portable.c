@@ -15,15 +15,35 @@ struct bnn_window {
 };
 
 //// fma
-// A product and a sum, rounded once, as torch and packed files do where processors have such an instruction. Others take
-// doubles, which hold a whole product; where these are slow and single images may get another class, compile with
+// A product and a sum, rounded once, as torch and packed files do. Others than GCC do not say whether there is an
+// instruction, and Clang takes `__builtin_fmaf` for a function of the mathematics library, which may set errno. Without an
+// instruction doubles do it; where these are slow and single images may get another class, compile with
 // -D'BNN_FMA(a,b,c)=((a)*(b)+(c))'.
-#ifndef BNN_FMA
-#if defined(__GNUC__) && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
-#define BNN_FMA(a, b, c) __builtin_fmaf(a, b, c)
-#else
-#define BNN_FMA(a, b, c) ((float)((double)(a) * (double)(b) + (double)(c)))
+#if !defined(BNN_FMA) && defined(__clang__) && defined(__has_builtin)
+#if __has_builtin(__builtin_elementwise_fma) && (defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen))
+#define BNN_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 #endif
+#elif !defined(BNN_FMA) && defined(__GNUC__) && defined(__FP_FAST_FMAF)
+#define BNN_FMA(a, b, c) __builtin_fmaf(a, b, c)
+#endif
+#ifndef BNN_FMA
+#define BNN_FMA(a, b, c) bnn_fma(a, b, c)
+typedef char bnn_double_must_have_64_bits[sizeof(double) == sizeof(uint64_t) ? 1 : -1];
+
+// Doubles hold a whole product, and round the sum. Where that gives what may lie halfway between two floats, the last bit
+// is made odd if something was lost, on the side where the sum lies: floats then round as of the whole sum.
+static float bnn_fma(float a, float b, float c) {
+  const double product = (double)a * (double)b, other = (double)c;
+  union {
+    double value;
+    uint64_t bits;
+  } sum = {product + other};
+  if ((sum.bits & 0xFFFFFFFu) == 0) {
+    const double added = sum.value - product, lost = (product - (sum.value - added)) + (other - added);
+    if (lost > 0 || lost < 0) sum.bits = (lost > 0) == (sum.value > 0) ? sum.bits + 1 : sum.bits - 1;
+  }
+  return (float)sum.value;
+}
 #endif
 
 //// conv2d
