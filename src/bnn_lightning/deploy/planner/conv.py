@@ -42,30 +42,6 @@ def convolution_and_maxima(graph: TypedGraph, number: int) -> Lowering | None:
     return _convolution(Chain.from_value(graph, source), number, maxima)
 
 
-def images(graph: TypedGraph) -> Lowering | None:
-    """The images as a map of floats: a convolution with the identity, which is exact."""
-    shape = graph.map_shape(Value(0))
-    if shape is None:
-        return None
-    return _lowered(graph, 0, IMAGES, _identity(shape[0]))
-
-
-def normalization(graph: TypedGraph, number: int) -> Lowering | None:
-    """The normalization of images by itself: in a convolution with the identity, which is exact."""
-    shape = graph.map_shape(Value(number))
-    if shape is None:
-        return None
-    chain = Chain.from_value(graph, Value(number))
-    given = chain.normalization(shape[0])
-    if given is None or chain.at != Value(0):
-        return None
-    return _lowered(graph, number, IMAGES, replace(_identity(shape[0]), normalization=given))
-
-
-def _identity(channels: int) -> Conv2d:
-    return Conv2d(np.eye(channels, dtype=np.float32)[:, :, None, None], Activation(channels))
-
-
 def _convolution(chain: Chain, number: int, maxima: Pool2d | None) -> Lowering | None:
     graph, shape = chain.graph, chain.graph.map_shape(chain.at)
     assert shape is not None

@@ -13,10 +13,11 @@ from bnn_lightning.deploy.kernels.call import KernelCall
 from bnn_lightning.deploy.kernels.constants import ConstantSection
 from bnn_lightning.deploy.kernels.layout import BLOCK, Map
 from bnn_lightning.deploy.planner.arithmetic import arithmetic
-from bnn_lightning.deploy.planner.conv import convolution_and_maxima, images, normalization, pooling, real_convolution
+from bnn_lightning.deploy.planner.conv import convolution_and_maxima, pooling, real_convolution
 from bnn_lightning.deploy.planner.elementwise import combination, concatenation
 from bnn_lightning.deploy.planner.functions import classes, function
 from bnn_lightning.deploy.planner.groups import grouped_convolution
+from bnn_lightning.deploy.planner.images import images, normalization
 from bnn_lightning.deploy.planner.layer_norm import layer_norm
 from bnn_lightning.deploy.planner.linear import gate, linear
 from bnn_lightning.deploy.planner.lowering import IMAGES, Lowering, Places, Signs
