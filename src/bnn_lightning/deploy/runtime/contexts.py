@@ -76,10 +76,15 @@ class Contexts(Generic[_C]):
             self._calls += 1
             if 4 * images >= context.most:
                 context.needed = self._calls
-            kept = [one for one in (*self.idle, context) if self._calls - one.needed < PATIENCE]
-            if len(kept) > MOST_IDLE:
-                kept.remove(min(kept, key=_room))
-            self.idle = kept
+            self.idle.append(context)
+            if len(self.idle) > 1 or context.needed != self._calls:
+                self._release()
+
+    def _release(self) -> None:
+        """Release the contexts that were not needed for long, and the smallest one of too many."""
+        self.idle = [context for context in self.idle if self._calls - context.needed < PATIENCE]
+        if len(self.idle) > MOST_IDLE:
+            self.idle.remove(min(self.idle, key=_room))
 
     def clear(self) -> None:
         """Release the contexts that are idle."""
