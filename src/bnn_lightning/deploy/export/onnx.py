@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from bnn_lightning.deploy.export.onnx_rewrite import exact
+from bnn_lightning.deploy.frontend.any_number import export_for_any_number
+from bnn_lightning.deploy.frontend.capture import TRACING_ERRORS
 from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.utils.optional import require
 
@@ -51,7 +54,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
     try:
         with quiet_exporter():
             program = torch.onnx.export(
-                network,
+                export_for_any_number(network, images),
                 (images,),
                 input_names=["images"],
                 output_names=["logits"],
@@ -62,11 +65,8 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
                 verbose=False,
             )
             assert program is not None
-            shape = program.model.graph.inputs[0].shape
-            if shape is None or isinstance(shape[0], int):
-                raise ValueError("it fixes the number of images, as len(images) does: take images.shape[0].")
             program.save(str(path), external_data=False)
-    except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
+    except (torch.onnx.OnnxExporterError, TorchDynamoException, *TRACING_ERRORS) as error:
         raise OnnxError(f"{type(model).__name__} cannot be written as ONNX: {first_line(error)}") from error
     return Path(path).stat().st_size
 

@@ -7,6 +7,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from bnn_lightning.deploy.export.formats import Written
 from bnn_lightning.deploy.export.onnx import first_line
+from bnn_lightning.deploy.frontend.any_number import export_for_any_number
 from bnn_lightning.deploy.frontend.capture import TRACING_ERRORS
 from bnn_lightning.deploy.frontend.pack import example_images
 from bnn_lightning.deploy.runtime.packed_network import PackedNetwork
@@ -31,10 +32,11 @@ def write_torch_program(packed: PackedNetwork, out: str | Path) -> Written:
     images = example_images(packed.network, 2)
     try:
         with replacing(out) as made:
-            program = torch.export.export(packed, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            program = export_for_any_number(packed, images)
             torch.export.save(program, made)
             with torch.no_grad():
-                same = torch.equal(torch.export.load(made).module()(images), packed.run_layers(images))
+                loaded = torch.export.load(made).module()
+                same = all(torch.equal(loaded(some), packed.run_layers(some)) for some in (images, images[:1]))
             if not same:
                 raise TorchProgramError("the program that torch exports gives other logits than the network.")
     except (*TRACING_ERRORS, TorchDynamoException) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._decomp import get_decompositions
 
+from bnn_lightning.deploy.frontend.any_number import any_number, export_for_any_number
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.out_of_place import out_of_place, writes_in_place
@@ -100,14 +101,14 @@ class Trace:
     @torch.no_grad()
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self._root = _Root(network)
-        self._root.train(network.training)
+        self._root.training = network.training  # not that of the modules within
         try:
-            # Two images: torch takes a single one for a constant.
-            traced = torch.export.export(self._root, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            traced = export_for_any_number(self._root, example)
             self._graph = copy.deepcopy(traced.graph)
             self.writes_in_place = writes_in_place(self._graph)
             if not out_of_place(self._graph, _is_known):
-                self._graph = traced.run_decompositions(_decompositions()).graph
+                with any_number():
+                    self._graph = traced.run_decompositions(_decompositions()).graph
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
         signature = traced.graph_signature

@@ -1,0 +1,102 @@
+"""Networks that compute otherwise for other numbers of images have no graph: packed, they compute what they did."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnn_lightning.binarizers import SignSTE, WeightSign
+from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.frontend.any_number import export_for_any_number
+from bnn_lightning.deploy.ir.graph import GraphError
+from bnn_lightning.layers import BinaryConv2d
+
+BINARY: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+Rest = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """A binary convolution, and something that follows it.
+
+    Args:
+        rest: Computes logits from this module, the result of the convolution, and the images.
+        more: Modules that it has besides.
+    """
+
+    def __init__(self, rest: Rest, **more: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.rest = BinaryConv2d(8, 8, 3, padding=1, **BINARY), rest
+        for name, module in more.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self, self.conv(x), x)
+
+
+def images_of(number: int) -> Tensor:
+    return torch.randn(number, 8, 4, 6, generator=torch.Generator().manual_seed(number))
+
+
+BRANCHES: dict[str, Rest] = {
+    "more than four": lambda _, y, x: -y if x.shape[0] > 4 else y,
+    "one": lambda _, y, x: -y if x.shape[0] == 1 else y,
+    "not one": lambda _, y, x: y if x.size(0) != 1 else -y,
+    "odd": lambda _, y, x: -y if x.shape[0] % 2 else y,
+    "elements": lambda _, y, x: -y if x.numel() > 1000 else y,
+    "len": lambda _, y, x: y / len(x),
+    "int": lambda _, y, x: y / int(x.shape[0]),
+    "each": lambda _, y, x: torch.stack([-image for image in y]),
+    "a range": lambda _, y, x: y * sum(range(x.shape[0])),
+    "equal shapes": lambda _, y, x: y if y[:1].shape == y.shape else -y,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_on_the_number_of_images_are_refused(name: str, tmp_path: Path) -> None:
+    network = Network(lambda *given: BRANCHES[name](*given).flatten(1)).eval()
+    with pytest.raises(GraphError):
+        export_for_any_number(network, images_of(2))
+    packed = pack(network, images_of(2))
+    assert packed.report.unplanned
+    for number in (1, 2, 3, 5, 6):
+        assert torch.equal(packed(images_of(number)), network(images_of(number)))
+    with pytest.raises(ValueError, match="images"):
+        save(packed, tmp_path / "net.bnn", PackedInfo("net", 8, (4, 6)))
+
+
+PLANNED: dict[str, Rest] = {
+    "height and width": lambda _, y, x: -y if x.shape[2] > 4 or x.shape[3] == 6 else y,
+    "size of the batch": lambda _, y, x: y.view(x.size(0), -1),
+    "own shape": lambda _, y, x: y if y.shape == x.shape else -y,
+    "at least one": lambda _, y, x: y if x.shape[0] >= 1 else -y,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PLANNED)
+def test_networks_for_any_number_of_images_are_planned(name: str, tmp_path: Path) -> None:
+    check_plan(Network(lambda *given: PLANNED[name](*given).flatten(1)), tmp_path)
+
+
+def check_plan(network: nn.Module, folder: Path, *, near: float = 0.0) -> None:
+    """Hold a network to its own results, packed and in its file, for several numbers of images.
+
+    Args:
+        network: Takes images of `images_of`.
+        folder: A folder for its file.
+        near: Largest difference of sums in another order; 0 for none.
+    """
+    network.eval()
+    packed = pack(network, images_of(2))
+    assert packed.report.unplanned == ""
+    save(packed, folder / "net.bnn", PackedInfo("net", 8, (4, 6)))
+    loaded = load(folder / "net.bnn")
+    for number in (1, 2, 5):
+        images = images_of(number)
+        assert torch.equal(packed(images), loaded(images))
+        wanted = network(images)
+        torch.testing.assert_close(packed(images), wanted.reshape(number, -1), rtol=near, atol=near)
