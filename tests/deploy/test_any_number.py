@@ -12,7 +12,7 @@ from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.frontend.any_number import export_for_any_number
 from bnn_lightning.deploy.ir.graph import GraphError
-from bnn_lightning.layers import BinaryConv2d
+from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 
 BINARY: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
 Rest = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -100,3 +100,64 @@ def check_plan(network: nn.Module, folder: Path, *, near: float = 0.0) -> None:
         assert torch.equal(packed(images), loaded(images))
         wanted = network(images)
         torch.testing.assert_close(packed(images), wanted.reshape(number, -1), rtol=near, atol=near)
+
+
+def shuffles(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    """A unit of ShuffleNet."""
+    n, c, h, w = y.shape
+    kept, changed = y.chunk(2, 1)
+    joined = torch.cat([kept, changed.relu()], 1)
+    return joined.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1)
+
+
+def clamps_a_view(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    rows = y.view(x.size(0), -1)
+    rows.clamp_(-1, 1)
+    return y.view(x.size(0), -1)
+
+
+def tokens(y: Tensor) -> Tensor:
+    return y.flatten(2).transpose(1, 2)
+
+
+SIZES: dict[str, Rest] = {
+    "chunk": lambda _, y, x: torch.cat(y.chunk(2, 1)[::-1], 1).view(x.size(0), -1),
+    "contiguous": lambda _, y, x: y.transpose(1, 2).contiguous().view(x.size(0), -1),
+    "stack": lambda _, y, x: torch.stack([y, -y], 1).sum(1).view(y.size(0), -1),
+    "shuffle": shuffles,
+    "clamp of a view": clamps_a_view,
+    "product of sizes": lambda _, y, x: y.reshape(x.size(0) * 2, 4, 4, 6).relu().reshape(x.size(0), -1),
+    "squeeze": lambda _, y, x: y.amax((2, 3), keepdim=True).squeeze(),
+    "nothing to squeeze": lambda _, y, x: y.squeeze().flatten(1),
+    "chunk of tokens": lambda m, y, x: torch.cat(m.get_submodule("linear")(tokens(x)).chunk(2, 2), 1).amax(1),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_results(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check_plan(Network(SIZES[name], linear=BinaryLinear(8, 12, **BINARY)), tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["layer norm", "softmax"])
+def test_what_follows_layers_on_tokens_is_planned(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    after = nn.LayerNorm(12) if name == "layer norm" else nn.Softmax(-1)
+    network = Network(
+        lambda m, y, x: m.get_submodule("after")(m.get_submodule("linear")(tokens(x))).mean(1),
+        linear=BinaryLinear(8, 12, **BINARY),
+        after=after,
+    )
+    check_plan(network, tmp_path, near=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), ((2, 3), (1, 2)), ((3, 4), 1)])
+@pytest.mark.filterwarnings("ignore:Using padding")
+def test_paddings_have_names(padding: str, kernel_size: Any, dilation: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = nn.Conv2d(8, 4, kernel_size, padding=padding, dilation=dilation)
+    check_plan(Network(lambda m, y, x: m.get_submodule("real")(y).view(x.size(0), -1), real=real), tmp_path, near=1e-5)

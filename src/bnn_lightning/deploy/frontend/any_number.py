@@ -53,6 +53,6 @@ def _refuse_branches(program: ExportedProgram) -> None:
             raise GraphError("it fixes the number of images, as len(images) does: take images.shape[0].")
         where = f" ({place.filename}:{place.lineno})" if isinstance(place, FrameSummary) and not of_torch else ""
         raise GraphError(
-            f"it asks whether {condition} of N images{where}, and may compute otherwise where that is not so; but this is "
+            f"it asks whether {condition} of N images{where}, and may compute otherwise where not; but this is "
             "for any number of images: decide by their height and width alone."
         )

@@ -12,7 +12,7 @@ from torch._decomp import get_decompositions
 from bnn_lightning.deploy.frontend.any_number import any_number, export_for_any_number
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
-from bnn_lightning.deploy.frontend.out_of_place import out_of_place, writes_in_place
+from bnn_lightning.deploy.frontend.out_of_place import out_of_place, write_sizes, writes_in_place
 from bnn_lightning.deploy.frontend.readers import READERS
 from bnn_lightning.deploy.ir.graph import (
     AttributeValue,
@@ -37,13 +37,34 @@ _SPLITS = (_ATEN.split.Tensor, _ATEN.split_with_sizes.default)  # their parts ar
 _KNOWN = (*_SAME, *_SPLITS, *_READ_BY_OTHERS, _OURS.binary_conv2d.default, _BATCH_NORM)
 # Errors of torch.export, beside its own, where Python looks at values or shapes.
 TRACING_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-_RESHAPE = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
+_RESHAPE = (_ATEN.view.default, _ATEN.squeeze.dims)
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """Return what operations without a reader consist of."""
     known: dict[Any, Callable[..., Any]] = {**get_decompositions([_ATEN.stack])}
-    return known | {_ATEN.avg_pool1d.default: _avg_pool1d, _ATEN.max_pool1d.default: _max_pool1d}
+    known |= {_ATEN.avg_pool1d.default: _avg_pool1d, _ATEN.max_pool1d.default: _max_pool1d}
+    return known | {_ATEN.conv2d.padding: _conv2d}
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: str = "valid",
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Convolve with the padding "same" or "valid": where it is odd, torch pads one more on the right and below."""
+    around = [0, 0]
+    if padding == "same":
+        total = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+        around = [both // 2 for both in total]
+        if any(both % 2 for both in total):
+            x = _ATEN.pad.default(x, [0, total[1] % 2, 0, total[0] % 2])
+    convolved: Tensor = _ATEN.conv2d.default(x, weight, bias, stride, around, dilation, groups)
+    return convolved
 
 
 def _avg_pool1d(
@@ -106,9 +127,11 @@ class Trace:
             traced = export_for_any_number(self._root, example)
             self._graph = copy.deepcopy(traced.graph)
             self.writes_in_place = writes_in_place(self._graph)
+            write_sizes(self._graph)
             if not out_of_place(self._graph, _is_known):
                 with any_number():
                     self._graph = traced.run_decompositions(_decompositions()).graph
+                write_sizes(self._graph)
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
         signature = traced.graph_signature

@@ -1,8 +1,8 @@
 """Rewrite exported graphs to what a second trace would give, without the trace.
 
 `ExportedProgram.run_decompositions` takes more than half of the time that a network needs to be captured, and does
-three things here: operations in place become others, batch norm gets the form of inference, and shapes are written
-out. Each is a local change of a node, where nothing else can see the tensor that an operation overwrites.
+two things here: operations in place become others, and batch norm gets the form of inference. Each is a local change of
+a node, where nothing else can see the tensor that an operation overwrites. Sizes are written out in either way.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,27 @@ _FRESH = (
 )
 # A second trace leaves these as they are, too.
 _KEPT = (*_FRESH, *_VIEWS, _ATEN.adaptive_avg_pool2d.default, _ATEN.pad.default, _ATEN.sym_size.int)
+
+
+def write_sizes(graph: fx.Graph) -> None:
+    """Write out the sizes of views and what is squeezed, in place, and erase the arithmetic that gave them.
+
+    The size that grows with the number of images is -1, and is not squeezed, although one image has the size 1.
+
+    Args:
+        graph: Graph of `torch.export.export`.
+    """
+    for node in graph.nodes:
+        if node.target in (*_VIEWS, _ATEN.flatten.using_ints):
+            sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+            node.target, node.args, node.kwargs = _ATEN.view.default, (node.args[0], sizes), {}
+        elif node.target is _ATEN.squeeze.default:
+            shape = node.args[0].meta["val"].shape
+            dims = [dim for dim, size in enumerate(shape) if isinstance(size, int) and size == 1]
+            node.target, node.args = _ATEN.squeeze.dims, (node.args[0], dims)
+    for node in reversed(list(graph.nodes)):
+        if not node.users and isinstance(node.meta.get("val"), torch.SymInt):
+            graph.erase_node(node)
 
 
 def out_of_place(graph: fx.Graph, is_known: Callable[[fx.Node], bool]) -> bool:
@@ -69,10 +90,6 @@ def _is_rewritten(node: fx.Node) -> bool:
         node.target = _ATEN._native_batch_norm_legit_no_training.default
         node.args = (x, weight, bias, mean, variance, momentum, eps)
         return training is False
-    if target is _ATEN.flatten.using_ints or (target in _VIEWS and _has_free_sizes(node)):
-        node.target = _ATEN.view.default
-        node.args = (node.args[0], [size if isinstance(size, int) else -1 for size in node.meta["val"].shape])
-        return True
     return target in _KEPT or not _is_composite(target)
 
 
@@ -116,9 +133,3 @@ def _is_fresh(node: fx.Node) -> bool:
 def _is_composite(target: torch._ops.OpOverload) -> bool:
     name = f"{target._schema.name}.{target._schema.overload_name}".removesuffix(".")
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"))
-
-
-def _has_free_sizes(node: fx.Node) -> bool:
-    """Whether a view leaves more than one size to its input."""
-    sizes: Any = node.args[1]
-    return len([size for size in sizes if isinstance(size, fx.Node) or size == -1]) > 1

@@ -122,14 +122,10 @@ def _transposed(capture: Captured, given: dict[str, Any]) -> Call:
     return "transpose", [capture.input(given["self"])], {"dim0": 0, "dim1": 1}
 
 
-def _reshape(sizes: str) -> Reader:
-    def read(capture: Captured, given: dict[str, Any]) -> Call:
-        known = [-1 if isinstance(size, fx.Node) else int(size) for size in given[sizes]]
-        if known.count(-1) > 1:
-            raise GraphError("A view with more than one free size cannot be written to a packed file.")
-        return "reshape", [capture.input(given["self"])], {"shape": known}
-
-    return read
+def _reshape(capture: Captured, given: dict[str, Any]) -> Call:
+    if given["size"].count(-1) > 1:
+        raise GraphError("A view with more than one size of the number of images cannot be written to a packed file.")
+    return "reshape", [capture.input(given["self"])], {"shape": given["size"]}
 
 
 def _plain(operation: str, name: str, value: Any) -> AttributeValue | None:
@@ -147,7 +143,6 @@ _FIXED = {"dtype": None}
 READERS: dict[str, Reader] = {
     **{f"{name}.{kind}": _arithmetic(name) for name in ("add", "sub", "mul", "div") for kind in ("Tensor", "Scalar")},
     **{name: _reader(name) for name in ("hardsigmoid", "hardswish", "neg", "relu", "sigmoid", "silu", "tanh")},
-    **{name: _reshape("size") for name in ("view", "_unsafe_view")},
     **{name: _reader(name, attributes=_same("output_size")) for name in ("adaptive_avg_pool2d", "adaptive_max_pool2d")},
     **{name: _reader("amax", attributes={"dims": "dim", "keepdim": "keepdim"}) for name in ("amax", "max.dim")},
     "avg_pool2d": _pool("avg_pool2d", "ceil_mode", "count_include_pad", "divisor_override"),
@@ -168,7 +163,6 @@ READERS: dict[str, Reader] = {
     "prelu": _reader("prelu", ("self", "weight")),
     "reciprocal": _reversed("div"),
     "relu6": _relu6,
-    "reshape": _reshape("shape"),
     "rsub.Scalar": _reversed("sub"),
     "select.int": _reader("select", attributes=_same("dim", "index")),
     "slice.Tensor": _reader("slice", attributes=_same("dim", "start", "end", "step")),
@@ -179,4 +173,5 @@ READERS: dict[str, Reader] = {
     "t": _transposed,
     "transpose.int": _reader("transpose", attributes=_same("dim0", "dim1")),
     "unsqueeze": _reader("unsqueeze", attributes=_same("dim")),
+    "view": _reshape,
 }
