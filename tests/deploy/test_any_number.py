@@ -102,6 +102,22 @@ def check_plan(network: nn.Module, folder: Path, *, near: float = 0.0) -> None:
         torch.testing.assert_close(packed(images), wanted.reshape(number, -1), rtol=near, atol=near)
 
 
+def turns(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    network.calls += 1  # type: ignore[assignment, operator]
+    return (-y if network.calls % 2 else y).flatten(1)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def test_counters_of_calls_are_refused() -> None:
+    network = Network(turns).eval()
+    network.calls = 0  # type: ignore[assignment]
+    packed, images = pack(network, images_of(2)), images_of(3)
+    assert packed.report.unplanned
+    assert packed.network.calls == 0
+    for _ in range(3):
+        assert torch.equal(packed(images), network(images))
+
+
 def shuffles(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
     """A unit of ShuffleNet."""
     n, c, h, w = y.shape

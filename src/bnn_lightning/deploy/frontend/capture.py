@@ -94,14 +94,41 @@ def _max_pool1d(
 
 
 class _Root(nn.Module):
-    """A network below the name that its tensors have in files."""
+    """A network below the name that its tensors have in files.
+
+    Attributes:
+        changed: Numbers and texts among attributes that a call has changed, by the names of module and attribute:
+            `torch.export` restores attributes, but no sets.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.changed: set[tuple[str, str]] = set()
 
     def forward(self, images: Tensor) -> Any:
-        return self.network(images)
+        before = _settings(self)
+        result = self.network(images)
+        after = _settings(self)
+        self.changed.update(place for place, value in before.items() if after.get(place, value) != value)
+        return result
+
+
+def _settings(network: nn.Module) -> dict[tuple[str, str], object]:
+    """Return the numbers and texts among the attributes of modules, by the names of both."""
+    return {
+        (name, key): value
+        for name, module in network.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    }
+
+
+def _refuse_counters(root: _Root) -> None:
+    if root.changed:
+        (name, key), *_ = sorted(root.changed)
+        place = f"{name}.{key}".removeprefix("network.").removeprefix(".")
+        raise GraphError(f"`forward` changes the attribute `{place}`, and a graph computes the same in each call.")
 
 
 class Trace:
@@ -125,6 +152,7 @@ class Trace:
         self._root.training = network.training  # not that of the modules within
         try:
             traced = export_for_any_number(self._root, example)
+            _refuse_counters(self._root)
             self._graph = copy.deepcopy(traced.graph)
             self.writes_in_place = writes_in_place(self._graph)
             write_sizes(self._graph)
