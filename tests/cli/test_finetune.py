@@ -138,7 +138,7 @@ def test_a_published_file_in_every_verb(bnn: Bnn, workplace: Path) -> None:
     for verb in ("export", "profile", "benchmark"):
         done = bnn(verb, "ckpt=paper.th")
         assert done.code == 2
-        assert "`ckpt=paper.th model=resnet20 data=cifar10`" in done.err
+        assert "`bnn evaluate ckpt=paper.th model=resnet20 data=cifar10`" in done.err
 
 
 def test_predict_takes_checkpoints(trained: Any, bnn: Bnn, workplace: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+import bnn_lightning
 from bnn_lightning.deploy.format.container import container_bytes, read_container
 from bnn_lightning.deploy.format.packed_file import constants_of
+from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.zoo import packed_file
 
 Bnn = Callable[..., Any]
@@ -27,6 +29,13 @@ def test_a_whole_file(file: Path, bnn: Bnn) -> None:
     assert len(done.out.splitlines()) == 1
     assert done.out.startswith("net.bnn: whole")
     assert f"{file.stat().st_size:,} bytes" in done.out
+
+
+def test_a_name_that_is_too_long(bnn: Bnn) -> None:
+    done = bnn("verify", f"packed={'x' * 300}")
+    assert done.code == 2
+    with pytest.raises(UserError):
+        bnn_lightning.verify("x" * 300)
 
 
 @pytest.mark.parametrize("place", [3, 70, 20_000, -1])

@@ -27,8 +27,8 @@ from bnn_lightning.workflows.old_names import OPTIONS, new_key
 
 EXIT_CODE = 2
 SHOW_TRACE = "HYDRA_FULL_ERROR"
-# A disk that is full, over its quota or read-only, and a name that is too long.
-_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
+# A disk that is full, over its quota or read-only, a name that is too long, and a path that is closed to this user.
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EACCES)
 
 
 @contextmanager

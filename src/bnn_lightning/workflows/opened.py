@@ -219,7 +219,7 @@ def _published(ckpt: str, described: Described, *, trust: Sequence[str]) -> Open
     if "_target_" not in model or "_target_" not in data:
         raise UserError(
             f"`{ckpt}` is not a checkpoint of ours and does not say what it is: name the network and the "
-            f"data, as in `ckpt={ckpt} model=resnet20 data=cifar10`."
+            f"data, as in `bnn evaluate ckpt={ckpt} model=resnet20 data=cifar10`."
         )
     backbone = build_network({"model": model, "data": data}, trust=trust)
     with as_user_error():

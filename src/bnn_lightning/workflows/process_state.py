@@ -22,7 +22,7 @@ _VARIABLES = (
 def contained() -> Iterator[None]:
     """Leave the process as it was: logging, warnings, random generators, flags of torch, and the environment.
 
-    As a decorator it does so for each call of a function.
+    As a decorator it does so for each call of a function. Generators are those of Python, NumPy, CPUs and CUDA.
     """
     with silence(), _kept_generators(), _kept_flags(), _kept_environment():
         yield

@@ -42,8 +42,8 @@ def verify(packed: str | Path) -> Verified:
         UserError: There is no such file, or something of it does not hold.
     """
     path = packed_path(packed)
-    if not path.exists():
-        raise UserError(f"`packed`: there is no file {path}.")
     with as_user_error():
+        if not path.exists():
+            raise UserError(f"`packed`: there is no file {path}.")
         found = verify_file(path)
     return Verified(path, found.size, found.nodes, found.constants, found.plans)
