@@ -50,15 +50,22 @@ def copied(trained: Any, workplace: Path) -> Path:
     return Path("runs/here")
 
 
-@pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_RESTART_COUNT": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "run1", "TORCHELASTIC_RESTART_COUNT": "1", "WORLD_SIZE": "1", "GROUP_RANK": "0"}
+TORCHRUN |= {"RANK": "0", "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize("launcher", [SLURM, TORCHRUN], ids=["slurm", "torchrun"])
 def test_a_job_that_its_launcher_starts_again_goes_on(
-    variable: str, copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    launcher: dict[str, str], copied: Path, bnn: Bnn, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where no signal came before, as when a node fails; and from the beginning before the first checkpoint.
 
     Pretrained weights are read for the beginning only.
     """
-    monkeypatch.setenv(variable, "1")
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    note_job(copied)
     rebuilt: list[bool] = []
 
     def build(*given: Any, **options: Any) -> ClassificationTask:
@@ -75,6 +82,29 @@ def test_a_job_that_its_launcher_starts_again_goes_on(
     assert again.code == 0, again.err
     assert [row["epoch"] for row in rows(copied) if row["train/loss"]] == ["0"]
     assert rebuilt == [True, False]
+
+
+def test_a_job_that_asks_for_more_trains_also_when_it_was_started_again(
+    bnn: Bnn, small: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is preempted before its first own checkpoint, in the folder of the run and in a new one."""
+
+    def steps(run: str) -> int:
+        return int(torch.load(f"runs/{run}/checkpoints/last.ckpt", weights_only=True)["global_step"])
+
+    words = ("train", *small, "epochs=5", "data.val_fraction=0.25", "callbacks=[default,early_stopping]")
+    words += ("callbacks.early_stopping.min_delta=2", "callbacks.early_stopping.patience=1")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert bnn(*words, HERE).code == 0
+    assert bnn(*words, HERE).code == 0
+    assert steps("here") == 6  # with equal settings the run is over: its first epoch is the best
+    shutil.copytree("runs/here/csv", "runs/there/csv")
+    shutil.copy("runs/here/.job", "runs/there")
+    more = (*words[:-1], "callbacks.early_stopping.patience=2", "ckpt_path=runs/here")
+    for run in ("there", "here"):
+        assert bnn(*more, f"hydra.run.dir=runs/{run}").code == 0
+        assert steps(run) == 9
 
 
 def test_a_checkpoint_of_lightnings_requeueing_is_refused(

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.run_folder import held, holds_run, requeued, run_of, unwritable
+from bnn_lightning.workflows.run_folder import held, holds_other_run, run_of, unwritable
 
 RunJob = Callable[..., JobReturn]
 
@@ -151,7 +151,7 @@ def _find_checkpoint(config: DictConfig, folder: Path, *, in_sweep: bool) -> Pat
 
 
 def _refuse_other_run(folder: Path, arguments: Sequence[str], *, is_own: bool, in_sweep: bool) -> None:
-    if not is_own and holds_run(folder) and not requeued(folder):
+    if not is_own and holds_other_run(folder):
         raise UserError(_taken(folder, arguments, in_sweep=in_sweep))
 
 

@@ -58,11 +58,13 @@ class Resumption:
         path: The file.
         checkpoint: Content of the checkpoint.
         in_place: Whether it lies in this run's own folder.
+        requeued: Whether this is the run of a job that its launcher has started again.
     """
 
     path: Path
     checkpoint: Mapping[str, Any]
     in_place: bool
+    requeued: bool = False
 
     @property
     def step(self) -> int:
@@ -97,6 +99,16 @@ class Resumption:
             )
         return done == max_epochs or 0 <= max_steps <= self.step
 
+    def has_ended(self, config: Mapping[str, Any]) -> bool:
+        """Whether a requeued job has come to its end by early stopping.
+
+        With other settings it goes on, as a user may ask for more: the run that the job resumes may be of other
+        settings, as long as the job has written no checkpoint of its own.
+        """
+        before = self.checkpoint[CONFIG_KEY]
+        equal = before.get("trainer") == config.get("trainer") and not any(_differences(before, config))
+        return self.requeued and equal and self.stopped_early
+
     def final(self) -> Path | None:
         """Return the file of the final weights, if the run has written it at this step."""
         path = self.path.with_name(FINAL)
@@ -119,8 +131,10 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
     Raises:
         UserError: There is no such checkpoint, or it holds no training state.
     """
-    path = run_dir / LAST if requeued(run_dir) else None  # the job has come further than what it started from
-    if path is None or not path.is_file():
+    again = (run_dir / LAST).is_file() and requeued(run_dir)
+    if again:  # the job has come further than what it started from
+        path: Path | None = run_dir / LAST
+    else:
         path = None if ckpt_path is None else find_checkpoint(ckpt_path, run_dir, name=name)
     if path is None:
         return None
@@ -137,13 +151,13 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
         )
     own = run_of(path)
     in_place = own is not None and own.resolve() == run_dir.resolve()
-    return Resumption(path, checkpoint, in_place)
+    return Resumption(path, checkpoint, in_place, again)
 
 
 def copy_curves(start: Resumption, run_dir: Path) -> None:
     """Let a run that goes on in a folder of its own begin with the curves of the one that it comes from."""
     before = run_of(start.path)
-    if before is None or start.in_place:
+    if before is None:
         return
     for file in before.glob("csv/version_*/metrics.csv"):
         target = run_dir / file.relative_to(before)
@@ -200,10 +214,10 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
     path, checkpoint = start.path, start.checkpoint
     check_fits(task, checkpoint.get("current_model_state", checkpoint["state_dict"]), path)
     before = checkpoint[CONFIG_KEY]
-    # A scheduler of torch has its settings in its state; ours and those of functions are built anew.
-    schedulers = [str(_setting(settings, "lr_scheduler._target_")) for settings in (before, config)]
-    of_torch = any(target.startswith("torch.") for target in schedulers)
-    keys = (*_RESTORED, "lr_scheduler" if of_torch else "lr_scheduler.interval")
+    # Our schedulers are built anew. The states of others, torch's and the user's own, hold settings.
+    targets = (_setting(settings, "lr_scheduler._target_") for settings in (before, config))
+    ours = all(target is None or str(target).startswith("bnn_lightning.") for target in targets)
+    keys = (*_RESTORED, "lr_scheduler.interval" if ours else "lr_scheduler")
     restored = [text for key in keys for text in _differences(_setting(before, key), _setting(config, key), key)]
     if restored:
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bnn_lightning.utils.files import replacing
 from bnn_lightning.workflows.errors import UserError
 
 LOCK = ".lock"
@@ -46,6 +47,17 @@ def _job() -> str:
         return f"slurm-{environment['SLURM_JOB_ID']}"
     run = environment.get("TORCHELASTIC_RUN_ID", "none")
     return "" if run == "none" else f"torchrun-{''.join(c if c.isalnum() or c in '-_.' else '-' for c in run)}"
+
+
+def _job_or_agent() -> str:
+    """Return the launcher's job, also that of a torchrun without an id on one node; nothing where ranks share none.
+
+    Such a torchrun is known by its folder of logs, `<random name>/attempt_<n>/<rank>/error.json`. The number of its
+    process is no name: containers use it again.
+    """
+    logs = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parents
+    of_one_node = os.environ.get("GROUP_WORLD_SIZE") == "1" and len(logs) > 2
+    return _job() or (f"torchrun-{logs[2].name}" if of_one_node else "")
 
 
 @contextmanager
@@ -104,19 +116,25 @@ def rank() -> int:
 def requeued(folder: Path) -> bool:
     """Whether SLURM or torchrun has started this job again, as after a failed node, and the folder holds its run.
 
-    A run of another job does not count: a restarted job may start trainings itself, which inherit the number of its
-    restarts.
+    A run of another job does not count, nor one of an unknown job: a restarted job may start trainings itself, which
+    inherit the number of its restarts.
     """
     if all(os.environ.get(name, "0") == "0" for name in _RESTARTS) or not holds_run(folder):
         return False
-    job = folder / _JOB
-    return not job.is_file() or job.read_text(encoding="utf-8") == _job()
+    return _job_or_agent() != "" and _noted_job(folder) == _job_or_agent()
 
 
 def note_job(folder: Path) -> None:
     """Write down which job trains in a folder; see `requeued`."""
-    if rank() == 0:
-        (folder / _JOB).write_text(_job(), encoding="utf-8")
+    if rank() == 0 and _noted_job(folder) != _job_or_agent():
+        with replacing(folder / _JOB) as temporary:
+            temporary.write_text(_job_or_agent(), encoding="utf-8")
+
+
+def _noted_job(folder: Path) -> str | None:
+    """Return what `note_job` has written."""
+    file = folder / _JOB
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
@@ -137,8 +155,13 @@ def refuse_other_run(folder: Path) -> None:
     Raises:
         UserError: It does.
     """
-    if rank() == 0 and holds_run(folder) and not requeued(folder):  # the other ranks find what this one has written
+    if holds_other_run(folder):
         raise UserError(
             f"`{folder}` holds a run, which is not overwritten: give another folder, or resume it with "
             f"ckpt_path={folder}."
         )
+
+
+def holds_other_run(folder: Path) -> bool:
+    """Whether a folder holds a run of another job; False on ranks after the first, who may find that one's files."""
+    return rank() == 0 and holds_run(folder) and not requeued(folder)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bnn_lightning.callbacks.checkpoint_io import CheckpointReadError, CheckpointWriteError
@@ -53,7 +54,7 @@ from bnn_lightning.workflows.opened import check_class_names, known_classes
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.profiling import profile_config
 from bnn_lightning.workflows.resumption import Resumption
-from bnn_lightning.workflows.run_folder import held, note_job, refuse_other_run, requeued
+from bnn_lightning.workflows.run_folder import held, note_job, refuse_other_run
 from bnn_lightning.workflows.run_loggers import resumed_loggers
 from bnn_lightning.workflows.settings import TrainSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import build_trainer
@@ -308,7 +309,6 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     check_sizes(task, datamodule, plain["model"], trust=trust)
     run = TrainingRun(settings, trainer, task, datamodule, start)
     _take_weights(run, plain, config)
-    note_job(run_dir)
     return run
 
 
@@ -324,10 +324,17 @@ def _callbacks(
     embedded = {key: value for key, value in config.items() if key not in _NOT_EMBEDDED}
     found: list[Callback] = [EmbedConfig(embedded, class_names)]
     found.append(Tracking(embedded, resumed=start is not None and start.in_place))
+    found.append(LambdaCallback(setup=_take_folder))
     if settings.on_nonfinite != "ignore":
         found.append(NonFiniteLoss(settings.on_nonfinite))  # type: ignore[arg-type]
     found += [FrozenNorms()] if settings.freeze else []
     return found + build_all(plain.get("callbacks"), at="callbacks", trust=settings.trust)
+
+
+def _take_folder(trainer: Trainer, task: LightningModule, stage: str) -> None:
+    """Note the job in the run's folder: by the setup of a fit, all ranks have seen whose run it holds."""
+    if stage == "fit":
+        note_job(Path(trainer.default_root_dir))
 
 
 def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
@@ -362,9 +369,9 @@ def _take_weights(run: TrainingRun, plain: Plain, config: Plain) -> None:
         check_class_names(embedded_classes(start.checkpoint), run.datamodule, start.path)
         say(resumption.check(run.task, start, config))
         run.finished = start.is_finished(run.trainer.max_epochs, run.trainer.max_steps)
-        # A job that its launcher starts again has the settings with which it stopped; a user may ask for more.
-        run.finished |= start.stopped_early and requeued(Path(run.trainer.default_root_dir))
-        if run.trainer.global_rank == 0:
+        run.finished |= start.has_ended(config)
+        if run.trainer.global_rank == 0 and not start.in_place:
+            note_job(Path(run.trainer.default_root_dir))  # the curves make it the folder of this job's run
             resumption.copy_curves(start, Path(run.trainer.default_root_dir))
     elif run.settings.init_from is not None:
         say(resumption.start_from(run.task, run.settings.init_from, plain.get("model")))
