@@ -1,5 +1,6 @@
 """Networks that compute otherwise for other numbers of images have no graph: packed, they compute what they did."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.export.torch_program import write_torch_program
 from bnn_lightning.deploy.frontend.any_number import export_for_any_number
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
@@ -102,20 +104,108 @@ def check_plan(network: nn.Module, folder: Path, *, near: float = 0.0) -> None:
         torch.testing.assert_close(packed(images), wanted.reshape(number, -1), rtol=near, atol=near)
 
 
-def turns(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
-    network.calls += 1  # type: ignore[assignment, operator]
-    return (-y if network.calls % 2 else y).flatten(1)  # type: ignore[operator]
+class Counting(nn.Module):
+    """Logits whose sign turns with the number of calls.
+
+    Args:
+        state: What it counts with.
+        count: Counts in it, and returns the number.
+    """
+
+    def __init__(self, state: Any, count: Callable[["Counting"], int]) -> None:
+        super().__init__()
+        self.conv, self.state, self.count = BinaryConv2d(8, 8, 3, padding=1, **BINARY), state, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x).flatten(1)
+        return -y if self.count(self) % 2 else y
+
+
+def add_one(network: Counting) -> int:
+    network.state += 1
+    return int(network.state)
+
+
+def append(network: Counting) -> int:
+    network.state.append(1)
+    return len(network.state)
+
+
+def add_to_item(network: Counting) -> int:
+    network.state["calls"] += 1
+    return int(network.state["calls"])
+
+
+def join(network: Counting) -> int:
+    network.state = (*network.state, 1)
+    return len(network.state)
+
+
+def note_first(network: Counting) -> int:
+    is_first, network.state = network.state is None, True
+    return int(is_first)
+
+
+COUNTERS = {"number": (0, add_one), "list": ([], append), "item": ({"calls": 0}, add_to_item), "tuple": ((), join)}
 
 
 @torch.no_grad()
-def test_counters_of_calls_are_refused() -> None:
-    network = Network(turns).eval()
-    network.calls = 0  # type: ignore[assignment]
+@pytest.mark.parametrize(("state", "count"), [*COUNTERS.values(), (None, note_first)], ids=[*COUNTERS, "first call"])
+def test_counters_of_calls_are_refused(state: Any, count: Callable[[Counting], int]) -> None:
+    network = Counting(copy.deepcopy(state), count).eval()
     packed, images = pack(network, images_of(2)), images_of(3)
-    assert packed.report.unplanned
-    assert packed.network.calls == 0
+    assert "state" in packed.report.unplanned
+    assert packed.network.state == state
     for _ in range(3):
         assert torch.equal(packed(images), network(images))
+
+
+def cache_width(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    network.width, network.shape, network.maps = x.shape[3], x.shape, [y]  # type: ignore[assignment]
+    return y.flatten(1)
+
+
+@torch.no_grad()
+def test_what_every_call_notes_alike_is_no_counter(tmp_path: Path) -> None:
+    network = Network(cache_width)
+    network.best = float("nan")  # type: ignore[assignment]
+    check_plan(network, tmp_path)
+
+
+@torch.no_grad()
+def test_packages_with_a_name_that_begins_like_torch_may_branch() -> None:
+    code = "def rest(network, y, x):\n    return (-y if x.shape[0] == 1 else y).flatten(1)"
+    defined: dict[str, Any] = {}
+    exec(compile(code, f"{Path(torch.__file__).parent}vision/rest.py", "exec"), defined)
+    packed = pack(Network(defined["rest"]).eval(), images_of(2))
+    assert "torchvision/rest.py:2" in packed.report.unplanned or "vision/rest.py:2" in packed.report.unplanned
+
+
+def attends(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    rows = tokens(y)
+    result: Tensor = network.get_submodule("attention")(rows, rows, rows)[0].flatten(1)
+    return result
+
+
+def recurs(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    result: Tensor = network.get_submodule("recurrent")(tokens(y))[0].flatten(1)
+    return result
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rest", [attends, recurs])
+def test_operations_of_torch_may_ask_whether_it_is_one_image(rest: Rest, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    network = Network(rest, attention=attention, recurrent=nn.GRU(8, 4, batch_first=True)).eval()
+    network.in_channels, network.image_size = 8, (4, 6)  # type: ignore[assignment]
+    packed = pack(network, images_of(2))
+    write_torch_program(packed, tmp_path / "net.pt2")
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    for number in (1, 2, 5):
+        images = images_of(number)
+        assert torch.equal(packed(images), network(images))
+        assert torch.equal(program(images), network(images))
 
 
 def shuffles(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:

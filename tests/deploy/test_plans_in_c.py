@@ -1,7 +1,9 @@
 """Plans of real networks run by the C library: the bits are those of the executor, for floats, bytes and any number."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +12,20 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
+from bnn_lightning.deploy.format.container import read_container
 from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.format.prefix import join_sections
 from bnn_lightning.deploy.ir.shapes import types_of
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.deploy.kernels.call import KernelCall
+from bnn_lightning.deploy.kernels.call import Address, KernelCall, Region
 from bnn_lightning.deploy.kernels.constants import ConstantSection
+from bnn_lightning.deploy.planner.plan import Plan
 from bnn_lightning.deploy.planner.planner import make_plans
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
+from tests.deploy.test_loading import with_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_networks import small_options
@@ -72,17 +77,33 @@ class SignsOfImages(nn.Module):
         return (self.own(self.real(x)) + self.images(x)).mean((2, 3))
 
 
+def with_signs_elsewhere(plan: Plan) -> Plan:
+    """Return the plan with all signs 64 bytes later: their padding must not be that of another plan."""
+
+    def moved(field: Any) -> Any:
+        is_sign = isinstance(field, Address) and field.region == Region.SIGNS
+        return replace(field, offset=field.offset + 64) if is_sign else field
+
+    calls = [
+        replace(call, fields={name: moved(field) for name, field in call.fields.items()})
+        for call in plan.calls
+        if isinstance(call, KernelCall)
+    ]
+    fills = tuple(replace(fill, address=moved(fill.address)) for fill in plan.fills)
+    return replace(plan, calls=tuple(calls), fills=fills, signs=replace(plan.signs, fixed=plan.signs.fixed + 64))
+
+
 @pytest.mark.parametrize("pad_value", [0.0, -1.0, 1.0])
 def test_plans_for_floats_and_bytes_keep_their_padding_apart(pad_value: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, pixels = SignsOfImages(pad_value).eval(), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     images = pixels / 255
     save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, 8))
-    in_c, in_torch = native.load(tmp_path / "net.bnn"), load(tmp_path / "net.bnn")
-    plans = make_plans(in_torch.graph, types_of(in_torch.graph, (3, 8, 8)), ConstantSection())
-    calls = [[call for call in plan.calls if isinstance(call, KernelCall)] for plan in plans]
-    signs = [[call.fields["x"] for call in of_plan if call.kernel == "convolve"] for of_plan in calls]
-    assert signs[0] != signs[1]
+    container = read_container(tmp_path / "net.bnn")
+    section = PlanSection.from_bytes(container.plan, container.data)
+    section = replace(section, plans=(section.plans[0], with_signs_elsewhere(section.plans[1])))
+    data = with_plan((tmp_path / "net.bnn").read_bytes(), section.to_bytes())
+    in_c, in_torch = native.load(data), load(data)
     with torch.no_grad():
         wanted = network(images)
     for given in (images, pixels, pixels, images):  # by one context, one after the other

@@ -125,8 +125,8 @@ def requeued(folder: Path) -> bool:
 
 
 def note_job(folder: Path) -> None:
-    """Write down which job trains in a folder; see `requeued`."""
-    if rank() == 0 and _noted_job(folder) != _job_or_agent():
+    """Write down which job trains in a folder, if it is there; see `requeued`."""
+    if rank() == 0 and folder.is_dir() and _noted_job(folder) != _job_or_agent():
         with replacing(folder / _JOB) as temporary:
             temporary.write_text(_job_or_agent(), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from torch.export import Dim
 
 from bnn_lightning.deploy.export.formats import Written
 from bnn_lightning.deploy.export.onnx import first_line
@@ -32,7 +33,8 @@ def write_torch_program(packed: PackedNetwork, out: str | Path) -> Written:
     images = example_images(packed.network, 2)
     try:
         with replacing(out) as made:
-            program = export_for_any_number(packed, images)
+            export_for_any_number(packed, images)  # which refuses; its program would ask for more than one image
+            program = torch.export.export(packed, (images,), dynamic_shapes=({0: Dim.AUTO},))
             torch.export.save(program, made)
             with torch.no_grad():
                 loaded = torch.export.load(made).module()

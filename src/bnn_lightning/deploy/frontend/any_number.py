@@ -1,5 +1,6 @@
 """Programs of torch.export for any number of images: none that has fixed it, or branches on it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from bnn_lightning.deploy.ir.graph import GraphError
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+# Numbers of images at which a condition of torch must hold.
+_NUMBERS = (*range(2, 34), 64, 1000, 4096, 1 << 20)
 
 
 @contextmanager
@@ -45,10 +48,11 @@ def _refuse_branches(program: ExportedProgram) -> None:
         place = guard.sloc.framework_loc
         of_torch = isinstance(place, FrameSummary) and place.filename.startswith(_TORCH)
         condition = PythonPrinter().doprint(guard.expr)
-        for symbol in guard.expr.free_symbols:
+        symbols = guard.expr.free_symbols
+        for symbol in symbols:
             condition = condition.replace(str(symbol), "N")
-        if of_torch and condition == "N != 1":
-            continue  # its operations mean the same for one image
+        if of_torch and all(guard.expr.subs(dict.fromkeys(symbols, n)) == True for n in _NUMBERS):  # noqa: E712
+            continue  # it asks whether it is one image, for which its operations mean the same
         if condition.startswith("N == "):
             raise GraphError("it fixes the number of images, as len(images) does: take images.shape[0].")
         where = f" ({place.filename}:{place.lineno})" if isinstance(place, FrameSummary) and not of_torch else ""

@@ -14,6 +14,7 @@ from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.out_of_place import out_of_place, write_sizes, writes_in_place
 from bnn_lightning.deploy.frontend.readers import READERS
+from bnn_lightning.deploy.frontend.state import Places, kept_attributes, refuse_counters, settings_of
 from bnn_lightning.deploy.ir.graph import (
     AttributeValue,
     Constant,
@@ -96,39 +97,20 @@ def _max_pool1d(
 class _Root(nn.Module):
     """A network below the name that its tensors have in files.
 
-    Attributes:
-        changed: Numbers and texts among attributes that a call has changed, by the names of module and attribute:
-            `torch.export` restores attributes, but no sets.
+    Args:
+        network: The network.
+        note: Takes its `settings_of` before and after a call. `torch.export` restores what is held here itself.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, note: Callable[[Places], None]) -> None:
         super().__init__()
-        self.network = network
-        self.changed: set[tuple[str, str]] = set()
+        self.network, self._note = network, note
 
     def forward(self, images: Tensor) -> Any:
-        before = _settings(self)
+        self._note(settings_of(self.network))
         result = self.network(images)
-        after = _settings(self)
-        self.changed.update(place for place, value in before.items() if after.get(place, value) != value)
+        self._note(settings_of(self.network))
         return result
-
-
-def _settings(network: nn.Module) -> dict[tuple[str, str], object]:
-    """Return the numbers and texts among the attributes of modules, by the names of both."""
-    return {
-        (name, key): value
-        for name, module in network.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-    }
-
-
-def _refuse_counters(root: _Root) -> None:
-    if root.changed:
-        (name, key), *_ = sorted(root.changed)
-        place = f"{name}.{key}".removeprefix("network.").removeprefix(".")
-        raise GraphError(f"`forward` changes the attribute `{place}`, and a graph computes the same in each call.")
 
 
 class Trace:
@@ -148,11 +130,13 @@ class Trace:
 
     @torch.no_grad()
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        self._root = _Root(network)
+        settings: list[Places] = []
+        self._root = _Root(network, settings.append)
         self._root.training = network.training  # not that of the modules within
         try:
-            traced = export_for_any_number(self._root, example)
-            _refuse_counters(self._root)
+            with kept_attributes(network):
+                traced = export_for_any_number(self._root, example)
+            refuse_counters(network, example, *settings[:2])
             self._graph = copy.deepcopy(traced.graph)
             self.writes_in_place = writes_in_place(self._graph)
             write_sizes(self._graph)
