@@ -108,7 +108,7 @@ class Counting(nn.Module):
     """Logits whose sign turns with the number of calls.
 
     Args:
-        state: What it counts with.
+        state: The memory of its count.
         count: Counts in it, and returns the number.
     """
 
