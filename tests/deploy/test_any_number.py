@@ -1,10 +1,12 @@
 """Networks that compute otherwise for other numbers of images have no graph: packed, they compute what they did."""
 
 import copy
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -146,7 +148,20 @@ def note_first(network: Counting) -> int:
     return int(is_first)
 
 
-COUNTERS = {"number": (0, add_one), "list": ([], append), "item": ({"calls": 0}, add_to_item), "tuple": ((), join)}
+def append_tensor(network: Counting) -> int:
+    network.state.append(torch.zeros(()))
+    return len(network.state)
+
+
+COUNTERS = {
+    "number": (0, add_one),
+    "number of numpy": (np.int64(0), add_one),
+    "list": ([], append),
+    "deque": (deque(), append),
+    "tensors": ([], append_tensor),
+    "item": ({"calls": 0}, add_to_item),
+    "tuple": ((), join),
+}
 
 
 @torch.no_grad()
@@ -158,6 +173,37 @@ def test_counters_of_calls_are_refused(state: Any, count: Callable[[Counting], i
     assert packed.network.state == state
     for _ in range(3):
         assert torch.equal(packed(images), network(images))
+
+
+class Remembering(nn.Module):
+    """Logits to which those of the call before are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = BinaryConv2d(8, 8, 3, padding=1, **BINARY), {"logits": torch.zeros(())}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x).flatten(1) + self.last["logits"]
+        self.last["logits"] = y.mean()
+        return y
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:The tensor attribute")
+def test_tensors_of_the_call_before_are_refused() -> None:
+    network = Remembering().eval()
+    packed, images = pack(network, images_of(2)), images_of(3)
+    assert "last" in packed.report.unplanned
+    for _ in range(3):
+        assert torch.equal(packed(images), network(images))
+
+
+@torch.no_grad()
+def test_a_bound_that_is_a_size_has_no_plan() -> None:
+    network = Network(lambda _, y, x: y.clamp(max=x.shape[0]).flatten(1)).eval()
+    packed = pack(network, images_of(2))
+    assert "clamp" in packed.report.unplanned
+    assert torch.equal(packed(images_of(3)), network(images_of(3)))
 
 
 def cache_width(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:

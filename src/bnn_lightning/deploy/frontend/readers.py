@@ -84,6 +84,8 @@ def _cat(capture: Captured, given: dict[str, Any]) -> Call:
 def _clamp(low: str, high: str) -> Reader:
     def read(capture: Captured, given: dict[str, Any]) -> Call:
         bounds = {"low": given[low], "high": given[high]}
+        if any(isinstance(bound, fx.Node) for bound in bounds.values()):
+            raise GraphError("`clamp` to a size of the images cannot be written to a packed file.")
         free = {"low": -math.inf, "high": math.inf}
         return "clamp", [capture.input(given["self"])], {k: None if v == free[k] else v for k, v in bounds.items()}
 

@@ -1,16 +1,28 @@
 """State of modules beside tensors: a graph computes the same in each call, so a call must not change it."""
 
 import copy
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.ir.graph import GraphError
 
 Places = dict[tuple[str, str], Any]
+# Containers within containers that are looked into.
+_DEEPEST = 4
+
+
+@dataclass(frozen=True)
+class _SomeTensor:
+    """A tensor, by its identity."""
+
+    number: int
 
 
 class _AnySize:
@@ -23,25 +35,29 @@ class _AnySize:
 
 
 def settings_of(network: nn.Module) -> Places:
-    """Return the plain attributes of modules, by the names of module and attribute, to be compared."""
+    """Return the attributes of modules, by the names of module and attribute, to be compared: tensors by identity."""
     return {
-        (name, key): _settled(value) for name, module in network.named_modules() for key, value in vars(module).items()
+        (name, key): _settled(value, _DEEPEST)
+        for name, module in network.named_modules()
+        for key, value in vars(module).items()
     }
 
 
-def _settled(value: Any) -> Any:
+def _settled(value: Any, deepest: int) -> Any:
     match value:
         case torch.SymInt() | torch.SymFloat() | torch.SymBool():
             return _AnySize()
-        case dict():
-            return {key: _settled(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_settled(item) for item in value]
+        case dict() if deepest:
+            return {key: _settled(item, deepest - 1) for key, item in value.items()}
+        case list() | tuple() | deque() if deepest:
+            return [_settled(item, deepest - 1) for item in value]
         case set() | frozenset():
             return frozenset(value)
-        case None | bool() | int() | float() | str():
+        case Tensor():
+            return _SomeTensor(id(value))
+        case None | bool() | int() | float() | str() | np.generic():
             return repr(value)  # NaN is equal to itself
-    return "another"  # tensors, functions, objects
+    return "another"  # functions, objects
 
 
 @contextmanager
@@ -51,7 +67,7 @@ def kept_attributes(network: nn.Module) -> Iterator[None]:
     kept = [
         (module, {key: value for key, value in vars(module).items() if key not in own}) for module in network.modules()
     ]
-    containers = [value for _, held in kept for value in held.values() if isinstance(value, list | dict | set)]
+    containers = [value for _, held in kept for value in held.values() if isinstance(value, list | dict | set | deque)]
     items = [copy.copy(value) for value in containers]
     try:
         yield
@@ -63,13 +79,20 @@ def kept_attributes(network: nn.Module) -> Iterator[None]:
                 if vars(module).get(key) is not value:
                     setattr(module, key, value)
         for value, before in zip(containers, items, strict=True):
-            value.clear()
-            value.extend(before) if isinstance(value, list) else value.update(before)
+            if _items(value) != _items(before):
+                value.clear()
+                value.extend(before) if isinstance(value, list | deque) else value.update(before)
+
+
+def _items(container: Collection[Any]) -> list[int]:
+    return list(map(id, container)) + list(map(id, container.values() if isinstance(container, dict) else ()))
 
 
 @torch.no_grad()
 def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: Places) -> None:
     """Refuse a network that a traced call has changed, unless a second call leaves it and its results as they are.
+
+    Tensors that a call keeps, such as maps to look at, may be others in each: the results say whether they are read.
 
     Args:
         network: The network, as it was before the call; copies of it are called.
@@ -85,9 +108,10 @@ def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: P
         return
     network = copy.deepcopy(network)
     first, settled = network(images.clone()), settings_of(network)
-    second = network(images.clone())
-    again = _changed(settled, settings_of(network))
-    if not again and torch.equal(first, second):
+    second, after = network(images.clone()), settings_of(network)
+    again = _changed(_without_tensors(settled), _without_tensors(after))
+    of_tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
+    if not again and of_tensors and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
         return
     name, key = sorted(again or changed)[0]
     place = f"{name}.{key}".removeprefix("network.").removeprefix(".")
@@ -100,3 +124,14 @@ def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: P
 def _changed(before: Places, after: Places) -> set[tuple[str, str]]:
     missing = object()
     return {place for place in {**before, **after} if before.get(place, missing) != after.get(place, missing)}
+
+
+def _without_tensors(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_tensors(item) for key, item in value.items()}
+        case list():
+            return [_without_tensors(item) for item in value]
+        case _SomeTensor():
+            return "a tensor"
+    return value

@@ -138,6 +138,11 @@ def _fail_to_open(path: str | Path, error: _Error) -> NoReturn:
     _fail(error)
 
 
+def _close_with(owner: object, close: Any, handle: ctypes.c_void_p) -> None:
+    """Close a handle of the library with its owner, but not at the end of the process: other threads may compute."""
+    weakref.finalize(owner, close, handle).atexit = False
+
+
 class _Handle:
     """A network that the library has opened, closed when nobody holds it any more."""
 
@@ -150,7 +155,7 @@ class _Handle:
                 _fail(error)
         elif library().bnn_open(_path_of(source), network, ctypes.byref(error)):
             _fail_to_open(source, error)
-        weakref.finalize(self, library().bnn_close, self.value)
+        _close_with(self, library().bnn_close, self.value)
 
 
 class _Context:
@@ -162,7 +167,7 @@ class _Context:
         handle = ctypes.byref(self.handle)
         if library().bnn_context_open(network.value, images, threads, handle, ctypes.byref(error)):
             _fail(error)
-        weakref.finalize(self, library().bnn_context_close, self.handle)
+        _close_with(self, library().bnn_context_close, self.handle)
 
 
 class Network:
@@ -307,7 +312,7 @@ class Sections:
             plan, len(plan), *place, kernels, ctypes.byref(self.handle), ctypes.byref(error)
         ):
             _fail(error)
-        weakref.finalize(self, library().bnn_close, self.handle)
+        _close_with(self, library().bnn_close, self.handle)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -339,7 +344,7 @@ class Rows:
         handle = ctypes.byref(self.handle)
         if library().bnn_context_open(sections.handle, images, 1, handle, ctypes.byref(error)):
             _fail(error)
-        weakref.finalize(self, library().bnn_context_close, self.handle)
+        _close_with(self, library().bnn_context_close, self.handle)
         self._arena = int(library().bnn_context_arena(self.handle))
 
     def place(self, images: int, number: int, logits: int) -> None:
