@@ -126,7 +126,7 @@ def test_a_restarted_process_without_a_job_has_no_runs(
 def test_a_torchrun_without_an_id_knows_its_own_runs_on_one_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def restart(logs: str, attempt: int, nodes: int = 1) -> bool:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/tmp/torchelastic_a/{logs}/attempt_{attempt}/0/error.json")
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/logs/torchelastic_a/{logs}/attempt_{attempt}/0/error.json")
         monkeypatch.setenv("GROUP_WORLD_SIZE", str(nodes))
         return requeued(folder)
 

@@ -4,7 +4,6 @@ import copy
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,43 +17,42 @@ Places = dict[tuple[str, str], Any]
 _DEEPEST = 4
 
 
-@dataclass(frozen=True)
-class _SomeTensor:
-    """A tensor, by its identity."""
-
-    number: int
-
-
 class _AnySize:
     """A size that a trace does not know."""
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
         return True
 
+    def __hash__(self) -> int:
+        return 0
 
-def settings_of(network: nn.Module) -> Places:
-    """Return the attributes of modules, by the names of module and attribute, to be compared: tensors by identity."""
+
+def settings_of(network: nn.Module, *, with_tensors: bool = True) -> Places:
+    """Return the attributes of modules, by the names of module and attribute, to be compared.
+
+    Args:
+        network: The network.
+        with_tensors: Compare tensors by identity; without, all are alike.
+    """
     return {
-        (name, key): _settled(value, _DEEPEST)
+        (name, key): _settled(value, _DEEPEST, with_tensors)
         for name, module in network.named_modules()
         for key, value in vars(module).items()
     }
 
 
-def _settled(value: Any, deepest: int) -> Any:
+def _settled(value: Any, deepest: int, with_tensors: bool) -> Any:
     match value:
         case torch.SymInt() | torch.SymFloat() | torch.SymBool():
             return _AnySize()
         case dict() if deepest:
-            return {key: _settled(item, deepest - 1) for key, item in value.items()}
+            return {key: _settled(item, deepest - 1, with_tensors) for key, item in value.items()}
         case list() | tuple() | deque() if deepest:
-            return [_settled(item, deepest - 1) for item in value]
+            return [_settled(item, deepest - 1, with_tensors) for item in value]
         case set() | frozenset():
             return frozenset(value)
         case Tensor():
-            return _SomeTensor(id(value))
+            return id(value) if with_tensors else "a tensor"
         case None | bool() | int() | float() | str() | np.generic():
             return repr(value)  # NaN is equal to itself
     return "another"  # functions, objects
@@ -107,9 +105,9 @@ def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: P
     if not changed:
         return
     network = copy.deepcopy(network)
-    first, settled = network(images.clone()), settings_of(network)
-    second, after = network(images.clone()), settings_of(network)
-    again = _changed(_without_tensors(settled), _without_tensors(after))
+    first, settled = network(images.clone()), settings_of(network, with_tensors=False)
+    second = network(images.clone())
+    again = _changed(settled, settings_of(network, with_tensors=False))
     of_tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
     if not again and of_tensors and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
         return
@@ -124,14 +122,3 @@ def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: P
 def _changed(before: Places, after: Places) -> set[tuple[str, str]]:
     missing = object()
     return {place for place in {**before, **after} if before.get(place, missing) != after.get(place, missing)}
-
-
-def _without_tensors(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _without_tensors(item) for key, item in value.items()}
-        case list():
-            return [_without_tensors(item) for item in value]
-        case _SomeTensor():
-            return "a tensor"
-    return value
