@@ -182,10 +182,8 @@ INNERMOST void combine_part(const struct bnn_combine *job, int64_t image, int64_
     for (int64_t first = 0; first < channels; first += BLOCK) {
       F sum;
       if (f.n == FEW && channels - first >= BLOCK) sum = combine_block(&c, &f, image, half, first, FEW, true);
-      else if (f.n == FEW) sum = combine_block(&c, &f, image, half, first, FEW, false);
-      else if (f.n == 3) sum = combine_block(&c, &f, image, half, first, 3, false);
-      else if (f.n == 2) sum = combine_block(&c, &f, image, half, first, 2, false);
-      else sum = combine_block(&c, &f, image, half, first, 1, false);
+      else if (channels - first >= BLOCK) sum = combine_block(&c, &f, image, half, first, f.n, true);
+      else sum = combine_block(&c, &f, image, half, first, f.n, false);
       if (sums) *(F *)(sums + first) += sum;
     }
   }
