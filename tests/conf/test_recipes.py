@@ -271,7 +271,7 @@ METHODS = {
         for name, top1 in {"resnet20": 88.2, "resnet18": 93.1, "vgg_small": 92.3}.items()
     },
     **{
-        f"cifar10_{name}_recu": (600, 5, 5e-4, 256, top1)
+        f"cifar10_{name}_recu": (600, 4, 5e-4, 256, top1)
         for name, top1 in {"resnet20": 87.5, "resnet18": 92.8, "vgg_small": 92.2}.items()
     },
 }
