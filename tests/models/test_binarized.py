@@ -44,6 +44,12 @@ def test_a_patch_stem_keeps_two_pixels():
     assert body.features[0][0].stride == (2, 2)
 
 
+def test_all_branches_of_a_stem_keep_the_resolution():
+    with torch.device("meta"):
+        stem = binary_timm("repvgg_a0", **SMALL).body.stem
+    assert stem.conv_kxk.conv.stride == stem.conv_1x1.conv.stride == (1, 1)
+
+
 def test_the_float_twin_has_the_same_tensors_and_torchs_arithmetic():
     twin = binary_torchvision("resnet18", **SMALL, stem="imagenet", binary=False).eval()
     network = binary_torchvision("resnet18", **SMALL)

@@ -188,10 +188,15 @@ def _example(network: RealNetwork, on_meta: bool) -> torch.Tensor:
 
 
 def _shrink_stem(body: nn.Module) -> None:
-    """Let the first convolution and the pooling after it keep the resolution of small images, in place."""
-    first = next((module for module in body.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and max(first.stride) <= 4:
-        first.stride = (1, 1) if max(first.stride) <= 2 else (2, 2)
+    """Let the first convolution and the pooling after it keep the resolution of small images, in place.
+
+    A stem may have several branches that see the image (RepVGG, MobileOne), which keep one resolution.
+    """
+    convs = [module for module in body.modules() if isinstance(module, nn.Conv2d)]
+    branches = [conv for conv in convs if (conv.in_channels, conv.stride) == (convs[0].in_channels, convs[0].stride)]
+    for conv in branches:
+        if max(conv.stride) <= 4:
+            conv.stride = (1, 1) if max(conv.stride) <= 2 else (2, 2)
     names = dict(body.named_modules())
     for name in _POOLS:
         if isinstance(names.get(name), nn.MaxPool2d):
