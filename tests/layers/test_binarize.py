@@ -18,6 +18,7 @@ from bnn_lightning.layers import (
     Hardtanh,
     PReLU,
 )
+from bnn_lightning.metrics import profile_network
 
 binarize = bnn_lightning.binarize
 
@@ -209,6 +210,18 @@ def test_attention_reads_weights_itself_and_stays_real():
         binarize(net, rules={"1.linear1": True})
 
 
+def test_encoder_layers_compute_the_same_in_training_and_evaluation():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, activation=nn.ReLU(), batch_first=True)
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), encoder, nn.Linear(4, 2))
+    report = binarize(net)
+    assert [change.name for change in report.activations] == ["1"]
+    x = torch.randn(2, 3, 4)
+    trained = net.train()(x)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(x), trained)
+
+
 class Reader(nn.Module):
     def __init__(self):
         super().__init__()
@@ -224,6 +237,28 @@ def test_an_example_finds_layers_that_are_never_called_and_inputs_of_one_sign():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
     assert binarize(net, activation=None, example=torch.randn(8, 4), dry_run=True).constant == ("2",)
     assert binarize(net, example=torch.randn(8, 4)).constant == ()
+
+
+class ByName(nn.Sequential):
+    def forward(self, x):
+        for layer in self:
+            x = layer(input=x)
+        return x
+
+
+def test_layers_that_are_called_by_name_are_tried_and_counted():
+    net = ByName(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert binarize(net, example=torch.randn(8, 4)).constant == ()
+    assert profile_network(net, (4,)).totals()["binary_macs"] == 16
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_cannot_be_copied_is_refused_with_an_example_alone():
+    net = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 2))
+    net(torch.rand(1, 4))  # its weight is a result now
+    with pytest.raises(ValueError, match="cannot be copied"):
+        binarize(net, rules={"1": False}, example=torch.rand(1, 4))
+    assert binarize(net, rules={"1": False}).binary == ("2",)
 
 
 @pytest.mark.parametrize(

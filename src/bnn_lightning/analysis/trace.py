@@ -16,7 +16,7 @@ from bnn_lightning.binarizers.base import Binarizer, InputBinarizer
 from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
 from bnn_lightning.layers.attention import ChannelBlend
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, input_of
 from bnn_lightning.layers.module_utils import annealed
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.models.network_graph import Edge, GraphNode, NetworkGraph, make_graph
@@ -111,7 +111,7 @@ class _Tracer(fx.Tracer):
         self.stack.append((path, instance))
         try:
             if isinstance(m, BinaryLayer):
-                return self._binary_layer(m, path, args[0])
+                return self._binary_layer(m, path, input_of(args, kwargs))
             return super().call_module(m, forward, args, kwargs)
         finally:
             self.stack.pop()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, input_of
 from bnn_lightning.layers.module_utils import replace_attribute
 
 
@@ -139,23 +139,23 @@ def record(module: object, value: Any) -> Record:
 
 
 def _watch_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        taps.features = args[0]
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        taps.features = input_of(args, kwargs)
 
     name = getattr(backbone, "classifier_name", None)
     if name is None:
         _find_classifier(backbone, taps, stack)
     else:
-        stack.callback(backbone.get_submodule(name).register_forward_pre_hook(note).remove)
+        stack.callback(backbone.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True).remove)
 
 
 def _find_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
     """Record the input of the linear layer whose output the backbone returns."""
     last: tuple[Any, Any] = (None, None)
 
-    def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         nonlocal last
-        last = args[0], output
+        last = input_of(args, kwargs), output
 
     def end(module: nn.Module, args: tuple[Any, ...], logits: Any) -> None:
         features, output = last
@@ -169,7 +169,7 @@ def _find_classifier(backbone: nn.Module, taps: Taps, stack: ExitStack) -> None:
 
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
-            stack.callback(module.register_forward_hook(note).remove)
+            stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
     stack.callback(backbone.register_forward_hook(end).remove)
 
 

@@ -77,9 +77,9 @@ def binarize(
         input_binarizer: Binarizer of the layers' inputs: a name of `list_binarizers()`, a binarizer, of which each
             layer gets a copy, or a function of the number of channels. None leaves inputs real.
         weight_binarizer: Binarizer of the weights; see `input_binarizer`. None leaves weights real.
-        activation: Takes the place of every ReLU and ReLU6 outside of gates: "PReLU" (one slope a module) or
-            "Hardtanh"; never in place. None keeps them. The sign of what a ReLU gives is +1 everywhere, so that a
-            layer behind one learns nothing.
+        activation: Takes the place of every ReLU and ReLU6 outside of gates and of torch's encoder layers: "PReLU"
+            (one slope a module) or "Hardtanh"; never in place. None keeps them. The sign of what a ReLU gives is +1
+            everywhere, so that a layer behind one learns nothing.
         keep: Kinds of layers that stay real: "first" and "last" in module order, "shortcut" (1x1 convolutions whose
             names have downsample, shortcut, skip or proj), "depthwise", "gate" (squeeze-and-excite).
         rules: By pattern of names (`*` and `?`), what prevails over `keep`: False keeps a module, True makes it
@@ -125,12 +125,24 @@ def binarize(
     exchanged = [] if activation is None else _plan_activations(model, names, keep, rules, activation, new)
     constant: tuple[str, ...] = ()
     if example is not None:
-        trial = copy.deepcopy(model)
+        trial = _copy(model)
         _replace(trial, {name: new[id(module)] for name, module in _every(model) if id(module) in new}, copies=True)
         constant = try_binary(trial, example)
     if not dry_run:
         _replace(model, {name: new[id(module)] for name, module in _every(model) if id(module) in new})
     return BinarizeReport(tuple(changes), tuple(exchanged), constant, dry_run)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:  # torch's older weight and spectral norms, locks, open files
+        reason = str(error).strip().split(". ")[0] or type(error).__name__
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied, and so not be tried with the `example` ({reason}): leave "
+            "`example` out, or exchange what cannot be copied (for torch.nn.utils.weight_norm take that of "
+            "torch.nn.utils.parametrizations)."
+        ) from error
 
 
 def _every(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -273,7 +285,8 @@ def _plan_activations(
     gates = gates_of(model) if "gate" in keep else set()
     changes = []
     for name, module in model.named_modules():
-        if type(module) not in _EXCHANGED or in_gate(name, gates):
+        # Fast paths of torch's encoders compute ReLU in evaluation, whatever the module is by then.
+        if type(module) not in _EXCHANGED or in_gate(name, gates) or why_read_elsewhere(model, name):
             continue
         found = _rule(names[id(module)], rules)
         if found is not None and found[1] is False:

@@ -1,5 +1,6 @@
 """Base of binary layers: signs, exact dot product, scale, bias."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -37,6 +38,12 @@ def _what(given: object) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}: give an object of it, {given.__name__}(...)"
     return f"the name {given!r}" if isinstance(given, str) else type(given).__name__
+
+
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the input of a layer from the arguments of a call: the first one, by its place or by its name."""
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return given
 
 
 class BinaryLayer(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.layers.binarize_kinds import keeping_real
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, input_of
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def try_binary(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         signs = (True, True) if x.is_meta else (bool((x < 0).any()), bool((x >= 0).any()))
         seen[name].append(signs)
 
-    hooks = [layer.register_forward_pre_hook(_hook(name, record)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(_hook(name, record), with_kwargs=True) for name, layer in layers.items()]
     try:
         model.eval()(example)
     except (RuntimeError, IndexError, AssertionError) as error:
@@ -70,4 +70,4 @@ def _patterns(names: Collection[str], layers: Collection[str]) -> list[str]:
 
 
 def _hook(name: str, record: Any) -> Any:
-    return lambda _, inputs: record(name, inputs[0])
+    return lambda _, args, kwargs: record(name, input_of(args, kwargs))

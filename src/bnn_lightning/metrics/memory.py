@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, input_of
 from bnn_lightning.layers.module_utils import evaluation
 
 
@@ -51,7 +51,7 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> int:
         for module in model.modules():
             if isinstance(module, BinaryLayer) and module.input_binarizer is not None:
                 stack.callback(module.register_forward_pre_hook(recorder.enter).remove)
-                stack.callback(module.register_forward_hook(recorder.leave).remove)
+                stack.callback(module.register_forward_hook(recorder.leave, with_kwargs=True).remove)
         output = model(image)
     return recorder.peak(output)
 
@@ -96,10 +96,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter(self, module: nn.Module, args: Any) -> None:
         self.depth += 1
 
-    def leave(self, module: Any, args: Any, output: Tensor) -> None:
+    def leave(self, module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
         self.depth -= 1
         if not self.depth:
-            self.note(args, [output], extra=(args[0].numel() * module.input_binarizer.bits + 7) // 8)
+            x = input_of(args, kwargs)
+            self.note([x], [output], extra=(x.numel() * module.input_binarizer.bits + 7) // 8)
 
     def peak(self, output: Any) -> int:
         """Return the largest sum of bytes alive at one time, the network's output being read at the end.

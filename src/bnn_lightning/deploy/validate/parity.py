@@ -17,7 +17,7 @@ from bnn_lightning.deploy.frontend.layers import (
     kernels_of,
     signs_of,
 )
-from bnn_lightning.layers.binary import BinaryLayer
+from bnn_lightning.layers.binary import BinaryLayer, input_of
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
@@ -222,7 +222,8 @@ def _compared_layers(model: nn.Module, counts: dict[str, int]) -> Iterator[None]
         for name, layer in binary_layers(model).items():
             packed = None if layer.input_binarizer is None else _only_sums(layer)
             if packed is not None:
-                handles.append(layer.register_forward_pre_hook(_comparing(name, packed, counts)))
+                compare = _comparing(name, packed, counts)
+                handles.append(layer.register_forward_pre_hook(compare, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -230,8 +231,8 @@ def _compared_layers(model: nn.Module, counts: dict[str, int]) -> Iterator[None]
 
 
 def _comparing(name: str, packed: nn.Module, counts: dict[str, int]) -> Callable[..., None]:
-    def compare(layer: BinaryLayer, arguments: tuple[Tensor, ...]) -> None:
-        (x,) = arguments
+    def compare(layer: BinaryLayer, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        x = input_of(args, kwargs)
         assert layer.input_binarizer is not None
         wanted = layer.dot(layer.input_binarizer(x), layer.binary_weight, x_is_binary=True)
         counts[name] = counts.get(name, 0) + int((packed(x) != wanted).sum())
