@@ -145,7 +145,8 @@ def link(out: Path, files: list[str], machine: str, system: str = "", target: st
     system = system or platform.system()
     kind = [*WASI, "-Wl,-z,stack-size=1048576"] if system == "WASI" else ["-shared", *named(out, system)]
     if system == "Linux":
-        kind.append("-Wl,-z,nodelete")  # threads of the pool outlive dlclose; elsewhere pool.c sees to it
+        # Another version of the library in the process does not take part; threads of the pool outlive dlclose.
+        kind += ["-Wl,-Bsymbolic", "-Wl,-z,nodelete"]  # elsewhere pool.c sees to the latter
     libraries = {"WASI": [], "Windows": ["-lm"]}.get(system, ["-lpthread", "-lm"])
     return [*compiler(TARGETS[machine][""], target), *kind, "-s", "-o", str(out), *files, *libraries]
 

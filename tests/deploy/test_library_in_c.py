@@ -73,6 +73,71 @@ int main(int argc, char **argv) {
 }
 """
 
+# Opens contexts of more and more threads while another thread computes.
+BUSY = """
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include "bnn.h"
+static atomic_int begun, over;
+static int threads(void) {
+  int number = 0;
+  DIR *folder = opendir("/proc/self/task");
+  while (readdir(folder)) number++;
+  closedir(folder);
+  return number - 2;
+}
+static void *compute(void *context) {
+  static unsigned char images[8 * 3 * 32 * 32];
+  float logits[8 * 10];
+  for (; !over; begun = 1) bnn_run_bytes(context, images, 8, logits, 0);
+  return 0;
+}
+int main(int argc, char **argv) {
+  bnn_network *network;
+  bnn_context *context, *more;
+  pthread_t thread;
+  if (bnn_open(argv[1], &network, 0) || bnn_context_open(network, 8, 2, &context, 0)) return 1;
+  pthread_create(&thread, 0, compute, context);
+  while (!begun) continue;
+  for (int i = 3; i < 8; i++) {
+    if (bnn_context_open(network, 1, i, &more, 0)) return 2;
+    printf("%d ", threads() - 2);
+    bnn_context_close(more);
+  }
+  over = 1;
+  pthread_join(thread, 0);
+  return 0;
+}
+"""
+# Another version of the library, whose functions only say that they were called.
+OTHER = """
+#include <stdio.h>
+int bnn_num_kernels(void) { return 0; }
+void bnn_close(void *network) { puts("other"); }
+const char *bnn_kernel_name(int number) { return "other"; }
+int bnn_picture_read(void *data, unsigned long size, void *picture, void *error) { return puts("other"); }
+"""
+BESIDE = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include "bnn.h"
+#define FUNCTION(name) __typeof__(name) *const name##_ = (__typeof__(name) *)dlsym(library, #name)
+int main(int argc, char **argv) {
+  void *library = dlopen(argv[1], RTLD_NOW);
+  if (!library || bnn_num_kernels()) return fprintf(stderr, "%s\\n", dlerror()), 1;
+  FUNCTION(bnn_open); FUNCTION(bnn_describe); FUNCTION(bnn_picture_open);
+  bnn_network *network;
+  bnn_picture picture;
+  if (!bnn_open_(argv[1], &network, 0) || !bnn_picture_open_(argv[1], &picture, 0)) return 2;
+  if (bnn_open_(argv[2], &network, 0)) return 3;
+  puts(bnn_describe_(network)->kernels);
+  return 0;
+}
+"""
+
 
 def compiled(source: str, folder: Path, *libraries: str | Path) -> Path:
     (folder / "main.c").write_text(source, encoding="utf-8")
@@ -107,3 +172,22 @@ def test_a_library_with_threads_stays_when_it_is_closed(model: Path, tmp_path: P
     program = compiled(LOADED, tmp_path, "-ldl")
     done = subprocess.run([program, native.LIBRARY, model], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_threads_are_made_while_the_pool_is_at_work(model: Path, tmp_path: Path) -> None:
+    program = compiled(BUSY, tmp_path, native.LIBRARY, "-pthread")
+    environment = os.environ | {"LD_LIBRARY_PATH": str(native.LIBRARY.parent)}
+    done = subprocess.run([program, model], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["2", "3", "4", "5", "6"])
+
+
+def test_another_version_in_the_process_takes_no_part(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = compiled(OTHER, tmp_path / "other", "-shared", "-fPIC", "-Wl,-soname,libbnn.so").rename(
+        tmp_path / "libbnn.so"
+    )
+    program = compiled(BESIDE, tmp_path, other, "-ldl")
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([program, native.LIBRARY, model], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [native.load(model).facts.kernels]

@@ -4,6 +4,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy import LoadedNetwork, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.plan_section import PlanSection
-from bnn_lightning.deploy.planner.plan import Address, Region
+from bnn_lightning.deploy.format.prefix import join_sections
+from bnn_lightning.deploy.planner.plan import Address, Region, TorchCall
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
 from bnn_lightning.zoo import packed_file
@@ -88,12 +90,43 @@ def test_both_readers_refuse_the_same_floats(saved: Path) -> None:
                 loaded(torch.from_numpy(wrong))
 
 
+def test_images_may_begin_at_any_byte() -> None:
+    network, given = native.load(file_of(plan(linear()))), images(2)
+    buffer = np.zeros(given.nbytes + 1, np.uint8)
+    view = buffer[1:].view(np.float32).reshape(given.shape)
+    view[:] = given
+    assert not view.flags.aligned  # 32-bit ARM reads no vectors from there
+    assert network._checked(view).flags.aligned
+    np.testing.assert_array_equal(network(view), logits_of(given))
+
+
+@pytest.mark.parametrize(
+    ("picture", "named"), [([[1]], "list"), (np.zeros((3, 4)), "float64"), (np.zeros(3, "u1"), "(3,)")]
+)
+def test_what_is_no_picture_is_named(picture: Any, named: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(named)):
+        native.load(file_of(plan(linear()))).prepare(picture)
+
+
+def test_errors_of_files_name_the_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, operation = plan(TorchCall(3, {0: Address(Region.INPUT)}, Address(Region.OUTPUT))), "aten." + "x" * 90
+    data = PlanSection((made,), "n" * 60, operations={3: operation}).to_bytes()
+    (tmp_path / "n.bnn").write_bytes(join_sections(b"{}", data, made.constants))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(native.RuntimeFileError, match=f"`n.bnn`.*{operation}` has no kernel"):
+        native.load("n.bnn")
+
+
 def test_a_network_is_closed() -> None:
     with native.load(file_of(plan(linear()))) as network:
         np.testing.assert_array_equal(network(images(2)), logits_of(images(2)))
         assert len(network._contexts.idle) == 1
     assert (network._contexts.idle, network.facts.num_classes) == ([], CLASSES)
-    for call in (lambda: network(images(1)), lambda: network.prepare(np.zeros((3, 4), np.uint8))):
+    for call in (
+        lambda: network(images(1)),
+        lambda: network(images(0)),
+        lambda: network.prepare(np.zeros((3, 4), np.uint8)),
+    ):
         with pytest.raises(ValueError, match="closed"):
             call()
     network.close()

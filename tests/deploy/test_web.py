@@ -1,6 +1,7 @@
 """Web pages: their WebAssembly module in Node, and the page in a headless Chromium."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -17,10 +18,12 @@ from PIL import Image
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy import PackedInfo, WebError, pack, save, write_web
 from bnn_lightning.deploy.export import web
+from bnn_lightning.deploy.format.plan_section import PlanSection
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.models import create_backbone
 from bnn_lightning.zoo import packed_file
 from tests.deploy.browser import CHROMIUM, Browser, browser, served
+from tests.deploy.test_native import linear, plan
 
 NODE = shutil.which("node")
 WIDTHS = (390, 1280)
@@ -160,6 +163,29 @@ def test_other_pixels_than_the_sides_say_are_refused(color: Path) -> None:
     assert answer["same"][0] == answer["same"][1]
     for text, number in zip(answer["refused"], ("6400", "1600", "4800", "1 or 3", *["Uint8Array"] * 5), strict=True):
         assert number in text
+
+
+NARROW = """
+(async () => {
+  const { instance: { exports: c } } = await WebAssembly.instantiate(fs.readFileSync(page));
+  const section = fs.readFileSync(picture), size = 140e6, [plan, place, error] = [section.length, 4, 256].map(c.malloc);
+  const constants = Math.ceil(c.malloc(size + 64) / 64) * 64;
+  new Uint8Array(c.memory.buffer).set(section, plan);
+  console.log(c.bnn_open_sections(plan, section.length, constants, size, 0, place, error));
+})();
+"""
+
+
+@needs_node
+def test_no_size_wraps_where_addresses_have_32_bits(tmp_path: Path) -> None:
+    files = {}
+    for size in (64, (1 << 32) + 64):
+        made = dataclasses.replace(plan(linear()), derived_size=size)
+        files[size] = tmp_path / str(size)
+        files[size].write_bytes(PlanSection((made,), "net").to_bytes())
+    script = OPEN.splitlines()[1] + NARROW
+    answers = [in_node(script, web.MODULE, file) for file in files.values()]
+    assert [answer.stdout for answer in answers] == ["0\n", "5\n"], answers  # there is not enough memory
 
 
 MEMORY = """

@@ -232,13 +232,12 @@ class Network:
             TypeError: No array of numbers.
             ValueError: Another shape or type; NaN, infinite values, or values beyond those of images; it is closed.
         """
-        images = self._checked(images)
-        number = len(images)
+        contexts, network, images = self._own_contexts(), self._opened(), self._checked(images)
+        number, error = len(images), _Error()
         logits = np.empty((number, self.facts.num_classes), np.float32)
         if not number:
             return logits
         run: Callable[..., int] = library().bnn_run_bytes if images.dtype == np.uint8 else library().bnn_run_floats
-        contexts, network, error = self._own_contexts(), self._opened(), _Error()
         context = contexts.take(number) or _Context(network, number, self.threads)
         failed = run(context.handle, images.ctypes.data, number, logits.ctypes.data, ctypes.byref(error))
         contexts.give(context, number)
@@ -258,7 +257,7 @@ class Network:
         if not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}.")
         with np.errstate(over="ignore"):  # the library refuses what is infinite then
-            return np.ascontiguousarray(images, np.float32)
+            return np.require(images, np.float32, ["C", "A"])  # a view of a buffer may begin at any byte
 
     def _own_contexts(self) -> Contexts[_Context]:
         if self._process != os.getpid():  # forked: the parent's threads may have held the lock
@@ -275,11 +274,15 @@ class Network:
             An image, (C, H, W).
 
         Raises:
+            TypeError: No array.
             ValueError: Another shape or type, or the file does not say how pictures are prepared.
         """
+        if not isinstance(pixels, np.ndarray):
+            raise TypeError(f"A picture must be a numpy array, got {type(pixels).__name__}: numpy.asarray(picture).")
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3) or not pixels.size:
-            raise ValueError(f"A picture must be (height, width) or (height, width, 1 or 3) bytes, got {pixels.shape}.")
+            got = f"{pixels.dtype} {pixels.shape}"
+            raise ValueError(f"A picture must be uint8 (height, width) or (height, width, 1 or 3), got {got}.")
         pixels = np.ascontiguousarray(pixels)
         image, error = np.empty(self.facts.shape, np.uint8), _Error()
         picture = _Picture(pixels.shape[1], pixels.shape[0], channels, pixels.ctypes.data)

@@ -113,7 +113,7 @@ bnn_status bnn_open(const char *path, bnn_network **network, bnn_error *error) {
   if (!status || !error) return status;
   char text[sizeof error->text];
   memcpy(text, error->text, sizeof text);
-  return bnn_fail(error, status, "`%.100s`: %.140s", path, text);
+  return bnn_fail(error, status, "`%.100s`: %s", path, text);
 }
 
 const bnn_facts *bnn_describe(const bnn_network *network) { return &network->facts; }

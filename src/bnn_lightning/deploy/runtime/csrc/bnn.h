@@ -51,7 +51,7 @@ typedef enum bnn_status {
   BNN_ERROR_TORCH = 4,     /* operations of it need torch; the text names them */
   BNN_ERROR_MEMORY = 5,    /* there is not enough memory */
   BNN_ERROR_ARGUMENT = 6,  /* an argument is out of its range */
-  BNN_ERROR_PROCESSOR = 7, /* the library has no kernels for this processor, or BNN_KERNEL names others */
+  BNN_ERROR_PROCESSOR = 7 /* the library has no kernels for this processor, or BNN_KERNEL names others */
 } bnn_status;
 
 /* An error: the code again, and a sentence. Functions take NULL where nobody reads it. */

@@ -229,7 +229,7 @@ bnn_status bnn_picture_open(const char *path, bnn_picture *picture, bnn_error *e
   if (!status || !error) return status;
   char text[sizeof error->text];
   memcpy(text, error->text, sizeof text);
-  return bnn_fail(error, status, "`%.150s`: %.90s", path, text);
+  return bnn_fail(error, status, "`%.150s`: %s", path, text);
 }
 
 void bnn_picture_close(bnn_picture *picture) {

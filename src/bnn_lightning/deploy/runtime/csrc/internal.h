@@ -115,7 +115,7 @@ HIDDEN bnn_status bnn_choose_set(int *set, bnn_error *error);
 HIDDEN kernel_function *bnn_kernel_of(int set, int kernel);
 
 // pool.c: threads of our own; null where there are none. `bnn_processors` is 1 there. `bnn_make_threads` makes threads
-// beside the caller's until there are so many; where the pool is at work, the next call that needs them does.
+// beside the caller's until there are so many.
 HIDDEN parallel_for bnn_pool(void);
 HIDDEN void bnn_make_threads(int64_t number);
 HIDDEN int bnn_processors(void);

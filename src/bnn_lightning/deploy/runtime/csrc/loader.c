@@ -13,10 +13,12 @@ enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE
 #define MOST_DERIVED ((int64_t)1 << 26)
 #define MOST_MEMORY ((int64_t)1 << 32)  // of an image: as many bytes as the results of a graph may have
 
+static const char NO_MEMORY[] = "There is not enough memory.";
+
 // Reads values one after the other; what is missing is 0, and makes all of it bad.
 struct reader {
   const uint8_t *at, *end;
-  const char *wrong;  // what is, null: nothing
+  const char *wrong;  // what is, null: nothing; NO_MEMORY: the data are not
 };
 
 static void *refuse(struct reader *r, const char *why) {
@@ -50,7 +52,7 @@ static uint32_t count_of(struct reader *r, uint64_t least) {
 
 static void *array(struct reader *r, size_t count, size_t size) {
   void *items = count > SIZE_MAX / 2 / size ? 0 : calloc(count + 1, size);
-  if (!items) refuse(r, "there is not enough memory");
+  if (!items) refuse(r, NO_MEMORY);
   return items;
 }
 
@@ -125,6 +127,7 @@ static void calls_of(struct reader *r, struct plan *plan, const struct plan *fir
     }
     const struct kernel_facts *kernel = kernel_facts + call->kernel;
     plan->structures += (kernel->size + 7u) & ~(size_t)7;
+    if (plan->structures > PTRDIFF_MAX / 2) refuse(r, NO_MEMORY);  // where addresses have 32 bits
     int last = -1;
     for (uint32_t k = 0; k < call->count && !same && !r->wrong; k++) {
       struct place *place = plan->places + plan->num_places++;
@@ -238,7 +241,8 @@ static void section_of(struct reader *r, bnn_network *n) {
   const uint64_t size = number(r, 8);
   if (size > (uint64_t)MOST_DERIVED + 32 * (uint64_t)n->constants_size) refuse(r, "more is derived than its constants justify");
   n->derived_size = r->wrong ? 0 : (int64_t)size;
-  if (!(n->derived = bnn_allocate((size_t)n->derived_size))) refuse(r, "there is not enough memory");
+  const bool fits = (uint64_t)n->derived_size <= PTRDIFF_MAX;  // addresses may have 32 bits
+  if (!fits || !(n->derived = bnn_allocate((size_t)n->derived_size))) refuse(r, NO_MEMORY);
   int64_t end = 0;
   for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &end);
   n->num_plans = u8(r);
@@ -297,6 +301,7 @@ static bnn_status check_sections(const uint8_t *data, const struct sections *s, 
 
 bnn_status bnn_load(bnn_network *n, const uint8_t *data, size_t size, bnn_error *error) {
   struct sections s;
+  if (size > PTRDIFF_MAX) return bnn_fail(error, BNN_ERROR_MEMORY, NO_MEMORY);
   bnn_status status = read_prefix(data, size, &s, error);
   if (!status) status = check_sections(data, &s, error);
   if (status) return status;
@@ -310,7 +315,7 @@ bnn_status bnn_load_sections(bnn_network *n, const uint8_t *plan, size_t plan_si
   bnn_status status;
   n->constants = constants, n->constants_size = (int64_t)size;
   if ((uintptr_t)n->constants % ALIGN) {
-    if (!(n->copy = bnn_allocate(size))) return bnn_fail(error, BNN_ERROR_MEMORY, "There is not enough memory.");
+    if (!(n->copy = bnn_allocate(size))) return bnn_fail(error, BNN_ERROR_MEMORY, NO_MEMORY);
     memcpy(n->copy, n->constants, size);
     n->constants = n->copy;
   }
@@ -321,6 +326,7 @@ bnn_status bnn_load_sections(bnn_network *n, const uint8_t *plan, size_t plan_si
                     "Its plan is for version %u of the kernels, this library has version %u: %smake it anew: bnn export ckpt=... out=...",
                     version, own, version > own ? "take a newer library, or " : "");
   if (!r.wrong) section_of(&r, n);
+  if (r.wrong == NO_MEMORY) return bnn_fail(error, BNN_ERROR_MEMORY, NO_MEMORY);
   if (r.wrong) return bnn_fail(error, BNN_ERROR_DAMAGED, "Its plan section is wrong: %s.", r.wrong);
   for (int i = 0; i < n->num_plans; i++) {
     if (n->plans[i].torch && !n->partial) return refuse_torch(n, n->plans + i, error);

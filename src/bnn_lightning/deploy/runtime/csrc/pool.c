@@ -87,7 +87,7 @@ enum { LOOKS = 1 << 12 };  // before a thread sleeps
 // The work of the threads: `epoch` counts loops, and holds in its lower half the tickets that are left of this one.
 static _Atomic uint64_t epoch;
 static _Atomic int64_t finished;  // tickets whose thread is done
-static int threads;
+static _Atomic int threads;
 static struct {
   void (*function)(int64_t, int64_t, void *);
   void *context;
@@ -122,27 +122,25 @@ THREAD(serve) {
 static void begin_anew(void) {
   pthread_mutex_init(&lock, 0), pthread_mutex_init(&user, 0);
   pthread_cond_init(&wake, 0), pthread_cond_init(&idle, 0);
-  threads = 0;
-  atomic_store(&epoch, 0), atomic_store(&finished, 0);
+  atomic_store(&threads, 0), atomic_store(&epoch, 0), atomic_store(&finished, 0);
 }
 #endif
 
-// Make threads until there are so many; whoever calls has the pool.
-static void make_threads(int64_t number) {
-  static bool prepared;
-  if (!prepared && number > 0) begin_anew_in_children(), stay_loaded(), prepared = true;
-  while (threads < number && threads < MOST_THREADS && start(serve)) threads++;
-}
-
+// Threads that are made wait for the lock.
 void bnn_make_threads(int64_t number) {
-  if (TAKE_POOL()) make_threads(number), LEAVE_POOL();
+  static atomic_bool prepared;
+  if (atomic_load(&threads) >= number) return;
+  if (!atomic_exchange(&prepared, true)) begin_anew_in_children(), stay_loaded();
+  LOCK();
+  while (threads < number && threads < MOST_THREADS && start(serve)) threads++;
+  UNLOCK();
 }
 
 // As torch_parallel_for, for loops of which every turn may do all the work. Not 0: the pool is busy.
 static int32_t in_pool(int64_t from, int64_t to, int64_t grain, void (*function)(int64_t, int64_t, void *), void *context) {
   (void)grain;
   if (!TAKE_POOL()) return 1;
-  make_threads(to - from - 1);
+  bnn_make_threads(to - from - 1);
   loop.function = function, loop.context = context, loop.n = to;
   atomic_store(&finished, 0);
   LOCK();
