@@ -175,6 +175,27 @@ def test_counters_of_calls_are_refused(state: Any, count: Callable[[Counting], i
         assert torch.equal(packed(images), network(images))
 
 
+def write_images(network: Network, y: Tensor, x: Tensor) -> Tensor:
+    x.add_(1)
+    return y + x
+
+
+def count_in_buffer(network: Network, y: Tensor, x: Tensor) -> Tensor:
+    network.norm.num_batches_tracked += 1  # type: ignore[operator, union-attr]
+    return y
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("rest", "written"), [(write_images, "images"), (count_in_buffer, "`norm.num_batches_tracked`")]
+)
+def test_networks_that_write_into_tensors_are_refused_by_name(rest: Rest, written: str) -> None:
+    network = Network(rest, norm=nn.BatchNorm2d(8)).eval()
+    packed, images = pack(network, images_of(2)), images_of(3)
+    assert written in packed.report.unplanned
+    assert torch.equal(packed(images.clone()), network(images.clone()))
+
+
 class Remembering(nn.Module):
     """Logits to which those of the call before are added."""
 

@@ -13,7 +13,15 @@ from bnn_lightning.binarizers import AdaBinInput, AdaBinWeights, ReSTE, RSign, S
 from bnn_lightning.deploy import LoadedNetwork, PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
 from bnn_lightning.deploy.frontend.torch_fallback import for_torch
 from bnn_lightning.deploy.kernels import library as kernels
-from bnn_lightning.layers import BinaryConv2d, BinaryLinear, LearnableBias, RPReLU, annealed, binary_layers
+from bnn_lightning.layers import (
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLinear,
+    LearnableBias,
+    RPReLU,
+    annealed,
+    binary_layers,
+)
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import create_backbone, list_backbones
 
@@ -232,6 +240,11 @@ class Doubled(BinaryConv2d):
         return 2 * super().forward(input)
 
 
+class DoubledCall(BinaryConv2d):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * super().__call__(*args, **kwargs)
+
+
 class DoubledDot(BinaryConv2d):
     def scaled_dot(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().scaled_dot(x)
@@ -264,6 +277,7 @@ def hooked() -> BinaryConv2d:
     ("layer", "reason"),
     [
         (Doubled(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
+        (DoubledCall(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
         (DoubledDot(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
         (BinaryConv2d(4, 4, 3, input_binarizer=FromOneTenth(), weight_binarizer=WeightSign()), "threshold"),
         (BinaryConv2d(4, 4, 3, input_binarizer=AboveMean(), weight_binarizer=WeightSign()), "threshold"),
@@ -279,6 +293,37 @@ def test_what_computes_in_a_way_of_its_own_is_left(layer: BinaryConv2d, reason: 
     packed = same(network, images, images)
     assert packed.report.packed == ("0",)
     assert reason in packed.report.left["1"]
+
+
+class MeanWithDimensions(XNORScale):
+    """A scale of the shape (out_channels, 1, 1, 1), which convolutions take, too."""
+
+    def scale(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.abs().mean((1, 2, 3), keepdim=True)
+
+
+class ByKeyword(nn.Module):
+    """A layer that is called as torch's own may be."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(input=x)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [False, True])
+def test_layers_are_called_and_scaled_as_those_of_torch(bias: bool) -> None:
+    images = torch.randn(2, 4, 6, 6)
+    binarizers: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": MeanWithDimensions()}
+    layer = ByKeyword(BinaryConv2d(4, 8, 3, bias=bias, **binarizers))
+    up = ByKeyword(BinaryConvTranspose2d(8, 4, 2, stride=2, bias=bias, **binarizers))
+    network = nn.Sequential(layer, up, nn.Flatten()).eval()
+    packed = pack(network, images[:1])
+    assert packed.report.unplanned == ""
+    assert torch.equal(packed(images), network(images))
 
 
 def test_hooks_are_called() -> None:
@@ -392,6 +437,8 @@ def test_what_is_not_binary_is_refused() -> None:
         pack(nn.Sequential(layer), torch.rand(1, 2, 4, 4))
     with pytest.raises(ValueError, match="`example` must be given for Sequential"):
         pack(nn.Sequential(conv(2, 2)))
+    with pytest.raises(TypeError, match=r"torch\.Tensor, got tuple"):
+        pack(nn.Sequential(conv(2, 2)), (torch.rand(1, 2, 4, 4),))  # type: ignore[arg-type]
 
 
 def test_the_network_itself_is_left_alone() -> None:

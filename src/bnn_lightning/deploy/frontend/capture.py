@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._decomp import get_decompositions
+from torch.export.graph_signature import ExportGraphSignature, OutputKind
 
 from bnn_lightning.deploy.frontend.any_number import any_number, export_for_any_number
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
@@ -142,7 +143,9 @@ class Trace:
             write_sizes(self._graph)
             if not out_of_place(self._graph, _is_known):
                 with any_number():
-                    self._graph = traced.run_decompositions(_decompositions()).graph
+                    decomposed = traced.run_decompositions(_decompositions())
+                _refuse_writes(decomposed.graph_signature)
+                self._graph = decomposed.graph
                 write_sizes(self._graph)
         except (*TRACING_ERRORS, torch._dynamo.exc.TorchDynamoException) as error:
             raise GraphError(f"The network cannot be traced: {error}") from error
@@ -310,6 +313,19 @@ class _Capture:
             "high": layer.high,
         }
         return [self.input(item) for item in (packing.args[0], residual) if item is not None], {**parts, **geometry}
+
+
+def _refuse_writes(signature: ExportGraphSignature) -> None:
+    """Refuse a network that writes into its images or tensors: results that it does not return."""
+    for output in signature.output_specs:
+        if output.kind is OutputKind.USER_INPUT_MUTATION:
+            raise GraphError("it writes into its images, and a graph does not: begin with images.clone().")
+        if output.kind not in (OutputKind.USER_OUTPUT, OutputKind.TOKEN):
+            name = str(output.target).removeprefix("network.")
+            raise GraphError(
+                f"it writes into the tensor `{name}`, and a graph computes the same in each call: keep such state "
+                "outside of it."
+            )
 
 
 def _constant_of(name: str, tensor: Tensor) -> Constant:

@@ -90,19 +90,19 @@ class PackedConvTranspose2d(nn.Module):
         for mine, new in zip(self.buffers(), self.from_layer(layer).buffers(), strict=True):
             mine.copy_(new)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map real-valued (N, in_channels, H, W) to (N, out_channels, H', W').
 
         Raises:
             ValueError: Another number of channels, or maps that are too small.
         """
-        y: Tensor = self.conv(x)
+        y: Tensor = self.conv(input)
         y = y if self.stride == (1, 1) else _in_blocks(y, self.stride)
         for place, (stride, first, rest) in enumerate(zip(self.stride, self.first, self.rest, strict=True), start=2):
-            size = stride * x.shape[place] + rest
+            size = stride * input.shape[place] + rest
             if size < 1:
                 raise ValueError(
-                    f"Maps of {x.shape[2]}x{x.shape[3]} pixels are too small: no pixel of the output is left."
+                    f"Maps of {input.shape[2]}x{input.shape[3]} pixels are too small: no pixel of the output is left."
                 )
             y = y if (first, size) == (0, y.shape[place]) else y.narrow(place, first, size)
         return y.contiguous()

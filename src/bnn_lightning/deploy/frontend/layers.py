@@ -169,7 +169,7 @@ class PackedConv2d(nn.Module):
             getattr(self, name).copy_(self.spread(values))
         self._of_channels_last = _has_channels_last_weights(layer)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, H, W) to (N, out_channels, H', W').
 
         The result has the memory format of torch's convolution, so that what a network does with views of it, and in
@@ -180,6 +180,7 @@ class PackedConv2d(nn.Module):
             RuntimeError: It is traced by `torch.jit`, or differentiated in forward mode.
         """
         refuse_jit()
+        x = input
         if x.dim() != 4 or x.shape[1] != self.groups * self.in_channels:
             raise ValueError(
                 f"The input must have the shape (N, {self.groups * self.in_channels}, H, W), got {tuple(x.shape)}."
@@ -271,16 +272,16 @@ class PackedConv2d(nn.Module):
 class PackedConv1d(PackedConv2d):
     """A binary 1-d convolution on bits: a 2-d one of maps with one row."""
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (N, groups * in_channels, L) to (N, out_channels, L').
 
         Raises:
             ValueError: Another number of channels, or sequences that are shorter than the kernel.
         """
         channels = self.groups * self.in_channels
-        if x.dim() != 3 or x.shape[1] != channels:
-            raise ValueError(f"The input must have the shape (N, {channels}, L), got {tuple(x.shape)}.")
-        y = super().forward(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2))
+        if input.dim() != 3 or input.shape[1] != channels:
+            raise ValueError(f"The input must have the shape (N, {channels}, L), got {tuple(input.shape)}.")
+        y = super().forward(input.unsqueeze(2), None if residual is None else residual.unsqueeze(2))
         return y.squeeze(2)
 
     def _gives_channels_last(self, x: Tensor) -> bool:
@@ -300,13 +301,13 @@ class PackedLinear(PackedConv2d):
         packed = cls(kernels_of(signs_of(layer)), threshold=input_threshold(layer))
         return packed._take_epilogue(layer)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map real-valued (..., in_features) to (..., out_features).
 
         Raises:
             ValueError: Another number of features.
         """
-        features = self.groups * self.in_channels
+        features, x = self.groups * self.in_channels, input
         if x.dim() == 0 or x.shape[-1] != features:
             raise ValueError(f"The input must have the shape (..., {features}), got {tuple(x.shape)}.")
         if eager(x) and x.numel() == 0:  # of no image
@@ -366,8 +367,13 @@ def epilogue_of(layer: BinaryLayer) -> dict[str, Tensor]:
     values["pull"] = None if offset is None else layer.times_gain(offset)
     if center is not None:
         values |= {"center": center, "tap_scale": scale, "tap_offset": offset}
-    channels = len(layer.filters(layer.weight))
-    return {name: value.detach().expand(channels) for name, value in values.items() if value is not None}
+    # As the layer views them: a scale may have the shape (out_channels, 1, 1, 1), too.
+    each = (len(layer.filters(layer.weight)), *[1] * (layer.weight.dim() - 2))
+    return {
+        name: layer.per_channel(value.detach()).expand(each).flatten()
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def input_threshold(layer: BinaryLayer) -> Tensor | None:

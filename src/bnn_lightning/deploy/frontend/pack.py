@@ -133,7 +133,8 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
         (True, False)
     """
     return not (module._forward_hooks or module._forward_pre_hooks) and any(
-        isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
+        isinstance(module, kind) and (type(module).forward, type(module).__call__) == (kind.forward, kind.__call__)
+        for kind in kinds
     )
 
 

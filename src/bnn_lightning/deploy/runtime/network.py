@@ -246,7 +246,7 @@ def load(source: str | Path | bytes) -> LoadedNetwork:
     if not isinstance(source, bytes) and is_name(source):
         source = packed_file(source)
     container = read_container(source)
-    name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
+    name = "The file" if isinstance(source, bytes) else f"`{source}`"
     current_kernel()  # a wrong BNN_KERNEL is no fault of the file
     try:
         info = PackedInfo.from_plain(container.header.get("info"))

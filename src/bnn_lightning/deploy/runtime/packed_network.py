@@ -327,6 +327,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     Raises:
         ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
             layers or other weights than float32, a tensor holds NaN, or there is no example.
+        TypeError: The example is no tensor.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
@@ -338,6 +339,8 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
         >>> torch.allclose(packed(images), network(images), atol=1e-3)
         True
     """
+    if example is not None:
+        check_tensor(example)
     layers = pack_layers(model)
     example = example_images(model) if example is None else example
     return PackedNetwork(layers, example.shape[1:], takes_images=isinstance(model, Backbone)).eval()
