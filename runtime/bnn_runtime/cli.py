@@ -14,6 +14,8 @@ from . import __version__
 from .native import Network, load, read_picture
 
 _NETPBM = (".pgm", ".ppm")
+# Those of `bnn predict`: Pillow also knows formats that start programs (PostScript: Ghostscript).
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Errors that Pillow raises for a damaged file, whose header may name any size or type.
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, ArithmeticError),
@@ -61,7 +63,7 @@ def _pixels(path: str) -> NDArray[np.uint8]:
     except ImportError as error:
         raise ValueError(f"`{path}` is no PGM or PPM file: pip install pillow") from error
     try:
-        image = ImageOps.exif_transpose(Image.open(path))
+        image = ImageOps.exif_transpose(Image.open(path, formats=_FORMATS))
         image.load()
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import bnn_lightning
-from bnn_lightning.data.image_io import prepare_picture
+from bnn_lightning.data.image_io import FORMATS, prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.zoo import packed_file
@@ -126,10 +126,11 @@ PICTURES = {
     "text": b"no picture",
     "huge": png(20_000, b""),
     "cut": png(64, bytes(65 * 20))[:-30],
+    "rare": struct.pack("<18B", 0, 0, 3, *[0] * 9, 2, 0, 2, 0, 8, 0) + bytes(4),  # a format beyond those of bnn predict
 }
 
 
-@pytest.mark.parametrize("picture", ["none.ppm", "none.png", "text.png", "text.ppm", "huge.png", "cut.png"])
+@pytest.mark.parametrize("picture", ["none.ppm", "none.png", "text.png", "text.ppm", "huge.png", "cut.png", "rare.tga"])
 def test_pictures_that_are_none_are_one_error(installed: Path, model: Path, tmp_path: Path, picture: str) -> None:
     name = picture.replace("none", "other")
     (tmp_path / name).write_bytes(PICTURES[Path(name).stem])
@@ -137,6 +138,11 @@ def test_pictures_that_are_none_are_one_error(installed: Path, model: Path, tmp_
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: .*{picture}.*\n", done.stderr)
+
+
+def test_formats_are_those_of_prediction(wheels: dict[str, Any]) -> None:
+    text = (wheels["HERE"] / "bnn_runtime" / "cli.py").read_text(encoding="utf-8")
+    assert f"_FORMATS = {FORMATS}".replace("'", '"') in text
 
 
 def test_versions_are_one(installed: Path, tmp_path: Path, run: Run) -> None:
