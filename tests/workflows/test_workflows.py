@@ -17,6 +17,7 @@ from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows import settings
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.prediction import Classified, Prediction
 from bnn_lightning.workflows.sections import data_section
 from bnn_lightning.workflows.settings import TrainSettings
 from bnn_lightning.workflows.training_config import default_sections
@@ -120,7 +121,7 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score = bnn_lightning.evaluate(run)
     assert (score.images, score.partial, score.damaged) == (360, None, 0)
     assert 0.2 < score.top1 <= score.top5 <= 1
-    assert "top1=" in repr(score)
+    assert repr(score).splitlines()[1] == f"top-1:  {100 * score.top1:.2f} %"
     named = bnn_lightning.evaluate(str(run), data={"eval_batch_size": 90})
     assert (named.images, named.top1) == (score.images, score.top1)
     other = bnn_lightning.evaluate(run, data=data_section({"name": "digits", "image_size": 8}))
@@ -188,6 +189,13 @@ def test_benchmark(run: Path) -> None:
     assert (set(named.absent), len(named.entries)) == (set(), 2)
 
 
+def test_a_result_of_many_images_shows_the_first() -> None:
+    images = [Prediction(f"{index}.png", ["cat"], [0.5]) for index in range(25)]
+    assert repr(Classified(images[:2])).splitlines() == ["0.png  cat 50.0 %", "1.png  cat 50.0 %"]
+    shown = repr(Classified(images, ["x.png is damaged"])).splitlines()
+    assert (len(shown), shown[-2]) == (22, "... and 5 more images")
+
+
 def test_rank(run: Path) -> None:
     found = bnn_lightning.rank(run, [run], data={"val_fraction": 0.2})
     assert [candidate.teacher for candidate in found.candidates] == [str(run)]
@@ -242,6 +250,7 @@ def test_visualize(
         (lambda run: bnn_lightning.benchmark(), "name one network"),
         (lambda run: bnn_lightning.benchmark(run, rivals=[]), "`rivals` is called `baselines` now"),
         (lambda run: bnn_lightning.report(run / "nothing"), "there is no folder"),
+        (lambda run: bnn_lightning.verify(3), "`verify.packed` must be text"),
     ],
 )
 def test_bad_input(call: Any, message: str, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Score every test image with a checkpoint, or a packed file."""
+"""Evaluation: every test image scored with a checkpoint, or a packed file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Score:
         loss: Mean cross-entropy.
         partial: Setting that left images out, such as `trainer.limit_test_batches=2`; None where every image was
             scored.
-        warning: That the network is not binary yet; None where it is.
+        warning: Message that the network is not binary yet; None if it is.
     """
 
     images: int
@@ -56,7 +56,7 @@ class Score:
     partial: str | None = None
     warning: str | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         left_out = f" ({self.damaged} damaged ones left out)" if self.damaged else ""
         partial = f" (PARTIAL: {self.partial} leaves images out)" if self.partial else ""
         return (
@@ -198,7 +198,7 @@ def open_packed(packed: str, described: Described, *, trust: Sequence[str] = ())
 
 
 def _say_preparation(opened: OpenedNetwork, datamodule: Any) -> None:
-    """Say where images are prepared otherwise than a packed file says, as with `data=` beside it."""
+    """Log a note if the images are prepared otherwise than the packed file says, as with `data=` beside it."""
     network, chosen = opened.task.backbone, getattr(datamodule, "preparation", None)
     known = network.info.preparation if isinstance(network, LoadedNetwork) else None
     if known is not None and chosen != known:

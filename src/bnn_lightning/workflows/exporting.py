@@ -1,9 +1,9 @@
-"""Pack the network of a checkpoint, compare it on real images, and write it."""
+"""Export of a checkpoint: packed, compared on real images, and written."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,11 +70,11 @@ class Exported:
     path: Path
     format: str
     size: int
-    parity: Parity | None = field(repr=False)
-    text: str = field(repr=False)
-    preparation: Preparation | None = field(repr=False, default=None)
+    parity: Parity | None
+    text: str
+    preparation: Preparation | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text
 
 

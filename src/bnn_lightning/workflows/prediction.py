@@ -1,4 +1,4 @@
-"""Classes of pictures, by a packed network."""
+"""Classification of image files by a packed network."""
 
 import csv
 import json
@@ -26,6 +26,7 @@ from bnn_lightning.zoo.files import is_name
 Plain = dict[str, Any]
 
 _MOST_RESIZE = 16
+_SHOWN = 20  # predictions in the text of a result
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Prediction:
     classes: list[str]
     probabilities: list[float]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         pairs = zip(self.classes, self.probabilities, strict=True)
         return f"{self.image}  " + "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in pairs)
 
 
 @dataclass(frozen=True)
 class Classified:
-    """Result of a prediction: the pictures in order, and the files that are none.
+    """Result of a prediction: classes of the images in order, and the files that could not be read.
 
     Attributes:
         predictions: One a picture.
@@ -58,6 +59,12 @@ class Classified:
 
     predictions: list[Prediction]
     damaged: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        lines = [repr(prediction) for prediction in self.predictions[:_SHOWN]]
+        lines += [f"... and {len(self) - _SHOWN} more images"] * (len(self) > _SHOWN)
+        lines += [f"damaged: {len(self.damaged)} files were left out"] * bool(self.damaged)
+        return "\n".join(lines)
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -129,7 +136,7 @@ def _say_damaged(damaged: list[str], number: int, on_damaged: str) -> None:
 
 
 def prepared(network: LoadedNetwork, path: str, resize: float | None = None) -> Preparation:
-    """Return how the pictures of a packed network are prepared: as its file says.
+    """Return the preparation of images that a packed file holds.
 
     Args:
         network: The network.
@@ -174,7 +181,7 @@ def _network(settings: PredictSettings, described: Described) -> tuple[LoadedNet
 def _predictions(
     network: LoadedNetwork, path: str, files: list[Path], settings: PredictSettings, damaged: list[str]
 ) -> Iterator[Prediction]:
-    """Classify files in batches; `damaged` takes what is to be said of those that are no pictures."""
+    """Classify files in batches; `damaged` takes a message on each that could not be read."""
     names, preparation = network.info.class_names, prepared(network, path, settings.resize)
     for start in range(0, len(files), settings.batch_size):
         images: dict[Path, Tensor] = {}
@@ -194,7 +201,7 @@ def _predictions(
 
 
 def _check(settings: PredictSettings) -> None:
-    """Refuse what could only fail once all pictures are classified."""
+    """Check values that would fail only after all images are classified."""
     if settings.resize is not None and not 1 <= settings.resize <= _MOST_RESIZE:
         raise UserError(f"`resize` must lie between 1 and {_MOST_RESIZE}, got {settings.resize}.")
     if settings.out is None:

@@ -1,4 +1,4 @@
-"""Copies of a folder of images: shrunk, or as a stream."""
+"""Preparation of a folder of images: a smaller copy, or a stream of chunks."""
 
 import time
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Prepared:
     report: FileCounts
     seconds: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         report = self.report
         there = f", {report.kept} were there already" if report.kept else ""
         lines = [f"images:  {report.written} written{there} ({self.seconds:.0f} s)"]
@@ -84,7 +84,7 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
 
 
 def _option(output: Path, to: str) -> str:
-    """Return the option of `data` that reads what was written."""
+    """Return the option of `data` that reads the output."""
     if to == "stream":
         return "imagenet_stream"
     is_own = any(class_folders(output / part) for part in MORE_PARTS) or not class_folders(output / "val")

@@ -1,4 +1,4 @@
-"""Knowledge of candidate teachers on held-out images, beside a student."""
+"""Ranking of candidate teachers for a student, measured on held-out images."""
 
 import json
 import os
@@ -34,11 +34,11 @@ RULE = "name runs of ours and options of the group `teacher`, as in teachers=[ru
 
 @dataclass(frozen=True)
 class Candidate:
-    """A teacher and what was measured of it.
+    """A teacher and its measurements.
 
     Attributes:
-        teacher: As it was named.
-        knowledge: Over all held-out images.
+        teacher: Name or path of the teacher.
+        knowledge: Measurements over all held-out images.
     """
 
     teacher: str
@@ -50,11 +50,11 @@ class Held:
     """Conditions that the figures of all candidates depend on.
 
     Attributes:
-        student: As it was named.
+        student: Name or path of the student.
         images: Number of images that were measured.
         damaged: Number of images that could not be read and were left out (`data.on_damaged=skip`).
         seen: The networks that were trained on some of the images.
-        relaxed: By network, what to say of one whose annealing has not ended.
+        relaxed: Warnings on networks whose annealing has not ended, by name.
     """
 
     student: str
@@ -65,7 +65,7 @@ class Held:
 
 
 class Measure(LightningModule):
-    """Sum up what teachers and a student say of held-out images, on all ranks.
+    """Accumulate the predictions of teachers and a student on held-out images, on all ranks.
 
     Args:
         student: The network that is to learn.
@@ -106,7 +106,7 @@ class Ranking:
 
     Attributes:
         candidates: Measurements of each teacher.
-        held: On what.
+        held: Conditions of the measurement.
     """
 
     candidates: Sequence[Candidate]
@@ -131,7 +131,7 @@ class Ranking:
         return "\n".join([*lines, *(f"{name}: {warning}" for name, warning in held.relaxed.items())])
 
     def json(self) -> str:
-        """Return everything for programs, exact."""
+        """Return the ranking as JSON, exact."""
         held = self.held
         teachers = [{"teacher": candidate.teacher} | asdict(candidate.knowledge) for candidate in self.candidates]
         facts = {"student": held.student, "images": held.images, "damaged": held.damaged}
@@ -191,14 +191,15 @@ def rank(
     show_images(measure, datamodule, node, stage="validate")
     if not measure.num_images:
         raise UserError("`data`: no held-out image was measured.")
-    seen = [name for name in (settings.student, *names) if name not in given and _has_seen(name, section)]
+    networks = dict.fromkeys((settings.student, *names))
+    seen = [name for name in networks if name not in given and _has_seen(name, section)]
     warnings = _relaxed(measure, settings.student)
     held = Held(settings.student, measure.num_images, measure.damaged, seen, warnings)
     return Ranking(measure.candidates(), held)
 
 
 def _relaxed(measure: Measure, student: str) -> dict[str, str]:
-    """Return what to say of networks whose annealing has not ended, by name."""
+    """Return warnings on networks whose annealing has not ended, by name."""
     networks = {student: measure.student} | {n: teacher.network for n, teacher in measure.teachers.items()}
     return {name: warning for name, network in networks.items() if (warning := relaxed(network)) is not None}
 
@@ -212,7 +213,7 @@ def _teacher(name: str, data: Plain, make_teacher: MakeTeacher | None, trust: Se
 
 
 def check_names(teachers: Any) -> None:
-    """Refuse what is no list of names.
+    """Refuse teachers that are not a list of names.
 
     Raises:
         UserError: Says how a list is written.

@@ -1,4 +1,4 @@
-"""Page of a run: what there is to show of it, in one HTML file."""
+"""HTML page of a run: scores, curves, mistakes, counts and configuration."""
 
 import copy
 import math
@@ -49,7 +49,7 @@ class Reported:
     path: Path
     size: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"written: {self.path} ({self.size:,} bytes): one file, without a network"
 
 
@@ -99,7 +99,7 @@ def page_path(settings: ReportSettings) -> Path:
 
 
 def gather(run: Path, described: Described, settings: ReportSettings, trainer: Plain) -> RunContent:
-    """Return all that there is to show of a run.
+    """Return the content of a run's page.
 
     Args:
         run: Its folder.

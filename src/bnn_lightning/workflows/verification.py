@@ -6,6 +6,7 @@ from pathlib import Path
 from bnn_lightning.deploy.validate.integrity import verify_file
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.packed_file import packed_path
+from bnn_lightning.workflows.settings import VerifySettings, make_settings
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Verified:
     constants: int
     plans: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         plans = f"{self.plans} plan{'s' * (self.plans != 1)}" if self.plans else "no plan"
         counts = f"{self.size:,} bytes, {self.nodes} nodes, {self.constants} constants, {plans}"
         return f"{self.path}: whole ({counts})"
@@ -41,7 +42,7 @@ def verify(packed: str | Path) -> Verified:
     Raises:
         UserError: There is no such file, or something of it does not hold.
     """
-    path = packed_path(packed)
+    path = packed_path(make_settings(VerifySettings, "verify", packed=packed).packed)
     with as_user_error():
         if not path.exists():
             raise UserError(f"`packed`: there is no file {path}.")

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,9 +30,12 @@ class Visualized:
     """
 
     files: list[Path]
-    figures: Mapping[str, Any] = field(repr=False)
-    header: Sequence[str] = field(repr=False, default=())
-    rows: Sequence[Sequence[Any]] = field(repr=False, default=())
+    figures: Mapping[str, Any]
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"written: {file}" for file in self.files)
 
 
 @contained()
