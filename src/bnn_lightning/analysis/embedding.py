@@ -16,7 +16,7 @@ Method = Literal["tsne", "umap"]
 
 @torch.no_grad()
 def penultimate_features(network: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the classifier's inputs and the logits of images, as the network evaluates.
+    """Return the classifier's inputs and the logits of images, in evaluation mode.
 
     Args:
         network: A backbone; its mode is put back.
@@ -43,7 +43,7 @@ def penultimate_features(network: nn.Module, batches: Iterable[Tensor]) -> tuple
 def embed(
     features: Tensor, method: Method = "tsne", *, seed: int = 1, perplexity: float = 30.0, neighbors: int = 15
 ) -> Tensor:
-    """Map features to the plane so that neighbors stay neighbors; the same seed gives the same plane.
+    """Embed features in two dimensions by t-SNE or UMAP; equal seeds give equal embeddings.
 
     Args:
         features: (N, D).

@@ -26,7 +26,7 @@ class LayerMaps:
 
 @torch.no_grad()
 def record_maps(network: nn.Module, image: Tensor, layers: Sequence[str] | None = None) -> dict[str, LayerMaps]:
-    """Record what binary layers see of an image, as the network evaluates.
+    """Record the inputs of binary layers for an image, in evaluation mode.
 
     Args:
         network: Takes images (N, C, H, W); its mode is put back.

@@ -65,7 +65,7 @@ def list_blocks() -> list[str]:
 
 
 def block_title(name: str) -> str:
-    """Return what a block is, for a picture."""
+    """Return the title of a block in a figure."""
     return _MAKERS[name][0]
 
 

@@ -1,4 +1,4 @@
-"""Graphs of convolution modules, and of a network from three distances: backbone, block, convolution module."""
+"""Graphs of convolution modules, and of a network at three levels: backbone, block, convolution module."""
 
 from collections.abc import Sequence
 

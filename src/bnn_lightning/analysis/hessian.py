@@ -125,7 +125,7 @@ def hessian_product(
 def cross_entropies(
     model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
 ) -> Callable[[], Iterator[Tensor]]:
-    """Return what yields a network's mean cross-entropy, a part for each batch."""
+    """Return a function that yields a network's mean cross-entropy, a part for each batch."""
 
     def losses() -> Iterator[Tensor]:
         for part, wanted in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):

@@ -88,6 +88,6 @@ def knowledge_sums(teacher_logits: Tensor, student_logits: Tensor, labels: Tenso
 
 
 def knowledge_of(sums: Tensor, num_images: int) -> Knowledge:
-    """Return what the sums of `knowledge_sums`, added up over batches, say of `num_images` images."""
+    """Return the measurements over `num_images` images from sums of `knowledge_sums` over batches."""
     student, accuracy, loss, gap, agreement, confidence = (sums / num_images).tolist()
     return Knowledge((loss + gap) / student, accuracy, loss, gap, agreement, confidence)

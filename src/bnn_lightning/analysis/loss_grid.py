@@ -77,7 +77,7 @@ class Problem:
 
 
 class Surroundings:
-    """The points around a network, measured one at a time, in this process.
+    """Measurement of points around a network, one at a time, in this process.
 
     Args:
         problem: Problem that all of them share.

@@ -1,4 +1,4 @@
-"""Measurement of landscape points on all cores or devices."""
+"""Parallel measurement of landscape points on all cores or devices."""
 
 import multiprocessing
 import pickle

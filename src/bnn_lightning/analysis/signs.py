@@ -46,7 +46,7 @@ class LayerSigns:
 
 @torch.no_grad()
 def sign_statistics(network: nn.Module, batches: Iterable[Tensor]) -> list[LayerSigns]:
-    """Count the signs of every binary layer, as the network evaluates.
+    """Count the signs of every binary layer, in evaluation mode.
 
     Args:
         network: With binary layers; its mode is put back.
@@ -140,6 +140,6 @@ def entropy_of(share: float) -> float:
 
 
 def sign_rows(statistics: Sequence[LayerSigns]) -> tuple[list[str], list[list[Any]]]:
-    """Return a table, header and rows, of what a picture of signs shows, histograms apart."""
+    """Return the table of a figure of signs, header and rows, without histograms."""
     header = [name for name in LayerSigns.__dataclass_fields__ if name != "histogram"]
     return header, [[getattr(one, name) for name in header] for one in statistics]

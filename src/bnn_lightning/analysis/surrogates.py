@@ -87,7 +87,7 @@ def _surrogate(name: str, binarizer: Binarizer, progress: float | None, x: Tenso
 
 
 def surrogate_rows(found: Sequence[Surrogate]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Return a table, header and rows, of what a picture of surrogates shows."""
+    """Return the table of a figure of surrogates, header and rows."""
     header = ["binarizer", "of", "progress", "x", "value", "gradient"]
     rows: list[list[str | float | None]] = [
         [one.binarizer, one.of, one.progress, *values]

@@ -1,4 +1,4 @@
-"""From a module to its graph: traced by torch.fx, run once for shapes and signs."""
+"""Graph of a module: traced by torch.fx, run once for shapes and signs."""
 
 import copy
 import inspect
@@ -34,7 +34,7 @@ class TraceError(ValueError):
 
 @torch.no_grad()
 def trace_graph(module: nn.Module, example: Tensor, *, atoms: tuple[type[nn.Module], ...] = ()) -> NetworkGraph:
-    """Trace a module, and return what it computes as a graph.
+    """Trace a module, and return its computation as a graph.
 
     It is traced as it evaluates, with annealing over: a copy is, so that `module` stays as it is. Every binary layer is
     taken apart into signs of its input, signs of its latent weights, their product, scale and bias. An edge is binary

@@ -64,7 +64,7 @@ def binarizer_signature(name: str) -> inspect.Signature:
 
 
 def check_factory(argument: str, factory: object) -> None:
-    """Refuse what is no factory of binarizers: a name, a binarizer, or a class that takes other arguments.
+    """Refuse values that are no factory of binarizers: a name, a binarizer, or a class that takes other arguments.
 
     Args:
         argument: Name of the argument, for the message.

@@ -231,7 +231,7 @@ def any_rank(trainer: Trainer, decision: bool) -> bool:
 
 
 def pending_row(trainer: Trainer) -> dict[str, Any]:
-    """Return what Lightning logs after the running hook: at the end of an epoch, or of a step; on all ranks.
+    """Return the metrics that Lightning logs after the running hook, at the end of an epoch or a step; on all ranks.
 
     Times are left out: runs of one seed have equal checkpoints.
     """

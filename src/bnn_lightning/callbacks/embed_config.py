@@ -42,7 +42,7 @@ class EmbedConfig(Callback):
 
 
 def check_plain(value: Any, where: str) -> None:
-    """Refuse what is not made of plain containers and scalars (types exactly: a `DictConfig` is not plain).
+    """Refuse values that are not plain containers and scalars (types exactly: a `DictConfig` is not plain).
 
     Raises:
         TypeError: The value, or something within it, is of another type.

@@ -47,7 +47,7 @@ class FlipRateLogger(Callback):
 
 @torch.no_grad()
 def latent_signs(model: LightningModule) -> dict[str, Tensor]:
-    """Return what each binary layer's weights take their signs from, by the layer's name without "backbone."."""
+    """Return the latent tensor of each binary layer, by the layer's name without "backbone."."""
     layers = binary_layers(model).items()
     return {name.removeprefix("backbone."): whole(layer.latent_weight) for name, layer in layers}
 

@@ -79,7 +79,7 @@ def weights_of(pl_module: LightningModule) -> dict[str, float]:
 
 
 def loss_scale(trainer: Trainer) -> float:
-    """Return what fp16 training multiplies losses with, so that small gradients survive here as they do there."""
+    """Return the loss scale of fp16 training, so that small gradients survive here as they do there."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
 

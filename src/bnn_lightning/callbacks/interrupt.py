@@ -56,7 +56,7 @@ class StopRequest:
         return self.signum != 0
 
     def exception(self) -> BaseException:
-        """Return what the signal stands for."""
+        """Return the meaning of the signal."""
         return KeyboardInterrupt() if self.signum == signal.SIGINT else SIGTERMException(128 + self.signum)
 
     def _take(self, signum: int, handler: Callable[[int, FrameType | None], None]) -> None:

@@ -42,6 +42,6 @@ _KINDS: dict[str, type[Logger]] = {"wandb": WandbLogger, "mlflow": MLFlowLogger}
 
 
 def run_id(logger: Logger) -> str | None:
-    """Return what a service knows a run by; None on ranks that do not log."""
+    """Return the id of a run at a logging service; None on ranks that do not log."""
     found = logger.run_id if isinstance(logger, MLFlowLogger) else logger.version
     return found if isinstance(found, str) else None

@@ -44,7 +44,7 @@ def take_facts(config: DictConfig) -> None:
 
 
 def described(config: DictConfig) -> Described:
-    """Return what a command about a checkpoint or a packed file says of its network and data, as plain containers.
+    """Return the network and data that a command on a checkpoint or a packed file names, as plain containers.
 
     Args:
         config: With the sections `model` (if the verb takes one), `data` and `paths`.

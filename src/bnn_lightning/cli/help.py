@@ -9,7 +9,7 @@ _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*?)(?:\s+#\s*(?P<
 
 
 def describe_keys(config_name: str) -> str:
-    """Return a line for each key of a primary configuration: its name, its default, and what it is.
+    """Return a line for each key of a primary configuration: name, default and description.
 
     Args:
         config_name: Name of the file, such as `evaluate` or `visualize/landscape`.

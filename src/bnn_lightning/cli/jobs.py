@@ -28,7 +28,7 @@ class _Printer(logging.Handler):
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Print what workflows and downloads say while they work."""
+    """Print the log records of workflows and downloads while they work."""
     logger = logging.getLogger("bnn_lightning")
     before = logger.level, logger.propagate
     handler = _Printer()

@@ -1,4 +1,4 @@
-"""From a command line to a job: Hydra's start, run folders, and distributed workers that run exactly one job."""
+"""Launch of jobs: Hydra's start, run folders, and distributed workers that run exactly one job."""
 
 import os
 import signal
@@ -201,7 +201,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra answers with a traceback, or does not understand as we do."""
+    """Refuse words that Hydra answers with a traceback, or reads otherwise than we do."""
     parsed, unknown = get_args_parser().parse_known_args(list(arguments))
     if unknown:
         key, _, value = unknown[0].lstrip("-").partition("=")

@@ -1,4 +1,4 @@
-"""The `bnn` command: the first word is the verb, what follows is the verb's own."""
+"""The `bnn` command: the first word is the verb, the others are the verb's options and keys."""
 
 import importlib
 import io

@@ -74,7 +74,7 @@ def own_folders() -> list[Path]:
 
 
 def own_targets() -> list[str]:
-    """Return what the running command trusts: the packages that files of its `-cd` folder name in `_target_`.
+    """Return the packages that the running command trusts: those that files of its `-cd` folder name in `_target_`.
 
     Of libraries, such as torch, it is the targets that are named, and nothing else of them.
     """

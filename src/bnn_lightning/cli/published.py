@@ -33,7 +33,7 @@ def read_recipe(name: str) -> Recipe | None:
 
 
 def published_facts(name: str) -> Recipe:
-    """Return what a recipe says of the published training (its section `published`), or nothing."""
+    """Return the facts of the published training in a recipe (its section `published`), or nothing."""
     return (read_recipe(name) or {}).get("published") or {}
 
 

@@ -1,4 +1,4 @@
-"""Check the recipe of a run, and say what it takes."""
+"""Recipe of a run: its check, and the lines that announce it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ MOUNTED = {"auto_augment": "auto_augment@data.auto_augment"}
 
 
 def announce_recipe(config: DictConfig) -> None:
-    """Say which recipe a run takes, what it reaches in the paper, and how to leave its distillation out.
+    """Announce the recipe of a run, its published accuracy, and the keys that leave it out.
 
     Args:
         config: As composed by Hydra from `train.yaml`.
@@ -59,7 +59,7 @@ def scale_warmup(config: DictConfig, recipe: Recipe) -> str:
 
 
 def recipe_lines(name: str, recipe: Recipe, config: DictConfig, choices: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what to say of a recipe, a line each.
+    """Yield the lines that announce a recipe.
 
     Args:
         name: Option of the group `recipe`.

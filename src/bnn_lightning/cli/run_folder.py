@@ -1,4 +1,4 @@
-"""Folders of runs: which one a command means, and who may write there."""
+"""Run folders of a command line: lookup, and protection of earlier runs."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +118,7 @@ def late_check(config: DictConfig, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _find_folder(config: DictConfig, subdir_key: str | None) -> tuple[Path, bool]:
-    """Return a job's folder, and whether the job goes on with what is there."""
+    """Return a job's folder, and whether the job resumes the run in it."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # paths may be made of Hydra's own values
     try:
@@ -156,7 +156,7 @@ def _refuse_other_run(folder: Path, arguments: Sequence[str], *, is_own: bool, i
 
 
 def _taken(folder: Path, arguments: Sequence[str], *, in_sweep: bool) -> str:
-    """Return what to say of a folder that holds a run: the two commands that can be meant."""
+    """Return the message on a folder that holds a run, with the two commands that can be meant."""
     key, kept = ("hydra.sweep.dir", folder.parent) if in_sweep else ("hydra.run.dir", folder)
     resume = "ckpt_path=last" if in_sweep else f"ckpt_path={folder}"
     there = "It has no checkpoint yet."

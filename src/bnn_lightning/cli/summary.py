@@ -24,7 +24,7 @@ _OF_DISTILL = re.compile(r"[+~]*(\w+@)?distill\.")
 
 @rank_zero_only
 def print_summary(trained: Trained) -> None:
-    """Print the accuracy, what to know of it, the time, the folder, and what to try next."""
+    """Print accuracy with its caveats, time, run folder, and the next commands."""
     lines = [repr(trained)]
     if trained.checkpoint is not None:
         lines += ["next:", f"  {command('evaluate', f'ckpt={trained.checkpoint}')}"]
@@ -34,7 +34,7 @@ def print_summary(trained: Trained) -> None:
 
 @rank_zero_only
 def print_interrupted(folder: Path) -> None:
-    """Print how to go on after Ctrl-C.
+    """Print the command that resumes after Ctrl-C.
 
     Args:
         folder: Folder of the run.

@@ -23,7 +23,7 @@ Each writes its pictures to `out`, a folder or a file, and beside them the numbe
 
 
 def main(prefix: Sequence[str]) -> None:
-    """Draw what the first key of the command line names.
+    """Draw the kind of figure that the first key of the command line names.
 
     Args:
         prefix: Words of `sys.argv` before the overrides: the verb.
@@ -63,7 +63,7 @@ def draw(what: str, config: DictConfig) -> None:
 
 
 def kind_of(words: Sequence[str]) -> str | None:
-    """Return what the first word that names a picture asks for.
+    """Return the kind of figure that the first matching word names.
 
     Example:
         >>> kind_of(["-m", "landscape=runs/a", "seed=1,2"])

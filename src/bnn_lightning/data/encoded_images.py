@@ -61,7 +61,7 @@ class ImageSource(Protocol):
         """Return an image, (C, H, W), uint8; raises `DamagedImageError`."""
 
     def name(self, index: int) -> str:
-        """Return what a message calls an image."""
+        """Return the name of an image in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)

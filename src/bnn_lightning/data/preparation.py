@@ -1,4 +1,4 @@
-"""Preparation of images: plain values that say how a picture becomes the array that a network takes. Without torch."""
+"""Preparation of images: from a file to the array that a network takes, as plain values. Without torch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -84,7 +84,7 @@ class Preparation:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Preparation":
-        """Read what `plain` returned.
+        """Read the values that `plain` returned.
 
         Raises:
             ValueError: Something is missing, unknown, or out of its range.

@@ -216,7 +216,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def target_name(name: str) -> str:
-    """Return what the JPEG copy of a file is called: as before, where that says JPEG."""
+    """Return the name of the JPEG copy of a file: the old name if its ending says JPEG."""
     return name if name.lower().endswith((".jpeg", ".jpg")) else f"{name}.JPEG"
 
 

@@ -208,6 +208,6 @@ def check_width(logits: Tensor, num_classes: int) -> None:
 
 
 def sizes_of(student: nn.Module) -> dict[str, Any]:
-    """Return channels and size of a backbone's images, None for what it does not say."""
+    """Return channels and size of a backbone's images, None for a fact that it does not state."""
     own = {name: getattr(student, name, None) for name in ("in_channels", "image_size")}
     return {name: value if isinstance(value, int | tuple) else None for name, value in own.items()}

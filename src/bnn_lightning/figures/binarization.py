@@ -1,4 +1,4 @@
-"""Degrees of binarization of networks: the shares of their parameters, products and operations that have one bit."""
+"""Figure of the binary shares of networks: of their parameters, multiply-accumulates and operations."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

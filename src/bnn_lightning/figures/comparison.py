@@ -1,4 +1,4 @@
-"""Accuracy against cost: published networks, compact int8 networks, and our own measurements beside them."""
+"""Figure of accuracy against cost: published binary networks, compact int8 networks, own measurements."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Features of images in the plane, colored by class."""
+"""Figure of a 2-D embedding (t-SNE, UMAP): penultimate features, colored by class."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Binary feature maps: inputs of binary layers for one image, before and after the sign."""
+"""Figure of binary feature maps: inputs of binary layers for one image, before and after the sign."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def telling_channels(signs: ArrayLike, number: int) -> list[int]:
 
 
 def plot_feature_maps(image: ArrayLike, maps: Mapping[str, MapTable], *, channels: int = 6) -> "Figure":
-    """Draw an image and what binary layers see of it: real-valued inputs above, their signs below.
+    """Draw an image and its feature maps: real-valued inputs of binary layers above, their signs below.
 
     Args:
         image: (C, H, W) in [0, 1].

@@ -1,4 +1,4 @@
-"""Loss landscapes drawn: lines, contours, surfaces."""
+"""Figures of loss landscapes: lines, contours, surfaces."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

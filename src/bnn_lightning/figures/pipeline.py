@@ -1,4 +1,4 @@
-"""A network from three distances: backbone, block and convolution module, each enlarged."""
+"""Figure of a network at three levels: backbone, block and convolution module."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

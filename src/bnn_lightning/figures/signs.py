@@ -1,4 +1,4 @@
-"""Signs of weights and activations, layer by layer."""
+"""Figure of sign statistics, layer by layer: weights, activations, latent weights."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The soft-label bank of SKD-BNN as a heat map."""
+"""Heat map of the soft-label bank of SKD-BNN."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

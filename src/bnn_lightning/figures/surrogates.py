@@ -1,4 +1,4 @@
-"""Value and surrogate gradient of binarizers, also in the course of training."""
+"""Figure of the values and surrogate gradients of binarizers, also in the course of training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Tables that figures are drawn from: whatever has these attributes will do, such as what `analysis` returns."""
+"""Protocols of the tables that figures are drawn from; the results of `analysis` have these attributes."""
 
 from typing import Protocol
 

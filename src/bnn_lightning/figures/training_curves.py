@@ -1,4 +1,4 @@
-"""Curves of trainings: one or several groups of runs on one figure, each as its mean and the spread over its seeds."""
+"""Figure of training curves: one or several groups of runs, each as its mean and spread over seeds."""
 
 import math
 import statistics
@@ -79,7 +79,7 @@ def training_table(groups: Mapping[str, Sequence[Curves]]) -> tuple[list[str], l
 
 
 def plot_training_curves(groups: Mapping[str, Sequence[Curves]], *, columns: int = 3) -> "Figure":
-    """Draw how trainings went: a panel each for what was logged, a color a group, a line style a series.
+    """Draw training curves: a panel for each metric, a color for each group, a line style for each series.
 
     The panels are loss, top-1, top-5, terms of the loss, learning rate, annealing (temperature of the weights,
     sharpness of EDE, power of ReSTE), share of flipped signs, and gradient shares; one that no run has logged is left

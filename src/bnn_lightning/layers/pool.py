@@ -1,4 +1,4 @@
-"""Pooling that shifts of the image hardly change."""
+"""Anti-aliased pooling (blur pooling): nearly invariant to shifts of the image."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Layers that train with the rounding of a few bits: dynamic, asymmetric, between minimum and maximum."""
+"""Quantization-aware layers of a few bits: dynamic, asymmetric ranges from minimum to maximum."""
 
 from typing import Any
 

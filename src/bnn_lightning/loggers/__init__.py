@@ -1,4 +1,4 @@
-"""Loggers of Lightning that go on where a run was stopped."""
+"""Loggers of Lightning that continue when a run is resumed."""
 
 from bnn_lightning.utils.lazy import attach
 

@@ -1,4 +1,4 @@
-"""Soft cross-entropy with several teachers, weighted by how far the student is from each."""
+"""Soft cross-entropy with several teachers, weighted by the distance of the student from each."""
 
 from collections.abc import Sequence
 from typing import Literal

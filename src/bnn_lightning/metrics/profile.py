@@ -1,4 +1,4 @@
-"""The profile of a network: exact counts by layer, and what papers make of their sums."""
+"""Profile of a network: exact counts by layer, and their sums by the conventions of papers."""
 
 import csv
 import io
@@ -95,7 +95,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def profile_rows(profile: Profile) -> list[tuple[str, str, str]]:
-    """Return the sums by their conventions as text: what it is, the figure, and what it says."""
+    """Return the sums by their conventions as rows of text: name, figure, meaning."""
     total = profile.totals()
     percent, pj = {k: f"{100 * v:.2f} %" for k, v in total.items()}, {k: _joules(v) for k, v in total.items()}
     return [

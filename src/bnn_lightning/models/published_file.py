@@ -204,7 +204,7 @@ OTHER_SHAPE = "Of another shape"
 def differences(
     wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, missing: Sequence[str], unknown: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return what differs between the tensors of a network and those of a file, a line a kind.
+    """Return the differences between the tensors of a network and those of a file, a line a kind.
 
     Args:
         wanted: Tensors of the network.

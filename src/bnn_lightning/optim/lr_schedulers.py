@@ -1,4 +1,4 @@
-"""Learning-rate schedulers, as what Lightning's `configure_optimizers` takes.
+"""Learning-rate schedulers in the form that Lightning's `configure_optimizers` takes.
 
 Each is a function `(optimizer, *, steps_per_epoch, ...)`; a config binds its options with `_partial_`. The length of a
 schedule is its own `epochs`, not the trainer's: past it, the rate stays at its last value, with a warning.

@@ -1,4 +1,4 @@
-"""Geometry of charts: where lines, ticks, squares and texts of an SVG picture stand."""
+"""Geometry of SVG charts: places of lines, ticks, squares and texts."""
 
 import math
 from collections.abc import Mapping, Sequence

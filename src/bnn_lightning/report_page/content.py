@@ -43,7 +43,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Example:
-    """An image and what a network says of it.
+    """An image and its prediction.
 
     Attributes:
         pixels: (H, W) or (H, W, 3), uint8.
@@ -60,7 +60,7 @@ class Example:
 
 @dataclass(frozen=True)
 class RunContent:
-    """All that the page of a run shows; what is empty or None has no section.
+    """Content of the page of a run; a part that is empty or None has no section.
 
     Attributes:
         title: Name of the run.

@@ -14,7 +14,7 @@ _PER_STEP = (CyclicLR, OneCycleLR)
 
 
 def make_scheduler(lr_scheduler: Callable[..., Any], optimizer: Optimizer, *, steps_per_epoch: int) -> Any:
-    """Return what Lightning takes as `lr_scheduler`.
+    """Return the dictionary that Lightning takes as `lr_scheduler`.
 
     Args:
         lr_scheduler: Called with the optimizer, and with `steps_per_epoch` where its signature has it. A scheduler of
@@ -51,7 +51,7 @@ def make_scheduler(lr_scheduler: Callable[..., Any], optimizer: Optimizer, *, st
 
 
 def jump_of_schedules(trainer: Trainer) -> str | None:
-    """Return what to warn of at the start of an epoch: a schedule that counts steps is at another part of the training.
+    """Return the warning of an epoch's start: a schedule that counts steps is at another part of the training.
 
     A run that is resumed with another batch size has another number of steps in an epoch. So has one whose accumulation
     of gradients changes, or that was stopped within an epoch which counts as ended.

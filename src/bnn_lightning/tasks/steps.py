@@ -28,7 +28,7 @@ def steps_per_epoch(trainer: Trainer) -> int:
 
 
 def limited(num_batches: int, limit: int | float | None) -> int:
-    """Return what `limit_train_batches` leaves of an epoch, at least 1.
+    """Return the batches of an epoch under `limit_train_batches`, at least 1.
 
     Example:
         >>> limited(10, 0.25), limited(10, 4), limited(10, 1.0), limited(10, None)

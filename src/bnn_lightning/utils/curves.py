@@ -12,7 +12,7 @@ _LEFT_OUT = ("step", "epoch", "train/loss_step")
 
 
 def read_curves(run: str | Path) -> Curves:
-    r"""Read what a run logged, the rows of an epoch joined.
+    r"""Read the logged metrics of a run, the rows of an epoch joined.
 
     Args:
         run: A run's folder (its `csv/version_<n>/metrics.csv`, resumed ones over earlier ones), one such file, or a CSV

@@ -27,7 +27,7 @@ def num_cores() -> int:
 
 
 def machine() -> str:
-    """Describe in a line what a figure was measured on."""
+    """Describe the hardware of a measurement in one line."""
     return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

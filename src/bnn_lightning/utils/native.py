@@ -84,7 +84,7 @@ def choose_name(built: tuple[str, ...], fitting: tuple[str, ...]) -> tuple[str |
 
 
 def cpu_capabilities() -> dict[str, object]:
-    """Return what torch knows of this processor, by name."""
+    """Return the facts that torch knows of this processor, by name."""
     # torch 2.10 has no `get_capabilities`; what it calls AVX2 has everything of x86-64-v3 that is asked for here.
     if hasattr(torch.cpu, "get_capabilities"):
         return dict(torch.cpu.get_capabilities())

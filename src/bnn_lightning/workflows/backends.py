@@ -26,7 +26,7 @@ _REFUSALS = (
 
 
 class Backends:
-    """Make the runners of a benchmark; what cannot be made is left out with the reason.
+    """Make the runners of a benchmark; those that cannot be made are left out with the reason.
 
     Args:
         subject: The network.
@@ -91,7 +91,7 @@ class Backends:
 
 @contextmanager
 def refusing(absent: dict[str, str], name: str) -> Iterator[None]:
-    """Note why a baseline is not measured, where a library is missing or refuses the network, and go on.
+    """Note the reason why a baseline is not measured: a library that is missing or refuses the network.
 
     Args:
         absent: Takes the reason.

@@ -1,4 +1,4 @@
-"""The network that a benchmark is about: packed, simulated, and its float twin."""
+"""Network of a benchmark: packed, simulated, and its float twin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

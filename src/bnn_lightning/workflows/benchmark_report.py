@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes:
         name: Name of the backend.
-        threads: That it might use.
+        threads: Number of threads.
         batch: Images of a call.
         turns: Seconds of a call, by the clock and of the processor, one a repeat.
         layer: Name of the layer, where single layers are measured.

@@ -131,9 +131,9 @@ def run(
     Args:
         runners: By name.
         images: Images of one batch.
-        threads: That each may use.
+        threads: Number of threads of each runner.
         repeats: Turns of each.
-        absent: Takes the reasons of those that fail.
+        absent: Dictionary that takes the reasons of runners that fail, by name.
     """
     steps = {}
     for name, runner in runners.items():
@@ -149,7 +149,7 @@ def run(
 
 
 def _check(settings: BenchmarkSettings) -> None:
-    """Refuse what would only be found after minutes."""
+    """Check settings that would fail only after minutes."""
     for name in settings.baselines or []:
         if name not in BASELINES:
             near = did_you_mean(name, BASELINES)

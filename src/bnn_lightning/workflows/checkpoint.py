@@ -1,4 +1,4 @@
-"""From a checkpoint file back to a task, with the configuration that lies in it."""
+"""Loading of checkpoints: from a file to a task, by the configuration that lies in it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from bnn_lightning.workflows.weights_file import is_weights_file, read_weights
 from bnn_lightning.zoo.files import is_name, weights_file
 from bnn_lightning.zoo.receipts import ZooError
 
-# Whether settings in the file had other names than today's, so that a run does not go on from it.
+# Whether settings in the file had other names than today's, so that a run cannot resume from it.
 RENAMED_KEY = "bnn_lightning_renamed"
 # Sums of the running epoch, a number a metric: versions of ours count more of them as they go.
 _SUMS = "train_means.sums"
@@ -63,7 +63,7 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """Rebuild the network of a run of ours, without its optimizer and its distiller.
 
     Args:
-        path: A checkpoint, or a run's folder: the network that came out, or the last one where it is not over.
+        path: A checkpoint, or a run's folder: its final weights, or `last.ckpt` while the run is not over.
         trust: See `load_task`.
 
     Returns:

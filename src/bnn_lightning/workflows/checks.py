@@ -140,7 +140,7 @@ def check_sharding(trainer: Trainer) -> None:
 
 @contextmanager
 def damaged_files() -> Iterator[None]:
-    """Turn a damaged image or a wrong label, which is met while the run goes on, into an error that the user can mend.
+    """Turn a damaged image or a wrong label, which is met during the run, into an error that the user can mend.
 
     Raises:
         UserError: Names the file, or the label.

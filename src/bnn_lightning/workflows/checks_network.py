@@ -1,4 +1,4 @@
-"""Try a network before training starts: what it takes, and what it returns."""
+"""Trial of a network before training starts: its input and its output."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +52,7 @@ def _lacks_operator(error: BaseException | None) -> bool:
 
 @contextmanager
 def calling(name: str, shape: Sequence[int]) -> Iterator[None]:
-    """Turn what a network says of a batch of images into an error that the user can mend.
+    """Turn errors of a network on a batch of images into errors that the user can mend.
 
     Args:
         name: Name of the network.

@@ -11,7 +11,7 @@ from bnn_lightning.utils.native import cpu_capabilities
 
 
 def compute_line(task: ClassificationTask, trainer: Trainer) -> str:
-    """Say in a line how a run computes: precision, memory format, device, threads, and what would be faster.
+    """Return one line on precision, memory format, device and threads of a run, and on a faster setting.
 
     Args:
         task: The network and its memory format.

@@ -1,4 +1,4 @@
-"""A configuration folder of the user's own: the packages that it names, and what clashes with our tree."""
+"""A configuration folder of the user's own: the packages that it names, and clashes with our tree."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ def option_files(folder: Path) -> list[Path]:
 
 
 def label_of(section: Any) -> str:
-    """Return what a section that is built is called: its `name`, or the last part of its `_target_`.
+    """Return the label of a section that is built: its `name`, or the last part of its `_target_`.
 
     Args:
         section: A mapping, or a node of OmegaConf.
@@ -97,7 +97,7 @@ def find_option(roots: Sequence[Path], option: str) -> Path:
 
 
 def copy_option(roots: Sequence[Path], option: str, folder: Path) -> str:
-    """Copy the file of an option into a configuration tree of one's own; return what to do with it.
+    """Copy the file of an option into a configuration tree of the user's own; return the next step.
 
     The copy is called `my_...`: where two trees have an option of one name, Hydra takes ours. Recipes are named after
     pairs of a model and data: a copy of one of these gets recipes that extend those of the original.

@@ -35,7 +35,7 @@ def end_only(trainer: Trainer) -> None:
 
 
 def explain_nonfinite(error: NonFiniteLossError, trainer: Trainer) -> str:
-    """Return what to tell the user: the step, the last good checkpoint, and what to change."""
+    """Return a message for the user: the step, the last good checkpoint, and the keys to change."""
     last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
     good = f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
     return (

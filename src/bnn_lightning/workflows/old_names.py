@@ -75,7 +75,7 @@ _PROGRESS = ("anneal", "distill_progress")
 
 
 def new_key(key: str) -> str | None:
-    """Return what a key or group is called now; None for one that was not renamed.
+    """Return the new name of a key or group; None for one that was not renamed.
 
     Example:
         >>> new_key("schedule.interval"), new_key("callbacks.anneal.interval"), new_key("optimizer.lr")
@@ -114,7 +114,7 @@ def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_resumable(config: Mapping[str, Any]) -> bool:
-    """Whether a run goes on from a checkpoint with this configuration: no name was changed, or none with the state.
+    """Whether a run can resume from a checkpoint with this configuration: no changed name has a state.
 
     Example:
         >>> is_resumable({"lr_scheduler": {"_target_": "bnn_lightning.optim.cosine"}}), is_resumable({"schedule": None})

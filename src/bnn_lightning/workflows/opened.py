@@ -1,4 +1,4 @@
-"""A checkpoint as verbs open it: one of ours, or a published one that `model=` and `data=` describe."""
+"""Networks that verbs open: a checkpoint of ours, or a published one that `model=` and `data=` describe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +97,7 @@ class Described:
 
 
 def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str) -> Described:
-    """Return what a call in Python says of a network and its data.
+    """Return the network and data that a call in Python describes.
 
     Args:
         model: Name of a backbone, its arguments with its `name`, or a section of a configuration; None for a file that

@@ -62,6 +62,6 @@ def written(path: Path, key: str = "out") -> Iterator[Path]:
 
 
 def unwritten(path: Path, key: str, error: OSError) -> UserError:
-    """Return what to tell of a file that could not be written."""
+    """Return the message on a file that cannot be written."""
     stays = " The file that is there is unchanged." if path.exists() else ""
     return UserError(f"`{key}`: {path} could not be written: {error.strerror or error}.{space(path.parent)}{stays}")

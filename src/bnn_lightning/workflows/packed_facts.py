@@ -26,7 +26,7 @@ def find_packed(run: Path) -> Path | None:
 
 
 def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
-    """Return what is in a packed file, how it compares with the network, and how fast it is.
+    """Return the table of a packed file: content, comparison with the network, latency.
 
     Args:
         file: The packed file.
@@ -58,7 +58,7 @@ def packed_table(file: Path, checkpoint: Path, *, latency: bool) -> Table:
 
 
 def _pictures(network: LoadedNetwork) -> tuple[str, str]:
-    """Return how pictures are prepared, in two columns."""
+    """Return the preparation of images, in two columns."""
     preparation = network.info.preparation
     size = "x".join(map(str, network.info.shape))
     return size, "the file does not say how they are prepared" if preparation is None else str(preparation)
@@ -79,7 +79,7 @@ def _seconds(network: LoadedNetwork) -> float:
 
 
 def latency_table(run: Path) -> Table | None:
-    """Return what `bnn benchmark out=<run>/benchmark.json` measured, None if there is no such file.
+    """Return the measurements of `bnn benchmark out=<run>/benchmark.json`, None if there is no such file.
 
     Raises:
         UserError: It is something else.

@@ -1,4 +1,4 @@
-"""Packed files as verbs read them, and the facts that they hold of a network."""
+"""Reading of packed files, and the facts of a network that they hold."""
 
 import subprocess
 from pathlib import Path
@@ -43,7 +43,7 @@ def packed_path(packed: str | Path) -> Path:
 
 
 def packed_info(embedded: Plain, datamodule: Any) -> PackedInfo:
-    """Return what a packed file says of its network.
+    """Return the facts of a network that its packed file holds.
 
     Args:
         embedded: Configuration that the network was built from: the sections `model` and `data`, and others.

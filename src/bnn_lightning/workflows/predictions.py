@@ -1,4 +1,4 @@
-"""Predictions of a network on test images, for a page that shows them."""
+"""Predictions of a network on test images, for the page of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Counts of a network that a name, a configuration or a checkpoint describes."""
+"""Profile of a network: parameters, operations, bytes and energy, from a name, a configuration or a checkpoint."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ ASSUMED = "no data was named, and so these images are assumed; others are given 
 
 @dataclass(frozen=True)
 class Profiled:
-    """Counts of a network, and what was counted.
+    """Result of a profile: counts of a network, and the images that they hold for.
 
     Attributes:
         model: Name of the network.
@@ -51,20 +51,20 @@ class Profiled:
         return self.text()
 
     def text(self) -> str:
-        """Return tables for people."""
+        """Return the counts as text tables."""
         size = " x ".join(map(str, self.profile.input_size))
         unfinished = "" if self.binary_now else "; its annealing is not over: counted as the binary network"
         lines = [f"{self.model} on {self.data}, an image of {size}{unfinished}"]
         return "\n".join([*lines, f"{ASSUMED}\n" if self.data_assumed else "", profile_text(self.profile)])
 
     def json(self) -> str:
-        """Return everything for programs, exact."""
+        """Return all counts as JSON, exact."""
         ckpt = {} if self.ckpt is None else {"ckpt": self.ckpt}
         facts = {"model": self.model, "data": self.data, "data_assumed": self.data_assumed}
         return profile_json(self.profile, **ckpt, **facts, binary_now=self.binary_now)
 
     def csv(self) -> str:
-        """Return a line a layer."""
+        """Return the counts as CSV, a line a layer."""
         return profile_csv(self.profile)
 
 
@@ -137,7 +137,7 @@ def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
 
 
 def profile_quickly(make: Callable[[], nn.Module], input_size: tuple[int, ...]) -> Profile:
-    """Count without computing anything, on torch's meta device, where the network can be made and run there.
+    """Count a network, on torch's meta device where it can be built and run there.
 
     Args:
         make: Makes the network; torch's random numbers are afterwards as before.

@@ -52,7 +52,7 @@ _IN_TENSORS = ("num_classes", "mean", "std")
 
 @dataclass(frozen=True)
 class Resumption:
-    """A training state to go on from.
+    """Training state that a run resumes from.
 
     Attributes:
         path: The file.
@@ -115,7 +115,7 @@ class Resumption:
         return path if path.is_file() and read_checkpoint(path).get("global_step") == self.step else None
 
     def ids(self) -> dict[str, str]:
-        """Return what services know the run by; nothing for a new run in another folder."""
+        """Return the ids of the run at logging services; empty for a new run in another folder."""
         found = self.checkpoint.get("callbacks", {}).get("Tracking", {}) if self.in_place else {}
         return {name: value for name, value in found.items() if isinstance(value, str)}
 
@@ -155,7 +155,7 @@ def find(ckpt_path: str | None, run_dir: Path, *, name: str) -> Resumption | Non
 
 
 def copy_curves(start: Resumption, run_dir: Path) -> None:
-    """Let a run that goes on in a folder of its own begin with the curves of the one that it comes from."""
+    """Copy the curves of the resumed run into the folder of a run that continues it elsewhere."""
     before = run_of(start.path)
     if before is None:
         return
@@ -206,7 +206,7 @@ def in_folder(wanted: str) -> Path:
 
 
 def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -> str:
-    """See that a checkpoint resumes this task; return what to tell the user.
+    """Check that a task can resume from a checkpoint; return a message for the user.
 
     Raises:
         UserError: It is that of another network, or settings were changed that it restores.
@@ -233,7 +233,7 @@ def check(task: LightningModule, start: Resumption, config: Mapping[str, Any]) -
 def start_from(task: LightningModule, wanted: str, model: object) -> str:
     """Load a network's weights, and nothing else, from a run's folder, a checkpoint, ours or published, or the zoo.
 
-    Of a folder it is the network that came out, or the last one where the run is not over.
+    In a folder these are the final weights, or those of `last.ckpt` while the run is not over.
 
     Args:
         task: Its backbone gets the weights.
@@ -279,7 +279,7 @@ def _new_head(names: Sequence[str]) -> str:
 
 
 def _load_stage(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> str:
-    """Load the weights of an earlier stage; return what differs: binarizers, or a head for other classes."""
+    """Load the weights of an earlier stage; return the differences: binarizers, or a head for other classes."""
     wanted = backbone.state_dict()
     head = head_of(wanted, {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)})
     state = {name: wanted[name] if name in head else tensor for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""Folders of runs: their names, who may write there, and what is left of a failed start."""
+"""Run folders: names, locks, and cleaning up after a failed start."""
 
 import os
 import shutil
@@ -62,7 +62,7 @@ def _job_or_agent() -> str:
 
 @contextmanager
 def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
-    """Hold a folder's lock, which dies with the process; afterwards take away what a failed start has made.
+    """Hold a folder's lock, which ends with the process; afterwards remove the files of a failed start.
 
     Args:
         folder: Made if it is not there.
@@ -132,13 +132,13 @@ def note_job(folder: Path) -> None:
 
 
 def _noted_job(folder: Path) -> str | None:
-    """Return what `note_job` has written."""
+    """Return the job that `note_job` has written."""
     file = folder / _JOB
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
-    """Return what to tell of a folder that could not be written."""
+    """Return the message on a folder that cannot be written."""
     return UserError(f"`{folder}` cannot be written: {error.strerror or error}.")
 
 

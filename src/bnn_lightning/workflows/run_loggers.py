@@ -1,4 +1,4 @@
-"""Loggers of a run: the CSV file always, names that tell the runs of a sweep apart, and resumed runs that go on."""
+"""Loggers of a run: the CSV file always, distinct names in a sweep, and continuation of resumed runs."""
 
 import os
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def named_loggers(nodes: Mapping[str, Any] | None, name: str, group: str | None 
 
 
 def resumed_loggers(nodes: Mapping[str, Node], run_dir: Path, start: Resumption | None) -> dict[str, Node]:
-    """Return the nodes of loggers that go on with a run, where there is one.
+    """Return the nodes of loggers, with the ids of the run that is resumed.
 
     Args:
         nodes: See `named_loggers`.

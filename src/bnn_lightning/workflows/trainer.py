@@ -1,4 +1,4 @@
-"""Trainers from plain containers, and the loop over images that every workflow runs which measures networks."""
+"""Trainers from plain containers, and the one loop over images that scores and measures networks."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -84,7 +84,7 @@ def show_images(
 
 
 def _refuse_requeued(trainer: Trainer) -> None:
-    """Refuse what Lightning's own requeueing has saved in the middle of a step.
+    """Refuse checkpoints that Lightning's own requeueing has saved in the middle of a step.
 
     In a SLURM job Lightning loads it in place of the weights that it is given, for training and for scoring.
     """

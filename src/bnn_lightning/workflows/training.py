@@ -1,4 +1,4 @@
-"""Training of a network, from sections of a configuration to checkpoints and scores."""
+"""Training of a network: from sections of a configuration to checkpoints and scores."""
 
 import sys
 import time
@@ -76,7 +76,7 @@ class Trained:
         seconds: Time that it took.
         task: The trained network in its task.
         notes: By split, what to know of its scores.
-        warning: That the network is not binary yet; None where it is.
+        warning: Message that the network is not binary yet; None if it is.
         objective: Value of the metric `objective`; None where none was named.
     """
 
@@ -233,7 +233,7 @@ def _train(run: TrainingRun) -> dict[str, float]:
 
 
 def _load_final(run: TrainingRun, start: Resumption, final: Path) -> dict[str, float]:
-    """Load the weights that a finished run has come to; return what it has logged."""
+    """Load the final weights of a finished run; return its logged metrics."""
     say(f"The run is finished: nothing is trained, and {final} is scored.")
     run.task.load_state_dict(read_checkpoint(final)["state_dict"])
     run.trainer.fit_loop.load_state_dict(start.checkpoint["loops"]["fit_loop"])  # scores are logged at its end
@@ -266,7 +266,7 @@ def _wandb_run() -> Any:
 
 
 def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun:
-    """Build everything, and check what can be checked before training starts.
+    """Build all objects, and run every check that needs no training.
 
     Args:
         settings: Settings of the training.
@@ -320,7 +320,7 @@ def _warn(warning: str | None) -> None:
 def _callbacks(
     plain: Plain, config: Plain, settings: TrainSettings, start: Resumption | None, class_names: Sequence[str]
 ) -> list[Callback]:
-    """Return what every run has, and what the configuration names."""
+    """Return the callbacks of every run, and those of the configuration."""
     embedded = {key: value for key, value in config.items() if key not in _NOT_EMBEDDED}
     found: list[Callback] = [EmbedConfig(embedded, class_names)]
     found.append(Tracking(embedded, resumed=start is not None and start.in_place))
@@ -338,7 +338,7 @@ def _take_folder(trainer: Trainer, task: LightningModule, stage: str) -> None:
 
 
 def _say_size(plain: Mapping[str, Any], trust: list[str]) -> None:
-    """Say in a line what the network is made of."""
+    """Log the size of the network in one line."""
     try:
         line = profile_line(profile_config(plain["model"], plain["data"], trust=trust))
     except (UserError, RuntimeError):  # a network or data of the user's own that `bnn profile` cannot count

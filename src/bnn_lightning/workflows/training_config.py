@@ -67,7 +67,7 @@ def training_config(
 
 
 def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int | None) -> Plain:
-    """Return the sections that `bnn train` takes without a recipe, and which print nothing; a test holds both equal."""
+    """Return the default sections of `bnn train` without a recipe, printing off; a test holds both equal."""
     return {
         "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
         "param_groups": {"_target_": f"{PACKAGE}.optim.default_groups", "_partial_": True, "weight_decay": 0.0},

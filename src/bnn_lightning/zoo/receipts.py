@@ -1,4 +1,4 @@
-"""Receipts of the zoo: what each network is, how it was trained, what it reaches, and its files."""
+"""Receipts of the zoo: architecture, training, accuracy and files of each network."""
 
 import json
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ class Receipt:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Receipt":
-        """Read what a receipt's file holds."""
+        """Read the content of a receipt's file."""
         files = {
             kind: File(f"{plain['name']}{suffix}", **entry, in_wheel=entry["size"] <= LARGEST[kind])
             for kind, suffix in SUFFIXES.items()

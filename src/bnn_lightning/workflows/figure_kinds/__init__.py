@@ -1,4 +1,4 @@
-"""Kinds of figures, a module each: what a kind needs, measures and draws."""
+"""Kinds of figures, one module each: settings, measurement and drawing."""
 
 from bnn_lightning.workflows.errors import did_you_mean
 from bnn_lightning.workflows.old_names import FIGURES

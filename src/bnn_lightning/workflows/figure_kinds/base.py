@@ -1,4 +1,4 @@
-"""Settings that all kinds of figures share, their output files, and what they may show."""
+"""Settings that all kinds of figures share, and their output files."""
 
 import csv
 import re
@@ -31,7 +31,7 @@ class FigureSettings(ABC):
 
     @abstractmethod
     def stem(self, described: Described) -> str:
-        """Return what files in a folder are called by; `described` names the data."""
+        """Return the stem of the names of files in a folder; `described` names the data."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Place:
 
 
 def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int = 150, ending: str = "") -> Place:
-    """Return where to write, after a look at the place: nothing long has begun yet. A folder is made.
+    """Return the place of the output files, checked before long work starts; a missing folder is made.
 
     Args:
         out: A folder, or a file with the suffix of a picture, whose stem is then that of all files.
@@ -170,7 +170,7 @@ def _save_table(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path
 
 
 def run_name(path: str | Path) -> str:
-    """Return what a picture calls a run, a checkpoint or a file by: the run's own folder.
+    """Return the label of a run, a checkpoint or a file in a figure: the name of its folder.
 
     Example:
         >>> run_name("runs/digits_1/checkpoints/final.ckpt"), run_name("runs/digits/2026-11-24_10-00")

@@ -1,4 +1,4 @@
-"""Accuracy against cost, published and measured here."""
+"""Accuracy of networks against their cost: published ones and own runs."""
 
 import copy
 import json
@@ -70,7 +70,7 @@ def _own(settings: ComparisonSettings) -> list[ComparedNetwork]:
 
 
 def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> ComparedNetwork:
-    """Return the row of a run of ours: its last test accuracy, and what its network costs.
+    """Return the row of a run of ours: its last test accuracy, and the cost of its network.
 
     Args:
         run: The run's folder.
@@ -95,7 +95,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> C
 
 
 def _latencies(file: str) -> dict[str, float]:
-    """Return milliseconds of an image on one thread, by backend, of what `bnn benchmark` wrote."""
+    """Return milliseconds per image on one thread, by backend, from a file of `bnn benchmark`."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
         entries = [entry for entry in found["entries"] if (entry["threads"], entry["batch"]) == (1, 1)]

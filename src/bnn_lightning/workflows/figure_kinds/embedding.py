@@ -1,4 +1,4 @@
-"""Penultimate features of a run's network in the plane."""
+"""2-D embedding (t-SNE, UMAP) of the penultimate features of a run's network."""
 
 from dataclasses import dataclass, field
 from typing import Any, get_args

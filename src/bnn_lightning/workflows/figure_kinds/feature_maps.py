@@ -1,4 +1,4 @@
-"""Inputs of the binary layers of a run's network, and their signs."""
+"""Feature maps of a run's network: inputs of binary layers, and their signs."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ class FeatureMapsSettings(FigureSettings):
 
 
 def draw(settings: FeatureMapsSettings, described: Described, place: Place) -> Drawing:
-    """Record what binary layers see of an image."""
+    """Record the inputs of binary layers for an image."""
     run = read_run(settings.feature_maps, described, trust=settings.trust)
     image = _image(run, settings)
     maps = record_maps(run.network, image, settings.layers)

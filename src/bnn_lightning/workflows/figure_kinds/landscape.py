@@ -1,4 +1,4 @@
-"""Loss around trained networks."""
+"""Loss landscapes of trained networks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class LandscapeSettings(MeasureSettings):
 
 
 def draw(settings: LandscapeSettings, described: Described, place: Place) -> Drawing:
-    """Measure the loss around networks, or read what was measured."""
+    """Measure the loss around networks, or read earlier measurements."""
     given = settings.given()
     runs = [name for name in given if Path(name).suffix != ".npz"]
     names = run_names(given)

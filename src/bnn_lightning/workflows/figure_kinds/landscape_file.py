@@ -1,4 +1,4 @@
-"""The file of a landscape: points stored as they are measured, and what they were measured with."""
+"""File of a landscape: points as they are measured, and the settings of the measurement."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ class LandscapeFile:
         self.write()
 
     def write(self) -> None:
-        """Write the file in one step: what is there is the old one or the new one."""
+        """Write the file atomically: afterwards the old one or the new one is there."""
         facts = {"identity": json.dumps(self.identity), "extras": json.dumps(self.extras)}
         with written(self.path) as temporary:
             np.savez(temporary, **(vars(self.landscape) | facts))

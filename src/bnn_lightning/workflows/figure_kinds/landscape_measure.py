@@ -44,7 +44,7 @@ _HESSIAN_BATCH = 64
 
 @dataclass(kw_only=True)
 class MeasureSettings(FigureSettings):
-    """The keys that say what is measured, and how."""
+    """Keys of the measurement."""
 
     dimensions: int = 2
     points: int = 51
@@ -71,7 +71,7 @@ class MeasureSettings(FigureSettings):
 def measure_runs(
     described: Described, settings: MeasureSettings, runs: list[tuple[str, str]], ending: str = ""
 ) -> dict[str, tuple[Landscape, Identity, Extras]]:
-    """Measure what is missing in the files of runs, on the same images with the same seeds.
+    """Measure the missing points in the files of runs, on the same images with the same seeds.
 
     Args:
         described: Data in the place of the first run's own.

@@ -1,4 +1,4 @@
-"""Convolution modules side by side."""
+"""Graphs of convolution modules, side by side."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""A backbone, a block of it, and the block's convolution module."""
+"""Network at three levels: backbone, block and convolution module."""
 
 from dataclasses import dataclass, field
 

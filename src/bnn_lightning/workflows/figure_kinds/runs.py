@@ -1,4 +1,4 @@
-"""A run of ours for a figure: its network, and images with labels that it is shown."""
+"""A run as the subject of a figure: its network, and labeled images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Statistics of the signs of a run, layer by layer."""
+"""Sign statistics of a run's network, layer by layer."""
 
 from dataclasses import dataclass
 

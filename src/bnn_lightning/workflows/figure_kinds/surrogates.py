@@ -1,4 +1,4 @@
-"""Value and gradient of binarizers."""
+"""Values and surrogate gradients of binarizers."""
 
 from dataclasses import dataclass, field
 from typing import Any

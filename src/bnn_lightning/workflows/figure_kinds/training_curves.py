@@ -1,4 +1,4 @@
-"""Curves of trainings."""
+"""Training curves of runs."""
 
 import re
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def _overrides(run: Path) -> tuple[str, ...]:
 
 
 def _name(words: tuple[str, ...], runs: Sequence[Path], common: set[str]) -> str:
-    """Return what the folders of a group are called, or, where each is called otherwise, what its overrides say."""
+    """Return the name that all folders of a group share; if they differ, the overrides that the runs share."""
     called = {_NUMBER.sub("", run.stem if run.is_file() else run_name(run)) for run in runs}
     if len(called) == 1 and not (name := called.pop()).isdigit():
         return name
