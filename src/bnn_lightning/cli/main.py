@@ -29,7 +29,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("train a network (python train.py is the same)", "train.train"),
-    "evaluate": Verb("score every test image with a checkpoint", "jobs.evaluate"),
+    "evaluate": Verb("score every test image with a checkpoint or a packed file", "jobs.evaluate"),
     "profile": Verb("count parameters, operations, bytes and energy of a network", "jobs.profile"),
     "prepare": Verb("shrink a folder of images once, or convert it to a stream", "jobs.prepare"),
     "export": Verb("write a checkpoint as one packed file, a bit a weight", "jobs.export"),
@@ -37,7 +37,7 @@ VERBS = {
     "verify": Verb("check every byte of a packed file", "jobs.verify"),
     "benchmark": Verb("measure latency and memory of a packed network beside other runtimes", "jobs.benchmark"),
     "report": Verb("write one HTML page of a run, which needs no internet", "jobs.report"),
-    "rank": Verb("measure which teacher suits a student", "jobs.rank"),
+    "rank": Verb("rank candidate teachers for a student, on held-out images", "jobs.rank"),
     "visualize": Verb("draw figures of networks and runs, and write their numbers", "visualize.main", composes=False),
     "zoo": Verb("list the trained networks that come with the package", "zoo.main", composes=False),
     "conf": Verb("list, show and copy the options of the configuration", "conf.main", composes=False),

@@ -42,7 +42,7 @@ class TeacherKD(Distiller):
         kl: Weight of "kl".
         temperature: T of "soft" and "kl".
         attention: Weight of "attention".
-        attention_scale: "unit" (Real-to-Binary) or "max" (larq zoo).
+        attention_scale: "unit" (Real-to-Binary) or "max" (larq-zoo).
         feature: Weight of "feature".
         student_taps: Names of the student's modules whose outputs are compared; None takes the last feature map of each
             size among its `feature_taps()`. Maps are paired from the last one on.

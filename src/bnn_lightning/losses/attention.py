@@ -31,7 +31,7 @@ def attention_loss(student: Tensor, teacher: Tensor, scale: AttentionScale = "un
 
     .. math:: \frac1N \sum_n \left\| \frac{Q_n}{\|Q_n\|_2} - \frac{Q^T_n}{\|Q^T_n\|_2} \right\|_2
 
-    and "max" that of larq zoo's training of the same network, :math:`\frac{1}{N H W} \sum_{n,i} (Q_{n,i} / \max_j
+    and "max" that of larq-zoo's training of the same network, :math:`\frac{1}{N H W} \sum_{n,i} (Q_{n,i} / \max_j
     Q_{n,j} - Q^T_{n,i} / \max_j Q^T_{n,j})^2`, for which its weight of 30 is meant.
 
     Args:

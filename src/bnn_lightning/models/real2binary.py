@@ -10,7 +10,7 @@ from bnn_lightning.models.resnet_bnn import register_unit_resnet
 
 
 def glorot_init(network: nn.Module) -> None:
-    """Initialize as larq/zoo does, in place: Glorot's for convolutions, He's for gates."""
+    """Initialize as larq-zoo does, in place: Glorot's for convolutions, He's for gates."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_normal_(module.weight)
@@ -29,7 +29,7 @@ binary and 138,087,936 real multiply-accumulates.
 
 Where larq's real-valued first stage puts tanh in place of the sign, our float twin has nothing.""",
     papers="""Martinez et al., Training Binary Neural Networks with Real-to-Binary Convolutions, ICLR 2020; in the form
-    of larq/zoo (Apache-2.0), as the authors released no code.""",
+    of larq-zoo (Apache-2.0), as the authors released no code.""",
     binarizers=("SignSTE", "WeightSign with clip 1"),
     unit=RealToBinaryUnit,
     depths=(4, 4, 4, 4),
