@@ -98,10 +98,18 @@ def plain_commands(script: str) -> list[list[str]] | None:
     return [shlex.split(line)[1:] for line in found]
 
 
+def spans(text: str) -> Iterator[str]:
+    """Yield the commands with keys in the sentences of a page, but for those that leave something out (`...`)."""
+    for span in re.findall(r"`((?:bnn|python train\.py) [^`]+)`", prose(text)):
+        if re.search(r"=\S", span) and "..." not in span:
+            yield " ".join(span.split())
+
+
 def commands(text: str) -> list[Command]:
-    """Return the commands of ours in the shell blocks of a page."""
+    """Return the commands of ours in the shell blocks and the sentences of a page."""
     scripts = (block.script for block in blocks(text) if block.language == "bash")
-    return [found for script in scripts for line in lines(script) if (found := command(line)) is not None]
+    found = [line for script in scripts for line in lines(script)]
+    return [made for line in (*found, *spans(text)) if (made := command(line)) is not None]
 
 
 def links(text: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bnn_lightning.workflows import old_names
 from tests.packaging.pages import DOCS, ROOT, anchors, links, sources, texts
 from tools.argument_docs import meanings
 from tools.site_pages import CONF, companions, configuration, expand, explained, python, rows, written
@@ -36,6 +37,12 @@ def test_files_that_are_named_exist(page: str) -> None:
     packages = "|".join(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     for name in re.findall(rf"`((?:{packages})/[\w./]+\.\w+)`", TEXTS[page]):
         assert (PACKAGE / name).exists() or f'title="{name}"' in TEXTS[page], name
+
+
+@pytest.mark.parametrize("page", [page for page in SOURCES if page != "docs/results.md"])  # it names commits
+def test_pages_have_no_old_names(page: str) -> None:
+    keys, options = ("|".join(map(re.escape, names)) for names in (old_names.KEYS, old_names.OPTIONS))
+    assert re.findall(rf"(?<![\w.@])(?:(?:{keys})(?:\.\w+)*=|(?:{options})(?![\w.]))", TEXTS[page]) == []
 
 
 def settings() -> dict[str, Any]:
