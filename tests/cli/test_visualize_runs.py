@@ -31,7 +31,7 @@ def test_surrogates(bnn: Bnn, tmp_path: Path) -> None:
         in bnn("visualize", "surrogates=all", "progress=[]", f"out={tmp_path}").err
     )
     done = bnn("visualize", "surrogates=SignSTE", "points=5", f"out={tmp_path}", "formats=[html]")
-    assert "no picture: this one is drawn as png, svg, pdf" in done.out
+    assert "no figure: this one is drawn as png, svg, pdf" in done.out
     assert "Did you mean `SignSTE`" in bnn("visualize", "surrogates=SignSTTE", f"out={tmp_path}").err
 
 

@@ -65,10 +65,10 @@ def random_direction(
     """Draw a Gaussian direction and give each filter the norm that the network's own has.
 
     A binary network does not change when a filter of its latent weights is scaled; nor does one with batch norm. The
-    normalization takes this freedom out of the picture: a step of 1 is as long as the filter, whatever its scale.
+    normalization removes this freedom: a step of 1 is as long as the filter, whatever its scale.
 
     Args:
-        model: The network, at the center of the picture.
+        model: The network, at the center of the landscape.
         seed: The draw: two networks of one architecture get the same, up to their norms.
         perturb: See `perturbed_parameters`; what it leaves out does not move.
         normalize: "filter", "layer" (the norm of the whole tensor) or "none".

@@ -1,4 +1,4 @@
-"""Labels of the operations in a picture of a network."""
+"""Labels of the operations in the graph of a network."""
 
 import operator
 from collections.abc import Callable

@@ -41,7 +41,7 @@ def complete(request: Sequence[str], verbs: Iterable[str], run: Run) -> None:
     elif words[0] == "conf":
         _answer(shell, _words_of_conf(words[1:], is_new=is_new), "" if is_new else words[-1])
     elif words[0] == "visualize":
-        _complete_picture(run, request[0], shell, program, words[1:], is_new=is_new)
+        _complete_figure(run, request[0], shell, program, words[1:], is_new=is_new)
     elif words[0] in verbs and words[0] != "zoo":  # which takes no words
         os.environ[_LINE] = " ".join([program, *words[1:]]) + " " * is_new
         _hydra(run, request[0], words[0])
@@ -53,7 +53,7 @@ def _hydra(run: Run, request: str, verb: str, *words: str) -> None:
     run(verb)
 
 
-def _complete_picture(run: Run, request: str, shell: str, program: str, words: list[str], *, is_new: bool) -> None:
+def _complete_figure(run: Run, request: str, shell: str, program: str, words: list[str], *, is_new: bool) -> None:
     names = {word.partition("=")[0]: word for word in words[: len(words) if is_new else -1]}
     what = next((name for name in names if name in KINDS), None)
     if what is None:

@@ -18,7 +18,7 @@ HELP = """bnn visualize: figures of networks and runs.
 
 {kinds}
 
-Each writes its pictures to `out`, a folder or a file, and beside them the numbers that they show.
+Each writes its figures to `out`, a folder or a file, and beside them the numbers that they show.
 """
 
 

@@ -52,7 +52,7 @@ _MEANINGS: Mapping[str, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A graph with places, and where it stands in a picture.
+    """A graph with places, and its place in a figure.
 
     Attributes:
         layout: Layout of the graph.
@@ -67,7 +67,7 @@ class Panel:
     top: float
 
     def box(self, node: str) -> Box:
-        """Return the place of a node in the picture."""
+        """Return the place of a node in the figure."""
         return self.layout.nodes[node].moved(self.left, self.top)
 
 

@@ -146,7 +146,7 @@ class _Arrangement:
                 if left[target] == 0:
                     ready.append(target)
         if len(order) != len(self.sizes):
-            raise ValueError("The graph has a cycle, and a picture of layers cannot be made of it.")
+            raise ValueError("The graph has a cycle, and cannot be drawn in layers.")
         for name in reversed(order):  # what waits for nothing stands just above what needs it
             if name[0] != "<" and below[name] and name in sources:
                 row[name] = max(min(row[target] for target in below[name]) - 1, entries)

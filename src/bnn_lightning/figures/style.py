@@ -33,7 +33,7 @@ def new_figure(
         width: Width of one of them, in inches.
         height: Height of one of them, in inches.
         projection: Projection of matplotlib, such as "3d".
-        layout: "compressed" keeps axes of a fixed aspect, such as pictures, close together.
+        layout: "compressed" keeps axes of a fixed aspect, such as images, close together.
 
     Returns:
         The figure and its axes, row by row.

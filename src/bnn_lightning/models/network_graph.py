@@ -1,4 +1,4 @@
-"""A network as a graph: plain data that pictures, tables and event files are made of."""
+"""A network as a graph: plain data for figures, tables and event files."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class GraphNode:
     Attributes:
         name: Unique; the path of the module, or of the module that computes it and what is computed.
         label: Text in a figure.
-        detail: Its sizes, for a picture.
+        detail: Its sizes, for a figure.
         kind: Kind of operation, which chooses the color.
         group: Path of the module that it belongs to; "" is the network.
         shape: Shape of its output, without the batch.

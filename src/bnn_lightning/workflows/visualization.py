@@ -23,7 +23,7 @@ class Visualized:
     """Result of a visualization.
 
     Attributes:
-        files: Pictures, then tables and arrays of the numbers that they show.
+        files: Figures, then tables and arrays of the numbers that they show.
         figures: Figures of matplotlib and plotly by part of the file's name, "" for the first.
         header: Names of the columns of the table.
         rows: Rows of the table.

@@ -60,7 +60,7 @@ class Place:
     Attributes:
         folder: Exists.
         stem: Beginning of the names of all files.
-        formats: Suffixes of pictures, without the dot.
+        formats: Suffixes of figures, without the dot.
         dpi: Resolution of PNG.
         ending: End of the stem.
     """
@@ -80,9 +80,9 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
     """Return the place of the output files, checked before long work starts; a missing folder is made.
 
     Args:
-        out: A folder, or a file with the suffix of a picture, whose stem is then that of all files.
+        out: A folder, or a file with the suffix of a figure, whose stem is then that of all files.
         name: Beginning of the names of files in a folder; characters that cannot be typed as an override become `_`.
-        formats: Formats of pictures in a folder.
+        formats: Formats of figures in a folder.
         dpi: Resolution of PNG.
         ending: End of the files' stem, which tells the jobs of a sweep apart.
 
@@ -103,7 +103,7 @@ def place_of(out: str, name: str, *, formats: Sequence[str] = ("png",), dpi: int
     if suffix and not path.is_dir():
         raise UserError(f"`out` must be a folder or end in one of .{', .'.join(known)}, got {out}.")
     if path.is_file():
-        raise UserError(f"`out`: {out} is a file without the suffix of a picture.")
+        raise UserError(f"`out`: {out} is a file without the suffix of a figure.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,9 +119,9 @@ def save(drawing: Drawing, place: Place) -> list[Path]:
     Figures of matplotlib are written in every static format that is asked for, those of plotly as pages that work
     without a network where HTML is.
     """
-    pictures = [path for part, figure in drawing.figures.items() for path in _save_figure(figure, part, place)]
-    if not pictures:
-        say(f"no picture: this one is drawn as {', '.join(STATIC)}, see `formats` and `out`")
+    drawn = [path for part, figure in drawing.figures.items() for path in _save_figure(figure, part, place)]
+    if not drawn:
+        say(f"no figure: this one is drawn as {', '.join(STATIC)}, see `formats` and `out`")
     numbers = []
     if drawing.table is not None:
         numbers.append(place.path("csv", drawing.part))
@@ -130,7 +130,7 @@ def save(drawing: Drawing, place: Place) -> list[Path]:
         numbers.append(place.path("npz"))
         with written(numbers[-1]) as temporary:
             np.savez_compressed(temporary, **drawing.arrays)
-    files = [*pictures, *numbers, *drawing.files]
+    files = [*drawn, *numbers, *drawing.files]
     for path in files:
         say(f"written: {path}")
     return files
@@ -152,7 +152,7 @@ def _save_figure(figure: Any, part: str, place: Place) -> Iterator[Path]:
 
 
 def _save_static(figure: Any, path: Path, dpi: int) -> None:
-    # Imported late, as it is an extra. Text stays text in SVG, and the same picture is the same file.
+    # Imported late, as it is an extra. Text stays text in SVG, and equal figures are equal files.
     matplotlib = require("matplotlib", extra="visualize")
     style = {"svg.fonttype": "none", "svg.hashsalt": "bnn-lightning"}
     with matplotlib.rc_context(style), written(path) as temporary:

@@ -1,4 +1,4 @@
-"""Graph of a block or a network, as a picture, for TensorBoard and as ONNX."""
+"""Graph of a block or a network, as a figure, for TensorBoard and as ONNX."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,9 +27,9 @@ from bnn_lightning.zoo.files import is_name
 
 # Height and width of what enters, where nothing says.
 BLOCK_SIZE, NETWORK_SIZE = 16, 32
-# A network has too many operations for a picture: modules this deep are one node.
+# A network has too many operations for a figure: modules this deep are one node.
 NETWORK_DEPTH = 2
-# Libraries of the formats beside the picture, by extra, which is called as their key.
+# Libraries of the formats beside the figure, by extra, which is called as their key.
 _LIBRARIES = {"tensorboard": ("tensorboard",), "onnx": ("onnx", "onnxscript")}
 
 
@@ -57,12 +57,12 @@ class GraphSettings(FigureSettings):
 
 @dataclass(frozen=True)
 class GraphSubject:
-    """Subject of a picture.
+    """Subject of a figure.
 
     Attributes:
         module: Takes one tensor.
         example: Two inputs.
-        title: Title of the picture.
+        title: Title of the figure.
         depth: Modules this deep are one node; None shows every operation.
     """
 
@@ -99,7 +99,7 @@ def subject_of(settings: GraphSettings) -> GraphSubject:
         ValueError: Sizes or options that it does not have.
     """
     name = settings.graph
-    with torch.random.fork_rng(devices=[]):  # the weights of a picture are the same every time
+    with torch.random.fork_rng(devices=[]):  # the weights in a figure are the same every time
         torch.manual_seed(0)
         if name in list_blocks():
             block = create_block(name, settings.inplanes, settings.outplanes, stride=settings.stride)
@@ -120,7 +120,7 @@ def subject_of(settings: GraphSettings) -> GraphSubject:
 
 
 def network_of(name: str, size: int, num_classes: int, width: int | None, *, binary: bool = True) -> Backbone:
-    """Build a registered network for a picture.
+    """Build a registered network for a figure.
 
     Args:
         name: Name of the network.
@@ -161,7 +161,7 @@ def write_event_file(graph: NetworkGraph, folder: Path) -> Path:
         graph: From `trace_graph`.
         folder: Made where it is not.
     """
-    # Imported late: only this picture needs TensorBoard.
+    # Imported late: only this figure needs TensorBoard.
     event_pb2 = require("tensorboard.compat.proto.event_pb2", extra="tensorboard")
     writer_of = require("tensorboard.summary.writer.event_file_writer", extra="tensorboard")
     for old in folder.glob("events.out.tfevents.*"):
