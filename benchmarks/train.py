@@ -115,7 +115,7 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def variants(model: str, args: argparse.Namespace) -> tuple[str, ...]:
-    """Return what is measured of a network."""
+    """Return the measurements of a network."""
     ours = BF16 if args.bf16 else (*FLOAT32, *BF16)
     has_larq = all(find_spec(name) is not None for name in ("larq", "tensorflow", "tf_keras"))
     return (*ours, LARQ) if has_larq and model == "resnet20" and args.device == "cpu" else ours

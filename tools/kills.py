@@ -63,7 +63,7 @@ def start(words: list[str], log: Path) -> int:
 
 
 def wait(child: int, seconds: float) -> int | None:
-    """Return how a process ended; None if it was killed after some seconds."""
+    """Return the exit status of a process; None if it was killed after some seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -176,7 +176,7 @@ def _link(source: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Measure what is asked for, and write the table."""
+    """Measure the networks that are asked for, and write the table."""
     measured: dict[str, dict[str, Any]] = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     if words[:1] in (["measure"], ["bytes"]):
         for name in words[1:] or list_backbones():

@@ -238,7 +238,7 @@ def exports(package: str) -> dict[str, list[str]]:
 
 
 def place(package: str, module: str, item: str) -> str:
-    """Return where an exported name is defined, through packages that export it in turn."""
+    """Return the place of the definition of an exported name, through packages that export it in turn."""
     inner = f"{package}/{module.replace('.', '/')}".strip("/")
     if (SOURCE / inner / "__init__.py").is_file():
         for deeper, names in exports(inner).items():
@@ -248,7 +248,7 @@ def place(package: str, module: str, item: str) -> str:
 
 
 def companions(module: str, function: str) -> list[str]:
-    """Return where the settings and the result of a workflow are defined; nothing for names that are no workflow.
+    """Return the places of the settings and the result of a workflow; nothing for names that are no workflow.
 
     Args:
         module: Module of the workflow within `bnn_lightning`, such as "workflows.evaluation".

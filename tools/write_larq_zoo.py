@@ -39,7 +39,7 @@ def larq_zoo() -> Any:
 
 
 def maker(name: str) -> Callable[[], Any]:
-    """Return what makes one of larq-zoo's networks with random weights."""
+    """Return the function that makes one of larq-zoo's networks with random weights."""
     module, function = NETWORKS[name].split(".")
     return partial(getattr(getattr(larq_zoo(), module), function), weights=None)
 

@@ -231,7 +231,7 @@ def small_run(
 
 
 def curves(*folders: Path) -> dict[int, dict[str, float]]:
-    """Return what was logged at each step, without times; runs that overlap must agree."""
+    """Return the logged metrics of each step, without times; runs that overlap must agree."""
     merged: dict[int, dict[str, float]] = {}
     for folder in folders:
         for line in (folder / "metrics.jsonl").read_text().splitlines():

@@ -125,5 +125,5 @@ class TemperatureSign(AnnealedBinarizer, WeightBinarizer):
 
 
 def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was written; tensors of `torch.inference_mode` do not count."""
+    """Return the number of writes to a tensor; tensors of `torch.inference_mode` do not count."""
     return 0 if tensor.is_inference() else tensor._version

@@ -17,7 +17,7 @@ class DamagedImages(Callback):
 
 
 def count_passed_over(trainer: Trainer, split: str) -> int | None:
-    """Return how many damaged files all ranks passed over since the last call; to be called on all ranks.
+    """Return the number of damaged files that all ranks passed over since the last call; to be called on all ranks.
 
     Args:
         trainer: Trainer of the run.

@@ -394,5 +394,5 @@ class EncodedDataModule(ImageDataModule):
                 self._named.add(name)
 
     def take_passed_over(self, split: str) -> int | None:
-        """Return how many damaged files of a split this rank met since the last call; None where one is an error."""
+        """Return the number of damaged files of a split on this rank since the last call; None if one is an error."""
         return self._passed_over.pop(split, 0) if self.options.on_damaged == "skip" else None

@@ -95,7 +95,7 @@ class Taps:
 
 @contextmanager
 def watch(backbone: nn.Module, *, penultimate: bool = False, stream: bool = False) -> Iterator[Taps]:
-    """Record what happens in one call of `backbone`; on leaving, the backbone is as it was.
+    """Record one call of `backbone`; on leaving, the backbone is as it was.
 
     While something is recorded, a compiled backbone runs as it was written: a compiled graph keeps the hooks that it
     was traced with, and calls no others.

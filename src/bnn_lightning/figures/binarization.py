@@ -30,7 +30,7 @@ Totals = Mapping[str, float]
 
 
 def binarization_table(profiles: Mapping[str, Totals]) -> tuple[list[str], list[list[str | float]]]:
-    """Return what binarization leaves of networks: a row a network.
+    """Return the binary shares of networks, a row a network.
 
     Args:
         profiles: By name, the sums of a network's profile (`Profile.totals()`).

@@ -214,7 +214,7 @@ def _draw_edge(axes: "Axes", gid: str, points: list[Point], binary: bool) -> Non
 
 
 def edge_style(binary: bool) -> dict[str, Any]:
-    """Return how an edge is drawn."""
+    """Return the style of an edge."""
     if binary:
         return {"color": BINARY_COLOR, "linewidth": 1.7, "linestyle": (0, (3.0, 1.2))}
     return {"color": REAL_COLOR, "linewidth": 0.8, "linestyle": "-"}

@@ -113,7 +113,7 @@ class _Layouter:
         return self.layout
 
     def _item(self, node: str, path: str) -> str | None:
-        """Return what stands for `node` directly inside the module `path`: itself or a frame; None if it is outside."""
+        """Return the item of `node` directly inside the module `path`: itself or a frame; None if it is outside."""
         homes = self.home[node]
         if path not in homes:
             return None
@@ -166,13 +166,13 @@ class _Layouter:
         return list(found.values())
 
     def _leaves(self, source: str, item: str) -> float:
-        """Return where an edge leaves an item, from its left side."""
+        """Return the place where an edge leaves an item, from its left side."""
         if item[0] == "<":
             return 0.0
         return self.frames[item[1:]].exits[source] if item[0] == "/" else self.sizes[item][0] / 2
 
     def _arrives(self, source: str, item: str, among: list[str]) -> float | None:
-        """Return where an edge arrives at an item, from its left side; None leaves it open."""
+        """Return the place where an edge arrives at an item, from its left side; None leaves it open."""
         if item[0] == ">":
             return 0.0
         if item[0] == "/":

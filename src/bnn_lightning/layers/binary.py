@@ -21,7 +21,7 @@ def check_pad_value(pad_value: float) -> float:
 
 
 def check_binarizers(input_binarizer: object, weight_binarizer: object) -> None:
-    """Refuse what are no binarizers of a layer's input and weights, or None.
+    """Refuse values that are neither binarizers of a layer's input and weights nor None.
 
     Raises:
         TypeError: Another object, a class or a name; the message says which.

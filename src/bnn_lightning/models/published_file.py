@@ -98,7 +98,7 @@ def read_published(path: str | Path, names: Collection[str] = ()) -> PublishedFi
 
 
 def why_unusable(value: Any) -> str | None:
-    """Return what a value of a state dict is, where it is no tensor of plain numbers; None where it is one.
+    """Return the kind of a value of a state dict that is no tensor of plain numbers; None if it is one.
 
     Example:
         >>> why_unusable(torch.ones(2, dtype=torch.complex64))

@@ -176,7 +176,7 @@ def wrap(optimizer: Optimizer, factor: Callable[[int], float], interval: Interva
 
 
 def units(interval: Interval, steps_per_epoch: int) -> int:
-    """Return how many units of the schedule an epoch has."""
+    """Return the number of schedule units in an epoch."""
     check_choice("interval", interval, Interval)
     if interval == "epoch":
         return 1

@@ -15,7 +15,7 @@ STATES = ("state_dict", "current_model_state")  # the second is Lightning's, whe
 
 
 def add_up_over_ranks(means: EpochMeans, distiller: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Write what the ranks have gathered together, into a checkpoint that rank 0 alone writes; on all ranks."""
+    """Write the gathered state of all ranks into a checkpoint that rank 0 alone writes; on all ranks."""
     gathered = means.total_state("train_means.") | distiller.state_dict(prefix="distiller.")
     for state in states(checkpoint):
         state.update(gathered)

@@ -62,7 +62,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def space(folder: Path) -> str:
-    """Return how much room there is, as a sentence of a message."""
+    """Return the free space, as a sentence of a message."""
     with suppress(OSError):
         return f" {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there."
     return ""

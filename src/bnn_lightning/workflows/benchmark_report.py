@@ -101,12 +101,12 @@ class BenchmarkReport:
         return cls(name, image, machine, dict(_versions()) | {"torch": torch.__version__})
 
     def entry(self, name: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> Measurement | None:
-        """Return what was measured of a backend, None if it was not."""
+        """Return the measurement of a backend, None if there is none."""
         wanted = (name, threads, batch, layer)
         return next((e for e in self.entries if (e.name, e.threads, e.batch, e.layer) == wanted), None)
 
     def ratio(self, baseline: str, *, threads: int = 1, batch: int = 1, layer: str = "") -> float | None:
-        """Return how many times longer a baseline takes than the packed network, None if one was not measured."""
+        """Return the time of a baseline over that of the packed network, None if one was not measured."""
         ours, theirs = (self.entry(name, threads=threads, batch=batch, layer=layer) for name in (PACKED, baseline))
         return None if ours is None or theirs is None else theirs.median / ours.median
 

@@ -133,7 +133,7 @@ def check(node: Any, *, at: str, trust: Sequence[str] = ()) -> None:
 
 
 def locate(target: Any, *, at: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
-    """Return what a `_target_` names, if it is allowed.
+    """Return the object that a `_target_` names, if it is allowed.
 
     Allowed are what the `SUBPACKAGES` of `bnn_lightning` export, what a trusted package itself defines, and the
     classes of `ALLOWED`.

@@ -84,7 +84,7 @@ def load_backbone(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
 
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Say how a file is loaded whose configuration names classes of a package of the user's own.
+    """Name `trust` in errors of a file whose configuration names classes of the user's own package.
 
     Args:
         path: The file, for the message.

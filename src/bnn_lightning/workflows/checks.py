@@ -193,7 +193,7 @@ def check_selection(
 
 
 def logged_names(task: ClassificationTask, callbacks: Sequence[Callback], *, has_val: bool) -> list[str] | None:
-    """Return what may be chosen by: the metrics that are logged, but for those of the test set.
+    """Return the metrics that a choice may use: those that are logged, without those of the test set.
 
     Args:
         task: Logs losses and scores.
@@ -239,7 +239,7 @@ def check_averages(task: ClassificationTask, callbacks: Sequence[Callback]) -> N
 
 
 def check_binary_end(task: ClassificationTask, max_epochs: int | None) -> str | None:
-    """Return what to warn of: the training ends before the weights are binary."""
+    """Return the warning of a training that ends before the weights are binary."""
     late = max((m.binary_from for m in task.backbone.modules() if isinstance(m, TemperatureSign)), default=0.0)
     if max_epochs is None or max_epochs < 1:
         return None
@@ -255,7 +255,7 @@ def check_binary_end(task: ClassificationTask, max_epochs: int | None) -> str | 
 
 
 def relaxed(model: nn.Module) -> str | None:
-    """Return what to say of the scores of a network whose annealing has not ended."""
+    """Return the caveat on scores of a network whose annealing has not ended."""
     for module in model.modules():
         if isinstance(module, TemperatureSign):
             module.look()  # an average may have been copied into it
@@ -353,7 +353,7 @@ def check_bop(task: ClassificationTask) -> None:
 
 
 def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:
-    """Return what to warn of: the backbone is not compiled where a distiller records what is in it."""
+    """Return the warning that a backbone is not compiled because a distiller records its features."""
     if not wanted or not task.distiller.records:
         return None
     return (
@@ -363,7 +363,7 @@ def check_compile(task: ClassificationTask, *, wanted: bool) -> str | None:
 
 
 def _highest(devices: Any) -> int:
-    """Return how many devices a machine must have for `trainer.devices`; 0 where any number will do."""
+    """Return the number of devices that `trainer.devices` needs; 0 if any number will do."""
     if isinstance(devices, str):
         parts = [part for part in devices.replace("[", "").replace("]", "").split(",") if part.strip()]
         if not all(part.strip().lstrip("-").isdigit() for part in parts):

@@ -45,7 +45,7 @@ def _networks(node: Any, at: str) -> Iterator[tuple[str, str]]:
 
 
 def check_turns(task: ClassificationTask, max_epochs: int | None) -> str | None:
-    """Return what to warn of: the training ends before each of several assistants had its turn, or passes over some."""
+    """Return the warning of a training that ends before each assistant had its turn, or passes over some."""
     names = list(getattr(task.distiller, "assistants", ()))
     if len(names) < 2 or max_epochs is None or max_epochs < 1:
         return None

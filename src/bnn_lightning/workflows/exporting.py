@@ -222,7 +222,7 @@ def out_path(settings: ExportSettings) -> Path:
 
 
 def _checked_out(settings: ExportSettings) -> Path:
-    """Return where to write, after a look at the folder: nothing long has begun yet."""
+    """Return the path of the output, checked before long work starts."""
     row = FORMATS[settings.format]
     if _rounds(settings) and not row.rounds:
         forms = f"rest={settings.rest} and stem={settings.stem}"

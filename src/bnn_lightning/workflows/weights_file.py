@@ -42,7 +42,7 @@ def is_weights_file(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Return what `write_weights` wrote in the form of a checkpoint of ours.
+    """Return the content of a file of `write_weights`, in the form of a checkpoint of ours.
 
     Raises:
         ValueError: It is damaged.

@@ -92,7 +92,7 @@ def draw(settings: GraphSettings, described: Described, place: Place) -> Drawing
 
 
 def subject_of(settings: GraphSettings) -> GraphSubject:
-    """Build what is to be drawn: a block, a registered network, or that of a run.
+    """Build the subject of the figure: a block, a registered network, or the network of a run.
 
     Raises:
         UserError: There is none of the name.

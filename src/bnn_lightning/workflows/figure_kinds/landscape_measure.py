@@ -112,7 +112,7 @@ def measure_runs(
 
 
 def choose_evaluator(settings: MeasureSettings, network: nn.Module) -> Evaluator:
-    """Return how points are evaluated: by the network itself, or on bits, packed again at each point.
+    """Return the evaluator of points: the network itself, or its bits, packed again at each point.
 
     Raises:
         ValueError: `evaluator=packed`, and the network cannot be packed.
