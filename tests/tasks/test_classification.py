@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn_lightning.data import DigitsDataModule
-from bnn_lightning.distill import HardLabels, SelfKD
+from bnn_lightning.deploy import torch_runner
+from bnn_lightning.distill import FrozenTeacher, HardLabels, SelfKD
 from bnn_lightning.models import create_backbone
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.tasks.classification import one_group
@@ -232,6 +233,31 @@ def test_channels_last(channels_last: bool | None) -> None:
 
 def test_channels_last_is_off_without_convolutions() -> None:
     assert not tiny_task().channels_last
+
+
+class MixedConvolutions(nn.Module):
+    """A 2-d convolution and a 3-d one, of images or of sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(3, 4, (1, 3)), nn.Conv3d(4, 10, (1, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.flat(x if x.dim() == 4 else x.unsqueeze(2))
+        logits: Tensor = self.deep(maps.unsqueeze(2)).mean((2, 3, 4))
+        return logits
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 8)])
+def test_channels_last_is_of_4d_tensors_alone(shape: tuple[int, ...]) -> None:
+    net, images = MixedConvolutions(), torch.rand(shape)
+    expected = net(images)
+    task = ClassificationTask(net, num_classes=10, optimizer=SGD)
+    assert task.channels_last
+    assert net.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(task(images), expected)
+    torch.testing.assert_close(FrozenTeacher(net)(images), expected)
+    torch.testing.assert_close(torch_runner(net)(torch.get_num_threads(), images)(), expected)
 
 
 def test_optimizer_gets_the_groups() -> None:

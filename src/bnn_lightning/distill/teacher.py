@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnn_lightning.layers.module_utils import prefers_channels_last
+from bnn_lightning.layers.module_utils import in_channels_last, prefers_channels_last, to_channels_last_
 from bnn_lightning.models.backbone import Backbone
 from bnn_lightning.models.checkpoints import load_published
 from bnn_lightning.utils.image_size import ImageSize, sides
@@ -75,7 +75,7 @@ class FrozenTeacher:
             if self.channels_last is None:
                 self.channels_last = prefers_channels_last(network)
             if self.channels_last:
-                network.to(memory_format=torch.channels_last)
+                to_channels_last_(network)
             if self.compile:
                 network.compile()
             self._network = network
@@ -134,7 +134,7 @@ class FrozenTeacher:
         network = self._at(images.device, images.dtype)
         images = self._resized(images)
         if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = in_channels_last(images)
         with self._precision(images.device.type):
             logits: Tensor = network(images)
         return logits

@@ -50,6 +50,31 @@ def prefers_channels_last(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
+def to_channels_last_(model: nn.Module) -> None:
+    """Bring the 4-d tensors of a network into the memory format channels_last, in place.
+
+    torch's `to(memory_format=...)` refuses networks that have 3-d convolutions besides.
+
+    Args:
+        model: Any network.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor):
+            tensor.data = in_channels_last(tensor.data)
+
+
+def in_channels_last(tensor: Tensor) -> Tensor:
+    """Return a 4-d tensor in the memory format channels_last; any other, such as sequences, as it is.
+
+    Example:
+        >>> in_channels_last(torch.rand(2, 3, 4, 5)).stride()
+        (60, 1, 15, 3)
+        >>> in_channels_last(torch.rand(2, 3, 4)).stride()
+        (12, 4, 1)
+    """
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
 def is_binary(model: nn.Module) -> bool:
     """Whether every binarizer of the network gives exactly -1 and +1 now (no unfinished annealing)."""
     return all(module.is_binary for module in model.modules() if isinstance(module, Binarizer))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from bnn_lightning.data.image_io import DamagedImageError
 from bnn_lightning.data.mixup_cutmix import MixupCutmix
 from bnn_lightning.distill.base import Batch, Distiller, HardLabels, Outputs
-from bnn_lightning.layers.module_utils import annealed, prefers_channels_last
+from bnn_lightning.layers.module_utils import annealed, in_channels_last, prefers_channels_last, to_channels_last_
 from bnn_lightning.layers.recompute import check_recomputable, recomputed
 from bnn_lightning.losses.soft import at_least_float32
 from bnn_lightning.metrics.accuracy import count_correct
@@ -117,7 +117,7 @@ class ClassificationTask(LightningModule):
         self.progress = TrainingProgress(progress_epochs, interval=progress_interval)
         self.class_weights = check_class_weights(class_weights, num_classes, self.distiller)
         if self.channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
+            to_channels_last_(self.backbone)
         if compile:
             self.backbone.compile()
         self.term_names = tuple(name for name, weight in self.distiller.weights.items() if weight)
@@ -134,8 +134,8 @@ class ClassificationTask(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, num_classes) from images (N, C, H, W) in [0, 1]."""
-        if self.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        if self.channels_last:
+            images = in_channels_last(images)
         return self.backbone(images)  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bnn_lightning.layers.module_utils import in_channels_last, to_channels_last_
 from bnn_lightning.utils.optional import require
 
 Runner = Callable[[int, Tensor], Callable[[], Any]]
@@ -33,16 +34,16 @@ def torch_runner(model: nn.Module | Callable[[Tensor], Tensor], *, channels_last
         channels_last: Bring weights and images into the layout that convolutions on CPUs prefer. False leaves the
             network as it is: tensors of a packed one that were asked for are watched for changes at every call.
     """
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = model.to(memory_format=layout) if channels_last and isinstance(model, nn.Module) else model
+    if channels_last and isinstance(model, nn.Module):
+        to_channels_last_(model)
 
     def make(threads: int, images: Tensor) -> Callable[[], Any]:
         torch.set_num_threads(threads)
-        images = images.contiguous(memory_format=layout)
+        images = in_channels_last(images) if channels_last else images.contiguous()
 
         def call() -> Any:
             with torch.inference_mode():
-                return network(images)
+                return model(images)
 
         return call
 
