@@ -46,6 +46,17 @@ def test_parameters_are_looked_up_once_a_training(monkeypatch: pytest.MonkeyPatc
     assert walks == [network] * 2
 
 
+def test_what_is_frozen_stays_until_it_is_trained() -> None:
+    network = nn.Sequential(BinaryLinear(3, 4, weight_binarizer=WeightSign()))
+    nn.init.constant_(network[0].weight, 2.0)
+    callback: Any = LatentClip(1.0)
+    callback.on_train_start(None, network.requires_grad_(False))
+    callback.on_train_batch_end(None, network)
+    assert (network[0].weight == 2).all()
+    callback.on_train_batch_end(None, network.requires_grad_(True))
+    assert (network[0].weight == 1).all()
+
+
 @pytest.mark.parametrize("callback", [LatentClip, BiasClip])
 def test_errors(callback: Any) -> None:
     for limit in (0.0, -1.0, float("nan")):

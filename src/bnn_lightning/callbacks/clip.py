@@ -26,15 +26,17 @@ class _ClipAfterStep(Callback, ABC):
         """Return the parameters to clip."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tensors = [tensor for tensor in self.find(pl_module) if tensor.requires_grad]
+        self._tensors = list(self.find(pl_module))
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._tensors is None:
             self.on_train_start(trainer, pl_module)
-        if self._tensors:
-            torch._foreach_clamp_min_(self._tensors, self.low)
-            torch._foreach_clamp_max_(self._tensors, self.high)
+        # Looked at in every step: callbacks such as Lightning's `BackboneFinetuning` thaw parameters within a training.
+        trained = [tensor for tensor in self._tensors or () if tensor.requires_grad]
+        if trained:
+            torch._foreach_clamp_min_(trained, self.low)
+            torch._foreach_clamp_max_(trained, self.high)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tensors = None
