@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from bnn_lightning import zoo
 from bnn_lightning.zoo import receipts
@@ -168,6 +169,25 @@ def test_two_at_a_time_download_once(server: Server) -> None:
         paths = list(pool.map(zoo.weights_file, ["net"] * 4))
     assert {path.read_bytes() == CONTENT for path in paths} == {True}
     assert server.asked == [None]
+
+
+def test_a_file_system_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert zoo.weights_file("net").read_bytes() == CONTENT
+
+
+def test_a_user_without_a_home_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(zoo.ZooError, match="XDG_CACHE_HOME"):
+        zoo.weights_file("net")
+    assert zoo.packed_file("net").is_file()
 
 
 def test_without_an_address_the_error_says_how_the_recipe_makes_it(

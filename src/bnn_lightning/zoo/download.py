@@ -4,7 +4,8 @@ import hashlib
 import http.client
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -38,7 +39,7 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with _alone(path):
             if not (path.is_file() and checksum(path) == sha256):  # another process may have placed it meanwhile
                 _fetch(url, path, size, sha256)
     except HTTPError as error:
@@ -48,6 +49,17 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
     except OSError as error:
         raise ZooError(f"`{error.filename or path}`: {error.strerror or error} (XDG_CACHE_HOME moves it).") from error
     return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = FileLock(f"{path}.lock")
+    with suppress(NotImplementedError):  # a file system without locks: the checksum refuses what two wrote at a time
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch(url: str, path: Path, size: int, sha256: str) -> None:

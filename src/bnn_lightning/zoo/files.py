@@ -63,7 +63,7 @@ def _file(of: Receipt, kind: Kind) -> Path:
     address = os.environ.get(URL, "").rstrip("/")
     if not address:
         raise ZooError(
-            f"`{PREFIX}{of.name}`: its {_WHAT[kind]} ({file.name}, {file.size:,} bytes) are not in the package, and "
+            f"`{PREFIX}{of.name}`: the package does not have its {_WHAT[kind]} ({file.name}, {file.size:,} bytes), and "
             f"`{URL}`, the address of a folder that has the file, is not set. This command trains the network:\n"
             f"  {of.recipe}"
         )
@@ -73,5 +73,8 @@ def _file(of: Receipt, kind: Kind) -> Path:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:  # as in a container whose user has no entry and no HOME
+        raise ZooError("This user has no home folder for the cache: set XDG_CACHE_HOME.") from error
     return Path(base, "bnn-lightning", "zoo")
