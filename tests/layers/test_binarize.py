@@ -73,6 +73,13 @@ def test_without_binarizers_and_activations_the_network_computes_the_same():
     assert torch.equal(net(x), expected)
 
 
+def test_a_report_counts_no_weights_that_stay_real():
+    report = binarize(small(), weight_binarizer=None, rules={"6": {"weight_binarizer": "Libra"}}, dry_run=True)
+    assert report.binary == ("2", "6")
+    assert [change.real_weights for change in report.layers if change.after] == [True, False]
+    assert repr(report).splitlines()[0].endswith(f"{6 * 5:,} of {4 * 27 + 6 * 18 + 30 + 10:,} weights (11.7 %)")
+
+
 def test_rules_prevail_over_kinds_and_later_ones_over_earlier_ones():
     net = small()
     rules = {"*": {"weight_binarizer": "Libra", "pad_value": -1}, "6": False, "7": False}
@@ -271,6 +278,7 @@ def test_a_network_that_cannot_be_copied_is_refused_with_an_example_alone():
         ({"rules": {"4": False}}, ValueError, "'4'"),  # a pool: nothing of it becomes binary
         ({"rules": {"2": {"weights": "Libra"}}}, ValueError, "'weights'"),
         ({"rules": {"2": 1}}, TypeError, "got 1"),
+        ({"rules": ["2"]}, TypeError, "mapping"),
         ({"pad_value": 2}, ValueError, "got 2"),
         ({"input_binarizer": "Libra"}, TypeError, "Libra"),
         ({"input_binarizer": "SignSTF"}, ValueError, "SignSTE"),

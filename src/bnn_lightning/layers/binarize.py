@@ -174,6 +174,8 @@ def _replaceable(model: nn.Module, layers: Mapping[str, nn.Module], names: Mappi
 
 
 def _check_rules(rules: Mapping[str, Rule], known: Sequence[str], options: _Options) -> dict[str, Rule]:
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"`rules` must be a mapping of patterns of names, got {rules!r}.")
     settings = list(_Options.__dataclass_fields__)
     for pattern, rule in rules.items():
         if not any(fnmatchcase(name, pattern) for name in known):
@@ -230,7 +232,8 @@ def _plan_layer(
         raise ValueError(f"`{name}` cannot become binary: {reason}; or keep it real: {keeping_real([name])}.")
     binary = _convert(name, layer, options)
     new[id(layer)] = binary
-    return replace(stays(f"rule {found[0]}" if found else ""), after=type(binary).__name__)
+    reason = f"rule {found[0]}" if found else ""
+    return replace(stays(reason), after=type(binary).__name__, real_weights=not binary.is_binary_layer)
 
 
 def _convert(name: str, layer: nn.Module, options: _Options) -> BinaryLayer:

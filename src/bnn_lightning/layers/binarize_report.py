@@ -15,6 +15,7 @@ class Change:
         after: The layer that takes its place, or empty where it stays.
         reason: The kind or rule that decided.
         num_weights: Elements of its weight; 0 of activations.
+        real_weights: Whether the weights stay real in the layer that takes its place.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Change:
     after: str
     reason: str
     num_weights: int = 0
+    real_weights: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +50,7 @@ class BinarizeReport:
 
     @property
     def binary(self) -> tuple[str, ...]:
-        """Names of the layers with binary weights, in module order."""
+        """Names of the exchanged layers, in module order."""
         return tuple(change.name for change in self.layers if change.after)
 
     @property
@@ -58,7 +60,7 @@ class BinarizeReport:
 
     def __repr__(self) -> str:
         all_weights = sum(change.num_weights for change in self.layers)
-        weights = sum(change.num_weights for change in self.layers if change.after)
+        weights = sum(change.num_weights for change in self.layers if change.after and not change.real_weights)
         share = 100 * weights / all_weights if all_weights else 0.0
         verb = "would become" if self.dry_run else "become"
         head = (
@@ -74,4 +76,5 @@ class BinarizeReport:
 def _outcome(change: Change) -> str:
     if not change.after:
         return f"stays real ({change.reason})"
-    return f"-> {change.after}" + (f" ({change.reason})" if change.reason else "")
+    notes = [note for note in (change.reason, "real weights" if change.real_weights else "") if note]
+    return f"-> {change.after}" + (f" ({', '.join(notes)})" if notes else "")

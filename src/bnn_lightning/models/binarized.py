@@ -143,7 +143,9 @@ def _binarized(
         raise ValueError(f"`binarize` has no option `{unknown[0]}`. It has: activation, keep, rules, pad_value.")
     if small:
         _shrink_stem(network.body)
-    rules = {pattern: _rule(rule, binary) for pattern, rule in (options.get("rules") or {}).items()}
+    rules = options.get("rules") or {}
+    if isinstance(rules, Mapping):
+        rules = {pattern: _rule(rule, binary) for pattern, rule in rules.items()}
     network_options = {key: value for key, value in options.items() if value is not None or key == "activation"}
     on_meta = network.linear.weight.is_meta
     report = binarize_(
