@@ -96,6 +96,12 @@ def test_least_image_size_works_and_a_smaller_one_is_refused_by_name(name):
         small(name, size=least - 1)
 
 
+@pytest.mark.parametrize("name", ["binary_alexnet", "bnext18", "quicknet", "reactnet18", "reactnet_a"])
+def test_images_that_another_stem_takes_are_refused_by_its_name(name):
+    with pytest.raises(ValueError, match=r"`stem=cifar` takes \d+ and more"):
+        create_backbone(name, num_classes=10, image_size=16, stem="imagenet")
+
+
 @pytest.mark.parametrize("name", sorted(set(MINIMUM) - {"binary_alexnet", "mlp", "vgg_small", "vgg_small_adabin"}))
 def test_resnets_take_other_sizes_than_the_one_they_were_built_for(name):
     assert small(name, size=32).eval()(torch.rand(1, 3, 40, 33)).shape == (1, 10)

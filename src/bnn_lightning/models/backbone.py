@@ -176,7 +176,26 @@ def choose_stem(stem: Stem | None, image_size: ImageSize) -> Stem:
     return stem
 
 
-def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -> None:
+def check_image_size(value: ImageSize, stem: Stem, least: tuple[int, int], *, of: str) -> None:
+    """Refuse images that are too small for a stem.
+
+    Args:
+        value: Height and width of the images.
+        stem: Stem of the network.
+        least: Smallest height and width with the stem for ImageNet, and with that for CIFAR.
+        of: Name of the network, for the message.
+
+    Raises:
+        ValueError: An unknown stem, or images that are too small.
+    """
+    large, small = least
+    if check_stem(stem) == "cifar":
+        check_size("image_size", value, small, of=of)
+    else:
+        check_size("image_size", value, large, of=of, hint=f" (`stem=cifar` takes {small} and more)")
+
+
+def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "", hint: str = "") -> None:
     """Refuse a size that is too small.
 
     Args:
@@ -184,6 +203,7 @@ def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -
         value: Given value; an image size may be a height and a width.
         minimum: The least that is possible.
         of: Name of the object that needs it, for the message.
+        hint: End of the message about a size that is too small.
 
     Raises:
         ValueError: `value` is below `minimum`, or not a whole number.
@@ -191,9 +211,9 @@ def check_size(name: str, value: ImageSize, minimum: int = 1, *, of: str = "") -
     what = f" for `{of}`" if of else ""
     if isinstance(value, list | tuple) and len(value) == 2 and name == "image_size":
         for side in value:
-            check_size(name, side, minimum, of=of)
+            check_size(name, side, minimum, of=of, hint=hint)
         return
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"`{name}` must be a whole number{what}, got {value!r}.")
     if int(value) < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}{what}, got {value}.")
+        raise ValueError(f"`{name}` must be at least {minimum}{what}, got {value}{hint}.")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.layers.activation import LearnableBias
 from bnn_lightning.layers.conv import BinaryConv2d
-from bnn_lightning.models.backbone import Backbone, Stem, check_size, check_stem
+from bnn_lightning.models.backbone import Backbone, Stem, check_image_size, check_size
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.family import Size, halved, keras_init, same_padding, sign_binarizers
@@ -112,7 +112,7 @@ def binary_alexnet(
         larq-zoo 2.4, whose network this is, layer by layer.
     """
     width = 64 if width is None else width
-    check_size("image_size", frame["image_size"], 57 if check_stem(stem) == "imagenet" else 15, of="binary_alexnet")
+    check_image_size(frame["image_size"], stem, (57, 15), of="binary_alexnet")
     check_size("width", width, of="binary_alexnet")
     frame["image_size"] = sides(frame["image_size"])
     network = BinaryAlexNet(width=width, stem=stem, layers=layers, **frame)

@@ -9,7 +9,7 @@ from torch import nn
 
 from bnn_lightning.binarizers.factory import binarizer_factory
 from bnn_lightning.layers.activation import PReLU
-from bnn_lightning.models.backbone import Stem, check_size, choose_stem
+from bnn_lightning.models.backbone import Stem, check_image_size, check_size, choose_stem
 from bnn_lightning.models.blocks import LayerFactory, halve
 from bnn_lightning.models.bnext import CLIPPED_RSIGN, BNextFrame, init_latent_
 from bnn_lightning.models.bnext_units import BNextUnit, RealLayers, real_layers
@@ -138,7 +138,7 @@ def bnext18(
     """
     check_size("image_size", frame["image_size"])
     chosen = choose_stem(stem, frame["image_size"])
-    check_size("image_size", frame["image_size"], 17 if chosen == "imagenet" else 5, of="bnext18")
+    check_image_size(frame["image_size"], chosen, (17, 5), of="bnext18")
     check_size("width", width, of="bnext18")
     return BNext18(
         width=width,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import BinarizerFactory
 from bnn_lightning.binarizers.factory import binarizer_factory
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.models.backbone import Backbone, PooledBackbone, Stem, check_size, check_stem
+from bnn_lightning.models.backbone import Backbone, PooledBackbone, Stem, check_image_size, check_size
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import Unit
@@ -152,7 +152,7 @@ class Family:
             ValueError: Names the option, the value and the rule.
         """
         name, stages = variant.name, len(variant.depths)
-        check_size("image_size", size, self.least[check_stem(stem) == "cifar"], of=name)
+        check_image_size(size, stem, self.least, of=name)
         check_size("width", width, self.multiple, of=name)
         if width % self.multiple:
             raise ValueError(f"`width` must be a multiple of {self.multiple} for `{name}`, got {width}.")

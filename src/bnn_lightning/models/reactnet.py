@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.layers.conv import BinaryConv2d
-from bnn_lightning.models.backbone import PooledBackbone, Stem, check_size, check_stem
+from bnn_lightning.models.backbone import PooledBackbone, Stem, check_image_size, check_size
 from bnn_lightning.models.blocks import LayerFactory, repeat_shortcut
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import ReActUnit
@@ -63,8 +63,8 @@ class ReActNetA(PooledBackbone):
         layers: LayerFactory,
         **frame: Any,
     ) -> None:
-        large = check_stem(stem) == "imagenet"
-        check_size("image_size", frame["image_size"], 17 if large else 9, of="reactnet_a")
+        check_image_size(frame["image_size"], stem, (17, 9), of="reactnet_a")
+        large = stem == "imagenet"
         check_size("width", width, of="reactnet_a")
         widths = [width * multiple for multiple in _WIDTHS]
         super().__init__(num_features=widths[-1], **frame)

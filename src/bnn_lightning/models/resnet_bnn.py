@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bnn_lightning.models.backbone import Stem, check_size, check_stem
+from bnn_lightning.models.backbone import Stem, check_image_size, check_size
 from bnn_lightning.models.blocks import LayerFactory
 from bnn_lightning.models.builder import register_binary
 from bnn_lightning.models.conv_blocks import Unit
@@ -33,8 +33,8 @@ class UnitResNet(StagedResNet):
     unit = Unit
 
     def __init__(self, name: str, *, stem: Stem, width: int, depths: Sequence[int], **options: Any) -> None:
-        large = check_stem(stem) == "imagenet"
-        check_size("image_size", options["image_size"], 17 if large else 5, of=name)
+        check_image_size(options["image_size"], stem, (17, 5), of=name)
+        large = stem == "imagenet"
         check_size("width", width, of=name)
         widths = [width << stage for stage in range(len(depths))]
         super().__init__(stem=(7, 2) if large else (3, 1), widths=widths, depths=depths, **options)
