@@ -57,7 +57,8 @@ class Row(NamedTuple):
     comment: str
 
 
-def rows(path: Path) -> list[Row]:
+@cache
+def rows(path: Path) -> tuple[Row, ...]:
     """Return the keys of a configuration file, with those of the files that it extends.
 
     Args:
@@ -75,7 +76,7 @@ def rows(path: Path) -> list[Row]:
         comment = re.search(r"\s#\s*(.*)$", lines[line])
         inherited = found[key].comment if key in found else ""
         found[key] = Row(key, value, comment[1] if comment else inherited)
-    return list(found.values())
+    return tuple(found.values())
 
 
 @cache

@@ -4,6 +4,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ def sources() -> list[Path]:
     return [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
+@cache
 def texts() -> dict[str, str]:
     """Return the text of every page, also of those that are written while the site is built, by its path."""
     found = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sources()}

@@ -112,12 +112,12 @@ def test_settings_and_results_of_workflows_are_in_the_reference() -> None:
 def test_keys_of_extended_files_are_in_the_reference(tmp_path: Path) -> None:
     (tmp_path / "_base.yaml").write_text("a: 1    # first\nb: [x, y]\nc:\n  d: null\n")
     (tmp_path / "one.yaml").write_text("defaults:\n  - _base\n  - _self_\n\na: 2\nc:\n  e: x # last\n")
-    assert rows(tmp_path / "one.yaml") == [
+    assert rows(tmp_path / "one.yaml") == (
         ("a", "2", "first"),
         ("b", "[x, y]", ""),
         ("c.d", "null", ""),
         ("c.e", "x", "last"),
-    ]
+    )
 
 
 def test_pages_are_below_400_lines() -> None:
