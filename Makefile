@@ -17,18 +17,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DISTRIBUTED := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint format bench-train bench-data bench-deploy graphs network-table docs clean
+.PHONY: help install wheels train test test-slow fuzz fuzz-plans sanitize kills lint lint-types lint-style lint-imports lint-prose format bench-train bench-data bench-deploy graphs network-table docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## Create the environment and install the project with its development tools
 
-# The stamp holds what was installed from; setup.cfg, setup.py and pyproject.toml renew it.
+# The stamp holds what was installed from; setup.cfg, setup.py and pyproject.toml renew it. What builds the runtime is in
+# `dev`: without isolation pip does not unpack the compiler once more.
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@test -x $(BIN)/python || sh tools/create_venv.sh "$(VENV)" $(PYTHON)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[dev]"
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps ./runtime
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps --no-build-isolation ./runtime
 	@touch $@
 
 wheels: $(STAMP)  ## Wheels of bnn-runtime for Linux, macOS and Windows, in dist/
@@ -55,11 +56,21 @@ kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit
 sanitize: $(STAMP)  ## Drawn programs and files that lie under AddressSanitizer and UBSan (CLANG=clang-22)
 	$(BIN)/python -m tools.sanitize --clang $(CLANG) $(ARGS)
 
+# mypy takes as long as the rest together: two at a time.
 lint: $(STAMP)  ## ruff, mypy, import-linter, prose (summary lines, width of pages, spelling)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint-types lint-style lint-imports lint-prose
+
+lint-types: $(STAMP)
+	$(BIN)/mypy
+
+lint-style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/lint-imports
+
+lint-prose: $(STAMP)
 	$(BIN)/python tools/lint_prose.py
 	$(BIN)/codespell src conf docs tests benchmarks tools runtime $(wildcard *.md)
 
