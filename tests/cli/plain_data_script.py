@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,8 @@ def main(folder: Path) -> None:
         config: Any = OmegaConf.to_container(compose("train", words), resolve=True)
     found = {}
     for name, options in json.loads((folder / "modules.json").read_text()).items():
-        node = {"_target_": "plain_data_script.Plain", **options}
-        datamodule, recorder = build_datamodule(node, trust=["plain_data_script"]), Recorder()
+        node = {"_target_": f"{__name__}.Plain", **options}
+        datamodule, recorder = build_datamodule(node, trust=["tests"]), Recorder()
         trainer = build_trainer({**config["trainer"], "enable_checkpointing": False}, callbacks=[], loggers=[])
         check_data(datamodule, trainer, stage="fit")
         trainer.fit(recorder, datamodule=datamodule)
@@ -89,7 +88,3 @@ def main(folder: Path) -> None:
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,16 +1,14 @@
 """Data modules of other packages on two processes (gloo): which images each rank sees, and how often it is set up."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("plain_data_script.py")
+from tests.cli import plain_data_script
+from tests.ranks import run_ranks
+
 MODULES = {
     "even": {"train": 16, "evaluation": 16},
     "odd": {"train": 9, "evaluation": 9},  # a padded sampler would score 10
@@ -23,12 +21,9 @@ MODULES = {
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("plain")
     (folder / "modules.json").write_text(json.dumps(MODULES))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
-    done = subprocess.run([*command, str(folder)], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    text = run_ranks(plain_data_script.main, folder, folder=folder)
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    return {"ranks": ranks, "text": done.stdout + done.stderr}
+    return {"ranks": ranks, "text": text}
 
 
 def seen(found: dict[str, Any], module: str, part: str) -> list[Counter[float]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,3 @@ def main(folder: Path) -> None:
     seen.update(whole=whole.steps, resumed=resumed.steps, tested=tested.steps)
     seen["odd_batch"] = error_of(data(batch_size=5))
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.ranks import run_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_run import assert_equal, curves, small_run
@@ -44,8 +47,7 @@ def test_two_processes_are_one(tmp_path: Path, model: str) -> None:
     options |= {"distill": terms, "backbone": backbone, "batch_size": 8, "every_n_steps": None}
     options |= {"limit_train_batches": 10}
     small_run(tmp_path / "one", **options)
-    process = run_script(tmp_path / "two", **options)
-    assert process.returncode == 0, process.stderr
+    run_ranks(partial(small_run, tmp_path / "two", **TWO, **options), folder=tmp_path)
     one = torch.load(tmp_path / "one" / "rank0of1.pt")
     ranks = [torch.load(tmp_path / "two" / f"rank{rank}of2.pt") for rank in (0, 1)]
     assert len(one["losses"]) == 50
