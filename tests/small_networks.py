@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from bnn_lightning.models import list_backbones
+from bnn_lightning.models import Backbone, list_backbones
 
 # Those of 34 layers are the blocks of those of 18, and the sizes of BNext, QuickNet and BinaryDenseNet one builder.
 SIZES = (
@@ -47,3 +49,33 @@ def small_options(name: str, **options: Any) -> dict[str, Any]:
         multiple = _MULTIPLES.get(name, 1)
         given["width"] = -(-given["width"] // multiple) * multiple
     return given
+
+
+def without_repeats(network: Backbone) -> Backbone:
+    """Take out blocks that keep the shape of their input where one with the same parameters' names comes before them.
+
+    What holds for every operation of a network holds for it with each kind of block once.
+    """
+    names = [name for name in getattr(network, "stage_names", ["blocks"]) if hasattr(network, name)]
+    keep_the_shape: dict[nn.Module, bool] = {}
+
+    def note(block: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        keep_the_shape[block] = inputs[0].shape == output.shape
+
+    hooks = [block.register_forward_hook(note) for name in names for block in network.get_submodule(name).children()]
+    training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, network.in_channels, network.image_size, network.image_size))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    kinds = set()
+    for name in names:
+        kept = []
+        for block in network.get_submodule(name).children():
+            kind = (type(block), *(key for key, _ in block.named_parameters()))
+            if kind not in kinds or not keep_the_shape[block]:
+                kept.append(block)
+            kinds.add(kind)
+        network.set_submodule(name, nn.Sequential(*kept))
+    return network

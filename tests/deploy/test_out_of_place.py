@@ -12,7 +12,7 @@ from bnn_lightning.deploy.frontend.pack import pack_layers
 from bnn_lightning.layers import annealed
 from bnn_lightning.models import create_backbone, list_backbones
 from tests.deploy.test_convert import least_size
-from tests.small_networks import small_options
+from tests.small_networks import small_options, without_repeats
 
 IN_GATE = ("resnet20", "bnext18")
 NAMES = [name if name in IN_GATE else pytest.param(name, marks=pytest.mark.slow) for name in list_backbones()]
@@ -41,7 +41,8 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[bool]]:
 def test_networks_have_the_graph_of_a_second_trace(name: str, by_torch: Callable[[], list[bool]]) -> None:
     torch.manual_seed(0)
     size = least_size(name)
-    network = create_backbone(name, num_classes=5, image_size=size, **small_options(name, width=8)).eval()
+    network = create_backbone(name, num_classes=5, image_size=size, **small_options(name, width=8))
+    network = without_repeats(network).eval()
     for binarizer in annealed(network):
         binarizer.set_progress(1.0)
     packed, example = pack_layers(network).network, torch.rand(2, 3, size, size)

@@ -24,7 +24,7 @@ from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import least_size, settled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import ONE_OF_EACH, small_options
+from small_networks import ONE_OF_EACH, small_options, without_repeats
 
 DTYPES = {torch.float32: "f32", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 ERRORS = (ValueError, TypeError, LookupError, RuntimeError, ZeroDivisionError)
@@ -48,7 +48,8 @@ def test_types_of_every_network_are_those_of_torch(name: str, tmp_path: Path) ->
     torch.manual_seed(0)
     size = least_size(name)
     images = torch.rand(2, 3, size, size)
-    network = settled(create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=16)), images)
+    network = create_backbone(name, num_classes=7, image_size=size, **small_options(name, width=16))
+    network = settled(without_repeats(network), images)
     save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, size), rest="int8")
     loaded = load(tmp_path / "net.bnn")
     types = types_of(loaded.graph, loaded.info.shape)

@@ -9,6 +9,7 @@ from bnn_lightning.layers import ChannelBlend, SqueezeExcite, binary_layers, is_
 from bnn_lightning.metrics import count_ops
 from bnn_lightning.models import BNextConv, create_backbone
 from bnn_lightning.models.blocks import layer_factory
+from tests.small_networks import small_options
 
 SIZES = ("bnext_tiny", "bnext_small", "bnext_middle", "bnext_large")
 NAMES = (*SIZES, "bnext18")
@@ -124,7 +125,7 @@ def test_the_stem_is_an_option_and_not_a_question_of_the_classes(name):
         sizes = {}
         for stem in ("imagenet", "cifar", None):
             for size in (64, 96):
-                network = meta(name, classes, size, stem=stem)
+                network = meta(name, classes, size, stem=stem, **small_options(name))
                 sizes[stem, size] = network.forward_features(torch.empty(1, 3, size, size, device="meta")).shape[-1]
         assert sizes["cifar", 96] == factor * sizes["imagenet", 96]
         assert sizes[None, 64] == sizes["cifar", 64]

@@ -9,7 +9,7 @@ import torch
 from bnn_lightning.models import create_backbone
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_networks import BACKBONES, small_options
+from small_networks import BACKBONES, small_options, without_repeats
 
 
 def build(name):
@@ -24,9 +24,9 @@ def step(network, images):
     return loss, torch.autograd.grad(loss, list(network.parameters()))
 
 
-def compare_compiled(name, backend):
-    network, images = build(name).double(), torch.rand(4, 3, 32, 32, dtype=torch.float64)
-    if name == "mlp":
+def compare_compiled(network, backend):
+    network, images = network.double(), torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    if hasattr(network, "drop"):
         network.drop.p = 0.0  # a compiler draws other random numbers
     expected = step(network, images)
     torch._dynamo.reset()
@@ -36,21 +36,31 @@ def compare_compiled(name, backend):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_training_step_is_one_graph(name):
-    # Tracing the backward pass as well takes a ResNet half a minute: among the slow ones.
-    compare_compiled(name, "eager")
+    # Whole networks, and the backward pass, which takes a ResNet half a minute, are among the slow ones.
+    compare_compiled(without_repeats(build(name)), "eager")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_training_step_compiles(name, backend):
-    compare_compiled(name, backend)
+    compare_compiled(build(name), backend)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_exports_with_any_batch_size(name):
-    network = build(name).eval()
+def compare_exported(network):
+    network.eval()
     batch = torch.export.Dim("batch", min=1)
     images = torch.rand(3, 3, 32, 32)
     program = torch.export.export(network, (images[:2],), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(program.module()(images), network(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_exports_with_any_batch_size(name):
+    compare_exported(without_repeats(build(name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_whole_networks_export_with_any_batch_size(name):
+    compare_exported(build(name))
