@@ -103,6 +103,46 @@ def test_the_environment_is_left_as_it_was(bnn: Bnn, monkeypatch: pytest.MonkeyP
     assert dict(os.environ) == before
 
 
+def test_a_configuration_is_composed_once_unless_it_may_say_that_it_is_a_sweep(
+    bnn: Bnn, workplace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.hydra import Hydra
+
+    seen, composed, compose = record(monkeypatch), [], Hydra.compose_config
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        composed.append(options["run_mode"])
+        return compose(*arguments, **options)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    assert bnn("train", "seed=4", "hydra.run.dir=here").code == 0
+    assert len(composed) == 1
+    (workplace / "mine" / "experiment").mkdir(parents=True)
+    file = workplace / "mine" / "experiment" / "two.yaml"
+    file.write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 5,6\n")
+    assert bnn("train", "-cd", "mine", "experiment=two").code == 0
+    assert bnn("train", "sweep=seeds").code == 0
+    assert bnn("train", "hydra.mode=MULTIRUN", "seed=7,8").code == 0
+    assert [seed for *_, seed in seen] == [4, 5, 6, 1, 2, 3, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("  mode: MULTIRUN", True),
+        ("hydra: {mode: RUN}", True),
+        ("  - override /sweep: seeds", True),
+        ("  - sweep: seeds", True),
+        ("  - sweep: null", False),
+        ("  mode: max", False),
+        ("  - override hydra/sweeper: optuna", False),
+    ],
+)
+def test_lines_that_say_whether_there_is_a_sweep(line: str, says: bool) -> None:
+    assert bool(launch._SAYS_MODE.search(f"a: 1\n{line}  # why\n")) == says
+    assert not launch._tree_says_mode()
+
+
 @pytest.mark.parametrize("flag", ["--cfg", "-c"])
 def test_a_sweep_has_no_one_configuration_to_show(flag: str, bnn: Bnn) -> None:
     done = bnn("train", "-m", "seed=1,2", flag, "job")

@@ -1,15 +1,18 @@
 """Launch of jobs: Hydra's start, run folders, and distributed workers that run exactly one job."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,7 +20,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnn_lightning.cli import sweep
-from bnn_lightning.cli.config_paths import config_path, list_options
+from bnn_lightning.cli.config_paths import config_dir, config_path, list_options
 from bnn_lightning.cli.errors import SHOW_TRACE, explain, fail, friendly
 from bnn_lightning.cli.help import describe_keys
 from bnn_lightning.cli.own_folder import running
@@ -36,6 +39,8 @@ _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", 
 OPTIONAL = ("recipe", "auto_augment@data.auto_augment")
 # Overrides of the sweep itself, which a worker's single job must not see.
 _SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+# A line of a configuration file that says whether there is a sweep.
+_SAYS_MODE = re.compile(r"\bmode: *(?:hydra.)?(?:MULTIRUN|RUN)\b|^ *- +(?:override +)?/?sweep: +(?!null)", re.MULTILINE)
 # Files that the jobs of this process's sweep write, with the number of the job.
 _written_by: dict[Path, int] = {}
 
@@ -80,7 +85,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
             runs = _runs(arguments, environment) if config_name == "train" else nullcontext()
-            with running(verb, arguments), _options_only(), runs:
+            with running(verb, arguments), _options_only(), _composed_once(arguments), runs:
                 hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
     finally:
         sys.argv = argv
@@ -265,6 +270,31 @@ def _options_only() -> Iterator[None]:
         yield
     finally:
         ConfigRepository.get_group_options = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _composed_once(arguments: Sequence[str]) -> Iterator[None]:
+    # Before a run Hydra composes its configuration once more, for `hydra.mode`: half of a start's time. It need not
+    # where `-m` alone can say the mode.
+    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    keys = ("sweep", "hydra.mode", "hydra.searchpath")
+    says_mode = any(argument.lstrip("+~").startswith(keys) for argument in parsed.overrides)
+    if says_mode or _search_flags(parsed) or _tree_says_mode():
+        yield
+        return
+    original = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = original  # type: ignore[method-assign]
+
+
+@cache
+def _tree_says_mode() -> bool:
+    """Whether a file of the tree, beside the options of `sweep`, says the mode or chooses such an option."""
+    files = (file for file in config_dir().rglob("*.yaml") if file.parent.name != "sweep")
+    return any(_SAYS_MODE.search(file.read_text(encoding="utf-8")) for file in files)
 
 
 def _job_arguments(arguments: Sequence[str]) -> list[str]:
