@@ -20,6 +20,7 @@ PAGES = {
     for page in sources()
     if page.name not in ("README.md", "CONTRIBUTING.md")
     and (found := [b for b in blocks(page.read_text(encoding="utf-8")) if b.language in ("bash", "python")])
+    and not all(block.composed or block.title for block in found)  # such a page has nothing to run
 }
 PREAMBLE = """
 set -euo pipefail
