@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bnn_lightning.deploy import kernel_info
+from bnn_lightning.deploy.kernels import library
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows.backends import BASELINES, Backends
 from bnn_lightning.workflows.benchmark_layers import LAYERS
@@ -39,6 +40,13 @@ def test_a_network_of_the_configuration(bnn: Bnn, workplace: Path) -> None:
     assert "torch_simulated" in done.out
 
 
+@pytest.fixture
+def without_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the process that measures memory: `test_a_network_of_the_configuration` has it."""
+    monkeypatch.setattr("bnn_lightning.workflows.benchmarking.measure_footprint", lambda file: None)
+
+
+@pytest.mark.usefixtures("without_footprint")
 def test_a_file_knows_its_network(trained: Any, bnn: Bnn) -> None:
     made = bnn("export", f"ckpt={trained.final}", "out=net.bnn", "images=8", "trainer.enable_progress_bar=false")
     assert made.code == 0, made.err
@@ -51,6 +59,7 @@ def test_a_file_knows_its_network(trained: Any, bnn: Bnn) -> None:
         assert "<svg" in Path("net.svg").read_text()
 
 
+@pytest.mark.usefixtures("without_footprint")
 def test_a_file_that_does_not_know_is_measured_alone(bnn: Bnn, workplace: Path) -> None:
     from bnn_lightning.deploy import PackedInfo, pack, save
 
@@ -61,15 +70,15 @@ def test_a_file_that_does_not_know_is_measured_alone(bnn: Bnn, workplace: Path) 
     assert "not measured: torch_float: the file does not say which network it was made from" in done.out
 
 
+@pytest.mark.usefixtures("without_footprint")
 def test_a_network_of_the_registry_that_is_not_folded_is_a_failure(
     bnn: Bnn, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bnn_lightning.deploy.passes.fold_epilogue import Folded
     from bnn_lightning.deploy.runtime import packed_network
-    from bnn_lightning.workflows import benchmark_network, benchmarking
+    from bnn_lightning.workflows import benchmark_network
 
     monkeypatch.setattr(packed_network, "fold_epilogue", lambda graph, types: Folded(graph, (), {"bn": "as of old"}))
-    monkeypatch.setattr(benchmarking, "measure_footprint", lambda file: None)
     words = ("model=resnet20", "model.width=4", "data=digits", "threads=[1]", "repeats=1", "baselines=[]")
     done = bnn("benchmark", *words, "out=found.json")
     assert done.code == 2
@@ -138,9 +147,13 @@ def test_bad_input(words: str, message: str, bnn: Bnn) -> None:
     assert "Traceback" not in done.err
 
 
-def test_strict_refuses_the_fallback(process: Callable[..., Any]) -> None:
-    words = ("benchmark", "model=mlp", "model.width=16", "data=digits", "baselines=[]", "threads=[1]", "repeats=1")
-    done = process("-m", "bnn_lightning.cli.main", *words, "strict=true", BNN_KERNEL="torch")
+def test_strict_refuses_the_fallback(bnn: Bnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BNN_KERNEL", "torch")
+    library._load.cache_clear()
+    try:
+        done = bnn("benchmark", *SMALL, "baselines=[]", "strict=true")
+    finally:
+        library._load.cache_clear()
     assert done.code == 2
     assert "`strict`: binary layers run in torch, not in a compiled kernel. BNN_KERNEL=torch asks for it." in done.err
 

@@ -20,6 +20,7 @@ from bnn_lightning.deploy.export.torch_program import write_torch_program
 from bnn_lightning.deploy.runtime.repack import Repacker
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_convert import settled
+from tests.small_networks import without_repeats
 
 DTYPES = (torch.float64, torch.bfloat16, torch.float16)
 
@@ -55,11 +56,12 @@ def network_and_images() -> tuple[nn.Module, Tensor]:
     return settled(create_backbone("resnet20", num_classes=7, image_size=32), images), images
 
 
-@pytest.fixture
-def resnet20(tmp_path: Path) -> tuple[Path, Tensor]:
+@pytest.fixture(scope="module")
+def resnet20(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
     network, images = network_and_images()
-    save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, images.shape[2]))
-    return tmp_path / "net.bnn", images
+    file = tmp_path_factory.mktemp("resnet20") / "net.bnn"
+    save(pack(network, images), file, PackedInfo("net", 3, images.shape[2]))
+    return file, images
 
 
 @pytest.mark.parametrize("stem", ["fp32", pytest.param("u8", marks=pytest.mark.slow)])
@@ -150,7 +152,7 @@ def states() -> tuple[list[int], object, list[int]]:
 
 
 def test_nothing_is_drawn_from_the_generators_of_the_process(tmp_path: Path) -> None:
-    network = create_backbone("resnet20", num_classes=3, image_size=16, width=4).eval()
+    network = without_repeats(create_backbone("resnet20", num_classes=3, image_size=16, width=4)).eval()
     image, info, file = torch.rand(2, 3, 16, 16), PackedInfo("net", 3, 16), tmp_path / "net.bnn"
     before = states()
     packed = pack(network)

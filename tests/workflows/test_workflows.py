@@ -35,7 +35,7 @@ VERBS = {
 }
 
 
-def test_workflows_do_without_hydra_and_no_module_hides_a_verb() -> None:
+def test_workflows_do_without_hydra_and_services_and_no_module_hides_a_verb() -> None:
     code = """
 import importlib, pkgutil, sys
 
@@ -45,8 +45,9 @@ def import_all(package):
             importlib.import_module(module.name)
 
 sys.modules["hydra"] = sys.modules["omegaconf"] = None
-import bnn_lightning.workflows
+import bnn_lightning.workflows.training
 import_all(bnn_lightning.workflows)
+assert {"wandb", "mlflow"}.isdisjoint(sys.modules), "imported before it is used"
 del sys.modules["hydra"], sys.modules["omegaconf"]
 import_all(bnn_lightning)
 for name in bnn_lightning.__all__:
@@ -177,10 +178,12 @@ def test_profile(run: Path) -> None:
     assert plain.profile.totals()["ops"] == 48
 
 
-def test_benchmark(run: Path) -> None:
+def test_benchmark(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = bnn_lightning.benchmark(run, baselines=["torch_simulated"], threads=[1], repeats=2)
     assert [entry.name for entry in found.entries] == ["packed", "torch_simulated"]
     assert "torch_simulated" in repr(found)
+    assert found.footprint is not None
+    monkeypatch.setattr("bnn_lightning.workflows.benchmarking.measure_footprint", lambda file: None)  # a process each
     network = create_backbone("mlp", num_classes=10, in_channels=1, image_size=8, width=32)
     built = bnn_lightning.benchmark(network, baselines=["torch_float"], threads=[1], repeats=2)
     assert set(built.absent) == {"torch_float"}

@@ -26,11 +26,11 @@ class Repacker:
 
     Example:
         >>> from bnn_lightning.models import create_backbone
-        >>> network = create_backbone("resnet20", num_classes=10, image_size=32, width=4).eval()
+        >>> network = create_backbone("mlp", num_classes=10, image_size=8, width=32).eval()
         >>> repack = Repacker(network)
-        >>> images = torch.rand(2, 3, 32, 32)
+        >>> images = torch.rand(2, 3, 8, 8)
         >>> with torch.no_grad():
-        ...     _ = network.layer1[0].conv1.weight.neg_()
+        ...     _ = network.fc2.weight.neg_()
         >>> torch.equal(repack()(images), pack(network)(images))
         True
     """
