@@ -1,5 +1,6 @@
 """Fixtures and hooks of all tests."""
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -9,6 +10,17 @@ import pytest
 
 # Programs that `.ci/run` installs; the reason of a skip names the one that is missing.
 TOOLS = ("chromium", "compiler", "node", "qemu", "readelf", "ziglang")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the collector of garbage away from modules and tests, which stay until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
