@@ -2,12 +2,14 @@
 
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 from bnn_lightning.binarizers import AdaBinInput, AdaBinWeights, ReSTE, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import LoadedNetwork, PackedConv2d, PackedInfo, PackedNetwork, load, pack, save
@@ -333,6 +335,32 @@ def test_hooks_are_called() -> None:
     report = same(nn.Sequential(conv(4, 4), norm).eval(), images, images).report
     assert report.folded == ("1",)
     assert "hooks" in report.unplanned
+
+
+class KeepsMaps(nn.Module):
+    """A network that keeps maps to look at, also those of its last call in training, and prunes its stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = l1_unstructured(nn.Conv2d(4, 4, 1), "weight", 0.5), conv(4, 4)
+        self.map, self.maps = torch.zeros(()), {"stem": [torch.zeros(())]}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.map = self.stem(x)
+        self.maps["stem"] = [self.map, self.map.sigmoid()]
+        return self.conv(self.map).flatten(1)  # type: ignore[no-any-return]
+
+
+def test_what_a_call_in_training_left_does_not_matter() -> None:
+    network, images = KeepsMaps(), torch.randn(2, 4, 6, 6)
+    network(images).sum().backward()
+    network.eval()
+    packed = pack(network, images)
+    with torch.no_grad():
+        assert torch.equal(packed(images), network(images))
+    network.conv.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="KeepsMaps cannot be copied"):
+        pack(network, images)
 
 
 class ReadsWeights(nn.Module):

@@ -1,13 +1,12 @@
 """Graphs for other programs: TensorBoard and ONNX, as bytes."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.layers.module_utils import annealed, binary_layers
+from bnn_lightning.layers.module_utils import annealed, binary_layers, copy_network
 from bnn_lightning.models.network_graph import NetworkGraph
 from bnn_lightning.utils.optional import require
 
@@ -63,7 +62,7 @@ def onnx_model(module: nn.Module, example: Tensor) -> bytes:
         require(name, extra="onnx")
     if example.shape[0] < 2:
         raise ValueError(f"`example` must hold at least 2 images, got {example.shape[0]}.")
-    module = copy.deepcopy(module).eval()
+    module = copy_network(module).eval()
     for binarizer in annealed(module):
         binarizer.set_progress(1.0)
     for layer in binary_layers(module).values():

@@ -1,6 +1,5 @@
 """Graph of a module: traced by torch.fx, run once for shapes and signs."""
 
-import copy
 import inspect
 import operator
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from bnn_lightning.functional.elementwise import concatenate
 from bnn_lightning.layers.activation import LearnableBias, Maxout, RPReLU
 from bnn_lightning.layers.attention import ChannelBlend
 from bnn_lightning.layers.binary import BinaryLayer, input_of
-from bnn_lightning.layers.module_utils import annealed
+from bnn_lightning.layers.module_utils import annealed, copy_network
 from bnn_lightning.models.backbone import Normalize
 from bnn_lightning.models.network_graph import Edge, GraphNode, NetworkGraph, make_graph
 
@@ -57,7 +56,7 @@ def trace_graph(module: nn.Module, example: Tensor, *, atoms: tuple[type[nn.Modu
         >>> [(edge.source, edge.target) for edge in graph.binary_edges]
         [('conv.input_binarizer', 'conv.product'), ('conv.weight_binarizer', 'conv.product')]
     """
-    module = copy.deepcopy(module).eval()
+    module = copy_network(module).eval()
     if isinstance(module, BinaryLayer):  # only what is called within something is taken apart
         module = nn.Sequential(OrderedDict(layer=module))
     for binarizer in annealed(module):

@@ -1,5 +1,7 @@
-"""Walk the binary layers of a network."""
+"""Walk the binary layers of a network, and copy it."""
 
+import copy
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
@@ -32,6 +34,37 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
         for name, module in model.named_modules()
         if isinstance(module, BinaryLayer) and module.is_binary_layer
     }
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """Copy a network, also after a call with gradients, of which its modules may keep maps: the copies have none.
+
+    Raises:
+        ValueError: A module holds what cannot be copied, such as a lock.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> net.last = net(torch.ones(1, 2))
+        >>> copy_network(net).last.requires_grad
+        False
+    """
+    memo = {id(t): t.detach().clone() for module in model.modules() for t in _computed(vars(module), deepest=4)}
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({error}): take out of it what cannot be copied."
+        ) from error
+
+
+def _computed(value: object, deepest: int) -> Iterator[Tensor]:
+    """Yield tensors with a history of gradients: torch does not copy these."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif deepest and isinstance(value, dict | list | tuple | set | deque):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _computed(item, deepest - 1)
 
 
 def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,6 +1,5 @@
 """Copies of networks for other runtimes: what they compute does not hang on how a runtime rounds."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -14,7 +13,7 @@ from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
 from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, copy_network
 
 # Most products of a sum in a matrix product that stands for a convolution: onnxruntime adds so many in order.
 _PRODUCTS = 128
@@ -190,7 +189,7 @@ def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
         check_binary(model)
         for name, layer in binary_layers(model).items():
             _refuse_centers(name, layer)
-    network = copy.deepcopy(model).eval()
+    network = copy_network(model).eval()
     layers = binary_layers(network).values()
     made: dict[int, nn.Module] = {id(layer): _ExactLayer(layer) for layer in layers}
     if made and precise:

@@ -1,6 +1,5 @@
 """From a trained network to one of packed layers."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from bnn_lightning.layers.binary import BinaryLayer
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, copy_network
 from bnn_lightning.utils.image_size import sides
 
 # Layers that have a packed form.
@@ -56,7 +55,7 @@ def pack_layers(model: nn.Module) -> PackedLayers:
     """
     check_binary(model)
     refuse_nan(model)
-    network = copy.deepcopy(model).eval()
+    network = copy_network(model).eval()
     packed: list[str] = []
     left: dict[str, str] = {}
     made: dict[int, nn.Module] = {}

@@ -326,7 +326,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
 
     Raises:
         ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
-            layers or other weights than float32, a tensor holds NaN, or there is no example.
+            layers or other weights than float32, a tensor holds NaN, it cannot be copied, or there is no example.
         TypeError: The example is no tensor.
 
     Example:
