@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import bnn_lightning
+from bnn_lightning import zoo
 from bnn_lightning.cli.train import compose_training
 from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.models import create_backbone
@@ -128,6 +129,11 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = bnn_lightning.evaluate(run, data=data_section({"name": "digits", "image_size": 8}))
     assert other.top1 == score.top1
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_name_of_the_zoo_is_its_packed_file() -> None:
+    score, receipt = bnn_lightning.evaluate("zoo:digits_mlp"), zoo.receipt("zoo:digits_mlp")
+    assert 100 * score.top1 == pytest.approx(receipt.accuracy)
 
 
 def test_lightning_logs_nothing_of_a_workflow(run: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bnn_lightning.deploy.runtime.packed_network import pack
 from bnn_lightning.deploy.runtime.save import save
 from bnn_lightning.layers.module_utils import annealed, binary_layers
 from bnn_lightning.workflows.building import build, build_network
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.opened import Described, open_checkpoint
 from bnn_lightning.workflows.packed_file import packed_path, read_packed
@@ -90,7 +91,7 @@ def make_subject(network: nn.Module, model: Plain, folder: Path, *, trust: list[
     Raises:
         UserError: It cannot be packed or written.
     """
-    name = str(model.get("name") or model["_target_"])
+    name = label_of(model)
     finish(network)
     file = folder / f"{name}.bnn"
     with as_user_error(f"`{name}` cannot be packed: ", (ValueError,)):

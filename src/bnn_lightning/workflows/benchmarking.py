@@ -21,11 +21,10 @@ from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
-from bnn_lightning.workflows.opened import describe
+from bnn_lightning.workflows.opened import describe, network_key
 from bnn_lightning.workflows.out_file import check_out
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import BenchmarkSettings, make_settings, takes
-from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
 
@@ -60,7 +59,7 @@ def benchmark(
             compiled kernel.
     """
     if isinstance(network, str | Path):
-        options["packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"] = network
+        options[network_key(network)] = network
     settings = make_settings(BenchmarkSettings, "benchmark", **options)
     _check(settings)
     seed_everything(settings.seed, workers=False, verbose=False)

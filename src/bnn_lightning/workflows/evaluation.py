@@ -21,6 +21,7 @@ from bnn_lightning.workflows.opened import (
     Described,
     OpenedNetwork,
     describe,
+    network_key,
     only_scored,
     open_checkpoint,
     refuse_model,
@@ -98,8 +99,8 @@ def evaluate(
     """Score every test image with a checkpoint, or a packed file.
 
     Args:
-        network: A checkpoint, a run's folder, a name of the zoo such as "zoo:mnist_mlp", or a packed file (.bnn). The
-            keys `ckpt` and `packed` say which it is.
+        network: A checkpoint, a run's folder, a packed file (.bnn), or a name of the zoo such as "zoo:mnist_mlp", which
+            is its packed file. The keys `ckpt` and `packed` say which it is.
         model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
         data: Set to score it on: a name such as "mnist", a section of a configuration, or keys that take the place of
             those of the training. None: the set that it was trained on.
@@ -111,7 +112,7 @@ def evaluate(
         UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
     """
     if network is not None:
-        options["packed" if Path(network).suffix == ".bnn" else "ckpt"] = network
+        options[network_key(network)] = network
     settings = make_settings(EvaluateSettings, "evaluate", **options)
     node = SCORING_TRAINER | (trainer or {})
     if settings.packed is not None:

@@ -25,9 +25,11 @@ from bnn_lightning.workflows.checkpoint import (
     network_file,
     read_checkpoint,
 )
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.sections import data_section, model_section
+from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
 
@@ -113,6 +115,11 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     return Described(model_section(model or {}, data), data, data_dir)
 
 
+def network_key(network: str | Path) -> str:
+    """Return the key that a network is given by: `packed` for a packed file or a name of the zoo, otherwise `ckpt`."""
+    return "packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"
+
+
 def open_checkpoint(ckpt: str | Path, described: Described, *, trust: Sequence[str] = ()) -> OpenedNetwork:
     """Read a checkpoint of ours, which says itself what it is, or a published one.
 
@@ -134,8 +141,8 @@ def open_checkpoint(ckpt: str | Path, described: Described, *, trust: Sequence[s
     data = described.data_beside(embedded["data"])
     with explained(path):
         check(data, at="data", trust=trust)
-    name = embedded["model"].get("name", embedded["model"].get("_target_"))
-    say(f"{path}: {name}, trained on {embedded['data'].get('name')}; scored on {data.get('name')}")
+    name, trained = label_of(embedded["model"]), embedded["data"].get("name")
+    say(f"{path}: {name}, trained on {trained}; scored on {data.get('name')}")
     return OpenedNetwork(path, task, embedded, data, embedded_classes(checkpoint))
 
 

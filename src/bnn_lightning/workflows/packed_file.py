@@ -8,6 +8,7 @@ import bnn_lightning
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, load
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError, explain
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.zoo.files import is_name, packed_file
@@ -60,7 +61,7 @@ def packed_info(embedded: Plain, datamodule: Any) -> PackedInfo:
     }
     names = tuple(datamodule.class_names)
     return PackedInfo(
-        name=str(model.get("name", model.get("_target_"))),
+        name=label_of(model),
         in_channels=datamodule.in_channels,
         image_size=datamodule.image_size,
         class_names=names if len(names) == datamodule.num_classes else (),

@@ -16,12 +16,11 @@ from bnn_lightning.deploy.runtime.network import LoadedNetwork
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.exporting import pack_opened
 from bnn_lightning.workflows.messages import say, warn
-from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.opened import Described, describe, network_key, open_checkpoint
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_file import read_packed
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import PredictSettings, make_settings, takes
-from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
 
@@ -103,7 +102,7 @@ def predict(
             others are classified, a file that is no picture.
     """
     if network is not None:
-        options["packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"] = network
+        options[network_key(network)] = network
     if images is not None:
         options["images"] = images
     settings = make_settings(PredictSettings, "predict", **options)

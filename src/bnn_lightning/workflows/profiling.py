@@ -17,6 +17,7 @@ from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.workflows.checks_network import calling
+from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
 from bnn_lightning.workflows.process_state import contained
@@ -118,7 +119,7 @@ def profile(
             "`bnn profile model=resnet20 data=cifar10`; or a checkpoint of ours: ckpt=..."
         )
     counted = profile_config(described.model, described.data, trust=settings.trust)
-    return Profiled(_label(described.model), _label(described.data), counted, data_assumed=data_assumed)
+    return Profiled(label_of(described.model), label_of(described.data), counted, data_assumed=data_assumed)
 
 
 def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
@@ -132,7 +133,7 @@ def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
         opened = open_checkpoint(ckpt, described, trust=settings.trust)
         known, network = opened.config, opened.task.backbone
     counted = profile_quickly(partial(copy.deepcopy, network), _input_size(known["data"]))
-    labels = _label(known["model"]), _label(known["data"])
+    labels = label_of(known["model"]), label_of(known["data"])
     return Profiled(*labels, counted, ckpt=ckpt, binary_now=is_binary(network))
 
 
@@ -164,7 +165,7 @@ def profile_config(model: Plain, data: Plain, *, trust: Sequence[str] = ()) -> P
         UserError: See `build`, and `calling`.
     """
     size = _input_size(data)
-    with calling(_label(model), (1, *size)):
+    with calling(label_of(model), (1, *size)):
         return profile_quickly(lambda: build_on_meta(model, at="model", trust=trust), size)
 
 
@@ -184,10 +185,6 @@ def profiles_of(networks: Sequence[str], data: Plain) -> dict[str, dict[str, flo
         '0.996'
     """
     return {name: profile_config(describe(name, data, "data").model, data).totals() for name in networks}
-
-
-def _label(section: Plain) -> str:
-    return str(section.get("name", section.get("_target_")))
 
 
 def _input_size(data: Plain) -> tuple[int, ...]:

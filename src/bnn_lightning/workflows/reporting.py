@@ -25,12 +25,13 @@ from bnn_lightning.workflows.checkpoint import network_file
 from bnn_lightning.workflows.checks import check_devices, relaxed
 from bnn_lightning.workflows.ending import duration
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.opened import Described, describe, known_classes, open_checkpoint
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_facts import find_packed, latency_table, packed_table
 from bnn_lightning.workflows.predictions import Predictions, predict
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.profiling import profile_quickly
+from bnn_lightning.workflows.run_folder import overrides_of
 from bnn_lightning.workflows.settings import ReportSettings, make_settings, takes
 from bnn_lightning.workflows.trainer import SCORING_TRAINER
 
@@ -137,7 +138,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
         bank=_bank(opened.task, names),
         packed=None if packed is None else packed_table(packed, file, latency=settings.latency),
         latency=latency_table(run),
-        overrides=_overrides(run),
+        overrides=overrides_of(run) or [],
         config=yaml.safe_dump(embedded, sort_keys=False, allow_unicode=True),
     )
 
@@ -197,8 +198,8 @@ def _curves(run: Path) -> Curves:
 
 
 def _class_names(datamodule: Any) -> list[str]:
-    names = [str(name) for name in getattr(datamodule, "class_names", ())]
-    return names if len(names) == datamodule.num_classes else [str(i) for i in range(datamodule.num_classes)]
+    names = known_classes(datamodule)
+    return list(names) if len(names) == datamodule.num_classes else list(map(str, range(datamodule.num_classes)))
 
 
 def _layers(profile: Profile) -> Table:
@@ -234,9 +235,3 @@ def _bank(task: ClassificationTask, names: list[str]) -> Matrix | None:
         return None
     shares = torch.where(valid[:, None], logits.float().softmax(1), 0.0)
     return Matrix(shares.cpu().double().numpy(), names)
-
-
-def _overrides(run: Path) -> list[str]:
-    file = run / ".hydra" / "overrides.yaml"
-    words = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
-    return [str(word) for word in words]

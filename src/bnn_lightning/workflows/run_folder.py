@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from bnn_lightning.utils.files import replacing
@@ -96,6 +97,12 @@ def held(folder: Path, *, keep: bool) -> Iterator[list[bool]]:
         if new is not None and not done and not keep and not holds_run(folder):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(folder.parent, new)
+
+
+def overrides_of(run: Path) -> list[str] | None:
+    """Return the words of the command line that a run was started with; None for a run without a record of them."""
+    file = run / ".hydra" / "overrides.yaml"
+    return [str(word) for word in yaml.safe_load(file.read_text(encoding="utf-8")) or []] if file.is_file() else None
 
 
 def holds_run(folder: Path) -> bool:

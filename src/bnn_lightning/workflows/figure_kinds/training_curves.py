@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bnn_lightning.figures.training_curves import plot_training_curves, training_table
 from bnn_lightning.utils.curves import Curves, read_curves
 from bnn_lightning.workflows.errors import UserError
 from bnn_lightning.workflows.figure_kinds.base import Drawing, FigureSettings, Place, run_name, several, typeable
 from bnn_lightning.workflows.opened import Described
+from bnn_lightning.workflows.run_folder import overrides_of
 
 # Keys that may differ between the runs of one group: their seed, and the places of their files.
 _OF_ONE_RUN = re.compile(r"[+~]*(seed=|hydra[./]|paths\.|logger|name=|ckpt_path=)")
@@ -79,10 +78,9 @@ def group_labels(runs: Sequence[Path]) -> list[str]:
 
 
 def _overrides(run: Path) -> tuple[str, ...]:
-    file = run / ".hydra" / "overrides.yaml"
-    if not file.is_file():
+    words = overrides_of(run)
+    if words is None:
         return (_NUMBER.sub("", run.stem if run.is_file() else run_name(run)),)
-    words = [str(word) for word in yaml.safe_load(file.read_text(encoding="utf-8")) or []]
     return tuple(sorted(word for word in words if not _OF_ONE_RUN.match(word)))
 
 
