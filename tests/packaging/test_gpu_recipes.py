@@ -1,8 +1,10 @@
 """`tools/gpu_recipes.sh` trains recipes in pieces; here on the CPU, with the embedded data."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,30 @@ def test_recipes_go_on_from_their_checkpoints(root: Path, tmp_path: Path) -> Non
         assert f"{recipe}: hydra.run.dir={folder}" in first
         assert f"{recipe}: ckpt_path={folder}" in second
         assert (folder / "checkpoints" / "final.ckpt").is_file()
+
+
+def test_ctrl_c_reaches_the_run_once(root: Path, tmp_path: Path) -> None:
+    """A second one would stop it without a checkpoint."""
+    stub, ready, received = (tmp_path / name for name in ("stub.py", "ready", "received"))
+    stub.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, signal, time\n"
+        f"ready, received = pathlib.Path({str(ready)!r}), pathlib.Path({str(received)!r})\n"
+        "count = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: count.append(1))\n"
+        "ready.touch()\n"
+        "while not count:\n    time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        "received.write_text(str(len(count)))\n"
+        "raise SystemExit(130)\n"
+    )
+    stub.chmod(0o755)
+    environment = os.environ | {"RUNS": str(tmp_path / "runs"), "RECIPES": "resnet20/cifar10 a b", "BNN": str(stub)}
+    command = ["bash", str(root / "tools/gpu_recipes.sh"), "1"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as running:
+        while not ready.exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait(30) == 130
+    assert received.read_text() == "1"
