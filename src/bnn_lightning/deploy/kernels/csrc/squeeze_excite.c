@@ -108,59 +108,59 @@ INLINE F combine_block(const struct bnn_combine *c, const struct few *f, int64_t
   const int64_t own = first - (other ? c->x_channels : 0);  // the block among the channels of its map
   F t[FEW], r[FEW];
   const int64_t ahead = c->half ? FEW / 2 : FEW;
-  UNROLL for (int64_t i = 0; i < n && whole; i++) __builtin_prefetch(x + own + (f->pixels[i] + ahead) * c->x_channels);
-  UNROLL for (int64_t i = 0; i < n; i++) t[i] = load_some(x + own + f->pixels[i] * c->x_channels, left);
+  for (int64_t i = 0; i < n && whole; i++) __builtin_prefetch(x + own + (f->pixels[i] + ahead) * c->x_channels);
+  for (int64_t i = 0; i < n; i++) t[i] = load_some(x + own + f->pixels[i] * c->x_channels, left);
   if (gate) {
     const F gates = load_some(gate + image * c->x_channels + own, left);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] *= gates;
+    for (int64_t i = 0; i < n; i++) t[i] *= gates;
   }
   if (c->residual) {
     int64_t at = first;
     while (at >= c->residual_channels) at -= c->residual_channels;
-    UNROLL for (int64_t i = 0; i < n && whole; i++)
+    for (int64_t i = 0; i < n && whole; i++)
       __builtin_prefetch(c->residual + at + (f->pixels[i] + ahead) * c->residual_channels);
-    UNROLL for (int64_t i = 0; i < n; i++) r[i] = load_some(c->residual + at + f->pixels[i] * c->residual_channels, left);
+    for (int64_t i = 0; i < n; i++) r[i] = load_some(c->residual + at + f->pixels[i] * c->residual_channels, left);
     if (c->residual_slope) {
       const F slope = LOAD(F, c->residual_slope + first);
-      UNROLL for (int64_t i = 0; i < n; i++) r[i] = r[i] > 0 ? r[i] : r[i] * slope;
+      for (int64_t i = 0; i < n; i++) r[i] = r[i] > 0 ? r[i] : r[i] * slope;
     }
-    if (c->multiply) UNROLL for (int64_t i = 0; i < n; i++) t[i] *= r[i];
+    if (c->multiply) for (int64_t i = 0; i < n; i++) t[i] *= r[i];
   }
   if (c->scale) {
     const F scale = LOAD(F, c->scale + first), bias = LOAD(F, c->bias + first);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] = fused(t[i], scale, bias);
+    for (int64_t i = 0; i < n; i++) t[i] = fused(t[i], scale, bias);
   }
   if (c->inner) {
     const F slope = LOAD(F, c->inner + first);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+    for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
   }
-  if (c->residual) UNROLL for (int64_t i = 0; i < n; i++) t[i] += r[i];
+  if (c->residual) for (int64_t i = 0; i < n; i++) t[i] += r[i];
   if (a->slope) {
     const F slope = LOAD(F, a->slope + first);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+    for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
   }
   if (a->shift) {
     const F shift = LOAD(F, a->shift + first);
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] += shift;
+    for (int64_t i = 0; i < n; i++) t[i] += shift;
   }
   if (a->low > -__builtin_inff() || a->high < __builtin_inff()) {
     const F low = a->low, high = a->high;
-    UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] < low ? low : t[i], t[i] = t[i] > high ? high : t[i];
+    for (int64_t i = 0; i < n; i++) t[i] = t[i] < low ? low : t[i], t[i] = t[i] > high ? high : t[i];
   }
   if (a->bits) {
     const F threshold = LOAD(F, a->threshold + first);
-    UNROLL for (int64_t i = 0; i < n; i++) f->bits[i][first / BLOCK] = mask_of(__builtin_convertvector(t[i] >= threshold, M));
+    for (int64_t i = 0; i < n; i++) f->bits[i][first / BLOCK] = mask_of(__builtin_convertvector(t[i] >= threshold, M));
   }
-  if (a->out) UNROLL for (int64_t i = 0; i < n; i++) store_some(a->out + first + f->pixels[i] * a->out_channels, t[i], left);
+  if (a->out) for (int64_t i = 0; i < n; i++) store_some(a->out + first + f->pixels[i] * a->out_channels, t[i], left);
   F sum = t[0];
-  UNROLL for (int64_t i = 1; i < n; i++) sum += t[i];
+  for (int64_t i = 1; i < n; i++) sum += t[i];
   if (half) {
     F all = sum;
     if (c->half_slope) {
       const F slope = LOAD(F, c->half_slope + first);
-      UNROLL for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
+      for (int64_t i = 0; i < n; i++) t[i] = t[i] > 0 ? t[i] : t[i] * slope;
       all = t[0];
-      UNROLL for (int64_t i = 1; i < n; i++) all += t[i];
+      for (int64_t i = 1; i < n; i++) all += t[i];
     }
     store_some(half + first, all / (float)n, left);
   }
