@@ -12,8 +12,8 @@ import pytest
 
 from bnn_lightning.cli import main
 from bnn_lightning.cli.config_paths import config_dir, list_options
-from bnn_lightning.cli.help import keys_of
 from bnn_lightning.workflows import settings
+from bnn_lightning.workflows.config_options import keys_of
 from bnn_lightning.workflows.figure_kinds import KINDS
 
 Bnn = Callable[..., Any]
@@ -68,14 +68,14 @@ def test_scripts_for_the_shell(request_: str, part: str, bnn: Bnn) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_key_of_a_verb_has_a_line(verb: str) -> None:
-    described = {key: comment for key, _, comment in keys_of(verb)}
+    described = {key: comment for key, _, comment in keys_of(config_dir(), verb)}
     assert {field.name for field in fields(VERBS[verb])} <= set(described)
     assert [key for key, comment in described.items() if not comment] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_of_a_picture_has_a_line(kind: str) -> None:
-    described = {key: comment for key, _, comment in keys_of(f"visualize/{kind}")}
+    described = {key: comment for key, _, comment in keys_of(config_dir(), f"visualize/{kind}")}
     assert "out" in described
     assert [key for key, comment in described.items() if not comment] == []
 
@@ -84,8 +84,9 @@ def test_help_shows_the_keys_before_anything_else(bnn: Bnn) -> None:
     done = bnn("export", "--help")
     assert done.code == 0
     lines = [line for line in done.out.splitlines() if line.strip()]
-    shown = [re.match(r"^    ([\w.]+)=\S+ +\S", line) for line in lines[1 : 1 + len(list(keys_of("export")))]]
-    assert [match and match[1] for match in shown] == [key for key, _, _ in keys_of("export")]
+    keys = [key for key, _, _ in keys_of(config_dir(), "export")]
+    shown = [re.match(r"^    ([\w.]+)=\S+ +\S", line) for line in lines[1 : 1 + len(keys)]]
+    assert [match and match[1] for match in shown] == keys
     assert not any(path.stem in lines[0] for path in (config_dir() / "model").glob("*.yaml"))
 
 

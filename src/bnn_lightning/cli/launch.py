@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from bnn_lightning.cli import sweep
 from bnn_lightning.cli.config_paths import config_dir, config_path, list_options
 from bnn_lightning.cli.errors import SHOW_TRACE, explain, fail, friendly
-from bnn_lightning.cli.help import describe_keys
 from bnn_lightning.cli.own_folder import running
 from bnn_lightning.cli.run_folder import kept_apart, late_check
+from bnn_lightning.workflows.config_options import describe_keys
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.old_names import new_key
 from bnn_lightning.workflows.run_folder import run_id
@@ -80,7 +80,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
         with friendly():
             _refuse(arguments)
             if get_args_parser().parse_known_args(arguments)[0].help:
-                print(describe_keys(config_name), end="")
+                print(describe_keys(config_dir(), config_name), end="")
             os.environ.setdefault(RUN_ID, run_id())
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]

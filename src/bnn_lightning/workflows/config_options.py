@@ -1,7 +1,7 @@
 """Options of configuration trees, which are YAML files in folders: list, find and copy them."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
 # The section of the network in a file of a recipe, as it is written there.
 _NETWORK = re.compile(r"^model:.*\n(?:[ \t].*\n|\n)*", re.MULTILINE)
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*?)(?:\s+#\s*(?P<comment>.*))?$")
 
 
 def option_files(folder: Path) -> list[Path]:
@@ -159,3 +160,32 @@ def _description(path: Path) -> str:
         if line.startswith("#") and not line.startswith("# @package"):
             return line.lstrip("# ").strip()
     return ""
+
+
+def describe_keys(root: Path, config_name: str) -> str:
+    """Return a line for each key of a primary configuration: name, default and description.
+
+    Args:
+        root: Folder of our tree.
+        config_name: Name of the file, such as `evaluate` or `visualize/landscape`.
+    """
+    rows = [(f"{key}={value}", comment) for key, value, comment in keys_of(root, config_name)]
+    width = min(max((len(key) for key, _ in rows), default=0), 40) + 2
+    lines = "".join(f"    {key:<{width}}{comment}".rstrip() + "\n" for key, comment in rows)
+    return f"== Keys of `bnn {config_name.replace('/', ' ')}` ==\n\n{lines}\n"
+
+
+def keys_of(root: Path, config_name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield key, default and comment of each value in a primary configuration, and in the sections that it writes."""
+    section = ""
+    for line in (root / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines():
+        found = _KEY.match(line)
+        if found is None:
+            continue
+        key, value = found["key"], found["value"].strip()
+        if not found["indent"]:
+            section = key
+        if section in ("defaults", "hydra") or key.startswith("_") or (not found["indent"] and value in ("", "{}")):
+            continue
+        name = f"{section}.{key}" if found["indent"] else key
+        yield name, value, found["comment"] or ""
