@@ -175,7 +175,7 @@ def read_container(source: str | Path | bytes, *, whole: bool = False) -> Contai
         OSError: It cannot be opened.
     """
     data = memoryview(source) if isinstance(source, bytes) else _map(Path(source))
-    name = "These bytes" if isinstance(source, bytes) else f"`{source}`"
+    name = "The file" if isinstance(source, bytes) else f"`{source}`"
     try:
         prefix = Prefix.from_bytes(data)
     except ValueError as error:
