@@ -9,7 +9,7 @@
 set -euo pipefail
 set -m  # a run is a process group of its own, which Ctrl-C reaches through this script alone
 
-[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,8p' "$0" >&2; exit 2; }
 minutes=$1
 shift
 recipes=${RECIPES:-mnist_mlp_skd resnet20/cifar10 vgg_small/cifar10 resnet18/cifar10 bnext18/cifar10}
