@@ -64,3 +64,15 @@ def test_a_place_is_looked_at_before_the_work(path: Path) -> None:
         with pytest.raises(UserError, match="`out`"):
             check_out(place)
     assert os.listdir(path.parent) == ["out.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Needs POSIX.")
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(path: Path) -> None:
+    """As root it could: of /dev/null, for the whole machine."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="pipe"):
+        check_writable(path)
+    with pytest.raises(OSError, match="pipe"), replacing(path):
+        pass
+    assert path.is_fifo()

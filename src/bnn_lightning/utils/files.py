@@ -30,6 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ['page.html']
     """
     path = Path(path)
+    _check_replaceable(path)
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
@@ -45,11 +46,10 @@ def check_writable(path: str | Path) -> None:
     """See that a file can be written, before the work that it is for; what is there stays.
 
     Raises:
-        OSError: There is no such folder, it is read-only, its disk is full, or `path` is a folder.
+        OSError: There is no such folder, it is read-only, its disk is full, or `path` is a folder or a device.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _check_replaceable(path)
     probe = path.with_name(f".{path.stem}.probe{path.suffix}")
     try:
         with probe.open("wb") as file:  # a write, as a full disk still makes empty files
@@ -59,6 +59,13 @@ def check_writable(path: str | Path) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():  # as root, a file would take the place of /dev/null
+        raise OSError(errno.EINVAL, "It is a device or a pipe, and no file may take its place", str(path))
 
 
 def space(folder: Path) -> str:

@@ -33,7 +33,7 @@ def check_out(path: Path, key: str = "out") -> None:
         key: Key of the configuration, for messages.
 
     Raises:
-        UserError: There is no such folder, it is read-only, its disk is full, or `path` is a folder.
+        UserError: There is no such folder, it is read-only, its disk is full, or `path` is a folder or a device.
     """
     if not path.parent.is_dir():
         raise UserError(f"`{key}`: there is no folder {path.parent}.")

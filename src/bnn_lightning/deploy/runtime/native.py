@@ -286,8 +286,7 @@ class Network:
         pixels = np.ascontiguousarray(pixels)
         image, error = np.empty(self.facts.shape, np.uint8), _Error()
         picture = _Picture(pixels.shape[1], pixels.shape[0], channels, pixels.ctypes.data)
-        network = self._opened()
-        if library().bnn_prepare(network.value, ctypes.byref(picture), image.ctypes.data, ctypes.byref(error)):
+        if library().bnn_prepare(self._opened().value, ctypes.byref(picture), image.ctypes.data, ctypes.byref(error)):
             _fail(error)
         return image
 
@@ -310,10 +309,8 @@ class Sections:
     def __init__(self, plan: bytes, constants: Array, kernels: int) -> None:
         self.handle, error = ctypes.c_void_p(), _Error()
         self._held = plan, constants  # as long as the sections are open
-        place = (constants.ctypes.data, constants.nbytes)
-        if library().bnn_open_sections(
-            plan, len(plan), *place, kernels, ctypes.byref(self.handle), ctypes.byref(error)
-        ):
+        place, handle = (constants.ctypes.data, constants.nbytes), ctypes.byref(self.handle)
+        if library().bnn_open_sections(plan, len(plan), *place, kernels, handle, ctypes.byref(error)):
             _fail(error)
         _close_with(self, library().bnn_close, self.handle)
 
