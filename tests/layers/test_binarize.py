@@ -1,6 +1,7 @@
 """`binarize`: which layer becomes what, and that nothing else changes."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -260,12 +261,21 @@ def test_layers_that_are_called_by_name_are_tried_and_counted():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_network_that_cannot_be_copied_is_refused_with_an_example_alone():
+def test_a_network_whose_weight_is_a_result_is_tried_with_an_example():
     net = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 2))
     net(torch.rand(1, 4))  # its weight is a result now
+    weight = net[1].weight
+    report = binarize(net, rules={"1": False}, example=torch.rand(1, 4))
+    assert (report.binary, report.constant) == (("2",), ())
+    assert net[1].weight is weight
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_an_example_alone():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    net.lock = threading.Lock()
     with pytest.raises(ValueError, match="cannot be copied"):
-        binarize(net, rules={"1": False}, example=torch.rand(1, 4))
-    assert binarize(net, rules={"1": False}).binary == ("2",)
+        binarize(net, example=torch.rand(1, 4))
+    assert binarize(net).binary == ("1",)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
 import bnn_lightning
 from bnn_lightning import zoo
@@ -182,6 +184,22 @@ def test_profile(run: Path) -> None:
     assert bnn_lightning.profile(run).profile.input_size == (1, 8, 8)
     plain = bnn_lightning.profile(nn.Conv2d(3, 4, 1), image_size=2)
     assert plain.profile.totals()["ops"] == 48
+
+
+class KeepsItsMap(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.map = super().forward(x)
+        return self.map
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of weight_norm
+def test_a_profile_of_a_network_takes_what_a_call_in_training_left() -> None:
+    pruned = prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", 0.5)
+    network = KeepsItsMap(pruned, weight_norm(nn.Conv2d(4, 4, 1)), nn.Flatten(), nn.Linear(16, 2))
+    network(torch.zeros(1, 3, 2, 2)).sum().backward()
+    kept = network.map
+    assert bnn_lightning.profile(network, image_size=2).profile.totals()["ops"] == 48 + 64 + 32
+    assert network.map is kept
 
 
 def test_benchmark(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from bnn_lightning.layers.binary import BinaryLayer, check_pad_value
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
+from bnn_lightning.layers.module_utils import copy_network
 from bnn_lightning.layers.try_binary import try_binary
 
 Activation = Literal["PReLU", "Hardtanh"]
@@ -125,24 +126,12 @@ def binarize(
     exchanged = [] if activation is None else _plan_activations(model, names, keep, rules, activation, new)
     constant: tuple[str, ...] = ()
     if example is not None:
-        trial = _copy(model)
+        trial = copy_network(model)
         _replace(trial, {name: new[id(module)] for name, module in _every(model) if id(module) in new}, copies=True)
         constant = try_binary(trial, example)
     if not dry_run:
         _replace(model, {name: new[id(module)] for name, module in _every(model) if id(module) in new})
     return BinarizeReport(tuple(changes), tuple(exchanged), constant, dry_run)
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:  # torch's older weight and spectral norms, locks, open files
-        reason = str(error).strip().split(". ")[0] or type(error).__name__
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied, and so not be tried with the `example` ({reason}): leave "
-            "`example` out, or exchange what cannot be copied (for torch.nn.utils.weight_norm take that of "
-            "torch.nn.utils.parametrizations)."
-        ) from error
 
 
 def _every(model: nn.Module) -> list[tuple[str, nn.Module]]:

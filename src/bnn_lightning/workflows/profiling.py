@@ -1,6 +1,5 @@
 """Profile of a network: parameters, operations, bytes and energy, from a name, a configuration or a checkpoint."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnn_lightning.layers.module_utils import is_binary
+from bnn_lightning.layers.module_utils import copy_network, is_binary
 from bnn_lightning.metrics.profile import Profile, profile_csv, profile_json, profile_network, profile_text
 from bnn_lightning.models.registry import list_backbones
 from bnn_lightning.utils.image_size import sides
@@ -102,7 +101,7 @@ def profile(
     """
     assumed = {"name": "images", "num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     if isinstance(network, nn.Module):
-        counted = profile_quickly(partial(copy.deepcopy, network), _input_size(assumed))
+        counted = profile_quickly(partial(copy_network, network), _input_size(assumed))
         return Profiled(type(network).__name__, "images", counted, binary_now=is_binary(network))
     named = isinstance(network, str) and network in list_backbones()
     if network is not None and not named:
@@ -132,7 +131,7 @@ def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:
     else:
         opened = open_checkpoint(ckpt, described, trust=settings.trust)
         known, network = opened.config, opened.task.backbone
-    counted = profile_quickly(partial(copy.deepcopy, network), _input_size(known["data"]))
+    counted = profile_quickly(partial(copy_network, network), _input_size(known["data"]))
     labels = label_of(known["model"]), label_of(known["data"])
     return Profiled(*labels, counted, ckpt=ckpt, binary_now=is_binary(network))
 

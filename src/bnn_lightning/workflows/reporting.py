@@ -1,6 +1,5 @@
 """HTML page of a run: scores, curves, mistakes, counts and configuration."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import yaml
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, copy_network
 from bnn_lightning.metrics.ops import count_columns
 from bnn_lightning.metrics.profile import Profile, profile_rows
 from bnn_lightning.report_page.content import Matrix, RunContent, Table
@@ -121,7 +120,7 @@ def gather(run: Path, described: Described, settings: ReportSettings, trainer: P
     seen = predict(network, datamodule, trainer, names=names, images=settings.images, examples=settings.examples)
     curves = _curves(run)
     size = (datamodule.in_channels, *sides(datamodule.image_size))
-    profile = profile_quickly(lambda: copy.deepcopy(network), size)
+    profile = profile_quickly(lambda: copy_network(network), size)
     packed = find_packed(run)
     return RunContent(
         title=_title(run, embedded),

@@ -1,6 +1,5 @@
 """Comparison of a packed network with the network that it was made from: layer by layer, and at the end."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from bnn_lightning.layers.binary import BinaryLayer, input_of
 from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
-from bnn_lightning.layers.module_utils import binary_layers
+from bnn_lightning.layers.module_utils import binary_layers, copy_network
 
 _FAR = 1e-4  # of two logits
 
@@ -206,8 +205,8 @@ class Comparison:
     def _alone(self, image: Tensor) -> list[Tensor]:
         # On the CPU: no GPU of Apple has float64. In channels_last torch adds in the same order as for many images.
         if not self._referees:
-            plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-            self._referees = [plain, copy.deepcopy(plain).double()]
+            plain = copy_network(self.model).cpu().to(memory_format=torch.contiguous_format)
+            self._referees = [plain, copy_network(plain).double()]
         logits = [self._referees[0](image)[0]]
         with suppress(RuntimeError):  # a network that casts to float32 on its way
             logits.append(self._referees[1](image.double())[0])

@@ -1,6 +1,5 @@
 """Accuracy of networks against their cost: published ones and own runs."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from bnn_lightning.figures.comparison import (
     counted,
     published,
 )
+from bnn_lightning.layers.module_utils import copy_network
 from bnn_lightning.utils.curves import read_last
 from bnn_lightning.utils.image_size import sides
 from bnn_lightning.workflows.errors import UserError
@@ -89,7 +89,7 @@ def own_entry(run: str, name: str, *, data: str, trust: Sequence[str] = ()) -> C
     if accuracy is None:
         raise UserError(f"{run} has not logged `test/acc`: it was not scored on the test set.")
     size = (section["in_channels"], *sides(section["image_size"]))
-    totals = profile_quickly(lambda: copy.deepcopy(opened.network), size).totals()
+    totals = profile_quickly(lambda: copy_network(opened.network), size).totals()
     costs = {"ops": float(totals["ops"]), "size": totals["size_bytes"] / 1e6, "ace": float(totals["ace"])}
     return ComparedNetwork(name, 100 * accuracy, kind="ours", data=data, source=run, **costs)  # type: ignore[arg-type]
 
