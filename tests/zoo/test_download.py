@@ -4,8 +4,8 @@ import hashlib
 import json
 import random
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     resumes = True
     ends_after: int | None = None
+    pause: Callable[[], object] | None = None  # in mid-answer
     asked: list[str | None]
 
 
@@ -48,7 +49,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         end = len(content) if self.server.ends_after is None else start + self.server.ends_after
-        self.wfile.write(content[start:end])
+        middle = (start + end) // 2
+        self.wfile.write(content[start:middle])
+        if self.server.pause is not None:
+            self.server.pause()
+        self.wfile.write(content[middle:end])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -171,12 +176,32 @@ def test_two_at_a_time_download_once(server: Server) -> None:
     assert server.asked == [None]
 
 
-def test_a_file_system_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def acquire(*_: object) -> None:
         raise NotImplementedError
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
-    assert zoo.weights_file("net").read_bytes() == CONTENT
+
+
+def test_two_at_a_time_without_locks(server: Server, no_locks: None, tmp_path: Path) -> None:
+    """The first one's file is checked and placed while the second one is in the middle of its own."""
+    left, both, placed = partial(tmp_path, CONTENT[:1000]), threading.Barrier(2, timeout=30), threading.Event()
+    server.pause = lambda: both.wait() == 0 or placed.wait(30)
+    with ThreadPoolExecutor(2) as pool:
+        downloads = [pool.submit(zoo.weights_file, "net") for _ in range(2)]
+        wait(downloads, return_when=FIRST_COMPLETED)
+        placed.set()
+    assert {download.result().read_bytes() == CONTENT for download in downloads} == {True}
+    assert server.asked == [None, None]  # what another process may be writing is not gone on with
+    assert cache(tmp_path) == [left.with_suffix(""), left]
+
+
+def test_nothing_is_left_of_a_failure_without_locks(server: Server, no_locks: None, tmp_path: Path) -> None:
+    server.ends_after = 1000
+    with pytest.raises(zoo.ZooError, match=f"{1000:,} of {LARGE:,} bytes"):
+        zoo.weights_file("net")
+    assert cache(tmp_path) == []
 
 
 def test_a_user_without_a_home_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

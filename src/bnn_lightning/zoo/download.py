@@ -4,8 +4,9 @@ import hashlib
 import http.client
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -23,7 +24,8 @@ _PARTIAL, _OUT_OF_RANGE = 206, 416  # HTTP status
 def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
     """Download a file, once for all processes that ask for it at the same time.
 
-    What an earlier attempt left is gone on with. The file appears at `path` once its bytes and checksum are right.
+    What an earlier attempt left is gone on with. The file appears at `path` once its bytes and checksum are right. On a
+    file system without locks each process downloads on its own, from the beginning.
 
     Args:
         url: Address.
@@ -39,31 +41,33 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with _partial_file(path) as part:
             if not (path.is_file() and checksum(path) == sha256):  # another process may have placed it meanwhile
-                _fetch(url, path, size, sha256)
+                _fetch(url, part, size, sha256)
+                _place(part, path)
     except HTTPError as error:
         raise ZooError(f"{url}: the server answers {error.code} {error.reason}. Is BNN_ZOO_URL right?") from error
     except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise ZooError(f"{url}: {getattr(error, 'reason', error)}. The same command goes on from there.") from error
+        raise ZooError(f"{url}: {getattr(error, 'reason', error)}. Run the same command again.") from error
     except OSError as error:
         raise ZooError(f"`{error.filename or path}`: {error.strerror or error} (XDG_CACHE_HOME moves it).") from error
     return path
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = FileLock(f"{path}.lock")
-    with suppress(NotImplementedError):  # a file system without locks: the checksum refuses what two wrote at a time
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _partial_file(path: Path) -> Iterator[Path]:
+    """Yield the partial file of a file, which no other process writes meanwhile."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(f"{path}.lock"))
+            part = path.with_name(f"{path.name}.part")
+        except NotImplementedError:  # a file system without locks
+            own = tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+            part = Path(stack.enter_context(own)) / path.name
+        yield part
 
 
-def _fetch(url: str, path: Path, size: int, sha256: str) -> None:
-    part = path.with_name(f"{path.name}.part")
+def _fetch(url: str, part: Path, size: int, sha256: str) -> None:
     resumed = part.is_file() and part.stat().st_size > 0
     _LOGGER.info("%s %s (%s bytes)", "resuming" if resumed else "downloading", url, f"{size:,}")
     _transfer(url, part, size)
@@ -72,15 +76,12 @@ def _fetch(url: str, path: Path, size: int, sha256: str) -> None:
         _transfer(url, part, size)
     there = part.stat().st_size
     if there < size:
-        raise ZooError(
-            f"{url}: the connection ended after {there:,} of {size:,} bytes. The same command goes on there."
-        )
+        raise ZooError(f"{url}: the connection ended after {there:,} of {size:,} bytes. Run the same command again.")
     if (found := checksum(part)) != sha256:
         part.unlink()
         raise ZooError(
             f"{url}: its SHA-256 is {found}, and {sha256} was expected: another version of the file, or a damaged one."
         )
-    _place(part, path)
 
 
 def _transfer(url: str, part: Path, size: int) -> None:
