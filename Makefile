@@ -56,9 +56,9 @@ kills: $(STAMP)  ## Kill trainings 100 times, resume them and compare to the bit
 sanitize: $(STAMP)  ## Drawn programs and files that lie under AddressSanitizer and UBSan (CLANG=clang-22)
 	$(BIN)/python -m tools.sanitize --clang $(CLANG) $(ARGS)
 
-# mypy takes as long as the rest together: two at a time.
+# mypy takes as long as the rest together: two at a time. The make of macOS, 3.81, cannot keep their outputs apart.
 lint: $(STAMP)  ## ruff, mypy, import-linter, prose (summary lines, width of pages, spelling)
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint-types lint-style lint-imports lint-prose
+	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint-types lint-style lint-imports lint-prose
 
 lint-types: $(STAMP)
 	$(BIN)/mypy

@@ -71,6 +71,14 @@ def test_gate_runs_make_test_in_a_new_environment(status: int, root: Path, tmp_p
     assert not (tmp_path / ".ci-venv").exists()
 
 
+def test_lint_needs_no_newer_make_than_that_of_macos(root: Path) -> None:
+    """The flag came with GNU make 4.0, which names it among its features; macOS has 3.81."""
+    command = ["make", "--dry-run", "lint", ".FEATURES=else-if"]
+    printed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert "lint-types" in printed
+    assert "--output-sync" not in printed
+
+
 def test_python_versions_agree(settings: configparser.ConfigParser, root: Path) -> None:
     assert settings["options"]["python_requires"] == ">=3.11,<3.14"
     prefix = "Programming Language :: Python :: 3."
