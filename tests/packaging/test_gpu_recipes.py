@@ -49,9 +49,15 @@ def test_ctrl_c_reaches_the_run_once(root: Path, tmp_path: Path) -> None:
     environment = os.environ | {"RUNS": str(tmp_path / "runs"), "RECIPES": "resnet20/cifar10 a b", "BNN": str(stub)}
     command = ["bash", str(root / "tools/gpu_recipes.sh"), "1"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as running:
-        while not ready.exists():
-            assert running.poll() is None
-            time.sleep(0.01)
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        assert running.wait(30) == 130
+        try:
+            end = time.monotonic() + 30
+            while not ready.exists():
+                assert running.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            assert running.wait(30) == 130
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
     assert received.read_text() == "1"
