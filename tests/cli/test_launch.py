@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 
 from bnn_lightning.cli import launch
 
@@ -103,44 +105,47 @@ def test_the_environment_is_left_as_it_was(bnn: Bnn, monkeypatch: pytest.MonkeyP
     assert dict(os.environ) == before
 
 
-def test_a_configuration_is_composed_once_unless_it_may_say_that_it_is_a_sweep(
-    bnn: Bnn, workplace: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydra._internal.hydra import Hydra
-
-    seen, composed, compose = record(monkeypatch), [], Hydra.compose_config
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[RunMode]:
+    """Modes of the configurations that were composed."""
+    modes, compose = [], ConfigLoaderImpl._load_configuration_impl
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        composed.append(options["run_mode"])
+        modes.append(options["run_mode"])
         return compose(*arguments, **options)
 
-    monkeypatch.setattr(Hydra, "compose_config", counted)
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    return modes
+
+
+def test_a_configuration_is_composed_once(
+    bnn: Bnn, workplace: Any, monkeypatch: pytest.MonkeyPatch, composed: list[RunMode]
+) -> None:
+    seen = record(monkeypatch)
     assert bnn("train", "seed=4", "hydra.run.dir=here").code == 0
-    assert len(composed) == 1
-    (workplace / "mine" / "experiment").mkdir(parents=True)
-    file = workplace / "mine" / "experiment" / "two.yaml"
-    file.write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 5,6\n")
-    assert bnn("train", "-cd", "mine", "experiment=two").code == 0
+    assert composed == [RunMode.RUN]
     assert bnn("train", "sweep=seeds").code == 0
     assert bnn("train", "hydra.mode=MULTIRUN", "seed=7,8").code == 0
-    assert [seed for *_, seed in seen] == [4, 5, 6, 1, 2, 3, 7, 8]
+    assert [seed for *_, seed in seen] == [4, 1, 2, 3, 7, 8]
 
 
 @pytest.mark.parametrize(
-    "line, says",
+    "text",
     [
-        ("  mode: MULTIRUN", True),
-        ("hydra: {mode: RUN}", True),
-        ("  - override /sweep: seeds", True),
-        ("  - sweep: seeds", True),
-        ("  - sweep: null", False),
-        ("  mode: max", False),
-        ("  - override hydra/sweeper: optuna", False),
+        'hydra:\n  mode: "MULTIRUN"\n  sweeper:\n    params:\n      seed: "1,2,3"\n',
+        "hydra: {mode: 2, sweeper: {params: {seed: '1,2,3'}}}\n",
+        "defaults: [/sweep/seeds]\n",
     ],
+    ids=["name", "number", "defaults"],
 )
-def test_lines_that_say_whether_there_is_a_sweep(line: str, says: bool) -> None:
-    assert bool(launch._SAYS_MODE.search(f"a: 1\n{line}  # why\n")) == says
-    assert not launch._tree_says_mode()
+def test_any_file_may_say_that_there_is_a_sweep(
+    text: str, bnn: Bnn, workplace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = record(monkeypatch)
+    (workplace / "mine" / "experiment").mkdir(parents=True)
+    (workplace / "mine" / "experiment" / "three.yaml").write_text(f"# @package _global_\n{text}")
+    assert bnn("train", "-cd", "mine", "experiment=three").code == 0
+    assert [seed for *_, seed in seen] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("flag", ["--cfg", "-c"])

@@ -1,20 +1,20 @@
 """Launch of jobs: Hydra's start, run folders, and distributed workers that run exactly one job."""
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -39,8 +39,6 @@ _WORKER_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", 
 OPTIONAL = ("recipe", "auto_augment@data.auto_augment")
 # Overrides of the sweep itself, which a worker's single job must not see.
 _SWEEP_OVERRIDES = ("hydra.mode", "hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
-# A line of a configuration file that says whether there is a sweep.
-_SAYS_MODE = re.compile(r"\bmode: *(?:hydra.)?(?:MULTIRUN|RUN)\b|^ *- +(?:override +)?/?sweep: +(?!null)", re.MULTILINE)
 # Files that the jobs of this process's sweep write, with the number of the job.
 _written_by: dict[Path, int] = {}
 
@@ -274,27 +272,29 @@ def _options_only() -> Iterator[None]:
 
 @contextmanager
 def _composed_once(arguments: Sequence[str]) -> Iterator[None]:
-    # Before a run Hydra composes its configuration once more, for `hydra.mode`: half of a start's time. It need not
-    # where `-m` alone can say the mode.
-    parsed, _ = get_args_parser().parse_known_args(list(arguments))
-    keys = ("sweep", "hydra.mode", "hydra.searchpath")
-    says_mode = any(argument.lstrip("+~").startswith(keys) for argument in parsed.overrides)
-    if says_mode or _search_flags(parsed) or _tree_says_mode():
-        yield
-        return
-    original = Hydra.get_mode
-    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    # Before a run Hydra composes its configuration once more, for `hydra.mode`: half of a start's time. Here it
+    # composes that of a run, which it takes again where this is one.
+    load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
+    composed: list[tuple[Sequence[str], DictConfig]] = []
+
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        try:
+            config = self.compose_config(config_name, overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):  # which the run shows, or lists of a sweep
+            return get_mode(self, config_name, overrides)
+        composed.append(([*overrides, "hydra.mode=RUN"], config))
+        return config.hydra.mode
+
+    def loaded(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **more: Any) -> Any:
+        if composed and composed[0][0] == overrides:
+            return composed.pop()[1]
+        return load(self, config_name, overrides, *rest, **more)
+
+    ConfigLoaderImpl.load_configuration, Hydra.get_mode = loaded, mode  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Hydra.get_mode = original  # type: ignore[method-assign]
-
-
-@cache
-def _tree_says_mode() -> bool:
-    """Whether a file of the tree, beside the options of `sweep`, says the mode or chooses such an option."""
-    files = (file for file in config_dir().rglob("*.yaml") if file.parent.name != "sweep")
-    return any(_SAYS_MODE.search(file.read_text(encoding="utf-8")) for file in files)
+        ConfigLoaderImpl.load_configuration, Hydra.get_mode = load, get_mode  # type: ignore[method-assign]
 
 
 def _job_arguments(arguments: Sequence[str]) -> list[str]:
