@@ -407,8 +407,8 @@ enum { GRAIN = 1 << 22, RUN = 4 };
 void KERNEL(convolve)(const void *job, struct worker *worker) {
   const struct bnn_convolve *c = job;
   const struct cut s = cut_of(c);
-  const int64_t work = s.unit * BLOCK * WORD_BITS * c->kernel_height * c->kernel_width * c->words *
-                       (s.blocks < BLOCKS ? s.blocks : BLOCKS);
+  const double work = 1.0 * s.unit * BLOCK * WORD_BITS * c->kernel_height * c->kernel_width * c->words *
+                      (s.blocks < BLOCKS ? s.blocks : BLOCKS);
   const int64_t chunks = s.chunks * c->groups, all = s.units * chunks, grain = grain_of(GRAIN, work);
   const int64_t run = c->bits ? least(RUN * chunks, all / threads_of(worker)) : 1;
   spread_out(worker, all, grain > run ? grain : run, tiles, c);

@@ -343,7 +343,7 @@ void KERNEL(real_convolve)(const void *job, struct worker *worker) {
   const struct bnn_real_convolve *c = job;
   const struct shape s = shape_of(c);
   const int64_t pixels = c->images * c->after.height * c->after.width;
-  const int64_t work = c->kernel_height * c->kernel_width * c->channels * c->after.channels;
+  const double work = 1.0 * c->kernel_height * c->kernel_width * c->channels * c->after.channels;
   if (c->maxima.height) {
     // Shares compute the rows between them twice: as few as there are threads.
     const int64_t rows = c->images * c->after.height, least_rows = rows / threads_of(worker);

@@ -124,7 +124,7 @@ static void softmax_rows(int64_t from, int64_t to, void *context) {
 
 void KERNEL(softmax)(const void *job, struct worker *worker) {
   const struct bnn_softmax *c = job;
-  spread_out(worker, c->rows, grain_of(1 << 12, c->classes * c->inner), softmax_rows, c);
+  spread_out(worker, c->rows, grain_of(1 << 12, 1.0 * c->classes * c->inner), softmax_rows, c);
 }
 
 static void reduced_rows(int64_t from, int64_t to, void *context) {
@@ -147,6 +147,6 @@ static void reduced_rows(int64_t from, int64_t to, void *context) {
 
 void KERNEL(reduce)(const void *job, struct worker *worker) {
   const struct bnn_reduce *c = job;
-  const int64_t work = c->sum_0 * c->sum_1 * c->sum_2;
+  const double work = 1.0 * c->sum_0 * c->sum_1 * c->sum_2;
   spread_out(worker, c->images * c->size_0 * c->size_1, grain_of(1 << 15, work), reduced_rows, c);
 }

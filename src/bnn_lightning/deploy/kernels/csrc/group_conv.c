@@ -123,6 +123,6 @@ static void rows(int64_t from, int64_t to, void *context) {
 
 void KERNEL(group_convolve)(const void *job, struct worker *worker) {
   const struct bnn_group_convolve *c = job;
-  const int64_t work = c->after.width * c->kernel_height * c->kernel_width * c->channels * c->after.channels;
+  const double work = 1.0 * c->after.width * c->kernel_height * c->kernel_width * c->channels * c->after.channels;
   spread_out(worker, c->images * c->after.height, grain_of(1 << 18, work), rows, c);
 }

@@ -38,5 +38,5 @@ static void linear_rows(int64_t from, int64_t to, void *context) {
 void KERNEL(linear)(const void *job, struct worker *worker) {
   const struct bnn_linear *c = job;
   const int64_t chunks = (blocks_of(c->after.channels) + LANES - 1) / LANES;
-  spread_out(worker, chunks, grain_of(1 << 16, c->rows * c->factors * BLOCK * LANES), linear_rows, c);
+  spread_out(worker, chunks, grain_of(1 << 16, 1.0 * c->rows * c->factors * BLOCK * LANES), linear_rows, c);
 }

@@ -59,5 +59,5 @@ static void rows(int64_t from, int64_t to, void *context) {
 
 void KERNEL(pack)(const void *job, struct worker *worker) {
   const struct bnn_pack *p = job;
-  spread_out(worker, p->images * p->height, grain_of(1 << 16, p->width * p->groups * p->channels), rows, p);
+  spread_out(worker, p->images * p->height, grain_of(1 << 16, 1.0 * p->width * p->groups * p->channels), rows, p);
 }

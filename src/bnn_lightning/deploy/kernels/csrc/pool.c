@@ -57,7 +57,7 @@ static void maxima_rows(int64_t from, int64_t to, void *context) {
 
 void KERNEL(pool)(const void *job, struct worker *worker) {
   const struct bnn_pool *c = job;
-  const int64_t work = c->after.width * c->after.channels * c->windows.height * c->windows.width;
+  const double work = 1.0 * c->after.width * c->after.channels * c->windows.height * c->windows.width;
   spread_out(worker, c->images * c->after.height, grain_of(1 << 15, work), c->average ? average_rows : maxima_rows, c);
 }
 
@@ -81,7 +81,7 @@ INNERMOST void sum_parts(int64_t from, int64_t to, void *context) {
 
 void KERNEL(sum)(const void *job, struct worker *worker) {
   const struct bnn_sum *c = job;
-  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), grain_of(1 << 15, PART * c->channels), sum_parts, c);
+  spread_out(worker, c->images * ((c->pixels + PART - 1) / PART), grain_of(1 << 15, 1.0 * PART * c->channels), sum_parts, c);
 }
 
 static void average_images(int64_t from, int64_t to, void *context) {

@@ -65,8 +65,9 @@ INLINE void spread_out_in(char *work, int64_t size, struct worker *worker, int64
   spread_out(worker, n, grain, slot < WORKERS ? loop : 0, &own);
 }
 
-// Turns of a loop that make a share: one turn is so much `work`, which may be 0; `worth` is the least work of a share.
-INLINE int64_t grain_of(int64_t worth, int64_t work) { return 1 + (work > 0 ? worth / work : worth); }
+// Turns of a loop that make a share: one turn is so much `work`, which may be 0; `worth` is the least work of a share. Work is
+// a product of sizes that files give, which may be larger than whole numbers are.
+INLINE int64_t grain_of(int64_t worth, double work) { return 1 + (work > 0 ? (int64_t)((double)worth / work) : worth); }
 
 INLINE F load_some(const float *from, int64_t n) {
   F values = 0;

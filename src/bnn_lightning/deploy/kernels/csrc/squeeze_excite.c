@@ -60,8 +60,8 @@ void KERNEL(gate)(const void *job, struct worker *worker) {
   const struct bnn_gate *c = job;
   const int64_t grain = 1 << 14;  // weights that are worth a share
   spread_out(worker, c->images, grain_of(grain, c->channels), blend, c);
-  spread_out(worker, c->images * blocks_of(c->hidden), grain_of(grain, c->channels * BLOCK), squeeze, c);
-  spread_out(worker, c->images * blocks_of(c->out_channels), grain_of(grain, c->hidden * BLOCK), excite, c);
+  spread_out(worker, c->images * blocks_of(c->hidden), grain_of(grain, 1.0 * c->channels * BLOCK), squeeze, c);
+  spread_out(worker, c->images * blocks_of(c->out_channels), grain_of(grain, 1.0 * c->hidden * BLOCK), excite, c);
 }
 
 // Pixels that share what belongs to a channel: some that follow upon each other, or those of a window of 2x2.
@@ -196,5 +196,5 @@ static void combine_parts(int64_t from, int64_t to, void *context) {
 
 void KERNEL(combine)(const void *job, struct worker *worker) {
   const struct bnn_combine *c = job;
-  spread_out(worker, c->images * c->parts, grain_of(1 << 15, PART * c->after.channels), combine_parts, c);
+  spread_out(worker, c->images * c->parts, grain_of(1 << 15, 1.0 * PART * c->after.channels), combine_parts, c);
 }
