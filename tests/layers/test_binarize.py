@@ -214,8 +214,25 @@ def test_attention_reads_weights_itself_and_stays_real():
     inner = {name: reason for name, reason in report.real.items() if name.startswith("1.")}
     assert list(inner) == ["1.self_attn.out_proj", "1.linear1", "1.linear2"]
     assert all("TransformerEncoderLayer" in reason for reason in inner.values())
-    with pytest.raises(ValueError, match="reads its weight itself"):
+    with pytest.raises(ValueError, match=r"`1.linear1` .* TransformerEncoderLayer computes it itself"):
         binarize(net, rules={"1.linear1": True})
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.fc = nn.ReLU(), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return x * self.fc(self.act(x.mean((2, 3), keepdim=True))).sigmoid()
+
+
+def test_rules_prevail_in_gates_for_layers_and_for_relu():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), SqueezeExcite(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    kept = binarize(net, dry_run=True)
+    assert (kept.binary, kept.activations) == (("2",), ())
+    assert binarize(net, rules={"1.*": True}).binary == ("1.fc", "2")
+    assert type(net[1].act) is PReLU
 
 
 def test_encoder_layers_compute_the_same_in_training_and_evaluation():
@@ -224,6 +241,9 @@ def test_encoder_layers_compute_the_same_in_training_and_evaluation():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), encoder, nn.Linear(4, 2))
     report = binarize(net)
     assert [change.name for change in report.activations] == ["1"]
+    with pytest.raises(ValueError, match=r"`3.activation` .* TransformerEncoderLayer computes it itself"):
+        binarize(net, rules={"3.activation": True})
+    assert binarize(net, rules={"3.*": False}).activations == ()
     x = torch.randn(2, 3, 4)
     trained = net.train()(x)
     with torch.no_grad():

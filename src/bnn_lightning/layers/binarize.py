@@ -21,8 +21,8 @@ from bnn_lightning.layers.binarize_kinds import (
     kinds_of,
     refuse_quantized,
     weighted_layers,
+    why_computed_elsewhere,
     why_not,
-    why_read_elsewhere,
 )
 from bnn_lightning.layers.binarize_report import BinarizeReport, Change
 from bnn_lightning.layers.binary import BinaryLayer, check_pad_value
@@ -83,9 +83,9 @@ def binarize(
             everywhere, so that a layer behind one learns nothing.
         keep: Kinds of layers that stay real: "first" and "last" in module order, "shortcut" (1x1 convolutions whose
             names have downsample, shortcut, skip or proj), "depthwise", "gate" (squeeze-and-excite).
-        rules: By pattern of names (`*` and `?`), what prevails over `keep`: False keeps a module, True makes it
-            binary, a mapping with `input_binarizer`, `weight_binarizer` or `pad_value` makes it binary in its own way.
-            Later ones prevail over earlier ones.
+        rules: By pattern of names (`*` and `?`), what prevails over `keep`: False keeps a module; True makes it
+            binary, or exchanges a ReLU; a mapping with `input_binarizer`, `weight_binarizer` or `pad_value` makes it
+            binary in its own way. Later ones prevail over earlier ones.
         pad_value: Padding value of the convolutions, 0, -1 or +1.
         example: An input to try the binary network with. Layers that the network never calls are then an error, and
             layers whose input has one sign are in the report.
@@ -188,6 +188,13 @@ def _rule(names: Sequence[str], rules: Mapping[str, Rule]) -> tuple[str, Rule] |
     return found[-1] if found else None
 
 
+def _refusal(name: str, pattern: str, inner: str) -> ValueError:
+    """Return the error for a rule on a module that is computed elsewhere."""
+    return ValueError(
+        f"`rules[{pattern!r}]`: `{name}` cannot be exchanged: {inner}. Leave it as it is: {keeping_real([name])}."
+    )
+
+
 def _plan_layer(
     model: nn.Module,
     name: str,
@@ -203,17 +210,17 @@ def _plan_layer(
     weight = layer._parameters.get("weight")
     stays = partial(Change, name, describe(layer), "", num_weights=0 if weight is None else _numel(weight))
     found = _rule(names, rules)
-    read = why_read_elsewhere(model, name)
+    inner = why_computed_elsewhere(model, name)
     if found is None:
         kept = [kind for kind in kinds if kind in keep]
-        if kept or read:
-            return stays(", ".join(kept) or str(read))
+        if kept or inner:
+            return stays(", ".join(kept) or str(inner))
     else:
         pattern, rule = found
         if rule is False:
             return stays(f"rule {pattern}")
-        if read:
-            raise ValueError(f"`rules`: `{name}` cannot become binary: {read}. Leave it to {pattern!r}: False.")
+        if inner:
+            raise _refusal(name, pattern, inner)
         if isinstance(rule, Mapping):
             options = replace(options, **rule)
     reason = why_not(layer)
@@ -277,11 +284,13 @@ def _plan_activations(
     gates = gates_of(model) if "gate" in keep else set()
     changes = []
     for name, module in model.named_modules():
-        # Fast paths of torch's encoders compute ReLU in evaluation, whatever the module is by then.
-        if type(module) not in _EXCHANGED or in_gate(name, gates) or why_read_elsewhere(model, name):
-            continue
         found = _rule(names[id(module)], rules)
-        if found is not None and found[1] is False:
+        if type(module) not in _EXCHANGED or (found is not None and found[1] is False):
+            continue
+        inner = why_computed_elsewhere(model, name)
+        if found is not None and inner:
+            raise _refusal(name, found[0], inner)
+        if found is None and (inner or in_gate(name, gates)):
             continue
         exchanged = PReLU() if activation == "PReLU" else Hardtanh()
         new[id(module)] = exchanged.train(module.training)

@@ -19,7 +19,8 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 REPLACEABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 _SHORTCUT = re.compile(r"(^|[._])(downsample|shortcut|skip|proj)([._]|$)")
 _GATE = re.compile(r"squeeze_?excit|^SE(Module|Layer|Block)|^SqueezeExcite", re.IGNORECASE)
-# These compute with the weights of their linear layers themselves, and never call the layers.
+# These compute with the weights of their linear layers themselves, and never call the layers; their fast paths in
+# evaluation compute ReLU, whatever the module is by then.
 _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
@@ -71,13 +72,13 @@ def in_gate(name: str, gates: set[str]) -> bool:
     return any(name.startswith(f"{gate}.") for gate in gates)
 
 
-def why_read_elsewhere(model: nn.Module, name: str) -> str | None:
-    """Return why a layer stays real though no rule says so: another module reads its weight and never calls it."""
+def why_computed_elsewhere(model: nn.Module, name: str) -> str | None:
+    """Return why a module stays as it is though no rule says so: another one computes it, and may never call it."""
     parts = name.split(".")[:-1]
     for depth in range(len(parts) + 1):
         parent = model.get_submodule(".".join(parts[:depth]))
         if isinstance(parent, _READERS):
-            return f"{type(parent).__name__} reads its weight itself"
+            return f"{type(parent).__name__} computes it itself"
     return None
 
 
