@@ -278,6 +278,11 @@ def test_visualize(
         (lambda run: bnn_lightning.benchmark(run, rivals=[]), "`rivals` is called `baselines` now"),
         (lambda run: bnn_lightning.report(run / "nothing"), "there is no folder"),
         (lambda run: bnn_lightning.verify(3), "`verify.packed` must be text"),
+        (lambda run: bnn_lightning.evaluate(3), "`evaluate.ckpt` must be text"),
+        (lambda run: bnn_lightning.evaluate(["x"]), "`evaluate.ckpt` must be text"),
+        (lambda run: bnn_lightning.predict(3, run), "`predict.ckpt` must be text"),
+        (lambda run: bnn_lightning.profile(3), "`profile.ckpt` must be text"),
+        (lambda run: bnn_lightning.benchmark(3), "`benchmark.ckpt` must be text"),
     ],
 )
 def test_bad_input(call: Any, message: str, run: Path) -> None:

@@ -58,7 +58,7 @@ def benchmark(
         UserError: No network is named, or two; it cannot be packed; or with `strict`, a binary layer does not run in a
             compiled kernel.
     """
-    if isinstance(network, str | Path):
+    if network is not None and not isinstance(network, nn.Module):
         options[network_key(network)] = network
     settings = make_settings(BenchmarkSettings, "benchmark", **options)
     _check(settings)

@@ -1,5 +1,6 @@
 """Networks that verbs open: a checkpoint of ours, or a published one that `model=` and `data=` describe."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -115,9 +116,13 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
     return Described(model_section(model or {}, data), data, data_dir)
 
 
-def network_key(network: str | Path) -> str:
-    """Return the key that a network is given by: `packed` for a packed file or a name of the zoo, otherwise `ckpt`."""
-    return "packed" if is_name(network) or Path(network).suffix == ".bnn" else "ckpt"
+def network_key(network: object) -> str:
+    """Return the key that a network is given by: `packed` for a packed file or a name of the zoo, otherwise `ckpt`.
+
+    The settings refuse what is no path.
+    """
+    is_packed = isinstance(network, str | os.PathLike) and Path(network).suffix == ".bnn"
+    return "packed" if is_packed or is_name(network) else "ckpt"
 
 
 def open_checkpoint(ckpt: str | Path, described: Described, *, trust: Sequence[str] = ()) -> OpenedNetwork:
