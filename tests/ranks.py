@@ -1,6 +1,7 @@
 """Ranks of a distributed run, with the environment that torchrun gives them.
 
-Each is forked from a server that has imported torch and Lightning: a start of Python takes longer than what it runs.
+Each is forked from a server that has imported torch and Lightning: a start of Python takes longer than what it runs. A
+rank has one thread, and the environment of the test that starts it.
 """
 
 import multiprocessing
@@ -9,10 +10,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import torch
+
+# The server's: of the time of collection, as a test may have set more when the first ranks start.
+_ENVIRONMENT = dict(os.environ)
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["bnn_lightning.workflows.training"])
 # How long the other ranks may go on when one has failed, in seconds.
@@ -37,10 +44,12 @@ def run_ranks(work: Callable[..., Any], *arguments: Any, folder: Path, number: i
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
     shared |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    with mock.patch.dict(os.environ, _ENVIRONMENT, clear=True):
+        forkserver.ensure_running()
     outputs = [folder / f"rank{rank}.txt" for rank in range(number)]
     ranks = []
     for rank, output in enumerate(outputs):
-        environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         ranks.append(_SERVER.Process(target=_run, args=(work, arguments, environment, output)))
         ranks[-1].start()
     end = time.monotonic() + timeout
@@ -57,7 +66,9 @@ def run_ranks(work: Callable[..., Any], *arguments: Any, folder: Path, number: i
 
 
 def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], output: Path) -> None:
+    os.environ.clear()
     os.environ.update(environment)
+    torch.set_num_threads(1)  # the server has imported torch, which reads OMP_NUM_THREADS then
     from pytorch_lightning.utilities import rank_zero_only
 
     rank_zero_only.rank = int(environment["RANK"])  # type: ignore[attr-defined]

@@ -61,6 +61,12 @@ def error_of(module: Any) -> str:
     return "none"
 
 
+def note_process(folder: Path, variable: str) -> None:
+    """Write down a rank's number of threads and a variable of its environment."""
+    noted = [torch.get_num_threads(), os.environ.get(variable)]
+    (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(noted))
+
+
 def main(folder: Path) -> None:
     seen: dict[str, Any] = {}
     callback = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)

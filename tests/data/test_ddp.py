@@ -1,6 +1,7 @@
 """Two processes (gloo) share training, resume inside an epoch, and score each test image once."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ddp")
     run_ranks(ddp_script.main, folder, folder=folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_a_rank_has_one_thread_and_the_environment_of_its_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("set", None):
+        if value is None:
+            monkeypatch.delenv("BNN_RANKS")
+        else:
+            monkeypatch.setenv("BNN_RANKS", value)
+        run_ranks(ddp_script.note_process, tmp_path, "BNN_RANKS", folder=tmp_path)
+        assert [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)] == [[1, value]] * 2
 
 
 def test_ranks_share_each_epoch(ranks: list[dict[str, Any]]) -> None:
