@@ -118,14 +118,18 @@ def seconds_of_bnext_tiny(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["relu", "conv2d", "hardswish", "affine", "prelu", "gelu", "cat"])
+@pytest.mark.parametrize("name", ["relu", "conv2d", "hardswish", "affine", "prelu", "gelu", "cat", "binary_conv2d"])
 def test_no_small_file_takes_longer_than_bnext_tiny(name: str, seconds_of_bnext_tiny: float, tmp_path: Path) -> None:
     """Every result has another shape, so that torch looks at each anew."""
     constants = [Constant.of("w", "f32", np.zeros((3, 3, 3, 3))), Constant.of("c", "f32", np.ones(3))]
+    constants += [Constant.of("signs", "bits", np.ones((3, 3, 3, 3), np.int8))]
+    constants += [Constant.of(f"unused{number}", "f32", np.ones(3)) for number in range(200)]
     inputs = {"conv2d": [{"c": 0}], "affine": [{"c": 1}, {"c": 1}], "prelu": [{"c": 1}]}
-    attributes = {"conv2d": {"padding": [1, 1]}}
+    steps = ("gain", "offset", "scale", "bias", "lift", "slope", "shift", "threshold")
+    binary: dict[str, Any] = {"signs": {"c": 2}, "padding": [1, 1, 1, 1], **{key: {"c": 1} for key in steps}}
+    attributes: dict[str, dict[str, Any]] = {"conv2d": {"padding": [1, 1]}, "binary_conv2d": binary}
     graph: Plain = []
-    most = 892 // {"cat": 11}.get(name, 2)
+    most = 670 // {"cat": 11, "binary_conv2d": 5}.get(name, 2)
     for _ in range(most):
         graph.append(["pad", [len(graph)], {"padding": [0, 1, 0, 0]}])
         value = len(graph)

@@ -15,9 +15,9 @@ _MOST_DIMENSIONS = 8  # of a result
 _MOST_MOVE = 1 << 16  # stride, padding and dilation of a binary convolution
 _MOST_IN_ALL = 1 << 30  # of all results for one image
 # Limits grow with a file's bytes, so that no small file loads longer than BNext-Tiny, which has 496 nodes, 14 MB and 28
-# million signs. A node takes 11 to 17 microseconds, whatever it computes.
-_NODES, _BYTES_OF_NODE = 896, 1 << 14
-_ITEMS_OF_NODE = 8
+# million signs. A node takes 11 to 17 microseconds, some more for what it reads, and a constant half of that.
+_NODES, _BYTES_OF_NODE = 780, 1 << 12
+_ITEMS_OF_NODE, _CONSTANTS_OF_NODE = 8, 4
 _SIGNS, _SIGNS_OF_BYTE = 1 << 21, 8  # of packed layers, filled up to whole words
 _WORDS, _WORDS_OF_BYTE = 1 << 22, 2  # of packed layers, filled up to whole blocks
 
@@ -40,7 +40,7 @@ def check_sizes(graph: Graph, size: int) -> None:
             signs += of_node * _WORD
             words += of_node if node["groups"] == 1 else of_node * _BLOCK
     for count, limit, what in (
-        (sum(_count(node) for node in graph.nodes), most, "nodes (long lists of inputs or numbers count as several)"),
+        (sum(_count(node) for node in graph.nodes) + len(graph.constants) // 2, most, "nodes and pairs of constants"),
         (signs, _SIGNS + _SIGNS_OF_BYTE * size, "signs in packed layers"),
         (words, _WORDS + _WORDS_OF_BYTE * size, "words in packed layers"),
     ):
@@ -50,7 +50,7 @@ def check_sizes(graph: Graph, size: int) -> None:
 
 def _count(node: Node) -> int:
     items = sum(len(value) for value in node.attributes.values() if isinstance(value, list))
-    return 1 + (len(node.inputs) + items) // _ITEMS_OF_NODE
+    return 1 + (len(node.inputs) + items) // _ITEMS_OF_NODE + len(node.constants()) // _CONSTANTS_OF_NODE
 
 
 def _words(shape: tuple[int, ...]) -> int:
