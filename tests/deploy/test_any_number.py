@@ -3,6 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
-from bnn_lightning.deploy.export.torch_program import write_torch_program
+from bnn_lightning.deploy.export.torch_program import TorchProgramError, write_torch_program
 from bnn_lightning.deploy.frontend.any_number import export_for_any_number
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
@@ -217,6 +218,90 @@ def test_tensors_of_the_call_before_are_refused() -> None:
     assert "last" in packed.report.unplanned
     for _ in range(3):
         assert torch.equal(packed(images), network(images))
+
+
+def make_buffer(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    if getattr(network, "mask", None) is None:
+        network.register_buffer("mask", y.new_full((1, *y.shape[1:]), 2.0), persistent=False)
+    return masked(network, y)
+
+
+def fill_buffer(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    network.mask = network.mask if network.mask is not None else torch.full((1, *y.shape[1:]), 2.0)
+    return masked(network, y)
+
+
+def make_parameter(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    if not hasattr(network, "mask"):
+        network.mask = nn.Parameter(torch.full((1, *y.shape[1:]), 2.0))
+    return masked(network, y)
+
+
+def make_module(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    if not hasattr(network, "scale"):
+        network.scale = Network(make_buffer)
+    return make_buffer(network.scale, y, x)  # type: ignore[arg-type]
+
+
+def masked(network: nn.Module, y: Tensor) -> Tensor:
+    assert isinstance(network.mask, Tensor)
+    return (y * network.mask).flatten(1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rest", [make_buffer, fill_buffer, make_parameter, make_module])
+def test_tensors_of_the_first_call_are_made_by_a_call_and_not_by_a_trace(rest: Rest, tmp_path: Path) -> None:
+    network = Network(rest).eval()
+    if rest is fill_buffer:
+        network.register_buffer("mask", None)
+    torch.manual_seed(0)
+    packed = pack(network, images_of(2))
+    packed.network.in_channels, packed.network.image_size = 8, (4, 6)  # type: ignore[assignment]
+    names = dict(packed.network.named_modules()).keys()
+    assert packed.report.packed
+    assert dict(packed.network.named_modules()).keys() == names
+    assert not hasattr(packed.network, "mask") or packed.network.mask is None
+    with suppress(TorchProgramError):
+        write_torch_program(packed, tmp_path / "net.pt2")
+    for number in (3, 1, 2):
+        logits = packed(images_of(number))
+        assert type(logits) is Tensor
+        assert torch.equal(logits, 2 * packed.network.conv(images_of(number)).flatten(1))  # type: ignore[operator]
+        assert torch.equal(logits, network(images_of(number)))
+
+
+def add_to_tensor(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    assert isinstance(network.state, Tensor)
+    network.state[1:].add_(1)
+    return (y + network.state[1]).flatten(1)
+
+
+def add_to_held_tensor(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    state: Any = network.state
+    state["sums"][0].add_(1)
+    state["calls"].append(1)
+    return (y + state["sums"][0]).flatten(1)
+
+
+STATES: dict[str, tuple[Any, Rest]] = {
+    "tensor": (torch.tensor([torch.nan, 0.0]), add_to_tensor),
+    "within": ({"sums": (torch.zeros(()),), "calls": []}, add_to_held_tensor),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STATES)
+def test_a_trace_does_not_write_into_tensors(name: str) -> None:
+    state, rest = copy.deepcopy(STATES[name])
+    network = Network(rest).eval()
+    network.state = state
+    packed = pack(network, images_of(2))
+    assert packed.report.unplanned
+    for calls in (1, 2, 3):
+        logits, plain = packed(images_of(3)), packed.network.conv(images_of(3)).flatten(1)  # type: ignore[operator]
+        assert type(logits) is Tensor
+        assert torch.equal(logits, plain + calls)
+        assert torch.equal(logits, network(images_of(3)))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -146,10 +146,9 @@ def trial(model: nn.Module) -> Iterator[None]:
         for module in modules
     ]
     tensors = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t) and not t.is_meta]
-    values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
     gpus = [device] if (device := device_of(model)).type == "cuda" else []
     try:
-        with evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=gpus):
+        with kept_values(tensors), evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=gpus):
             yield
     finally:
         for store, before in members:
@@ -157,9 +156,19 @@ def trial(model: nn.Module) -> Iterator[None]:
             store.update(before)
         for attributes, own in numbers:
             attributes.update(own)
+
+
+@contextmanager
+def kept_values(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Give tensors their memory and their values back."""
+    values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
         for tensor, data, value in values:
             tensor.data = data
-            if not torch.equal(data, value):  # what is expanded can be neither changed nor written
+            # What is expanded or of inference mode can be neither changed nor written.
+            if not torch.equal(data, value) and not ((data == value) | (data != data) & (value != value)).all():
                 data.copy_(value)
 
 

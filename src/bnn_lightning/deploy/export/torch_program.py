@@ -11,6 +11,7 @@ from bnn_lightning.deploy.export.onnx import first_line
 from bnn_lightning.deploy.frontend.any_number import export_for_any_number
 from bnn_lightning.deploy.frontend.capture import TRACING_ERRORS
 from bnn_lightning.deploy.frontend.pack import example_images
+from bnn_lightning.deploy.frontend.state import kept_state
 from bnn_lightning.deploy.runtime.packed_network import PackedNetwork
 from bnn_lightning.utils.files import replacing
 
@@ -34,7 +35,8 @@ def write_torch_program(packed: PackedNetwork, out: str | Path) -> Written:
     try:
         with replacing(out) as made:
             export_for_any_number(packed, images)  # which refuses; its program would ask for more than one image
-            program = torch.export.export(packed, (images,), dynamic_shapes=({0: Dim.AUTO},))
+            with kept_state(packed):
+                program = torch.export.export(packed, (images,), dynamic_shapes=({0: Dim.AUTO},))
             torch.export.save(program, made)
             with torch.no_grad():
                 loaded = torch.export.load(made).module()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.printers import PythonPrinter
 
+from bnn_lightning.deploy.frontend.state import kept_state
 from bnn_lightning.deploy.ir.graph import GraphError
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -30,13 +31,13 @@ def export_for_any_number(network: nn.Module, example: Tensor) -> ExportedProgra
     """Export a network for any number of images of one size.
 
     Args:
-        network: Any network.
+        network: Any network. It is left as it was, also where torch fails, which leaves tensors without values in it.
         example: Images, (N, C, H, W), N at least 2: torch takes a single one for a constant.
 
     Raises:
         GraphError: It computes otherwise for other numbers of images; names what Python asks of their number N.
     """
-    with any_number():
+    with any_number(), kept_state(network):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
     _refuse_branches(program)
     return program

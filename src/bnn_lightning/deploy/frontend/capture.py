@@ -15,7 +15,7 @@ from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import PackedConv2d
 from bnn_lightning.deploy.frontend.out_of_place import out_of_place, write_sizes, writes_in_place
 from bnn_lightning.deploy.frontend.readers import READERS
-from bnn_lightning.deploy.frontend.state import Places, kept_attributes, refuse_counters, settings_of
+from bnn_lightning.deploy.frontend.state import Places, refuse_counters, settings_of
 from bnn_lightning.deploy.ir.graph import (
     AttributeValue,
     Constant,
@@ -135,8 +135,7 @@ class Trace:
         self._root = _Root(network, settings.append)
         self._root.training = network.training  # not that of the modules within
         try:
-            with kept_attributes(network):
-                traced = export_for_any_number(self._root, example)
+            traced = export_for_any_number(self._root, example)
             refuse_counters(network, example, *settings[:2])
             self._graph = copy.deepcopy(traced.graph)
             self.writes_in_place = writes_in_place(self._graph)

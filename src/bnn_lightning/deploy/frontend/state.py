@@ -2,17 +2,19 @@
 
 import copy
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.ir.graph import GraphError
+from bnn_lightning.layers.module_utils import kept_values
 
 Places = dict[tuple[str, str], Any]
+_Item = TypeVar("_Item")
 # Containers within containers that are looked into.
 _DEEPEST = 4
 
@@ -59,31 +61,50 @@ def _settled(value: Any, deepest: int, with_tensors: bool) -> Any:
 
 
 @contextmanager
-def kept_attributes(network: nn.Module) -> Iterator[None]:
-    """Give modules their attributes back, and lists, dictionaries and sets among them their items."""
-    own = set(vars(nn.Module()))  # parameters, buffers, modules and hooks
-    kept = [
-        (module, {key: value for key, value in vars(module).items() if key not in own}) for module in network.modules()
+def kept_state(network: nn.Module) -> Iterator[None]:
+    """Leave modules as they were: their members, other attributes, the items of containers, and values of tensors.
+
+    The values of parameters and buffers are no matter of this: torch.export writes into others in their places.
+    """
+    modules = list(network.modules())
+    containers = _distinct(item for module in modules for item in _containers(vars(module), _DEEPEST + 1))
+    items = [copy.copy(container) for container in containers]
+    members = {id(store) for module in modules for store in (module._parameters, module._buffers)}
+    tensors = [
+        item
+        for container in containers
+        if id(container) not in members
+        for item in _held(container)
+        if isinstance(item, Tensor) and not item.is_meta and item.layout is torch.strided
     ]
-    containers = [value for _, held in kept for value in held.values() if isinstance(value, list | dict | set | deque)]
-    items = [copy.copy(value) for value in containers]
     try:
-        yield
+        with kept_values(_distinct(tensors)):
+            yield
     finally:
-        for module, held in kept:
-            for key in set(vars(module)) - own - set(held):
-                delattr(module, key)
-            for key, value in held.items():
-                if vars(module).get(key) is not value:
-                    setattr(module, key, value)
-        for value, before in zip(containers, items, strict=True):
-            if _items(value) != _items(before):
-                value.clear()
-                value.extend(before) if isinstance(value, list | deque) else value.update(before)
+        for container, before in zip(containers, items, strict=True):
+            if _ids(container) != _ids(before):
+                container.clear()
+                container.extend(before) if isinstance(container, list | deque) else container.update(before)
 
 
-def _items(container: Collection[Any]) -> list[int]:
+def _containers(value: Any, deepest: int) -> Iterator[Any]:
+    """Yield a container, and those within."""
+    if deepest and isinstance(value, dict | list | tuple | set | deque):
+        yield value
+        for item in _held(value):
+            yield from _containers(item, deepest - 1)
+
+
+def _held(container: Collection[Any]) -> Collection[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _ids(container: Collection[Any]) -> list[int]:
     return list(map(id, container)) + list(map(id, container.values() if isinstance(container, dict) else ()))
+
+
+def _distinct(items: Iterable[_Item]) -> list[_Item]:
+    return list({id(item): item for item in items}.values())
 
 
 @torch.no_grad()
