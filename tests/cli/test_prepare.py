@@ -25,7 +25,7 @@ def test_a_folder_is_shrunk_and_trains(source: Path, workplace: Path, bnn: Bnn) 
     done = bnn("prepare", "output=small", "size=32", "num_workers=1")
     assert done.code == 0, done.err
     assert "images:  11 written" in done.out
-    assert "damaged: 1 files were left out, listed in small/damaged.txt" in done.out
+    assert "damaged: 1 file left out, listed in small/damaged.txt" in done.out
     assert (workplace / "small" / "damaged.txt").read_text() == "data/imagenet/val/n01/n01_001.JPEG\n"
     assert "bnn train data=imagenet data.root=small" in done.out
     assert not (workplace / "runs").exists()
@@ -50,7 +50,7 @@ def test_a_folder_is_shrunk_and_trains(source: Path, workplace: Path, bnn: Bnn) 
 def test_damaged_files_are_fatal_by_option_and_cost_nothing_else(source: Path, workplace: Path, bnn: Bnn) -> None:
     done = bnn("prepare", "output=small", "size=32", "num_workers=1", "on_damaged=error")
     assert done.code == 2
-    assert all(part in done.err for part in ("1 files", "data/imagenet/val/n01/n01_001.JPEG", "on_damaged=skip"))
+    assert all(part in done.err for part in ("1 damaged file of", "data/imagenet/val/n01/n01_001.JPEG", "on_damaged=skip"))
     assert len(list((workplace / "small").rglob("*.JPEG"))) == 11
     assert (workplace / "small" / "damaged.txt").is_file()
 

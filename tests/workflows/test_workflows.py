@@ -24,6 +24,7 @@ from bnn_lightning.workflows.prediction import Classified, Prediction
 from bnn_lightning.workflows.sections import data_section
 from bnn_lightning.workflows.settings import TrainSettings
 from bnn_lightning.workflows.training_config import default_sections
+from bnn_lightning.workflows.visualization import Visualized
 
 VERBS = {
     "benchmark": settings.BenchmarkSettings,
@@ -220,7 +221,9 @@ def test_a_result_of_many_images_shows_the_first() -> None:
     images = [Prediction(f"{index}.png", ["cat"], [0.5]) for index in range(25)]
     assert repr(Classified(images[:2])).splitlines() == ["0.png  cat 50.0 %", "1.png  cat 50.0 %"]
     shown = repr(Classified(images, ["x.png is damaged"])).splitlines()
-    assert (len(shown), shown[-2]) == (22, "... and 5 more images")
+    assert (len(shown), shown[-2:]) == (22, ["... and 5 more images", "damaged: 1 file left out"])
+    assert repr(Classified(images[:21])).endswith("... and 1 more image")
+    assert all(repr(result) for result in (Classified([]), Visualized([], {})))
 
 
 def test_rank(run: Path) -> None:

@@ -28,6 +28,16 @@ def some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def number_of(number: int, noun: str) -> str:
+    """Return a number with its noun, whose plural ends in s.
+
+    Example:
+        >>> number_of(1, "image"), number_of(20, "image")
+        ('1 image', '20 images')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def text_table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     r"""Return the lines of a table, columns two spaces apart; the last column may have lines of any length.
 

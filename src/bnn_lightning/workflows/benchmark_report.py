@@ -17,6 +17,7 @@ from bnn_lightning.deploy.validate.footprint import Footprint
 from bnn_lightning.deploy.validate.profile import Share
 from bnn_lightning.utils.hardware import num_cores, processor
 from bnn_lightning.utils.optional import require
+from bnn_lightning.utils.text import number_of
 from bnn_lightning.workflows.backends import PACKED
 from bnn_lightning.workflows.out_file import written
 
@@ -157,7 +158,7 @@ def _layers(threads: int, entries: list[Measurement]) -> Iterator[str]:
 
 
 def _heading(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads > 1)}, ms of {'processor time' if threads == 1 else 'time'} a call"
+    return f"{number_of(threads, 'thread')}, ms of {'processor time' if threads == 1 else 'time'} a call"
 
 
 def _footprint(found: Footprint | None) -> list[str]:
@@ -222,7 +223,7 @@ def chart(report: BenchmarkReport, path: Path) -> None:
         bars = axes.barh(names, medians, xerr=errors, color=colors)
         axes.bar_label(bars, fmt="%.2f", padding=4)
         axes.margins(x=0.15)
-        axes.set_xlabel(f"ms a call of {batch} image{'s' * (batch > 1)}, {threads} thread{'s' * (threads > 1)}")
+        axes.set_xlabel(f"ms a call of {number_of(batch, 'image')}, {number_of(threads, 'thread')}")
     figure.suptitle(f"{report.name}, {report.machine['processor']}")
     with written(path, "chart") as temporary:
         figure.savefig(temporary)

@@ -13,6 +13,7 @@ from torch import Tensor
 from bnn_lightning.data.image_io import SUFFIXES, DamagedImageError, prepare_picture
 from bnn_lightning.data.preparation import Preparation
 from bnn_lightning.deploy.runtime.network import LoadedNetwork
+from bnn_lightning.utils.text import number_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.exporting import pack_opened
 from bnn_lightning.workflows.messages import say, warn
@@ -61,9 +62,9 @@ class Classified:
 
     def __repr__(self) -> str:
         lines = [repr(prediction) for prediction in self.predictions[:_SHOWN]]
-        lines += [f"... and {len(self) - _SHOWN} more images"] * (len(self) > _SHOWN)
-        lines += [f"damaged: {len(self.damaged)} files were left out"] * bool(self.damaged)
-        return "\n".join(lines)
+        lines += [f"... and {number_of(len(self) - _SHOWN, 'more image')}"] * (len(self) > _SHOWN)
+        lines += [f"damaged: {number_of(len(self.damaged), 'file')} left out"] * bool(self.damaged)
+        return "\n".join(lines) or "no image was classified"
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -127,7 +128,7 @@ def _say_damaged(damaged: list[str], number: int, on_damaged: str) -> None:
     """Count the files that could not be read, and end in an error where that is asked for."""
     if not damaged:
         return
-    text = f"{len(damaged)} of {number} files are no pictures that can be read"
+    text = f"{len(damaged)} of {number_of(number, 'file')} cannot be read as pictures"
     if on_damaged == "error":
         rest = "The others were classified; on_damaged=skip accepts this." if len(damaged) < number else ""
         raise UserError(f"{text}: {damaged[0]} {rest}".rstrip())

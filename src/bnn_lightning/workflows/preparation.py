@@ -9,6 +9,7 @@ from bnn_lightning.data.convert import convert_folder
 from bnn_lightning.data.imagenet_folders import MORE_PARTS, class_folders
 from bnn_lightning.data.prepare import FileCounts, Shrink, shrink_folder
 from bnn_lightning.utils.hardware import num_cores
+from bnn_lightning.utils.text import number_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.out_file import written
@@ -41,7 +42,9 @@ class Prepared:
             before, after = report.bytes_before / report.written / 1024, report.bytes_after / report.written / 1024
             lines.append(f"size:    {before:.0f} KiB an image before, {after:.0f} KiB after")
         if report.damaged:
-            lines.append(f"damaged: {len(report.damaged)} files were left out, listed in {self.output / DAMAGED}")
+            lines.append(
+                f"damaged: {number_of(len(report.damaged), 'file')} left out, listed in {self.output / DAMAGED}"
+            )
         return "\n".join(lines)
 
 
@@ -77,7 +80,7 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
     say(f"\n{prepared}")
     if report.damaged and settings.on_damaged == "error":
         raise UserError(
-            f"{len(report.damaged)} files of `{source}` are damaged and were left out, the first is "
+            f"{number_of(len(report.damaged), 'damaged file')} of `{source}` left out, the first is "
             f"`{report.damaged[0]}`. The others were written; on_damaged=skip accepts this."
         )
     return prepared

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnn_lightning.deploy.validate.integrity import verify_file
+from bnn_lightning.utils.text import number_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.packed_file import packed_path
 from bnn_lightning.workflows.settings import VerifySettings, make_settings
@@ -28,9 +29,9 @@ class Verified:
     plans: int
 
     def __repr__(self) -> str:
-        plans = f"{self.plans} plan{'s' * (self.plans != 1)}" if self.plans else "no plan"
-        counts = f"{self.size:,} bytes, {self.nodes} nodes, {self.constants} constants, {plans}"
-        return f"{self.path}: whole ({counts})"
+        plans = number_of(self.plans, "plan") if self.plans else "no plan"
+        graph = f"{number_of(self.nodes, 'node')}, {number_of(self.constants, 'constant')}"
+        return f"{self.path}: whole ({self.size:,} bytes, {graph}, {plans})"
 
 
 def verify(packed: str | Path) -> Verified:

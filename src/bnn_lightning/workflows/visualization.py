@@ -35,7 +35,7 @@ class Visualized:
     rows: Sequence[Sequence[Any]] = ()
 
     def __repr__(self) -> str:
-        return "\n".join(f"written: {file}" for file in self.files)
+        return "\n".join(f"written: {file}" for file in self.files) or "no file was written"
 
 
 @contained()

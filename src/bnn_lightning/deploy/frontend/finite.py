@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnn_lightning.deploy.frontend.torch_fallback import plain
 from bnn_lightning.deploy.ir.graph import Graph
+from bnn_lightning.utils.text import number_of
 
 
 def refuse_nan(network: nn.Module) -> None:
@@ -64,5 +65,5 @@ def check_images(images: Tensor) -> None:
         return
     odd = (~images.isfinite()).nonzero()
     if len(odd):
-        values = f"{len(odd)} value{'s' * (len(odd) > 1)} that {'are' if len(odd) > 1 else 'is'}"
+        values = f"{number_of(len(odd), 'value')} that {'are' if len(odd) > 1 else 'is'}"
         raise ValueError(f"Images must be finite, got {values} NaN or infinite, the first in image {int(odd[0, 0])}.")

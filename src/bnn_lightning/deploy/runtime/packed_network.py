@@ -34,6 +34,7 @@ from bnn_lightning.deploy.passes.sequences import sequences_as_maps
 from bnn_lightning.deploy.runtime.network import LoadedNetwork, are_for_kernels, can_be_planned
 from bnn_lightning.deploy.runtime.on_demand import OnDemand, Watch
 from bnn_lightning.models.backbone import Backbone
+from bnn_lightning.utils.text import number_of
 
 _TRAINING = "it, or a module in it, is in training mode: call eval()"
 
@@ -64,10 +65,9 @@ class PackReport:
     unplanned: str = ""
 
     def __repr__(self) -> str:
-        many = len(self.packed) != 1
-        operations = f"{len(self.folded)} operation{'s' * (len(self.folded) != 1)}"
+        packed, folded = number_of(len(self.packed), "binary layer"), number_of(len(self.folded), "operation")
         lines = [
-            f"{len(self.packed)} binary layer{'s' * many} packed, {operations} folded into {'them' if many else 'it'}",
+            f"{packed} packed, {folded} folded into {'it' if len(self.packed) == 1 else 'them'}",
             *(f"  {name} is not packed: {reason}" for name, reason in self.left.items()),
             *(f"  {name} stays in torch: {reason}" for name, reason in self.in_torch.items()),
             *(f"  NOT FOLDED: {name}: {reason}" for name, reason in self.unfolded.items()),

@@ -21,6 +21,7 @@ from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers, copy_network
+from bnn_lightning.utils.text import number_of
 
 _FAR = 1e-4  # of two logits
 
@@ -99,12 +100,12 @@ class Parity:
                 for count, name in zip(self.correct, ("before rounding", "after"), strict=True)
             )
             return (
-                f"rounded: {self.images} images, {accuracies}; {len(self.others)} in another class\n"
-                f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}"
+                f"rounded: {number_of(self.images, 'image')}, {accuracies}; {len(self.others)} in another class\n"
+                f"        {number_of(len(self.layers), 'binary layer')}, sums that differ: {sum(self.layers.values())}"
             )
         ties = [other for other in self.others if other.margin <= self.margin]
         lines = [
-            f"parity: {self.images} images, largest difference of a logit {self.largest_difference:.2g}, "
+            f"parity: {number_of(self.images, 'image')}, largest difference of a logit {self.largest_difference:.2g}, "
             f"{len(self.others)} in another class",
         ]
         if self.rounded:
@@ -114,7 +115,9 @@ class Parity:
         if self.far:
             lines.append(f"        {self.far} of them have a logit that differs by more than {_FAR:g}")
         if self.layers:
-            lines.append(f"        {len(self.layers)} binary layers, sums that differ: {sum(self.layers.values())}")
+            lines.append(
+                f"        {number_of(len(self.layers), 'binary layer')}, sums that differ: {sum(self.layers.values())}"
+            )
         lines += [
             f"        image {tie.index}: {tie.simulated} or {tie.packed}, a tie by {tie.margin:.2g}" for tie in ties
         ]
