@@ -50,7 +50,9 @@ def test_a_folder_is_shrunk_and_trains(source: Path, workplace: Path, bnn: Bnn) 
 def test_damaged_files_are_fatal_by_option_and_cost_nothing_else(source: Path, workplace: Path, bnn: Bnn) -> None:
     done = bnn("prepare", "output=small", "size=32", "num_workers=1", "on_damaged=error")
     assert done.code == 2
-    assert all(part in done.err for part in ("1 damaged file of", "data/imagenet/val/n01/n01_001.JPEG", "on_damaged=skip"))
+    assert all(
+        part in done.err for part in ("1 damaged file of", "data/imagenet/val/n01/n01_001.JPEG", "on_damaged=skip")
+    )
     assert len(list((workplace / "small").rglob("*.JPEG"))) == 11
     assert (workplace / "small" / "damaged.txt").is_file()
 
