@@ -286,6 +286,11 @@ def test_visualize(
         (lambda run: bnn_lightning.predict(3, run), "`predict.ckpt` must be text"),
         (lambda run: bnn_lightning.profile(3), "`profile.ckpt` must be text"),
         (lambda run: bnn_lightning.benchmark(3), "`benchmark.ckpt` must be text"),
+        (lambda run: bnn_lightning.rank(run, 3), "`teachers` must be a list"),
+        (lambda run: bnn_lightning.rank(run, "mlp"), "`teachers` must be a list"),
+        (lambda run: bnn_lightning.visualize(["x"], run), "`visualize.kind` must be text"),
+        (lambda run: bnn_lightning.evaluate(run, data=3), "`data` must be text or a mapping"),
+        (lambda run: bnn_lightning.evaluate(run, model=["x"]), "`model` must be text or a mapping"),
     ],
 )
 def test_bad_input(call: Any, message: str, run: Path) -> None:

@@ -166,7 +166,9 @@ def rank(
     Raises:
         UserError: A candidate that does not exist or does not fit, or no held-out images.
     """
-    names = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in teachers]
+    names: Any = teachers
+    if isinstance(teachers, Mapping | list | tuple):
+        names = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in teachers]
     check_names(names)
     settings = make_settings(RankSettings, "rank", student=student, teachers=names, **options)
     if not names:
@@ -227,7 +229,7 @@ def check_names(teachers: Any) -> None:
 
 
 def _written(value: Any) -> str:
-    return value if value and isinstance(value, str) else json.dumps(value)
+    return value if value and isinstance(value, str) else json.dumps(value, default=repr)
 
 
 def _load(measure: Measure, datamodule: LightningDataModule) -> None:

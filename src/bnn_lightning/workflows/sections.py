@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bnn_lightning.workflows.arguments import check_value
 from bnn_lightning.workflows.building import FACTS, PACKAGE, build_datamodule, locate, takes
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 
@@ -30,12 +31,13 @@ def data_section(data: str | Plain, data_dir: str = "data") -> Plain:
         data_dir: Folder of the data files of a set that is named.
 
     Raises:
-        UserError: An unknown name, or a value that the data module refuses.
+        UserError: An unknown name, a value that the data module refuses, or what is neither text nor a mapping.
 
     Example:
         >>> data_section("mnist")["image_size"]
         28
     """
+    check_value(data, str | Plain, "data")
     if not isinstance(data, str) and ("_target_" in data or data.get("name") not in DATA):
         return dict(data)
     given = {"name": data} if isinstance(data, str) else data
@@ -54,10 +56,14 @@ def model_section(model: str | Plain, data: Mapping[str, Any]) -> Plain:
         model: Name of a backbone, its arguments with its `name`, or a section.
         data: Section of its data.
 
+    Raises:
+        UserError: `model` is neither text nor a mapping.
+
     Example:
         >>> model_section({"name": "mlp", "width": 64}, {"num_classes": 10})["_target_"]
         'bnn_lightning.models.create_backbone'
     """
+    check_value(model, str | Plain, "model")
     section = {"name": model} if isinstance(model, str) else dict(model)
     if "_target_" in section or "name" not in section:
         return section

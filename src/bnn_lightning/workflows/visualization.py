@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bnn_lightning.utils.optional import require
+from bnn_lightning.workflows.arguments import check_value
 from bnn_lightning.workflows.errors import UserError, as_user_error, listed
 from bnn_lightning.workflows.figure_kinds import KINDS, unknown_kind
 from bnn_lightning.workflows.figure_kinds.base import place_of, save
@@ -87,6 +88,7 @@ def settings_of(kind: str) -> type:
 
 
 def _module(kind: str) -> ModuleType:
+    check_value(kind, str, "visualize.kind")
     if kind not in KINDS:
         raise UserError(f"{unknown_kind(kind)} There are: {listed(KINDS)}.")
     with as_user_error(of=(ModuleNotFoundError,)):
