@@ -269,13 +269,19 @@ def replaced() -> BinaryConv2d:
     return layer
 
 
+def other_forward() -> BinaryConv2d:
+    layer = conv(4, 4)
+    layer.forward = lambda input: 2 * BinaryConv2d.forward(layer, input)  # type: ignore[method-assign]
+    return layer
+
+
 def hooked() -> BinaryConv2d:
     layer = conv(4, 4)
     layer.register_forward_hook(lambda module, inputs, output: output * 3)
     return layer
 
 
-@pytest.mark.parametrize(
+OTHERS = pytest.mark.parametrize(
     ("layer", "reason"),
     [
         (Doubled(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
@@ -286,9 +292,13 @@ def hooked() -> BinaryConv2d:
         (DoubledWeight(4, 4, 3, input_binarizer=SignSTE(), weight_binarizer=WeightSign()), "of its own"),
         (WithoutCenters(4, 4, 3, input_binarizer=AdaBinInput(), weight_binarizer=AdaBinWeights()), "of its own"),
         (replaced(), "of its own"),
+        (other_forward(), "of its own"),
         (hooked(), "hooks"),
     ],
 )
+
+
+@OTHERS
 def test_what_computes_in_a_way_of_its_own_is_left(layer: BinaryConv2d, reason: str) -> None:
     images = torch.rand(2, 4, 6, 6)
     network = nn.Sequential(conv(4, 4), layer).eval()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn_lightning.binarizers import Libra, RSign, SignSTE, WeightSign, XNORScale
+from bnn_lightning.binarizers import AdaBinInput, Libra, RSign, SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import OnnxError, write_onnx
 from bnn_lightning.deploy.export.onnx_rewrite import exact
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 from bnn_lightning.models import create_backbone
-from tests.deploy.test_convert import settled
+from tests.deploy.test_convert import OTHERS, ByKeyword, conv, settled
 from tests.deploy.test_real import adds_as_onednn
 
 
@@ -182,3 +182,62 @@ def test_what_is_not_binary_yet_is_refused(tmp_path: Path) -> None:
     network = create_backbone("bnext18", num_classes=10, image_size=32, width=8)
     with pytest.raises(ValueError, match="not binary"):
         write_onnx(network, tmp_path / "net.onnx")
+
+
+@OTHERS
+def test_binary_layers_that_compute_in_a_way_of_their_own_are_refused(
+    layer: BinaryConv2d, reason: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    centered = isinstance(layer.input_binarizer, AdaBinInput)
+    with pytest.raises(ValueError, match=f"`1` .*cannot be written as ONNX: .*{'center' if centered else reason}"):
+        write_onnx(nn.Sequential(conv(4, 4), layer).eval(), tmp_path / "net.onnx", torch.rand(2, 4, 6, 6))
+    assert not (tmp_path / "net.onnx").exists()
+
+
+class DoubledNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class DoubledStem(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return 2 * super()._conv_forward(input, weight, bias)
+
+
+class DoubledReal(BinaryConv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, inputs, output: 3 * output)
+    return module
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precise", [True, False])
+def test_modules_of_floats_with_hooks_or_a_forward_of_their_own_are_kept(precise: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 9, 9)
+    layers = [DoubledStem(3, 4, 3), hooked(nn.Conv2d(4, 4, 3)), conv(4, 4), hooked(nn.BatchNorm2d(4)), DoubledNorm(4)]
+    layers += [DoubledReal(4, 4, 1, weight_binarizer=XNORScale()), hooked(BinaryConv2d(4, 4, 1, bias=False))]
+    network = nn.Sequential(*layers, nn.Flatten()).eval()
+    copied = exact(network, precise=precise)
+    torch.testing.assert_close(copied(images), network(images), rtol=1e-5, atol=1e-5)
+    assert [type(layer) for layer in copied][3:] == [type(layer) for layer in network][3:]
+    write_onnx(network, tmp_path / "net.onnx", images[:2], precise=precise)
+    torch.testing.assert_close(runtime_logits(tmp_path / "net.onnx", images, 4), network(images), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_layers_may_be_called_by_the_name_of_their_input(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    images = torch.randn(3, 4, 6, 6)
+    layers = (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), conv(4, 4))
+    network = settled(nn.Sequential(*map(ByKeyword, layers), nn.Flatten()), images)
+    torch.testing.assert_close(exact(network)(images), network(images), rtol=1e-5, atol=1e-5)
+    write_onnx(network, tmp_path / "net.onnx", images[:2])
+    torch.testing.assert_close(runtime_logits(tmp_path / "net.onnx", images, 3), network(images), rtol=1e-4, atol=1e-4)

@@ -43,7 +43,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None
     Raises:
         ModuleNotFoundError: `onnx` or `onnxscript` is not installed.
         OnnxError: The network cannot be traced, or does something that ONNX cannot say.
-        ValueError: The network's binary layers are not binary yet.
+        ValueError: As of `exact`: a binary layer is not binary yet, or computes in a way of its own.
     """
     for module in ("onnx", "onnxscript"):
         require(module, extra=_EXTRA)

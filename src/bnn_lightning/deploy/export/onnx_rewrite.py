@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from bnn_lightning.binarizers.base import Binarizer
 from bnn_lightning.deploy.frontend.batch_norm import batch_norm_affine
 from bnn_lightning.deploy.frontend.layers import input_threshold
-from bnn_lightning.deploy.frontend.pack import check_binary, replace_layers
+from bnn_lightning.deploy.frontend.pack import check_binary, is_plain, replace_layers, why_other
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.conv import BinaryConv2d
+from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
+from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers, copy_network
 
+_KINDS = (BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryConvTranspose2d, BinaryLinear)
 # Most products of a sum in a matrix product that stands for a convolution: onnxruntime adds so many in order.
 _PRODUCTS = 128
 
@@ -45,7 +47,8 @@ class _ExactLayer(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.per_channel(layer.bias.detach()).clone())
         self.dot = _dot(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         if not self.real_input:
             x = torch.where(x >= (0.0 if self.threshold is None else self.threshold), 1.0, -1.0).to(x.dtype)
         y = self.dot(x, self.signs)
@@ -91,6 +94,21 @@ def _refuse_centers(name: str, layer: BinaryLayer) -> None:
         )
 
 
+def _refuse_other(name: str, layer: BinaryLayer, reason: str) -> None:
+    """Refuse a layer with binary inputs that is not computed as an `_ExactLayer` is.
+
+    As it is, runtimes would move a scale into its weights, and sums that are 0 would get a sign.
+
+    Raises:
+        ValueError: Names the layer and the reason.
+    """
+    if reason and layer.input_binarizer is not None:
+        raise ValueError(
+            f"`{name}` ({type(layer).__name__}) cannot be written as ONNX: {reason}, and other runtimes keep the sums "
+            "of plain layers alone exact; compute what it does besides in a module before or behind it."
+        )
+
+
 class _ExactNorm(nn.Module):
     """Batch norm in evaluation with torch's scale and shift, whose product and sum are rounded once, as torch's are.
 
@@ -109,9 +127,9 @@ class _ExactNorm(nn.Module):
         self.register_buffer("scale", scale.double())
         self.register_buffer("shift", shift.double())
 
-    def forward(self, x: Tensor) -> Tensor:
-        channels = [-1, *[1] * (x.dim() - 2)]
-        return (x.double() * self.scale.view(channels) + self.shift.view(channels)).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        channels = [-1, *[1] * (input.dim() - 2)]
+        return (input.double() * self.scale.view(channels) + self.shift.view(channels)).to(input.dtype)
 
 
 class _OrderedConv2d(nn.Module):
@@ -131,8 +149,8 @@ class _OrderedConv2d(nn.Module):
         self.margins = list(conv._reversed_padding_repeated_twice)
         self.window, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, self.margins)
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.pad(input, self.margins)
         sizes = [
             (length - dilation * (window - 1) - 1) // stride + 1
             for length, window, stride, dilation in zip(
@@ -153,14 +171,15 @@ class _OrderedConv2d(nn.Module):
 
 
 def _is_frozen(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
-    return type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d) and norm.running_mean is not None
+    return is_plain(norm, nn.BatchNorm1d, nn.BatchNorm2d) and norm.running_mean is not None
 
 
 def _is_window(conv: nn.Conv2d) -> bool:
     """Whether it is a convolution such as a stem's: few channels, kernels beyond 1x1."""
     products = conv.weight[0].numel()
     padded = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.kernel_size != (1, 1)
+    own = type(conv)._conv_forward is not nn.Conv2d._conv_forward
+    plain = is_plain(conv, nn.Conv2d) and not own and conv.groups == 1 and conv.kernel_size != (1, 1)
     return plain and padded and products <= _PRODUCTS
 
 
@@ -169,14 +188,15 @@ def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
     """Return a copy of a network in evaluation that holds signs, and computes in words that runtimes cannot misread.
 
     Binary layers give whole sums, batch norms round once, convolutions of floats with few inputs add in one order. What
-    runtimes make of that has the signs that torch has for a batch of images.
+    runtimes make of that has the signs that torch has for a batch of images. Modules of floats that have a `forward` or
+    hooks of their own stay as they are, binary layers with real inputs among them.
 
     Args:
         model: A backbone, or any network built from our layers; one without binary layers is only copied.
         precise: Without, only the sums of binary layers are exact, and runtimes are some percent faster.
 
     Raises:
-        ValueError: Its binary layers are not binary yet.
+        ValueError: Its binary layers are not binary yet, or one with binary inputs computes in a way of its own.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
@@ -190,9 +210,14 @@ def exact(model: nn.Module, *, precise: bool = True) -> nn.Module:
         for name, layer in binary_layers(model).items():
             _refuse_centers(name, layer)
     network = copy_network(model).eval()
-    layers = binary_layers(network).values()
-    made: dict[int, nn.Module] = {id(layer): _ExactLayer(layer) for layer in layers}
-    if made and precise:
+    layers = binary_layers(network)
+    made: dict[int, nn.Module] = {}
+    for name, layer in layers.items():
+        reason = why_other(layer, *_KINDS)
+        _refuse_other(name, layer, reason)
+        if not reason:
+            made[id(layer)] = _ExactLayer(layer)
+    if layers and precise:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and _is_frozen(module):
                 made[id(module)] = _ExactNorm(module)

@@ -12,7 +12,7 @@ from bnn_lightning.deploy.frontend.finite import refuse_nan
 from bnn_lightning.deploy.frontend.fresh import CPU, floats
 from bnn_lightning.deploy.frontend.layers import PackedConv1d, PackedConv2d, PackedLinear, signs_and_scale
 from bnn_lightning.layers.binary import BinaryLayer
-from bnn_lightning.layers.conv import BinaryConv1d, BinaryConv2d
+from bnn_lightning.layers.conv import BinaryConv, BinaryConv1d, BinaryConv2d
 from bnn_lightning.layers.conv_transpose import BinaryConvTranspose2d
 from bnn_lightning.layers.linear import BinaryLinear
 from bnn_lightning.layers.module_utils import binary_layers, copy_network
@@ -131,7 +131,9 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
         >>> is_plain(nn.PReLU(), nn.PReLU), is_plain(Loud(), nn.PReLU)
         (True, False)
     """
-    return not (module._forward_hooks or module._forward_pre_hooks) and any(
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    return any(
         isinstance(module, kind) and (type(module).forward, type(module).__call__) == (kind.forward, kind.__call__)
         for kind in kinds
     )
@@ -139,25 +141,34 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 def why_left(layer: BinaryLayer) -> str:
     """Say why a layer does not compute what a packed one would, or nothing."""
-    kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
-    if kind is None:
+    if not isinstance(layer, _KINDS):
         return f"{type(layer).__name__} has no packed form, unlike {', '.join(kind.__name__ for kind in _KINDS)}"
-    if not is_plain(layer, *_KINDS):
+    if reason := why_other(layer, *_KINDS):
+        return reason
+    if layer.input_binarizer is not None and isinstance(layer, BinaryConvTranspose2d):
+        return why_no_convolution(layer)
+    return ""
+
+
+def why_other(layer: BinaryLayer, *kinds: type[BinaryLayer]) -> str:
+    """Say why a layer does not compute what one of these classes does with a threshold and signs, or nothing."""
+    kind = next((kind for kind in kinds if isinstance(layer, kind)), None)
+    if kind is None:
+        return f"it is none of {', '.join(kind.__name__ for kind in kinds)}"
+    if not is_plain(layer, kind):
         return "it has a `forward` or hooks of its own"
     steps = (name for name in _STEPS if hasattr(kind, name))
     if any(name in vars(layer) or getattr(type(layer), name) is not getattr(kind, name) for name in steps):
         return "it multiplies in a way of its own"
     if layer.input_binarizer is not None and not _is_threshold(layer.input_binarizer, layer):
         return "its input binarizer is not +1 from its `threshold()` on and -1 below, for each value by itself"
-    if layer.input_binarizer is not None and isinstance(layer, BinaryConvTranspose2d):
-        return why_no_convolution(layer)
     return ""
 
 
 def _is_threshold(binarizer: InputBinarizer, layer: BinaryLayer) -> bool:
     """Whether a binarizer compares each value with its threshold; tried on values far from it, at it and just below."""
     channels = layer.weight.shape[1]
-    if isinstance(layer, BinaryConv1d | BinaryConv2d | BinaryConvTranspose2d):
+    if isinstance(layer, BinaryConv | BinaryConvTranspose2d):
         channels = layer.in_channels
     threshold = binarizer.threshold()
     level = layer.weight.new_zeros(channels) if threshold is None else threshold.detach().expand(channels)
