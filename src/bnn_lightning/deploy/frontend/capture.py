@@ -207,7 +207,9 @@ class _Capture:
             return
         listed = [f"`{name.removeprefix('network.')}` ({kind}, not packed)" for name, kind in unpacked.items()]
         listed += [f"`{target}` (at {', '.join(places)})" for target, places in unknown.items()]
-        remedy = f"; known: {', '.join(sorted(READERS))}." if unknown else ": write format=torch or format=onnx."
+        remedy = ": write format=torch, or format=onnx where they have no `forward` and no hooks of their own."
+        if unknown:
+            remedy = f"; known: {', '.join(sorted(READERS))}."
         raise GraphError(f"{', '.join(listed)} cannot be written to a packed file{remedy}")
 
     def _binary_layer(self, node: fx.Node) -> str | None:
