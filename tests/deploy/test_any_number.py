@@ -157,6 +157,7 @@ def append_tensor(network: Counting) -> int:
 COUNTERS = {
     "number": (0, add_one),
     "number of numpy": (np.int64(0), add_one),
+    "array": (np.zeros(()), add_one),
     "list": ([], append),
     "deque": (deque(), append),
     "tensors": ([], append_tensor),

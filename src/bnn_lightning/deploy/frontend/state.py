@@ -53,6 +53,8 @@ def _settled(value: Any, deepest: int, with_tensors: bool) -> Any:
             return [_settled(item, deepest - 1, with_tensors) for item in value]
         case set() | frozenset():
             return frozenset(value)
+        case np.ndarray():
+            return value.shape, value.tobytes()
         case Tensor():
             return id(value) if with_tensors else "a tensor"
         case None | bool() | int() | float() | str() | np.generic():
@@ -62,7 +64,7 @@ def _settled(value: Any, deepest: int, with_tensors: bool) -> Any:
 
 @contextmanager
 def kept_state(network: nn.Module) -> Iterator[None]:
-    """Leave modules as they were: their members, other attributes, the items of containers, and values of tensors.
+    """Leave modules as they were: their members, other attributes, items of containers, values of tensors and arrays.
 
     The values of parameters and buffers are no matter of this: torch.export writes into others in their places.
     """
@@ -70,17 +72,16 @@ def kept_state(network: nn.Module) -> Iterator[None]:
     containers = _distinct(item for module in modules for item in _containers(vars(module), _DEEPEST + 1))
     items = [copy.copy(container) for container in containers]
     members = {id(store) for module in modules for store in (module._parameters, module._buffers)}
-    tensors = [
-        item
-        for container in containers
-        if id(container) not in members
-        for item in _held(container)
-        if isinstance(item, Tensor) and not item.is_meta and item.layout is torch.strided
-    ]
+    held = _distinct(item for container in containers if id(container) not in members for item in _held(container))
+    tensors = [t for t in held if isinstance(t, Tensor) and not t.is_meta and t.layout is torch.strided]
+    arrays = [(array, array.copy()) for array in held if isinstance(array, np.ndarray)]
     try:
-        with kept_values(_distinct(tensors)):
+        with kept_values(tensors):
             yield
     finally:
+        for array, values in arrays:
+            if array.tobytes() != values.tobytes():
+                array[...] = values
         for container, before in zip(containers, items, strict=True):
             if _ids(container) != _ids(before):
                 container.clear()
