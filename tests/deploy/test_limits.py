@@ -1,5 +1,6 @@
 """Files that ask for more than any network of their size: refused at once, before memory or time is spent."""
 
+import bisect
 import copy
 import gc
 import time
@@ -13,9 +14,15 @@ import torch
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.ir.graph import Constant
+from bnn_lightning.deploy.kernels.call import Address, Region
+from bnn_lightning.deploy.kernels.constants import Derived
+from bnn_lightning.deploy.kernels.derive import BYTES_OF_BYTE, MOST_BYTES, verify_derived
+from bnn_lightning.deploy.kernels.job import CallError
+from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.runtime.save import Rest
 from bnn_lightning.layers import annealed
 from bnn_lightning.models import create_backbone
+from tests.deploy.test_native import CONSTANTS, file_of, linear, plan
 
 SIGNS = Constant.of("signs", "bits", np.ones((64, 64, 3, 3), np.int8))
 Plain = list[Any]
@@ -103,6 +110,55 @@ def test_floats_of_whole_numbers_are_refused(tmp_path: Path) -> None:
         load(write(tmp_path / "net.bnn", graph, whole))
 
 
+def most_derived(kind: str, arguments: tuple[int, ...], made: int, size: int) -> bytes:
+    """Return a file of `size` bytes of constants, from which as much is computed as may be, again and again."""
+    most, source, first = MOST_BYTES + BYTES_OF_BYTE * size, Address(Region.CONSTANTS), 0
+    derived: tuple[Derived, ...] = ()
+    if kind == "tap_sums":
+        derived = (Derived("signs", source, Address(Region.DERIVED), arguments),)
+        source, first = Address(Region.DERIVED), 2 * size
+    places = range(first, most, made + -made % 64)[:1000]
+    derived += tuple(Derived(kind, source, Address(Region.DERIVED, place), arguments) for place in places)
+    count = bisect.bisect(range(1, len(derived) + 1), 0, key=lambda number: refused(derived[:number], size, most))
+    assert count
+    constants = CONSTANTS + bytes(size - len(CONSTANTS))
+    return file_of(plan(linear(), constants=constants, derived=derived[:count], derived_size=most))
+
+
+def refused(derived: tuple[Derived, ...], constants: int, size: int) -> bool:
+    try:
+        verify_derived(derived, constants, size)
+    except CallError:
+        return True
+    return False
+
+
+def seconds_to_derive(name: str, size: int) -> float:
+    kind, arguments, made = {
+        "signs": ("signs", (1, 16, size // 2, 1), size + 64),
+        "sums": ("tap_sums", (1, 16, size // 2, 1), 64),
+        "lines": ("tap_sums", (1, 1, size // 2, 1), 64),
+        "floats": ("blocked_signs", (1, 16, 31, size // 62, 1, 1), 32 * size),
+        "bytes": ("blocked_bytes", (size // 9, 1, 1, 9), 16 * size),
+        "groups": ("blocked_bytes", (size, 1, 1, 1), 16 * size),
+    }[name]
+    data = most_derived(kind, arguments, made, size)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        native.load(data)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+DERIVED = ["signs", "sums", "lines", "floats", "bytes", "groups"]
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_small_files_derive_little(name: str) -> None:
+    assert seconds_to_derive(name, 1664) < 0.1
+
+
 @pytest.mark.parametrize("rest", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_thinnest_bnext_can_be_saved(rest: Rest, tmp_path: Path) -> None:
     """It has as many steps as the published one, in a fiftieth of the bytes."""
@@ -140,3 +196,9 @@ def test_no_small_file_takes_longer_than_bnext_tiny(name: str, seconds_of_bnext_
     graph.append(["mean", [len(graph)], {"dims": [2, 3]}])
     path = write(tmp_path / "net.bnn", graph, *constants)
     assert min(seconds_to_load(path) for _ in range(2)) < seconds_of_bnext_tiny  # the best of two, as there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DERIVED)
+def test_no_small_file_derives_longer_than_bnext_tiny_loads(name: str, seconds_of_bnext_tiny: float) -> None:
+    assert seconds_to_derive(name, 500_000) < seconds_of_bnext_tiny

@@ -18,7 +18,7 @@ from bnn_lightning.deploy.ir.operations import EPILOGUE
 from bnn_lightning.deploy.kernels.abi import KERNELS
 from bnn_lightning.deploy.kernels.verify import CallError
 from bnn_lightning.deploy.planner.check import verify_plan
-from bnn_lightning.deploy.planner.plan import Address, Count, Field, Fill, KernelCall, Plan, Region, Size
+from bnn_lightning.deploy.planner.plan import Address, Count, Derived, Field, Fill, KernelCall, Plan, Region, Size
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.layers import BinaryConv2d
 from tools.drawn import drawn_graph
@@ -186,3 +186,63 @@ def test_both_refuse_values_of_channels_elsewhere(plans: list[Plan], name: str) 
 
 def is_convolution(call: object) -> TypeGuard[KernelCall]:
     return isinstance(call, KernelCall) and call.kernel == "convolve"
+
+
+FIRST, BEHIND = Address(Region.DERIVED), Address(Region.DERIVED, 64)
+SOURCE, WIDE = Address(Region.CONSTANTS), (1, 16, 1 << 15, 1)  # 2^19 signs, 64 KiB
+SIGNS = Derived("signs", SOURCE, FIRST, (1, 16, 32, 1))
+SUMS = Derived("tap_sums", FIRST, BEHIND, SIGNS.arguments)
+FLOATS = Derived("blocked_floats", SOURCE, FIRST, (1, 16, 2, 1, 1, 1))
+
+
+def many(kind: str, source: Address, count: int) -> tuple[Derived, ...]:
+    """Results of 64 KiB and less, one after the other, behind the signs that all read."""
+    places = [Address(Region.DERIVED, (at + 1) << 16) for at in range(count)]
+    return (Derived("signs", SOURCE, FIRST, WIDE), *(Derived(kind, source, place, WIDE) for place in places))
+
+
+def single_outputs(count: int) -> tuple[Derived, ...]:
+    """Weights of as many groups as constants have bytes, each of which has a block of its own."""
+    places = [Address(Region.DERIVED, at << 20) for at in range(count)]
+    return tuple(Derived("blocked_bytes", SOURCE, place, (1 << 16, 1, 1, 1)) for place in places)
+
+
+@pytest.mark.parametrize(
+    ("derived", "holds"),
+    [
+        ((SIGNS, SUMS), True),
+        ((FLOATS,), True),
+        ((dataclasses.replace(SUMS, source=SOURCE),), True),
+        ((SUMS,), False),  # of what nothing has computed yet
+        ((SIGNS, dataclasses.replace(SUMS, source=Address(Region.DERIVED, 4))), False),
+        *(
+            ((SIGNS, Derived(kind, FIRST, BEHIND, (1, 1, 1, 1, *more))), False)
+            for kind, more in [
+                ("signs", ()),
+                ("blocked_bytes", ()),
+                *((kind, (0, 0)) for kind in ("blocked_floats", "blocked_signs", "blocked_scaled")),
+            ]
+        ),
+        ((dataclasses.replace(SIGNS, source=Address(Region.ARENA)),), False),
+        ((dataclasses.replace(SIGNS, source=Address(Region.CONSTANTS, 0, 4)),), False),
+        ((dataclasses.replace(SIGNS, address=Address(Region.DERIVED, 0, 4)),), False),
+        ((dataclasses.replace(SIGNS, address=Address(Region.DERIVED, 2)),), False),
+        ((dataclasses.replace(SIGNS, address=Address(Region.DERIVED, 1 << 30)),), False),
+        ((SIGNS, SIGNS), False),
+        ((dataclasses.replace(FLOATS, source=Address(Region.CONSTANTS, 2)),), False),
+        ((dataclasses.replace(FLOATS, arguments=(1, 16, 2, 1, 1 << 20, 0)),), False),
+        ((dataclasses.replace(FLOATS, arguments=(1, 16, 2, 1, 0, 1 << 20)),), False),
+        ((dataclasses.replace(FLOATS, arguments=(1, 16, 2, 1)),), False),
+        ((dataclasses.replace(SIGNS, arguments=(1, 0, 32, 1)),), False),
+        (single_outputs(2), True),
+        (single_outputs(3), False),
+        (many("signs", SOURCE, 2), True),
+        (many("signs", SOURCE, 3), False),
+        (many("tap_sums", FIRST, 100), True),
+        (many("tap_sums", FIRST, 200), False),
+    ],
+)
+def test_both_refuse_the_same_derived_constants(plans: list[Plan], derived: tuple[Derived, ...], holds: bool) -> None:
+    more: dict[str, Any] = {"constants": bytes(1 << 16), "derived": derived, "derived_size": 1 << 24}
+    plan = dataclasses.replace(plans[0], calls=(), fills=(), **more)
+    assert bool(refused_in_c(plan)) == bool(refused_in_python(plan)) == (not holds)

@@ -23,9 +23,14 @@ from numpy.typing import NDArray
 from bnn_lightning.deploy.kernels.binary_conv import signs_of_words, weight_words
 from bnn_lightning.deploy.kernels.call import Region
 from bnn_lightning.deploy.kernels.constants import ALIGN, Derived
+from bnn_lightning.deploy.kernels.job import CallError
 from bnn_lightning.deploy.kernels.layout import BLOCK, blocked, num_blocks, num_words
 
 Array = NDArray[Any]
+# Limits of what a file's constants are worth, so that no small file opens longer than BNext-Tiny: bytes of all that is
+# derived, and the values that it is computed from. A block of outputs counts as some values, two summed words as one.
+MOST_BYTES, BYTES_OF_BYTE = 1 << 24, 32
+MOST_VALUES, VALUES_OF_BYTE, VALUES_OF_BLOCK = 1 << 20, 9, 8
 
 
 def signs(region: Array, at: int, groups: int, outputs: int, inputs: int, taps: int) -> Array:
@@ -136,3 +141,73 @@ def compute(derived: tuple[Derived, ...], constants: Array, memory: Array) -> No
         result = KINDS[item.kind](region, item.source.offset, *item.arguments)
         raw = np.ascontiguousarray(result).view(np.uint8).ravel()
         memory[item.address.offset : item.address.offset + raw.size] = raw
+
+
+def verify_derived(derived: tuple[Derived, ...], constants: int, size: int) -> None:
+    """Check what is derived before it is computed, as runtime/csrc/derive.c does.
+
+    All is computed from the section of constants, sums of taps also from what was computed before them.
+
+    Args:
+        derived: Derived values of a plan.
+        constants: Bytes of the section of constants.
+        size: Bytes of the region DERIVED.
+
+    Raises:
+        CallError: A value is of no kind, leaves its memory, or there is more than the constants justify.
+
+    Example:
+        >>> from bnn_lightning.deploy.kernels.call import Address
+        >>> item = Derived("signs", Address(Region.CONSTANTS), Address(Region.DERIVED), (1, 16, 32, 1))
+        >>> verify_derived((item,), 64, 64)
+        >>> verify_derived((item,), 63, 64)
+        Traceback (most recent call last):
+        bnn_lightning.deploy.kernels.job.CallError: `signs` are computed from what is none.
+    """
+    if size > MOST_BYTES + BYTES_OF_BYTE * constants:
+        raise CallError(f"{size} bytes are derived: constants of {constants} bytes justify fewer.")
+    end, values = 0, 0
+    for item in derived:
+        _verify_source(item, constants, end)
+        place, (read, made) = item.address, _sizes(item)
+        inside = place.region == Region.DERIVED and end <= place.offset <= size - made
+        if not inside or place.per_image or place.offset % 4:
+            raise CallError(f"`{item.kind}` lie elsewhere than in their part of the region.")
+        groups, outputs = item.arguments[:2]
+        values += read // 8 if item.kind == "tap_sums" else math.prod(item.arguments[:4])
+        values += VALUES_OF_BLOCK * groups * num_blocks(outputs)
+        if values > MOST_VALUES + VALUES_OF_BYTE * constants:
+            raise CallError(
+                f"{values} values are read for what is derived: constants of {constants} bytes justify fewer."
+            )
+        end = place.offset + made
+
+
+def _verify_source(item: Derived, constants: int, end: int) -> None:
+    """Check that a value is of a kind and is computed from what is there; `end`: of what was computed before."""
+    kind, source = item.kind, item.source
+    floats = kind in ("blocked_floats", "blocked_signs", "blocked_scaled")
+    if kind not in KINDS or len(item.arguments) != (6 if floats else 4) or 0 in item.arguments[:4]:
+        raise CallError(f"`{kind}` of {item.arguments} are no derived constants.")
+    groups, outputs, inputs = item.arguments[:3]
+    lines = zip(item.arguments[4:], (4 * groups * outputs, 8 * inputs), strict=False)
+    wrong = any(line and (line - 1) * ALIGN + size > constants for line, size in lines)
+    wrong |= kind in ("tap_sums", "blocked_floats") and source.offset % 4 != 0
+    sizes = {Region.CONSTANTS: constants, **({Region.DERIVED: end} if kind == "tap_sums" else {})}
+    if wrong or source.per_image or source.offset + _sizes(item)[0] > sizes.get(source.region, -1):
+        raise CallError(f"`{kind}` are computed from what is none.")
+
+
+def _sizes(item: Derived) -> tuple[int, int]:
+    """Return the bytes that a value is computed from, and its own."""
+    groups, outputs, inputs, taps = item.arguments[:4]
+    values, lanes = groups * outputs * inputs * taps, groups * num_blocks(outputs) * BLOCK * taps
+    words = 4 * lanes * num_words(inputs)
+    return {
+        "signs": (-(-values // 8), words),
+        "tap_sums": (words, 4 * lanes),
+        "blocked_floats": (4 * values, 4 * lanes * inputs),
+        "blocked_signs": (-(-values // 8), 4 * lanes * inputs),
+        "blocked_scaled": (values, 4 * lanes * inputs),
+        "blocked_bytes": (values, lanes * inputs),
+    }[item.kind]

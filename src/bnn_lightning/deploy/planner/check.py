@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnn_lightning.deploy.kernels.call import KernelCall, Region
+from bnn_lightning.deploy.kernels.derive import verify_derived
 from bnn_lightning.deploy.kernels.verify import CallError, Memory, verify
 from bnn_lightning.deploy.planner.plan import Plan
 
@@ -20,6 +21,7 @@ def verify_plan(plan: Plan, most: int) -> None:
     Raises:
         CallError: A call leaves its memory.
     """
+    verify_derived(plan.derived, len(plan.constants), plan.derived_size)
     for images in (1, most):
         memory = memory_of(plan, images)
         for fill in plan.fills:

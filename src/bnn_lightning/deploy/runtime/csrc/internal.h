@@ -98,14 +98,18 @@ HIDDEN void bnn_unmap(void *map, size_t size);
 HIDDEN void *bnn_allocate(size_t size);  // zeros, aligned to ALIGN; null where there is no memory
 HIDDEN void bnn_free(void *memory);
 
-// derive.c: compute constants, (groups, outputs, inputs, taps) and what their kind needs beside; `end` is that of what was
-// computed before. Returns what is wrong, null: nothing.
+// derive.c: compute constants, (groups, outputs, inputs, taps) and what their kind needs beside. Returns what is wrong,
+// null: nothing.
 struct derived {
   uint8_t kind, count, regions[2];  // number of arguments; regions of source and result
   struct amount source, place;
   int64_t arguments[6];
 };
-HIDDEN const char *bnn_derive(bnn_network *network, const struct derived *derived, int64_t *end);
+// All that was computed before: where it ends, and the values that were read for it.
+struct derivation {
+  int64_t end, values;
+};
+HIDDEN const char *bnn_derive(bnn_network *network, const struct derived *derived, struct derivation *done);
 
 // verify.c: check what a plan's calls read and write.
 HIDDEN bnn_status bnn_verify(const bnn_network *network, const struct plan *plan, bnn_error *error);

@@ -6,11 +6,10 @@
 #include <string.h>
 
 enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE, WIDE = 16 };
-// Bytes of an offset and of a region; numbers of a call; bytes of derived constants besides those of the file, which are
-// bits that may become floats.
+// Bytes of an offset and of a region; numbers of a call; bytes of derived constants (kernels/derive.py: `MOST_BYTES`).
 #define MOST_OFFSET ((int64_t)1 << 40)
 #define MOST_NUMBER ((int64_t)1 << 31)
-#define MOST_DERIVED ((int64_t)1 << 26)
+#define MOST_DERIVED ((int64_t)1 << 24)
 #define MOST_MEMORY ((int64_t)1 << 32)  // of an image: as many bytes as the results of a graph may have
 
 static const char NO_MEMORY[] = "There is not enough memory.";
@@ -159,8 +158,7 @@ static void plan_of(struct reader *r, bnn_network *n, struct plan *plan) {
   calls_of(r, plan, n->plans);
 }
 
-// `end`: of what was computed before.
-static void derived_of(struct reader *r, bnn_network *n, int64_t *end) {
+static void derived_of(struct reader *r, bnn_network *n, struct derivation *done) {
   struct derived d = {.kind = u8(r)};
   d.source = address_of(r, d.regions), d.place = address_of(r, d.regions + 1);
   d.count = u8(r);
@@ -168,7 +166,7 @@ static void derived_of(struct reader *r, bnn_network *n, int64_t *end) {
     const uint32_t argument = u32(r);
     if (i < (int)(sizeof d.arguments / sizeof *d.arguments)) d.arguments[i] = argument;
   }
-  const char *wrong = r->wrong ? 0 : bnn_derive(n, &d, end);
+  const char *wrong = r->wrong ? 0 : bnn_derive(n, &d, done);
   if (wrong) refuse(r, wrong);
 }
 
@@ -243,8 +241,8 @@ static void section_of(struct reader *r, bnn_network *n) {
   n->derived_size = r->wrong ? 0 : (int64_t)size;
   const bool fits = (uint64_t)n->derived_size <= PTRDIFF_MAX;  // addresses may have 32 bits
   if (!fits || !(n->derived = bnn_allocate((size_t)n->derived_size))) refuse(r, NO_MEMORY);
-  int64_t end = 0;
-  for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &end);
+  struct derivation done = {0, 0};
+  for (uint32_t count = count_of(r, 20); count && !r->wrong; count--) derived_of(r, n, &done);
   n->num_plans = u8(r);
   if (n->num_plans < 1 || n->num_plans > 2) refuse(r, "it has no plan"), n->num_plans = 0;
   for (int i = 0; i < n->num_plans && !r->wrong; i++) plan_of(r, n, n->plans + i), n->facts.calls = (int64_t)n->plans[i].num_calls;
