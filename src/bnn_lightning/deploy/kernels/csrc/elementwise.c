@@ -7,7 +7,7 @@ static void copy_rows(int64_t from, int64_t to, void *context) {
   const int64_t n = c->size_2, step = c->x_2, out_step = c->out_2;
   for (int64_t row = from; row < to; row++) {
     const int64_t k = row % c->size_1, j = row / c->size_1 % c->size_0, i = row / c->size_1 / c->size_0;
-    const int64_t at = i * c->x_image + j * c->x_0 + k * c->x_1;
+    const int64_t at = c->x ? i * c->x_image + j * c->x_0 + k * c->x_1 : 0;
     float *out = c->out + i * c->out_image + j * c->out_0 + k * c->out_1;
     const float *x = (const float *)c->x + at;
     const uint8_t *bytes = (const uint8_t *)c->x + at;
