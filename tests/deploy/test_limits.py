@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from bnn_lightning.binarizers import SignSTE, XNORScale
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.ir.graph import Constant
@@ -20,7 +22,7 @@ from bnn_lightning.deploy.kernels.derive import BYTES_OF_BYTE, MOST_BYTES, verif
 from bnn_lightning.deploy.kernels.job import CallError
 from bnn_lightning.deploy.runtime import native
 from bnn_lightning.deploy.runtime.save import Rest
-from bnn_lightning.layers import annealed
+from bnn_lightning.layers import BinaryConv2d, annealed
 from bnn_lightning.models import create_backbone
 from tests.deploy.test_native import CONSTANTS, file_of, linear, plan
 
@@ -166,6 +168,25 @@ def test_the_thinnest_bnext_can_be_saved(rest: Rest, tmp_path: Path) -> None:
     assert sizes.total < 1 << 18
 
 
+@pytest.mark.slow
+def test_a_deep_and_narrow_network_can_be_saved(tmp_path: Path) -> None:
+    blocks = [
+        nn.Sequential(
+            BinaryConv2d(16, 16, 3, padding=1, bias=False, input_binarizer=SignSTE(), weight_binarizer=XNORScale()),
+            nn.BatchNorm2d(16),
+            nn.PReLU(16),
+        )
+        for _ in range(200)
+    ]
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    ).eval()
+    images = torch.rand(2, 3, 8, 8)
+    save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "net.bnn")(images), network(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def seconds_of_bnext_tiny(tmp_path_factory: pytest.TempPathFactory) -> float:
     path = tmp_path_factory.mktemp("bnext") / "net.bnn"
@@ -175,17 +196,17 @@ def seconds_of_bnext_tiny(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu", "conv2d", "hardswish", "affine", "prelu", "gelu", "cat", "binary_conv2d"])
-def test_no_small_file_takes_longer_than_bnext_tiny(name: str, seconds_of_bnext_tiny: float, tmp_path: Path) -> None:
+def test_no_small_file_takes_twice_as_long_as_bnext(name: str, seconds_of_bnext_tiny: float, tmp_path: Path) -> None:
     """Every result has another shape, so that torch looks at each anew."""
     constants = [Constant.of("w", "f32", np.zeros((3, 3, 3, 3))), Constant.of("c", "f32", np.ones(3))]
     constants += [Constant.of("signs", "bits", np.ones((3, 3, 3, 3), np.int8))]
-    constants += [Constant.of(f"unused{number}", "f32", np.ones(3)) for number in range(200)]
+    constants += [Constant.of(f"unused{number}", "f32", np.ones(3)) for number in range(420)]
     inputs = {"conv2d": [{"c": 0}], "affine": [{"c": 1}, {"c": 1}], "prelu": [{"c": 1}]}
     steps = ("gain", "offset", "scale", "bias", "lift", "slope", "shift", "threshold")
     binary: dict[str, Any] = {"signs": {"c": 2}, "padding": [1, 1, 1, 1], **{key: {"c": 1} for key in steps}}
     attributes: dict[str, dict[str, Any]] = {"conv2d": {"padding": [1, 1]}, "binary_conv2d": binary}
     graph: Plain = []
-    most = 670 // {"cat": 11, "binary_conv2d": 5}.get(name, 2)
+    most = 1340 // {"cat": 11, "binary_conv2d": 5}.get(name, 2)
     for _ in range(most):
         graph.append(["pad", [len(graph)], {"padding": [0, 1, 0, 0]}])
         value = len(graph)
@@ -195,7 +216,7 @@ def test_no_small_file_takes_longer_than_bnext_tiny(name: str, seconds_of_bnext_
             graph.append([name, [value, *inputs.get(name, [])], attributes.get(name, {})])
     graph.append(["mean", [len(graph)], {"dims": [2, 3]}])
     path = write(tmp_path / "net.bnn", graph, *constants)
-    assert min(seconds_to_load(path) for _ in range(2)) < seconds_of_bnext_tiny  # the best of two, as there
+    assert min(seconds_to_load(path) for _ in range(2)) < 2 * seconds_of_bnext_tiny  # the best of two, as there
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20}]
 _MOST_MEMORY = 1 << 24  # bytes, to inflate a header
 # Constants may share bytes; together they have at most so many times those of the section, and some more.
 _SHARED, _SHARED_BYTES = 4, 1 << 18
-_ENTRIES, _BYTES_OF_ENTRY = 1560, 1 << 11  # of the table of constants: at most so many, and one more for so many bytes
+_ENTRIES, _BYTES_OF_ENTRY = 3120, 1 << 11  # of the table of constants: at most so many, and one more for so many bytes
 
 
 class PackedFileError(ValueError):

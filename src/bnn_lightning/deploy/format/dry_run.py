@@ -14,9 +14,9 @@ _WORD, _BLOCK = 32, 16  # signs of a word; output channels of a block
 _MOST_DIMENSIONS = 8  # of a result
 _MOST_MOVE = 1 << 16  # stride, padding and dilation of a binary convolution
 _MOST_IN_ALL = 1 << 30  # of all results for one image
-# Limits grow with a file's bytes, so that no small file loads longer than BNext-Tiny, which has 496 nodes, 14 MB and 28
+# Limits grow with a file's bytes, so that no small file loads twice as long as BNext-Tiny: 496 nodes, 14 MB and 28
 # million signs. A node takes 11 to 17 microseconds, some more for what it reads, and a constant half of that.
-_NODES, _BYTES_OF_NODE = 780, 1 << 12
+_NODES, _BYTES_OF_NODE = 1560, 1 << 12
 _ITEMS_OF_NODE, _CONSTANTS_OF_NODE = 8, 4
 _SIGNS, _SIGNS_OF_BYTE = 1 << 21, 8  # of packed layers, filled up to whole words
 _WORDS, _WORDS_OF_BYTE = 1 << 22, 2  # of packed layers, filled up to whole blocks
