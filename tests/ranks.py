@@ -22,7 +22,7 @@ import torch
 _ENVIRONMENT = dict(os.environ)
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["bnn_lightning.workflows.training"])
-# How long the other ranks may go on when one has failed, in seconds.
+# Seconds that the other ranks may go on when one has failed.
 _GRACE = 20.0
 
 

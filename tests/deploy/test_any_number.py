@@ -16,6 +16,7 @@ from bnn_lightning.binarizers import SignSTE, WeightSign
 from bnn_lightning.deploy import PackedInfo, load, pack, save
 from bnn_lightning.deploy.export.torch_program import TorchProgramError, write_torch_program
 from bnn_lightning.deploy.frontend.any_number import export_for_any_number
+from bnn_lightning.deploy.frontend.state import kept_state
 from bnn_lightning.deploy.ir.graph import GraphError
 from bnn_lightning.layers import BinaryConv2d, BinaryLinear
 
@@ -420,3 +421,16 @@ def test_paddings_have_names(padding: str, kernel_size: Any, dilation: Any, tmp_
     torch.manual_seed(0)
     real = nn.Conv2d(8, 4, kernel_size, padding=padding, dilation=dilation)
     check_plan(Network(lambda m, y, x: m.get_submodule("real")(y).view(x.size(0), -1), real=real), tmp_path, near=1e-5)
+
+
+class Counting(list[int]):
+    def append(self, item: int) -> None:
+        super().append(item + 1)
+
+
+def test_containers_with_methods_of_their_own_are_left_alone() -> None:
+    network = nn.Linear(2, 2)
+    network.seen = Counting([1, 2])  # type: ignore[assignment]
+    with kept_state(network):
+        pass
+    assert network.seen == [1, 2]

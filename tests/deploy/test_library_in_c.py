@@ -17,13 +17,10 @@ pytestmark = [
     pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the compiled library"),
     pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="needs a C compiler on Linux"),
 ]
-# Counts memory and threads that a run makes.
-LINKED = """
+# Number of threads of this process.
+THREADS = """
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <malloc.h>
-#include <stdio.h>
-#include "bnn.h"
 static int threads(void) {
   int number = 0;
   DIR *folder = opendir("/proc/self/task");
@@ -31,6 +28,21 @@ static int threads(void) {
   closedir(folder);
   return number - 2;
 }
+"""
+# Functions of a library that the program opens itself.
+FUNCTIONS = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include "bnn.h"
+#define FUNCTION(name) __typeof__(name) *const name##_ = (__typeof__(name) *)dlsym(library, #name)
+"""
+# Counts memory and threads that a run makes.
+LINKED = (
+    THREADS
+    + """
+#include <malloc.h>
+#include <stdio.h>
+#include "bnn.h"
 int main(int argc, char **argv) {
   bnn_error error;
   bnn_network *network;
@@ -49,11 +61,10 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
-LOADED = """
-#include <dlfcn.h>
-#include <stdio.h>
-#include "bnn.h"
-#define FUNCTION(name) __typeof__(name) *const name##_ = (__typeof__(name) *)dlsym(library, #name)
+)
+LOADED = (
+    FUNCTIONS
+    + """
 int main(int argc, char **argv) {
   for (int i = 0; i < 20; i++) {
     void *library = dlopen(argv[1], RTLD_NOW);
@@ -72,23 +83,17 @@ int main(int argc, char **argv) {
   return dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) ? 0 : 5;
 }
 """
+)
 
 # Opens contexts of more and more threads while another thread computes.
-BUSY = """
-#define _GNU_SOURCE
-#include <dirent.h>
+BUSY = (
+    THREADS
+    + """
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include "bnn.h"
 static atomic_int begun, over;
-static int threads(void) {
-  int number = 0;
-  DIR *folder = opendir("/proc/self/task");
-  while (readdir(folder)) number++;
-  closedir(folder);
-  return number - 2;
-}
 static void *compute(void *context) {
   static unsigned char images[8 * 3 * 32 * 32];
   float logits[8 * 10];
@@ -112,6 +117,7 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
+)
 # Another version of the library, whose functions only say that they were called.
 OTHER = """
 #include <stdio.h>
@@ -120,11 +126,9 @@ void bnn_close(void *network) { puts("other"); }
 const char *bnn_kernel_name(int number) { return "other"; }
 int bnn_picture_read(void *data, unsigned long size, void *picture, void *error) { return puts("other"); }
 """
-BESIDE = """
-#include <dlfcn.h>
-#include <stdio.h>
-#include "bnn.h"
-#define FUNCTION(name) __typeof__(name) *const name##_ = (__typeof__(name) *)dlsym(library, #name)
+BESIDE = (
+    FUNCTIONS
+    + """
 int main(int argc, char **argv) {
   void *library = dlopen(argv[1], RTLD_NOW);
   if (!library || bnn_num_kernels()) return fprintf(stderr, "%s\\n", dlerror()), 1;
@@ -137,6 +141,7 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
+)
 
 
 def compiled(source: str, folder: Path, *libraries: str | Path) -> Path:

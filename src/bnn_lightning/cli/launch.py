@@ -83,7 +83,7 @@ def launch(job: Job, *, config_name: str, prefix: Sequence[str] = ()) -> None:
             os.environ[SHOW_TRACE] = "1"
             sys.argv = [argv[0], *arguments]
             runs = _runs(arguments, environment) if config_name == "train" else nullcontext()
-            with running(verb, arguments), _options_only(), _composed_once(arguments), runs:
+            with running(verb, arguments), _options_only(), _composed_once(), runs:
                 hydra.main(config_path=config_path(), config_name=config_name, version_base="1.3")(one)()
     finally:
         sys.argv = argv
@@ -271,7 +271,7 @@ def _options_only() -> Iterator[None]:
 
 
 @contextmanager
-def _composed_once(arguments: Sequence[str]) -> Iterator[None]:
+def _composed_once() -> Iterator[None]:
     # Before a run Hydra composes its configuration once more, for `hydra.mode`: half of a start's time. Here it
     # composes that of a run, which it takes again where this is one.
     load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode

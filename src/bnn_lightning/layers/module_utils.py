@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -48,7 +48,10 @@ def copy_network(model: nn.Module) -> nn.Module:
         >>> copy_network(net).last.requires_grad
         False
     """
-    memo = {id(t): t.detach().clone() for module in model.modules() for t in _computed(vars(module), deepest=4)}
+    found = (container for module in model.modules() for container in containers(vars(module)))
+    held = (item for container in found for item in items_of(container))
+    # torch does not copy tensors with a history of gradients.
+    memo = {id(item): item.detach().clone() for item in held if isinstance(item, Tensor) and not item.is_leaf}
     try:
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
@@ -57,14 +60,17 @@ def copy_network(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _computed(value: object, deepest: int) -> Iterator[Tensor]:
-    """Yield tensors with a history of gradients: torch does not copy these."""
-    if isinstance(value, Tensor):
-        if not value.is_leaf:
-            yield value
-    elif deepest and isinstance(value, dict | list | tuple | set | deque):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _computed(item, deepest - 1)
+def containers(value: object, deepest: int = 4) -> Iterator[Any]:
+    """Yield a dictionary, list, tuple, set or queue, and those within it, as far as `deepest` levels below."""
+    if isinstance(value, dict | list | tuple | set | deque):
+        yield value
+        for item in items_of(value) if deepest else ():
+            yield from containers(item, deepest - 1)
+
+
+def items_of(container: Collection[Any]) -> Collection[Any]:
+    """Return the values of a dictionary, or the items of another container."""
+    return container.values() if isinstance(container, dict) else container
 
 
 def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -167,7 +173,7 @@ def kept_values(tensors: Iterable[Tensor]) -> Iterator[None]:
     finally:
         for tensor, data, value in values:
             tensor.data = data
-            # What is expanded or of inference mode can be neither changed nor written.
+            # Tensors that are expanded or of inference mode can be neither changed nor written.
             if not torch.equal(data, value) and not ((data == value) | (data != data) & (value != value)).all():
                 data.copy_(value)
 

@@ -1,6 +1,5 @@
 """State of modules beside tensors: a graph computes the same in each call, so a call must not change it."""
 
-import copy
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn_lightning.deploy.ir.graph import GraphError
-from bnn_lightning.layers.module_utils import kept_values
+from bnn_lightning.layers.module_utils import containers, copy_network, items_of, kept_values
 
 Places = dict[tuple[str, str], Any]
 _Item = TypeVar("_Item")
@@ -69,10 +68,10 @@ def kept_state(network: nn.Module) -> Iterator[None]:
     The values of parameters and buffers are no matter of this: torch.export writes into others in their places.
     """
     modules = list(network.modules())
-    containers = _distinct(item for module in modules for item in _containers(vars(module), _DEEPEST + 1))
-    items = [copy.copy(container) for container in containers]
+    found = _distinct(container for module in modules for container in containers(vars(module)))
+    kept = [(container, _entries(container)) for container in found if not isinstance(container, tuple)]
     members = {id(store) for module in modules for store in (module._parameters, module._buffers)}
-    held = _distinct(item for container in containers if id(container) not in members for item in _held(container))
+    held = _distinct(item for container in found if id(container) not in members for item in items_of(container))
     tensors = [t for t in held if isinstance(t, Tensor) and not t.is_meta and t.layout is torch.strided]
     arrays = [(array, array.copy()) for array in held if isinstance(array, np.ndarray)]
     try:
@@ -82,26 +81,20 @@ def kept_state(network: nn.Module) -> Iterator[None]:
         for array, values in arrays:
             if array.tobytes() != values.tobytes():
                 array[...] = values
-        for container, before in zip(containers, items, strict=True):
-            if _ids(container) != _ids(before):
+        for container, before in kept:
+            if _ids(_entries(container)) != _ids(before):
                 container.clear()
-                container.extend(before) if isinstance(container, list | deque) else container.update(before)
+                add = container.extend if isinstance(container, list | deque) else container.update
+                add(before if isinstance(container, dict) else [item for (item,) in before])
 
 
-def _containers(value: Any, deepest: int) -> Iterator[Any]:
-    """Yield a container, and those within."""
-    if deepest and isinstance(value, dict | list | tuple | set | deque):
-        yield value
-        for item in _held(value):
-            yield from _containers(item, deepest - 1)
+def _entries(container: Collection[Any]) -> list[tuple[Any, ...]]:
+    """Return the keys and values of a dictionary, or the items of another container."""
+    return list(container.items()) if isinstance(container, dict) else [(item,) for item in container]
 
 
-def _held(container: Collection[Any]) -> Collection[Any]:
-    return container.values() if isinstance(container, dict) else container
-
-
-def _ids(container: Collection[Any]) -> list[int]:
-    return list(map(id, container)) + list(map(id, container.values() if isinstance(container, dict) else ()))
+def _ids(entries: Iterable[tuple[Any, ...]]) -> list[int]:
+    return [id(part) for entry in entries for part in entry]
 
 
 def _distinct(items: Iterable[_Item]) -> list[_Item]:
@@ -126,7 +119,7 @@ def refuse_counters(network: nn.Module, images: Tensor, before: Places, after: P
     changed = _changed(before, after)
     if not changed:
         return
-    network = copy.deepcopy(network)
+    network = copy_network(network)
     first, settled = network(images.clone()), settings_of(network, with_tensors=False)
     second = network(images.clone())
     again = _changed(settled, settings_of(network, with_tensors=False))
