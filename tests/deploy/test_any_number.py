@@ -423,14 +423,14 @@ def test_paddings_have_names(padding: str, kernel_size: Any, dilation: Any, tmp_
     check_plan(Network(lambda m, y, x: m.get_submodule("real")(y).view(x.size(0), -1), real=real), tmp_path, near=1e-5)
 
 
-class Counting(list[int]):
+class CountingList(list[int]):
     def append(self, item: int) -> None:
         super().append(item + 1)
 
 
 def test_containers_with_methods_of_their_own_are_left_alone() -> None:
     network = nn.Linear(2, 2)
-    network.seen = Counting([1, 2])  # type: ignore[assignment]
+    network.seen = CountingList([1, 2])  # type: ignore[assignment]
     with kept_state(network):
         pass
     assert network.seen == [1, 2]
