@@ -23,6 +23,7 @@ from benchmarks import larq_step, timing
 from benchmarks.timing import clock, interleave, machine, summary
 from bnn_lightning.layers import BinaryConv2d
 from bnn_lightning.models import create_backbone
+from bnn_lightning.workflows.compute import keep_freed_memory
 
 FLOAT32 = ("binary", "float twin", "plain baseline")
 BF16 = ("binary, bf16", "float twin, bf16")
@@ -149,6 +150,7 @@ def report(model: str, args: argparse.Namespace) -> None:
 def main() -> None:
     """Print one table a network."""
     args = parse()
+    keep_freed_memory(torch.device(args.device))  # as `bnn train` does
     layout = "channels_last" if args.channels_last else "contiguous"
     print(f"{machine()}, batch {args.batch}, compile {args.compile}, {layout}, {clock(args)} time")
     for model in args.models:

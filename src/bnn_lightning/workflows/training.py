@@ -44,7 +44,7 @@ from bnn_lightning.workflows.checks import (
 )
 from bnn_lightning.workflows.checks_distill import check_distiller, check_turns
 from bnn_lightning.workflows.checks_network import check_network
-from bnn_lightning.workflows.compute import compute_line
+from bnn_lightning.workflows.compute import compute_line, keep_freed_memory
 from bnn_lightning.workflows.ending import duration, end_only, explain_nonfinite
 from bnn_lightning.workflows.errors import UserError, as_user_error, listed
 from bnn_lightning.workflows.evaluation import left_out_by
@@ -303,6 +303,7 @@ def prepare(settings: TrainSettings, plain: Plain, config: Plain) -> TrainingRun
     _warn(check_binary_end(task, trainer.max_epochs))
     _warn(check_turns(task, trainer.max_epochs))
     say(compute_line(task, trainer))
+    keep_freed_memory(trainer.strategy.root_device)
     check_sharding(trainer)
     check_data(datamodule, trainer, stage="fit")
     check_class_weights(task, datamodule, trainer)
