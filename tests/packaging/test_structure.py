@@ -3,7 +3,7 @@
 import ast
 import importlib
 import pkgutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 import bnn_lightning
 
 ROOT = Path(bnn_lightning.__file__).parent
+TESTS = Path(__file__).parents[1]
+FOLDERS = [ROOT, TESTS, TESTS.parent / "benchmarks", TESTS.parent / "tools"]
 MODULES = {
     ".".join(["bnn_lightning", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -58,6 +60,18 @@ def test_no_two_public_classes_share_a_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(name)
     assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
+def test_no_file_defines_a_name_twice() -> None:
+    twice = []
+    for path in [path for folder in FOLDERS for path in sorted(folder.rglob("*.py"))]:
+        definitions = [
+            node.name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.decorator_list
+        ]
+        twice += [f"{path}: {name}" for name, number in Counter(definitions).items() if number > 1]
+    assert not twice
 
 
 def test_the_command_line_is_small() -> None:
