@@ -72,7 +72,7 @@ lint-imports: $(STAMP)
 
 lint-prose: $(STAMP)
 	$(BIN)/python tools/lint_prose.py
-	$(BIN)/codespell src conf docs tests benchmarks tools runtime $(wildcard *.md)
+	$(BIN)/codespell src conf docs notebooks tests benchmarks tools runtime $(wildcard *.md)
 
 format: $(STAMP)  ## Apply ruff's fixes and format
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Options that make every registered network small, for tests that are parametrised over them."""
+"""Options that make every registered network small, for tests that are parametrized over them."""
 
 from typing import Any
 

@@ -216,3 +216,4 @@ def test_a_network_that_is_not_binary_yet_is_said_to_be(bnn: Bnn, small: tuple[s
         scored = bnn("evaluate", f"ckpt={final}", QUIET)
         assert scored.code == 0, scored.err
         assert ("NOT BINARY: 3 binarizers" in scored.out) == (not binary)
+        assert ("NOT BINARY: 3 binarizers" in repr(bnn_lightning.evaluate(final))) == (not binary)

@@ -26,6 +26,6 @@ def fitted_accuracy(learnable: bool) -> float:
     return (nearest == test_labels).double().mean().item()
 
 
-def test_classes_can_be_learnt_or_not() -> None:
+def test_classes_can_be_learned_or_not() -> None:
     assert fitted_accuracy(learnable=True) > 0.95
     assert fitted_accuracy(learnable=False) < 0.25

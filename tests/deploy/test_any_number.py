@@ -1,7 +1,7 @@
 """Networks that compute otherwise for other numbers of images have no graph: packed, they compute what they did."""
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -145,6 +145,11 @@ def join(network: Counting) -> int:
     return len(network.state)
 
 
+def join_bytes(network: Counting) -> int:
+    network.state += b"1"
+    return len(network.state)
+
+
 def note_first(network: Counting) -> int:
     is_first, network.state = network.state is None, True
     return int(is_first)
@@ -161,6 +166,8 @@ COUNTERS = {
     "array": (np.zeros(()), add_one),
     "list": ([], append),
     "deque": (deque(), append),
+    "items": (Counter(calls=0), add_to_item),
+    "bytes": (b"", join_bytes),
     "tensors": ([], append_tensor),
     "item": ({"calls": 0}, add_to_item),
     "tuple": ((), join),
@@ -421,6 +428,21 @@ def test_paddings_have_names(padding: str, kernel_size: Any, dilation: Any, tmp_
     torch.manual_seed(0)
     real = nn.Conv2d(8, 4, kernel_size, padding=padding, dilation=dilation)
     check_plan(Network(lambda m, y, x: m.get_submodule("real")(y).view(x.size(0), -1), real=real), tmp_path, near=1e-5)
+
+
+@torch.no_grad()
+def test_counters_of_python_keep_what_they_counted(tmp_path: Path) -> None:
+    def multiply(network: Network, y: Tensor, x: Tensor) -> Tensor:
+        network.seen["height"] = x.shape[2]  # type: ignore[operator, index]
+        return y.amax((2, 3)) * network.seen["factor"]  # type: ignore[operator, index]
+
+    network = Network(multiply).eval()
+    network.seen = Counter(factor=2, height=4)  # type: ignore[assignment]
+    packed = pack(network, images_of(2))
+    assert packed.report.unplanned == ""
+    assert packed.network.seen == Counter(factor=2, height=4)
+    other = torch.rand(3, 8, 5, 7)  # computed layer by layer
+    assert torch.equal(packed(other), network(other))
 
 
 class CountingList(list[int]):

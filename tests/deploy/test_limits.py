@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn_lightning.binarizers import SignSTE, XNORScale
+from bnn_lightning.binarizers import SignSTE, WeightSign, XNORScale
 from bnn_lightning.deploy import FileSizes, PackedFileError, PackedInfo, load, pack, save
 from bnn_lightning.deploy.format.packed_file import write_container
 from bnn_lightning.deploy.ir.graph import Constant
@@ -223,3 +223,26 @@ def test_no_small_file_takes_twice_as_long_as_bnext(name: str, seconds_of_bnext_
 @pytest.mark.parametrize("name", DERIVED)
 def test_no_small_file_derives_longer_than_bnext_tiny_loads(name: str, seconds_of_bnext_tiny: float) -> None:
     assert seconds_to_derive(name, 500_000) < seconds_of_bnext_tiny
+
+
+@torch.no_grad()
+def test_large_depthwise_kernels_run_without_a_plan_where_kernels_expand_them_too_far(tmp_path: Path) -> None:
+    binary: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+    layer = BinaryConv2d(320, 320, 31, groups=320, padding=15, **binary)
+    network = nn.Sequential(nn.Conv2d(3, 320, 3, stride=2), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 18, 18)
+    packed = pack(network, images)
+    assert "as kernels read them" in packed.report.unplanned
+    assert torch.equal(packed(images), network(images))
+    with pytest.raises(ValueError, match=r"was not written, since it could not be loaded.* signs in packed layers"):
+        save(packed, tmp_path / "net.bnn", PackedInfo("net", 3, 18))
+
+
+@torch.no_grad()
+def test_depthwise_kernels_of_common_size_are_saved(tmp_path: Path) -> None:
+    binary: dict[str, Any] = {"input_binarizer": SignSTE(), "weight_binarizer": WeightSign()}
+    layers = [BinaryConv2d(256, 256, 13, groups=256, padding=6, **binary) for _ in range(4)]
+    network = nn.Sequential(nn.Conv2d(3, 256, 3, stride=2), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 18, 18)
+    save(pack(network, images), tmp_path / "net.bnn", PackedInfo("net", 3, 18))
+    torch.testing.assert_close(load(tmp_path / "net.bnn")(images), network(images), rtol=0, atol=1e-4)

@@ -261,7 +261,7 @@ def test_the_memory_of_a_large_call_is_released(tmp_path: Any) -> None:
     wanted = network(images(64))
     for number in (16, 3, 65, 2, 64):  # in one context, and in one with more room
         assert torch.equal(network(images(64)[:number]), wanted[:number])
-        assert network._executor.num_idle == 1
+        assert len(idle.idle) == 1
     for _ in range(PATIENCE + 1):
         assert torch.equal(network(images(64)[:5]), wanted[:5])
     assert [context.most for context in idle.idle] == [5]

@@ -93,7 +93,7 @@ def test_pretrained_weights_get_a_new_classifier_and_are_not_fetched_again(monke
     again.load_state_dict(network.state_dict())
 
 
-def test_grey_images_have_the_constants_of_one_channel():
+def test_gray_images_have_the_constants_of_one_channel():
     network = binary_torchvision("resnet18", num_classes=10, in_channels=1, image_size=8, mean=[0.5], std=[0.25])
     assert network.normalize.mean.flatten().tolist() == [0.5] * 3
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)

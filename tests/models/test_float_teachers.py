@@ -38,7 +38,7 @@ def test_logits_are_torchvisions_of_normalised_images(name, tmp_path: Path):
     assert all(tap in names for tap in [*ours.feature_taps(), ours.classifier_name])
 
 
-def test_grey_images_are_shown_on_three_channels():
+def test_gray_images_are_shown_on_three_channels():
     torch.manual_seed(0)
     network = torchvision_network("resnet18", num_classes=10, in_channels=1, pretrained=False).eval()
     images = torch.rand(2, 1, 32, 32)

@@ -11,12 +11,13 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bnn_lightning.binarizers import EDE, ReSTE, SignEDE, TemperatureSign
+from bnn_lightning.binarizers import EDE, AnnealedBinarizer, ReCUWeights, ReSTE, SignEDE, TemperatureSign
 from bnn_lightning.data import DigitsDataModule
 from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.tasks.progress import TrainingProgress
 from bnn_lightning.tasks.scheduler import jump_of_schedules
 from bnn_lightning.tasks.steps import steps_per_epoch
+from bnn_lightning.utils.curve_panels import PANELS
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -114,6 +115,12 @@ def test_what_changes_is_logged(interval: str) -> None:
     assert set(logged) == {"binary/t", "binary/temperature", "binary/power"}
     assert logged["binary/t"] == pytest.approx(10 ** (-3 + 4 * last))
     assert logged["binary/power"] == pytest.approx(1 + 2 * last)
+
+
+@pytest.mark.parametrize("binarizer", [SignEDE(), ReSTE(), TemperatureSign(), ReCUWeights(8)])
+def test_what_changes_has_a_curve(binarizer: AnnealedBinarizer) -> None:
+    drawn = {name for panel in PANELS for name in panel.names}
+    assert {f"binary/{name}" for name, _ in binarizer.named_buffers(recurse=False)} <= drawn
 
 
 def test_nothing_is_told_where_nothing_changes() -> None:

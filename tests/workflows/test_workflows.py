@@ -267,7 +267,14 @@ def test_visualize(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda run: bnn_lightning.evaluate(run, sede=3), "seed"),
+        (lambda run: bnn_lightning.evaluate(run, sede=3), "`evaluate` has no argument `sede`. Did you mean `seed`?"),
+        (
+            lambda run: bnn_lightning.evaluate(run, dta="mnist"),
+            "no argument `dta`. Did you mean `data`?",
+        ),
+        (lambda run: bnn_lightning.train("mlp", "digits", optimiser={}), "Did you mean `optimizer`?"),
+        (lambda run: bnn_lightning.train("mlp", "digits", precision="bf16"), 'give trainer={"precision": ...}.'),
+        (lambda run: bnn_lightning.train("mlp", "digits", class_weights=[1]), 'give task={"class_weights": ...}.'),
         (lambda run: bnn_lightning.evaluate(run, seed="three"), "`evaluate.seed` must be a whole number"),
         (lambda run: bnn_lightning.evaluate(run, matmul_precision="low"), "`matmul_precision` must be highest"),
         (lambda run: bnn_lightning.evaluate(run, data="minst"), "Did you mean `mnist`?"),

@@ -25,7 +25,7 @@ class OneFile(ModelCheckpoint):
     Args:
         dirpath: Folder; None takes Lightning's choice.
         filename: Without ".ckpt".
-        weights_only: Leave out optimizer, schedule and callbacks.
+        weights_only: Leave out optimizer, learning-rate scheduler and callbacks.
     """
 
     def __init__(self, dirpath: str | Path | None, *, filename: str, weights_only: bool) -> None:
@@ -68,13 +68,15 @@ class LastCheckpoint(OneFile):
 
     What is saved is always the state between two optimizer steps, so that the resumed run is the uninterrupted one to
     the bit. (Lightning's `ModelCheckpoint` may save after the last step of an epoch, and then goes on with the next one
-    without having ended it; with `save_on_exception` it may save in the middle of a step.) Ctrl-C and SIGTERM stop the
-    training after the running step; pressed again, at once, and the file of the last regular save stays. So does the
-    signal that SLURM sends before a time limit, and the job is then requeued (in place of Lightning's own requeueing,
-    which saves in the middle of a step; `trainer.fit(..., ckpt_path="last")` resumes). After the last step, and while a
-    network is scored, it is requeued at once. Where
-    `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within it; a
-    validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
+    without having ended it; with `save_on_exception` it may save in the middle of a step.)
+
+    Ctrl-C and SIGTERM stop the training after the running step; pressed again, at once, and the file of the last
+    regular save stays. The signal that SLURM sends before a time limit stops it, too, and the job is requeued, in place
+    of Lightning's own requeueing, which saves in the middle of a step: `trainer.fit(..., ckpt_path="last")` resumes.
+    After the last step, and while a network is scored, it is requeued at once.
+
+    Where `max_steps` or `max_time` ends the training within an epoch, a resumed run with a larger limit goes on within
+    it; a validation that falls on that step is not repeated. An epoch in which a validation stops the training (early
     stopping with `val_check_interval`) counts as ended. With several ranks, a callback that sets `should_stop` on one
     of them stops all, after 16 steps at most.
 
@@ -270,7 +272,7 @@ class BestCheckpoint(WhileBinary, ModelCheckpoint):
         dirpath: Folder; None takes Lightning's choice.
         filename: Without ".ckpt".
         save_top_k: Number of checkpoints to keep.
-        save_weights_only: Leave out optimizer, schedule and callbacks.
+        save_weights_only: Leave out optimizer, learning-rate scheduler and callbacks.
     """
 
     def __init__(

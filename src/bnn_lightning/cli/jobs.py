@@ -46,7 +46,7 @@ def printed() -> Iterator[None]:
 def evaluate(config: DictConfig) -> float:
     """Score a checkpoint or a packed file; return the top-1 accuracy."""
     found = _run("evaluate", config)
-    _tell(f"\n{found}", found.warning)
+    _tell(f"\n{found}")
     return float(found.top1)
 
 
@@ -156,14 +156,12 @@ def _run(verb: str, config: DictConfig, *, out: Callable[[Any], Path] | None = N
         return workflow(**vars(settings), **{k: v for k, v in sections.items() if k in taken}, **options)
 
 
-def _tell(*texts: str | None) -> None:
-    """Print texts, once for all ranks."""
+def _tell(text: str) -> None:
+    """Print a text, once for all ranks."""
     from bnn_lightning.workflows.messages import say
 
     with printed():
-        for text in texts:
-            if text is not None:
-                say(text)
+        say(text)
 
 
 @contextmanager

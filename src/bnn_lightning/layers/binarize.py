@@ -117,7 +117,7 @@ def binarize(
     _check_options(keep, activation)
     names = _names(model)
     layers = weighted_layers(model)
-    rules = _check_rules(rules or {}, _replaceable(model, layers, names), options)
+    rules = _check_rules(rules or {}, _replaceable(model, layers, names))
     new: dict[int, nn.Module] = {}
     changes = [
         _plan_layer(model, name, layer, kinds, names[id(layer)], keep, rules, options, new)
@@ -162,7 +162,7 @@ def _replaceable(model: nn.Module, layers: Mapping[str, nn.Module], names: Mappi
     return [name for module in (*layers.values(), *activations) for name in names[id(module)]]
 
 
-def _check_rules(rules: Mapping[str, Rule], known: Sequence[str], options: _Options) -> dict[str, Rule]:
+def _check_rules(rules: Mapping[str, Rule], known: Sequence[str]) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
         raise TypeError(f"`rules` must be a mapping of patterns of names, got {rules!r}.")
     settings = list(_Options.__dataclass_fields__)

@@ -58,7 +58,7 @@ PANELS = (
     CurvePanel("Top-5 accuracy", _of_splits("acc_top5"), percent=True),
     CurvePanel("Terms of the training loss", prefix="train/loss_", log=True),
     CurvePanel("Learning rate", ("lr",)),
-    CurvePanel("Annealing", ("binary/temperature", "binary/t", "binary/power"), log=True),
+    CurvePanel("Annealing", ("binary/temperature", "binary/t", "binary/tau", "binary/power"), log=True),
     CurvePanel("Sign-flip rate of binary weights", ("binary/flip_rate",), percent=True, log=True),
     CurvePanel("Gradient norm of a term over cross-entropy's", prefix="gradient/", log=True),
 )

@@ -86,7 +86,7 @@ def check_precision(trainer: Node, matmul_precision: str) -> None:
         raise UserError(f"trainer.precision={precision}: Apple's GPUs have no float64; take trainer.accelerator=cpu.")
     if matmul_precision != "highest" and not (on_gpu and torch.cuda.get_device_capability() >= (8, 0)):
         raise UserError(
-            f"matmul_precision={matmul_precision} needs an NVIDIA GPU, Ampere or later; take precision=fp32."
+            f"matmul_precision={matmul_precision} needs an NVIDIA GPU, Ampere or later; take matmul_precision=highest."
         )
 
 
@@ -248,8 +248,8 @@ def check_binary_end(task: ClassificationTask, max_epochs: int | None) -> str | 
     if epochs / length >= late:
         return None
     return (
-        f"The network will not be binary at the end: its weights are from {late:.3g} of the annealing's "
-        f"{length} epochs on, and {max_epochs} are trained. Train longer, or take a smaller "
+        f"The network will not be binary at the end: its weights become binary after {late:.3g} of the annealing's "
+        f"{length} epochs, and {max_epochs} are trained. Train longer, or take a smaller "
         "model.weight_binarizer.binary_from (binarizer@model.weight_binarizer=temperature)."
     )
 

@@ -63,7 +63,7 @@ class Score:
         return (
             f"images: {self.images}{partial}{left_out}\n"
             f"top-1:  {100 * self.top1:.2f} %\ntop-5:  {100 * self.top5:.2f} %\n"
-            f"loss:   {self.loss:.4f}"
+            f"loss:   {self.loss:.4f}" + (f"\n{self.warning}" if self.warning else "")
         )
 
 

@@ -1,14 +1,15 @@
 """Settings of the verbs: the one source of their keys, types, choices and defaults."""
 
+import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from bnn_lightning.deploy.export.formats import FORMATS
 from bnn_lightning.workflows.arguments import check_arguments
-from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
 from bnn_lightning.workflows.old_names import new_key
 
 Settings = TypeVar("Settings")  # a dataclass
@@ -16,6 +17,8 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 # Placeholder of an experiment for a path that must be given. (OmegaConf's `???` replaces no value that is there.)
 REQUIRED = "required"
+# Keys of the command line that stand in a section of a verb's arguments.
+_IN_SECTIONS = {"precision": "trainer", "strategy": "trainer", "class_weights": "task"}
 # Keys whose values count something, or scale it.
 _POSITIVE = (
     *("epochs", "images", "size", "top", "batch_size", "threads", "resize"),
@@ -79,7 +82,7 @@ class PrepareSettings:
     output: str
     to: str = choice("folder", "stream")
     size: int | None = 400
-    side: str = "longer"
+    side: str = choice("longer", "shorter")
     quality: int = 90
     chunk_mib: int = 64
     on_damaged: str = choice("error", "skip", default="skip")
@@ -181,10 +184,8 @@ def make_settings(kind: type[Settings], verb: str, **options: Any) -> Settings:
     Raises:
         UserError: A key that does not exist, a value of another type or out of its range, or a key without its value.
     """
+    _check_names(verb, options, [known.name for known in fields(kind)])  # type: ignore[arg-type]
     plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
-    for key in options.keys() - {known.name for known in fields(kind)}:  # type: ignore[arg-type]
-        if (new := new_key(key)) is not None:
-            raise UserError(f"`{key}` is called `{new}` now.")
     check_arguments(kind, plain, verb, partial=False)
     settings = kind(**plain)
     check_settings(settings)
@@ -193,6 +194,8 @@ def make_settings(kind: type[Settings], verb: str, **options: Any) -> Settings:
 
 def takes(kind: type) -> Callable[[Verb], Verb]:
     """Show the keys of a dataclass of settings, with their types and defaults, in the signature of a verb.
+
+    The verb refuses other names than those of the signature.
 
     Args:
         kind: Dataclass that the verb makes of its `**options`.
@@ -205,10 +208,29 @@ def takes(kind: type) -> Callable[[Verb], Verb]:
         keys = [p for p in inspect.signature(kind).parameters.values() if p.name not in names]
         keys.sort(key=lambda parameter: parameter.default is not parameter.empty)
         parameters = [*own, *(key.replace(kind=key.KEYWORD_ONLY) for key in keys)]
-        verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return verb
+        allowed = [parameter.name for parameter in parameters]
+
+        @functools.wraps(verb)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            _check_names(verb.__name__, options, allowed)
+            return verb(*arguments, **options)
+
+        checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return cast(Verb, checked)
 
     return shown
+
+
+def _check_names(verb: str, options: Collection[str], known: Collection[str]) -> None:
+    """Raise `UserError` where an option of a verb does not exist."""
+    for key in options:
+        if key in known:
+            continue
+        if (new := new_key(key)) is not None:
+            raise UserError(f"`{key}` is called `{new}` now.")
+        if (section := _IN_SECTIONS.get(key)) in known:
+            raise UserError(f'`{verb}` has no argument `{key}`: give {section}={{"{key}": ...}}.')
+        raise UserError(f"`{verb}` has no argument `{key}`.{did_you_mean(key, known)} It takes: {listed(known)}.")
 
 
 def check_settings(settings: Any) -> None:

@@ -18,7 +18,7 @@ _MOST_IN_ALL = 1 << 30  # of all results for one image
 # million signs. A node takes 11 to 17 microseconds, some more for what it reads, and a constant half of that.
 _NODES, _BYTES_OF_NODE = 1560, 1 << 12
 _ITEMS_OF_NODE, _CONSTANTS_OF_NODE = 8, 4
-_SIGNS, _SIGNS_OF_BYTE = 1 << 21, 8  # of packed layers, filled up to whole words
+_SIGNS, _SIGNS_OF_BYTE = 1 << 23, 8  # of packed layers, filled up to whole words
 _WORDS, _WORDS_OF_BYTE = 1 << 22, 2  # of packed layers, filled up to whole blocks
 
 

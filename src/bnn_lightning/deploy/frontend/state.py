@@ -1,6 +1,6 @@
 """State of modules beside tensors: a graph computes the same in each call, so a call must not change it."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ def _settled(value: Any, deepest: int, with_tensors: bool) -> Any:
             return value.shape, value.tobytes()
         case Tensor():
             return id(value) if with_tensors else "a tensor"
-        case None | bool() | int() | float() | str() | np.generic():
+        case None | bool() | int() | float() | complex() | str() | bytes() | np.generic():
             return repr(value)  # NaN is equal to itself
     return "another"  # functions, objects
 
@@ -83,14 +83,25 @@ def kept_state(network: nn.Module) -> Iterator[None]:
                 array[...] = values
         for container, before in kept:
             if _ids(_entries(container)) != _ids(before):
-                container.clear()
-                add = container.extend if isinstance(container, list | deque) else container.update
-                add(before if isinstance(container, dict) else [item for (item,) in before])
+                _restore(container, before)
 
 
 def _entries(container: Collection[Any]) -> list[tuple[Any, ...]]:
     """Return the keys and values of a dictionary, or the items of another container."""
     return list(container.items()) if isinstance(container, dict) else [(item,) for item in container]
+
+
+def _restore(container: Any, entries: Iterable[tuple[Any, ...]]) -> None:
+    """Fill a container, without methods that its class may have changed: `Counter.update` counts what it is given."""
+    kind: Any = next(kind for kind in (OrderedDict, dict, list, deque, set) if isinstance(container, kind))
+    kind.clear(container)
+    for entry in entries:
+        if isinstance(container, dict):
+            kind.__setitem__(container, *entry)
+        elif isinstance(container, set):
+            kind.add(container, *entry)
+        else:
+            kind.append(container, *entry)
 
 
 def _ids(entries: Iterable[tuple[Any, ...]]) -> list[int]:

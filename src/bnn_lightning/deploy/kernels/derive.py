@@ -29,7 +29,7 @@ from bnn_lightning.deploy.kernels.layout import BLOCK, blocked, num_blocks, num_
 Array = NDArray[Any]
 # Limits of what a file's constants are worth, so that no small file opens longer than BNext-Tiny: bytes of all that is
 # derived, and the values that it is computed from. A block of outputs counts as some values, two summed words as one.
-MOST_BYTES, BYTES_OF_BYTE = 1 << 24, 32
+MOST_BYTES, BYTES_OF_BYTE = 1 << 25, 32
 MOST_VALUES, VALUES_OF_BYTE, VALUES_OF_BLOCK = 1 << 20, 9, 8
 
 
@@ -164,8 +164,11 @@ def verify_derived(derived: tuple[Derived, ...], constants: int, size: int) -> N
         Traceback (most recent call last):
         bnn_lightning.deploy.kernels.job.CallError: `signs` are computed from what is none.
     """
-    if size > MOST_BYTES + BYTES_OF_BYTE * constants:
-        raise CallError(f"{size} bytes are derived: constants of {constants} bytes justify fewer.")
+    most = MOST_BYTES + BYTES_OF_BYTE * constants
+    if size > most:
+        raise CallError(
+            f"Its weights take {size} bytes as kernels read them; {constants} bytes justify at most {most}."
+        )
     end, values = 0, 0
     for item in derived:
         _verify_source(item, constants, end)

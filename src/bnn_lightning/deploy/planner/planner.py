@@ -10,6 +10,7 @@ from bnn_lightning.deploy.ir.types import Type
 from bnn_lightning.deploy.kernels.binary_conv import emitting, summing
 from bnn_lightning.deploy.kernels.call import Address, Count, KernelCall, Region
 from bnn_lightning.deploy.kernels.constants import ConstantSection
+from bnn_lightning.deploy.kernels.derive import verify_derived
 from bnn_lightning.deploy.kernels.elementwise import halving
 from bnn_lightning.deploy.kernels.layout import packed
 from bnn_lightning.deploy.planner.lowering import IMAGES, Resource, Signs, Size, Sums
@@ -27,6 +28,9 @@ def make_plan(graph: TypedGraph, constants: ConstantSection | None = None) -> Pl
     Args:
         graph: The graph.
         constants: Section that other plans may share; constants that they have in common are there once.
+
+    Raises:
+        CallError: More would be derived of the constants than a plan may ask for.
     """
     constants = ConstantSection() if constants is None else constants
     actions = schedule(graph)
@@ -37,6 +41,7 @@ def make_plan(graph: TypedGraph, constants: ConstantSection | None = None) -> Pl
     for at, action in enumerate(actions):
         scratch = {} if action.lowering is None else action.lowering.scratch
         calls += _calls(graph, constants, action, {**shared, **{name: places[at, name] for name in scratch}})
+    verify_derived(tuple(constants.derived), len(constants.data), constants.derived_size)
     channels, height, width = graph.images.shape
     return Plan(
         calls=tuple(calls),

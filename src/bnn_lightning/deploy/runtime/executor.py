@@ -225,11 +225,6 @@ class Executor:
     def __reduce__(self) -> tuple[type["Executor"], tuple[FilePlans | None]]:
         return Executor, (self._file,)
 
-    @property
-    def num_idle(self) -> int:
-        """Number of contexts that wait for calls."""
-        return len(self._contexts.idle)
-
     def clear(self) -> None:
         """Forget plans and contexts: the tensors of the network have changed."""
         with self._lock:
@@ -237,7 +232,11 @@ class Executor:
             self._contexts.clear()
 
     def plan(self, network: Runnable, *, takes_bytes: bool) -> Plan:
-        """Return a plan of a network, which is made and verified when it is asked for the first time."""
+        """Return a plan of a network, which is made when it is asked for the first time.
+
+        Raises:
+            CallError: More would be derived of its constants than a plan may ask for.
+        """
         return self._plan(network, takes_bytes)[0]
 
     def run(self, network: Runnable, images: Tensor, kernel: Kernel, seconds: list[float] | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from bnn_lightning.deploy.format.container import PackedFileError, container_bytes, read_container
 from bnn_lightning.deploy.format.info import PackedInfo
 from bnn_lightning.deploy.format.packed_file import file_bytes, write_whole
+from bnn_lightning.deploy.kernels.job import CallError
 from bnn_lightning.deploy.passes.quantize_stem import quantize_stem
 from bnn_lightning.deploy.passes.quantize_weights import quantize_weights
 from bnn_lightning.deploy.runtime.network import load
@@ -79,9 +80,9 @@ def save(
     data, _ = container_bytes(header, graph.constants)
     try:
         load(data)
-    except PackedFileError as error:
+        data, num_header = file_bytes(graph, info, header)
+    except (PackedFileError, CallError) as error:
         raise ValueError(f"`{path}` was not written, since it could not be loaded. {error}") from error
-    data, num_header = file_bytes(graph, info, header)
     write_whole(path, data)
     container = read_container(data)
     sizes = {"bits": 0, "rest": 0}

@@ -23,7 +23,7 @@ from bnn_lightning.utils.optional import require
 
 Runner = Callable[[int, Tensor], Callable[[], Any]]
 EXTRA = "benchmark"
-_CALIBRATION = 8  # images that ranges are learnt from: latency does not depend on them
+_CALIBRATION = 8  # images that ranges are learned from: latency does not depend on them
 
 
 def torch_runner(model: nn.Module | Callable[[Tensor], Tensor], *, channels_last: bool = True) -> Runner:
@@ -101,7 +101,7 @@ class OnnxNetwork(nn.Module):
 def quantize_onnx(path: Path, out: Path) -> None:
     """Write an ONNX file with the 8-bit weights and activations of a static quantization (QDQ, a range a channel).
 
-    Ranges are learnt from noise: what comes out is as fast as a quantized network, not as accurate.
+    Ranges are learned from noise: what comes out is as fast as a quantized network, not as accurate.
 
     Raises:
         ModuleNotFoundError: onnxruntime is not installed.
