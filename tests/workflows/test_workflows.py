@@ -272,7 +272,7 @@ def test_visualize(
             lambda run: bnn_lightning.evaluate(run, dta="mnist"),
             "no argument `dta`. Did you mean `data`?",
         ),
-        (lambda run: bnn_lightning.train("mlp", "digits", optimiser={}), "Did you mean `optimizer`?"),
+        (lambda run: bnn_lightning.train("mlp", "digits", optimizr={}), "Did you mean `optimizer`?"),
         (lambda run: bnn_lightning.train("mlp", "digits", precision="bf16"), 'give trainer={"precision": ...}.'),
         (lambda run: bnn_lightning.train("mlp", "digits", class_weights=[1]), 'give task={"class_weights": ...}.'),
         (lambda run: bnn_lightning.evaluate(run, seed="three"), "`evaluate.seed` must be a whole number"),
