@@ -41,7 +41,7 @@ def keep_freed_memory(device: torch.device) -> None:
     """Let this process keep the memory that a step on a CPU frees, until it ends: the next step takes it again.
 
     glibc gives maps back to the system when they are freed, which then hands them out anew, page by page, at every
-    step: 7 to 9 % of ResNet-20's and BNext-Tiny's time. Other C libraries are left as they are.
+    step: 4 to 9 % of the time of ResNet-20 and BNext-Tiny. Other C libraries are left as they are.
 
     Args:
         device: Device of the network.
