@@ -181,7 +181,8 @@ def save(path, tensors, **more):
 
 
 def narrow(name, stem, temperature=1.0, seed=0):
-    """A network, its file and the stride of its stem."""
+    """A network, its file and the stride of its stem; the images that are drawn next are the same in every run."""
+    torch.manual_seed(seed)
     size = {"cifar": 16, "imagenet": 64}[stem]
     if name == "bnext_tiny":
         tensors = tiny_file(NARROW, 5, seed=seed, temperature=temperature)
