@@ -29,7 +29,7 @@ from bnn_lightning.deploy.kernels.layout import BLOCK, blocked, num_blocks, num_
 Array = NDArray[Any]
 # Limits of what a file's constants are worth, so that no small file opens longer than BNext-Tiny: bytes of all that is
 # derived, and the values that it is computed from. A block of outputs counts as some values, two summed words as one.
-MOST_BYTES, BYTES_OF_BYTE = 1 << 25, 32
+MOST_BYTES, BYTES_OF_BYTE = 5 << 22, 32
 MOST_VALUES, VALUES_OF_BYTE, VALUES_OF_BLOCK = 1 << 20, 9, 8
 
 

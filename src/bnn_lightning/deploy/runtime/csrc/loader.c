@@ -9,7 +9,7 @@ enum { PREFIX = 64, DIGEST = 32, FILE_VERSION = 4, TORCH = 0xFFFF, SAME = 0xFFFE
 // Bytes of an offset and of a region; numbers of a call; bytes of derived constants (kernels/derive.py: `MOST_BYTES`).
 #define MOST_OFFSET ((int64_t)1 << 40)
 #define MOST_NUMBER ((int64_t)1 << 31)
-#define MOST_DERIVED ((int64_t)1 << 25)
+#define MOST_DERIVED ((int64_t)5 << 22)
 #define MOST_MEMORY ((int64_t)1 << 32)  // of an image: as many bytes as the results of a graph may have
 
 static const char NO_MEMORY[] = "There is not enough memory.";
