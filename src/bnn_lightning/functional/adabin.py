@@ -30,7 +30,7 @@ def adabin_sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     References:
         Tu et al., AdaBin, ECCV 2022: its binarized activations; the center stands as in its code, alpha (s + beta).
     """
-    return approx_sign((x - beta) / alpha)
+    return approx_sign((x - beta.to(x.dtype)) * (1 / alpha).to(x.dtype))
 
 
 def center_and_deviation(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,11 +38,16 @@ class _PReLU(torch.autograd.Function):
         # The gradient in two parts, each zero where the other is not. torch's own kernel takes one element at a time.
         positive = _aten.threshold_backward(grad, x, 0)
         negative = grad - positive
-        # Over the map first: in half precision the batch is summed in that of the slope.
-        by_image = (negative * x).sum(tuple(range(2, x.dim()))) if x.dim() > 2 else negative * x
-        of_slope = by_image.to(slope.dtype).sum(0)
-        of_slope = of_slope if slope.numel() == x.shape[1] else of_slope.sum().view_as(slope)
+        of_slope = _sum_to_channels(negative, x, slope)
         return positive.addcmul_(negative, per_channel(slope, x)), of_slope
+
+
+def _sum_to_channels(grad: Tensor, x: Tensor, values: Tensor) -> Tensor:
+    """Sum `grad * x` to the shape of `values`, (C,) or (1,), and in its dtype."""
+    # Over the map first: in half precision the batch is summed in that of the values.
+    by_image = (grad * x).sum(tuple(range(2, x.dim()))) if x.dim() > 2 else grad * x
+    sums = by_image.to(values.dtype).sum(0)
+    return sums if values.numel() == x.shape[1] else sums.sum().view_as(values)
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -124,8 +129,32 @@ def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     References:
         Tu et al., AdaBin, ECCV 2022: its nonlinearity.
     """
-    shape = (-1, *[1] * (x.dim() - 2))
-    return positive.view(shape) * F.relu(x) - negative.view(shape) * F.relu(-x)
+    if torch.compiler.is_compiling() or not x.is_cpu:
+        return per_channel(positive, x) * F.relu(x) - per_channel(negative, x) * F.relu(-x)
+    if has_torch_function((x, positive, negative)):
+        return handle_torch_function(maxout, (x, positive, negative), x, positive, negative)
+    return cast(Tensor, _Maxout.apply(x, positive, negative))
+
+
+class _Maxout(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        above = F.relu(x)
+        return (above * per_channel(positive, x)).addcmul_(x - above, per_channel(negative, x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, positive, negative = ctx.saved_tensors
+        above = _aten.threshold_backward(grad, x, 0)
+        below = grad - above
+        of_x = (above * per_channel(positive, x)).addcmul_(below, per_channel(negative, x))
+        return of_x, _sum_to_channels(above, x, positive), _sum_to_channels(below, x, negative)
 
 
 class _SpatialMean(torch.autograd.Function):

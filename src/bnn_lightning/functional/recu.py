@@ -1,6 +1,7 @@
 """Weights and activations of ReCU: standardized, and weights clamped to the quantiles of a Laplace distribution."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +68,46 @@ def image_standardize(x: Tensor, eps: float = EPS) -> Tensor:
     References:
         Xu et al., ReCU, ICCV 2021: its published code.
     """
-    flat = x.flatten(1)
-    centered = flat - flat.mean(1, keepdim=True)
-    variance = centered.square().sum(1) / max(flat.shape[1] - 1, 1)
-    return x / (variance + eps).sqrt().view(-1, *[1] * (x.dim() - 1))
+    if torch.compiler.is_compiling():
+        return x * _per_image(_statistics(x, eps)[1], x)
+    return cast(Tensor, _ImageStandardize.apply(x, eps))
+
+
+class _ImageStandardize(torch.autograd.Function):
+    """Half of the passes over the map that torch's graph takes backwards."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, eps: float) -> Tensor:
+        return x * _per_image(_statistics(x, eps)[1], x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.eps = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        mean, inverse = _statistics(x, ctx.eps)
+        factor = (grad * x).sum(tuple(range(1, x.dim()))) * inverse**3 / _degrees(x)
+        of_x = (grad * _per_image(inverse, x)).addcmul_(x, _per_image(-factor, x))
+        return of_x.add_(_per_image(factor * mean, x)), None
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the mean of each sample, and the inverse of `sqrt(var + eps)`, (N,)."""
+    # Elements in the order of memory: in another one they would be copied first.
+    rows = x.movedim(1, -1).flatten(1) if x.dim() > 2 and x.stride(1) == 1 else x.flatten(1)
+    mean = rows.mean(1, keepdim=True)
+    norm = torch.linalg.vector_norm(rows - mean, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return mean.flatten(), (norm.square() / _degrees(x) + eps).rsqrt()
+
+
+def _degrees(x: Tensor) -> int:
+    return max(x[0].numel() - 1, 1)
+
+
+def _per_image(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

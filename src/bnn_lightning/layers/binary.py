@@ -125,11 +125,35 @@ class BinaryLayer(nn.Module):
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
             binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
+        if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
+            return self._rounded_dot(x, self._weight_values(signs, scale, offset), x_is_binary=binary)
         y = self.dot(x, signs, x_is_binary=binary)
         factor = self.times_gain(scale)
         if factor is not None:
             y = y * self.per_channel(factor)
         return self.add_centers(y, x, signs, scale, offset, x_is_binary=binary)
+
+    def _rounded_dot(self, x: Tensor, weight: Tensor, *, x_is_binary: bool) -> Tensor:
+        """Return `scaled_dot` where 16 bits round every sum: scales go to the weights, and maps stay of 16 bits.
+
+        Args:
+            x: Binarized input s.
+            weight: `scale * r + offset`.
+            x_is_binary: Whether `x` holds -1 and +1 only.
+        """
+        gain = self.times_gain(None)
+        y = self.dot(x, weight if gain is None else weight * gain, x_is_binary=x_is_binary)
+        shift = None if self.input_binarizer is None else self.input_binarizer.offset()
+        return y if shift is None else y + (shift * self.tap_sums(x, weight)).to(y.dtype)
+
+    def _weight_values(self, signs: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+        """Return the weights that the signs stand for, `scale * r + offset`."""
+        if scale is None and offset is None:
+            return signs
+        filters = self.filters(signs)
+        shape = (-1, *[1] * (filters.dim() - 1))
+        filters = filters if scale is None else filters * scale.view(shape)
+        return self.from_filters(filters if offset is None else filters + offset.view(shape))
 
     def times_gain(self, values: Tensor | None) -> Tensor | None:
         """Return the scale of the input times `values`, (out_channels,); None is 1."""
