@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnn_lightning.functional import concatenate, prelu, spatial_mean
+from bnn_lightning.functional import concatenate, image_standardize, maxout, prelu, spatial_mean
 
 SHAPES = [(4, 3), (4, 3, 5), (2, 3, 4, 5)]
 
@@ -29,6 +29,34 @@ def test_prelu_is_the_formula_with_its_gradients(shape: tuple[int, ...], slopes:
         torch.testing.assert_close(gradient, reference, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_maxout_is_the_formula_with_its_gradients(shape: tuple[int, ...]) -> None:
+    x, positive, upstream = inputs(shape)
+    negative = torch.tensor([2.0, 0.0, -0.5], dtype=torch.float64, requires_grad=True)
+    broad = [slope.view(1, -1, *[1] * (len(shape) - 2)) for slope in (positive, negative)]
+    expected = broad[0] * x.relu() - broad[1] * (-x).relu()
+    got = maxout(x, positive, negative)
+    assert torch.equal(got, expected)
+    leaves = [x, positive, negative]
+    references = torch.autograd.grad(expected, leaves, upstream)
+    for gradient, reference in zip(torch.autograd.grad(got, leaves, upstream), references, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_image_standardize_is_the_formula_with_its_gradient_in_both_layouts(layout: torch.memory_format) -> None:
+    x, _, upstream = inputs((2, 3, 4, 5))
+    mean = x.mean((1, 2, 3), keepdim=True)
+    variance = (x - mean).square().sum((1, 2, 3), keepdim=True) / 59
+    expected = x / (variance + 1e-5).sqrt()
+    leaf = x.detach().to(memory_format=layout).requires_grad_()
+    got = image_standardize(leaf)
+    assert got.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
+    (of_x,) = torch.autograd.grad(got, leaf, upstream)
+    torch.testing.assert_close(of_x, torch.autograd.grad(expected, x, upstream)[0], rtol=1e-12, atol=1e-13)
+
+
 def test_first_and_second_derivatives() -> None:
     x, slope, _ = inputs((2, 3, 2, 2))
     x = (x.detach() + 0.1 * x.detach().sign() + 1e-3).requires_grad_()  # away from the kink
@@ -36,6 +64,10 @@ def test_first_and_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(prelu, (x, slope))
     assert torch.autograd.gradcheck(spatial_mean, (x,))
     assert torch.autograd.gradgradcheck(spatial_mean, (x,))
+    assert torch.autograd.gradcheck(maxout, (x, slope, slope.detach() - 0.5))
+    assert torch.autograd.gradgradcheck(maxout, (x, slope, (slope.detach() - 0.5).requires_grad_()))
+    assert torch.autograd.gradcheck(image_standardize, (x,))
+    assert torch.autograd.gradgradcheck(image_standardize, (x,))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -55,6 +87,9 @@ def test_prelu_vmaps() -> None:
     each = torch.vmap(torch.func.grad(lambda image: prelu(image[None], slope).pow(2).sum()))(x)
     whole = torch.autograd.grad(prelu(x, slope).pow(2).sum(), x)[0]
     torch.testing.assert_close(each, whole)
+    for function in (image_standardize, lambda x: maxout(x, slope, -slope)):
+        each = torch.vmap(torch.func.grad(lambda image, f=function: f(image[None]).pow(2).sum()))(x)
+        torch.testing.assert_close(each, torch.autograd.grad(function(x).pow(2).sum(), x)[0])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

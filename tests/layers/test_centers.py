@@ -92,9 +92,10 @@ def authors_product(layer: Any, x: Tensor) -> Tensor:
     return type(layer).convolve(a, w, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
 
 
+@pytest.mark.parametrize("autocast", [False, True])  # which leaves float64 as it is
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_values_and_gradients_are_those_of_the_plain_product(name: str, pair: str) -> None:
+def test_values_and_gradients_are_those_of_the_plain_product(name: str, pair: str, autocast: bool) -> None:
     torch.manual_seed(0)
     make, shape = LAYERS[name]
     inputs, weights = PAIRS[pair]()
@@ -104,12 +105,27 @@ def test_values_and_gradients_are_those_of_the_plain_product(name: str, pair: st
     for function in (layer, lambda v: authors_product(layer, v)):
         leaf = x.clone().requires_grad_()
         layer.zero_grad()
-        y = function(leaf)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and function is layer):
+            y = function(leaf)
         (y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)).sum().backward()
         results.append([y.detach(), leaf.grad, *(p.grad for p in layer.parameters())])
     for ours, theirs in zip(*results, strict=True):
         assert ours is not None
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_maps_of_sixteen_bits_stay_so(name: str, pair: str) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    inputs, weights = PAIRS[pair]()
+    layer = make(input_binarizer=inputs, weight_binarizer=weights)
+    x = torch.randn(3, *shape).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer.scaled_dot(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer.scaled_dot(x.float()), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("pair", ["adabin", "dorefa", "sign, ternary"])

@@ -129,11 +129,12 @@ def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     References:
         Tu et al., AdaBin, ECCV 2022: its nonlinearity.
     """
-    if torch.compiler.is_compiling() or not x.is_cpu:
-        return per_channel(positive, x) * F.relu(x) - per_channel(negative, x) * F.relu(-x)
-    if has_torch_function((x, positive, negative)):
-        return handle_torch_function(maxout, (x, positive, negative), x, positive, negative)
-    return cast(Tensor, _Maxout.apply(x, positive, negative))
+    if not torch.compiler.is_compiling():
+        if has_torch_function((x, positive, negative)):
+            return handle_torch_function(maxout, (x, positive, negative), x, positive, negative)
+        if x.is_cpu:
+            return cast(Tensor, _Maxout.apply(x, positive, negative))
+    return per_channel(positive, x) * F.relu(x) - per_channel(negative, x) * F.relu(-x)
 
 
 class _Maxout(torch.autograd.Function):
@@ -151,8 +152,8 @@ class _Maxout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, positive, negative = ctx.saved_tensors
-        above = _aten.threshold_backward(grad, x, 0)
-        below = grad - above
+        # Zero where x is 0, on both sides.
+        above, below = _aten.threshold_backward(grad, x, 0), _aten.threshold_backward(grad, -x, 0)
         of_x = (above * per_channel(positive, x)).addcmul_(below, per_channel(negative, x))
         return of_x, _sum_to_channels(above, x, positive), _sum_to_channels(below, x, negative)
 
