@@ -78,8 +78,7 @@ def write_wheel(folder: Path, tags: str, library: Path) -> Path:
     info = f"bnn_runtime-{version()}.dist-info"
     tag_lines = "".join(f"Tag: py3-none-{tag}\n" for tag in tags.split("."))
     files: dict[str, bytes] = {
-        "bnn_runtime/__init__.py": (HERE / "bnn_runtime" / "__init__.py").read_bytes(),
-        "bnn_runtime/cli.py": (HERE / "bnn_runtime" / "cli.py").read_bytes(),
+        **{f"bnn_runtime/{path.name}": path.read_bytes() for path in sorted((HERE / "bnn_runtime").glob("*.py"))},
         **{f"bnn_runtime/{name}": (ENGINE / name).read_bytes() for name in ("contexts.py", "native.py")},
         f"bnn_runtime/_lib/{library.name}": library.read_bytes(),
         "bnn_runtime/py.typed": b"",

@@ -460,6 +460,8 @@ def test_learned_thresholds_and_shifts_are_folded() -> None:
 
 
 def test_what_is_not_binary_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, got str"):
+        pack("net.bnn")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Linear has no binary layer: pack one that was built with binary=True"):
         pack(nn.Linear(2, 2), torch.rand(1, 2))
     network = nn.Sequential(conv(2, 2))

@@ -101,7 +101,10 @@ def test_it_classifies_pictures(installed: Path, model: Path, tmp_path: Path, ru
     shape = (9, 7) if suffix == "pgm" else (9, 7, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"picture.{suffix}")
-    command = [installed / "bin" / "bnn-runtime", "classify", model, f"picture.{suffix}", "--top", str(CLASSES)]
+    command = (
+        [installed / "bin" / "python", "-m", "bnn_runtime"] if suffix == "png" else [installed / "bin/bnn-runtime"]
+    )
+    command += ["classify", model, f"picture.{suffix}", "--top", str(CLASSES)]
     printed = re.findall(r"([\d.]+) %  (\w+)", run(command, cwd=tmp_path))
     logits = native.load(model)(prepare_picture(pixels, PREPARATION).transpose(2, 0, 1)[None])[0].astype(np.float64)
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

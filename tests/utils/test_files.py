@@ -66,6 +66,14 @@ def test_a_place_is_looked_at_before_the_work(path: Path) -> None:
     assert os.listdir(path.parent) == ["out.csv"]
 
 
+def test_a_folder_that_is_missing_is_named(path: Path) -> None:
+    missing = path.parent / "nowhere"
+    with pytest.raises(FileNotFoundError, match=r"no such folder to write to; make it first: .*nowhere'"):
+        check_writable(missing / "a.csv")
+    with pytest.raises(FileNotFoundError, match="make it first"), replacing(missing / "a.csv"):
+        pass
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Needs POSIX.")
 def test_no_file_takes_the_place_of_a_device_or_a_pipe(path: Path) -> None:
     """As root it could: of /dev/null, for the whole machine."""

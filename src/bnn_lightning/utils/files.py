@@ -62,6 +62,8 @@ def check_writable(path: str | Path) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder to write to; make it first", str(path.parent))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():  # as root, a file would take the place of /dev/null

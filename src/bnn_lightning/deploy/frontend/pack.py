@@ -52,7 +52,10 @@ def pack_layers(model: nn.Module) -> PackedLayers:
 
     Raises:
         ValueError: See `pack`.
+        TypeError: It is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     check_binary(model)
     refuse_nan(model)
     network = copy_network(model).eval()

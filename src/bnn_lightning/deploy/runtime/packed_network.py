@@ -327,7 +327,7 @@ def pack(model: nn.Module, example: Tensor | None = None) -> PackedNetwork:
     Raises:
         ValueError: It is not binary (an unfinished annealing, or weights that are neither -1 nor +1), it has no binary
             layers or other weights than float32, a tensor holds NaN, it cannot be copied, or there is no example.
-        TypeError: The example is no tensor.
+        TypeError: The model is no module, or the example no tensor.
 
     Example:
         >>> from bnn_lightning.models import create_backbone
