@@ -128,6 +128,16 @@ def test_maps_of_sixteen_bits_stay_so(name: str, pair: str) -> None:
     torch.testing.assert_close(y.float(), layer.scaled_dot(x.float()), rtol=0.05, atol=0.05)
 
 
+def test_zero_stays_zero_where_weights_take_the_scale() -> None:
+    torch.manual_seed(4)
+    layer = BinaryConv2d(64, 8, 3, bias=False, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    x = torch.randn(4, 64, 16, 16)
+    zero = F.conv2d(x.sign(), layer.binary_weight) == 0
+    assert zero.any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x) == 0, zero)
+
+
 @pytest.mark.parametrize("pair", ["adabin", "dorefa", "sign, ternary"])
 def test_the_products_are_exact_whole_numbers(pair: str) -> None:
     torch.manual_seed(1)

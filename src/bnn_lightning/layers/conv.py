@@ -183,8 +183,8 @@ class BinaryConv2d(BinaryConv, nn.Conv2d):
     """A drop-in `torch.nn.Conv2d` whose input and weights are binarized.
 
     With both binarizers None it is torch's convolution: same signature, defaults and output. The dot product is
-    computed on exact signs; the weight binarizer's scale and the bias come after it. With `groups=in_channels` it is a
-    depthwise convolution.
+    computed on exact signs; the weight binarizer's scale and the bias come after it (under autocast to 16 bits the
+    weights take the scale). With `groups=in_channels` it is a depthwise convolution.
 
     Args:
         in_channels ... dtype: As `torch.nn.Conv2d`; `padding` may have four numbers, too: above, below, on the left and
