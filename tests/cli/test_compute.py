@@ -11,8 +11,8 @@ from bnn_lightning.tasks import ClassificationTask
 from bnn_lightning.workflows import compute
 
 
-def line(model: str, precision: str, **options: object) -> str:
-    network = create_backbone(model, num_classes=10, in_channels=3, image_size=8)
+def line(model: str, precision: str, width: int = 16, **options: object) -> str:
+    network = create_backbone(model, num_classes=10, in_channels=3, image_size=8, width=width)
     task = ClassificationTask(network, num_classes=10, optimizer=torch.optim.SGD, **options)
     trainer = Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
     return compute.compute_line(task, trainer)
@@ -28,6 +28,8 @@ def test_line_names_what_is_used_and_what_would_be_faster(fast: bool, monkeypatc
     assert "task.channels_last=true" in line("resnet20", "32-true", channels_last=False)
     assert "precision=bf16" not in line("resnet20", "bf16-mixed")
     assert "channels_last" not in line("mlp", "32-true")
+    assert ("precision=bf16" in line("mlp", "32-true", width=1024)) == fast
+    assert "precision=bf16" not in line("mlp", "32-true", width=64)  # too small to gain
 
 
 def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch: pytest.MonkeyPatch):

@@ -20,10 +20,11 @@ from bnn_lightning.deploy.runtime.network import load
 from bnn_lightning.models import create_backbone
 from bnn_lightning.workflows import settings
 from bnn_lightning.workflows.errors import UserError
+from bnn_lightning.workflows.opened import describe
 from bnn_lightning.workflows.prediction import Classified, Prediction
 from bnn_lightning.workflows.sections import data_section
 from bnn_lightning.workflows.settings import TrainSettings
-from bnn_lightning.workflows.training_config import default_sections
+from bnn_lightning.workflows.training_config import default_sections, training_config
 from bnn_lightning.workflows.visualization import Visualized
 
 VERBS = {
@@ -185,6 +186,36 @@ def test_profile(run: Path) -> None:
     assert bnn_lightning.profile(run).profile.input_size == (1, 8, 8)
     plain = bnn_lightning.profile(nn.Conv2d(3, 4, 1), image_size=2)
     assert plain.profile.totals()["ops"] == 48
+    with_data = bnn_lightning.profile(nn.Conv2d(3, 4, 1), data="cifar10")
+    assert (with_data.data, with_data.profile.input_size) == ("cifar10", (3, 32, 32))
+    backbone = bnn_lightning.load_task(run).backbone
+    assert bnn_lightning.profile(backbone).profile.totals() == bnn_lightning.profile(run).profile.totals()
+
+
+def test_folders_of_the_environment_hold_data_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, folder in (("BNN_DATA", "sets"), ("BNN_RUNS", "trained")):
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    config = training_config(TrainSettings(), "mlp", "mnist", {}, data_dir=None, run_dir=None, complete=False)
+    assert config["data"]["root"] == config["paths"]["data_dir"] == str(tmp_path / "sets")
+    assert Path(config["paths"]["run_dir"]).is_relative_to(tmp_path / "trained" / "mlp_mnist")
+    assert describe(None, "mnist", None).data["root"] == str(tmp_path / "sets")
+    assert describe(None, "mnist", "here").data["root"] == "here"
+
+
+def test_a_run_is_resumed_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("runs/before/checkpoints/last.ckpt")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    words: Any = {"model": "mlp", "data": "digits", "given": {}, "data_dir": None, "complete": False}
+    for start, run_dir, wanted in (
+        ("runs/before", None, Path("runs/before")),
+        (str(file), None, Path("runs/before")),
+        ("runs/before", "runs/after", Path("runs/after")),
+        (str(tmp_path / "weights.ckpt"), None, Path("runs/mlp_digits")),
+    ):
+        config = training_config(TrainSettings(ckpt_path=start), **words, run_dir=run_dir)
+        assert Path(config["paths"]["run_dir"]).is_relative_to(wanted)
 
 
 class KeepsItsMap(nn.Sequential):
@@ -282,8 +313,30 @@ def test_visualize(
         (lambda run: bnn_lightning.evaluate(run, model="mlp"), "leave `model=` out"),
         (lambda run: bnn_lightning.export(run, "x.bnn", rest="int4"), "`rest` must be fp32 or int8"),
         (lambda run: bnn_lightning.predict("nowhere.bnn", run), "holds no picture"),
-        (lambda run: bnn_lightning.predict(run), "predict.images"),
-        (lambda run: bnn_lightning.profile("resnt20"), "no such file"),
+        (lambda run: bnn_lightning.predict(run), "`images` has no value: give a picture"),
+        (lambda run: bnn_lightning.profile("resnt20"), "neither a network nor a file. Did you mean `resnet20`?"),
+        (lambda run: bnn_lightning.profile(run / "nowhere"), "no such file"),
+        (lambda run: bnn_lightning.profile("mlp", model="resnet20"), "name one network: `model` is given, and mlp"),
+        (lambda run: bnn_lightning.profile(nn.Conv2d(3, 4, 1), model="mlp"), "name one network"),
+        (lambda run: bnn_lightning.profile(nn.Conv2d(3, 4, 1), ckpt="x.ckpt"), "Conv2d is given, and ckpt=x.ckpt"),
+        (lambda run: bnn_lightning.profile(run, ckpt="x.ckpt"), "name one network"),
+        (
+            lambda run: bnn_lightning.profile("mlp", data="cifar10", image_size=64),
+            "`data` says what an image is: leave",
+        ),
+        (lambda run: bnn_lightning.profile(run, image_size=64), "says what an image is: leave `image_size` out"),
+        (lambda run: bnn_lightning.evaluate(run, ckpt="x.ckpt"), "name one network"),
+        (
+            lambda run: bnn_lightning.evaluate("zoo:digits_mlp", packed="x.bnn"),
+            "zoo:digits_mlp is given, and packed=x.bnn",
+        ),
+        (lambda run: bnn_lightning.predict("zoo:digits_mlp", run, packed="x.bnn"), "name one network"),
+        (lambda run: bnn_lightning.benchmark(nn.Conv2d(3, 4, 1), model="mlp"), "leave `model` and `data` out"),
+        (lambda run: bnn_lightning.benchmark(nn.Conv2d(3, 4, 1), ckpt="x.ckpt"), "name one network"),
+        (lambda run: bnn_lightning.train("mlp", "digits", optimizer="adam"), "`optimizer` must be a section"),
+        (lambda run: bnn_lightning.train("mlp", "digits", callbacks=[]), "`callbacks` must be a section"),
+        (lambda run: bnn_lightning.evaluate(run, trainer="cpu"), "`trainer` must be a section, trainer={key: value}"),
+        (lambda run: bnn_lightning.rank(run, [run], trainer="cpu"), "`trainer` must be a section"),
         (lambda run: bnn_lightning.benchmark(), "name one network"),
         (lambda run: bnn_lightning.benchmark(run, rivals=[]), "`rivals` is called `baselines` now"),
         (lambda run: bnn_lightning.report(run / "nothing"), "there is no folder"),

@@ -58,7 +58,8 @@ class BinaryLayer(nn.Module):
         sum_V (gain * s + shift) * (scale * r + offset)
             = (gain * scale) * sum_V s r + (gain * offset) * sum_V s + shift * (scale * sum_V r + offset * |V|)
 
-    Pixels that are padded with 0 are no taps: a padded value is 0 and not `shift`.
+    Pixels that are padded with 0 are no taps: a padded value is 0 and not `shift`. Under autocast, to 16 bits, the
+    factors are multiplied into the weights.
     """
 
     weight: Tensor

@@ -21,7 +21,7 @@ from bnn_lightning.workflows.benchmark_layers import measure_layers
 from bnn_lightning.workflows.benchmark_network import Subject, make_subject, read_subject
 from bnn_lightning.workflows.benchmark_report import BenchmarkReport, Measurement, chart, write_json
 from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
-from bnn_lightning.workflows.opened import describe, network_key
+from bnn_lightning.workflows.opened import add_network, describe
 from bnn_lightning.workflows.out_file import check_out
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import BenchmarkSettings, make_settings, takes
@@ -40,7 +40,7 @@ def benchmark(
     *,
     model: str | Plain | None = None,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     **options: Any,
 ) -> BenchmarkReport:
     """Measure latency, memory and load time of a packed network beside its baselines.
@@ -51,15 +51,16 @@ def benchmark(
         model: Network that was never trained, or of a published file: a name of `list_backbones()`, or a section of a
             configuration.
         data: Its data: a name, or a section of a configuration.
-        data_dir: Folder of the data files.
+        data_dir: Folder of the data files; None: `BNN_DATA` of the environment, or "data".
         options: Keys of `BenchmarkSettings`.
 
     Raises:
         UserError: No network is named, or two; it cannot be packed; or with `strict`, a binary layer does not run in a
             compiled kernel.
     """
-    if network is not None and not isinstance(network, nn.Module):
-        options[network_key(network)] = network
+    add_network(network, options)
+    if isinstance(network, nn.Module) and (model is not None or data is not None):
+        raise UserError(f"{type(network).__name__} says itself what it is: leave `model` and `data` out.")
     settings = make_settings(BenchmarkSettings, "benchmark", **options)
     _check(settings)
     seed_everything(settings.seed, workers=False, verbose=False)

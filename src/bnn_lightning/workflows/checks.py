@@ -79,7 +79,10 @@ def check_precision(trainer: Node, matmul_precision: str) -> None:
     on_gpu = str(trainer.get("accelerator", "auto")) != "cpu" and torch.cuda.is_available()
     on_mps = not on_gpu and str(trainer.get("accelerator", "auto")) != "cpu" and torch.backends.mps.is_available()
     if precision.startswith("16") and not (on_gpu or on_mps):
-        raise UserError(f"trainer.precision={precision} needs a GPU; on the CPU take precision=fp32 or precision=bf16.")
+        raise UserError(
+            f"trainer.precision={precision} needs a GPU; on the CPU take precision=fp32 or precision=bf16, which "
+            "Lightning calls 32-true and bf16-mixed."
+        )
     if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"trainer.precision={precision}: this GPU has no bfloat16; take precision=fp16 or fp32.")
     if precision.startswith("64") and on_mps:

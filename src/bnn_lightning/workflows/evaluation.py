@@ -20,8 +20,8 @@ from bnn_lightning.workflows.messages import say
 from bnn_lightning.workflows.opened import (
     Described,
     OpenedNetwork,
+    add_network,
     describe,
-    network_key,
     only_scored,
     open_checkpoint,
     refuse_model,
@@ -92,7 +92,7 @@ def evaluate(
     *,
     model: str | Plain | None = None,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     trainer: Plain | None = None,
     **options: Any,
 ) -> Score:
@@ -104,15 +104,15 @@ def evaluate(
         model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
         data: Set to score it on: a name such as "mnist", a section of a configuration, or keys that take the place of
             those of the training. None: the set that it was trained on.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         trainer: Arguments of Lightning's Trainer.
         options: Keys of `EvaluateSettings`.
 
     Raises:
         UserError: A checkpoint that cannot be read, another network than the checkpoint's, or missing data.
     """
-    if network is not None:
-        options[network_key(network)] = network
+    add_network(network, options)
     settings = make_settings(EvaluateSettings, "evaluate", **options)
     node = SCORING_TRAINER | (trainer or {})
     if settings.packed is not None:

@@ -86,7 +86,7 @@ def export(
     *,
     model: str | Plain | None = None,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     trainer: Plain | None = None,
     **options: Any,
 ) -> Exported:
@@ -97,7 +97,8 @@ def export(
         out: The file, or a folder with `format="web"`; None: beside the checkpoint.
         model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
         data: Set to compare on: see `evaluate`.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         trainer: Arguments of Lightning's Trainer, for the comparison.
         options: Keys of `ExportSettings`.
 

@@ -29,7 +29,7 @@ from bnn_lightning.workflows.checkpoint import (
 from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.messages import say
-from bnn_lightning.workflows.sections import data_section, model_section
+from bnn_lightning.workflows.sections import data_folder, data_section, model_section
 from bnn_lightning.zoo.files import is_name
 
 Plain = dict[str, Any]
@@ -99,7 +99,7 @@ class Described:
         return data
 
 
-def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str) -> Described:
+def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str | Path | None) -> Described:
     """Return the network and data that a call in Python describes.
 
     Args:
@@ -107,22 +107,38 @@ def describe(model: str | Plain | None, data: str | Plain | None, data_dir: str)
             says itself which it is.
         data: Name of a set (see `sections.DATA`), its arguments with its `name`, a section of a configuration, or keys
             that take the place of the file's own.
-        data_dir: Folder of the data files.
+        data_dir: Folder of the data files; None: see `sections.data_folder`.
 
     Raises:
         UserError: An unknown name, or a value that the data module refuses.
     """
-    data = data_section(data or {}, data_dir)
-    return Described(model_section(model or {}, data), data, data_dir)
+    folder = data_folder(data_dir)
+    data = data_section(data or {}, folder)
+    return Described(model_section(model or {}, data), data, folder)
 
 
-def network_key(network: object) -> str:
-    """Return the key that a network is given by: `packed` for a packed file or a name of the zoo, otherwise `ckpt`.
+def add_network(network: object, options: Plain, *, key: str | None = None) -> None:
+    """Add the network that a verb is given to its options: as `packed` a packed file or a name of the zoo, else `ckpt`.
 
     The settings refuse what is no path.
+
+    Args:
+        network: What the verb is given; None and a module add nothing.
+        options: Keys of the verb's settings.
+        key: The key to add, in the place of these two.
+
+    Raises:
+        UserError: The options name a network, too.
     """
-    is_packed = isinstance(network, str | os.PathLike) and Path(network).suffix == ".bnn"
-    return "packed" if is_packed or is_name(network) else "ckpt"
+    if network is None:
+        return
+    for other in ("ckpt", "packed"):
+        if options.get(other) is not None:
+            shown = type(network).__name__ if isinstance(network, nn.Module) else network
+            raise UserError(f"name one network: {shown} is given, and {other}={options[other]}.")
+    if not isinstance(network, nn.Module):
+        is_packed = isinstance(network, str | os.PathLike) and Path(network).suffix == ".bnn"
+        options[key or ("packed" if is_packed or is_name(network) else "ckpt")] = network
 
 
 def open_checkpoint(ckpt: str | Path, described: Described, *, trust: Sequence[str] = ()) -> OpenedNetwork:

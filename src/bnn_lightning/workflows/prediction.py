@@ -17,7 +17,7 @@ from bnn_lightning.utils.text import number_of
 from bnn_lightning.workflows.errors import UserError, as_user_error
 from bnn_lightning.workflows.exporting import pack_opened
 from bnn_lightning.workflows.messages import say, warn
-from bnn_lightning.workflows.opened import Described, describe, network_key, open_checkpoint
+from bnn_lightning.workflows.opened import Described, add_network, describe, open_checkpoint
 from bnn_lightning.workflows.out_file import check_out, written
 from bnn_lightning.workflows.packed_file import read_packed
 from bnn_lightning.workflows.process_state import contained
@@ -84,7 +84,7 @@ def predict(
     *,
     model: str | Plain | None = None,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     **options: Any,
 ) -> Classified:
     """Classify pictures with a packed network.
@@ -95,18 +95,18 @@ def predict(
         images: A picture, or a folder of them.
         model: Network of a published file: a name of `list_backbones()`, or a section of a configuration.
         data: Set whose preparation and classes a checkpoint takes: see `evaluate`.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         options: Keys of `PredictSettings`.
 
     Raises:
         UserError: A file that is no packed network, or a value out of its range; with `on_damaged="error"` and once all
             others are classified, a file that is no picture.
     """
-    if network is not None:
-        options[network_key(network)] = network
-    if images is not None:
-        options["images"] = images
-    settings = make_settings(PredictSettings, "predict", **options)
+    add_network(network, options)
+    if images is None:
+        raise UserError("`images` has no value: give a picture, or a folder of them.")
+    settings = make_settings(PredictSettings, "predict", images=images, **options)
     _check(settings)
     files = _pictures(Path(settings.images))
     loaded, path = _network(settings, describe(model, data, data_dir))

@@ -64,7 +64,7 @@ def prepare(source: str | Path, output: str | Path, **options: Any) -> Prepared:
     started = time.monotonic()
     settings = make_settings(PrepareSettings, "prepare", source=source, output=output, **options)
     source, output = Path(settings.source), Path(settings.output)
-    number = settings.num_workers or num_cores()
+    number = num_cores() if settings.num_workers is None else max(settings.num_workers, 1)
     with as_user_error(of=(ValueError, OSError, ModuleNotFoundError)):
         shrink = Shrink(size=settings.size, side=settings.side, quality=settings.quality)  # type: ignore[arg-type]
         if settings.to == "stream":

@@ -17,13 +17,14 @@ from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.workflows.checks_network import calling
 from bnn_lightning.workflows.config_options import label_of
-from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.opened import Described, describe, open_checkpoint
+from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.opened import Described, add_network, describe, open_checkpoint
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import ProfileSettings, make_settings, takes
 
 Plain = dict[str, Any]
 
+_IMAGES = {"name": "images", "num_classes": 1000, "in_channels": 3, "image_size": 224}
 ASSUMED = "no data was named, and so these images are assumed; others are given by data=..., as in data=cifar10"
 
 
@@ -75,11 +76,11 @@ def profile(
     *,
     model: str | Plain | None = None,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     data_assumed: bool = False,
-    image_size: int | Sequence[int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
+    image_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
     **options: Any,
 ) -> Profiled:
     """Count the parameters, operations, bytes and energy of a network for one image.
@@ -87,29 +88,38 @@ def profile(
     Args:
         network: A name of `list_backbones()`, a checkpoint, a run's folder, a name of the zoo, or a module.
         model: Section of a configuration, in the place of a name; or of a published checkpoint.
-        data: Set whose images are counted: a name, or a section of a configuration. None: images as the next arguments
-            say, which are ImageNet's.
-        data_dir: Folder of the data files.
+        data: Set whose images are counted: a name, or a section of a configuration. None: images as a checkpoint or a
+            module says, or as the next arguments say.
+        data_dir: Folder of the data files; None: `BNN_DATA` of the environment, or "data".
         data_assumed: Whether nobody named the data.
-        image_size: Height and width of an image.
-        in_channels: Channels of an image.
-        num_classes: Width of the logits.
+        image_size: Height and width of an image; None: ImageNet's 224.
+        in_channels: Channels of an image; None: 3.
+        num_classes: Width of the logits; None: 1,000.
         options: Keys of `ProfileSettings`.
 
     Raises:
-        UserError: No network is named, or two; or a checkpoint that cannot be read.
+        UserError: No network is named, or two; a network that does not take the images; or a checkpoint that cannot be
+            read.
     """
-    assumed = {"name": "images", "num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-    if isinstance(network, nn.Module):
-        counted = profile_quickly(partial(copy_network, network), _input_size(assumed))
-        return Profiled(type(network).__name__, "images", counted, binary_now=is_binary(network))
     named = isinstance(network, str) and network in list_backbones()
-    if network is not None and not named:
-        options["ckpt"] = network
+    if model is not None and (named or isinstance(network, nn.Module)):
+        raise UserError(f"name one network: `model` is given, and {network if named else type(network).__name__}.")
+    if isinstance(network, str) and not (named or Path(network).exists()):
+        near = did_you_mean(network, list_backbones())
+        if near:
+            raise UserError(f"`{network}` is neither a network nor a file.{near}")
+    add_network(None if named else network, options, key="ckpt")
     settings = make_settings(ProfileSettings, "profile", **options)
-    if named:
-        model, data = str(network), assumed if data is None else data
-    described = describe(model, data, data_dir)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    sizes = {key: value for key, value in sizes.items() if value is not None}
+    if sizes and (data is not None or (settings.ckpt is not None and not named)):
+        source = f"`{settings.ckpt}`" if data is None else "`data`"
+        raise UserError(f"{source} says what an image is: leave {listed(f'`{key}`' for key in sizes)} out.")
+    if data is None and (named or settings.ckpt is None):
+        data = _IMAGES | _facts(network) | sizes
+    described = describe(str(network) if named else model, data, data_dir)
+    if isinstance(network, nn.Module):
+        return _of_module(network, described.data)
     if settings.ckpt is not None:
         return _of_checkpoint(settings, described)
     if "_target_" not in described.model:
@@ -119,6 +129,19 @@ def profile(
         )
     counted = profile_config(described.model, described.data, trust=settings.trust)
     return Profiled(label_of(described.model), label_of(described.data), counted, data_assumed=data_assumed)
+
+
+def _facts(network: object) -> Plain:
+    """Return what a network says of its images."""
+    facts = {key: getattr(network, key, None) for key in ("in_channels", "image_size")}
+    return {key: value for key, value in facts.items() if isinstance(value, int | list | tuple)}
+
+
+def _of_module(network: nn.Module, data: Plain) -> Profiled:
+    name, size = type(network).__name__, _input_size(data)
+    with calling(name, (1, *size)):
+        counted = profile_quickly(partial(copy_network, network), size)
+    return Profiled(name, label_of(data), counted, binary_now=is_binary(network))
 
 
 def _of_checkpoint(settings: ProfileSettings, described: Described) -> Profiled:

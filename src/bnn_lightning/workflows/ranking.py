@@ -146,7 +146,7 @@ def rank(
     teachers: Sequence[str | Path] | Mapping[str, FrozenTeacher],
     *,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     trainer: Plain | None = None,
     make_teacher: MakeTeacher | None = None,
     **options: Any,
@@ -157,7 +157,8 @@ def rank(
         student: A run's folder or a checkpoint: the student before it is distilled.
         teachers: Runs' folders, checkpoints, or names that `make_teacher` knows; or teachers by name.
         data: Keys that take the place of those of the student's training: see `evaluate`.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         trainer: Arguments of Lightning's Trainer.
         make_teacher: Returns the teacher of a name that is no file, for the classes, channels and size in a section
             `data`.

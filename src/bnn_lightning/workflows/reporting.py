@@ -60,7 +60,7 @@ def report(
     out: str | Path | None = None,
     *,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     trainer: Plain | None = None,
     **options: Any,
 ) -> Reported:
@@ -70,7 +70,8 @@ def report(
         run: Its folder.
         out: The page; None: `report.html` in the folder.
         data: Set to score it on: see `evaluate`.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         trainer: Arguments of Lightning's Trainer.
         options: Keys of `ReportSettings`.
 

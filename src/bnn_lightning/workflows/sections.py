@@ -1,5 +1,6 @@
 """Sections of a configuration from names, and facts of the data that they take, such as the number of classes."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ DATA = {
     "synthetic": "SyntheticDataModule",
 }
 _NEEDED = ("num_classes", "in_channels", "image_size")
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> str:
+    """Return the folder of the data files: that of a call, or `BNN_DATA` of the environment, or `data`."""
+    return os.environ.get("BNN_DATA", "data") if data_dir is None else os.fspath(data_dir)
 
 
 def data_section(data: str | Plain, data_dir: str = "data") -> Plain:

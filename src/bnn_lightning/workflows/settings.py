@@ -3,7 +3,7 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
@@ -195,7 +195,7 @@ def make_settings(kind: type[Settings], verb: str, **options: Any) -> Settings:
 def takes(kind: type) -> Callable[[Verb], Verb]:
     """Show the keys of a dataclass of settings, with their types and defaults, in the signature of a verb.
 
-    The verb refuses other names than those of the signature.
+    The verb refuses other names than those of the signature, and sections that are no mappings.
 
     Args:
         kind: Dataclass that the verb makes of its `**options`.
@@ -209,10 +209,14 @@ def takes(kind: type) -> Callable[[Verb], Verb]:
         keys.sort(key=lambda parameter: parameter.default is not parameter.empty)
         parameters = [*own, *(key.replace(kind=key.KEYWORD_ONLY) for key in keys)]
         allowed = [parameter.name for parameter in parameters]
+        sections = [parameter.name for parameter in own if parameter.annotation == dict[str, Any] | None]
 
         @functools.wraps(verb)
         def checked(*arguments: Any, **options: Any) -> Any:
             _check_names(verb.__name__, options, allowed)
+            for name in sections:
+                if not isinstance(options.get(name, {}), Mapping | None):
+                    raise UserError(f"`{name}` must be a section, {name}={{key: value}}, got {options[name]!r}.")
             return verb(*arguments, **options)
 
         checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -124,7 +124,7 @@ def train(
     model: str | Plain,
     data: str | Plain,
     *,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     run_dir: str | Path | None = None,
     config: Plain | None = None,
     optimizer: Plain | None = None,
@@ -145,8 +145,9 @@ def train(
         model: Name of a backbone, its arguments with its `name` (`{"name": "mlp", "width": 256}`), or a section of a
             configuration. A checkpoint is rebuilt from it, so that it is no module.
         data: Name of a set, its arguments with its `name`, or a section of a configuration.
-        data_dir: Folder of the data files.
-        run_dir: Folder of the run, in which no other run lies; None: `runs/<name>/<time>`.
+        data_dir: Folder of the data files; None: `BNN_DATA` of the environment, or "data".
+        run_dir: Folder of the run, in which no other run lies; None: that of the run that `ckpt_path` resumes,
+            or `<name>/<time>` in `BNN_RUNS` of the environment or in "runs".
         config: Composed configuration, which checkpoints hold and beside which no section has a default: see
             `bnn_lightning.cli.train.compose_training`.
         optimizer: Section; None: Adam.

@@ -1,5 +1,6 @@
 """Configuration of a training that is called from Python: the sections that a call leaves out, and their defaults."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from bnn_lightning.workflows.building import PACKAGE
 from bnn_lightning.workflows.config_options import label_of
 from bnn_lightning.workflows.errors import UserError
-from bnn_lightning.workflows.run_folder import run_id
+from bnn_lightning.workflows.resumption import find_checkpoint
+from bnn_lightning.workflows.run_folder import run_id, run_of
 from bnn_lightning.workflows.run_loggers import named_loggers
-from bnn_lightning.workflows.sections import data_section, facts_taken, model_section
+from bnn_lightning.workflows.sections import data_folder, data_section, facts_taken, model_section
 from bnn_lightning.workflows.settings import TrainSettings
 
 Plain = dict[str, Any]
@@ -28,7 +30,7 @@ def training_config(
     data: str | Plain,
     given: Mapping[str, Plain | None],
     *,
-    data_dir: str,
+    data_dir: str | Path | None,
     run_dir: str | Path | None,
     complete: bool,
 ) -> Plain:
@@ -39,13 +41,15 @@ def training_config(
         model: See `train`.
         data: See `train`.
         given: Other sections by name; None takes the default.
-        data_dir: Folder of the data files.
-        run_dir: Folder of the run; None: `runs/<name>/<time>`.
+        data_dir: Folder of the data files; None: see `sections.data_folder`.
+        run_dir: Folder of the run; None: that of the run that `ckpt_path` resumes, or `<name>/<time>` in `BNN_RUNS` of
+            the environment or in `runs`.
         complete: Whether a composed configuration says all: then nothing has a default.
 
     Raises:
         UserError: An unknown name, or a `_target_` that is not allowed.
     """
+    data_dir = data_folder(data_dir)
     if complete:
         paths = {"data_dir": data_dir, "run_dir": str(run_dir)}
         return vars(settings) | {"model": model, "data": data, "paths": paths, **given}
@@ -55,7 +59,7 @@ def training_config(
         model = _with_facts(model, data, "model", settings.trust)
     if settings.name == TrainSettings.name:
         settings.name = "_".join(map(label_of, (model, data)))
-    folder = Path("runs", settings.name, run_id()) if run_dir is None else Path(run_dir)
+    folder = _run_folder(settings) if run_dir is None else Path(run_dir)
     config = vars(settings) | {"model": model, "data": data, "paths": {"data_dir": data_dir, "run_dir": str(folder)}}
     defaults = default_sections(settings, str(folder), num_classes=data.get("num_classes"))
     config |= {name: _merged(defaults.get(name), given.get(name)) for name in (*defaults, "distill")}
@@ -64,6 +68,15 @@ def training_config(
     if config["distill"] is not None:
         config["distill"] = _with_facts(config["distill"], data, "distill", settings.trust)
     return config
+
+
+def _run_folder(settings: TrainSettings) -> Path:
+    """Return the folder of the run that is resumed, or one for a new run."""
+    new = Path(os.environ.get("BNN_RUNS", "runs"), settings.name, run_id())
+    if settings.ckpt_path is None:
+        return new
+    path = find_checkpoint(settings.ckpt_path, new, name=settings.name)
+    return (None if path is None else run_of(path)) or new
 
 
 def default_sections(settings: TrainSettings, run_dir: str, *, num_classes: int | None) -> Plain:

@@ -45,7 +45,7 @@ def visualize(
     subject: str | Path | Sequence[str | Path],
     *,
     data: str | Plain | None = None,
-    data_dir: str = "data",
+    data_dir: str | Path | None = None,
     ending: str = "",
     **options: Any,
 ) -> Visualized:
@@ -56,7 +56,8 @@ def visualize(
             `embedding`, `soft_label_heatmap`, `signs`, `surrogates`, `pipeline`.
         subject: Subject of the figure: runs, names of networks or binarizers, a data set, as the kind has it.
         data: Set whose images are shown: see `evaluate`.
-        data_dir: Folder of the data files, where those of the training are not there.
+        data_dir: Folder of the data files, where those of the training are not there; None: `BNN_DATA` of the
+            environment, or "data".
         ending: End of the names of files in a folder.
         options: Keys of the kind; all have `out`, `formats`, `dpi` and `trust`.
 
