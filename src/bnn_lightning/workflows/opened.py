@@ -123,7 +123,7 @@ def add_network(network: object, options: Plain, *, key: str | None = None) -> N
     The settings refuse what is no path.
 
     Args:
-        network: What the verb is given; None and a module add nothing.
+        network: The argument of the verb; None and a module add nothing.
         options: Keys of the verb's settings.
         key: The key to add, in the place of these two.
 
