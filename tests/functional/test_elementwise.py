@@ -43,6 +43,20 @@ def test_maxout_is_the_formula_with_its_gradients(shape: tuple[int, ...]) -> Non
         torch.testing.assert_close(gradient, reference, rtol=1e-13, atol=1e-13)
 
 
+def test_infinite_values_stay_so() -> None:
+    x, slope = torch.tensor([[torch.inf], [-torch.inf]]), torch.ones(1)
+    assert torch.equal(maxout(x, slope, slope), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_image_standardize_of_one_value_and_of_no_image(dtype: torch.dtype) -> None:
+    assert image_standardize(torch.zeros(0, 3, 4, 4, dtype=dtype)).shape == (0, 3, 4, 4)
+    x = torch.full((2, 3), 5.0, dtype=dtype, requires_grad=True)
+    image_standardize(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.float(), torch.full((2, 3), 1e-5**-0.5), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_image_standardize_is_the_formula_with_its_gradient_in_both_layouts(layout: torch.memory_format) -> None:
     x, _, upstream = inputs((2, 3, 4, 5))

@@ -123,9 +123,29 @@ def test_maps_of_sixteen_bits_stay_so(name: str, pair: str) -> None:
     layer = make(input_binarizer=inputs, weight_binarizer=weights)
     x = torch.randn(3, *shape).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        y = layer.scaled_dot(x)
+        y = layer(x)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), layer.scaled_dot(x.float()), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(y.float(), layer(x.float()), rtol=0.05, atol=0.05)
+
+
+class Lifted:
+    """Adds a term behind the centers."""
+
+    def add_centers(self, *args: Any, **options: Any) -> Tensor:
+        return super().add_centers(*args, **options) + 5  # type: ignore[misc,no-any-return]
+
+
+class LiftedConv(Lifted, BinaryConv2d):
+    pass
+
+
+def test_autocast_keeps_what_a_layer_puts_behind_the_product() -> None:
+    torch.manual_seed(5)
+    layer = LiftedConv(16, 8, 3, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    x = torch.randn(2, 16, 7, 7)
+    plain = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), plain, rtol=0.05, atol=0.05)
 
 
 def test_zero_stays_zero_where_weights_take_the_scale() -> None:

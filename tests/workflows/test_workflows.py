@@ -324,6 +324,11 @@ def test_visualize(
             lambda run: bnn_lightning.profile("mlp", data="cifar10", image_size=64),
             "`data` says what an image is: leave",
         ),
+        (
+            lambda run: bnn_lightning.profile("mlp", image_size="32"),
+            "must be a whole number for an image to be counted, got",
+        ),
+        (lambda run: bnn_lightning.profile("mlp", image_size=-3), "`data.image_size`: "),
         (lambda run: bnn_lightning.profile(run, image_size=64), "says what an image is: leave `image_size` out"),
         (lambda run: bnn_lightning.evaluate(run, ckpt="x.ckpt"), "name one network"),
         (

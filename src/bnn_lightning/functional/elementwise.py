@@ -143,7 +143,7 @@ class _Maxout(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         above = F.relu(x)
-        return (above * per_channel(positive, x)).addcmul_(x - above, per_channel(negative, x))
+        return (above * per_channel(positive, x)).addcmul_(x.clamp(max=0), per_channel(negative, x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

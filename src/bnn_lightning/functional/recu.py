@@ -90,10 +90,13 @@ class _ImageStandardize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
+        dtype = x.dtype
+        if dtype == torch.float16:  # whose range the factor leaves
+            x, grad = x.float(), grad.float()
         mean, inverse = _statistics(x, ctx.eps)
         factor = (grad * x).sum(tuple(range(1, x.dim()))) * inverse**3 / _degrees(x)
-        of_x = (grad * _per_image(inverse, x)).addcmul_(x, _per_image(-factor, x))
-        return of_x.add_(_per_image(factor * mean, x)), None
+        of_variance = (_per_image(mean, x) - x).mul_(_per_image(factor, x))
+        return of_variance.addcmul_(grad, _per_image(inverse, x)).to(dtype), None
 
 
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -106,7 +109,7 @@ def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _degrees(x: Tensor) -> int:
-    return max(x[0].numel() - 1, 1)
+    return max(x.shape[1:].numel() - 1, 1)
 
 
 def _per_image(values: Tensor, x: Tensor) -> Tensor:

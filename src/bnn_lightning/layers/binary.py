@@ -1,12 +1,15 @@
 """Base of binary layers: signs, exact dot product, scale, bias."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
+
+# Methods of a layer that a subclass may replace to put other factors behind the dot product.
+_FACTORS = frozenset({"times_gain", "add_centers", "per_channel"})
 
 
 def check_pad_value(pad_value: float) -> float:
@@ -67,6 +70,13 @@ class BinaryLayer(nn.Module):
     input_binarizer: InputBinarizer | None
     weight_binarizer: WeightBinarizer | None
 
+    _takes_factors: ClassVar[bool] = True  # whether autocast may multiply factors into the weights
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        others = (kind for kind in cls.__mro__ if not kind.__module__.startswith("bnn_lightning."))
+        cls._takes_factors = all(_FACTORS.isdisjoint(vars(kind)) for kind in others)
+
     def share(self, layer: nn.Module) -> Self:
         """Take the parameters and the mode of a layer of torch's; return the layer itself."""
         self._parameters.update(layer._parameters)
@@ -121,12 +131,12 @@ class BinaryLayer(nn.Module):
         Args:
             x: The real-valued input of the layer.
         """
+        device, binary = x.device.type, False
         signs, scale, offset = self.binarized_weight()
-        binary = False
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
             binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
-        if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
+        if self._takes_factors and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             return self._rounded_dot(x, self._weight_values(signs, scale, offset), x_is_binary=binary)
         y = self.dot(x, signs, x_is_binary=binary)
         factor = self.times_gain(scale)
@@ -216,4 +226,4 @@ class BinaryLayer(nn.Module):
     def binary_forward(self, x: Tensor) -> Tensor:
         """Return `scaled_dot(x)` plus the bias, where there is one."""
         y = self.scaled_dot(x)
-        return y if self.bias is None else y + self.per_channel(self.bias)
+        return y if self.bias is None else y + self.per_channel(self.bias).to(y.dtype)

@@ -194,7 +194,8 @@ def check_images(network: Any, datamodule: Any, path: str | Path) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"`{path}` is a network for images of {trained} pixels, and these have {size}: take "
-            f"data.image_size={trained}, if the data can be had so."
+            f"data.image_size={trained} (from Python, data={{'image_size': {trained}}} beside its name), if the data "
+            "can be had so."
         ) from error
     say(f"{path}: trained on images of {trained} pixels, scored on images of {size}")
 

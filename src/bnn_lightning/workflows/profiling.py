@@ -17,7 +17,7 @@ from bnn_lightning.workflows.building import build_on_meta
 from bnn_lightning.workflows.checkpoint import embedded_config, is_ours, load_task, network_file, read_checkpoint
 from bnn_lightning.workflows.checks_network import calling
 from bnn_lightning.workflows.config_options import label_of
-from bnn_lightning.workflows.errors import UserError, did_you_mean, listed
+from bnn_lightning.workflows.errors import UserError, as_user_error, did_you_mean, listed
 from bnn_lightning.workflows.opened import Described, add_network, describe, open_checkpoint
 from bnn_lightning.workflows.process_state import contained
 from bnn_lightning.workflows.settings import ProfileSettings, make_settings, takes
@@ -212,5 +212,7 @@ def profiles_of(networks: Sequence[str], data: Plain) -> dict[str, dict[str, flo
 def _input_size(data: Plain) -> tuple[int, ...]:
     for key, kinds in (("in_channels", int), ("image_size", int | list | tuple)):
         if not isinstance(data.get(key), kinds):
-            raise UserError(f"`data.{key}` must be a whole number for an image to be counted, and is not there.")
-    return (int(data["in_channels"]), *sides(data["image_size"]))
+            found = f"got {data[key]!r}" if key in data else "and is not there"
+            raise UserError(f"`data.{key}` must be a whole number for an image to be counted, {found}.")
+    with as_user_error("`data.image_size`: "):
+        return (int(data["in_channels"]), *sides(data["image_size"]))
