@@ -102,6 +102,10 @@ def test_prelu_vmaps() -> None:
     whole = torch.autograd.grad(prelu(x, slope).pow(2).sum(), x)[0]
     torch.testing.assert_close(each, whole)
     for function in (image_standardize, lambda x: maxout(x, slope, -slope)):
+        y, upstreams = function(x), torch.randn(3, *x.shape, dtype=x.dtype)
+        (batched,) = torch.autograd.grad(y, x, upstreams, is_grads_batched=True, retain_graph=True)
+        for got, upstream in zip(batched, upstreams, strict=True):
+            torch.testing.assert_close(got, torch.autograd.grad(y, x, upstream, retain_graph=True)[0])
         each = torch.vmap(torch.func.grad(lambda image, f=function: f(image[None]).pow(2).sum()))(x)
         torch.testing.assert_close(each, torch.autograd.grad(function(x).pow(2).sum(), x)[0])
 

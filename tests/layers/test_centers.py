@@ -139,9 +139,21 @@ class LiftedConv(Lifted, BinaryConv2d):
     pass
 
 
-def test_autocast_keeps_what_a_layer_puts_behind_the_product() -> None:
+class ClampedConv(BinaryConv2d):
+    def dot(self, *args: Any, **options: Any) -> Tensor:
+        return super().dot(*args, **options).clamp(-8, 8)
+
+
+class PatchedConv(BinaryConv2d):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_centers = lambda y, *rest, **options: y + 5  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kind", [LiftedConv, ClampedConv, PatchedConv])
+def test_autocast_keeps_what_a_layer_does_to_its_sums(kind: type[BinaryConv2d]) -> None:
     torch.manual_seed(5)
-    layer = LiftedConv(16, 8, 3, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
+    layer = kind(16, 8, 3, input_binarizer=SignSTE(), weight_binarizer=XNORScale())
     x = torch.randn(2, 16, 7, 7)
     plain = layer(x)
     with torch.autocast("cpu", torch.bfloat16):

@@ -95,8 +95,8 @@ class _ImageStandardize(torch.autograd.Function):
             x, grad = x.float(), grad.float()
         mean, inverse = _statistics(x, ctx.eps)
         factor = (grad * x).sum(tuple(range(1, x.dim()))) * inverse**3 / _degrees(x)
-        of_variance = (_per_image(mean, x) - x).mul_(_per_image(factor, x))
-        return of_variance.addcmul_(grad, _per_image(inverse, x)).to(dtype), None
+        of_x = grad * _per_image(inverse, x)  # first, as it may be one of many for one x
+        return of_x.addcmul_(_per_image(mean, x) - x, _per_image(factor, x)).to(dtype), None
 
 
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _degrees(x: Tensor) -> int:
-    return max(x.shape[1:].numel() - 1, 1)
+    return max(math.prod(x.shape[1:]) - 1, 1)
 
 
 def _per_image(values: Tensor, x: Tensor) -> Tensor:

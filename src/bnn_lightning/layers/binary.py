@@ -1,15 +1,15 @@
 """Base of binary layers: signs, exact dot product, scale, bias."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 
-# Methods of a layer that a subclass may replace to put other factors behind the dot product.
-_FACTORS = frozenset({"times_gain", "add_centers", "per_channel"})
+# Methods of a layer that do something of their own to the sums of signs where a user has replaced them.
+_ON_SUMS = ("dot", "times_gain", "add_centers", "per_channel")
 
 
 def check_pad_value(pad_value: float) -> float:
@@ -43,6 +43,10 @@ def _what(given: object) -> str:
     return f"the name {given!r}" if isinstance(given, str) else type(given).__name__
 
 
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """Return the input of a layer from the arguments of a call: the first one, by its place or by its name."""
     given: Tensor = args[0] if args else next(iter(kwargs.values()))
@@ -62,20 +66,13 @@ class BinaryLayer(nn.Module):
             = (gain * scale) * sum_V s r + (gain * offset) * sum_V s + shift * (scale * sum_V r + offset * |V|)
 
     Pixels that are padded with 0 are no taps: a padded value is 0 and not `shift`. Under autocast, to 16 bits, the
-    factors are multiplied into the weights.
+    factors are multiplied into the weights, unless a subclass has methods of its own for what follows the sums.
     """
 
     weight: Tensor
     bias: Any  # Parameter or None: torch's own layers annotate it each in their way
     input_binarizer: InputBinarizer | None
     weight_binarizer: WeightBinarizer | None
-
-    _takes_factors: ClassVar[bool] = True  # whether autocast may multiply factors into the weights
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        others = (kind for kind in cls.__mro__ if not kind.__module__.startswith("bnn_lightning."))
-        cls._takes_factors = all(_FACTORS.isdisjoint(vars(kind)) for kind in others)
 
     def share(self, layer: nn.Module) -> Self:
         """Take the parameters and the mode of a layer of torch's; return the layer itself."""
@@ -136,13 +133,20 @@ class BinaryLayer(nn.Module):
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
             binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
-        if self._takes_factors and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if _is_autocast(device) and self._has_own_sums():
             return self._rounded_dot(x, self._weight_values(signs, scale, offset), x_is_binary=binary)
         y = self.dot(x, signs, x_is_binary=binary)
         factor = self.times_gain(scale)
         if factor is not None:
             y = y * self.per_channel(factor)
         return self.add_centers(y, x, signs, scale, offset, x_is_binary=binary)
+
+    def _has_own_sums(self) -> bool:
+        """Whether all that follows the dot product is the library's, and so linear in the weights."""
+        return all(
+            name not in self.__dict__ and getattr(type(self), name).__module__.startswith("bnn_lightning.")
+            for name in _ON_SUMS
+        )
 
     def _rounded_dot(self, x: Tensor, weight: Tensor, *, x_is_binary: bool) -> Tensor:
         """Return `scaled_dot` where 16 bits round every sum: scales go to the weights, and maps stay of 16 bits.
@@ -226,4 +230,7 @@ class BinaryLayer(nn.Module):
     def binary_forward(self, x: Tensor) -> Tensor:
         """Return `scaled_dot(x)` plus the bias, where there is one."""
         y = self.scaled_dot(x)
-        return y if self.bias is None else y + self.per_channel(self.bias).to(y.dtype)
+        if self.bias is None:
+            return y
+        bias = self.per_channel(self.bias)
+        return y + (bias.to(y.dtype) if _is_autocast(x.device.type) else bias)
