@@ -53,7 +53,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(path: Path | None = None) -> dict[str, str]:
     """Return the environment of a user: no `PYTHONPATH`, nothing of pytest's or of an outer `make`."""
-    dropped = ("PYTHON", "PYTEST", "COV_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "HYDRA", "LOCAL_RANK")
+    dropped = ("PYTHON", "PYTEST", "COV_", "MAKE", "ARGS", "MFLAGS", "VIRTUAL_ENV", "HYDRA", "LOCAL_RANK")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return kept | {"PATH": os.pathsep.join([str(path or Path(sys.prefix, "bin")), kept["PATH"]])}
 
