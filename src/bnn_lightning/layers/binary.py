@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bnn_lightning.binarizers.base import InputBinarizer, WeightBinarizer
 
-# Methods of a layer that do something of their own to the sums of signs where a user has replaced them.
-_ON_SUMS = ("dot", "times_gain", "add_centers", "per_channel")
+# Methods that make the sums of signs and what follows them: a subclass may replace any of them.
+_ON_SUMS = ("dot", "times_gain", "add_centers", "input_sums", "tap_sums", "per_channel")
 
 
 def check_pad_value(pad_value: float) -> float:
@@ -133,7 +133,7 @@ class BinaryLayer(nn.Module):
         if self.input_binarizer is not None:
             x = self.input_binarizer(x)
             binary = self.input_binarizer.is_binary and self.input_binarizer.gives_signs
-        if _is_autocast(device) and self._has_own_sums():
+        if _is_autocast(device) and self._has_plain_sums():
             return self._rounded_dot(x, self._weight_values(signs, scale, offset), x_is_binary=binary)
         y = self.dot(x, signs, x_is_binary=binary)
         factor = self.times_gain(scale)
@@ -141,8 +141,8 @@ class BinaryLayer(nn.Module):
             y = y * self.per_channel(factor)
         return self.add_centers(y, x, signs, scale, offset, x_is_binary=binary)
 
-    def _has_own_sums(self) -> bool:
-        """Whether all that follows the dot product is the library's, and so linear in the weights."""
+    def _has_plain_sums(self) -> bool:
+        """Whether the methods `_ON_SUMS` are the library's, so that the output is linear in the weights."""
         return all(
             name not in self.__dict__ and getattr(type(self), name).__module__.startswith("bnn_lightning.")
             for name in _ON_SUMS
